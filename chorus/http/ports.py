@@ -1,0 +1,93 @@
+"""What the HTTP API needs of the services behind it. `services/` implements these; the API knows nothing else.
+
+Every value that crosses is JSON-ready (`dict`, `list`, `str`, numbers) in the shapes of `openapi.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import IO, TYPE_CHECKING, Protocol
+
+import attrs
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+
+    from chorus.seams import JSON
+
+Document = dict[str, "JSON"]
+
+
+@attrs.frozen
+class TaskEvent:
+    """One line of a task's history. `id` grows by one per task from 1 and survives restarts."""
+
+    id: int
+    type: str
+    """`state`, `output`, `progress` or `note`."""
+    time: float
+    data: Document
+    """state: {state, reason?, detail?, agent?, attempt?, fence?, sandbox?}; output: {stream, offset, text} or
+    {stream, offset, base64} when the bytes are not UTF-8; progress: {phase, …}; note: {text}."""
+
+
+class Subscription(Protocol):
+    """A running delivery of events; `stop` ends it. `pause`/`resume` hold delivery back for a slow reader."""
+
+    def stop(self) -> None: ...
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+
+class Tasks(Protocol):
+    """Raises (fails with) `chorus.tasks.spec.SpecError`, `UnknownTask`, `IdempotencyConflict`, … : all `UserError`s
+    with their own `code` and `http_status`."""
+
+    def submit(self, body: object, submitter: str) -> Deferred[Document]:
+        """Validate a parsed JSON body, commit it, return the task document. Fires after the commit, never before."""
+
+    def get(self, task_id: str) -> Deferred[Document]: ...
+
+    def list(self, *, state: str | None, limit: int, after: str | None) -> Deferred[Document]:
+        """{tasks: [...newest first], next: cursor or null}."""
+
+    def cancel(self, task_id: str, by: str, reason: str) -> Deferred[Document]: ...
+
+    def watch(
+        self, task_id: str, after: int, deliver: Callable[[TaskEvent], None], ended: Callable[[], None]
+    ) -> Deferred[Subscription]:
+        """Deliver every event with an id over `after`, old and new, in order; `ended` after the last one of a task in
+        a terminal state."""
+
+
+class BlobWriter(Protocol):
+    """Takes an upload as it streams; refuses it (raising `UserError`) the moment it passes the limit."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def finish(self) -> Deferred[Document]:
+        """{sha256, size}, durable. Fails with `UserError` when the content is not what was announced."""
+
+    def abort(self) -> None: ...
+
+
+class Blobs(Protocol):
+    def writer(self, expected_sha256: str | None) -> BlobWriter: ...
+
+    def open(self, sha256: str) -> Deferred[tuple[IO[bytes], int]]:
+        """An open file and its size, fetched from a peer first if it is not here. Fails with `UnknownBlob`."""
+
+    def stat(self, sha256: str) -> Deferred[Document | None]: ...
+
+
+class NodeView(Protocol):
+    def peers(self) -> list[Document]:
+        """[{peer_id, agent_id, role, address, direction, connected_since, latency_ms, availability, capabilities}]."""
+
+    def status(self) -> Document:
+        """{agent_id, peer_id, cluster_id, version, role, state, uptime_s, addresses, peers, tasks: {…}, sandbox: {…}}."""
+
+    def checks(self) -> list[Document]:
+        """[{name, ok, critical, detail}] for /health and /ready."""
