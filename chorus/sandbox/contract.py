@@ -167,9 +167,7 @@ class Backend(Protocol):
         """At start: find this agent's sandboxes in every state by label; remove each whose `keep(task_id, fence)` is
         false; return (task_id, fence) of those kept, which `adopt` may take over."""
 
-    def adopt(
-        self, job: Job, scratch: Path, sink: OutputSink, stdout_from: int, stderr_from: int
-    ) -> Run | None:
+    def adopt(self, job: Job, scratch: Path, sink: OutputSink, stdout_from: int, stderr_from: int) -> Run | None:
         """Take over a kept sandbox, sending output from those offsets on; None where that cannot be."""
 
     def close(self) -> Deferred[None]:
