@@ -1,0 +1,155 @@
+"""`twistd chorus agent | hap | config`: options, and the service that twistd runs.
+
+Configuration comes from the environment alone (docs/configuration.md), so the commands take no options of their own.
+The reactor is chosen here, before anything imports one. Everything that needs CHORUS's parts is imported late: `--help`
+and `--version` work without any configuration and at once.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from twisted.python import usage
+
+from chorus import reactor
+from chorus.errors import ChorusError, UserError
+from chorus.version import version_line
+
+if TYPE_CHECKING:
+    from twisted.application.service import IService
+
+EXIT_FAILED = 1
+
+
+class ExitStatus:
+    """The exit status of a start that failed after twistd began to run the reactor, which twistd itself has no way
+    to return."""
+
+    def __init__(self) -> None:
+        self._code = 0
+        atexit.register(self._leave)
+
+    def fail(self, code: int) -> None:
+        """The process will end with `code`, unless it already has a worse one."""
+        self._code = max(self._code, code)
+
+    def _leave(self) -> None:
+        if self._code:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(self._code)
+
+
+class _Role(usage.Options):
+    """A command without options of its own."""
+
+    def opt_version(self) -> None:
+        """Print the version and exit."""
+        print(version_line())
+        sys.exit(0)
+
+    opt_v = opt_version
+
+    def parseArgs(self, *rest: str) -> None:
+        if rest:
+            raise usage.UsageError(
+                f"unexpected argument {rest[0]!r}: a node is configured by CHORUS_… variables (see docs/configuration.md)"
+            )
+
+
+class AgentOptions(_Role):
+    longdesc = "An autonomous agent: joins or founds a mesh, accepts and executes tasks by itself."
+
+
+class HapOptions(_Role):
+    longdesc = "The Human Agent Portal: the same node with the role `human`."
+
+
+class ConfigOptions(_Role):
+    longdesc = "Print the effective configuration (secrets masked) and exit; --table prints all variables."
+
+    optFlags = [["table", "t", "Print the table of all variables (Markdown) instead."]]
+
+
+class HelpOptions(_Role):
+    longdesc = "Print this help and exit."
+
+
+class Options(usage.Options):
+    """Options of `twistd chorus`."""
+
+    synopsis = "[options] agent | hap | config"
+    longdesc = (
+        "CHORUS lets autonomous agents and people work on software tasks together, on their own machines, "
+        "with no central server. Configuration is by environment variables: twistd chorus config --table"
+    )
+    subCommands = [
+        ["agent", None, AgentOptions, "Run an autonomous agent"],
+        ["hap", None, HapOptions, "Run the Human Agent Portal (the same node, for a person)"],
+        ["config", None, ConfigOptions, "Print the effective configuration and exit"],
+        ["help", None, HelpOptions, "Print this help and exit"],
+    ]
+
+    def __init__(self) -> None:
+        usage.Options.__init__(self)
+
+    def opt_version(self) -> None:
+        """Print the version and exit."""
+        print(version_line())
+        sys.exit(0)
+
+    opt_v = opt_version
+
+    def parseOptions(self, options: Any = None) -> None:
+        # -h is not among twistd's own; users type it.
+        if options is not None:
+            options = ["--help" if option == "-h" else option for option in options]
+        usage.Options.parseOptions(self, options)
+
+    def postOptions(self) -> None:
+        if self.subCommand is None:
+            raise usage.UsageError("say which: twistd chorus agent, twistd chorus hap, or twistd chorus config")
+        if self.subCommand == "help":
+            print(self)
+            sys.exit(0)
+        if self.subCommand == "config":
+            self._print_configuration()
+            sys.exit(0)
+
+    def _print_configuration(self) -> None:
+        from chorus.config import show
+        from chorus.config.settings import load
+
+        if self.subOptions["table"]:
+            print(show.table_markdown())
+            return
+        try:
+            print(show.render(load(os.environ)))
+        except UserError as error:
+            _complain(error)
+            sys.exit(error.exit_code)
+
+
+def _complain(error: ChorusError) -> None:
+    print(f"chorus: {error}", file=sys.stderr)
+
+
+def makeService(options: Options) -> IService:
+    """Build the node. A wrong configuration, a data directory or a port in use end the process with one line here,
+    before twistd goes into the background."""
+    try:
+        reactor.install()
+        from twisted.internet import reactor as running
+
+        from chorus.config.settings import load
+        from chorus.runtime import NodeService, preflight
+
+        settings = load(os.environ)
+        preflight(settings)
+        return NodeService(settings, mode=str(options.subCommand), reactor=running, exit_status=ExitStatus())
+    except ChorusError as error:
+        _complain(error)
+        sys.exit(getattr(error, "exit_code", EXIT_FAILED))

@@ -1,0 +1,70 @@
+"""The reactor of production, in processes of its own (trial runs on another)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+from tests.support import PureTestCase
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+class ReactorTests(PureTestCase):
+    def test_wall_clock_jump_moves_no_timer(self) -> None:
+        """`time.time` jumps a day ahead and a day back: a 50 ms timer still takes 50 ms, a 1 h timer does not fire."""
+        result = run(
+            """
+            import time
+            from chorus import reactor as choice
+            choice.install()
+            from twisted.internet import reactor
+            wall = time.time
+            begun = time.monotonic()
+            early = []
+            reactor.callLater(3600, early.append, "fired")
+            def jump(by):
+                time.time = lambda: wall() + by
+            reactor.callLater(0.01, jump, 86400)
+            reactor.callLater(0.02, jump, -86400)
+            reactor.callLater(0.05, reactor.stop)
+            reactor.run()
+            took = time.monotonic() - begun
+            assert not early, early
+            assert 0.045 < took < 5, took
+            assert abs(reactor.seconds() - time.clock_gettime(time.CLOCK_BOOTTIME)) < 0.5
+            print("ok")
+            """
+        )
+        self.assertEqual((result.returncode, result.stdout), (0, "ok\n"), result.stderr)
+
+    def test_install_is_idempotent(self) -> None:
+        result = run(
+            """
+            from chorus import reactor as choice
+            choice.install()
+            choice.install()
+            from twisted.internet import reactor
+            print(type(reactor).__name__)
+            """
+        )
+        self.assertEqual((result.returncode, result.stdout), (0, "BootClockReactor\n"), result.stderr)
+
+    def test_foreign_reactor_is_refused(self) -> None:
+        result = run(
+            """
+            from twisted.internet import selectreactor
+            selectreactor.install()
+            from chorus import reactor as choice
+            try:
+                choice.install()
+            except choice.WrongReactor as error:
+                print(error)
+            """
+        )
+        self.assertIn("run twistd without --reactor", result.stdout)
