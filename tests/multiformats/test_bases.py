@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import contextlib
+import hashlib
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chorus.multiformats import base58, multibase, multihash
+from tests.support import PureTestCase, vectors
+
+
+class Base58Tests(PureTestCase):
+    def test_published(self) -> None:
+        for row in vectors("multiformats.json")["base58btc"]:
+            data = bytes.fromhex(row["hex"])
+            self.assertEqual(base58.encode(data), row["base58"])
+            self.assertEqual(base58.decode(row["base58"]), data)
+
+    def test_refusals(self) -> None:
+        for text in ("0", "O", "I", "l", "a b", "é", "1" * (base58.MAX_TEXT + 1)):
+            with self.assertRaises(ValueError):
+                base58.decode(text)
+
+    @settings(max_examples=100, deadline=None)
+    @given(st.binary(max_size=64))
+    def test_round_trip(self, data: bytes) -> None:
+        self.assertEqual(base58.decode(base58.encode(data)), data)
+
+
+class MultibaseTests(PureTestCase):
+    def test_published(self) -> None:
+        for name, group in vectors("multiformats.json")["multibase"].items():
+            data = group["input_escaped"].encode().decode("unicode_escape").encode()
+            for row in group["rows"]:
+                if row["encoding"] == "base256emoji":
+                    with self.assertRaises(multibase.MultibaseError):
+                        multibase.decode(row["text"])
+                    continue
+                self.assertEqual(multibase.decode(row["text"]), data, (name, row))
+                if name != "case_insensitivity":
+                    self.assertEqual(multibase.encode(row["encoding"], data), row["text"], (name, row))
+
+    def test_refusals(self) -> None:
+        over_limit = "f" + "00" * (multibase.MAX_TEXT // 2)
+        for text in ("", "?", "bA1", "m=", "MAA", "MAA=", "MAAAA====", "b1", "mAB", "f0", "0111", over_limit):
+            with self.assertRaises(multibase.MultibaseError, msg=text):
+                multibase.decode(text)
+
+    @settings(max_examples=200, deadline=None)
+    @given(st.sampled_from(sorted(multibase.BASES)), st.binary(max_size=40))
+    def test_round_trip(self, base: str, data: bytes) -> None:
+        self.assertEqual(multibase.decode(multibase.encode(base, data)), data)
+
+    @settings(max_examples=200, deadline=None)
+    @given(st.text(max_size=40))
+    def test_any_text(self, text: str) -> None:
+        with contextlib.suppress(multibase.MultibaseError):
+            multibase.decode(text)
+
+
+class MultihashTests(PureTestCase):
+    def test_published(self) -> None:
+        for row in vectors("multiformats.json")["multihash_sha2_256"]:
+            code, digest = multihash.decode(bytes.fromhex(row["multihash"]))
+            self.assertEqual(code, multihash.SHA2_256)
+            self.assertEqual(digest, hashlib.sha256(row["input"].encode()).digest()[: int(row["bits"]) // 8])
+            self.assertEqual(multihash.encode(code, digest).hex(), row["multihash"])
+
+    def test_cve_2020_35909_refusals(self) -> None:
+        for text in (
+            "",
+            "12",
+            "1220",
+            "122100",
+            "12ff",
+            "1220" + "00" * 31,
+            "1220" + "00" * 33,
+            "0041" + "00" * 65,
+            "8100",
+        ):
+            with self.assertRaises(multihash.MultihashError, msg=text):
+                multihash.decode(bytes.fromhex(text))
+
+    @settings(max_examples=300, deadline=None)
+    @given(st.binary(max_size=80))
+    def test_cve_2020_35909_any_bytes(self, data: bytes) -> None:
+        try:
+            code, digest = multihash.decode(data)
+        except multihash.MultihashError:
+            return
+        self.assertEqual(multihash.encode(code, digest), data)
