@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+import time
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chorus import strictjson
+from chorus.errors import PeerError
+from chorus.strictjson import JSONError, canonical, loads
+from tests.support import PureTestCase
+
+
+class StrictJSONTests(PureTestCase):
+    def refuse(self, data: bytes | str, *words: str, **options: int) -> None:
+        with self.assertRaises(JSONError) as caught:
+            loads(data, **options)  # type: ignore[arg-type]
+        for word in words:
+            self.assertIn(word, str(caught.exception))
+        self.assertLess(len(str(caught.exception)), 300)
+        self.assertNotIn("\n", str(caught.exception))
+
+    def test_duplicate_keys(self) -> None:
+        self.refuse(b'{"a": {"b": 1, "c": 2, "b": 3}}', '"b" appears twice')
+        self.refuse(b'{"a": 1, "\\u0061": 2}', '"a" appears twice')
+        self.assertEqual(loads(b'{"a": {"a": 1}}'), {"a": {"a": 1}})
+
+    def test_constants(self) -> None:
+        for text in (b"NaN", b"[Infinity]", b"-Infinity"):
+            self.refuse(text, "is not JSON")
+        self.refuse(b"1e999", "too large")
+
+    def test_cve_2020_10735_digits(self) -> None:
+        started = time.process_time()
+        self.refuse(b"1" * 1_000_000, "integer")
+        self.refuse(b"1." + b"1" * 999_990, "characters")
+        self.refuse(b"[-" + b"9" * 5000 + b"]", "integer")
+        self.assertLess(time.process_time() - started, 2)
+
+    def test_integers(self) -> None:
+        self.assertEqual(loads(str(2**53 - 1)), 2**53 - 1)
+        self.assertEqual(loads(str(1 - 2**53)), 1 - 2**53)
+        self.refuse(str(2**53), "2^53")
+        self.refuse(str(-(2**53)), "2^53")
+
+    def test_depth(self) -> None:
+        self.assertIsNotNone(loads(b"[" * 32 + b"]" * 32))
+        self.refuse(b"[" * 33 + b"]" * 33, "deeper than 32")
+        self.refuse(b'{"a":' * 100_000, "deeper")
+        self.refuse(b"[" * 1_000_000, "deeper")
+        self.assertEqual(loads('["' + "[" * 100 + '\\"["]'), ["[" * 100 + '"['])
+        self.refuse(b"[[]]", "deeper than 1", max_depth=1)
+
+    def test_length(self) -> None:
+        self.refuse(b" " * 11, "longer than 10", max_bytes=10)
+        self.refuse("ä" * 6, "longer than 10", max_bytes=10)
+        self.assertEqual(loads(b'"' + b"x" * 8 + b'"', max_bytes=10), "x" * 8)
+
+    def test_surrogates(self) -> None:
+        for text in (b'"\\ud800"', b'"\\udc00\\ud800"', b'{"\\uDbff": 1}', b'[[{"a": "\\udfff"}]]'):
+            self.refuse(text, "surrogate")
+        self.assertEqual(loads(b'"\\ud83d\\ude00"'), "\U0001f600")
+
+    def test_encoding(self) -> None:
+        self.refuse(b"\xff", "UTF-8")
+        self.refuse(b'"\xed\xa0\x80"', "UTF-8")
+        self.refuse(b"\xef\xbb\xbf1", "byte order mark")
+        self.refuse('"\n"', "not JSON")
+        for text in (b"", b"{", b"[1,]", b"{'a':1}", b"1 2", b"// x\n1", b"01", b"+1", b'"\\x"'):
+            self.refuse(text, "not JSON")
+
+    def test_cost_stays_linear(self) -> None:
+        started = time.process_time()
+        for text in (b'"\\' * 500_000, b'"' * 1_000_000, b'\\"' * 500_000, b'"' + b"\\" * 999_999):
+            self.refuse(text)
+        self.assertLess(time.process_time() - started, 3)
+
+    def test_the_callers_error(self) -> None:
+        with self.assertRaises(PeerError):
+            loads(b"{", error=PeerError)
+
+    def test_canonical(self) -> None:
+        self.assertEqual(canonical({"b": 1.0, "a": "\u20ac\n"}), '{"a":"€\\n","b":1}'.encode())
+        for bad in (float("nan"), 2**60, "\ud800"):
+            with self.assertRaises(ValueError):
+                canonical(bad)
+
+    values = st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers(-(2**53) + 1, 2**53 - 1)
+        | st.floats(allow_nan=False, allow_infinity=False).filter(lambda f: abs(f) < 2**53)
+        | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=15,
+    )
+
+    @settings(deadline=None, max_examples=150)
+    @given(values)
+    def test_round_trip(self, value: object) -> None:
+        text = canonical(value)  # type: ignore[arg-type]
+        self.assertEqual(loads(text), value)
+        self.assertEqual(canonical(loads(json.dumps(value))), text)
+
+    @settings(deadline=None, max_examples=200)
+    @given(st.binary(max_size=60) | st.text(alphabet='{}[]":,\\u0dD8aeE+-.1tfn \n', max_size=60).map(str.encode))
+    def test_any_bytes_are_read_or_refused(self, data: bytes) -> None:
+        try:
+            value = strictjson.loads(data)
+        except JSONError:
+            return
+        self.assertEqual(value, json.loads(data))
