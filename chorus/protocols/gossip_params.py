@@ -1,0 +1,115 @@
+"""Parameters of GossipSub 1.1, and limits on what peers can make a router do (spec/wire.md 12, security.md 1.6)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+
+from chorus.errors import UserError
+
+MESHSUB_1_1: Final = "/meshsub/1.1.0"
+MESHSUB_1_0: Final = "/meshsub/1.0.0"
+FLOODSUB: Final = "/floodsub/1.0.0"
+PROTOCOLS: Final = (MESHSUB_1_1, MESHSUB_1_0, FLOODSUB)
+"""Newest first: the order in which they are proposed."""
+
+MAX_RPC: Final = 1 << 20
+"""Bytes of one incoming RPC: go's limit, the largest one deployed."""
+
+MAX_SENT_RPC: Final = 64 * 1024
+"""Bytes of one outgoing RPC, length prefix included: rust's limit, the smallest one deployed."""
+
+MAX_SUBSCRIPTIONS: Final = 100
+"""Subscription changes in one RPC, in and out (rust's limit)."""
+
+MAX_TOPICS_PER_PEER: Final = 100
+"""Topics a peer can be subscribed to here; what is over is passed over and counted."""
+
+MAX_TOPIC_BYTES: Final = 256
+"""Of a topic's UTF-8: every topic of a peer is kept for as long as it is connected."""
+
+MAX_CONTROL: Final = 16 * 1024
+"""Bytes of IHAVE and IWANT taken from one RPC, and of control in one sent (rust's limit). go and js send more when
+busy, so what is over is passed over and counted instead of ending the stream."""
+
+MAX_MESH_CONTROL: Final = 2 * MAX_TOPICS_PER_PEER
+"""GRAFT and PRUNE entries in one RPC: one of each for every topic a peer can have."""
+
+MAX_MESSAGES: Final = 1024
+"""Messages in one RPC. Empty ones cost two bytes on the wire and a signature check costs 40 µs, so a full RPC stays
+below 50 ms; an answer to one IWANT of ours (at most `MAX_CONTROL` of ids) is a third of it."""
+
+MAX_ID_BYTES: Final = 128
+"""Of a message id in IHAVE or IWANT; the longest that StrictSign gives is 50."""
+
+MAX_BACKOFF: Final = 3600.0
+"""Seconds: what a PRUNE's backoff is clamped to before it meets a clock (CVE-2026-33040, CVE-2026-34219)."""
+
+MAX_BACKOFFS: Final = 16384
+"""Backoff entries kept over all topics; they outlive connections, so that reconnecting does not end one."""
+
+MAX_PEERS: Final = 4096
+"""Peers a router knows at once. The host limits connections well below; this bounds the router by itself."""
+
+
+class ParameterError(UserError):
+    """A set of GossipSub parameters that contradicts itself."""
+
+    code = "gossip_parameters"
+
+
+@attrs.frozen(kw_only=True)
+class GossipParams:
+    """Times in seconds. Defaults are go-libp2p's; raises `ParameterError` where they contradict each other."""
+
+    d: int = 6
+    d_lo: int = 5
+    d_hi: int = 12
+    d_lazy: int = 6
+    d_score: int = 4
+    """Best scored peers kept when an over-full mesh is cut down."""
+    d_out: int = 2
+    """Connections we dialled that a mesh keeps: an attacker who only dials in cannot fill it."""
+    heartbeat: float = 1.0
+    first_heartbeat: float = 0.1
+    gossip_factor: float = 0.25
+    fanout_ttl: float = 60.0
+    flood_publish: bool = True
+    mcache_windows: int = 5
+    mcache_gossip: int = 3
+    mcache_bytes: int = 16 << 20
+    """Message bytes kept for IWANT; the oldest leave first."""
+    seen_ttl: float = 120.0
+    seen_entries: int = 131072
+    """Message ids remembered: about 25 MB, and 16 s of the fastest stream one core can verify."""
+    prune_backoff: float = 60.0
+    unsubscribe_backoff: float = 10.0
+    backoff_slack: float = 1.0
+    """Added to a backoff before we GRAFT again, so that the peer's own clock has run out too."""
+    graft_flood: float = 10.0
+    """A GRAFT this soon after the PRUNE is a flood, not a race."""
+    max_ihave_length: int = 5000
+    """Ids asked of one peer in a heartbeat, and advertised to it."""
+    max_ihave_messages: int = 10
+    """RPCs with IHAVE taken from one peer in a heartbeat."""
+    retransmissions: int = 3
+    """Times one id is sent to one peer that asks for it with IWANT."""
+
+    def __attrs_post_init__(self) -> None:
+        rules = (
+            (0 < self.d_lo <= self.d <= self.d_hi, "0 < d_lo <= d <= d_hi"),
+            (self.d_out == 0 or (self.d_out < self.d_lo and self.d_out <= self.d // 2), "d_out < d_lo and <= d / 2"),
+            (0 <= self.d_score <= self.d, "d_score <= d"),
+            (self.d_lazy >= 0 and 0 <= self.gossip_factor <= 1, "d_lazy >= 0 and 0 <= gossip_factor <= 1"),
+            (self.heartbeat > 0 and self.first_heartbeat >= 0, "heartbeat > 0"),
+            (0 < self.mcache_gossip <= self.mcache_windows, "0 < mcache_gossip <= mcache_windows"),
+            (self.mcache_bytes >= MAX_RPC, "mcache_bytes holds at least one RPC"),
+            (self.seen_ttl > self.mcache_windows * self.heartbeat, "seen_ttl outlasts the message cache"),
+            (self.seen_entries > 0, "seen_entries > 0"),
+            (0 < self.unsubscribe_backoff <= MAX_BACKOFF, "unsubscribe_backoff within the clamp"),
+            (0 < self.prune_backoff <= MAX_BACKOFF, "prune_backoff within the clamp"),
+        )
+        for holds, rule in rules:
+            if not holds:
+                raise ParameterError(f"GossipSub parameters must keep {rule}")
