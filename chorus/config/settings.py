@@ -1,0 +1,388 @@
+"""Settings of a node, from CHORUS_… variables alone.
+
+`load` takes an environment and gives frozen, validated `Settings`, or raises `ConfigError`: one line that names the
+variable, what is wrong with it and an example, and never shows a secret. `describe` lists all variables; the
+documentation is made from it (`show.py`).
+
+An empty variable counts as unset. A secret may come from a file instead: `CHORUS_X_FILE`, or a file named like the
+variable in `CHORUS_SECRETS_DIR` (the lowest in rank).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import attrs
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticUndefined
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from chorus.config import values
+from chorus.config.secret_files import ConfigError, from_directory, from_file
+
+PREFIX = "CHORUS_"
+SECRETS_DIR = "CHORUS_SECRETS_DIR"
+MAX_SHOWN = 60
+"""Characters of a wrong value that an error repeats."""
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Address = Annotated[str, AfterValidator(values.ip_address)]
+Name = Annotated[str, AfterValidator(values.name)]
+Words = Annotated[tuple[Name, ...], BeforeValidator(values.split)]
+
+
+class Settings(BaseSettings):
+    """One node's settings. Field `x` is the variable `CHORUS_X`; units are in the names."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, str_strip_whitespace=True)
+
+    # Who the node is
+    agent_id: Name | None = Field(None, description="Name of the agent; by default made from the peer id.")
+    license_id: str | None = Field(None, max_length=256, description="Licence; accepted and not used yet.")
+    data_dir: Path = Field(description="Directory of the identity, the store and the blobs; one process per directory.")
+    agent_role: Name | None = Field(None, description="Role announced to the mesh, for example `developer`.")
+    agent_expertise: Words = Field((), description="Fields of expertise.", examples=["python,networking"])
+    agent_reports_to: Name | None = Field(None, description="Agent id of the supervisor.")
+    agent_specialization: Name = Field("general", description="What the agent is best at.")
+    agent_capabilities: Words = Field((), description="Further capabilities that tasks may require.", examples=["gpu"])
+    agent_max_tasks: int = Field(3, ge=1, le=1000, description="Tasks run at the same time.")
+
+    # The mesh
+    p2p_bind: Address = Field("127.0.0.1", description="Address that peers connect to.", examples=["0.0.0.0"])
+    p2p_port: Port = Field(9000, description="Port that peers connect to; 0 takes a free one.")
+    announce: Annotated[tuple[str, ...], BeforeValidator(values.split), AfterValidator(values.multiaddrs)] = Field(
+        (),
+        description="Addresses told to peers instead of the listening one (behind NAT or in a container).",
+        examples=["/dns4/node1.example.org/tcp/9000"],
+    )
+    bootstrap_peers: Annotated[
+        tuple[str, ...], BeforeValidator(values.split), AfterValidator(values.peer_multiaddrs)
+    ] = Field(
+        (),
+        description="Peers to dial at start, each with its peer id.",
+        examples=["/ip4/192.0.2.7/tcp/9000/p2p/12D3KooWEuMkCc5oXuffpf9HRxZdEnHPJBBYH6pdKgkY6AnwwnXb"],
+    )
+    join: SecretStr | None = Field(None, description="Join token of a running node (`chorus token` prints it).")
+    cluster_secret: SecretStr | None = Field(
+        None, description="Secret of the cluster, 128 bits or more; made at the founding when unset."
+    )
+    found: bool = Field(False, description="Found a new cluster, even where bootstrap peers are configured.")
+    open: bool = Field(False, description="Open mode: no admission, no tasks; for interoperability tests alone.")
+    mdns_enabled: bool = Field(True, description="Find members on the local network by mDNS.")
+    join_stagger_ms: int = Field(0, ge=0, le=600_000, description="Largest random delay before joining.")
+    max_connections: int = Field(192, ge=4, le=10_000, description="Connections to peers, both directions together.")
+
+    # HTTP
+    api_bind: Address = Field("127.0.0.1", description="Address of the HTTP API.", examples=["0.0.0.0"])
+    api_port: Port = Field(8080, description="Port of the HTTP API; 0 takes a free one.")
+    api_token: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="Bearer token of the HTTP API; made in `api-token` of the data directory when unset.",
+    )
+    api_hosts: Annotated[tuple[str, ...], BeforeValidator(values.split), AfterValidator(values.host_names)] = Field(
+        (),
+        description="Further host names that HTTP requests may use (IP addresses and localhost always may).",
+        examples=["node1.example.org,node1"],
+    )
+    health_bind: Address = Field("127.0.0.1", description="Address of the health port.", examples=["0.0.0.0"])
+    health_port: Port = Field(8081, description="Port of /healthz, /ready and /health; 0 takes a free one.")
+
+    # Tasks
+    task_cpu: float = Field(1.0, ge=0.01, le=1024, description="Cores of a task that names none.")
+    task_cpu_max: float = Field(8.0, ge=0.01, le=1024, description="Most cores that a task may ask for.")
+    task_memory_mb: int = Field(1024, ge=16, le=16_777_216, description="Memory of a task that names none.")
+    task_memory_mb_max: int = Field(16_384, ge=16, le=16_777_216, description="Most memory that a task may ask for.")
+    task_pids: int = Field(256, ge=1, le=1_000_000, description="Processes and threads of a task that names none.")
+    task_pids_max: int = Field(4096, ge=1, le=1_000_000, description="Most processes that a task may ask for.")
+    task_disk_mb: int = Field(1024, ge=1, le=16_777_216, description="Disk of a task that names none.")
+    task_disk_mb_max: int = Field(16_384, ge=1, le=16_777_216, description="Most disk that a task may ask for.")
+    task_timeout_s: float = Field(600.0, ge=1, le=2_592_000, description="Time limit of a task that names none.")
+    task_timeout_s_max: float = Field(86_400.0, ge=1, le=2_592_000, description="Longest time a task may ask for.")
+    task_output_mb: int = Field(16, ge=1, le=4096, description="Kept of each of stdout and stderr, by default.")
+    task_output_mb_max: int = Field(256, ge=1, le=4096, description="Most output that a task may ask for.")
+    max_attempts: int = Field(3, ge=1, le=100, description="Agents that may try a task before it fails.")
+    lease_s: float = Field(30.0, ge=3, le=3600, description="Lease of an agent on a task, renewed at a third of it.")
+    idempotency_days: float = Field(7.0, gt=0, le=3650, description="How long an idempotency key is remembered.")
+    retention_days: float = Field(
+        30.0, gt=0, le=36_500, description="How long finished tasks and their output are kept."
+    )
+    max_blob_mb: int = Field(1024, ge=1, le=1_048_576, description="Largest upload.")
+    blob_store_mb: int = Field(20_480, ge=1, le=1_073_741_824, description="Blobs kept on this node in all.")
+
+    # Sandbox
+    sandbox: Literal["auto", "docker", "bubblewrap"] = Field(
+        "auto", description="What runs tasks; `auto` takes Docker where an engine answers and has the image."
+    )
+    docker_host: Annotated[str, AfterValidator(values.docker_host)] | None = Field(
+        None,
+        description="Container engine; by default `DOCKER_HOST`, else the usual socket.",
+        examples=["unix:///run/user/1000/docker.sock"],
+    )
+    image_map: Annotated[dict[str, str], BeforeValidator(values.image_map)] = Field(
+        {}, description="Image per language, over the built-in ones.", examples=["python=registry.lan/python-dev:3"]
+    )
+    warm_pool: Annotated[dict[str, int], BeforeValidator(values.warm_pool)] = Field(
+        {},
+        description="Containers kept started per image, or one number for every image (`*`).",
+        examples=["chorus-python-dev=2,chorus-base-dev=1"],
+    )
+
+    # The process
+    log_level: Literal["debug", "info", "warn", "error", "critical"] = Field("info", description="Least level logged.")
+    log_format: Literal["text", "json"] = Field("text", description="Lines for people, or one JSON object a line.")
+    shutdown_s: float = Field(30.0, ge=1, le=3600, description="Budget of a graceful stop.")
+
+    @model_validator(mode="after")
+    def _defaults_within_maxima(self) -> Settings:
+        for name in type(self).model_fields:
+            if name.endswith("_max") and getattr(self, name.removesuffix("_max")) > getattr(self, name):
+                raise ValueError(
+                    f"{variable(name.removesuffix('_max'))}: {getattr(self, name.removesuffix('_max'))} is over "
+                    f"{variable(name)}, {getattr(self, name)}; raise the maximum or lower the default"
+                )
+        if self.open and (self.join or self.cluster_secret):
+            raise ValueError(
+                "CHORUS_OPEN: open mode proves no membership, so CHORUS_JOIN and CHORUS_CLUSTER_SECRET cannot be "
+                "used with it; unset one of the two, for example CHORUS_OPEN=false"
+            )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # The caller's environment alone: never os.environ by itself, never a .env file.
+        given = init_settings()
+        environ = given.pop("environ", None)
+        if environ is None:
+            return (init_settings,)
+        return (EnvironmentSource(settings_cls, environ),)
+
+
+class EnvironmentSource(PydanticBaseSettingsSource):
+    """The values in a given environment, its `_FILE` variables and its secrets directory, as text."""
+
+    def __init__(self, settings_cls: type[BaseSettings], environ: Mapping[str, str]) -> None:
+        super().__init__(settings_cls)
+        self._environ = environ
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        name = variable(field_name)
+        value: str | None = self._environ.get(name, "").strip() or None
+        if is_secret(field):
+            path = self._environ.get(name + "_FILE", "").strip()
+            directory = self._environ.get(SECRETS_DIR, "").strip()
+            if path and value:
+                raise ConfigError(f"{name} and {name}_FILE are both set; keep one of them")
+            if path:
+                value = from_file(f"{name}_FILE", Path(path))
+            elif directory and not value:
+                value = from_directory(SECRETS_DIR, Path(directory), name)
+        return value, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, field in self.settings_cls.model_fields.items():
+            value, key, _ = self.get_field_value(field, name)
+            if value is not None:
+                found[key] = value
+        found.setdefault("data_dir", values.default_data_dir(self._environ))
+        if "docker_host" not in found and self._environ.get("DOCKER_HOST"):
+            found["docker_host"] = self._environ["DOCKER_HOST"]
+        return found
+
+
+def load(environ: Mapping[str, str]) -> Settings:
+    """The settings in `environ`. Raises `ConfigError`, one line for the first variable that is wrong."""
+    try:
+        return Settings(environ=environ)  # type: ignore[call-arg]
+    except ValidationError as error:
+        raise ConfigError(_explain(error.errors(include_url=False), environ)) from None
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """A line for each CHORUS_ variable that means nothing here, with the known one it resembles. Not fatal: another
+    version, or the deployment itself, may know it."""
+    known = known_variables()
+    lines = []
+    for name in sorted(environ):
+        if name.startswith(PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+            lines.append(f"{name} is no variable of CHORUS" + (f"; did you mean {near[0]}?" if near else ""))
+    return lines
+
+
+def known_variables() -> set[str]:
+    """Every variable that `load` reads, the `_FILE` ones included."""
+    names = {SECRETS_DIR}
+    for name, field in Settings.model_fields.items():
+        names.add(variable(name))
+        if is_secret(field):
+            names.add(variable(name) + "_FILE")
+    return names
+
+
+def variable(name: str) -> str:
+    """The variable of a field."""
+    return PREFIX + name.upper()
+
+
+def is_secret(field: FieldInfo) -> bool:
+    """Whether the field's value must never be shown."""
+    return field.annotation is SecretStr or SecretStr in get_args(field.annotation)
+
+
+@attrs.frozen
+class Variable:
+    """A row of the table of variables; all of it text for people."""
+
+    name: str
+    values: str
+    default: str
+    example: str
+    description: str
+    secret: bool
+
+
+def describe() -> list[Variable]:
+    """Every variable, in the order of `Settings`."""
+    return [
+        Variable(
+            name=variable(name),
+            values=_values(field),
+            default=_default(name, field),
+            example=_example(name, field),
+            description=field.description or "",
+            secret=is_secret(field),
+        )
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def shown(value: object) -> str:
+    """A setting as its variable would spell it; a secret as `********`."""
+    match value:
+        case None:
+            return ""
+        case SecretStr():
+            return "********"
+        case bool():
+            return "true" if value else "false"
+        case float():
+            return f"{value:g}" if value < 1e6 else f"{value:.0f}"
+        case tuple():
+            return ",".join(map(str, value))
+        case dict():
+            return ",".join(f"{key}={item}" for key, item in value.items())
+    return str(value)
+
+
+def effective(settings: Settings) -> dict[str, str]:
+    """Variable → value in use, secrets masked."""
+    return {variable(name): shown(getattr(settings, name)) for name in Settings.model_fields}
+
+
+_EXAMPLES: dict[str, str] = {
+    "agent_id": "node1",
+    "license_id": "dev-0001",
+    "data_dir": "/var/lib/chorus",
+    "agent_role": "developer",
+    "agent_reports_to": "lead1",
+    "agent_specialization": "backend",
+    "join": "the token that `chorus token` prints on a running node",
+    "cluster_secret": "32 random bytes in hexadecimal, as `openssl rand -hex 32` prints them",
+    "api_token": "a long random text, as `openssl rand -hex 32` prints it",
+}
+
+
+def _example(name: str, field: FieldInfo) -> str:
+    if field.examples:
+        return str(field.examples[0])
+    return _EXAMPLES.get(name) or shown(field.default)
+
+
+def _default(name: str, field: FieldInfo) -> str:
+    if name == "data_dir":
+        return "~/.local/share/chorus"
+    return "" if field.default is PydanticUndefined else shown(field.default)
+
+
+def _bare(annotation: Any) -> Any:
+    """The type inside `Annotated` and `| None`."""
+    while get_origin(annotation) is not None:
+        if get_origin(annotation) in {Literal, tuple, dict}:
+            return annotation
+        annotation = next(part for part in get_args(annotation) if part is not type(None))
+    return annotation
+
+
+def _values(field: FieldInfo) -> str:
+    bare = _bare(field.annotation)
+    if get_origin(bare) is Literal:
+        return "one of " + ", ".join(get_args(bare))
+    if get_origin(bare) is dict:
+        return "comma-separated name=value"
+    if get_origin(bare) is tuple:
+        return "comma-separated list"
+    if bare is bool:
+        return "true or false"
+    if bare in {int, float}:
+        low = next((m for m in field.metadata if hasattr(m, "ge") or hasattr(m, "gt")), None)
+        high = next((m for m in field.metadata if hasattr(m, "le")), None)
+        least = "over " + shown(low.gt) if low is not None and hasattr(low, "gt") else shown(getattr(low, "ge", None))
+        kind = "a whole number" if bare is int else "a number"
+        joint = " and at most " if low is not None and hasattr(low, "gt") else " to "
+        start = "" if least.startswith("over") else "from "
+        return f"{kind} {start}{least}{joint}{shown(getattr(high, 'le', None))}"
+    if bare is Path:
+        return "a path"
+    if bare is SecretStr:
+        return "text, secret"
+    return "text"
+
+
+def _explain(errors: list[ErrorDetails], environ: Mapping[str, str]) -> str:
+    first = errors[0]
+    location = [str(part) for part in first["loc"]]
+    if not location:
+        # From the model's own validator, which names its variables.
+        return first["msg"].removeprefix("Value error, ")
+    field = Settings.model_fields[location[0]]
+    name = variable(location[0])
+    if is_secret(field):
+        problem = "its value is too short" if first["type"] == "too_short" else "its value is not acceptable"
+    elif first["type"] == "value_error":
+        problem = first["msg"].removeprefix("Value error, ")
+    else:
+        problem = f"{_quoted(environ, name)} is not {_values(field)}"
+    line = f"{name}: {problem}; for example {name}={_example(location[0], field)}"
+    others = sorted({variable(str(error["loc"][0])) for error in errors[1:] if error["loc"]} - {name})
+    return line + (f" (wrong as well: {', '.join(others)})" if others else "")
+
+
+def _quoted(environ: Mapping[str, str], name: str) -> str:
+    value = environ.get(name, "").strip()
+    return repr(value if len(value) <= MAX_SHOWN else value[:MAX_SHOWN] + "…")
+
+
+__all__ = [
+    "ConfigError",
+    "Settings",
+    "Variable",
+    "describe",
+    "effective",
+    "load",
+    "shown",
+    "unknown_variables",
+    "variable",
+]

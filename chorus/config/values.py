@@ -1,0 +1,137 @@
+"""Converters and checks of single settings. Each takes text and raises ValueError with the words of the error line."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_IMAGE = re.compile(r"[a-z0-9][a-z0-9._/:@-]{0,254}")
+_LANGUAGE = re.compile(r"[a-z][a-z0-9+-]{0,31}")
+MAX_WARM = 100
+"""Warm containers per image: each one holds memory while it waits."""
+
+
+def split(value: object) -> object:
+    """`a, b` as ("a", "b"); empty items are dropped."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def name(text: str) -> str:
+    """An agent's, a role's or a capability's name."""
+    if not _NAME.fullmatch(text):
+        raise ValueError(
+            f"{text[:64]!r} is not a name (letters, digits, dots, hyphens and underscores, at most 64, "
+            "starting with a letter or digit)"
+        )
+    return text
+
+
+def ip_address(text: str) -> str:
+    """An IP address to listen on; `localhost` is the loopback one."""
+    if text == "localhost":
+        return "127.0.0.1"
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError(f"{text[:64]!r} is not an IP address") from None
+
+
+def host_names(names: Sequence[str]) -> tuple[str, ...]:
+    for name in names:
+        if len(name) > 253 or not _HOST_NAME.fullmatch(name):
+            raise ValueError(f"{name[:64]!r} is not a host name (without port)")
+    return tuple(name.rstrip(".").lower() for name in names)
+
+
+def multiaddrs(texts: Sequence[str]) -> tuple[str, ...]:
+    """Multiaddrs that can be dialled over TCP."""
+    from chorus.errors import ChorusError
+    from chorus.multiformats.multiaddr import Multiaddr
+
+    for text in texts:
+        try:
+            address = Multiaddr.parse(text)
+        except (ChorusError, ValueError) as error:
+            raise ValueError(f"{text[:100]!r} is not a multiaddr ({error})") from None
+        if address.tcp_endpoint() is None:
+            raise ValueError(f"{text[:100]!r} names no TCP address")
+    return tuple(texts)
+
+
+def peer_multiaddrs(texts: Sequence[str]) -> tuple[str, ...]:
+    """Multiaddrs over TCP that end with a peer id."""
+    from chorus.multiformats.multiaddr import Multiaddr
+
+    for text in multiaddrs(texts):
+        if Multiaddr.parse(text).peer_id() is None:
+            raise ValueError(f"{text[:100]!r} has no peer id (/p2p/12D3Koo…) at its end")
+    return tuple(texts)
+
+
+def docker_host(text: str) -> str:
+    if not re.fullmatch(r"(unix:///|tcp://|ssh://|http://|https://|npipe://)\S+", text):
+        raise ValueError(f"{text[:64]!r} is not an engine's address (unix:///…, tcp://… or ssh://…)")
+    return text
+
+
+def image_map(value: object) -> object:
+    """`python=image,go=image` as a dict."""
+    if not isinstance(value, str):
+        return value
+    found: dict[str, str] = {}
+    for language, image in _pairs(value):
+        if not _LANGUAGE.fullmatch(language):
+            raise ValueError(f"{language[:64]!r} is not the name of a language (small letters)")
+        if not _IMAGE.fullmatch(image):
+            raise ValueError(f"{image[:64]!r} is not the name of an image")
+        found[language] = image
+    return found
+
+
+def warm_pool(value: object) -> object:
+    """`image=2,other=1` as a dict; a single number is {"*": n}: that many of every image in the map."""
+    if not isinstance(value, str):
+        return value
+    if value.strip().isdigit():
+        return {"*": _count(value.strip())}
+    found: dict[str, int] = {}
+    for image, number in _pairs(value):
+        if image != "*" and not _IMAGE.fullmatch(image):
+            raise ValueError(f"{image[:64]!r} is not the name of an image")
+        found[image] = _count(number)
+    return found
+
+
+def default_data_dir(environ: Mapping[str, str]) -> Path:
+    """`chorus` in XDG_DATA_HOME, else in ~/.local/share."""
+    base = environ.get("XDG_DATA_HOME", "")
+    if os.path.isabs(base):
+        return Path(base) / "chorus"
+    home = environ.get("HOME") or os.path.expanduser("~")
+    return Path(home) / ".local/share/chorus"
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    pairs = []
+    for part in text.split(","):
+        if not part.strip():
+            continue
+        # The last `=`: none is legal in an image's name, and a digest has none either.
+        name, equals, value = part.strip().rpartition("=")
+        if not equals:
+            raise ValueError(f"{part.strip()[:64]!r} has no `=`")
+        pairs.append((name.strip(), value.strip()))
+    return pairs
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or len(text) > 4 or int(text) > MAX_WARM:
+        raise ValueError(f"{text[:16]!r} is not a whole number from 0 to {MAX_WARM}")
+    return int(text)
