@@ -11,7 +11,7 @@ from unittest import SkipTest
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto, FileDescriptorSet
 
 import chorus.protocols.proto
-from chorus.protocols.proto import keys_pb2, rpc_pb2
+from chorus.protocols.proto import identify_pb2, keys_pb2, noise_pb2, rpc_pb2
 from tests.support import PureTestCase
 
 FOLDER = Path(chorus.protocols.proto.__file__).parent
@@ -76,3 +76,17 @@ class WireTests(PureTestCase):
         for depth in (10_000, 100_000):
             with self.assertRaises(DecodeError):
                 rpc_pb2.RPC.FromString(b"\x7b" * depth + b"\x7c" * depth)
+
+    def test_strings_that_are_not_utf8_fail_to_decode(self) -> None:
+        """Under proto2 they would come out as bytes, where a str is promised."""
+        from google.protobuf.message import DecodeError
+
+        for message, encoded in (
+            (rpc_pb2.RPC, "0a041202fffe"),
+            (rpc_pb2.Message, "2202fffe"),
+            (rpc_pb2.ControlGraft, "0a02fffe"),
+            (identify_pb2.Identify, "1a02fffe"),
+            (noise_pb2.NoiseExtensions, "1202fffe"),
+        ):
+            with self.assertRaises(DecodeError, msg=message.DESCRIPTOR.name):
+                message.FromString(bytes.fromhex(encoded))

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"chorus/protocols/proto/noise.proto\x12\x11\x63horus.wire.noise\"I\n\x0fNoiseExtensions\x12\x1f\n\x17webtransport_certhashes\x18\x01 \x03(\x0c\x12\x15\n\rstream_muxers\x18\x02 \x03(\t\"{\n\x15NoiseHandshakePayload\x12\x14\n\x0cidentity_key\x18\x01 \x01(\x0c\x12\x14\n\x0cidentity_sig\x18\x02 \x01(\x0c\x12\x36\n\nextensions\x18\x04 \x01(\x0b\x32\".chorus.wire.noise.NoiseExtensions')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"chorus/protocols/proto/noise.proto\x12\x11\x63horus.wire.noise\"I\n\x0fNoiseExtensions\x12\x1f\n\x17webtransport_certhashes\x18\x01 \x03(\x0c\x12\x15\n\rstream_muxers\x18\x02 \x03(\t\"\xbb\x01\n\x15NoiseHandshakePayload\x12\x19\n\x0cidentity_key\x18\x01 \x01(\x0cH\x00\x88\x01\x01\x12\x19\n\x0cidentity_sig\x18\x02 \x01(\x0cH\x01\x88\x01\x01\x12;\n\nextensions\x18\x04 \x01(\x0b\x32\".chorus.wire.noise.NoiseExtensionsH\x02\x88\x01\x01\x42\x0f\n\r_identity_keyB\x0f\n\r_identity_sigB\r\n\x0b_extensionsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,6 +33,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_NOISEEXTENSIONS']._serialized_start=57
   _globals['_NOISEEXTENSIONS']._serialized_end=130
-  _globals['_NOISEHANDSHAKEPAYLOAD']._serialized_start=132
-  _globals['_NOISEHANDSHAKEPAYLOAD']._serialized_end=255
+  _globals['_NOISEHANDSHAKEPAYLOAD']._serialized_start=133
+  _globals['_NOISEHANDSHAKEPAYLOAD']._serialized_end=320
 # @@protoc_insertion_point(module_scope)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n chorus/protocols/proto/rpc.proto\x12\x12\x63horus.wire.pubsub\"\xcf\x01\n\x03RPC\x12\x36\n\rsubscriptions\x18\x01 \x03(\x0b\x32\x1f.chorus.wire.pubsub.RPC.SubOpts\x12,\n\x07publish\x18\x02 \x03(\x0b\x32\x1b.chorus.wire.pubsub.Message\x12\x33\n\x07\x63ontrol\x18\x03 \x01(\x0b\x32\".chorus.wire.pubsub.ControlMessage\x1a-\n\x07SubOpts\x12\x11\n\tsubscribe\x18\x01 \x01(\x08\x12\x0f\n\x07topicid\x18\x02 \x01(\t\"c\n\x07Message\x12\x0c\n\x04\x66rom\x18\x01 \x01(\x0c\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\r\n\x05seqno\x18\x03 \x01(\x0c\x12\r\n\x05topic\x18\x04 \x01(\t\x12\x11\n\tsignature\x18\x05 \x01(\x0c\x12\x0b\n\x03key\x18\x06 \x01(\x0c\"\x8d\x02\n\x0e\x43ontrolMessage\x12/\n\x05ihave\x18\x01 \x03(\x0b\x32 .chorus.wire.pubsub.ControlIHave\x12/\n\x05iwant\x18\x02 \x03(\x0b\x32 .chorus.wire.pubsub.ControlIWant\x12/\n\x05graft\x18\x03 \x03(\x0b\x32 .chorus.wire.pubsub.ControlGraft\x12/\n\x05prune\x18\x04 \x03(\x0b\x32 .chorus.wire.pubsub.ControlPrune\x12\x37\n\tidontwant\x18\x05 \x03(\x0b\x32$.chorus.wire.pubsub.ControlIDontWant\"3\n\x0c\x43ontrolIHave\x12\x0f\n\x07topicID\x18\x01 \x01(\t\x12\x12\n\nmessageIDs\x18\x02 \x03(\x0c\"\"\n\x0c\x43ontrolIWant\x12\x12\n\nmessageIDs\x18\x01 \x03(\x0c\"\x1f\n\x0c\x43ontrolGraft\x12\x0f\n\x07topicID\x18\x01 \x01(\t\"]\n\x0c\x43ontrolPrune\x12\x0f\n\x07topicID\x18\x01 \x01(\t\x12+\n\x05peers\x18\x02 \x03(\x0b\x32\x1c.chorus.wire.pubsub.PeerInfo\x12\x0f\n\x07\x62\x61\x63koff\x18\x03 \x01(\x04\"&\n\x10\x43ontrolIDontWant\x12\x12\n\nmessageIDs\x18\x01 \x03(\x0c\"4\n\x08PeerInfo\x12\x0e\n\x06peerID\x18\x01 \x01(\x0c\x12\x18\n\x10signedPeerRecord\x18\x02 \x01(\x0c')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n chorus/protocols/proto/rpc.proto\x12\x12\x63horus.wire.pubsub\"\x84\x02\n\x03RPC\x12\x36\n\rsubscriptions\x18\x01 \x03(\x0b\x32\x1f.chorus.wire.pubsub.RPC.SubOpts\x12,\n\x07publish\x18\x02 \x03(\x0b\x32\x1b.chorus.wire.pubsub.Message\x12\x38\n\x07\x63ontrol\x18\x03 \x01(\x0b\x32\".chorus.wire.pubsub.ControlMessageH\x00\x88\x01\x01\x1aQ\n\x07SubOpts\x12\x16\n\tsubscribe\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12\x14\n\x07topicid\x18\x02 \x01(\tH\x01\x88\x01\x01\x42\x0c\n\n_subscribeB\n\n\x08_topicidB\n\n\x08_control\"\xbd\x01\n\x07Message\x12\x11\n\x04\x66rom\x18\x01 \x01(\x0cH\x00\x88\x01\x01\x12\x11\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x01\x88\x01\x01\x12\x12\n\x05seqno\x18\x03 \x01(\x0cH\x02\x88\x01\x01\x12\x12\n\x05topic\x18\x04 \x01(\tH\x03\x88\x01\x01\x12\x16\n\tsignature\x18\x05 \x01(\x0cH\x04\x88\x01\x01\x12\x10\n\x03key\x18\x06 \x01(\x0cH\x05\x88\x01\x01\x42\x07\n\x05_fromB\x07\n\x05_dataB\x08\n\x06_seqnoB\x08\n\x06_topicB\x0c\n\n_signatureB\x06\n\x04_key\"\x8d\x02\n\x0e\x43ontrolMessage\x12/\n\x05ihave\x18\x01 \x03(\x0b\x32 .chorus.wire.pubsub.ControlIHave\x12/\n\x05iwant\x18\x02 \x03(\x0b\x32 .chorus.wire.pubsub.ControlIWant\x12/\n\x05graft\x18\x03 \x03(\x0b\x32 .chorus.wire.pubsub.ControlGraft\x12/\n\x05prune\x18\x04 \x03(\x0b\x32 .chorus.wire.pubsub.ControlPrune\x12\x37\n\tidontwant\x18\x05 \x03(\x0b\x32$.chorus.wire.pubsub.ControlIDontWant\"D\n\x0c\x43ontrolIHave\x12\x14\n\x07topicID\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x12\n\nmessageIDs\x18\x02 \x03(\x0c\x42\n\n\x08_topicID\"\"\n\x0c\x43ontrolIWant\x12\x12\n\nmessageIDs\x18\x01 \x03(\x0c\"0\n\x0c\x43ontrolGraft\x12\x14\n\x07topicID\x18\x01 \x01(\tH\x00\x88\x01\x01\x42\n\n\x08_topicID\"\x7f\n\x0c\x43ontrolPrune\x12\x14\n\x07topicID\x18\x01 \x01(\tH\x00\x88\x01\x01\x12+\n\x05peers\x18\x02 \x03(\x0b\x32\x1c.chorus.wire.pubsub.PeerInfo\x12\x14\n\x07\x62\x61\x63koff\x18\x03 \x01(\x04H\x01\x88\x01\x01\x42\n\n\x08_topicIDB\n\n\x08_backoff\"&\n\x10\x43ontrolIDontWant\x12\x12\n\nmessageIDs\x18\x01 \x03(\x0c\"^\n\x08PeerInfo\x12\x13\n\x06peerID\x18\x01 \x01(\x0cH\x00\x88\x01\x01\x12\x1d\n\x10signedPeerRecord\x18\x02 \x01(\x0cH\x01\x88\x01\x01\x42\t\n\x07_peerIDB\x13\n\x11_signedPeerRecordb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,23 +32,23 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'chorus.protocols.proto.rpc_
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RPC']._serialized_start=57
-  _globals['_RPC']._serialized_end=264
-  _globals['_RPC_SUBOPTS']._serialized_start=219
-  _globals['_RPC_SUBOPTS']._serialized_end=264
-  _globals['_MESSAGE']._serialized_start=266
-  _globals['_MESSAGE']._serialized_end=365
-  _globals['_CONTROLMESSAGE']._serialized_start=368
-  _globals['_CONTROLMESSAGE']._serialized_end=637
-  _globals['_CONTROLIHAVE']._serialized_start=639
-  _globals['_CONTROLIHAVE']._serialized_end=690
-  _globals['_CONTROLIWANT']._serialized_start=692
-  _globals['_CONTROLIWANT']._serialized_end=726
-  _globals['_CONTROLGRAFT']._serialized_start=728
-  _globals['_CONTROLGRAFT']._serialized_end=759
-  _globals['_CONTROLPRUNE']._serialized_start=761
-  _globals['_CONTROLPRUNE']._serialized_end=854
-  _globals['_CONTROLIDONTWANT']._serialized_start=856
-  _globals['_CONTROLIDONTWANT']._serialized_end=894
-  _globals['_PEERINFO']._serialized_start=896
-  _globals['_PEERINFO']._serialized_end=948
+  _globals['_RPC']._serialized_end=317
+  _globals['_RPC_SUBOPTS']._serialized_start=224
+  _globals['_RPC_SUBOPTS']._serialized_end=305
+  _globals['_MESSAGE']._serialized_start=320
+  _globals['_MESSAGE']._serialized_end=509
+  _globals['_CONTROLMESSAGE']._serialized_start=512
+  _globals['_CONTROLMESSAGE']._serialized_end=781
+  _globals['_CONTROLIHAVE']._serialized_start=783
+  _globals['_CONTROLIHAVE']._serialized_end=851
+  _globals['_CONTROLIWANT']._serialized_start=853
+  _globals['_CONTROLIWANT']._serialized_end=887
+  _globals['_CONTROLGRAFT']._serialized_start=889
+  _globals['_CONTROLGRAFT']._serialized_end=937
+  _globals['_CONTROLPRUNE']._serialized_start=939
+  _globals['_CONTROLPRUNE']._serialized_end=1066
+  _globals['_CONTROLIDONTWANT']._serialized_start=1068
+  _globals['_CONTROLIDONTWANT']._serialized_end=1106
+  _globals['_PEERINFO']._serialized_start=1108
+  _globals['_PEERINFO']._serialized_end=1202
 # @@protoc_insertion_point(module_scope)
