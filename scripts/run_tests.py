@@ -42,7 +42,9 @@ def main(names: list[str]) -> int:
         print(f"{skipped} tests were skipped (listed above), which CHORUS_TEST_REQUIRE_ALL=1 forbids")
         failed += skipped
     elif skipped:
-        print(f"{skipped} tests cannot run on this machine; they are listed above under [SKIPPED], each with its reason")
+        print(
+            f"{skipped} tests cannot run on this machine; they are listed above under [SKIPPED], each with its reason"
+        )
     if trial.returncode != 0 and failed == 0:
         print(f"trial ended with status {trial.returncode} without a summary")
         failed = 1
