@@ -1,0 +1,441 @@
+"""The state machine of tasks: a pure function of the journal's entries (spec/tasks.md, "The admin's journal").
+
+Every state, time and back-off comes from the entries, so every replica and every restart sees the same. An entry that
+`check` would refuse changes nothing when it is in the journal all the same (two leaders' entries may cross there).
+
+| entry | body | from | to |
+| --- | --- | --- | --- |
+| `task.queued` | spec, submitter, max_attempts? | nothing | queued |
+| `task.submitted` | spec, submitter, max_attempts?, idempotency? | nothing, queued | submitted |
+| `task.refused` | reason, detail | queued | refused |
+| `task.assigned` | agent, attempt, lease_s | submitted | assigned; its fence is the entry's |
+| `task.started` | fence, sandbox?, image? | assigned | running |
+| `task.lease_expired` | fence | assigned, running | submitted, failed |
+| `task.released` | fence, reason, detail? | assigned, running | submitted, failed |
+| `task.completed` | fence, result | assigned, running | completed |
+| `task.failed` | fence, reason, detail?, result? | assigned, running | failed, submitted (retries, infrastructure) |
+| `task.failed` | reason, detail? | submitted | failed |
+| `task.cancelled` | by, reason | any but terminal | cancelled |
+| `task.collected` | fence, result | cancelled | cancelled, now with what the killed run left |
+| `task.forgotten` | | terminal | nothing |
+
+`idempotency` is {key, digest, expires_at}. A task whose dependency fails, is cancelled or is refused fails with
+`dependency_failed` in the same step.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import attrs
+
+from chorus.sandbox.contract import INFRASTRUCTURE, Reason
+from chorus.tasks import entries
+from chorus.tasks.errors import (
+    AlreadySubmitted,
+    DependencyCycle,
+    IdempotencyConflict,
+    IllegalEntry,
+    IllegalTransition,
+    StaleFence,
+    TaskFinished,
+    UnknownDependency,
+    UnknownTask,
+)
+from chorus.tasks.journal import Entry, Fence
+from chorus.tasks.outcomes import MAX_ASSIGNMENTS, back, dependency_failed, ended, moved, new
+from chorus.tasks.state import MOVES, OWN_FAILURES, OWNED, State, TaskState
+
+SNAPSHOT_VERSION = 1
+
+
+@attrs.frozen
+class Applied:
+    """What one entry did."""
+
+    changed: tuple[str, ...] = ()
+    """Ids of the tasks that are not as they were: the entry's own first, then dependents in order of submission."""
+    ignored: IllegalEntry | None = None
+
+
+@attrs.frozen
+class _Key:
+    task_id: str
+    digest: str
+    expires_at: float
+
+
+@attrs.frozen
+class Snapshot:
+    """The machine at one index; `encode` may run on another thread."""
+
+    index: int
+    _tasks: tuple[TaskState, ...]
+    _keys: tuple[tuple[tuple[str, str], _Key], ...]
+
+    def encode(self) -> bytes:
+        document = {
+            "version": SNAPSHOT_VERSION,
+            "index": self.index,
+            "tasks": [task.to_json() for task in self._tasks],
+            "keys": [[*name, key.task_id, key.digest, key.expires_at] for name, key in self._keys],
+        }
+        return json.dumps(document, separators=(",", ":")).encode()
+
+
+class TaskMachine:
+    """All tasks. `fence_of` is the journal's: the fence that the entry at an index gives."""
+
+    def __init__(self, fence_of: Callable[[int], Fence]) -> None:
+        self._fence_of = fence_of
+        self._tasks: dict[str, TaskState] = {}
+        self._open: dict[str, None] = {}
+        self._dependents: dict[str, dict[str, None]] = {}
+        self._keys: dict[tuple[str, str], _Key] = {}
+        self.index = 0
+        """Of the last entry applied."""
+
+    # What others ask
+
+    def get(self, task_id: str) -> TaskState:
+        """Raises `UnknownTask`."""
+        try:
+            return self._tasks[task_id]
+        except KeyError:
+            raise UnknownTask(task_id) from None
+
+    def __contains__(self, task_id: object) -> bool:
+        return task_id in self._tasks
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __iter__(self) -> Iterator[TaskState]:
+        """Every task, oldest submission first."""
+        return iter(self._tasks.values())
+
+    def newest_first(self) -> Iterator[TaskState]:
+        return reversed(self._tasks.values())
+
+    def unfinished(self) -> list[TaskState]:
+        """Tasks in no terminal state, oldest submission first."""
+        return [self._tasks[task_id] for task_id in self._open]
+
+    def ready(self, now: float) -> list[TaskState]:
+        """Tasks that may be assigned at `now` (Unix seconds): highest priority first, then oldest submission."""
+        found = [task for task in self._assignable() if task.not_before <= now]
+        found.sort(key=lambda task: (-task.priority, task.created_index))
+        return found
+
+    def next_ready(self, now: float) -> float | None:
+        """The next time after `now` at which a back-off ends; None when no task waits for one."""
+        return min((task.not_before for task in self._assignable() if task.not_before > now), default=None)
+
+    def submitted_before(self, submitter: str, key: str, digest: str, now: float) -> str | None:
+        """The task that this idempotency key stands for. Raises `IdempotencyConflict` when its body was another."""
+        known = self._keys.get((submitter, key))
+        if known is None or known.expires_at <= now:
+            return None
+        if known.digest != digest:
+            raise IdempotencyConflict(key, known.task_id)
+        return known.task_id
+
+    def check(self, entry: Entry) -> None:
+        """Raise the `IllegalEntry` that says why this entry may not be appended now."""
+        self._next(self.index + 1, entry)
+
+    def _assignable(self) -> Iterator[TaskState]:
+        tasks = (self._tasks[task_id] for task_id in self._open)
+        return (task for task in tasks if task.state is State.SUBMITTED and not task.waiting_for)
+
+    # What the journal does
+
+    def apply(self, index: int, entry: Entry) -> Applied:
+        """Take in the entry at `index`. Entries of other machines (`member.…`) and old indexes change nothing."""
+        if index <= self.index:
+            return Applied()
+        try:
+            if not entry.kind.startswith("task."):
+                return Applied()
+            after = self._next(index, entry)
+        except IllegalEntry as problem:
+            return Applied(ignored=problem)
+        finally:
+            self.index = index
+        if after is None:
+            return Applied() if entry.kind != "task.forgotten" else self._forget(entry.subject)
+        if after is self._tasks.get(after.id):
+            return Applied()
+        if entry.kind == "task.submitted":
+            self._remember_key(entry, after)
+        changed = [after.id]
+        self._store(after)
+        if after.terminal:
+            changed += self._settle_dependents(after, entry.time)
+        elif after.state is State.SUBMITTED:
+            changed += self._fail_if_dependency_failed(after, entry.time)
+        return Applied(tuple(dict.fromkeys(changed)))
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(self.index, tuple(self._tasks.values()), tuple(self._keys.items()))
+
+    def restore(self, data: bytes) -> None:
+        """Become the machine that wrote `data`. Raises ValueError for a snapshot of another version."""
+        document = json.loads(data)
+        if document["version"] != SNAPSHOT_VERSION:
+            raise ValueError(f"a snapshot of version {document['version']}, this program reads {SNAPSHOT_VERSION}")
+        self._tasks, self._open, self._dependents, self._keys = {}, {}, {}, {}
+        for each in document["tasks"]:
+            self._store(TaskState.from_json(each))
+        for submitter, key, task_id, digest, expires_at in document["keys"]:
+            self._keys[submitter, key] = _Key(task_id, digest, expires_at)
+        self.index = document["index"]
+
+    def _store(self, task: TaskState) -> None:
+        self._tasks[task.id] = task
+        if not task.terminal:
+            self._open[task.id] = None
+            for dependency in task.waiting_for:
+                self._dependents.setdefault(dependency, {})[task.id] = None
+            return
+        self._open.pop(task.id, None)
+        for dependency in task.depends_on:
+            waiting = self._dependents.get(dependency)
+            if waiting is not None:
+                waiting.pop(task.id, None)
+                if not waiting:
+                    del self._dependents[dependency]
+
+    def _forget(self, task_id: str) -> Applied:
+        del self._tasks[task_id]
+        return Applied((task_id,))
+
+    def _remember_key(self, entry: Entry, task: TaskState) -> None:
+        # In order of submission and with one life for all of them, the oldest expire first.
+        while self._keys and (oldest := next(iter(self._keys))) and self._keys[oldest].expires_at <= entry.time:
+            del self._keys[oldest]
+        found = entries.idempotency(entry.body)
+        if found is not None:
+            key, digest, expires_at = found
+            self._keys.pop((task.submitter, key), None)
+            self._keys[task.submitter, key] = _Key(task.id, digest, expires_at)
+
+    def _settle_dependents(self, first: TaskState, time: float) -> list[str]:
+        """Free the tasks that waited for `first`, or fail them, and those that waited for them."""
+        changed: list[str] = []
+        waiting = [first]
+        while waiting:
+            done = waiting.pop()
+            for task_id in sorted(self._dependents.pop(done.id, ()), key=lambda each: self._tasks[each].created_index):
+                task = self._tasks[task_id]
+                # A queued task's dependencies are looked at when it is submitted.
+                if task.terminal or task.state is State.QUEUED or done.id not in task.waiting_for:
+                    continue
+                if done.state is State.COMPLETED:
+                    task = attrs.evolve(task, waiting_for=task.waiting_for - {done.id}, updated_at=time)
+                else:
+                    task = dependency_failed(task, done, time)
+                    waiting.append(task)
+                self._store(task)
+                changed.append(task_id)
+        changed.sort(key=lambda each: self._tasks[each].created_index)
+        return changed
+
+    def _fail_if_dependency_failed(self, task: TaskState, time: float) -> list[str]:
+        for dependency in task.depends_on:
+            done = self._tasks.get(dependency)
+            if dependency in task.waiting_for and done is not None and done.terminal:
+                failed = dependency_failed(task, done, time)
+                self._store(failed)
+                return self._settle_dependents(failed, time)
+        return []
+
+    # Transitions: the task after the entry, the same object for no change, None for no task
+
+    def _next(self, index: int, entry: Entry) -> TaskState | None:
+        try:
+            transition = _TRANSITIONS[entry.kind]
+        except KeyError:
+            raise IllegalEntry(f"unknown kind of entry {entry.kind!r}") from None
+        return transition(self, index, entry)
+
+    def _queued(self, index: int, entry: Entry) -> TaskState:
+        known = self._tasks.get(entry.subject)
+        return known if known is not None else new(State.QUEUED, index, entry, frozenset(entries.dependencies(entry)))
+
+    def _submitted(self, index: int, entry: Entry) -> TaskState:
+        known = self._tasks.get(entry.subject)
+        if known is not None and known.state is not State.QUEUED:
+            return known
+        dependencies = entries.dependencies(entry)
+        for dependency in dependencies:
+            if dependency not in self._tasks and dependency != entry.subject:
+                raise UnknownDependency(entry.subject, dependency)
+        self._refuse_cycle(entry.subject, dependencies)
+        submitter = entries.text(entry.body, "submitter")
+        if (found := entries.idempotency(entry.body)) is not None:
+            existing = self.submitted_before(submitter, found[0], found[1], entry.time)
+            if existing is not None and existing != entry.subject:
+                raise AlreadySubmitted(existing)
+        waiting = frozenset(each for each in dependencies if self._tasks[each].state is not State.COMPLETED)
+        task = new(State.SUBMITTED, index, entry, waiting)
+        if known is None:
+            return task
+        return attrs.evolve(task, created_at=known.created_at, created_index=known.created_index)
+
+    def _refuse_cycle(self, task_id: str, dependencies: Iterable[str]) -> None:
+        came_from: dict[str, str] = dict.fromkeys(dependencies, task_id)
+        waiting = list(came_from)
+        while waiting:
+            each = waiting.pop()
+            if each == task_id:
+                raise DependencyCycle(_cycle(task_id, came_from))
+            task = self._tasks.get(each)
+            for dependency in task.waiting_for if task is not None and not task.terminal else ():
+                if dependency not in came_from:
+                    came_from[dependency] = each
+                    waiting.append(dependency)
+
+    def _refused(self, index: int, entry: Entry) -> TaskState:
+        task = self._unfinished(entry)
+        if task.state is not State.QUEUED:
+            raise IllegalTransition(f"task {task.id} is {task.state}: only a queued one is refused")
+        detail = entries.optional_text(entry.body, "detail")
+        return ended(task, State.REFUSED, entry, entries.text(entry.body, "reason"), detail)
+
+    def _assigned(self, index: int, entry: Entry) -> TaskState:
+        task = self._unfinished(entry)
+        if task.state is not State.SUBMITTED:
+            raise IllegalTransition(f"task {task.id} is {task.state}: only a submitted one is assigned")
+        if task.waiting_for:
+            raise IllegalTransition(f"task {task.id} waits for {', '.join(sorted(task.waiting_for))}")
+        attempt = entry.body.get("attempt")
+        if type(attempt) is not int or attempt != task.attempt + 1:
+            raise IllegalTransition(f"task {task.id}: the next attempt is {task.attempt + 1}, not {attempt!r}")
+        lease = entry.body.get("lease_s")
+        if isinstance(lease, bool) or not isinstance(lease, int | float) or lease <= 0:
+            raise IllegalEntry("lease_s must be a positive number")
+        return attrs.evolve(
+            task,
+            state=State.ASSIGNED,
+            agent=entries.text(entry.body, "agent"),
+            attempt=attempt,
+            fence=self._fence_of(index),
+            lease_s=float(lease),
+            assigned_at=entry.time,
+            started_at=None,
+            sandbox=None,
+            image=None,
+            reason=None,
+            detail=None,
+            result=None,
+            updated_at=entry.time,
+        )
+
+    def _started(self, index: int, entry: Entry) -> TaskState:
+        task = self._owned(entry)
+        if task.state is State.RUNNING:
+            return task
+        return attrs.evolve(
+            task,
+            state=State.RUNNING,
+            started_at=entry.time,
+            sandbox=entries.optional_text(entry.body, "sandbox"),
+            image=entries.optional_text(entry.body, "image"),
+            updated_at=entry.time,
+        )
+
+    def _lease_expired(self, index: int, entry: Entry) -> TaskState:
+        task = self._owned(entry)
+        return moved(task, entry, Reason.LEASE_LOST, f"{task.agent} went silent")
+
+    def _released(self, index: int, entry: Entry) -> TaskState:
+        task = self._owned(entry)
+        reason = entries.text(entry.body, "reason")
+        if reason not in MOVES:
+            raise IllegalEntry(f"a task is not handed back for {reason!r}")
+        return moved(task, entry, reason, entries.optional_text(entry.body, "detail"))
+
+    def _completed(self, index: int, entry: Entry) -> TaskState:
+        task = self._owned(entry)
+        detail = entries.optional_text(entry.body, "detail")
+        return ended(task, State.COMPLETED, entry, Reason.EXIT, detail, entries.result(entry.body, required=True))
+
+    def _failed(self, index: int, entry: Entry) -> TaskState:
+        reason = entries.text(entry.body, "reason")
+        if reason not in _REASONS:
+            raise IllegalEntry(f"{reason!r} is no reason for a failure")
+        detail = entries.optional_text(entry.body, "detail")
+        if entry.body.get("fence") is None:
+            task = self._unfinished(entry)
+            if task.state is not State.SUBMITTED:
+                raise StaleFence(f"task {task.id} is {task.state}: its owner's fence is needed")
+            return ended(task, State.FAILED, entry, reason, detail)
+        task = self._owned(entry)
+        result = entries.result(entry.body)
+        if reason in INFRASTRUCTURE:
+            return moved(task, entry, reason, detail, result)
+        if reason in OWN_FAILURES and task.retried < task.retries and task.attempt < MAX_ASSIGNMENTS:
+            again = back(task, entry, reason, detail, result)
+            return attrs.evolve(again, retried=task.retried + 1, not_before=entry.time)
+        return ended(task, State.FAILED, entry, reason, detail, result)
+
+    def _cancelled(self, index: int, entry: Entry) -> TaskState:
+        task = self._unfinished(entry)
+        why = entries.optional_text(entry.body, "reason")
+        detail = f"cancelled by {entries.text(entry.body, 'by')}" + (f": {why}" if why else "")
+        return ended(task, State.CANCELLED, entry, Reason.CANCELLED, detail)
+
+    def _collected(self, index: int, entry: Entry) -> TaskState:
+        task = self.get(entry.subject)
+        if task.state is not State.CANCELLED or task.fence is None or task.fence != entries.fence(entry.body):
+            raise StaleFence(f"task {task.id} is {task.state} under fence {task.fence}")
+        if task.result is not None:
+            return task
+        return attrs.evolve(task, result=entries.result(entry.body, required=True), updated_at=entry.time)
+
+    def _forgotten(self, index: int, entry: Entry) -> None:
+        task = self.get(entry.subject)
+        if not task.terminal:
+            raise IllegalTransition(f"task {task.id} is {task.state}: only a finished one is forgotten")
+
+    def _unfinished(self, entry: Entry) -> TaskState:
+        task = self.get(entry.subject)
+        if task.terminal:
+            raise TaskFinished(task.id, task.state)
+        return task
+
+    def _owned(self, entry: Entry) -> TaskState:
+        task = self.get(entry.subject)
+        fence = entries.fence(entry.body)
+        if task.state not in OWNED or task.fence != fence:
+            current = f"owned under {task.fence}" if task.state in OWNED else str(task.state)
+            raise StaleFence(f"task {task.id} is {current}: fence {fence} is stale")
+        return task
+
+
+_TRANSITIONS: Mapping[str, Callable[[TaskMachine, int, Entry], TaskState | None]] = {
+    "task.queued": TaskMachine._queued,
+    "task.submitted": TaskMachine._submitted,
+    "task.refused": TaskMachine._refused,
+    "task.assigned": TaskMachine._assigned,
+    "task.started": TaskMachine._started,
+    "task.lease_expired": TaskMachine._lease_expired,
+    "task.released": TaskMachine._released,
+    "task.completed": TaskMachine._completed,
+    "task.failed": TaskMachine._failed,
+    "task.cancelled": TaskMachine._cancelled,
+    "task.collected": TaskMachine._collected,
+    "task.forgotten": TaskMachine._forgotten,
+}
+_REASONS = frozenset(map(str, Reason))
+
+
+def _cycle(task_id: str, came_from: Mapping[str, str]) -> tuple[str, ...]:
+    path = [task_id]
+    each = came_from[task_id]
+    while each != task_id:
+        path.append(each)
+        each = came_from[each]
+    return (task_id, *reversed(path[1:]), task_id)

@@ -1,0 +1,112 @@
+"""What becomes of a task: a new one, its end, its way back to the queue and on to another agent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import attrs
+
+from chorus.sandbox.contract import Reason
+from chorus.tasks import entries
+from chorus.tasks.errors import IllegalEntry
+from chorus.tasks.journal import Entry
+from chorus.tasks.state import DRAINING, State, TaskState
+
+if TYPE_CHECKING:
+    from chorus.seams import JSON
+
+MAX_ATTEMPTS = 3
+"""Failures of infrastructure that end a task (spec/tasks.md)."""
+MAX_ASSIGNMENTS = 32
+"""Assignments in all, whatever the reasons: an agent that hands everything back cannot keep a task going for ever."""
+BACKOFF_S = 2.0
+BACKOFF_LIMIT_S = 60.0
+
+
+def backoff(moves: int) -> float:
+    """Seconds before the next assignment after the `moves`-th failure of infrastructure: 2, 4, 8, … 60."""
+    if moves < 1:
+        return 0.0
+    return min(BACKOFF_LIMIT_S, BACKOFF_S * 2.0 ** min(moves - 1, 16))
+
+
+def new(state: State, index: int, entry: Entry, waiting: frozenset[str]) -> TaskState:
+    attempts = entry.body.get("max_attempts", MAX_ATTEMPTS)
+    if type(attempts) is not int or attempts < 1:
+        raise IllegalEntry("max_attempts must be a positive whole number")
+    entries.idempotency(entry.body)
+    return TaskState(
+        id=entry.subject,
+        state=state,
+        spec=entries.spec(entry.body),
+        submitter=entries.text(entry.body, "submitter"),
+        created_at=entry.time,
+        created_index=index,
+        updated_at=entry.time,
+        max_attempts=attempts,
+        waiting_for=waiting,
+    )
+
+
+def ended(
+    task: TaskState,
+    state: State,
+    entry: Entry,
+    reason: str,
+    detail: str | None,
+    result: Mapping[str, JSON] | None = None,
+) -> TaskState:
+    return attrs.evolve(
+        task,
+        state=state,
+        reason=str(reason),
+        detail=detail,
+        result=task.result if result is None else result,
+        waiting_for=frozenset(),
+        ended_at=entry.time,
+        updated_at=entry.time,
+    )
+
+
+def dependency_failed(task: TaskState, done: TaskState, time: float) -> TaskState:
+    entry = Entry("task.failed", task.id, {}, time)
+    return ended(
+        task, State.FAILED, entry, Reason.DEPENDENCY_FAILED, f"{done.id}, which it depends on, is {done.state}"
+    )
+
+
+def back(
+    task: TaskState, entry: Entry, reason: str, detail: str | None, result: Mapping[str, JSON] | None
+) -> TaskState:
+    """Waiting for an agent again, without an owner."""
+    return attrs.evolve(
+        task,
+        state=State.SUBMITTED,
+        fence=None,
+        agent=None,
+        reason=str(reason),
+        detail=detail,
+        result=task.result if result is None else result,
+        updated_at=entry.time,
+    )
+
+
+def moved(
+    task: TaskState,
+    entry: Entry,
+    reason: str,
+    detail: str | None,
+    result: Mapping[str, JSON] | None = None,
+) -> TaskState:
+    """After a failure of infrastructure: on to another agent, or the end when there were too many."""
+    counted = reason != DRAINING
+    moves = task.moves + counted
+    agent = task.agent or ""
+    tried = (*(each for each in task.tried if each != agent), agent) if counted else task.tried
+    if moves >= task.max_attempts or task.attempt >= MAX_ASSIGNMENTS:
+        text = f"gave up after {task.attempt} attempts" + (f"; the last: {detail}" if detail else "")
+        final = reason if counted else Reason.LEASE_LOST
+        return attrs.evolve(ended(task, State.FAILED, entry, final, text, result), moves=moves, tried=tried)
+    again = back(task, entry, reason, detail, result)
+    return attrs.evolve(again, moves=moves, tried=tried, not_before=entry.time + (backoff(moves) if counted else 0.0))
