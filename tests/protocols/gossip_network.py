@@ -34,7 +34,12 @@ def router(number: int, *, params: GossipParams | None = None, seqno: int = 1) -
 def unframe(frames: Iterable[bytes]) -> list[bytes]:
     """The RPCs inside frames."""
     decoder = DelimitedDecoder(MAX_RPC)
-    return [rpc for frame in frames for rpc in decoder.feed(frame)]
+    rpcs = []
+    for frame in frames:
+        decoder.feed(frame)
+        while (rpc := decoder.next_message()) is not None:
+            rpcs.append(rpc)
+    return rpcs
 
 
 class Network:

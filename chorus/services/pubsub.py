@@ -1,0 +1,425 @@
+"""Pub/sub: the GossipSub router on the host's streams, one heartbeat, and callbacks by topic."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import attrs
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
+
+from chorus.errors import PeerError
+from chorus.identity import PeerId
+from chorus.protocols.gossip import Delivery, GossipRouter, Validation
+from chorus.protocols.gossip_params import PROTOCOLS, GossipParams
+from chorus.protocols.gossip_queue import MAX_QUEUE
+from chorus.protocols.gossip_sign import Signer, SigningKey, Verifier
+from chorus.protocols.stream import ProtocolOptions
+from chorus.services.pubsub_link import Inbound, Outbound
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+    from chorus.protocols.stream import Connection, Host, Stream
+
+MAX_INBOUND_PER_PEER: Final = 2
+"""Streams of one peer: its own, and the one that replaces it while the old one ends."""
+
+QUEUE_ROOM: Final = MAX_QUEUE // 4
+"""Bytes waiting for any peer above which publishers are asked to wait."""
+
+PUBLISH_WAIT: Final = 5.0
+"""Seconds a publisher is asked to wait at most: one peer that does not read must not stop everybody."""
+
+
+@attrs.frozen
+class Received:
+    """One message of a topic we are subscribed to, verified, for the first time."""
+
+    topic: str
+    from_peer: PeerId
+    """Who published and signed it."""
+    data: bytes
+    id: bytes
+
+
+Callback = Callable[[Received], None]
+ReceivedValidator = Callable[[Received], Validation]
+
+
+class _Topic:
+    def __init__(self) -> None:
+        self.callbacks: list[Callback] = []
+        self.validators: list[ReceivedValidator] = []
+
+
+@attrs.define
+class _Peer:
+    link: Outbound
+    inbound: Inbound | None = None
+
+
+@attrs.define
+class LinkCounters:
+    """Of the shell, since start; the router counts its own."""
+
+    sent: int = 0
+    """Frames handed to peers' streams or queues, control included."""
+    streams_refused: int = 0
+    """Inbound streams reset because of what they carried."""
+    errors: int = 0
+    """Exceptions of callbacks, validators and heartbeats (each is logged)."""
+    dropped_messages: int = 0
+    dropped_gossip: int = 0
+    reopened: int = 0
+
+
+class PubSubService(Service):
+    """Subscribe and publish. Own messages are not delivered to the node itself.
+
+    `rng` is the only chance in it; `wall_ns` gives the Unix time in nanoseconds for the first sequence number.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        host: Host,
+        identity: SigningKey,
+        clock: IReactorTime,
+        *,
+        rng: random.Random,
+        params: GossipParams | None = None,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.params = params or GossipParams()
+        self.router = GossipRouter(
+            peer_id=identity.peer_id.raw,
+            sign=Signer(identity).sign,
+            verify=Verifier().verify,
+            rng=rng,
+            first_seqno=wall_ns(),
+            params=self.params,
+        )
+        self._host = host
+        self._clock = clock
+        self._rng = rng
+        self._counters = LinkCounters()
+        self._peers: dict[bytes, _Peer] = {}
+        self._waiting: dict[bytes, Inbound] = {}
+        """Inbound streams of peers of which the host has not spoken yet."""
+        self._connected: dict[bytes, Connection] = {}
+        """Peers that the host has spoken of, whether they speak pub/sub or not."""
+        self._topics: dict[str, _Topic] = {}
+        self._timer: IDelayedCall | None = None
+        self._waiters: list[tuple[Deferred[None], IDelayedCall]] = []
+        self._watching = False
+
+    # Service
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]
+        options = ProtocolOptions(max_inbound_per_peer=MAX_INBOUND_PER_PEER)
+        for protocol in PROTOCOLS:
+            self._host.register(protocol, self._inbound_opened, options)
+        if not self._watching:
+            self._watching = True
+            self._host.watch_peers(self._joined, self._left)
+        for connection in self._host.connections():
+            self._joined(connection)
+        self._timer = self._clock.callLater(self.params.first_heartbeat, self._heartbeat)
+
+    def stopService(self) -> None:
+        """Leave every topic and close our streams; what was written still goes."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        for protocol in PROTOCOLS:
+            self._host.unregister(protocol)
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        now = self._clock.seconds()
+        for topic in self.router.topics():
+            self.router.unsubscribe(topic, now)
+        self._topics.clear()
+        self._transmit()
+        for inbound in list(self._waiting.values()):
+            inbound.stop()
+        for raw in list(self._peers):
+            self._drop(raw)
+        self._connected.clear()
+        self._release_waiters()
+
+    # API
+
+    def subscribe(
+        self, topic: str, callback: Callback, validator: ReceivedValidator | None = None
+    ) -> Callable[[], None]:
+        """Hear a topic; returns what ends it. Raises `ValueError` for a topic over 256 bytes or empty.
+
+        A message is delivered and forwarded when every validator of its topic accepts it; an exception in one counts
+        as `Validation.IGNORE`, one in a callback is logged and the others are called.
+        """
+        self.router.subscribe(topic, self._clock.seconds(), self._validate)
+        entry = self._topics.setdefault(topic, _Topic())
+        entry.callbacks.append(callback)
+        if validator is not None:
+            entry.validators.append(validator)
+        self._transmit()
+        active = True
+
+        def unsubscribe() -> None:
+            nonlocal active
+            if not active:
+                return
+            active = False
+            if self._topics.get(topic) is not entry:
+                return
+            entry.callbacks.remove(callback)
+            if validator is not None:
+                entry.validators.remove(validator)
+            if not entry.callbacks:
+                del self._topics[topic]
+                self.router.unsubscribe(topic, self._clock.seconds())
+                self._transmit()
+
+        return unsubscribe
+
+    def publish(self, topic: str, data: bytes) -> bytes:
+        """Sign and send at once; returns the message id. Whoever publishes much waits for `ready` in between.
+
+        Raises `MessageTooLarge` (about 64 KiB) and `ValueError` for a topic that peers would refuse.
+        """
+        message_id = self.router.publish(topic, data, self._clock.seconds())
+        self._transmit()
+        return message_id
+
+    def ready(self) -> Deferred[None]:
+        """Fires when no peer has more than `QUEUE_ROOM` bytes waiting, after `PUBLISH_WAIT` seconds at the latest."""
+        if not self._congested():
+            return succeed(None)
+        waiter: Deferred[None] = Deferred()
+        timer = self._clock.callLater(PUBLISH_WAIT, self._give_up, waiter)
+        self._waiters.append((waiter, timer))
+        return waiter
+
+    def mesh_of(self, topic: str) -> list[PeerId]:
+        return [PeerId(raw) for raw in self.router.mesh(topic)]
+
+    def subscribers_of(self, topic: str) -> list[PeerId]:
+        return [PeerId(raw) for raw in self.router.subscribers(topic)]
+
+    def topics(self) -> list[str]:
+        """Our subscriptions."""
+        return self.router.topics()
+
+    def peers(self) -> list[PeerId]:
+        """Connected peers that speak pub/sub."""
+        return [PeerId(raw) for raw in self._peers]
+
+    def counters(self) -> dict[str, int]:
+        """Plain numbers since start, for metrics. `sent` and `received` are messages; `rejected` is over all reasons
+        (see `router.counters.rejected`)."""
+        router = self.router.counters
+        links = [peer.link for peer in self._peers.values()]
+        return {
+            "sent": router.published + router.forwarded + router.iwant_served,
+            "published": router.published,
+            "forwarded": router.forwarded,
+            "received": router.delivered + router.duplicates + router.ignored + sum(router.rejected.values()),
+            "delivered": router.delivered,
+            "duplicates": router.duplicates,
+            "ignored": router.ignored,
+            "rejected": sum(router.rejected.values()),
+            "rpcs_received": router.rpcs,
+            "rpcs_sent": self._counters.sent,
+            "passed_over": router.passed_over,
+            "streams_refused": self._counters.streams_refused,
+            "streams_reopened": self._counters.reopened + sum(link.reopened for link in links),
+            "dropped_messages": self._counters.dropped_messages + sum(link.queue.dropped_messages for link in links),
+            "dropped_gossip": self._counters.dropped_gossip + sum(link.queue.dropped_gossip for link in links),
+            "errors": self._counters.errors,
+        }
+
+    # Peers
+
+    def _joined(self, connection: Connection) -> None:
+        if not self.running:
+            return
+        raw = connection.peer_id.raw
+        self._connected[raw] = connection
+        known = self._peers.get(raw)
+        if known is not None:
+            if known.link.connection is not connection:
+                known.link.move(connection)
+            return
+        inbound = self._waiting.pop(raw, None)
+        spoken = self._host.protocols_of(connection.peer_id)
+        protocol: str | None = next((name for name in PROTOCOLS if name in spoken), None)
+        if protocol is None and inbound is not None:
+            protocol = inbound.stream.protocol
+        if protocol is not None:
+            self._add(connection, protocol)
+        if inbound is not None:
+            self._attach(raw, inbound)
+
+    def _left(self, connection: Connection) -> None:
+        raw = connection.peer_id.raw
+        if self._connected.get(raw) is not connection:
+            return
+        del self._connected[raw]
+        self._drop(raw)
+
+    def _add(self, connection: Connection, protocol: str) -> None:
+        raw = connection.peer_id.raw
+        link = Outbound(
+            connection,
+            protocol,
+            clock=self._clock,
+            rng=self._rng,
+            greet=lambda: self._greet(raw),
+            unsupported=lambda: self._drop(raw),
+            drained=self._drained,
+        )
+        self._peers[raw] = _Peer(link)
+        self.router.peer_joined(raw, protocol, outbound=not connection.inbound)
+        self._transmit()
+        link.open()
+
+    def _drop(self, raw: bytes) -> None:
+        peer = self._peers.pop(raw, None)
+        if peer is None:
+            return
+        self.router.peer_left(raw)
+        self._counters.dropped_messages += peer.link.queue.dropped_messages
+        self._counters.dropped_gossip += peer.link.queue.dropped_gossip
+        self._counters.reopened += peer.link.reopened
+        peer.link.stop()
+        if peer.inbound is not None:
+            peer.inbound.stop()
+        self._drained()
+
+    def _greet(self, raw: bytes) -> None:
+        self.router.greet(raw)
+        self._transmit()
+
+    # Streams
+
+    def _inbound_opened(self, stream: Stream) -> None:
+        raw = stream.connection.peer_id.raw
+        inbound = Inbound(
+            stream,
+            clock=self._clock,
+            receive=lambda rpc, now: self._receive(raw, rpc, now),
+            turn_ended=self._transmit,
+            closed=lambda closed: self._inbound_closed(raw, closed),
+            refused=lambda error: self._refused(raw, error),
+        )
+        if inbound.over:
+            return
+        connection = self._connected.get(raw)
+        if connection is None:
+            before, self._waiting[raw] = self._waiting.get(raw), inbound
+            if before is not None:
+                before.stop()
+            return
+        if raw not in self._peers:
+            # Identify did not name the protocol when the peer joined, or the peer refused our stream before.
+            self._add(connection, stream.protocol)
+        self._attach(raw, inbound)
+
+    def _attach(self, raw: bytes, inbound: Inbound) -> None:
+        """Read a peer's stream; a new one takes the place of the old one."""
+        peer = self._peers.get(raw)
+        if peer is None:
+            inbound.stop()
+            return
+        before, peer.inbound = peer.inbound, inbound
+        if before is not None:
+            before.stop()
+        inbound.release()
+
+    def _inbound_closed(self, raw: bytes, inbound: Inbound) -> None:
+        peer = self._peers.get(raw)
+        if peer is not None and peer.inbound is inbound:
+            peer.inbound = None
+        if self._waiting.get(raw) is inbound:
+            del self._waiting[raw]
+
+    def _refused(self, raw: bytes, error: PeerError) -> None:
+        self._counters.streams_refused += 1
+        self._log.warn("pub/sub stream of {peer} reset: {reason}", peer=str(PeerId(raw)), reason=str(error))
+
+    def _receive(self, raw: bytes, rpc: bytes, now: float) -> None:
+        self.router.receive(raw, rpc, now)
+        for delivery in self.router.take_deliveries():
+            self._deliver(delivery)
+
+    def _deliver(self, delivery: Delivery) -> None:
+        entry = self._topics.get(delivery.topic)
+        if entry is None:
+            return
+        received = Received(delivery.topic, PeerId(delivery.origin), delivery.data, delivery.message_id)
+        for callback in list(entry.callbacks):
+            try:
+                callback(received)
+            except Exception:
+                self._counters.errors += 1
+                self._log.failure("callback of topic {topic}", topic=delivery.topic)
+
+    def _validate(self, delivery: Delivery) -> Validation:
+        entry = self._topics.get(delivery.topic)
+        if entry is None or not entry.validators:
+            return Validation.ACCEPT
+        received = Received(delivery.topic, PeerId(delivery.origin), delivery.data, delivery.message_id)
+        for validator in list(entry.validators):
+            try:
+                verdict = validator(received)
+            except Exception:
+                self._counters.errors += 1
+                self._log.failure("validator of topic {topic}", topic=delivery.topic)
+                return Validation.IGNORE
+            if verdict is not Validation.ACCEPT:
+                return verdict
+        return Validation.ACCEPT
+
+    # Out
+
+    def _transmit(self) -> None:
+        for raw, sends in self.router.take_sends().items():
+            peer = self._peers.get(raw)
+            if peer is not None:
+                self._counters.sent += len(sends)
+                peer.link.send(sends)
+
+    def _congested(self) -> bool:
+        return any(peer.link.queue.size > QUEUE_ROOM for peer in self._peers.values())
+
+    def _drained(self) -> None:
+        if self._waiters and not self._congested():
+            self._release_waiters()
+
+    def _release_waiters(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter, timer in waiters:
+            timer.cancel()
+            waiter.callback(None)
+
+    def _give_up(self, waiter: Deferred[None]) -> None:
+        self._waiters = [entry for entry in self._waiters if entry[0] is not waiter]
+        waiter.callback(None)
+
+    def _heartbeat(self) -> None:
+        self._timer = self._clock.callLater(self.params.heartbeat, self._heartbeat)
+        now = self._clock.seconds()
+        try:
+            for peer in list(self._peers.values()):
+                if peer.inbound is not None:
+                    peer.inbound.check(now)
+            self.router.heartbeat(now)
+            self._transmit()
+        except Exception:
+            self._counters.errors += 1
+            self._log.failure("heartbeat")

@@ -1,0 +1,343 @@
+"""The two one-way streams between a node and one pub/sub peer: ours only writes, the peer's is only read."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from twisted.logger import Logger
+
+from chorus.errors import ChorusError, LimitExceeded, PeerError
+from chorus.protocols.delimited import DelimitedDecoder
+from chorus.protocols.gossip import Send
+from chorus.protocols.gossip_params import MAX_RPC
+from chorus.protocols.gossip_queue import SendQueue
+from chorus.protocols.stream import ProtocolNotSupported, StreamClosed
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.python.failure import Failure
+
+    from chorus.protocols.stream import Connection, Stream
+
+WRITE_BATCH: Final = 64 * 1024
+"""Bytes joined into one write when a queue drains."""
+
+TURN_BUDGET: Final = 0.01
+"""Seconds that one peer's RPCs may hold the reactor; the rest waits for the next turn, with reading paused."""
+
+READ_LIMIT: Final = 60.0
+"""Seconds an RPC may take from its first byte to its last."""
+
+STEADY: Final = 10.0
+"""Seconds after which an outbound stream counts as good: its end is answered without delay."""
+
+REOPEN_FIRST: Final = 0.25
+REOPEN_MAX: Final = 60.0
+
+
+def reopen_delay(failures: int, rng: random.Random) -> float:
+    """Seconds before the outbound stream is opened again: doubling from `REOPEN_FIRST`, ±25 %, at most a minute."""
+    return float(min(REOPEN_MAX, REOPEN_FIRST * 2.0 ** min(failures, 16)) * rng.uniform(0.75, 1.25))
+
+
+class Outbound:
+    """Our stream to one peer: opened again when it ends, with a bounded queue while it is slow or away.
+
+    `greet` is called when a stream replaces one that was lost, and sends the whole picture again; `unsupported` when
+    the peer turns out not to speak the protocol; `drained` when it has caught up.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        connection: Connection,
+        protocol: str,
+        *,
+        clock: IReactorTime,
+        rng: random.Random,
+        greet: Callable[[], None],
+        unsupported: Callable[[], None],
+        drained: Callable[[], None],
+    ) -> None:
+        self.connection = connection
+        self.protocol = protocol
+        self.queue = SendQueue()
+        self.reopened = 0
+        self._clock = clock
+        self._rng = rng
+        self._greet = greet
+        self._unsupported = unsupported
+        self._drained = drained
+        self._attempt: _Attempt | None = None
+        self._stream: Stream | None = None
+        self._writable = False
+        self._opened_at = 0.0
+        self._failures = 0
+        self._retry: IDelayedCall | None = None
+        self._stopped = False
+        self._lost = False
+        """Whether something that was sent or queued is gone, so that the next stream must begin anew."""
+
+    def open(self) -> None:
+        """Open the stream if there is none."""
+        if self._stopped or self._attempt is not None:
+            return
+        self._cancel_retry()
+        attempt = self._attempt = _Attempt(self)
+        opening = self.connection.open_stream([self.protocol])
+        opening.addCallbacks(self._opened, self._refused, callbackArgs=(attempt,), errbackArgs=(attempt,))
+        opening.addErrback(lambda failure: self._log.failure("pub/sub stream to {peer}", failure, peer=self._peer))
+
+    def move(self, connection: Connection) -> None:
+        """The peer is now reached over another connection."""
+        self.connection = connection
+        stream = self._forget()
+        self._lost = True
+        if stream is not None:
+            stream.reset()
+        self.open()
+
+    def stop(self) -> None:
+        """Close our direction once what was written has gone; nothing is sent after this."""
+        self._stopped = True
+        self.queue.clear()
+        self._cancel_retry()
+        stream = self._forget()
+        if stream is not None:
+            stream.close()
+
+    def send(self, sends: Sequence[Send]) -> None:
+        if self._writable and len(sends) == 1 and not self.queue:
+            self._write(sends[0][1])
+            return
+        try:
+            for item in sends:
+                self.queue.push(item)
+        except LimitExceeded as error:
+            # Nothing but control is waiting: the peer has not read for long. A new stream begins with all of it.
+            self.queue.clear()
+            self._lost = True
+            if self._stream is not None:
+                self._stream.reset(error)
+            return
+        self._drain()
+
+    def _opened(self, stream: Stream, attempt: _Attempt) -> None:
+        if attempt is not self._attempt:
+            stream.reset()
+            return
+        self._stream = stream
+        self._writable = True
+        self._opened_at = self._clock.seconds()
+        stream.set_receiver(attempt)
+        if attempt is not self._attempt:
+            return
+        if self._lost:
+            self._lost = False
+            self.reopened += 1
+            self._greet()
+        self._drain()
+
+    def _refused(self, failure: Failure, attempt: _Attempt) -> None:
+        self.ended(attempt, failure.value)
+
+    def ended(self, attempt: _Attempt, error: BaseException | None) -> None:
+        if attempt is not self._attempt:
+            return
+        if self._stream is not None and self._clock.seconds() - self._opened_at >= STEADY:
+            self._failures = 0
+        self._forget()
+        self._lost = True
+        if isinstance(error, ProtocolNotSupported):
+            self._unsupported()
+            return
+        self._log.debug("pub/sub stream to {peer} ended: {reason}", peer=self._peer, reason=error)
+        self._retry = self._clock.callLater(reopen_delay(self._failures, self._rng), self.open)
+        self._failures += 1
+
+    def writable(self, attempt: _Attempt, writable: bool) -> None:
+        if attempt is self._attempt and self._stream is not None:
+            self._writable = writable
+            if writable:
+                self._drain()
+                self._drained()
+
+    def _forget(self) -> Stream | None:
+        stream, self._stream = self._stream, None
+        self._attempt = None
+        self._writable = False
+        return stream
+
+    def _cancel_retry(self) -> None:
+        if self._retry is not None and self._retry.active():
+            self._retry.cancel()
+        self._retry = None
+
+    def _write(self, data: bytes) -> None:
+        assert self._stream is not None
+        try:
+            self._stream.write(data)
+        except StreamClosed:
+            self._writable = False
+
+    def _drain(self) -> None:
+        while self._writable and self.queue:
+            self._write(self.queue.take(WRITE_BATCH))
+
+    @property
+    def _peer(self) -> str:
+        return str(self.connection.peer_id)
+
+
+class _Attempt:
+    """Receiver of one outbound stream; late calls of a stream that was given up are told apart by it.
+
+    The peer has nothing to say on this stream (spec/wire.md 16, trap 19), so what it sends is dropped.
+    """
+
+    __slots__ = ("_link",)
+
+    def __init__(self, link: Outbound) -> None:
+        self._link = link
+
+    def data_received(self, data: bytes) -> None:
+        pass
+
+    def eof_received(self) -> None:
+        pass
+
+    def stream_closed(self, error: ChorusError | None) -> None:
+        self._link.ended(self, error)
+
+    def pause_writing(self) -> None:
+        self._link.writable(self, False)
+
+    def resume_writing(self) -> None:
+        self._link.writable(self, True)
+
+
+class Inbound:
+    """The peer's stream: RPCs are handed to `receive` in order, for at most `TURN_BUDGET` seconds a turn.
+
+    Held, with reading paused, until `release`: a peer's first bytes can come before the host has said that it is
+    identified.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        stream: Stream,
+        *,
+        clock: IReactorTime,
+        receive: Callable[[bytes, float], None],
+        turn_ended: Callable[[], None],
+        closed: Callable[[Inbound], None],
+        refused: Callable[[PeerError], None],
+    ) -> None:
+        self.stream = stream
+        self._clock = clock
+        self._receive = receive
+        self._turn_ended = turn_ended
+        self._closed = closed
+        self._refused = refused
+        self._held = True
+        self._paused = False
+        self._decoder = DelimitedDecoder(MAX_RPC)
+        self._partial_since: float | None = None
+        self._next_turn: IDelayedCall | None = None
+        self.over = False
+        """Nothing more is handed on."""
+        self._ended = False
+        """The stream has closed; what it brought before may still wait for a turn."""
+        stream.set_receiver(self)
+        if not self.over:
+            self._pause()
+
+    def release(self) -> None:
+        if self._held:
+            self._held = False
+            self._turn()
+
+    def stop(self) -> None:
+        self._finish()
+        self.stream.reset()
+
+    def check(self, now: float) -> None:
+        """Reset the stream when an RPC that has begun does not end (called by the heartbeat)."""
+        if self._partial_since is not None and now - self._partial_since > READ_LIMIT:
+            self._refuse(LimitExceeded("seconds for one RPC", now - self._partial_since, READ_LIMIT))
+
+    def data_received(self, data: bytes) -> None:
+        if self.over:
+            return
+        self._decoder.feed(data)
+        if not self._held and self._next_turn is None:
+            self._turn()
+
+    def eof_received(self) -> None:
+        self.stream.close()
+
+    def stream_closed(self, error: ChorusError | None) -> None:
+        self._ended = True
+        if error is not None or self._next_turn is None:
+            self._finish()
+
+    def pause_writing(self) -> None:
+        pass
+
+    def resume_writing(self) -> None:
+        pass
+
+    def _turn(self) -> None:
+        self._next_turn = None
+        now = self._clock.seconds()
+        end = now + TURN_BUDGET
+        try:
+            while not self.over and (rpc := self._decoder.next_message()) is not None:
+                self._receive(rpc, now)
+                self._partial_since = None
+                now = self._clock.seconds()
+                if now > end:
+                    self._pause()
+                    self._next_turn = self._clock.callLater(0, self._turn)
+                    break
+            else:
+                self._caught_up(now)
+        except PeerError as error:
+            self._refuse(error)
+        except Exception:
+            self._log.failure("pub/sub stream of {peer}", peer=str(self.stream.connection.peer_id))
+            self.stop()
+        self._turn_ended()
+
+    def _caught_up(self, now: float) -> None:
+        if self._ended:
+            self._finish()
+            return
+        if self._decoder.partial and self._partial_since is None:
+            self._partial_since = now
+        if self._paused and not self.over:
+            self._paused = False
+            self.stream.resume_reading()
+
+    def _pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self.stream.pause_reading()
+
+    def _refuse(self, error: PeerError) -> None:
+        self._refused(error)
+        self._finish()
+        self.stream.reset(error)
+
+    def _finish(self) -> None:
+        if self._next_turn is not None:
+            self._next_turn.cancel()
+            self._next_turn = None
+        if not self.over:
+            self.over = True
+            self._closed(self)
