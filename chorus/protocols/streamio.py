@@ -112,7 +112,7 @@ class StreamIO:
         self.resume_writing()
         watchers, self._watchers = self._watchers, []
         for watcher in watchers:
-            watcher.callback(None)
+            _fire(watcher)
 
     def pause_writing(self) -> None:
         self._paused_writing = True
@@ -121,7 +121,7 @@ class StreamIO:
         self._paused_writing = False
         writer, self._writer = self._writer, None
         if writer is not None:
-            writer.callback(None)
+            _fire(writer)
 
     # Reading
 
@@ -253,6 +253,8 @@ class StreamIO:
                     raise self._error
                 result = take()
                 if result is not None:
+                    if len(self._buffer) <= READ_HIGH_WATER:
+                        self._want_more()
                     return result
                 if self._want_more():
                     continue
@@ -277,7 +279,7 @@ class StreamIO:
     def _wake_reader(self) -> None:
         reader, self._reader = self._reader, None
         if reader is not None:
-            reader.callback(None)
+            _fire(reader)
 
     def _check_writable(self) -> None:
         if self._ended:
@@ -321,3 +323,8 @@ class StreamIO:
         finally:
             if timer.active():
                 timer.cancel()
+
+
+def _fire(waiter: Deferred[None]) -> None:
+    if not waiter.called:
+        waiter.callback(None)
