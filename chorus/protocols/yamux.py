@@ -66,6 +66,9 @@ class SessionEvents(Protocol):
     def peer_going_away(self, code: int) -> None:
         """The peer takes no new streams."""
 
+    def read_again(self) -> None:
+        """`starved` was set, and receivers have taken enough."""
+
 
 class YamuxSession:
     """`initiator` is the side that dialled: it opens odd stream ids, the other even ones."""
@@ -85,6 +88,7 @@ class YamuxSession:
         """Bytes in the streams' send queues."""
         self.held = 0
         """Bytes received that receivers have not taken."""
+        self.starved = False
         self.closed = False
         self.going_away = False
         """We sent GoAway: no new inbound streams."""
@@ -521,6 +525,14 @@ class YamuxSession:
 
     def release(self, size: int) -> None:
         self.held -= size
+        if self.starved and not self.overfull:
+            self.starved = False
+            self._events.read_again()
+
+    @property
+    def overfull(self) -> bool:
+        """Paused receivers hold half of the budget: the owner stops reading, and sets `starved`."""
+        return self.held > self.limits.receive_budget >> 1
 
     def grow_window(self, stream: YamuxStream) -> int:
         """How much the receive window may grow now, of a stream that has used half of it."""

@@ -82,6 +82,8 @@ class YamuxStream:
 
     def set_receiver(self, receiver: StreamReceiver) -> None:
         self.receiver = receiver
+        if self._write_blocked and not self.ended:
+            self._tell(receiver.pause_writing)
         self.resume_reading()
 
     def write(self, data: bytes) -> None:
@@ -107,9 +109,10 @@ class YamuxStream:
         self.queued += size
         session.queued += size
         session.flush_stream(self)
-        if self.queued > session.limits.write_high_water and not self._write_blocked and self.receiver is not None:
+        if self.queued > session.limits.write_high_water and not self._write_blocked:
             self._write_blocked = True
-            self._tell(self.receiver.pause_writing)
+            if self.receiver is not None:
+                self._tell(self.receiver.pause_writing)
 
     def write_eof(self) -> None:
         if self._write_closed or self.ended:
@@ -235,11 +238,10 @@ class YamuxStream:
 
     def flushed(self) -> None:
         """Queued bytes have left: the writer may go on."""
-        if self.ended or self.receiver is None:
-            return
-        if self._write_blocked and self.queued <= self.session.limits.write_low_water:
+        if self._write_blocked and not self.ended and self.queued <= self.session.limits.write_low_water:
             self._write_blocked = False
-            self._tell(self.receiver.resume_writing)
+            if self.receiver is not None:
+                self._tell(self.receiver.resume_writing)
 
     @property
     def wants_fin(self) -> bool:

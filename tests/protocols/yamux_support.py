@@ -50,6 +50,7 @@ class Events:
         self.ended: list[YamuxStream] = []
         self.pongs: list[int] = []
         self.gone: list[int] = []
+        self.read_agains = 0
 
     def stream_arrived(self, stream: YamuxStream) -> None:
         self.arrived.append(stream)
@@ -71,6 +72,9 @@ class Events:
 
     def peer_going_away(self, code: int) -> None:
         self.gone.append(code)
+
+    def read_again(self) -> None:
+        self.read_agains += 1
 
 
 def session(initiator: bool, limits: YamuxLimits | None = None, receive: bool = True) -> tuple[YamuxSession, Events]:
