@@ -26,7 +26,7 @@ Every state, time and back-off comes from the entries, so every replica and ever
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import attrs
 
@@ -284,7 +284,9 @@ class TaskMachine:
             return task
         return attrs.evolve(task, created_at=known.created_at, created_index=known.created_index)
 
-    def _refuse_cycle(self, task_id: str, dependencies: Iterable[str]) -> None:
+    def _refuse_cycle(self, task_id: str, dependencies: Sequence[str]) -> None:
+        if task_id not in self._dependents and task_id not in dependencies:
+            return  # nobody waits for it, so it closes no circle
         came_from: dict[str, str] = dict.fromkeys(dependencies, task_id)
         waiting = list(came_from)
         while waiting:

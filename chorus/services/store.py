@@ -1,0 +1,41 @@
+"""The node's database as a service: open before anything that keeps something, closed after all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from twisted.application.service import Service
+
+from chorus.store.database import Database, Work
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+    from twisted.internet.interfaces import IReactorFromThreads
+
+T = TypeVar("T")
+
+FILE_NAME = "chorus.db"
+
+
+class StoreService(Service):
+    """`chorus.store.database.Store` at `path`. `startService` fails with `StoreRefused` or `StoreUnavailable`."""
+
+    name = "store"
+
+    def __init__(self, path: Path, reactor: IReactorFromThreads) -> None:
+        self.database = Database(path, reactor)
+
+    def startService(self) -> Deferred[None]:
+        super().startService()  # type: ignore[no-untyped-call]
+        return self.database.open()
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()  # type: ignore[no-untyped-call]
+        return self.database.close()
+
+    def write(self, work: Work[T]) -> Deferred[T]:
+        return self.database.write(work)
+
+    def read(self, work: Work[T]) -> Deferred[T]:
+        return self.database.read(work)

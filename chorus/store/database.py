@@ -1,0 +1,328 @@
+"""One SQLite database: one writer thread that commits in groups, a few readers on snapshots.
+
+A write is acknowledged (its Deferred fires) after the transaction that holds it is committed and synced, never before.
+While one commit is on its way to the disk, further writes collect; they are the next transaction. So the cost of a
+sync is shared by all that wait for it, and a lone write waits for nobody.
+"""
+
+from __future__ import annotations
+
+import collections
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+import attrs
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from chorus.store.connection import migrate, open_reader, open_writer
+from chorus.store.errors import StoreBusy, StoreClosed, needs_new_connection, translate
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], T]
+
+MAX_WAITING_WRITES = 10_000
+"""Further ones are refused (`StoreBusy`): a disk that slow will not catch up by being asked more."""
+MAX_WAITING_READS = 10_000
+MAX_GROUP = 512
+"""Writes of one transaction; bounds how long the first of them waits for the rest."""
+READERS = 2
+
+
+class Store(Protocol):
+    """What the rest of the program may ask of the database."""
+
+    def write(self, work: Work[T]) -> Deferred[T]:
+        """Run `work(connection)` in a transaction on the writer's thread; fires with its result once that is durable.
+
+        `work` fails alone: its changes are undone, those of others stay. It must have no other effect than through
+        the connection, since it is run again when the transaction it was in has to be repeated. Never commit in it.
+        Fails with `StoreUnavailable`, or with what `work` raised.
+        """
+
+    def read(self, work: Work[T]) -> Deferred[T]:
+        """Run `work(connection)` on one consistent snapshot that holds every write acknowledged before this call."""
+
+
+@attrs.define
+class Counters:
+    """For the metrics; only ever grow."""
+
+    writes: int = 0
+    commits: int = 0
+    failed_writes: int = 0
+    reads: int = 0
+    unavailable: int = 0
+
+
+@attrs.frozen(eq=False)
+class _Job(Generic[T]):
+    work: Work[T]
+    deferred: Deferred[T]
+
+
+class _Queue:
+    """A bounded queue of jobs for threads; `take` waits."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._jobs: collections.deque[_Job[Any]] = collections.deque()
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def put(self, job: _Job[Any]) -> None:
+        with self._changed:
+            if self._closed:
+                raise StoreClosed("the store is closed")
+            if len(self._jobs) >= self._limit:
+                raise StoreBusy(f"{self._limit} operations wait for the store already")
+            self._jobs.append(job)
+            self._changed.notify()
+
+    def take(self, most: int) -> list[_Job[Any]]:
+        """At least one job, in order; none once the queue is closed and empty."""
+        with self._changed:
+            while not self._jobs and not self._closed:
+                self._changed.wait()
+            return [self._jobs.popleft() for _ in range(min(most, len(self._jobs)))]
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+
+class Database:
+    """`Store` on a file. `open` first; `close` finishes what waits."""
+
+    _log = Logger()
+
+    def __init__(self, path: Path, reactor: IReactorFromThreads, *, readers: int = READERS) -> None:
+        self.path = path
+        self.counters = Counters()
+        self._reactor = reactor
+        self._reader_count = readers
+        self._writes = _Queue(MAX_WAITING_WRITES)
+        self._reads = _Queue(MAX_WAITING_READS)
+        self._threads: list[threading.Thread] = []
+        self._opened = False
+        self._unavailable = False
+
+    @property
+    def waiting_writes(self) -> int:
+        return len(self._writes)
+
+    @property
+    def available(self) -> bool:
+        """Whether the last transaction reached the disk."""
+        return not self._unavailable
+
+    def open(self) -> Deferred[None]:
+        """Open and migrate on the writer's thread. Fails with `StoreRefused` or `StoreUnavailable`."""
+        opened: Deferred[None] = Deferred()
+        self._opened = True
+        self._spawn("store-writer", lambda: self._write_forever(opened))
+        return opened
+
+    def close(self) -> Deferred[None]:
+        """Fires when every write asked for before is settled and the files are closed."""
+        closed: Deferred[None] = Deferred()
+        self._writes.close()
+        self._reads.close()
+
+        def wait() -> None:
+            for thread in self._threads:  # the writer first, which may still be starting the readers
+                thread.join()
+            self._call(lambda: closed.callback(None))
+
+        threading.Thread(target=wait, name="store-closing", daemon=True).start()
+        return closed
+
+    def write(self, work: Work[T]) -> Deferred[T]:
+        return self._enqueue(self._writes, work)
+
+    def read(self, work: Work[T]) -> Deferred[T]:
+        return self._enqueue(self._reads, work)
+
+    def _enqueue(self, queue: _Queue, work: Work[T]) -> Deferred[T]:
+        if not self._opened:
+            return cast("Deferred[T]", fail(StoreClosed("the store is not open yet")))
+        job: _Job[T] = _Job(work, Deferred())
+        try:
+            queue.put(job)
+        except (StoreBusy, StoreClosed) as problem:
+            return cast("Deferred[T]", fail(problem))
+        return job.deferred
+
+    def _spawn(self, name: str, target: Callable[[], None]) -> None:
+        # Daemons, so that a program that ends without closing the store is not held up; what was acknowledged is safe.
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _call(self, function: Callable[[], object]) -> None:
+        self._reactor.callFromThread(function)
+
+    # The writer's thread
+
+    def _write_forever(self, opened: Deferred[None]) -> None:
+        writer = _Writer(self.path, self.counters)
+        try:
+            writer.open()
+        except Exception as problem:
+            writer.close()
+            self._writes.close()
+            self._reads.close()
+            failure = _failure(problem)
+            self._call(lambda: opened.errback(failure))
+            return
+        for number in range(self._reader_count):
+            self._spawn(f"store-reader-{number}", self._read_forever)
+        self._call(lambda: opened.callback(None))
+        while jobs := self._writes.take(MAX_GROUP):
+            outcomes = writer.commit(jobs)
+            if writer.trouble is not None and not self._unavailable:
+                self._log.error("store.unavailable {path}: {problem}", path=self.path, problem=str(writer.trouble))
+            elif writer.trouble is None and self._unavailable:
+                self._log.info("store.recovered {path}", path=self.path)
+            self._unavailable = writer.trouble is not None
+            self._call(lambda outcomes=outcomes: _settle(outcomes))  # type: ignore[misc]
+        writer.close()
+
+    # A reader's thread
+
+    def _read_forever(self) -> None:
+        connection: sqlite3.Connection | None = None
+        while jobs := self._reads.take(1):
+            outcome: object
+            try:
+                if connection is None:
+                    connection = open_reader(self.path)
+                connection.execute("BEGIN")
+                try:
+                    outcome = jobs[0].work(connection)
+                finally:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                self.counters.reads += 1
+            except BaseException as problem:
+                if connection is not None and needs_new_connection(problem):
+                    connection.close()
+                    connection = None
+                outcome = _failure(problem)
+            self._call(lambda job=jobs[0], outcome=outcome: _settle([(job, outcome)]))  # type: ignore[misc]
+        if connection is not None:
+            connection.close()
+
+
+Outcomes = list[tuple[_Job[Any], object]]
+
+
+class _Writer:
+    """The writer's connection; every method runs on its thread."""
+
+    def __init__(self, path: Path, counters: Counters) -> None:
+        self._path = path
+        self._counters = counters
+        self._connection: sqlite3.Connection | None = None
+        self.trouble: BaseException | None = None
+        """What kept the last transaction from the disk."""
+
+    def open(self) -> None:
+        self._connection = open_writer(self._path)
+        migrate(self._connection, self._path)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def commit(self, jobs: list[_Job[Any]]) -> Outcomes:
+        """Settle all `jobs`: one transaction, or, when that one cannot be committed, one for each of them."""
+        self._counters.writes += len(jobs)
+        self.trouble = None
+        outcomes = self._transaction(jobs)
+        if outcomes is None and len(jobs) > 1:
+            outcomes = []
+            for job in jobs:
+                alone = self._transaction([job])
+                outcomes += [(job, self._unavailable())] if alone is None else alone
+        elif outcomes is None:
+            outcomes = [(jobs[0], self._unavailable())]
+        self._counters.failed_writes += sum(isinstance(outcome, Failure) for _, outcome in outcomes)
+        return outcomes
+
+    def _unavailable(self) -> Failure:
+        assert self.trouble is not None
+        self._counters.unavailable += 1
+        return _failure(self.trouble)
+
+    def _transaction(self, jobs: list[_Job[Any]]) -> Outcomes | None:
+        """The jobs' outcomes, durable; None when the transaction was lost (`trouble` says why)."""
+        try:
+            if self._connection is None:
+                self._connection = open_writer(self._path)
+            connection = self._connection
+            connection.execute("BEGIN IMMEDIATE")
+            outcomes = [(job, _savepoint(connection, job)) for job in jobs]
+            connection.execute("COMMIT")
+        except BaseException as problem:
+            self.trouble = problem
+            self._abandon(problem)
+            return None
+        self._counters.commits += 1
+        self.trouble = None
+        return outcomes
+
+    def _abandon(self, problem: BaseException) -> None:
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            broken = needs_new_connection(problem)
+        except sqlite3.Error:
+            broken = True
+        if broken:
+            try:
+                connection.close()
+            finally:
+                self._connection = None
+
+
+def _savepoint(connection: sqlite3.Connection, job: _Job[Any]) -> object:
+    """The job's result, or the Failure that undid it alone. Raises what breaks the whole transaction."""
+    connection.execute("SAVEPOINT job")
+    try:
+        result = job.work(connection)
+        if not connection.in_transaction:
+            raise AssertionError("a write ended the transaction that it was given")
+    except BaseException as problem:
+        if translate(problem) is not problem or not connection.in_transaction:
+            raise
+        connection.execute("ROLLBACK TO job")
+        connection.execute("RELEASE job")
+        return _failure(problem)
+    connection.execute("RELEASE job")
+    return result
+
+
+def _failure(problem: BaseException) -> Failure:
+    return Failure(translate(problem))  # type: ignore[no-untyped-call]
+
+
+def _settle(outcomes: Outcomes) -> None:
+    for job, outcome in outcomes:
+        if isinstance(outcome, Failure):
+            job.deferred.errback(outcome)
+        else:
+            job.deferred.callback(outcome)

@@ -1,0 +1,85 @@
+"""Why the store cannot do what it was asked; `translate` tells trouble of the disk from trouble of the question."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from chorus.errors import LocalError
+
+
+class StoreUnavailable(LocalError):
+    """The database could not be written or read: nothing was acknowledged. It is tried again with the next write."""
+
+    code = "store_unavailable"
+    http_status = 503
+
+
+class StoreFull(StoreUnavailable):
+    """No space left, or over a quota; it recovers when there is space."""
+
+    http_status = 507
+
+
+class StoreBusy(StoreUnavailable):
+    """Too many writes or reads wait already."""
+
+    code = "store_busy"
+
+
+class StoreClosed(LocalError):
+    """The store is not open (any more)."""
+
+    code = "store_closed"
+
+
+class StoreRefused(LocalError):
+    """The file is not a database that this program may open; one line says why."""
+
+    code = "store_refused"
+
+
+_OF_THE_DISK = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_NOTADB,
+    }
+)
+_NEEDS_NEW_CONNECTION = frozenset(
+    {
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_NOTADB,
+    }
+)
+
+
+def primary_code(error: BaseException) -> int:
+    """SQLite's primary result code, -1 for what is no SQLite error."""
+    code = getattr(error, "sqlite_errorcode", None) if isinstance(error, sqlite3.Error) else None
+    return -1 if code is None else int(code) & 0xFF
+
+
+def translate(error: BaseException) -> BaseException:
+    """`StoreUnavailable` for trouble of the disk; anything else (a constraint, a bug) as it is."""
+    code = primary_code(error)
+    if code == sqlite3.SQLITE_FULL:
+        return StoreFull("the store is full: free some space on its disk")
+    if code in _OF_THE_DISK:
+        return StoreUnavailable(f"the store cannot be used: {error} ({getattr(error, 'sqlite_errorname', 'SQLite')})")
+    return error
+
+
+def needs_new_connection(error: BaseException) -> bool:
+    """After these, what the connection still holds of the file is not to be trusted."""
+    return primary_code(error) in _NEEDS_NEW_CONNECTION

@@ -1,0 +1,18 @@
+"""JSON columns: written compactly, read back as they were."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from chorus.seams import JSON
+
+
+def dump(value: JSON) -> str:
+    """Raises ValueError for NaN and the infinities, TypeError for what is no JSON."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def load(text: str) -> JSON:
+    return cast("JSON", json.loads(text))
