@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+import contextlib
 import time
-from contextlib import suppress
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -164,7 +164,7 @@ class Parsing(PureTestCase):
     @settings(deadline=None, max_examples=300)
     @given(parts=st.lists(st.binary(max_size=200), min_size=1, max_size=4))
     def test_any_bytes_are_parsed_or_refused(self, parts: list[bytes]) -> None:
-        with suppress(PeerError):
+        with contextlib.suppress(PeerError):
             self.parse(*parts)
 
     @settings(deadline=None, max_examples=200)
@@ -172,7 +172,7 @@ class Parsing(PureTestCase):
     def test_any_damage_to_a_good_message_is_parsed_or_refused(self, data: st.DataObject) -> None:
         good = bytearray(identify.build(ALICE.public_key, [ADDRESS], ["/a", "/b"], agent_version="v"))
         good[data.draw(st.integers(0, len(good) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-        with suppress(PeerError):
+        with contextlib.suppress(PeerError):
             self.parse(bytes(good))
 
 
