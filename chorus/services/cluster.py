@@ -1,0 +1,336 @@
+"""Which cluster this node belongs to: founding, joining, the secret, the store id (spec/cluster.md).
+
+`decide` is the founding rule, a pure function. What it decided is kept in `cluster.json` of the data directory (mode
+0600, replaced atomically and fsynced) and holds for the life of the directory. The authority key, certificates and
+rosters beyond the genesis entry have their place there and come with the election.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import attrs
+from twisted.application.service import Service
+from twisted.logger import Logger
+
+from chorus import strictjson
+from chorus.errors import PeerError, UserError
+from chorus.identity import Identity, PeerId
+from chorus.multiformats.multiaddr import Multiaddr
+from chorus.security.jointoken import CLUSTER_ID, JoinToken, parse_secret
+from chorus.services.datadir import IDENTITY, DataDirectoryError, read_private, write_private
+
+if TYPE_CHECKING:
+    from chorus.seams import JSON
+
+STATE = "cluster.json"
+ADDRESSES = "addresses.json"
+"""Where members can reach this node, for `chorus token`; written when the node listens."""
+MAX_FILE = 64 * 1024
+SECRET = 32
+"""Bytes of a secret made here."""
+STORE_ID = 16
+"""Random bytes that tell this store from any other, also one of the same peer before it was wiped."""
+
+Random = Callable[[int], bytes]
+
+
+class ClusterError(UserError):
+    """Founding or joining is configured in a way that cannot work; the text names the variables."""
+
+    code = "cluster"
+
+
+class WrongCluster(PeerError):
+    """A peer that knows the secret belongs to another cluster; clusters never merge."""
+
+    code = "wrong_cluster"
+
+
+class NoCluster(PeerError):
+    """Neither this node nor the peer belongs to a cluster yet: both are waiting to be admitted by a member."""
+
+    code = "no_cluster"
+
+
+@attrs.frozen
+class Membership:
+    """What a data directory belongs to. `cluster_id` is `None` while the node waits for its first admission."""
+
+    store_id: bytes
+    secret: bytes = attrs.field(repr=False)
+    cluster_id: bytes | None = None
+    genesis: bytes | None = None
+    """The genesis entry, at its founder; other members get it with the journal."""
+    contacts: tuple[Multiaddr, ...] = ()
+    """Members to dial first, from the join token."""
+
+    @property
+    def founded_here(self) -> bool:
+        return self.genesis is not None
+
+    def to_json(self) -> bytes:
+        return strictjson.canonical(
+            {
+                "version": 1,
+                "store_id": self.store_id.hex(),
+                "secret": self.secret.hex(),
+                "cluster_id": self.cluster_id.hex() if self.cluster_id is not None else None,
+                "genesis": self.genesis.decode() if self.genesis is not None else None,
+                "contacts": [str(address) for address in self.contacts],
+                "authority": None,
+                "certificate": None,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, encoded: bytes) -> Membership:
+        """Raises `ValueError` or `ChorusError` for anything that `to_json` did not write."""
+        value = cast("dict[str, Any]", strictjson.loads(encoded, max_bytes=MAX_FILE))
+        if not isinstance(value, dict) or value.get("version") != 1:
+            raise ValueError("written by another version")
+        try:
+            cluster_id = bytes.fromhex(value["cluster_id"]) if value["cluster_id"] is not None else None
+            genesis = value["genesis"].encode() if value["genesis"] is not None else None
+            contacts = tuple(Multiaddr.parse(text) for text in value["contacts"])
+            membership = cls(
+                bytes.fromhex(value["store_id"]), bytes.fromhex(value["secret"]), cluster_id, genesis, contacts
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"a field is missing or of another type: {error}") from None
+        if cluster_id is not None and len(cluster_id) != CLUSTER_ID:
+            raise ValueError("the cluster id has the wrong length")
+        if genesis is not None and hashlib.sha256(genesis).digest() != cluster_id:
+            raise ValueError("the genesis entry does not have the cluster id")
+        return membership
+
+
+@attrs.frozen
+class Wishes:
+    """What the configuration says, parsed. `bootstrap` tells whether any bootstrap peer is configured."""
+
+    join: JoinToken | None = None
+    secret: bytes | None = attrs.field(default=None, repr=False)
+    found: bool = False
+    bootstrap: bool = False
+
+    @classmethod
+    def parse(
+        cls, *, join: str | None = None, cluster_secret: str | None = None, found: bool = False, bootstrap: bool = False
+    ) -> Wishes:
+        """From the texts of `CHORUS_JOIN` and `CHORUS_CLUSTER_SECRET`. Raises `TokenError` or `WeakSecret`."""
+        return cls(
+            JoinToken.parse(join) if join else None,
+            parse_secret(cluster_secret, source="CHORUS_CLUSTER_SECRET") if cluster_secret else None,
+            found,
+            bootstrap,
+        )
+
+
+def found(peer_id: PeerId, secret: bytes, random: Random) -> Membership:
+    """A new cluster with this node as its roster."""
+    store_id = random(STORE_ID)
+    genesis = strictjson.canonical(
+        {
+            "kind": "genesis",
+            "version": 1,
+            "nonce": random(16).hex(),
+            "roster": [{"peer_id": str(peer_id), "store_id": store_id.hex(), "voter": True}],
+            "authority": None,
+        }
+    )
+    return Membership(store_id, secret, hashlib.sha256(genesis).digest(), genesis)
+
+
+def decide(stored: Membership | None, wishes: Wishes, peer_id: PeerId, random: Random) -> Membership:
+    """The founding rule. Raises `ClusterError` where the wishes contradict the store or one another."""
+    if stored is not None:
+        return _resume(stored, wishes)
+    if wishes.found and wishes.join is not None:
+        raise ClusterError("CHORUS_FOUND and CHORUS_JOIN are both set: a node founds a cluster or joins one")
+    if wishes.join is not None:
+        token = wishes.join
+        if wishes.secret is not None and wishes.secret != token.secret:
+            raise ClusterError("CHORUS_CLUSTER_SECRET differs from the secret in CHORUS_JOIN: unset one of them")
+        if token.peer_id == peer_id:
+            raise ClusterError("CHORUS_JOIN is this node's own token: a token is for another node")
+        return Membership(random(STORE_ID), token.secret, token.cluster_id, contacts=token.dialable())
+    if wishes.secret is not None:
+        if wishes.found:
+            return found(peer_id, wishes.secret, random)
+        return Membership(random(STORE_ID), wishes.secret)
+    if wishes.bootstrap and not wishes.found:
+        raise ClusterError(
+            "CHORUS_BOOTSTRAP_PEERS names peers to join and nothing proves membership to them: "
+            "set CHORUS_JOIN or CHORUS_CLUSTER_SECRET, or CHORUS_FOUND=1 to found a new cluster here"
+        )
+    return found(peer_id, random(SECRET), random)
+
+
+def _resume(stored: Membership, wishes: Wishes) -> Membership:
+    known = stored.cluster_id
+    if wishes.found and not stored.founded_here:
+        raise ClusterError("CHORUS_FOUND is set, but the data directory joined a cluster that another node founded")
+    if wishes.join is not None:
+        if known is not None and wishes.join.cluster_id != known:
+            raise ClusterError(
+                f"CHORUS_JOIN is a token of cluster {wishes.join.cluster_id.hex()[:16]}…, but the data directory "
+                f"belongs to cluster {known.hex()[:16]}… for life: unset it, or use another CHORUS_DATA_DIR"
+            )
+        if wishes.secret is not None and wishes.secret != wishes.join.secret:
+            raise ClusterError("CHORUS_CLUSTER_SECRET differs from the secret in CHORUS_JOIN: unset one of them")
+        token = wishes.join
+        return attrs.evolve(stored, secret=token.secret, cluster_id=token.cluster_id, contacts=token.dialable())
+    return stored if wishes.secret is None else attrs.evolve(stored, secret=wishes.secret)
+
+
+def check_open_mode(*, listen_host: str, wishes: Wishes, stored: bool) -> None:
+    """What open mode refuses. Raises `ClusterError`."""
+    if wishes.join is not None or wishes.secret is not None:
+        raise ClusterError("CHORUS_OPEN proves no membership: unset CHORUS_JOIN and CHORUS_CLUSTER_SECRET, or it")
+    if wishes.found:
+        raise ClusterError("CHORUS_OPEN has no cluster to found: unset CHORUS_FOUND or CHORUS_OPEN")
+    if not ipaddress.ip_address(listen_host.partition("%")[0]).is_loopback:
+        raise ClusterError(f"CHORUS_OPEN admits anybody, so it listens on loopback alone, not on {listen_host}")
+    if stored:
+        raise ClusterError("the data directory belongs to a cluster; CHORUS_OPEN needs another CHORUS_DATA_DIR")
+
+
+class ClusterService(Service):
+    """The membership of this node, loaded or made by `open`. Its parts never change but by `adopt`."""
+
+    _log = Logger()
+
+    def __init__(self, directory: Path, identity: Identity, membership: Membership) -> None:
+        self._directory = directory
+        self._identity = identity
+        self._membership = membership
+        self._adopted: list[Callable[[bytes], None]] = []
+
+    @classmethod
+    def open(cls, directory: Path, identity: Identity, wishes: Wishes, random: Random = os.urandom) -> ClusterService:
+        """Load or decide, and write what was decided before anything uses it. The directory must be held.
+
+        Raises `ClusterError`, or `DataDirectoryError` for a file that is damaged or cannot be written.
+        """
+        stored = load_membership(directory)
+        membership = decide(stored, wishes, identity.peer_id, random)
+        if membership != stored:
+            _write_file(directory / STATE, membership.to_json())
+        return cls(directory, identity, membership)
+
+    @property
+    def cluster_id(self) -> bytes | None:
+        """32 bytes; `None` until the first admission of a node that was given a secret alone."""
+        return self._membership.cluster_id
+
+    @property
+    def store_id(self) -> bytes:
+        return self._membership.store_id
+
+    @property
+    def secret(self) -> bytes:
+        return self._membership.secret
+
+    @property
+    def founded_here(self) -> bool:
+        return self._membership.founded_here
+
+    @property
+    def contacts(self) -> tuple[Multiaddr, ...]:
+        """Members to dial, each with its peer id."""
+        own = self._identity.peer_id
+        return tuple(address for address in self._membership.contacts if address.peer_id() != own)
+
+    def when_adopted(self, call: Callable[[bytes], None]) -> None:
+        """Call with the cluster id once it is known; at once if it is."""
+        if self.cluster_id is not None:
+            call(self.cluster_id)
+        else:
+            self._adopted.append(call)
+
+    def meet(self, theirs: bytes) -> None:
+        """A peer that proved the secret says which cluster it belongs to; empty while it belongs to none.
+
+        The first one that a waiting node hears of becomes its own, on disk before this returns. Raises `WrongCluster`
+        or `NoCluster`.
+        """
+        ours = self.cluster_id
+        if not theirs:
+            if ours is None:
+                raise NoCluster("neither side belongs to a cluster yet")
+            return
+        if ours is None:
+            self.adopt(theirs)
+        elif theirs != ours:
+            raise WrongCluster(f"the peer belongs to cluster {theirs.hex()[:16]}…, this node to {ours.hex()[:16]}…")
+
+    def adopt(self, cluster_id: bytes) -> None:
+        """Belong to `cluster_id` from now on, for life."""
+        if self.cluster_id is not None:
+            raise RuntimeError("a store belongs to one cluster for life")
+        if len(cluster_id) != CLUSTER_ID:
+            raise WrongCluster(f"a cluster id has {CLUSTER_ID} bytes, not {len(cluster_id)}")
+        membership = attrs.evolve(self._membership, cluster_id=cluster_id)
+        _write_file(self._directory / STATE, membership.to_json())
+        self._membership = membership
+        self._log.info("joined cluster {cluster}", cluster=cluster_id.hex())
+        calls, self._adopted = self._adopted, []
+        for call in calls:
+            call(cluster_id)
+
+    def publish_addresses(self, addresses: Iterable[Multiaddr]) -> None:
+        """Note where this node listens, for `chorus token`. Raises `DataDirectoryError`."""
+        texts: list[JSON] = [str(address.without_peer()) for address in addresses]
+        _write_file(self._directory / ADDRESSES, strictjson.canonical(texts))
+
+    def token(self, addresses: Sequence[Multiaddr]) -> JoinToken:
+        """Raises `ClusterError` while the node belongs to no cluster."""
+        return _token(self._membership, self._identity.peer_id, addresses)
+
+
+def load_membership(directory: Path) -> Membership | None:
+    """What the data directory belongs to; `None` for a new one. Raises `DataDirectoryError` when it is damaged."""
+    path = directory / STATE
+    encoded = read_private(path, MAX_FILE)
+    if encoded is None:
+        return None
+    try:
+        return Membership.from_json(encoded)
+    except (ValueError, UserError, PeerError) as error:
+        raise DataDirectoryError(f"{path} is damaged: {error}") from None
+
+
+def load_token(directory: Path) -> JoinToken:
+    """The join token of the node in `directory`, whether it runs or not. Raises a `UserError` that says what to do."""
+    membership = load_membership(directory)
+    if membership is None:
+        raise ClusterError(f"no node has been started with the data directory {directory} yet")
+    listed = read_private(directory / ADDRESSES, MAX_FILE)
+    if listed is None:
+        raise ClusterError(f"the node of {directory} has never listened: start it, then ask for its token")
+    try:
+        addresses = [Multiaddr.parse(str(text)) for text in cast("list[JSON]", strictjson.loads(listed))]
+    except (ValueError, TypeError, UserError, PeerError) as error:
+        raise DataDirectoryError(f"{directory / ADDRESSES} is damaged: {error}") from None
+    if not (directory / IDENTITY).exists():
+        raise DataDirectoryError(f"{directory / IDENTITY} is missing")
+    return _token(membership, Identity.load_or_create(directory / IDENTITY).peer_id, addresses)
+
+
+def _token(membership: Membership, peer_id: PeerId, addresses: Sequence[Multiaddr]) -> JoinToken:
+    if membership.cluster_id is None:
+        raise ClusterError("this node belongs to no cluster yet: it waits to be admitted by a member")
+    return JoinToken.make(membership.cluster_id, peer_id, membership.secret, addresses)
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    try:
+        write_private(path, content)
+    except OSError as error:
+        raise DataDirectoryError(f"{path} cannot be written: {error.strerror}") from error

@@ -1,0 +1,148 @@
+"""The data directory: private to its owner, held by one process at a time, its files replaced whole or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from pathlib import Path
+
+from chorus.errors import UserError
+from chorus.identity import Identity
+
+LOCK = "lock"
+IDENTITY = "identity"
+
+
+class DataDirectoryError(UserError):
+    """The data directory cannot be used; the text names it."""
+
+    code = "data_directory"
+
+
+class DataDirectoryInUse(DataDirectoryError):
+    """Another process holds the directory."""
+
+    code = "data_directory_in_use"
+
+    def __init__(self, path: Path, pid: int | None) -> None:
+        holder = f"process {pid}" if pid is not None else "another process"
+        super().__init__(
+            f"the data directory {path} is in use by {holder}: stop it, or give this node its own CHORUS_DATA_DIR"
+        )
+        self.path = path
+        self.pid = pid
+
+
+class DataDirectory:
+    """Holds `path` from `acquire` to `release`. The lock goes with the process, however it ends."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self._lock: int | None = None
+
+    def acquire(self) -> None:
+        """Make the directory (mode 0700) and lock it. Raises `DataDirectoryInUse`, or `DataDirectoryError`.
+
+        Idempotent. After a fork the child holds the lock too; `note_holder` then writes the process id that stays.
+        """
+        if self._lock is not None:
+            return
+        try:
+            _prepare(self.path)
+            lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise DataDirectoryError(f"the data directory {self.path} cannot be used: {error.strerror}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = _holder(lock)
+            os.close(lock)
+            if isinstance(error, BlockingIOError):
+                raise DataDirectoryInUse(self.path, holder) from None
+            raise DataDirectoryError(f"the data directory {self.path} cannot be locked: {error.strerror}") from error
+        self._lock = lock
+        self.note_holder()
+
+    def note_holder(self) -> None:
+        """Write this process's id into the lock file, for the error line of the next one."""
+        if self._lock is not None:
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Idempotent. The lock file stays: removing it would let two processes lock two files of one name."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def identity(self) -> Identity:
+        """The node's identity, made at the first call ever. Raises `IdentityError`; needs the lock."""
+        if self._lock is None:
+            raise RuntimeError("the data directory is not held")
+        return Identity.load_or_create(self.path / IDENTITY)
+
+
+def _prepare(path: Path) -> None:
+    """Make the directory, or check that an existing one is private; one of ours is made private again."""
+    try:
+        path.mkdir(mode=0o700, parents=True)
+        return
+    except FileExistsError:
+        pass
+    status = path.stat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise DataDirectoryError(f"the data directory {path} is a file: set CHORUS_DATA_DIR to a directory")
+    if os.geteuid() not in (0, status.st_uid):
+        raise DataDirectoryError(f"the data directory {path} belongs to another user (id {status.st_uid})")
+    mode = stat.S_IMODE(status.st_mode)
+    if not mode & 0o077:
+        return
+    # Never take the rights away from a directory that is somebody's for something else, like /tmp.
+    names = set(os.listdir(path))
+    if names and LOCK not in names:
+        raise DataDirectoryError(
+            f"the data directory {path} is open to others (mode {mode:04o}) and holds other files: "
+            f"chmod 700 it, or set CHORUS_DATA_DIR to a directory of its own"
+        )
+    path.chmod(0o700)
+
+
+def _holder(lock: int) -> int | None:
+    text = os.pread(lock, 32, 0).strip()
+    return int(text) if text.isdigit() else None
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Replace `path` by a file of mode 0600, complete and on disk before it has its name. Raises `OSError`."""
+    temporary = path.with_name(f".{path.name}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read_private(path: Path, limit: int) -> bytes | None:
+    """The content, or `None` when there is no such file. Raises `DataDirectoryError` when others may read or change
+    it, when it is over `limit` bytes, or when it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            content = file.read(limit + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DataDirectoryError(f"{path} cannot be read: {error.strerror}") from error
+    if mode & 0o077:
+        raise DataDirectoryError(f"{path} is open to others (mode {mode:04o}): chmod 600 it")
+    if len(content) > limit:
+        raise DataDirectoryError(f"{path} is longer than {limit} bytes: it is not what this node wrote")
+    return content
