@@ -40,6 +40,7 @@ MAX_PRUNE_FIELDS: Final = 64
 _SUBSCRIPTION, _PUBLISH, _CONTROL = 0x0A, 0x12, 0x1A
 _IHAVE, _IWANT, _GRAFT, _PRUNE = 0x0A, 0x12, 0x1A, 0x22
 _FROM, _DATA, _SEQNO, _TOPIC, _SIGNATURE, _KEY = 0x0A, 0x12, 0x1A, 0x22, 0x2A, 0x32
+_MESSAGE_TAGS = frozenset((_FROM, _DATA, _SEQNO, _TOPIC, _SIGNATURE, _KEY))
 _LENGTH_DELIMITED = 2
 
 
@@ -276,6 +277,8 @@ def decode_message(raw: bytes) -> Message:
     copied = 0
     try:
         for tag, begin, start, stop in fields(raw, MAX_MESSAGE_FIELDS):
+            if tag not in _MESSAGE_TAGS:
+                continue
             if tag in found:
                 raise MessageError("duplicate_field")
             found[tag] = raw[start:stop]

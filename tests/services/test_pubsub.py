@@ -158,7 +158,7 @@ class PubSub(ServiceCase):
         self.assertLess(reopen_delay(0, rng), 0.32)
         for failures in range(40):
             self.assertLessEqual(reopen_delay(failures, rng), REOPEN_MAX * 1.25)
-        one, two, out = self.pair(TOPIC)
+        _one, _two, out = self.pair(TOPIC)
         self.run_a_while(0)
         before = len(out.streams)
         for _ in range(1200):
@@ -263,7 +263,7 @@ class PubSub(ServiceCase):
         self.assertEqual(two.pubsub.subscribers_of(TOPIC), [one.identity.peer_id])
 
     def test_heartbeat_survives_an_error(self) -> None:
-        one, two, _ = self.pair(TOPIC)
+        one, _two, _ = self.pair(TOPIC)
         beat = one.pubsub.router.heartbeat
         one.pubsub.router.heartbeat = lambda now: 1 // 0  # type: ignore[method-assign]
         self.run_a_while(2.1)
@@ -323,7 +323,7 @@ class SlowPeers(ServiceCase):
         self.assertEqual([message.data[:2] for message in two.heard], [i.to_bytes(2, "big") for i in range(100)])
 
     def test_publishers_are_asked_to_wait(self) -> None:
-        one, two, out = self.pair(TOPIC)
+        one, _two, out = self.pair(TOPIC)
         self.successResultOf(one.pubsub.ready())
         inbound = self.stream(out.reverse, inbound=True)
         inbound.stalled = True
@@ -338,7 +338,7 @@ class SlowPeers(ServiceCase):
         self.successResultOf(waiting)
 
     def test_publishers_do_not_wait_for_ever(self) -> None:
-        one, two, out = self.pair(TOPIC)
+        one, _two, out = self.pair(TOPIC)
         self.stream(out.reverse, inbound=True).stalled = True
         for _ in range(80):
             one.pubsub.publish(TOPIC, bytes(30_000))
@@ -370,7 +370,7 @@ class BadPeers(ServiceCase):
             node.pubsub.stopService()
 
     def test_a_bystander_goes_on(self) -> None:
-        node, stream = self.attack(b"\xff" * 10)
+        node, _stream = self.attack(b"\xff" * 10)
         other = self.node(2, TOPIC)
         connect(other.host, node.host)
         self.run_a_while(0)
