@@ -1,0 +1,186 @@
+"""The journal of a node that is alone with its decisions: committed in its own store, replayed at each start.
+
+Fences are (0, start count, index). The start count is made durable before the first entry of a start is taken, so no
+fence is ever given twice, whatever the clock did. The replicated journal keeps this interface.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol, cast
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.logger import Logger
+
+from chorus.errors import LocalError
+from chorus.store import journal as table
+from chorus.tasks.journal import Entry, Fence, NoQuorum
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from twisted.python.failure import Failure
+
+    from chorus.store.database import Store
+    from chorus.tasks.machine import Applied, Snapshot
+
+SNAPSHOT_EVERY = 5000
+"""Entries between snapshots: replaying as many takes well under a second, writing one costs about as much."""
+SNAPSHOT_AT_STOP = 200
+"""Entries since the last snapshot that make one worth while when the node stops."""
+
+Watcher = Callable[[int, Entry, "Applied"], None]
+
+
+class Replicated(Protocol):
+    """What a journal drives: `chorus.tasks.machine.TaskMachine`."""
+
+    index: int
+
+    def apply(self, index: int, entry: Entry) -> Applied: ...
+
+    def snapshot(self) -> Snapshot: ...
+
+    def restore(self, data: bytes) -> None: ...
+
+
+class JournalUnreadable(LocalError):
+    """The kept journal cannot be replayed by this program."""
+
+    code = "journal_unreadable"
+
+
+class LocalJournal(Service):
+    """`chorus.tasks.journal.Journal`. `attach` a machine before `startService`, which replays into it.
+
+    `append` fails with `NoQuorum` when the journal is not open, and with `StoreUnavailable` when the disk failed; then
+    the entry is not acknowledged, and after an I/O error in the middle of a sync it may still turn up at the next
+    start: ask again by id.
+    """
+
+    _log = Logger()
+    name = "journal"
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._machine: Replicated | None = None
+        self._starts: list[tuple[int, int]] = []
+        self._watchers: list[Watcher] = []
+        self._snapshot_index = 0
+        self._snapshot_running: Deferred[None] | None = None
+        self._open = False
+        self.start_count = 0
+        self.appended = 0
+        """Entries since the start, for the metrics."""
+
+    def attach(self, machine: Replicated) -> None:
+        self._machine = machine
+
+    def watch(self, watcher: Watcher) -> None:
+        """Have `watcher` called with each entry appended from now on, right after it is applied (not in replays)."""
+        self._watchers.append(watcher)
+
+    def startService(self) -> Deferred[None]:
+        super().startService()  # type: ignore[no-untyped-call]
+        return Deferred.fromCoroutine(self._replay())
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()  # type: ignore[no-untyped-call]
+        return Deferred.fromCoroutine(self._close())
+
+    def append(self, entry: Entry) -> Deferred[int]:
+        if not self._open:
+            return fail(NoQuorum("the journal is not open"))
+        written = self._store.write(lambda connection: table.append(connection, entry))
+        # Writes are acknowledged in the order of their commits, so entries are applied in the order of their indexes.
+        return written.addCallback(self._apply, entry)
+
+    def fence_of(self, index: int) -> Fence:
+        """Of an entry of any start, also of those that a snapshot replaced."""
+        position = bisect.bisect_right(self._starts, (index, 1 << 62)) - 1
+        return Fence(0, self._starts[position][1] if position >= 0 else 0, index)
+
+    async def _replay(self) -> None:
+        machine = self._machine
+        assert machine is not None, "attach a machine first"
+        self.start_count = await self._store.write(table.begin_start)
+        self._starts, snapshot, entries = await self._store.read(_everything)
+        if snapshot is not None:
+            self._snapshot_index, data = snapshot
+            try:
+                machine.restore(data)
+            except (ValueError, KeyError, TypeError) as problem:
+                raise JournalUnreadable(f"the journal's snapshot cannot be read: {problem}") from problem
+        ignored = 0
+        for index, entry in entries:
+            ignored += machine.apply(index, entry).ignored is not None
+        self._open = True
+        self._log.info(
+            "journal.replayed {entries} entries to index {index}, start {start}",
+            entries=len(entries),
+            index=machine.index,
+            start=self.start_count,
+            ignored=ignored,
+        )
+
+    def _apply(self, index: int, entry: Entry) -> int:
+        machine = cast("Replicated", self._machine)
+        applied = machine.apply(index, entry)
+        self.appended += 1
+        if applied.ignored is not None:
+            self._log.info(
+                "journal.ignored {kind} of {subject}: {reason}",
+                kind=entry.kind,
+                subject=entry.subject,
+                reason=str(applied.ignored),
+                index=index,
+            )
+        for watcher in self._watchers:
+            try:
+                watcher(index, entry, applied)
+            except Exception:
+                self._log.failure("a watcher of the journal failed on {kind}", kind=entry.kind)
+        if index - self._snapshot_index >= SNAPSHOT_EVERY:
+            self.snapshot()
+        return index
+
+    def snapshot(self) -> Deferred[None]:
+        """Keep the machine as it is now and drop the entries that made it so. Fires when done; a failure is logged."""
+        if self._snapshot_running is not None:
+            return self._snapshot_running
+        taken = cast("Replicated", self._machine).snapshot()
+        if taken.index == self._snapshot_index:
+            return succeed(None)
+        running: Deferred[None] = Deferred()
+        self._snapshot_running = running
+
+        def done(_: None) -> None:
+            self._snapshot_index = taken.index
+
+        def failed(reason: Failure) -> None:
+            # Nothing is lost by it: the entries are still there.
+            self._log.warn("journal.snapshot failed: {reason}", reason=reason.getErrorMessage())
+
+        def settled(_: None) -> None:
+            self._snapshot_running = None
+            running.callback(None)
+
+        def put(connection: sqlite3.Connection) -> None:
+            table.put_snapshot(connection, taken.index, taken.encode())
+
+        self._store.write(put).addCallbacks(done, failed).addCallback(settled)
+        return running
+
+    async def _close(self) -> None:
+        was_open, self._open = self._open, False
+        if was_open and self._machine is not None and self._machine.index - self._snapshot_index >= SNAPSHOT_AT_STOP:
+            await self.snapshot()
+
+
+def _everything(
+    connection: sqlite3.Connection,
+) -> tuple[list[tuple[int, int]], tuple[int, bytes] | None, list[tuple[int, Entry]]]:
+    snapshot = table.snapshot(connection)
+    return table.starts(connection), snapshot, list(table.entries(connection, snapshot[0] if snapshot else 0))

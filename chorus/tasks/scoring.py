@@ -1,0 +1,160 @@
+"""Which agent gets a task (spec/tasks.md, "Choosing the agent"): a weighted sum, ties by peer id."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import attrs
+
+from chorus.tasks.spec import TaskSpec
+
+UNKNOWN_SUCCESS = 0.8
+"""Success rate of an agent that has run nothing lately: better than one that fails, worse than one that is proven."""
+
+
+@attrs.frozen
+class Weights:
+    """What each part of the score, from 0 to 1, counts for."""
+
+    expertise: float = 30.0
+    role: float = 10.0
+    specialisation: float = 10.0
+    free_capacity: float = 20.0
+    success: float = 15.0
+    locality: float = 10.0
+    load: float = 5.0
+    tried: float = 40.0
+    """Taken off for an agent that lost or gave back this task: another one goes first where there is one."""
+
+
+DEFAULT_WEIGHTS = Weights()
+
+
+@attrs.frozen
+class Candidate:
+    """What is known of an agent: its last broadcasts, and what the scheduler has seen of it."""
+
+    peer: str
+    """Peer id, as text; the last resort of a tie."""
+    role: str | None = None
+    expertise: frozenset[str] = frozenset()
+    capabilities: frozenset[str] = frozenset()
+    specialisation: str | None = None
+    current_tasks: int = 0
+    max_tasks: int = 1
+    available: bool = True
+    """`available_for_work`, and reachable."""
+    succeeded: int = 0
+    failed: int = 0
+    """Attempts in the last while that ended well, and that ended by failure of infrastructure there."""
+    has_input: bool = False
+    """The input blob lies there already."""
+    load: float = 0.0
+    """Of the machine, per core; 0 idle, 1 and more full."""
+    models: bool = False
+    """It has an AI provider."""
+
+
+@attrs.frozen
+class Ranked:
+    candidate: Candidate
+    score: float
+
+
+@attrs.frozen
+class Ranking:
+    order: tuple[Ranked, ...]
+    """Best first; empty when nobody is suitable."""
+    nobody: str | None
+    """One line for the user that says why `order` is empty."""
+
+
+def rank(
+    spec: TaskSpec, candidates: Sequence[Candidate], tried: Iterable[str] = (), *, weights: Weights = DEFAULT_WEIGHTS
+) -> Ranking:
+    """Order those who may run `spec` now. `tried` are peers that lost or gave back this task."""
+    tried = frozenset(tried)
+    suitable = [each for each in candidates if missing(spec, each) is None]
+    free = [each for each in suitable if each.available and each.current_tasks < each.max_tasks]
+    ranked = [Ranked(each, score(spec, each, each.peer in tried, weights)) for each in free]
+    ranked.sort(key=lambda each: (-each.score, each.candidate.peer))
+    return Ranking(tuple(ranked), None if ranked else _why_nobody(spec, candidates, suitable))
+
+
+def score(spec: TaskSpec, candidate: Candidate, tried: bool, weights: Weights = DEFAULT_WEIGHTS) -> float:
+    """The weighted sum for one agent, rounded to 9 digits so that the order is the same on every machine."""
+    wanted = {each.lower() for each in spec.required.expertise}
+    if spec.language is not None:
+        wanted.add(spec.language.lower())
+    known = {each.lower() for each in candidate.expertise}
+    special = (candidate.specialisation or "").lower()
+    free = candidate.max_tasks - candidate.current_tasks
+    runs = candidate.succeeded + candidate.failed
+    total = (
+        weights.expertise * (len(wanted & known) / len(wanted) if wanted else 0.5)
+        + weights.role * (spec.required.role is None or spec.required.role == candidate.role)
+        + weights.specialisation * (special in wanted)
+        + weights.free_capacity * max(0.0, free / max(1, candidate.max_tasks))
+        # One unknown run is mixed in, so that a single failure does not weigh like a hundred.
+        + weights.success * (candidate.succeeded + UNKNOWN_SUCCESS) / (runs + 1)
+        + weights.locality * candidate.has_input
+        + weights.load * (1.0 - min(1.0, max(0.0, candidate.load)))
+        - weights.tried * tried
+    )
+    return round(total, 9)
+
+
+def missing(spec: TaskSpec, candidate: Candidate) -> str | None:
+    """What `required` asks for and this agent has not; None when it has all."""
+    for describe, lacks in _REQUIREMENTS:
+        if (what := lacks(spec, candidate)) is not None:
+            return f"{describe}{what}"
+    return None
+
+
+def _lacks_role(spec: TaskSpec, candidate: Candidate) -> str | None:
+    role = spec.required.role
+    return None if role is None or role == candidate.role else role
+
+
+def _lacks_expertise(spec: TaskSpec, candidate: Candidate) -> str | None:
+    return _first_missing(spec.required.expertise, candidate.expertise)
+
+
+def _lacks_capability(spec: TaskSpec, candidate: Candidate) -> str | None:
+    return _first_missing(spec.required.capabilities, candidate.capabilities)
+
+
+def _lacks_model(spec: TaskSpec, candidate: Candidate) -> str | None:
+    return "" if not spec.commands and not candidate.models else None
+
+
+_REQUIREMENTS: tuple[tuple[str, Callable[[TaskSpec, Candidate], str | None]], ...] = (
+    ("the role ", _lacks_role),
+    ("the expertise ", _lacks_expertise),
+    ("the capability ", _lacks_capability),
+    ("an AI provider to plan the commands", _lacks_model),
+)
+
+
+def _first_missing(wanted: Iterable[str], known: frozenset[str]) -> str | None:
+    lower = {each.lower() for each in known}
+    return next((each for each in wanted if each.lower() not in lower), None)
+
+
+def _why_nobody(spec: TaskSpec, candidates: Sequence[Candidate], suitable: Sequence[Candidate]) -> str:
+    if not candidates:
+        return "no agent is known yet"
+    if not suitable:
+        lacks = {what for each in candidates if (what := missing(spec, each)) is not None}
+        if len(lacks) == 1:
+            return f"no agent has {next(iter(lacks))} ({_agents(len(candidates))} known)"
+        return f"no agent has all that the task requires: one lacks {', another '.join(sorted(lacks)[:3])}"
+    full = sum(each.current_tasks >= each.max_tasks for each in suitable)
+    if full == len(suitable):
+        return f"every suitable agent is busy ({_agents(full)})"
+    return f"no suitable agent takes work now ({full} busy, {len(suitable) - full} not available)"
+
+
+def _agents(count: int) -> str:
+    return "1 agent" if count == 1 else f"{count} agents"

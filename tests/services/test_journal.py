@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from twisted.internet import reactor
+from twisted.internet.defer import gatherResults
+from twisted.trial.unittest import TestCase
+
+from chorus.services import journal as service
+from chorus.services.journal import JournalUnreadable, LocalJournal
+from chorus.services.store import StoreService
+from chorus.store import journal as table
+from chorus.store.inline import InlineDatabase
+from chorus.tasks import entries, ids
+from chorus.tasks.journal import Entry, Fence, NoQuorum
+from chorus.tasks.machine import Applied, TaskMachine
+from tests.support import PureTestCase
+
+A, B = ids.make(1, bytes), ids.make(2, bytes)
+
+
+def submission(task_id: str) -> Entry:
+    return entries.submitted(1.5, task_id, {"commands": ["true"], "title": "ä"}, "someone", max_attempts=3)
+
+
+class JournalTests(PureTestCase):
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp())
+
+    def start(self) -> tuple[LocalJournal, TaskMachine]:
+        self.store = InlineDatabase(self.path)
+        self.addCleanup(self.store.close)
+        journal = LocalJournal(self.store)
+        machine = TaskMachine(journal.fence_of)
+        journal.attach(machine)
+        self.successResultOf(journal.startService())
+        return journal, machine
+
+    def restart(self, journal: LocalJournal, *, clean: bool = True) -> tuple[LocalJournal, TaskMachine]:
+        if clean:
+            self.successResultOf(journal.stopService())
+        self.store.close()
+        return self.start()
+
+    def append(self, journal: LocalJournal, entry: Entry) -> int:
+        return self.successResultOf(journal.append(entry))
+
+    def test_replay_is_the_same_machine(self) -> None:
+        journal, machine = self.start()
+        self.assertEqual(self.append(journal, submission(A)), 1)
+        index = self.append(journal, entries.assigned(2.0, A, agent="x", attempt=1, lease_s=30))
+        fence = machine.get(A).fence
+        self.assertEqual(fence, Fence(0, 1, index))
+        again, replayed = self.restart(journal, clean=False)
+        self.assertEqual(list(replayed), list(machine))
+        self.assertEqual(again.start_count, 2)
+        self.assertEqual(replayed.get(A).fence, fence)
+
+    def test_fences_grow_over_restarts(self) -> None:
+        journal, _ = self.start()
+        self.append(journal, submission(A))
+        self.append(journal, submission(B))
+        fences = [journal.fence_of(1), journal.fence_of(2)]
+        for start in (2, 3):
+            journal, _ = self.restart(journal)
+            index = self.append(journal, entries.cancelled(3.0, (A, B)[start - 2], "x", ""))
+            fences.append(journal.fence_of(index))
+        self.assertEqual(fences, [Fence(0, 1, 1), Fence(0, 1, 2), Fence(0, 2, 3), Fence(0, 3, 4)])
+        self.assertEqual([journal.fence_of(index) for index in range(1, 5)], fences)
+
+    def test_a_start_without_entries_counts(self) -> None:
+        journal, _ = self.start()
+        for start in (2, 3, 4):
+            journal, _ = self.restart(journal)
+            self.assertEqual(journal.start_count, start)
+        self.append(journal, submission(A))
+        self.assertEqual(journal.fence_of(1), Fence(0, 4, 1))
+
+    def test_snapshot_and_entries_after_it(self) -> None:
+        self.patch(service, "SNAPSHOT_EVERY", 10)
+        journal, machine = self.start()
+        for number in range(25):
+            self.append(journal, submission(ids.make(number, bytes)))
+        kept = self.successResultOf(self.store.read(lambda c: [index for index, _ in table.entries(c, 0)]))
+        self.assertEqual(kept, [21, 22, 23, 24, 25])
+        again, replayed = self.restart(journal, clean=False)
+        self.assertEqual(list(replayed), list(machine))
+        self.assertEqual(self.append(again, submission(A)), 26)
+
+    def test_snapshot_when_stopped(self) -> None:
+        self.patch(service, "SNAPSHOT_AT_STOP", 2)
+        journal, machine = self.start()
+        self.append(journal, submission(A))
+        self.append(journal, entries.assigned(2.0, A, agent="x", attempt=1, lease_s=30))
+        again, replayed = self.restart(journal)
+        self.assertEqual(self.successResultOf(self.store.read(lambda c: list(table.entries(c, 0)))), [])
+        self.assertEqual(list(replayed), list(machine))
+        index = self.append(again, submission(B))
+        self.assertEqual((index, again.fence_of(index), again.fence_of(2)), (3, Fence(0, 2, 3), Fence(0, 1, 2)))
+
+    def test_an_unreadable_snapshot_stops_the_start(self) -> None:
+        journal, _ = self.start()
+        self.append(journal, submission(A))
+        self.successResultOf(self.store.write(lambda c: table.put_snapshot(c, 1, b'{"version": 99}')))
+        again = LocalJournal(self.store)
+        again.attach(TaskMachine(again.fence_of))
+        self.assertIn("version 99", str(self.failureResultOf(again.startService(), JournalUnreadable).value))
+        self.failureResultOf(again.append(submission(B)), NoQuorum)
+
+    def test_only_while_open(self) -> None:
+        journal, _ = self.start()
+        self.successResultOf(journal.stopService())
+        self.failureResultOf(journal.append(submission(A)), NoQuorum)
+
+    def test_watchers_hear_what_is_new(self) -> None:
+        journal, machine = self.start()
+        self.append(journal, submission(A))
+        journal, machine = self.restart(journal)
+        heard: list[tuple[int, str, Applied]] = []
+        journal.watch(lambda index, entry, applied: 1 / 0)  # type: ignore[arg-type, return-value]
+        journal.watch(lambda index, entry, applied: heard.append((index, entry.kind, applied)))
+        self.append(journal, entries.cancelled(3.0, A, "x", ""))
+        self.append(journal, entries.cancelled(3.0, A, "y", ""))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+        self.assertEqual([(index, applied.changed) for index, _, applied in heard], [(2, (A,)), (3, ())])
+        self.assertEqual(machine.get(A).detail, "cancelled by x")
+
+    def test_what_is_no_json_is_refused_and_leaves_no_hole(self) -> None:
+        journal, _ = self.start()
+        self.failureResultOf(journal.append(Entry("task.x", A, {"a": float("nan")}, 1.0)), ValueError)
+        self.assertEqual(self.append(journal, submission(A)), 1)
+
+
+class ThreadedJournalTests(TestCase):
+    timeout = 20
+
+    async def test_applied_in_the_order_of_indexes(self) -> None:
+        store = StoreService(Path(self.mktemp()), reactor)  # type: ignore[arg-type]
+        await store.startService()
+        self.addCleanup(store.stopService)
+        journal = LocalJournal(store)
+        machine = TaskMachine(journal.fence_of)
+        journal.attach(machine)
+        await journal.startService()
+        applied: list[int] = []
+        journal.watch(lambda index, entry, what: applied.append(index))
+        task_ids = [ids.make(number, bytes) for number in range(300)]
+        bad = self.assertFailure(journal.append(Entry("task.x", A, {"a": float("inf")}, 1.0)), ValueError)
+        done = await gatherResults([journal.append(submission(each)) for each in task_ids])
+        await bad
+        self.assertEqual(done, list(range(1, 301)))
+        self.assertEqual(applied, done)
+        self.assertEqual([task.id for task in machine], task_ids)
+        self.assertLess(store.database.counters.commits, 50)
+        stored = await store.read(lambda c: c.execute("SELECT count(*) FROM journal").fetchone())
+        self.assertEqual(stored, (300,))
+        await journal.stopService()
+
+
+class JournalTableTests(PureTestCase):
+    def test_indexes_go_on_after_a_snapshot_of_everything(self) -> None:
+        store = InlineDatabase(Path(self.mktemp()))
+        self.addCleanup(store.close)
+
+        def work(connection: sqlite3.Connection) -> list[int]:
+            first = [table.append(connection, submission(A)) for _ in range(3)]
+            table.put_snapshot(connection, 3, b"x")
+            return [*first, table.append(connection, submission(B))]
+
+        self.assertEqual(self.successResultOf(store.write(work)), [1, 2, 3, 4])
