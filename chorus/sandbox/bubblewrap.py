@@ -1,0 +1,206 @@
+"""The sandbox of a machine without an engine: bubblewrap, control groups where they can be written, and a BPF filter.
+
+Holds the contract of `contract.py` as far as this machine lets it; what it cannot hold is named in the result's
+`caveats`. A sandbox dies with its agent (`--die-with-parent`), so there is nothing to adopt after a restart, and
+nothing left over but folders, mounts and empty groups, which `reconcile` removes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred, gatherResults
+
+from chorus.sandbox import cgroups, seccomp, volumes, workspace
+from chorus.sandbox.bubblewrap_run import FILES_S, BubblewrapRun, Host
+from chorus.sandbox.bwrap_arguments import HOST_UID, Mode, launch_arguments, sandbox_arguments
+from chorus.sandbox.bwrap_launch import LAUNCH_ENV, Inherited, conceal, expose, write_etc
+from chorus.sandbox.contract import Job, Limits, OutputSink, Run, RunResult
+from chorus.sandbox.workers import Workers
+from chorus.sandbox.workspace import Box
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+NAME = "bubblewrap"
+
+INSTALL = "apt-get install bubblewrap"
+
+PROBE_S = 15.0
+
+
+def _caveats(mode: Mode, hierarchy: cgroups.Hierarchy | None, filtered: bool) -> tuple[str, ...]:
+    found = [
+        "host_tools: the programs are this machine's own, not an image's",
+        "no_takeover: a restart of the agent ends the task",
+    ]
+    if mode == "root":
+        found.append("no_user_namespace: none may be made here; the task runs as another user without any privilege")
+    missing = cgroups.CONTROLLERS if hierarchy is None else hierarchy.missing
+    for name, text in (
+        ("memory", "memory_polled: no control group; memory is measured every 25 ms and held per process"),
+        ("pids", "pids_polled: no control group; processes are counted every 25 ms"),
+        ("cpu", "cpu_unlimited: no control group; the share of the processor is not held"),
+    ):
+        if name in missing:
+            found.append(text)
+    if not filtered:
+        found.append("no_seccomp: no filter of system calls for this processor")
+    return tuple(found)
+
+
+class Bubblewrap:
+    """`Backend` over the `bwrap` command. `state` is a folder of this agent's own for what must outlive a killed agent
+    (here: only names); `run_root` is where a root agent mounts boxes so that the task's user can reach them."""
+
+    name = NAME
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        agent_id: str,
+        *,
+        path: str = os.environ.get("PATH", os.defpath),
+        run_root: Path = Path("/run/chorus-sandbox"),
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.reactor: Any = reactor
+        self.now = now
+        self.run_root = run_root
+        self.workers = Workers(reactor, "bubblewrap")
+        self.runs: set[BubblewrapRun] = set()
+        # Two agents on one machine must not clean up after each other.
+        self.prefix = f"chorus-{agent_id[-12:]}-"
+        self._path = path
+        self._host: Host | None = None
+        self._count = 0
+
+    # -- Backend
+
+    def probe(self) -> Deferred[str | None]:
+        return self.workers.call(PROBE_S, self._probe).addErrback(lambda failure: failure.getErrorMessage())
+
+    def has_image(self, job: Job) -> Deferred[bool]:
+        """There are no images here: a task that names one needs an engine."""
+        answer: Deferred[bool] = Deferred()
+        answer.callback(job.image is None)
+        return answer
+
+    def start(self, job: Job, scratch: Path, sink: OutputSink) -> Run:
+        self._count += 1
+        name = f"{self.prefix}{os.getpid()}-{self._count}"
+        run = BubblewrapRun(self, name, job, scratch, sink)
+        self.runs.add(run)
+        run.result.addBoth(self._forget, run)
+        run.begin()
+        return run
+
+    def reconcile(self, keep: Callable[[str, str], bool]) -> Deferred[list[tuple[str, str]]]:
+        return self.workers.call(FILES_S, self._reconcile)
+
+    def adopt(self, job: Job, scratch: Path, sink: OutputSink, stdout_from: int, stderr_from: int) -> Run | None:
+        return None
+
+    def close(self) -> Deferred[None]:
+        async def close() -> None:
+            ending: list[Deferred[None]] = []
+            for run in list(self.runs):
+                ended: Deferred[None] = Deferred()
+                run.gone.append(ended)
+                ending.append(ended)
+                run.detach()
+            if ending:
+                await gatherResults(ending)
+            self.workers.stop()
+
+        return Deferred.fromCoroutine(close())
+
+    # -- for the runs
+
+    def host(self) -> Host:
+        """Blocking. Raises RuntimeError with a line for a person."""
+        if self._host is None:
+            problem = self._probe()
+            if problem is not None:
+                raise RuntimeError(problem)
+        assert self._host is not None
+        return self._host
+
+    def owner(self) -> tuple[int, int] | None:
+        return (HOST_UID, HOST_UID) if os.geteuid() == 0 else None
+
+    # -- blocking
+
+    def _probe(self) -> str | None:
+        bwrap = shutil.which("bwrap", path=self._path)
+        if bwrap is None:
+            self._host = None
+            return f"bubblewrap is not installed: {INSTALL}"
+        if self._host is not None and self._host.bwrap == bwrap:
+            return None
+        modes: tuple[Mode, ...] = ("drop", "root") if os.geteuid() == 0 else ("user",)
+        arch = seccomp.architecture()
+        program = seccomp.compile_filter(arch) if arch is not None else None
+        problems = []
+        for mode in modes:
+            problem = self._try(bwrap, mode, program)
+            if problem is None:
+                hierarchy = cgroups.find()
+                self._host = Host(bwrap, mode, hierarchy, program, _caveats(mode, hierarchy, program is not None))
+                return None
+            problems.append(problem)
+        return (
+            f"bubblewrap cannot make a sandbox here: {problems[0]} (user namespaces may be forbidden: docs/sandbox.md)"
+        )
+
+    def _try(self, bwrap: str, mode: Mode, program: bytes | None) -> str | None:
+        """A sandbox that does nothing: whether this mode works on this machine is only known by trying."""
+        job = Job("probe", 0, "", "", (("true",),), {}, Limits(timeout_s=PROBE_S / 2), "base", None, None, ())
+        box = Box(Path(tempfile.mkdtemp(prefix="chorus-probe-")) / "box")
+        place = self.run_root / f"{self.prefix}probe-{os.getpid()}-{time.monotonic_ns()}"
+        try:
+            workspace.prepare(box, 8, self.owner(), loop=False)
+            write_etc(box)
+            workspace.fill(box, job, None, lambda: False)
+            folders = expose(box, place, mode)
+            with Inherited(sandbox_arguments(mode, job, folders), program) as inherited:
+                done = subprocess.run(
+                    launch_arguments(mode, bwrap, (), (), job.limits, inherited.descriptors),
+                    env=LAUNCH_ENV,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    timeout=PROBE_S / 2,
+                    check=False,
+                    pass_fds=inherited.all,
+                )
+        except (OSError, subprocess.TimeoutExpired, volumes.VolumeError) as error:
+            return str(error)
+        finally:
+            conceal(place)
+            volumes.remove_tree(box.root.parent)
+        if done.returncode:
+            return done.stderr.decode(errors="replace").strip()[-200:] or f"it ends with {done.returncode}"
+        return None
+
+    def _reconcile(self) -> list[tuple[str, str]]:
+        mine = {run.name for run in self.runs}
+        if self.run_root.is_dir():
+            for path in self.run_root.glob(f"{self.prefix}*"):
+                if path.name not in mine:
+                    conceal(path)
+        hierarchy = cgroups.find()
+        if hierarchy is not None and not mine:
+            cgroups.reap(hierarchy, self.prefix)
+        return []
+
+    def _forget(self, result: RunResult, run: BubblewrapRun) -> RunResult:
+        self.runs.discard(run)
+        return result

@@ -1,0 +1,81 @@
+"""What a bubblewrap sandbox starts with: its files of /etc, where bwrap finds its box, the files it inherits."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from chorus.sandbox import volumes
+from chorus.sandbox.bwrap_arguments import ETC_FILES, Descriptors, Folders, Mode
+from chorus.sandbox.workspace import Box
+
+LAUNCH_ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+"""Of the launcher; bwrap clears it."""
+
+
+def write_etc(box: Box) -> None:
+    """The sandbox's own few files of /etc."""
+    etc = box.control / "etc"
+    etc.mkdir()
+    for name, text in ETC_FILES.items():
+        (etc / name).write_text(text)
+        (etc / name).chmod(0o444)
+
+
+def expose(box: Box, place: Path, mode: Mode) -> Folders:
+    """Where bwrap finds the box. One that runs as another user cannot pass through the agent's private folders, so the
+    box is mounted at `place` too. Raises OSError and VolumeError."""
+    if mode != "drop":
+        return Folders(box.input, box.fs, box.control)
+    place.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+    place.mkdir(mode=0o711)
+    volumes.bind(box.root, place)
+    return Folders(place / "input", place / "fs", place / "control")
+
+
+def conceal(place: Path) -> None:
+    volumes.release(place)
+    with contextlib.suppress(OSError):
+        place.rmdir()
+
+
+class Inherited:
+    """The files that bwrap inherits, in memory: its options (an environment can be long, and a command line is public),
+    the filter, and the pipe it reports to."""
+
+    def __init__(self, options: list[str], program: bytes | None) -> None:
+        self._options = self._filled(b"".join(os.fsencode(option) + b"\0" for option in options))
+        self._filter = self._filled(program) if program is not None else None
+        self.report, self._status = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    @staticmethod
+    def _filled(data: bytes) -> int:
+        fd = os.memfd_create("chorus-sandbox", os.MFD_CLOEXEC)
+        with os.fdopen(os.dup(fd), "wb") as file:
+            file.write(data)
+        os.lseek(fd, 0, os.SEEK_SET)
+        return fd
+
+    @property
+    def descriptors(self) -> Descriptors:
+        return Descriptors(self._options, self._status, self._filter)
+
+    @property
+    def all(self) -> tuple[int, ...]:
+        return tuple(fd for fd in (self._options, self._status, self._filter) if fd is not None)
+
+    def close_theirs(self) -> None:
+        """After the start: the child has its own."""
+        for fd in self.all:
+            os.close(fd)
+        self._options = self._status = -1
+        self._filter = None
+
+    def __enter__(self) -> Inherited:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for fd in (self.report, self._options, self._status, self._filter):
+            if fd is not None and fd >= 0:
+                os.close(fd)

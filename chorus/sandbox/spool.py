@@ -1,0 +1,89 @@
+"""A stream of a task's output: kept in a file up to its cap, handed on live with offsets, counted beyond."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from chorus.sandbox.contract import OutputSink, StreamName
+
+PIECE = 64 * 1024
+"""Most bytes handed to a sink at once."""
+
+TURN = 8 * PIECE
+"""Most bytes taken from one stream in one turn of the reactor, so that one loud task does not starve the rest."""
+
+
+class Spool:
+    """Written by this process from a pipe (bubblewrap)."""
+
+    def __init__(self, name: StreamName, path: Path, cap: int, sink: OutputSink) -> None:
+        self.name = name
+        self._cap = cap
+        self._sink = sink
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        self.kept = 0
+        self.discarded = 0
+
+    def write(self, data: bytes) -> None:
+        keep = data[: max(self._cap - self.kept, 0)]
+        self.discarded += len(data) - len(keep)
+        if not keep:
+            return
+        view = memoryview(keep)
+        while view:
+            view = view[os.write(self._fd, view) :]
+        offset, self.kept = self.kept, self.kept + len(keep)
+        self._sink(self.name, offset, keep)
+
+    @property
+    def full(self) -> bool:
+        return self.kept >= self._cap
+
+    @property
+    def truncated(self) -> bool:
+        return self.discarded > 0
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Tail:
+    """Read from a file that somebody else writes (the pump in a container), from an offset on."""
+
+    def __init__(self, name: StreamName, path: Path, cap: int, sink: OutputSink, start: int = 0) -> None:
+        self.name = name
+        self._path = path
+        self._cap = cap
+        self._sink = sink
+        self._fd = -1
+        self.kept = start
+
+    def poll(self) -> int:
+        """Hand on what is new, up to `TURN` bytes; how many that were."""
+        if self._fd < 0:
+            try:
+                self._fd = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return 0
+        got = 0
+        while got < TURN and self.kept < self._cap:
+            data = os.pread(self._fd, min(PIECE, self._cap - self.kept), self.kept)
+            if not data:
+                break
+            offset, self.kept = self.kept, self.kept + len(data)
+            got += len(data)
+            self._sink(self.name, offset, data)
+        return got
+
+    @property
+    def truncated(self) -> bool:
+        """The file holds more than is handed on."""
+        return self._fd >= 0 and self.kept >= self._cap and os.fstat(self._fd).st_size > self._cap
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
