@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&chorus/protocols/proto/admission.proto\x12\x15\x63horus.wire.admission\"+\n\x05Hello\x12\r\n\x05proof\x18\x01 \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&chorus/protocols/proto/admission.proto\x12\x15\x63horus.wire.admission\"?\n\x05Hello\x12\r\n\x05proof\x18\x01 \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0c\x12\x12\n\ncluster_id\x18\x03 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'chorus.protocols.proto.admi
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_HELLO']._serialized_start=65
-  _globals['_HELLO']._serialized_end=108
+  _globals['_HELLO']._serialized_end=128
 # @@protoc_insertion_point(module_scope)
