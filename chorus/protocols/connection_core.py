@@ -450,7 +450,7 @@ class ConnectionCore:
         if self.yamux is None or self._stalled_until != float("inf"):
             return float("inf")
         limits = self.limits
-        if self._asked is not None and self._heard > self._asked:
+        if self._asked is not None and self._heard >= self._asked:
             self._asked = None  # any bytes are an answer
         if self._asked is not None:
             if now >= self._asked + limits.keepalive_reply_s:
