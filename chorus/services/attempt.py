@@ -1,0 +1,714 @@
+"""One attempt at one task at its executor: from the assignment to the scheduler's acknowledgement.
+
+The run's row is durable before anything starts, its outcome before it is sent, and both stay until the scheduler has
+acknowledged, over as many connections and restarts as that takes. The sandbox is killed before the lease ends,
+counted from the send time of the last acknowledged renewal (spec/tasks.md).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+
+from chorus.errors import ChorusError
+from chorus.protocols.task_messages import (
+    MAX_ARTIFACTS,
+    MAX_FRAME,
+    MAX_NOTES,
+    MAX_OUTPUT,
+    MAX_TEXT,
+    Ack,
+    Cancel,
+    Continue,
+    InputBlob,
+    Message,
+    Output,
+    Progress,
+    Released,
+    Renew,
+    Renewed,
+    Result,
+    ResultArtifact,
+    Resume,
+    Stale,
+    Started,
+    from_json,
+    to_json,
+)
+from chorus.protocols.tasks import MAX_PENDING_RENEWALS
+from chorus.sandbox import languages
+from chorus.sandbox.contract import Job, Reason, RunResult, SandboxUnavailable
+from chorus.services.spool import STREAMS, InThread, Spool
+from chorus.tasks import leases
+from chorus.tasks.spec import TaskSpec
+from chorus.tasks.state import DRAINING
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.python.failure import Failure
+
+    from chorus.identity import PeerId
+    from chorus.sandbox.contract import OutputSink, Run, StreamName
+    from chorus.seams import JSON
+    from chorus.services.task_streams import ExecutorChannel, TaskStreams
+    from chorus.tasks.journal import Fence
+
+ANSWER_S = 30.0
+"""Seconds a scheduler has to answer a `resume` or to acknowledge an outcome before the conversation is begun anew."""
+RECONNECT_S = 0.25
+RECONNECT_LIMIT_S = 15.0
+"""Back-off between attempts to reach the scheduler; it doubles up to the limit."""
+STORE_RETRY_S = 1.0
+"""Between attempts to record an outcome while the store refuses (disk full)."""
+RESULT_ROWS_BYTES = MAX_FRAME - 64 * 1024
+"""Bytes of artifact rows in one result; the rest is named in `artifacts_skipped`."""
+
+
+class Blobs(Protocol):
+    """What an attempt asks of the blob service."""
+
+    def put_file(self, path: Path) -> Deferred[BlobRef]: ...
+
+    def fetch(self, sha256: str, size_limit: int, holders: Sequence[PeerId]) -> Deferred[Path]: ...
+
+
+class BlobRef(Protocol):
+    @property
+    def sha256(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+
+@attrs.frozen
+class Choice:
+    """The sandbox that a job will get."""
+
+    sandbox: str
+    image: str | None
+
+
+class Sandboxes(Protocol):
+    """What executors ask of the sandbox service."""
+
+    def choose(self, job: Job) -> Deferred[Choice]:
+        """What would run it now. Fails with `SandboxUnavailable` or `ImageMissing`."""
+
+    def start(self, job: Job, scratch: Path, sink: OutputSink) -> Run: ...
+
+    def reconcile(self, keep: Callable[[str, str], bool]) -> Deferred[list[tuple[str, str]]]: ...
+
+    def adopt(self, job: Job, scratch: Path, sink: OutputSink, stdout_from: int, stderr_from: int) -> Run | None: ...
+
+
+@attrs.frozen
+class RunRecord:
+    """The durable row of an attempt."""
+
+    task_id: str
+    fence: Fence
+    attempt: int
+    scheduler: PeerId
+    spec: TaskSpec
+    input: InputBlob | None
+    lease_s: float
+    lease_until: float
+    """Unix seconds after which the sandbox must be gone: the kill time, for a restart to judge by."""
+    language: str | None = None
+    """Known, as are the next three, once the sandbox may have been started."""
+    sandbox: str | None = None
+    image: str | None = None
+    started_at: float | None = None
+    outcome: Message | None = None
+    """`Result` or `Released`, once there is one."""
+
+    def outcome_json(self) -> dict[str, JSON] | None:
+        return None if self.outcome is None else to_json(self.outcome)
+
+
+def outcome_from_json(document: Mapping[str, JSON] | None) -> Message | None:
+    """Inverse of `RunRecord.outcome_json`."""
+    return None if document is None else from_json(dict(document))
+
+
+class RunStore(Protocol):
+    """Rows of attempts. A row is gone only after `delete`."""
+
+    def save(self, record: RunRecord) -> Deferred[None]:
+        """Insert or replace the row of (task, fence)."""
+
+    def renewed(self, record: RunRecord) -> Deferred[None]:
+        """Only `lease_until` (and what else moves) has changed."""
+
+    def delete(self, task_id: str, fence: Fence) -> Deferred[None]: ...
+
+    def all(self) -> Deferred[list[RunRecord]]: ...
+
+
+@attrs.frozen
+class Workplace:
+    """What every attempt of one executor shares."""
+
+    agent_id: str
+    streams: TaskStreams
+    runs: RunStore
+    blobs: Blobs
+    sandboxes: Sandboxes
+    clock: IReactorTime
+    wall: Callable[[], float]
+    in_thread: InThread
+    directory: Path
+    """Parent of each attempt's own directory."""
+    max_input: int
+    """Bytes of the largest input that is fetched."""
+    list_archive: Callable[[Path], Sequence[str]]
+    """Names in an archive; blocking. Raises `archives.BadArchive`."""
+
+
+class Attempt:
+    """`ended` is called once execution is over (the place is free), `forgotten` once the scheduler has acknowledged."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        place: Workplace,
+        record: RunRecord,
+        *,
+        ended: Callable[[Attempt], None],
+        forgotten: Callable[[Attempt], None],
+    ) -> None:
+        self._place = place
+        self.record = record
+        self._ended_callback = ended
+        self._forgotten_callback = forgotten
+        self.directory = place.directory / f"{record.task_id}-{record.fence}"
+        self.executing = False
+        self._spool: Spool | None = None
+        self._run: Run | None = None
+        self._work: Deferred[None] | None = None
+        self._channel: ExecutorChannel | None = None
+        self._sent: dict[StreamName, int] | None = None
+        self._reading = False
+        self._held_from = float("-inf")
+        self._tags: dict[int, float] = {}
+        self._next_tag = 1
+        self._renewal: IDelayedCall | None = None
+        self._deadline: IDelayedCall | None = None
+        self._answer: IDelayedCall | None = None
+        self._reconnect: IDelayedCall | None = None
+        self._reconnects = 0
+        self._connecting = False
+        self._resume_sent = 0.0
+        self._collecting = False
+        self._stopped_for: str | None = None
+        self._stale = False
+        self._gone = False
+
+    # how it begins
+
+    def begin(self, channel: ExecutorChannel, lease_from: float) -> None:
+        """Take up a fresh assignment; `lease_from` is this agent's clock when it sent its `accept`."""
+        self._use(channel)
+        self._sent = {"stdout": 0, "stderr": 0}
+        self._hold(lease_from)
+        self._renew()
+        self.executing = True
+        self._start(self._execute())
+
+    def take_back(self, *, kept: bool) -> None:
+        """Go on after a restart of this agent; `kept` says that the sandbox was found and its lease had not ended."""
+        record = self.record
+        if self.directory.is_dir():
+            self._spool = Spool(self.directory, self._place.in_thread)
+        if record.outcome is None:
+            self.executing = True
+            run = self._adopt() if kept else None
+            if run is not None:
+                self._run = run
+                self._arm_deadline(record.lease_until - self._place.wall())
+                self._start(self._finish(run))
+            else:
+                detail = "the agent restarted and its sandbox could not be taken back"
+                self._start(_already(Released(str(Reason.LEASE_LOST), detail)))
+        self.connect()
+
+    def _adopt(self) -> Run | None:
+        spool = self._spool
+        if spool is None or self.record.language is None:
+            return None
+        job = job_of(self.record, self._place.agent_id, self.record.language, None)
+        return self._place.sandboxes.adopt(
+            job, self.directory / "scratch", self._sink, spool.size("stdout"), spool.size("stderr")
+        )
+
+    def _start(self, work: Coroutine[Any, Any, Message]) -> None:
+        self._work = Deferred.fromCoroutine(self._carry_out(work))
+        self._work.addErrback(self._broken)
+
+    def _broken(self, failure: Failure) -> None:
+        self._log.failure("an attempt at {task} broke", task=self.record.task_id, failure=failure)
+
+    # execution
+
+    async def _carry_out(self, work: Coroutine[Any, Any, Message]) -> None:
+        try:
+            outcome = await work
+        except CancelledError:
+            outcome = self._stopped_outcome("it had not started")
+        except ChorusError as error:
+            outcome = self._stopped_outcome(str(error)) if self._stopped_for else _unavailable(str(error))
+        except Exception as error:
+            self._log.failure("an attempt at {task} broke", task=self.record.task_id)
+            outcome = _unavailable(f"the agent failed: {type(error).__name__}")
+        self._run = None
+        if not self._stale:
+            await self._record(outcome)
+        self.executing = False
+        self._cancel_timer("_deadline")
+        self._ended_callback(self)
+        if self._stale:
+            self.forget()
+        else:
+            self.pump()
+
+    async def _execute(self) -> Message:
+        record = self.record
+        await self._place.runs.save(record)
+        await self._place.in_thread(_make_directory, self.directory)
+        self._spool = Spool(self.directory, self._place.in_thread)
+        archive = await self._fetch_input()
+        self.progress("preparing")
+        language = await self._language(archive)
+        job = job_of(record, self._place.agent_id, language, archive)
+        choice = await self._place.sandboxes.choose(job)
+        self.record = attrs.evolve(
+            self.record,
+            language=language,
+            sandbox=choice.sandbox,
+            image=choice.image,
+            started_at=self._place.wall(),
+        )
+        await self._place.runs.save(self.record)
+        if self._stopped_for or self._stale:
+            raise CancelledError
+        self._say_started()
+        self._run = run = self._place.sandboxes.start(job, self.directory / "scratch", self._sink)
+        return await self._finish(run)
+
+    def _say_started(self) -> None:
+        record = self.record
+        if record.sandbox is not None:
+            self._say(Started(record.sandbox, record.image, record.started_at or 0.0))
+
+    async def _fetch_input(self) -> Path | None:
+        blob = self.record.input
+        if blob is None:
+            return None
+        if blob.size > self._place.max_input:
+            raise SandboxUnavailable(f"the input has {blob.size} bytes, this agent takes {self._place.max_input}")
+        self.progress("fetching_input", size=blob.size)
+        return await self._place.blobs.fetch(blob.sha256, blob.size, [self.record.scheduler])
+
+    async def _language(self, archive: Path | None) -> str:
+        spec = self.record.spec
+        names: Sequence[str] = ()
+        if archive is not None:
+            names = await self._place.in_thread(self._place.list_archive, archive)
+        return detect(spec, names)
+
+    async def _finish(self, run: Run) -> Message:
+        result = await run.result
+        self._run = None
+        self._collecting = True
+        if self._stopped_for and self._stopped_for != Reason.CANCELLED:
+            return self._stopped_outcome(result.detail)
+        if self._stale:
+            raise CancelledError
+        self.progress("collecting")
+        return await self._collect(result)
+
+    async def _collect(self, result: RunResult) -> Message:
+        """The result with everything it names durable in the blob store."""
+        spool = self._spool
+        blobs = self._place.blobs
+        digests: dict[str, str | None] = {"stdout": None, "stderr": None}
+        skipped = [_text(note) for note in result.artifacts_skipped]
+        rows: list[ResultArtifact] = []
+        size = 0
+        for artifact in result.artifacts:
+            size += 6 * len(artifact.path.encode("utf-8", "surrogateescape")) + 160
+            if len(rows) >= MAX_ARTIFACTS or size > RESULT_ROWS_BYTES or len(artifact.path) > MAX_TEXT:
+                skipped.append(_text(f"{artifact.path}: too many or too long names for one result"))
+                continue
+            try:
+                ref = await blobs.put_file(artifact.local)
+            except (ChorusError, OSError) as error:
+                skipped.append(_text(f"{artifact.path}: {error}"))
+                continue
+            rows.append(ResultArtifact(_text(artifact.path), ref.sha256, ref.size))
+        if spool is not None:
+            try:
+                await spool.flushed()
+                for stream in STREAMS:
+                    if spool.size(stream):
+                        digests[stream] = (await blobs.put_file(spool.path(stream))).sha256
+            except (ChorusError, OSError) as error:
+                skipped.append(_text(f"output: {error}"))
+        return Result(
+            reason=str(result.reason),
+            exit_code=result.exit_code,
+            detail=_text(result.detail),
+            sandbox=result.sandbox,
+            image=result.image,
+            started_at=max(0.0, result.started_at),
+            ended_at=max(0.0, result.ended_at),
+            stdout_bytes=spool.size("stdout") if spool is not None else result.stdout_bytes,
+            stderr_bytes=spool.size("stderr") if spool is not None else result.stderr_bytes,
+            stdout_sha256=digests["stdout"],
+            stderr_sha256=digests["stderr"],
+            truncated=tuple(result.truncated),
+            artifacts=tuple(rows),
+            artifacts_skipped=tuple(skipped[:MAX_NOTES]),
+            caveats=tuple(_text(note) for note in result.caveats[:MAX_NOTES]),
+            disk_enforcement=result.disk_enforcement,
+        )
+
+    def _stopped_outcome(self, detail: str) -> Message:
+        """The outcome of an attempt that was stopped from outside, without (or whatever) the sandbox's result."""
+        if self._stopped_for == Reason.CANCELLED:
+            now = self._place.wall()
+            return Result(str(Reason.CANCELLED), None, _text(detail), "none", None, now, now)
+        return Released(self._stopped_for or str(Reason.LEASE_LOST), _text(detail))
+
+    async def _record(self, outcome: Message) -> None:
+        """Make the outcome durable, however long the store refuses: it is not sent before."""
+        self.record = attrs.evolve(self.record, outcome=outcome)
+        while not self._gone:
+            try:
+                await self._place.runs.save(self.record)
+            except ChorusError as error:
+                self._log.error(
+                    "the outcome of {task} cannot be recorded yet: {error}", task=self.record.task_id, error=error
+                )
+                await _sleep(self._place.clock, STORE_RETRY_S)
+            else:
+                return
+
+    def _sink(self, stream: StreamName, offset: int, data: bytes) -> None:
+        if self._spool is not None:
+            self._spool.append(stream, offset, data)
+            self.pump()
+
+    # stopping it
+
+    @property
+    def lost_lease(self) -> bool:
+        return self._stopped_for == Reason.LEASE_LOST
+
+    def cancel(self) -> None:
+        """A user or the scheduler wants it ended; partial output and artifacts are kept."""
+        self._stop(str(Reason.CANCELLED))
+
+    def hand_back(self) -> None:
+        """This agent is shutting down."""
+        self._stop(DRAINING)
+
+    def lease_lost(self) -> None:
+        self._log.warn("lease of {task} lost: killing its sandbox", event="task.lease_lost", task=self.record.task_id)
+        self._stop(str(Reason.LEASE_LOST))
+
+    def _stop(self, reason: str) -> None:
+        if not self.executing or self._collecting or self._stopped_for is not None:
+            return
+        self._stopped_for = reason
+        if self._run is not None:
+            self._run.cancel(Reason.CANCELLED if reason == Reason.CANCELLED else Reason.LEASE_LOST)
+        elif self._work is not None and self.record.outcome is None:
+            self._work.cancel()
+
+    def detach(self) -> None:
+        """This process ends: leave the sandbox and the row for the next one."""
+        self._gone = True
+        self._cancel_timers()
+        if self._run is not None:
+            self._run.detach()
+        elif self._work is not None:
+            self._work.cancel()
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.reset()
+
+    def forget(self) -> None:
+        """The scheduler knows the outcome, or wants none: remove every trace."""
+        if self._gone:
+            return
+        if self.executing:
+            self._stale = True
+            self._stop(str(Reason.LEASE_LOST))
+            return
+        self._gone = True
+        self._cancel_timers()
+        Deferred.fromCoroutine(self._erase()).addErrback(self._broken)
+
+    async def _erase(self) -> None:
+        try:
+            await self._place.in_thread(shutil.rmtree, self.directory, True)
+            await self._place.runs.delete(self.record.task_id, self.record.fence)
+        except ChorusError as error:
+            # The row comes back at the next start, is resumed, and is answered `stale` or `ack` again.
+            self._log.error("the run of {task} stays: {error}", task=self.record.task_id, error=error)
+        self._forgotten_callback(self)
+
+    # the lease
+
+    def _hold(self, sent_at: float) -> None:
+        """The lease is good from `sent_at` (this clock) on."""
+        self._held_from = max(sent_at, self._held_from)
+        left = leases.kill_at(self._held_from, self.record.lease_s) - self._place.clock.seconds()
+        self._arm_deadline(left)
+        until = self._place.wall() + left
+        self.record = attrs.evolve(self.record, lease_until=until)
+
+    def _arm_deadline(self, left: float) -> None:
+        self._cancel_timer("_deadline")
+        self._deadline = self._place.clock.callLater(max(0.0, left), self._deadline_passed)
+
+    def _deadline_passed(self) -> None:
+        self._deadline = None
+        self.lease_lost()
+
+    def _renew(self) -> None:
+        self._cancel_timer("_renewal")
+        if self._gone or self.record.outcome is not None:
+            return
+        self._renewal = self._place.clock.callLater(leases.renewal_interval(self.record.lease_s), self._renew)
+        channel = self._channel
+        if channel is None or not channel.may_send(Renew) or len(self._tags) >= MAX_PENDING_RENEWALS:
+            return
+        tag = self._next_tag
+        self._next_tag += 1
+        self._tags[tag] = self._place.clock.seconds()
+        channel.send(Renew(tag))
+
+    def _renewed(self, tag: int) -> None:
+        sent_at = self._tags.pop(tag, None)
+        if sent_at is None or not self.executing or self._stopped_for:
+            return
+        self._hold(sent_at)
+        self._place.runs.renewed(self.record).addErrback(self._not_renewed)
+
+    def _not_renewed(self, failure: Failure) -> None:
+        # Harmless: a restart before the next renewal judges by an earlier time, and hands the task back.
+        self._log.warn("a renewal is not recorded: {error}", error=failure.value)
+
+    # the conversation
+
+    def _use(self, channel: ExecutorChannel) -> None:
+        self._channel = channel
+        self._tags.clear()
+        channel.heard = self._heard
+        channel.closed = self._closed
+        channel.drained = self.pump
+
+    def _heard(self, message: Message) -> None:
+        if isinstance(message, Renewed):
+            self._renewed(message.tag)
+        elif isinstance(message, Cancel):
+            self._answered()
+            if self.executing:
+                self.cancel()
+            else:
+                self.pump()
+        elif isinstance(message, Continue):
+            self._answered()
+            self._continue(message)
+        elif isinstance(message, Ack):
+            self.forget()
+        elif isinstance(message, Stale):
+            self._log.info("{task} is no longer ours: dropping it", event="task.stale", task=self.record.task_id)
+            self._stale = True
+            self.forget()
+
+    def _continue(self, message: Continue) -> None:
+        self._sent = {"stdout": message.stdout_from, "stderr": message.stderr_from}
+        self.record = attrs.evolve(self.record, lease_s=message.lease_s)
+        if self.executing and not self._stopped_for:
+            self._hold(self._resume_sent)
+            self._renew()
+            self._say_started()
+        self.pump()
+
+    def _answered(self) -> None:
+        self._cancel_timer("_answer")
+        self._reconnects = 0
+
+    def _closed(self, error: ChorusError | None) -> None:
+        self._channel = None
+        self._sent = None
+        self._cancel_timer("_answer")
+        self._cancel_timer("_renewal")
+        if not self._gone and not self._stale:
+            self._connect_later()
+
+    def _connect_later(self) -> None:
+        if self._reconnect is None and not self._gone:
+            delay = min(RECONNECT_LIMIT_S, RECONNECT_S * 2.0 ** min(self._reconnects, 16))
+            self._reconnects += 1
+            self._reconnect = self._place.clock.callLater(delay, self._reconnect_now)
+
+    def _reconnect_now(self) -> None:
+        self._reconnect = None
+        self.connect()
+
+    def connect(self) -> None:
+        """Resume with the scheduler now, if there is no conversation (it has just come back, or we have)."""
+        if self._gone or self._stale or self._channel is not None or self._connecting:
+            return
+        self._cancel_timer("_reconnect")
+        self._connecting = True
+        self._place.streams.resume_at(self.record.scheduler).addCallbacks(self._connected, self._not_connected)
+
+    def _connected(self, channel: ExecutorChannel) -> None:
+        self._connecting = False
+        if self._gone or self._stale or channel.is_closed:
+            channel.reset()
+            if not self._gone and not self._stale:
+                self._connect_later()
+            return
+        self._use(channel)
+        self._resume_sent = self._place.clock.seconds()
+        self._expect_answer()
+        channel.send(Resume(self.record.task_id, self.record.fence))
+
+    def _not_connected(self, failure: Failure) -> None:
+        self._connecting = False
+        if not isinstance(failure.value, ChorusError):
+            self._log.failure("resuming {task} broke", task=self.record.task_id, failure=failure)
+        self._connect_later()
+
+    def _expect_answer(self) -> None:
+        self._cancel_timer("_answer")
+        self._answer = self._place.clock.callLater(ANSWER_S, self._no_answer)
+
+    def _no_answer(self) -> None:
+        self._answer = None
+        if self._channel is not None:
+            self._channel.reset()
+
+    def progress(self, phase: str, **data: JSON) -> None:
+        self._say(Progress(phase, data))
+
+    def _say(self, message: Message) -> None:
+        """A message that is lost when there is no conversation: the outcome says it all again."""
+        if self._channel is not None and self._channel.may_send(type(message)):
+            self._channel.send(message)
+
+    def pump(self) -> None:
+        """Send what the scheduler has not yet: output in order, then the outcome."""
+        channel = self._channel
+        spool = self._spool
+        while channel is not None and channel.writable and not self._reading and not channel.is_closed:
+            sent = self._sent
+            stream = next((s for s in STREAMS if spool and sent is not None and sent[s] < spool.size(s)), None)
+            if stream is None or spool is None or sent is None or not channel.may_send(Output):
+                self._send_outcome(channel)
+                return
+            data = spool.recent(stream, sent[stream], MAX_OUTPUT)
+            if data is None:
+                self._reading = True
+                Deferred.fromCoroutine(self._read(channel, spool, stream, sent)).addErrback(self._broken)
+                return
+            offset = sent[stream]
+            sent[stream] += len(data)
+            channel.send(Output(stream, offset, data))
+
+    async def _read(
+        self, channel: ExecutorChannel, spool: Spool, stream: StreamName, sent: dict[StreamName, int]
+    ) -> None:
+        offset = sent[stream]
+        try:
+            data = await spool.read(stream, offset, MAX_OUTPUT)
+        except OSError as error:
+            self._log.error("output of {task} cannot be read: {error}", task=self.record.task_id, error=error)
+            data = b""
+        self._reading = False
+        if not data:
+            # The file lost it (disk full): there is nothing more to send of this stream.
+            sent[stream] = spool.size(stream)
+        elif channel is self._channel and channel.may_send(Output):
+            sent[stream] += len(data)
+            channel.send(Output(stream, offset, data))
+        self.pump()
+
+    def _send_outcome(self, channel: ExecutorChannel) -> None:
+        outcome = self.record.outcome
+        if outcome is not None and not self.executing and channel.may_send(type(outcome)):
+            self._cancel_timer("_renewal")
+            self._expect_answer()
+            channel.send(outcome)
+
+    # timers
+
+    def _cancel_timer(self, name: str) -> None:
+        timer: IDelayedCall | None = getattr(self, name)
+        setattr(self, name, None)
+        if timer is not None and timer.active():
+            timer.cancel()
+
+    def _cancel_timers(self) -> None:
+        for name in ("_renewal", "_deadline", "_answer", "_reconnect"):
+            self._cancel_timer(name)
+
+
+def job_of(record: RunRecord, agent_id: str, language: str, archive: Path | None) -> Job:
+    spec = record.spec
+    return Job(
+        task_id=record.task_id,
+        attempt=record.attempt,
+        fence=str(record.fence),
+        agent_id=agent_id,
+        commands=spec.argv(),
+        env=dict(spec.env),
+        limits=spec.limits,
+        language=language,
+        image=spec.image,
+        input_archive=archive,
+        artifacts=spec.artifacts,
+    )
+
+
+def detect(spec: TaskSpec, names: Sequence[str]) -> str:
+    """The task's language, by what is known of it (spec/system.md 10.1)."""
+    metadata = [word for word in (spec.repository, spec.project, *spec.required.expertise) if word]
+    text = f"{spec.title}\n{spec.description}"
+    return languages.detect(explicit=spec.language, metadata=metadata, names=names, description=text).language
+
+
+def _unavailable(detail: str) -> Message:
+    return Released(str(Reason.SANDBOX_UNAVAILABLE), _text(detail))
+
+
+def _text(text: str) -> str:
+    """Fit for the wire: names of files may be no Unicode, and details may be long."""
+    return text.encode("utf-8", "replace").decode()[:MAX_TEXT]
+
+
+def _make_directory(path: Path) -> None:
+    (path / "scratch").mkdir(parents=True, mode=0o700, exist_ok=True)
+
+
+async def _already(outcome: Message) -> Message:
+    return outcome
+
+
+def _sleep(clock: IReactorTime, seconds: float) -> Deferred[None]:
+    waiting: Deferred[None] = Deferred()
+    clock.callLater(seconds, waiting.callback, None)
+    return waiting

@@ -1,0 +1,303 @@
+"""The scheduler's side of one owned task: its lease, its live conversation, its result.
+
+A custody begins with the assignment (or with a restart of this node, when every live lease begins anew in full) and
+ends when the task has left its agent: result recorded, handed back, or lease expired. Its channel may come and go
+meanwhile; the agent resumes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from chorus.errors import ChorusError
+from chorus.protocols.task_messages import (
+    Ack,
+    Cancel,
+    Continue,
+    Message,
+    Output,
+    Progress,
+    Released,
+    Renew,
+    Renewed,
+    Result,
+    Stale,
+    Started,
+    TaskProtocolError,
+)
+from chorus.sandbox.contract import Reason
+from chorus.tasks import entries, leases
+from chorus.tasks.errors import IllegalEntry
+from chorus.tasks.state import MOVES, State, TaskState
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.python.failure import Failure
+
+    from chorus.sandbox.contract import StreamName
+    from chorus.seams import JSON
+    from chorus.services.task_events import TaskEvents
+    from chorus.services.task_streams import SchedulerChannel
+    from chorus.tasks.journal import Entry, Fence
+
+APPEND_RETRY_S = 1.0
+"""Between attempts to record what an agent said while the journal cannot commit."""
+MAX_PROGRESS_EVENTS = 2000
+"""Progress messages of one attempt that are recorded; an agent that sends more is heard, not written down."""
+
+_REASONS = frozenset(map(str, Reason))
+
+
+@attrs.frozen
+class Desk:
+    """What every custody of one scheduler shares."""
+
+    clock: IReactorTime
+    wall: Callable[[], float]
+    events: TaskEvents
+    append: Callable[[Entry], Awaitable[int]]
+    task: Callable[[str], TaskState]
+    """The machine's state of a task. Raises `UnknownTask`."""
+    ended: Callable[[Custody], None]
+
+
+class Custody:
+    """One (task, fence). `collecting` means that the task is cancelled and only its remains are waited for."""
+
+    _log = Logger()
+
+    def __init__(
+        self, desk: Desk, task_id: str, fence: Fence, agent: str, lease_s: float, received: Mapping[StreamName, int]
+    ) -> None:
+        self._desk = desk
+        self.task_id = task_id
+        self.fence = fence
+        self.agent = agent
+        self.agent_id: str | None = None
+        self.lease_s = lease_s
+        self.received: dict[StreamName, int] = {"stdout": 0, "stderr": 0, **received}
+        self.collecting = False
+        self.over = False
+        self._channel: SchedulerChannel | None = None
+        self._lease: IDelayedCall | None = None
+        self._retry: IDelayedCall | None = None
+        self._deciding = False
+        self._progress = 0
+        self.renew_lease()
+
+    # the conversation
+
+    def attach(self, channel: SchedulerChannel) -> None:
+        """Hear this conversation from now on; an older one is dropped."""
+        old, self._channel = self._channel, channel
+        channel.heard = lambda message: self._heard(channel, message)
+        channel.closed = lambda error: self._closed(channel)
+        channel.session.max_output = self._max_output()
+        if old is not None and old is not channel:
+            old.reset()
+
+    def resume(self, channel: SchedulerChannel) -> None:
+        """The agent is back: answer its `resume`."""
+        self.attach(channel)
+        if self._deciding:
+            # What it said before is on its way into the journal; the answer to that is the answer to this.
+            return
+        if self.collecting:
+            channel.send(Cancel("the task is cancelled"))
+            return
+        self.renew_lease()
+        channel.send(Continue(self.received["stdout"], self.received["stderr"], self.lease_s))
+
+    def cancel(self, reason: str) -> None:
+        """The task is cancelled (and that is committed): kill the run, wait for what it leaves."""
+        self.collecting = True
+        if self._channel is not None and self._channel.may_send(Cancel):
+            self._channel.send(Cancel(reason[:1000]))
+
+    def drop(self, message: Message | None = None) -> None:
+        """End it; `message` is the last word to the agent, if there is a conversation."""
+        if self.over:
+            return
+        self.over = True
+        for timer in (self._lease, self._retry):
+            if timer is not None and timer.active():
+                timer.cancel()
+        self._lease = self._retry = None
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            if message is not None and channel.may_send(type(message)):
+                channel.send(message)
+            else:
+                channel.reset()
+        self._desk.ended(self)
+
+    def detach(self) -> None:
+        """This process ends: say nothing, decide nothing."""
+        self.drop()
+
+    def _max_output(self) -> int | None:
+        limits = self._desk.task(self.task_id).spec.get("limits")
+        megabytes = limits.get("output_mb") if isinstance(limits, dict) else None
+        return megabytes * 1024 * 1024 if isinstance(megabytes, int) else None
+
+    def _closed(self, channel: SchedulerChannel) -> None:
+        if self._channel is channel:
+            self._channel = None
+
+    def _heard(self, channel: SchedulerChannel, message: Message) -> None:
+        if self.over:
+            return
+        if isinstance(message, Output):
+            self._output(channel, message)
+        elif isinstance(message, Renew):
+            if not self._deciding:
+                self.renew_lease()
+                channel.send(Renewed(message.tag))
+        elif isinstance(message, Started):
+            self._started(message)
+        elif isinstance(message, Progress):
+            self._note_progress(message)
+        elif isinstance(message, Result | Released):
+            self._outcome(channel, message)
+
+    def _output(self, channel: SchedulerChannel, message: Output) -> None:
+        if self.collecting:
+            # The watchers have seen the end already; the whole output is in the result's blobs.
+            return
+        self.received[message.stream] = message.offset + len(message.data)
+        events = self._desk.events
+        events.append_output(self.task_id, message.stream, message.offset, message.data)
+        if events.congested:
+            channel.pause()
+            events.when_relieved(channel.resume)
+
+    def _started(self, message: Started) -> None:
+        if not self.collecting and self._desk.task(self.task_id).state is State.ASSIGNED:
+            entry = entries.started(
+                self._desk.wall(), self.task_id, self.fence, sandbox=message.sandbox, image=message.image
+            )
+            Deferred.fromCoroutine(self._append_started(entry)).addErrback(self._broken)
+
+    async def _append_started(self, entry: Entry) -> None:
+        try:
+            await self._desk.append(entry)
+        except ChorusError as error:
+            # Said again on every resume, and not needed for a result.
+            self._log.warn("start of {task} is not recorded: {error}", task=self.task_id, error=error)
+
+    def _note_progress(self, message: Progress) -> None:
+        self._progress += 1
+        if not self.collecting and self._progress <= MAX_PROGRESS_EVENTS:
+            data = {key: value for key, value in message.data.items() if key != "phase"}
+            self._desk.events.append(self.task_id, "progress", {"phase": message.phase, **data})
+
+    # the lease
+
+    def renew_lease(self) -> None:
+        if self.over or self._deciding:
+            return
+        if self._lease is not None and self._lease.active():
+            self._lease.cancel()
+        self._lease = self._desk.clock.callLater(leases.expires_after(self.lease_s), self._expired)
+
+    def _expired(self) -> None:
+        self._lease = None
+        if self.collecting:
+            self.drop(Stale())
+            return
+        self._log.warn(
+            "lease of {task} expired: {agent} went silent",
+            event="task.lease_expired",
+            task=self.task_id,
+            agent=self.agent,
+            fence=str(self.fence),
+        )
+        self._deciding = True
+        self._decide(None, lambda: entries.lease_expired(self._desk.wall(), self.task_id, self.fence), Stale())
+
+    # the end
+
+    def _outcome(self, channel: SchedulerChannel, message: Result | Released) -> None:
+        if message.reason not in (_REASONS if isinstance(message, Result) else MOVES):
+            channel.reset(TaskProtocolError(f"{message.reason!r} is no reason for {message.TYPE}"))
+            return
+        if self._deciding:
+            return
+        self._deciding = True
+        if self._lease is not None and self._lease.active():
+            self._lease.cancel()
+        self._decide(channel, lambda: self._entry_for(message), Ack())
+
+    def _entry_for(self, message: Result | Released) -> Entry | None:
+        """What to record of it now; None when there is nothing left to record."""
+        now = self._desk.wall()
+        task = self._desk.task(self.task_id)
+        if isinstance(message, Released):
+            if task.terminal:
+                return None
+            return entries.released(now, self.task_id, self.fence, message.reason, message.detail or None)
+        result = result_document(message, self.agent, self.agent_id)
+        if task.state is State.CANCELLED:
+            return entries.collected(now, self.task_id, self.fence, result) if task.fence == self.fence else None
+        if task.terminal:
+            return None
+        detail = message.detail or None
+        if message.reason == Reason.EXIT and message.exit_code == 0:
+            return entries.completed(now, self.task_id, self.fence, result, detail)
+        return entries.failed(now, self.task_id, self.fence, message.reason, detail, result)
+
+    def _decide(self, channel: SchedulerChannel | None, make: Callable[[], Entry | None], last: Message) -> None:
+        Deferred.fromCoroutine(self._decided(make, last)).addErrback(self._broken)
+
+    async def _decided(self, make: Callable[[], Entry | None], last: Message) -> None:
+        try:
+            entry = make()
+            if entry is not None:
+                await self._desk.append(entry)
+        except IllegalEntry as error:
+            # Cancelled, or expired, in the meantime: look again, or tell the agent that it is not its task any more.
+            task = self._desk.task(self.task_id)
+            if isinstance(last, Ack) and task.state is State.CANCELLED and task.fence == self.fence:
+                self._decide(None, make, last)
+                return
+            self._log.info("an outcome of {task} is stale: {error}", event="task.stale", task=self.task_id, error=error)
+            self.drop(Stale())
+        except ChorusError as error:
+            self._log.error("an outcome of {task} waits: {error}", task=self.task_id, error=error)
+            if not self.over:
+                self._retry = self._desk.clock.callLater(APPEND_RETRY_S, self._decide, None, make, last)
+        else:
+            self.drop(last)
+
+    def _broken(self, failure: Failure) -> None:
+        self._log.failure("custody of {task} broke", task=self.task_id, failure=failure)
+        self.drop()
+
+
+def result_document(message: Result, agent: str, agent_id: str | None) -> dict[str, JSON]:
+    """A result as the journal keeps it and the API shows it."""
+    return {
+        "reason": message.reason,
+        "exit_code": message.exit_code,
+        "detail": message.detail,
+        "agent": agent,
+        "agent_id": agent_id,
+        "sandbox": message.sandbox,
+        "image": message.image,
+        "started_at": message.started_at,
+        "ended_at": message.ended_at,
+        "output": {
+            "stdout": {"bytes": message.stdout_bytes, "sha256": message.stdout_sha256},
+            "stderr": {"bytes": message.stderr_bytes, "sha256": message.stderr_sha256},
+        },
+        "truncated": list(message.truncated),
+        "artifacts": [{"path": row.path, "sha256": row.sha256, "size": row.size} for row in message.artifacts],
+        "artifacts_skipped": list(message.artifacts_skipped),
+        "caveats": list(message.caveats),
+        "disk_enforcement": message.disk_enforcement,
+    }
