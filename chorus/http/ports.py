@@ -87,7 +87,8 @@ class NodeView(Protocol):
         """[{peer_id, agent_id, role, address, direction, connected_since, latency_ms, availability, capabilities}]."""
 
     def status(self) -> Document:
-        """{agent_id, peer_id, cluster_id, version, role, state, uptime_s, addresses, peers, tasks: {…}, sandbox: {…}}."""
+        """{agent_id, peer_id, cluster_id, version, role, state, uptime_s, addresses, peers, tasks: {…},
+        sandbox: {…}}."""
 
     def checks(self) -> list[Document]:
         """[{name, ok, critical, detail}] for /health and /ready."""

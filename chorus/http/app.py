@@ -1,0 +1,92 @@
+# mypy: allow-untyped-calls
+"""The API as one resource: routes, errors, token and body policy. Klein installs the reactor when it is imported, so
+this module is imported late."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+from klein import Klein
+from werkzeug.exceptions import HTTPException
+
+from chorus.http import openapi, problem
+from chorus.http.blobs import add_blobs
+from chorus.http.events import EventStream, add_events
+from chorus.http.gate import ApiGate
+from chorus.http.node import add_node
+from chorus.http.reply import JSON_TYPE, json_reply, query, want
+from chorus.http.site import ApiSite
+from chorus.http.tasks import add_tasks
+
+if TYPE_CHECKING:
+    from twisted.python.failure import Failure
+
+    from chorus.http.ports import Blobs, NodeView, Tasks
+    from chorus.http.request import ApiRequest
+    from chorus.observe.metrics import Metrics
+
+
+class Api:
+    """The API of one node: `site` listens, `streams` are the event streams that are open."""
+
+    def __init__(
+        self,
+        *,
+        tasks: Tasks,
+        blobs: Blobs,
+        node: NodeView,
+        metrics: Metrics,
+        token: str,
+        host_names: Collection[str],
+        max_blob: int,
+        reactor: Any,
+    ) -> None:
+        """`max_blob` is in bytes."""
+        self.streams: set[EventStream] = set()
+        app = Klein()
+        # A path has one spelling: no redirects from others.
+        app.url_map.merge_slashes = False
+        app.url_map.strict_slashes = True
+        add_tasks(app, tasks)
+        add_events(app, tasks, reactor, self.streams)
+        add_blobs(app, blobs, reactor)
+        add_node(app, node, metrics)
+
+        @app.route("/openapi.json", methods=["GET"])
+        def document(request: ApiRequest) -> bytes:
+            want(request, JSON_TYPE)
+            query(request)
+            return json_reply(request, openapi.document())
+
+        # Klein's stubs know requests by their interface alone.
+        @app.handle_errors(HTTPException)  # type: ignore[arg-type]
+        def unroutable(request: ApiRequest, failure: Failure) -> bytes:
+            return request.prepare(problem.from_routing(failure.value))
+
+        @app.handle_errors(Exception)  # type: ignore[arg-type]
+        def failed(request: ApiRequest, failure: Failure) -> bytes:
+            return request.fail_with(failure)
+
+        self.gate = ApiGate(token=token, names=host_names, blobs=blobs, max_blob=max_blob)
+        self.site = ApiSite(app.resource(), self.gate, reactor)
+        self._add_metrics(metrics)
+
+    def end_streams(self) -> None:
+        """End every event stream; clients ask again where they were."""
+        for stream in list(self.streams):
+            stream.shut_down()
+
+    def _add_metrics(self, metrics: Metrics) -> None:
+        site, gate = self.site, self.gate
+        metrics.counter(
+            "chorus_http_requests_total",
+            "Requests answered by the API.",
+            lambda: {(method, str(status)): count for (method, status), count in site.answers.items()},
+            labels=("method", "status"),
+        )
+        metrics.counter("chorus_http_unauthorized_total", "Requests without the token.", lambda: gate.unauthorized)
+        metrics.counter("chorus_http_connections_refused_total", "Connections over the limit.", lambda: site.refused)
+        metrics.gauge("chorus_http_connections", "Open connections to the API.", lambda: site.connections)
+        metrics.gauge("chorus_http_event_streams", "Open event streams.", lambda: len(self.streams))
+        metrics.gauge("chorus_http_uploads", "Uploads under way.", lambda: gate.uploads)

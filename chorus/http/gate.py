@@ -1,0 +1,127 @@
+"""What the API decides about a request before any of its body is read."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from chorus.http import auth, limits
+from chorus.http.body import Body, Buffered, Ignored, Upload, too_large
+from chorus.http.problem import HttpError
+from chorus.http.reply import query
+
+if TYPE_CHECKING:
+    from chorus.http.ports import Blobs
+    from chorus.http.request import ApiRequest
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
+_BLOB_PATH = re.compile(rb"/v1/blobs(?:/([^/]*))?")
+_JSON_TYPE = re.compile(r"application/(?:[a-z0-9.!#$&^_-]+\+)?json", re.IGNORECASE)
+_DIGEST = re.compile(r"([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/=]*):")
+
+
+class ApiGate:
+    """Host name and token for every path; the body of a submission into memory, of an upload into a blob writer."""
+
+    def __init__(self, *, token: str, names: Collection[str], blobs: Blobs, max_blob: int) -> None:
+        """`max_blob` is in bytes."""
+        self._token = token.encode()
+        self._names = frozenset(names)
+        self._blobs = blobs
+        self._max_blob = max_blob
+        self.uploads = 0
+        self.unauthorized = 0
+
+    def admit(self, request: ApiRequest) -> None:
+        headers = request.requestHeaders
+        auth.check_host(headers.getRawHeaders(b"Host") or (), self._names)
+        if request.path in auth.OPEN_PATHS:
+            return
+        given = headers.getRawHeaders(b"Authorization") or ()
+        try:
+            auth.check_token(given[0] if len(given) == 1 else (b"" if given else None), self._token)
+        except HttpError:
+            self.unauthorized += 1
+            raise
+
+    def body_of(self, request: ApiRequest, length: int | None) -> Body:
+        if request.method == b"POST" and request.path == b"/v1/tasks":
+            _plain_encoding(request)
+            _json_type(request)
+            if length is not None and length > limits.MAX_JSON:
+                raise too_large(limits.MAX_JSON)
+            return Buffered(limits.MAX_JSON)
+        if request.method == b"PUT" and (blob := _BLOB_PATH.fullmatch(request.path)):
+            _plain_encoding(request)
+            return self._upload(request, length, blob[1])
+        if length is not None and length > limits.MAX_IGNORED_BODY:
+            raise too_large(limits.MAX_IGNORED_BODY)
+        return Ignored()
+
+    def _upload(self, request: ApiRequest, length: int | None, segment: bytes | None) -> Upload:
+        expected = expected_sha256(request, segment)
+        if length is not None and length > self._max_blob:
+            raise too_large(self._max_blob)
+        if self.uploads >= limits.MAX_UPLOADS:
+            raise HttpError(503, "busy", f"{limits.MAX_UPLOADS} uploads run already", {"Retry-After": "2"})
+        upload = Upload(self._blobs.writer(expected), self._released)
+        self.uploads += 1
+        return upload
+
+    def _released(self) -> None:
+        self.uploads -= 1
+
+
+def expected_sha256(request: ApiRequest, segment: bytes | None) -> str | None:
+    """What the client says its blob hashes to: in the path, as `?sha256=`, or as Content-Digest (RFC 9530). Raises a
+    400 when one is malformed or two differ."""
+    given: set[str] = set()
+    if segment is not None:
+        given.add(_sha256(segment.decode("latin-1")))
+    if (asked := query(request, "sha256").get("sha256")) is not None:
+        given.add(_sha256(asked))
+    for header in request.requestHeaders.getRawHeaders("Content-Digest") or ():
+        for part in header.split(","):
+            member = _DIGEST.fullmatch(part.strip())
+            if member is None:
+                raise HttpError(400, "bad_digest", "Content-Digest is malformed; for example sha-256=:<base64>:")
+            if member[1] == "sha-256":
+                given.add(_base64_digest(member[2]))
+    if len(given) > 1:
+        raise HttpError(400, "bad_digest", "the request announces two different SHA-256 digests")
+    return next(iter(given), None)
+
+
+def _sha256(text: str) -> str:
+    if not SHA256.fullmatch(text):
+        raise HttpError(400, "bad_sha256", "a SHA-256 is 64 lower-case hexadecimal digits")
+    return text
+
+
+def _base64_digest(text: str) -> str:
+    try:
+        digest = base64.b64decode(text, validate=True)
+    except binascii.Error:
+        digest = b""
+    if len(digest) != 32:
+        raise HttpError(400, "bad_digest", "the sha-256 of Content-Digest is not 32 bytes in base64")
+    return digest.hex()
+
+
+def _plain_encoding(request: ApiRequest) -> None:
+    encoding = request.requestHeaders.getRawHeaders("Content-Encoding")
+    if encoding and encoding != ["identity"]:
+        raise HttpError(415, "unsupported_encoding", "bodies are taken without Content-Encoding")
+
+
+def _json_type(request: ApiRequest) -> None:
+    values = request.requestHeaders.getRawHeaders("Content-Type") or [""]
+    media, *parameters = [part.strip() for part in values[0].split(";")]
+    charset = next((p.partition("=")[2].strip('"').lower() for p in parameters if p.lower().startswith("charset=")), "")
+    if len(values) != 1 or not _JSON_TYPE.fullmatch(media) or charset not in {"", "utf-8"}:
+        raise HttpError(
+            415, "unsupported_media_type", "a task is sent as application/json in UTF-8", {"Accept": "application/json"}
+        )

@@ -1,0 +1,317 @@
+"""JSON schemas (2020-12) of what the API takes and gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chorus.http.tasks import STATES
+from chorus.sandbox.contract import Limits, Reason
+from chorus.tasks import ids, spec
+
+Schema = dict[str, Any]
+
+TASK_ID: Schema = {"type": "string", "pattern": f"^{ids.PATTERN}$"}
+SHA256: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+ONE_LINE = "^[^\\x00-\\x1f\\x7f]*$"
+NO_NUL = "^[^\\x00]*$"
+WORD: Schema = {"type": "string", "minLength": 1, "maxLength": spec.MAX_WORD, "pattern": f"^{spec.WORD.pattern}$"}
+
+
+def ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def nullable(schema: Schema) -> Schema:
+    if isinstance(schema.get("type"), str) and "enum" not in schema:
+        return {**schema, "type": [schema["type"], "null"]}
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _object(properties: dict[str, Schema], required: list[str] | None = None, **more: Any) -> Schema:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties) if required is None else required,
+        **more,
+    }
+
+
+def _text(maximum: int, pattern: str = NO_NUL, **more: Any) -> Schema:
+    # Limits are in bytes of UTF-8; a schema counts characters, so it can only bound them from above.
+    return {"type": "string", "maxLength": maximum, "pattern": pattern, **more}
+
+
+def _limit(name: str) -> Schema:
+    least = getattr(spec.MINIMUM_LIMITS, name)
+    kind = "integer" if isinstance(getattr(Limits(), name), int) else "number"
+    return {
+        "type": [kind, "null"],
+        "minimum": least,
+        "description": "Default and maximum are the node's configuration.",
+    }
+
+
+def task_spec() -> Schema:
+    """The body of a submission. Fields that are null count as absent."""
+    command = _text(spec.MAX_COMMAND, minLength=1)
+    fields: dict[str, Schema] = {
+        "commands": {
+            "type": "array",
+            "maxItems": spec.MAX_COMMANDS,
+            "items": {
+                "anyOf": [
+                    {**command, "pattern": "^[^\\x00]*[^\\x00\\s][^\\x00]*$"},
+                    {
+                        "type": "array",
+                        "minItems": 1,
+                        "maxItems": spec.MAX_ARGUMENTS,
+                        "prefixItems": [command],
+                        "items": _text(spec.MAX_COMMAND),
+                    },
+                ]
+            },
+            "description": "Run in order until one fails: a string by /bin/sh, a list as an argv.",
+        },
+        "title": nullable(_text(spec.MAX_TITLE, ONE_LINE)),
+        "description": nullable(_text(spec.MAX_DESCRIPTION)),
+        "project": nullable(_text(spec.MAX_PROJECT, "^[A-Za-z0-9][A-Za-z0-9._/-]*$", minLength=1)),
+        "repository": nullable(_text(spec.MAX_REPOSITORY, "^(https?|ssh|git)://[a-z0-9.-]+/[A-Za-z0-9._/-]+$")),
+        "input": {
+            "anyOf": [
+                _object({"sha256": SHA256}, additionalProperties=False),
+                _object(
+                    {
+                        "inline": {
+                            "type": "string",
+                            "contentEncoding": "base64",
+                            "contentMediaType": "application/x-tar",
+                            "minLength": 4,
+                            "maxLength": (spec.MAX_INLINE + 2) // 3 * 4,
+                            "pattern": "^([A-Za-z0-9+/]{4})+$",
+                        }
+                    },
+                    additionalProperties=False,
+                ),
+                {"type": "null"},
+            ],
+            "description": "The source: a tar archive uploaded before, or inline (at most 256 KiB).",
+        },
+        "language": nullable(WORD),
+        "image": nullable(
+            _text(
+                spec.MAX_IMAGE,
+                "^[a-z0-9]+([._/-][a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?$",
+            )
+        ),
+        "env": {
+            "type": ["object", "null"],
+            "maxProperties": spec.MAX_ENV,
+            "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$", "maxLength": spec.MAX_ENV_NAME},
+            "additionalProperties": _text(spec.MAX_ENV_VALUE),
+        },
+        "limits": nullable(
+            _object(
+                {name: _limit(name) for name in ("cpu", "memory_mb", "pids", "disk_mb", "timeout_s", "output_mb")},
+                required=[],
+                additionalProperties=False,
+            )
+        ),
+        "artifacts": {
+            "type": ["array", "null"],
+            "maxItems": spec.MAX_ARTIFACTS,
+            "uniqueItems": True,
+            "items": _text(
+                spec.MAX_ARTIFACT, "^[A-Za-z0-9_*?-][A-Za-z0-9_*?-]*(/[A-Za-z0-9_*?-]+)*(\\.[A-Za-z0-9_*?-]+)?$"
+            ),
+            "description": "Globs under /workspace/output.",
+        },
+        "required": nullable(
+            _object(
+                {
+                    "role": nullable(WORD),
+                    "expertise": {
+                        "type": ["array", "null"],
+                        "maxItems": spec.MAX_REQUIRED,
+                        "uniqueItems": True,
+                        "items": WORD,
+                    },
+                    "capabilities": {
+                        "type": ["array", "null"],
+                        "maxItems": spec.MAX_REQUIRED,
+                        "uniqueItems": True,
+                        "items": WORD,
+                    },
+                },
+                required=[],
+                additionalProperties=False,
+            )
+        ),
+        "priority": {
+            "type": ["integer", "null"],
+            "minimum": spec.LOWEST_PRIORITY,
+            "maximum": spec.HIGHEST_PRIORITY,
+            "default": spec.DEFAULT_PRIORITY,
+        },
+        "depends_on": {
+            "type": ["array", "null"],
+            "maxItems": spec.MAX_DEPENDS_ON,
+            "uniqueItems": True,
+            "items": TASK_ID,
+        },
+        "retries": {"type": ["integer", "null"], "minimum": 0, "maximum": spec.MAX_RETRIES, "default": 0},
+        "idempotency_key": nullable(_text(spec.MAX_IDEMPOTENCY_KEY, "^[!-~]+$", minLength=1)),
+        "ai": nullable(
+            _object(
+                {
+                    "provider": nullable(WORD),
+                    "model": nullable(_text(spec.MAX_AI_NAME, "^[!-~]+$", minLength=1)),
+                    "max_iterations": {"type": ["integer", "null"], "minimum": 1, "maximum": spec.MAX_AI_ITERATIONS},
+                },
+                required=[],
+                additionalProperties=False,
+            )
+        ),
+    }
+    return _object(
+        fields,
+        required=[],
+        additionalProperties=False,
+        anyOf=[
+            {"required": ["commands"], "properties": {"commands": {"type": "array", "minItems": 1}}},
+            {"required": ["ai"], "properties": {"ai": {"type": "object"}}},
+        ],
+    )
+
+
+def _output() -> Schema:
+    return _object({"bytes": {"type": "integer", "minimum": 0}, "sha256": nullable(SHA256)}, required=["bytes"])
+
+
+def task() -> Schema:
+    """A task document."""
+    text: Schema = {"type": ["string", "null"]}
+    moment: Schema = {"type": ["number", "null"], "description": "Unix seconds."}
+    words: Schema = {"type": "array", "items": {"type": "string"}}
+    return _object(
+        {
+            "id": TASK_ID,
+            "state": {"type": "string", "enum": list(STATES)},
+            "reason": {"enum": [*map(str, Reason), None], "description": "Why it ended; null before."},
+            "detail": {**text, "description": "One line for a person: why it waits, why it ended."},
+            "title": text,
+            "description": text,
+            "project": text,
+            "created_at": {"type": "number"},
+            "updated_at": {"type": "number"},
+            "attempt": {"type": "integer", "minimum": 0},
+            "agent": {**text, "description": "Peer id of the agent that runs or ran it."},
+            "agent_id": text,
+            "fence": text,
+            "sandbox": text,
+            "image": text,
+            "exit_code": {"type": ["integer", "null"]},
+            "started_at": moment,
+            "ended_at": moment,
+            "truncated": words,
+            "caveats": {**words, "description": "What the sandbox could not hold of its contract, by name."},
+            "disk_enforcement": text,
+            "artifacts": {"type": "array", "items": ref("Artifact")},
+            "output": {
+                "anyOf": [_object({"stdout": _output(), "stderr": _output()}), {"type": "null"}],
+                "description": "Size of each stream, and the blob that holds it once the task has ended.",
+            },
+            "depends_on": {"type": "array", "items": TASK_ID},
+            "spec": {"type": "object", "description": "The specification with every default written out."},
+            "durable": {"type": "string", "enum": ["node", "cluster"]},
+            "message": text,
+        }
+    )
+
+
+def task_event() -> Schema:
+    """The `data` of one server-sent event."""
+    return _object(
+        {
+            "id": {"type": "integer", "minimum": 1, "description": "Grows by one per task; survives restarts."},
+            "type": {"type": "string", "enum": ["state", "output", "progress", "note"]},
+            "time": {"type": "number"},
+            "data": {
+                "type": "object",
+                "description": "state: {state, reason?, detail?, agent?, attempt?, fence?, sandbox?}; output: {stream, "
+                "offset, text} or {stream, offset, base64} where the bytes are not UTF-8; progress: {phase, …}; "
+                "note: {text}.",
+            },
+        }
+    )
+
+
+def peer() -> Schema:
+    text: Schema = {"type": ["string", "null"]}
+    return _object(
+        {
+            "peer_id": {"type": "string"},
+            "agent_id": text,
+            "role": text,
+            "address": text,
+            "direction": {"enum": ["inbound", "outbound", None]},
+            "connected_since": {"type": ["number", "null"]},
+            "latency_ms": {"type": ["number", "null"]},
+            "availability": {"type": ["object", "null"]},
+            "capabilities": {"type": ["object", "null"]},
+        }
+    )
+
+
+def status() -> Schema:
+    text: Schema = {"type": ["string", "null"]}
+    return _object(
+        {
+            "agent_id": {"type": "string"},
+            "peer_id": {"type": "string"},
+            "cluster_id": text,
+            "version": {"type": "string"},
+            "role": text,
+            "state": {"type": "string"},
+            "uptime_s": {"type": "number", "minimum": 0},
+            "addresses": {"type": "array", "items": {"type": "string"}},
+            "peers": {"type": "integer", "minimum": 0},
+            "tasks": {"type": "object"},
+            "sandbox": {"type": "object"},
+        }
+    )
+
+
+def problem() -> Schema:
+    """RFC 9457."""
+    return _object(
+        {
+            "type": {"type": "string"},
+            "title": {"type": "string"},
+            "status": {"type": "integer", "minimum": 400, "maximum": 599},
+            "detail": {"type": "string"},
+            "code": {"type": "string", "description": "Stable."},
+            "field": {"type": "string", "description": "Path of the field of the body that is wrong."},
+        },
+        required=["type", "title", "status", "detail", "code"],
+    )
+
+
+def all_schemas() -> dict[str, Schema]:
+    """Every component, by name."""
+    return {
+        "Artifact": _object({"path": {"type": "string"}, "sha256": SHA256, "size": {"type": "integer", "minimum": 0}}),
+        "Blob": _object({"sha256": SHA256, "size": {"type": "integer", "minimum": 0}}),
+        "Peer": peer(),
+        "PeerList": _object({"peers": {"type": "array", "items": ref("Peer")}}),
+        "Problem": problem(),
+        "Status": status(),
+        "Task": task(),
+        "TaskEvent": task_event(),
+        "TaskList": _object(
+            {
+                "tasks": {"type": "array", "items": ref("Task")},
+                "next": {"type": ["string", "null"], "description": "`after` of the next page; null at the end."},
+            }
+        ),
+        "TaskSpec": task_spec(),
+    }

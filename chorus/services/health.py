@@ -1,0 +1,99 @@
+# mypy: allow-untyped-calls
+"""Health on its own port, without a token: probes of engines and orchestrators cannot carry one.
+
+`/healthz`: the process answers. `/ready`: 200 when every critical check passes, else 503. `/health`: the same with
+every check in the body. `/health/checks`: the checks alone, always 200. The checks come from `NodeView.checks`; they
+hold no secret and no task.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any
+
+from twisted.web.resource import Resource
+
+from chorus.http.problem import Problem
+from chorus.http.reply import JSON_TYPE, bytes_reply
+from chorus.http.site import ApiSite, PlainGate
+from chorus.services.api import HttpPort
+
+if TYPE_CHECKING:
+    from chorus.http.ports import Document, NodeView
+    from chorus.http.request import ApiRequest
+
+
+class HealthService(HttpPort):
+    """See the module."""
+
+    def __init__(
+        self,
+        *,
+        node: NodeView,
+        address: str,
+        port: int,
+        host_names: Collection[str],
+        reactor: Any,
+    ) -> None:
+        """`port` 0 takes a free one."""
+        super().__init__(address=address, port=port, variable="CHORUS_HEALTH", reactor=reactor)
+        self.setName("health")
+        self._node = node
+        self._names = host_names
+
+    def site(self) -> ApiSite:
+        return ApiSite(_Probes(self._node.checks), PlainGate(self._names), self._reactor)
+
+
+class _Probes(Resource):
+    isLeaf = True
+
+    def __init__(self, checks: Callable[[], list[Document]]) -> None:
+        super().__init__()
+        self._checks = checks
+
+    def render(self, request: ApiRequest) -> bytes:
+        probe = _PROBES.get(request.path)
+        if probe is None:
+            return request.prepare(Problem(404, "not_found", "here are /healthz, /ready, /health and /health/checks"))
+        if request.method not in {b"GET", b"HEAD"}:
+            return request.prepare(
+                Problem(405, "method_not_allowed", "allowed here: GET, HEAD", headers={"Allow": "GET, HEAD"})
+            )
+        if probe is _alive:
+            # Says that the reactor turns, whatever the checks may do.
+            return _reply(request, *probe([]))
+        return _reply(request, *probe(self._checks()))
+
+
+def _alive(_: list[Document]) -> tuple[object, int]:
+    return {"status": "alive"}, 200
+
+
+def _ready(checks: list[Document]) -> tuple[object, int]:
+    failing = [check["name"] for check in checks if check["critical"] and not check["ok"]]
+    return {"status": "not ready" if failing else "ready", "failing": failing}, 503 if failing else 200
+
+
+def _health(checks: list[Document]) -> tuple[object, int]:
+    failing = [check for check in checks if not check["ok"]]
+    if any(check["critical"] for check in failing):
+        return {"status": "unhealthy", "checks": checks}, 503
+    return {"status": "degraded" if failing else "healthy", "checks": checks}, 200
+
+
+def _list(checks: list[Document]) -> tuple[object, int]:
+    return {"checks": checks}, 200
+
+
+_PROBES: dict[bytes, Callable[[list[Document]], tuple[object, int]]] = {
+    b"/healthz": _alive,
+    b"/ready": _ready,
+    b"/health": _health,
+    b"/health/checks": _list,
+}
+
+
+def _reply(request: ApiRequest, document: object, status: int) -> bytes:
+    return bytes_reply(request, json.dumps(document).encode() + b"\n", JSON_TYPE, status)
