@@ -187,6 +187,7 @@ class GossipRouter:
         self._heartbeats = 0
         self._sends: dict[bytes, list[Send]] = {}
         self._deliveries: list[Delivery] = []
+        self._arrivals: list[tuple[bytes, str]] = []
         self._grafts: dict[bytes, list[str]] = {}
         self._prunes: dict[bytes, list[tuple[str, int | None]]] = {}
 
@@ -200,6 +201,11 @@ class GossipRouter:
     def take_deliveries(self) -> list[Delivery]:
         deliveries, self._deliveries = self._deliveries, []
         return deliveries
+
+    def take_arrivals(self) -> list[tuple[bytes, str]]:
+        """(peer, topic) of each peer that has come to a topic of ours since the last call."""
+        arrivals, self._arrivals = self._arrivals, []
+        return arrivals
 
     # What can be seen
 
@@ -362,8 +368,11 @@ class GossipRouter:
         state.topics[topic] = None
         self._subscribers.setdefault(topic, {})[peer] = None
         members = self._mesh.get(topic)
+        if members is None:
+            return
+        self._arrivals.append((peer, topic))
         # A thin mesh does not wait for the heartbeat: a node that has just joined gets messages at once.
-        if members is not None and len(members) < self.params.d_lo and self._may_graft(topic, peer, state, now):
+        if len(members) < self.params.d_lo and self._may_graft(topic, peer, state, now):
             self._graft(topic, members, peer)
 
     def _unsubscribed(self, peer: bytes, state: _Peer, topic: str) -> None:

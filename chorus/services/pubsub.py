@@ -115,6 +115,7 @@ class PubSubService(Service):
         self._connected: dict[bytes, Connection] = {}
         """Peers that the host has spoken of, whether they speak pub/sub or not."""
         self._topics: dict[str, _Topic] = {}
+        self._arrival_watchers: list[Callable[[PeerId, str], None]] = []
         self._timer: IDelayedCall | None = None
         self._waiters: list[tuple[Deferred[None], IDelayedCall]] = []
         self._watching = False
@@ -186,6 +187,10 @@ class PubSubService(Service):
                 self._transmit()
 
         return unsubscribe
+
+    def watch_arrivals(self, watcher: Callable[[PeerId, str], None]) -> None:
+        """Hear of each connected peer that comes to a topic of ours (late joiners)."""
+        self._arrival_watchers.append(watcher)
 
     def publish(self, topic: str, data: bytes) -> bytes:
         """Sign and send at once; returns the message id. Whoever publishes much waits for `ready` in between.
@@ -356,6 +361,8 @@ class PubSubService(Service):
         self.router.receive(raw, rpc, now)
         for delivery in self.router.take_deliveries():
             self._deliver(delivery)
+        for peer, topic in self.router.take_arrivals():
+            self._arrived(PeerId(peer), topic)
 
     def _deliver(self, delivery: Delivery) -> None:
         entry = self._topics.get(delivery.topic)
@@ -368,6 +375,14 @@ class PubSubService(Service):
             except Exception:
                 self._counters.errors += 1
                 self._log.failure("callback of topic {topic}", topic=delivery.topic)
+
+    def _arrived(self, peer: PeerId, topic: str) -> None:
+        for watcher in self._arrival_watchers:
+            try:
+                watcher(peer, topic)
+            except Exception:
+                self._counters.errors += 1
+                self._log.failure("watcher of topic {topic}", topic=topic)
 
     def _validate(self, delivery: Delivery) -> Validation:
         entry = self._topics.get(delivery.topic)
