@@ -156,6 +156,12 @@ class ConnectionProtocol(Protocol):
         session = self._core.yamux
         return len(session.streams) if session is not None else 0
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that streams have queued and the peer has not taken."""
+        session = self._core.yamux
+        return sum(stream.queued for stream in session.streams.values()) if session is not None else 0
+
     def mark_admitted(self) -> None:
         self.admitted = True
 

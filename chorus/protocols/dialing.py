@@ -19,8 +19,9 @@ PRIVATE_DIAL_TIMEOUT = 5.0
 STAGGER = 0.25
 """Seconds after which the next address is tried beside one that has not answered (RFC 8305)."""
 MAX_ADDRESSES_PER_DIAL = 32
-BACKOFF_BASE = 1.0
-BACKOFF_MAX = 300.0
+BACKOFF_BASE = 0.5
+BACKOFF_MAX = 30.0
+"""Seconds. Whoever dials again has a longer schedule; this one keeps many of them off one dead address."""
 BACKOFF_KEPT = 2048
 """Addresses whose failures are remembered."""
 SIMULTANEOUS_WINDOW = 30.0
@@ -41,8 +42,8 @@ class DialError(LocalError):
 
 
 def backoff(failures: int, rng: random.Random) -> float:
-    """Seconds before an address that failed `failures` times in a row is worth another dial: doubling from 1 s to
-    5 min, then anything between half of that and all of it."""
+    """Seconds before an address that failed `failures` times in a row is worth another dial: doubling from 0.5 s
+    to 30 s, then anything between half of that and all of it."""
     if failures <= 0:
         return 0.0
     ceiling = min(BACKOFF_MAX, BACKOFF_BASE * 2.0 ** min(failures - 1, 32))

@@ -37,9 +37,9 @@ class HostLimits:
     max_dials: int = 64
     """Addresses being dialled at a time; further ones wait."""
     max_dials_per_peer: int = 8
-    max_inbound_streams: int = 2048
+    max_streams: int = 4096
+    """Streams of all connections, above which no further one is taken."""
     max_inbound_streams_per_peer: int = 256
-    max_outbound_streams_per_peer: int = 512
 
 
 def groups(address: Multiaddr, limits: HostLimits) -> list[tuple[Group, int]]:

@@ -1,0 +1,427 @@
+"""Dials a peer over all its addresses: staggered, bounded, one dial a peer however many ask for it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+from typing import Protocol as Interface
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred
+from twisted.internet.error import (
+    ConnectError,
+    ConnectionRefusedError,
+    DNSLookupError,
+    NoRouteError,
+    TCPTimedOutError,
+    TimeoutError,
+)
+from twisted.internet.interfaces import IAddress, IResolutionReceiver
+from twisted.internet.protocol import ClientFactory, Protocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from chorus.errors import ChorusError, LimitExceeded, LocalError
+from chorus.identity import PeerId
+from chorus.multiformats.multiaddr import Multiaddr
+from chorus.protocols.dialing import MAX_ADDRESSES_PER_DIAL, STAGGER, Backoffs, DialError, dial_timeout, rank
+from chorus.protocols.limits import HostLimits, Place
+from chorus.protocols.stream import Connection
+from chorus.services.p2p_link import Link, TransportCounters, reason
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IConnector, IDelayedCall, IReactorTCP, IReactorTime
+
+
+RESOLVE_TIMEOUT = 5.0
+"""Seconds for the addresses of a name."""
+
+
+class DialAbandoned(LocalError):
+    """Another address was faster, or nobody waits any more."""
+
+    code = "dial_abandoned"
+
+
+class Dials(Interface):
+    """What the dialer needs of the host."""
+
+    @property
+    def peer_id(self) -> PeerId: ...
+
+    def enter(self, address: Multiaddr) -> Place:
+        """Take a place for an outbound connection. Raises `LimitExceeded`."""
+
+    def leave(self, place: Place) -> None: ...
+
+    def outbound(self, address: Multiaddr, expected: PeerId | None, place: Place) -> Link:
+        """The socket is connected: make the connection."""
+
+    def settling(self, peer: PeerId) -> bool:
+        """Whether a connection of that peer is waiting for its admission."""
+
+
+class Attempt(ClientFactory):
+    """One address: TCP, then the handshake, then admission (both of them the host's)."""
+
+    noisy = False
+
+    def __init__(self, dial: PeerDial, address: Multiaddr, expected: PeerId | None, started: float) -> None:
+        self.dial = dial
+        self.address = address
+        self.expected = expected
+        self.started = started
+        self.place: Place | None = None
+        self.link: Link | None = None
+        self.connector: IConnector | None = None
+        self.holds_slot = True
+        self.over = False
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
+        assert self.place is not None
+        self.link = self.dial.dialer.connected(self)
+        return self.link.connection if self.link is not None else None
+
+    def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
+        self.dial.dialer.not_connected(self, reason)
+
+
+class PeerDial:
+    """All that is under way to reach one peer."""
+
+    def __init__(self, dialer: Dialer, peer: PeerId | None, addresses: Sequence[Multiaddr]) -> None:
+        self.dialer = dialer
+        self.peer = peer
+        self.waiters: list[Deferred[Connection]] = []
+        self.pending: deque[Multiaddr] = deque()
+        self.running: dict[Multiaddr, Attempt] = {}
+        self.failures: list[tuple[Multiaddr, str]] = []
+        self.seen: set[Multiaddr] = set()
+        self.resolving = 0
+        """Names whose addresses are awaited."""
+        self.timer: IDelayedCall | None = None
+        self.over = False
+        self.add(addresses)
+
+    def add(self, addresses: Sequence[Multiaddr]) -> None:
+        """More addresses for a dial that may be under way."""
+        usable: list[Multiaddr] = []
+        for address in addresses:
+            if address in self.seen:
+                continue
+            self.seen.add(address)
+            named = address.peer_id()
+            if self.peer is not None and named is not None and named != self.peer:
+                self.failures.append((address, f"it names another peer than {self.peer}"))
+            elif address.tcp_endpoint() is None:
+                self.failures.append((address, "not an address of plain TCP"))
+            elif address.ip() is None:
+                self.resolving += 1
+                self.dialer.resolve(self, address)
+            else:
+                usable.append(address)
+        self.line_up(usable)
+
+    def line_up(self, addresses: Sequence[Multiaddr]) -> None:
+        """IP addresses, in the order to be tried. Without a peer they keep the id they name: it is expected there."""
+        ordered = rank(addresses) if self.peer is not None else addresses
+        self.pending.extend(a for a in ordered if a not in self.pending and a not in self.running)
+
+
+class Dialer:
+    """`clock` and `reactor` are usually the same object."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: IReactorTCP,
+        clock: IReactorTime,
+        host: Dials,
+        limits: HostLimits,
+        backoffs: Backoffs,
+        counters: TransportCounters,
+    ) -> None:
+        self._reactor = reactor
+        self._clock = clock
+        self._host = host
+        self._limits = limits
+        self._backoffs = backoffs
+        self._counters = counters
+        self._dials: dict[PeerId, PeerDial] = {}
+        self._anonymous: dict[PeerDial, None] = {}
+        self._attempts: dict[Link, Attempt] = {}
+        self._slots = limits.max_dials
+        self._queue: deque[PeerDial] = deque()
+
+    def dial(self, peer: PeerId | None, addresses: Sequence[Multiaddr]) -> Deferred[Connection]:
+        if peer is None:
+            named = {address.peer_id() for address in addresses}
+            if len(named) == 1:
+                peer = named.pop()
+        dial = self._dials.get(peer) if peer is not None else None
+        if dial is None:
+            dial = PeerDial(self, peer, addresses)
+            if peer is not None:
+                self._dials[peer] = dial
+            else:
+                self._anonymous[dial] = None
+        else:
+            dial.add(addresses)
+
+        def cancelled(waiter: Deferred[Connection]) -> None:
+            dial.waiters.remove(waiter)
+            if not dial.waiters:
+                self._finish(dial, DialAbandoned("nobody waits for this dial any more"))
+
+        waiter: Deferred[Connection] = Deferred(cancelled)
+        dial.waiters.append(waiter)
+        self._advance(dial)
+        return waiter
+
+    def stop(self) -> None:
+        """Every dial under way fails."""
+        for dial in [*self._dials.values(), *self._anonymous]:
+            self._finish(dial, DialAbandoned("the node stops"))
+
+    # What the host tells
+
+    def secured(self, link: Link) -> None:
+        """The peer of a dialled connection is who it should be; the dial's other attempts are over."""
+        attempt = self._attempts.get(link)
+        if attempt is None:
+            return
+        self._counters.connected += 1
+        self._counters.seconds += self._clock.seconds() - attempt.started
+        self._backoffs.succeeded(attempt.dial.peer, attempt.address)
+        self._free(attempt)
+        dial = attempt.dial
+        dial.pending.clear()
+        for other in list(dial.running.values()):
+            if other is not attempt:
+                self._abandon(other)
+
+    def admitted(self, link: Link, stays: Connection) -> None:
+        """A connection was admitted; `stays` is the one that the pair keeps."""
+        assert link.peer is not None
+        dial = self._dials.get(link.peer)
+        if dial is not None:
+            self._finish(dial, stays)
+        attempt = self._attempts.get(link)
+        if attempt is not None and attempt.dial is not dial:
+            self._finish(attempt.dial, stays)
+
+    def closed(self, link: Link, error: ChorusError | None) -> None:
+        attempt = self._attempts.pop(link, None)
+        if attempt is not None and not attempt.over:
+            if error is None:
+                self._failed(attempt, "the peer closed the connection", "closed")
+            else:
+                self._failed(attempt, str(error), reason(error))
+        if link.peer is not None and (dial := self._dials.get(link.peer)) is not None:
+            self._advance(dial)
+
+    # Names
+
+    def resolve(self, dial: PeerDial, address: Multiaddr) -> None:
+        """Look a name up; its addresses join the dial's."""
+        host, port = address.tcp_endpoint() or ("", 0)
+        named = address.peer_id()
+
+        def resolved(hosts: Sequence[str]) -> None:
+            dial.resolving -= 1
+            if not hosts:
+                self._refuse(dial, address, "unknown_name", "the name cannot be resolved")
+            found = [Multiaddr.tcp(host, port) for host in hosts]
+            dial.line_up([a.with_peer(named) for a in found] if named is not None else found)
+            self._advance(dial)
+
+        look_up(self._reactor, self._clock, host, address.parts[0][0], resolved)
+
+    # Attempts
+
+    def _advance(self, dial: PeerDial) -> None:
+        """Start what may start; finish when nothing is left to hope for."""
+        if dial.over:
+            return
+        if dial.peer is not None and self._host.settling(dial.peer):
+            return
+        while dial.pending and not dial.running:
+            if not self._start(dial):
+                return
+        if dial.pending and dial.timer is None and len(dial.running) < self._limits.max_dials_per_peer:
+            dial.timer = self._clock.callLater(STAGGER, self._stagger, dial)
+        if not dial.pending and not dial.running and not dial.resolving:
+            self._finish(dial, None)
+
+    def _stagger(self, dial: PeerDial) -> None:
+        dial.timer = None
+        if not dial.over and dial.pending:
+            self._start(dial)
+            self._advance(dial)
+
+    def _start(self, dial: PeerDial) -> bool:
+        """Try the next address; false when the dial has to wait for its turn."""
+        if self._slots <= 0:
+            if dial not in self._queue:
+                self._queue.append(dial)
+            return False
+        address = dial.pending.popleft()
+        now = self._clock.seconds()
+        expected = dial.peer if dial.peer is not None else address.peer_id()
+        if expected == self._host.peer_id:
+            self._refuse(dial, address, "self_dial", "this is the node itself")
+            return True
+        if wait := self._backoffs.waiting(dial.peer, address, now):
+            self._refuse(dial, address, "backoff", f"it failed lately and is left alone for {wait:.1f} s more")
+            return True
+        attempt = Attempt(dial, address, expected, now)
+        try:
+            attempt.place = self._host.enter(address)
+        except LimitExceeded as error:
+            self._refuse(dial, address, error.limit, str(error))
+            return True
+        self._slots -= 1
+        self._counters.dialled += 1
+        dial.running[address] = attempt
+        endpoint = address.tcp_endpoint()
+        assert endpoint is not None
+        host, port = endpoint
+        attempt.connector = self._reactor.connectTCP(host, port, attempt, timeout=dial_timeout(address))
+        return True
+
+    def _refuse(self, dial: PeerDial, address: Multiaddr, code: str, why: str) -> None:
+        self._counters.failed[code] += 1
+        dial.failures.append((address, why))
+
+    def connected(self, attempt: Attempt) -> Link | None:
+        """TCP is there. Called by the attempt."""
+        if attempt.over or attempt.place is None:
+            return None
+        link = self._host.outbound(attempt.address, attempt.expected, attempt.place)
+        self._attempts[link] = attempt
+        return link
+
+    def not_connected(self, attempt: Attempt, failure: Failure) -> None:
+        """TCP did not come about. Called by the attempt."""
+        if attempt.place is not None:
+            self._host.leave(attempt.place)
+            attempt.place = None
+        if not attempt.over:
+            code, text = describe(failure.value)
+            self._failed(attempt, text, code)
+
+    def _failed(self, attempt: Attempt, why: str, code: str) -> None:
+        attempt.over = True
+        self._counters.failed[code] += 1
+        dial = attempt.dial
+        dial.running.pop(attempt.address, None)
+        dial.failures.append((attempt.address, why))
+        self._backoffs.failed(dial.peer, attempt.address, self._clock.seconds())
+        self._free(attempt)
+        self._advance(dial)
+
+    def _abandon(self, attempt: Attempt) -> None:
+        """Stop it without counting it as a failure of its address."""
+        attempt.over = True
+        attempt.dial.running.pop(attempt.address, None)
+        if attempt.link is not None:
+            attempt.link.connection.close(DialAbandoned("another connection was there first"))
+        elif attempt.connector is not None:
+            attempt.connector.stopConnecting()
+        self._free(attempt)
+
+    def _free(self, attempt: Attempt) -> None:
+        if not attempt.holds_slot:
+            return
+        attempt.holds_slot = False
+        self._slots += 1
+        while self._queue and self._slots > 0:
+            dial = self._queue.popleft()
+            if not dial.over:
+                self._clock.callLater(0, self._advance, dial)
+                break
+
+    def _finish(self, dial: PeerDial, result: Connection | ChorusError | None) -> None:
+        """`None`: no address led to the peer."""
+        if dial.over:
+            return
+        dial.over = True
+        if dial.timer is not None:
+            dial.timer.cancel()
+            dial.timer = None
+        if dial.peer is not None:
+            del self._dials[dial.peer]
+        else:
+            del self._anonymous[dial]
+        for attempt in list(dial.running.values()):
+            if attempt.link is None or (attempt.link.connection is not result and not attempt.link.admitted):
+                self._abandon(attempt)
+            else:
+                attempt.over = True
+                self._free(attempt)
+        waiters, dial.waiters = dial.waiters, []
+        for waiter in waiters:
+            if isinstance(result, ChorusError):
+                waiter.errback(result)
+            elif result is None:
+                waiter.errback(DialError(dial.peer, dial.failures))
+            else:
+                waiter.callback(result)
+
+
+_FAMILIES: dict[int, tuple[type, ...]] = {54: (IPv4Address,), 55: (IPv6Address,)}
+"""By multiaddr code: /dns4 and /dns6; /dns takes both."""
+
+
+@implementer(IResolutionReceiver)
+class _Answers:
+    def __init__(self, done: Callable[[Sequence[str]], None], clock: IReactorTime) -> None:
+        self._done: Callable[[Sequence[str]], None] | None = done
+        self._hosts: dict[str, None] = {}
+        self._timer = clock.callLater(RESOLVE_TIMEOUT, self.resolutionComplete)
+
+    def resolutionBegan(self, resolution: object) -> None:
+        """There is nothing to keep."""
+
+    def addressResolved(self, address: IAddress) -> None:
+        if len(self._hosts) < MAX_ADDRESSES_PER_DIAL:
+            self._hosts[address.host] = None  # type: ignore[attr-defined]
+
+    def resolutionComplete(self) -> None:
+        done, self._done = self._done, None
+        if done is None:
+            return
+        if self._timer.active():
+            self._timer.cancel()
+        done(list(self._hosts))
+
+
+def look_up(
+    reactor: IReactorTCP, clock: IReactorTime, host: str, code: int, done: Callable[[Sequence[str]], None]
+) -> None:
+    """Call `done` with the IP addresses of a name, none when it has none or the resolver is too slow."""
+    resolver: Any = reactor.nameResolver  # type: ignore[attr-defined]
+    types = _FAMILIES.get(code, (IPv4Address, IPv6Address))
+    resolver.resolveHostName(_Answers(done, clock), host, 0, types, "TCP")
+
+
+_REASONS: tuple[tuple[type[Exception], str, str], ...] = (
+    (ConnectionRefusedError, "refused", "connection refused"),
+    (TCPTimedOutError, "timeout", "no answer"),
+    (TimeoutError, "timeout", "no answer in time"),
+    (NoRouteError, "unreachable", "no route"),
+    (DNSLookupError, "unknown_name", "the name cannot be resolved"),
+)
+
+
+def describe(error: Any) -> tuple[str, str]:
+    """(reason to count, text) for why TCP did not come about."""
+    for kind, code, text in _REASONS:
+        if isinstance(error, kind):
+            return code, text
+    if isinstance(error, ConnectError):
+        return "connect_failed", f"cannot connect: {error}"
+    return "connect_failed", str(error)

@@ -1,0 +1,124 @@
+"""What the host keeps of each connection, and what it counts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import attrs
+
+from chorus.errors import ChorusError, LimitExceeded
+from chorus.identity import PeerId
+from chorus.multiformats.multiaddr import Multiaddr
+from chorus.protocols.connection import ConnectionProtocol
+from chorus.protocols.dialing import Contender
+from chorus.protocols.identify import Identification
+from chorus.protocols.limits import Place
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall
+
+    from chorus.protocols.muxed_stream import MuxedStream
+
+
+@attrs.define
+class TransportCounters:
+    """Dials over one transport, since start."""
+
+    dialled: int = 0
+    """Addresses tried."""
+    connected: int = 0
+    """Of those, the ones that ended in an authenticated connection."""
+    failed: Counter[str] = attrs.field(factory=Counter)
+    """By reason: an error's code, `refused`, `timeout`, `unreachable`, `backoff`."""
+    seconds: float = 0.0
+    """Sum over `connected`, from the start of the dial to the authenticated connection."""
+
+
+@attrs.define
+class P2PCounters:
+    """Since start. Plain numbers: whoever exports them reads them."""
+
+    accepted: int = 0
+    refused: Counter[str] = attrs.field(factory=Counter)
+    """Connections refused, by the name of the limit."""
+    secured: int = 0
+    admitted: int = 0
+    admission_failed: Counter[str] = attrs.field(factory=Counter)
+    """By the error's code."""
+    identified: int = 0
+    identify_failed: Counter[str] = attrs.field(factory=Counter)
+    superseded: int = 0
+    """Connections closed because a pair keeps one."""
+    closed: Counter[str] = attrs.field(factory=Counter)
+    """By the error's code; `normal` without one."""
+    streams_refused: Counter[str] = attrs.field(factory=Counter)
+    """Inbound streams reset as they opened, by the name of the limit."""
+    peer_errors: Counter[str] = attrs.field(factory=Counter)
+    """What peers did wrong on their connections and streams, by the error's code."""
+    tcp: TransportCounters = attrs.field(factory=TransportCounters)
+
+
+@attrs.define(eq=False)
+class Link:
+    """One connection, from its first byte to its last."""
+
+    connection: ConnectionProtocol
+    place: Place
+    address: Multiaddr | None = None
+    """What was dialled."""
+    peer: PeerId | None = None
+    """Once the connection is secured."""
+    settling: bool = False
+    """Secured, not yet admitted."""
+    admitted_at: float | None = None
+    identification: Identification | None = None
+    announced: bool = False
+    """Watchers have heard of it."""
+    admission_timer: IDelayedCall | None = None
+    latency: float | None = None
+    """Seconds of the last ping."""
+    next_ping: float = 0.0
+    _streams: dict[str, list[MuxedStream]] = attrs.field(factory=dict)
+    _total: int = 0
+
+    @property
+    def admitted(self) -> bool:
+        return self.admitted_at is not None
+
+    def contender(self) -> Contender:
+        assert self.admitted_at is not None
+        return Contender(self.connection.inbound, self.admitted_at)
+
+    def count_stream(self, stream: MuxedStream, per_protocol: int, per_peer: int) -> None:
+        """Count an inbound stream as open until it ends. Raises `LimitExceeded`.
+
+        Streams that have ended are forgotten when a limit is met: opening and closing costs nothing else.
+        """
+        streams = self._streams.setdefault(stream.protocol, [])
+        if len(streams) >= per_protocol or self._total >= per_peer:
+            self._forget_ended()
+            if len(streams) >= per_protocol:
+                raise LimitExceeded("inbound_streams_per_protocol", len(streams) + 1, per_protocol)
+            if self._total >= per_peer:
+                raise LimitExceeded("inbound_streams_per_peer", self._total + 1, per_peer)
+        streams.append(stream)
+        self._total += 1
+
+    def _forget_ended(self) -> None:
+        self._total = 0
+        for streams in self._streams.values():
+            streams[:] = [stream for stream in streams if not stream.ended]
+            self._total += len(streams)
+
+    def cancel_admission_timer(self) -> None:
+        timer, self.admission_timer = self.admission_timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
+
+
+def reason(error: ChorusError | None) -> str:
+    """The name an end is counted under."""
+    if error is None:
+        return "normal"
+    return f"{error.code}.{error.limit}" if isinstance(error, LimitExceeded) else error.code
