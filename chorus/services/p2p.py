@@ -242,7 +242,7 @@ class P2PService(Service):
 
     def register(self, protocol: str, opened: StreamOpened, options: ProtocolOptions) -> None:
         if self.open_mode and not allowed_in_open_mode(protocol):
-            self._log.warn("{protocol} is not served in open mode", protocol=protocol)
+            self._log.debug("{protocol} is not served in open mode", protocol=protocol)
             return
         self._serving[protocol] = _Served(opened, options)
         self._protocols_changed()
