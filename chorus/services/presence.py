@@ -158,26 +158,25 @@ class PresenceView:
     def candidates(self) -> list[Candidate]:
         """Nodes fit to be scored: their capabilities are known and their availability is fresh. By peer id; not
         ourselves. `available` is false for those that are full or draining."""
-        now = self._clock()
-        found = []
-        for node in self.nodes():
-            capability, availability = node.capability, node.availability
-            if capability is None or availability is None or not self._fresh(node, now):
-                continue
-            found.append(
-                Candidate(
-                    peer=str(node.peer),
-                    role=node.role.role if node.role is not None else None,
-                    expertise=frozenset(capability.expertise),
-                    capabilities=frozenset(capability.capabilities),
-                    specialisation=capability.specialization or None,
-                    current_tasks=availability.current_tasks,
-                    max_tasks=availability.max_tasks,
-                    available=availability.available_for_work,
-                    models=bool(capability.models),
-                )
-            )
-        return found
+        found = map(self.candidate, self.nodes())
+        return [candidate for candidate in found if candidate is not None]
+
+    def candidate(self, node: NodePresence) -> Candidate | None:
+        """A node as the scorer sees it; None while its capabilities are not known or its availability is not fresh."""
+        capability, availability = node.capability, node.availability
+        if capability is None or availability is None or not self._fresh(node, self._clock()):
+            return None
+        return Candidate(
+            peer=str(node.peer),
+            role=node.role.role if node.role is not None else None,
+            expertise=frozenset(capability.expertise),
+            capabilities=frozenset(capability.capabilities),
+            specialisation=capability.specialization or None,
+            current_tasks=availability.current_tasks,
+            max_tasks=availability.max_tasks,
+            available=availability.available_for_work,
+            models=bool(capability.models),
+        )
 
     @staticmethod
     def _fresh(node: NodePresence, now: float) -> bool:
