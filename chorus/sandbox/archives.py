@@ -500,6 +500,11 @@ def listing(archive: Path, bounds: Bounds | None = None, stop: Callable[[], bool
     return found
 
 
+def names(archive: Path, bounds: Bounds | None = None) -> list[str]:
+    """Paths of the members, for `languages.detect`. Raises `BadArchive`."""
+    return [member.path for member in listing(archive, bounds)]
+
+
 def unpack(
     archive: Path,
     into: Path,

@@ -23,6 +23,7 @@ from chorus.sandbox.pipes import Exit, Pipe
 from chorus.sandbox.spool import Spool
 from chorus.sandbox.verdict import FLOOD_FACTOR, GRACE_S, HOST_GRACE_S, Facts, verdict
 from chorus.sandbox.volumes import Volume
+from chorus.sandbox.workers import Pause
 from chorus.sandbox.workspace import Box
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ class BubblewrapRun:
         self._disk_at = 0.0
         self._status = b""
         self._inner: int | None = None
+        self._pause = Pause(backend.reactor)
 
     # -- Run
 
@@ -252,9 +254,11 @@ class BubblewrapRun:
         limits = self._job.limits
         self._launch(prepared)
         deadline = self._reactor.callLater(limits.timeout_s + GRACE_S + HOST_GRACE_S, self._stop, Reason.TIMEOUT, "")
-        self._spend(self._watch(prepared))
+        watching = Deferred.fromCoroutine(self._watch(prepared))
         await self._ended
         elapsed = self._reactor.seconds() - began
+        self._pause.end()
+        await watching
         if deadline.active():
             deadline.cancel()
         await self._call(self._bury, prepared)
@@ -320,11 +324,9 @@ class BubblewrapRun:
             cost = time.monotonic() - began
             if not self._ended.called:
                 self._judge(sample, prepared)
-            pause: Deferred[None] = Deferred()
             # A tree of many processes takes long to look at: a tenth of a core is enough for that.
             polled = not (prepared.holds("memory") and prepared.holds("pids"))
-            self._reactor.callLater(max(POLL_S if polled else WATCH_S, 10 * cost), pause.callback, None)
-            await pause
+            await self._pause.wait(max(POLL_S if polled else WATCH_S, 10 * cost))
 
     def _judge(self, sample: _Sample, prepared: _Prepared) -> None:
         limits, before, usage = self._job.limits, self._usage, sample.usage

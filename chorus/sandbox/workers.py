@@ -22,6 +22,34 @@ class TimedOut(Exception):
     """A blocking call did not come back in time; its thread may still be at it."""
 
 
+class Pause:
+    """Waiting on the reactor that can be cut short, and ended for good: then nothing waits any more."""
+
+    def __init__(self, reactor: IReactorTime) -> None:
+        self._reactor = reactor
+        self._waiting: Deferred[None] | None = None
+        self._ended = False
+
+    async def wait(self, seconds: float) -> None:
+        if self._ended:
+            return
+        self._waiting = Deferred()
+        timer = self._reactor.callLater(seconds, self.stir)
+        await self._waiting
+        if timer.active():
+            timer.cancel()
+
+    def stir(self) -> None:
+        """End the wait under way."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.callback(None)
+
+    def end(self) -> None:
+        self._ended = True
+        self.stir()
+
+
 class Workers:
     """A named thread pool. Threads are daemons: one that hangs in a dead engine must not hold up the exit."""
 

@@ -103,6 +103,7 @@ def gather(box: Box, job: Job, scratch: Path) -> artifacts.Collected:
 
 def leave(box: Box, scratch: Path, streams: Callable[[str], Path | None]) -> None:
     """Keep `scratch/stdout` and `scratch/stderr`, remove the rest of the box."""
+    scratch.mkdir(parents=True, exist_ok=True)
     for name in ("stdout", "stderr"):
         kept = streams(name)
         if kept is not None and kept.exists() and kept != scratch / name:

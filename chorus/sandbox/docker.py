@@ -1,0 +1,222 @@
+"""The Docker backend: containers by the engine's API, a warm pool, take-back after a restart of the agent.
+
+All calls are in threads with time limits. What a killed agent or engine left is found by label in every state.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.logger import Logger
+
+from chorus.errors import ChorusError
+from chorus.sandbox import volumes
+from chorus.sandbox.contract import Job, Limits, OutputSink, Reason, Run, RunResult, SandboxUnavailable
+from chorus.sandbox.docker_box import Binding, Contained, Containers
+from chorus.sandbox.docker_run import CONTAINER_S, FILES_S, PROBE_S, DockerRun
+from chorus.sandbox.docker_spec import LABEL_AGENT, LABEL_BOX, LABEL_FENCE, LABEL_IMAGE, LABEL_TASK, Users
+from chorus.sandbox.engine import Engine, EngineError
+from chorus.sandbox.languages import ImageMap
+from chorus.sandbox.volumes import Volume
+from chorus.sandbox.warm import WarmPool
+from chorus.sandbox.workers import TimedOut, Workers
+from chorus.sandbox.workspace import Box
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+LEFTOVERS_S = 5.0
+"""Between two attempts to remove what an engine that was away still has."""
+
+
+class Docker:
+    """`Backend` over an engine. `state` is a folder of this agent's own, on a disk that the engine sees under the same
+    path; `defaults` are the limits that warm containers are made with."""
+
+    name = "docker"
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        agent_id: str,
+        *,
+        state: Path,
+        host: str | None = None,
+        images: ImageMap | None = None,
+        warm: Mapping[str, int] | None = None,
+        defaults: Limits | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.reactor: Any = reactor
+        self.now = now
+        self.images = images or ImageMap()
+        self.workers = Workers(reactor, "docker", 12)
+        self.runs: set[DockerRun] = set()
+        self._agent_id = agent_id
+        self.containers = Containers(Engine(host), agent_id, self.images, Users.of_agent(os.geteuid(), os.getegid()))
+        self.pool = WarmPool(self, state / "warm", dict(warm or {}), defaults or Limits())
+        self._kept: dict[tuple[str, str], tuple[Contained, Binding]] = {}
+        self._leftovers: set[str] = set()
+        self._sweep: Any = None
+        self._closed = False
+
+    # -- Backend
+
+    def probe(self) -> Deferred[str | None]:
+        return self.workers.call(PROBE_S, self.containers.look).addErrback(lambda failure: failure.getErrorMessage())
+
+    def has_image(self, job: Job) -> Deferred[bool]:
+        image = self.images.image_for(job.language, job.image)
+        return self.workers.call(PROBE_S, lambda: self.containers.engine.image_id(image) is not None)
+
+    def start(self, job: Job, scratch: Path, sink: OutputSink) -> Run:
+        return self._begin(DockerRun(self, job, scratch, sink))
+
+    def reconcile(self, keep: Callable[[str, str], bool]) -> Deferred[list[tuple[str, str]]]:
+        async def reconcile() -> list[tuple[str, str]]:
+            self._kept = await self.workers.call(FILES_S, self._reconcile, keep)
+            self.pool.begin()
+            return list(self._kept)
+
+        return Deferred.fromCoroutine(reconcile())
+
+    def adopt(self, job: Job, scratch: Path, sink: OutputSink, stdout_from: int, stderr_from: int) -> Run | None:
+        kept = self._kept.pop((job.task_id, job.fence), None)
+        if kept is None:
+            return None
+        kept[0].limits = job.limits
+        return self._begin(DockerRun(self, job, scratch, sink, kept, (stdout_from, stderr_from)))
+
+    def close(self) -> Deferred[None]:
+        async def close() -> None:
+            self._closed = True
+            if self._sweep is not None and self._sweep.active():
+                self._sweep.cancel()
+            ending: list[Deferred[None]] = []
+            for run in list(self.runs):
+                ended: Deferred[None] = Deferred()
+                run.gone.append(ended)
+                ending.append(ended)
+                if not run.detached:
+                    run.cancel(Reason.SANDBOX_UNAVAILABLE)
+            if ending:
+                await gatherResults(ending)
+            await self.pool.drain()
+            self.workers.stop()
+
+        return Deferred.fromCoroutine(close())
+
+    # -- for the runs
+
+    async def container_for(self, job: Job, image: str, scratch: Path) -> Contained:
+        """A warm container if one fits, else a new one."""
+        name = f"chorus-{job.task_id[-36:]}-{job.attempt}-{uuid.uuid4().hex[:8]}"
+        warm = self.pool.take(image, job.limits)
+        if warm is not None:
+            try:
+                await self.workers.call(CONTAINER_S, self.containers.fit, warm, job, name)
+            except (ChorusError, TimedOut) as error:
+                self._log.info("a warm container of {image} was not usable: {error}", image=image, error=error)
+                await self.discard(warm)
+            else:
+                return warm
+        box = Box(scratch / "box")
+        made: Contained = await self.workers.call(CONTAINER_S, self.containers.make, name, image, box, job.limits, job)
+        return made
+
+    async def discard(self, found: Contained) -> None:
+        """Remove a container that nobody uses, and its box."""
+        try:
+            await self.workers.call(CONTAINER_S, self.containers.remove, found)
+        except (ChorusError, TimedOut):
+            self.remove_later(found.id)
+        try:
+            await self.workers.call(FILES_S, volumes.remove_tree, found.box.root)
+        except (OSError, TimedOut) as error:
+            self._log.error("{path} could not be removed: {error}", path=str(found.box.root), error=error)
+
+    def remove_later(self, container: str) -> None:
+        """The engine is away: try again until it is back."""
+        self._leftovers.add(container)
+        if self._sweep is None and not self._closed:
+            self._sweep = self.reactor.callLater(LEFTOVERS_S, self._sweep_once)
+
+    def _sweep_once(self) -> None:
+        async def sweep() -> None:
+            for container in list(self._leftovers):
+                try:
+                    await self.workers.call(CONTAINER_S, self.containers.engine.remove, container)
+                except (ChorusError, TimedOut):
+                    break
+                self._leftovers.discard(container)
+            self._sweep = None
+            if self._leftovers and not self._closed:
+                self._sweep = self.reactor.callLater(LEFTOVERS_S, self._sweep_once)
+
+        Deferred.fromCoroutine(sweep()).addErrback(lambda failure: self._log.failure("sweep", failure))
+
+    def _begin(self, run: DockerRun) -> Run:
+        self.runs.add(run)
+
+        def forget(result: RunResult) -> RunResult:
+            self.runs.discard(run)
+            return result
+
+        run.result.addCallback(forget)
+        run.begin()
+        return run
+
+    # -- blocking
+
+    def _reconcile(self, keep: Callable[[str, str], bool]) -> dict[tuple[str, str], tuple[Contained, Binding]]:
+        engine = self.containers.engine
+        if engine.missing() is not None:
+            return {}
+        kept = {}
+        mine = {run.contained.id for run in self.runs if run.contained is not None}
+        for entry in engine.labelled(LABEL_AGENT, self._agent_id):
+            if entry["Id"] in mine:
+                continue
+            found = self._recognise(entry, keep)
+            if found is not None:
+                kept[found[1].task_id, found[1].fence] = found
+                continue
+            try:
+                engine.remove(entry["Id"])
+            except (EngineError, SandboxUnavailable) as error:
+                self._log.error("orphan {id} could not be removed: {error}", id=entry["Id"][:12], error=error)
+            if (box := (entry.get("Labels") or {}).get(LABEL_BOX)) and Path(box).is_absolute():
+                volumes.remove_tree(Path(box))
+        self.pool.clean(keep_boxes={found.box.root for found, _ in kept.values()})
+        return kept
+
+    def _recognise(
+        self, entry: Mapping[str, Any], keep: Callable[[str, str], bool]
+    ) -> tuple[Contained, Binding] | None:
+        """The run in a container that may be taken over, or None for an orphan."""
+        label = entry.get("Labels") or {}
+        box = Box(Path(label.get(LABEL_BOX) or "/nonexistent"))
+        binding = Binding.read(box)
+        task, fence = label.get(LABEL_TASK), label.get(LABEL_FENCE)
+        if binding is None or (task is not None and (task, fence) != (binding.task_id, binding.fence)):
+            return None
+        if entry.get("State") not in ("running", "paused") or not keep(binding.task_id, binding.fence):
+            return None
+        engine = self.containers.engine
+        try:
+            if entry["State"] == "paused":
+                engine.resume(entry["Id"])
+            engine.execution(binding.execution)
+            volume = Volume(box.fs, binding.disk, binding.disk_mb, "taken over")
+            found = Contained(entry["Id"], label.get(LABEL_IMAGE, ""), box, volume, Limits(disk_mb=binding.disk_mb))
+            found.attach(engine.inspect(entry["Id"])["State"])
+        except EngineError:
+            return None
+        return found, binding

@@ -1,0 +1,237 @@
+"""One container and its folder on the host, as the blocking half of the Docker backend sees them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import attrs
+
+from chorus.sandbox import cgroups, volumes, workspace
+from chorus.sandbox.contract import ImageMissing, Job, Limits, SandboxUnavailable
+from chorus.sandbox.docker_spec import Users, cap_file, container, execution, labels, resources
+from chorus.sandbox.engine import Engine, EngineError
+from chorus.sandbox.languages import ImageMap
+from chorus.sandbox.volumes import Enforcement, Volume
+from chorus.sandbox.workspace import Box
+
+READY_S = 20.0
+"""How long a started container may take to open its pipes."""
+
+BINDING = "run.json"
+"""In the box: which run the container was given to. Labels cannot change, so a warm container's name no task."""
+
+FILES = 2 * (1 << 20)
+"""What the control folder may hold on top of the kept output, where only polling watches it."""
+
+
+@attrs.frozen
+class Binding:
+    """What another process of this agent needs to take a run over."""
+
+    task_id: str
+    fence: str
+    execution: str
+    started_at: float
+    disk: Enforcement
+    disk_mb: int
+
+    def write(self, box: Box) -> None:
+        path = box.root / BINDING
+        fresh = path.with_suffix(".new")
+        with fresh.open("w") as file:
+            json.dump(attrs.asdict(self), file)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.rename(path)
+
+    @classmethod
+    def read(cls, box: Box) -> Binding | None:
+        try:
+            return cls(**json.loads((box.root / BINDING).read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+
+@attrs.define
+class Contained:
+    """A running container with its box. `pid` is of its first process on this machine, 0 where it cannot be seen;
+    `handle` is a pidfd of it, so a later process with the same number is never hit."""
+
+    id: str
+    image: str
+    box: Box
+    volume: Volume
+    limits: Limits
+    pid: int = 0
+    handle: int = -1
+
+    def attach(self, state: Mapping[str, object]) -> None:
+        pid = state.get("Pid")
+        self.pid = pid if isinstance(pid, int) else 0
+        if self.pid > 0:
+            with contextlib.suppress(OSError):
+                self.handle = os.pidfd_open(self.pid)
+
+    def kill_now(self) -> None:
+        """Without the engine: with its first process the whole pid namespace dies. Quiet where that is not allowed."""
+        if self.handle >= 0:
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(self.handle, signal.SIGKILL)
+
+    def gone(self) -> bool:
+        """The first process is no more (or was never seen)."""
+        if self.handle < 0:
+            return False
+        try:
+            signal.pidfd_send_signal(self.handle, 0)
+        except OSError:
+            return True
+        return False
+
+    def release(self) -> None:
+        if self.handle >= 0:
+            os.close(self.handle)
+            self.handle = -1
+
+    @property
+    def out(self) -> Path:
+        return self.box.control / "out"
+
+    def marked(self, name: str) -> bool:
+        """The pump left this mark."""
+        return (self.out / name).exists()
+
+    def usage(self) -> cgroups.Usage:
+        """Counters from the kernel's own files, where this machine shows them."""
+        places = cgroups.of_process(self.pid) if self.pid else None
+        return cgroups.read_usage(*places) if places else cgroups.Usage()
+
+    def disk_full(self) -> bool:
+        """A plain folder holds the pump's files too: a task of the same user could write there."""
+        if self.volume.full():
+            return True
+        most = 2 * (self.limits.output_mb << 20) + FILES
+        return self.volume.enforcement == "poll" and volumes.measure(self.box.control, most) > most
+
+
+class Containers:
+    """Makes, fills, starts and removes containers. Blocking."""
+
+    def __init__(self, engine: Engine, agent_id: str, images: ImageMap, users: Users) -> None:
+        self.engine = engine
+        self.images = images
+        self._agent_id = agent_id
+        self._users = users
+        self._loop = True
+        self._runtime: str | None = None
+
+    def look(self) -> str | None:
+        """Whether this engine will do: None, or one line."""
+        missing = self.engine.missing()
+        if missing is not None:
+            return missing
+        info = self.engine.info()
+        if info.maps_users:
+            return "the container engine maps users (rootless or userns-remap), which is not supported here"
+        self._runtime = "runsc" if "runsc" in info.runtimes else None
+        held = {
+            "memory": info.memory_limit,
+            "pids": info.pids_limit,
+            "cpu": info.cpu_limit,
+            "seccomp": info.seccomp,
+        }
+        lacking = [name for name, there in held.items() if not there]
+        self.caveats = tuple(f"no_{name}: the engine does not hold it on this machine" for name in lacking)
+        return None
+
+    caveats: tuple[str, ...] = ()
+
+    def make(self, name: str, image: str, box: Box, limits: Limits, job: Job | None) -> Contained:
+        """A started container, its pipes open, without a task. Raises `ImageMissing` and `SandboxUnavailable`."""
+        try:
+            return self._make(name, image, box, limits, job, loop=self._loop)
+        except EngineError as error:
+            if error.status == 404:
+                raise ImageMissing(image, self.images.how_to_get(image)) from None
+            if "bind source path does not exist" not in str(error) or not self._loop:
+                raise SandboxUnavailable(f"the engine refuses the container: {error}") from None
+        # An engine in another mount namespace does not see what is mounted here: a plain folder it may.
+        self._loop = False
+        try:
+            return self._make(name, image, box, limits, job, loop=False)
+        except EngineError as error:
+            raise SandboxUnavailable(f"the engine does not see {box.root}: {error}") from None
+
+    def _make(self, name: str, image: str, box: Box, limits: Limits, job: Job | None, *, loop: bool) -> Contained:
+        volume = workspace.prepare(box, limits.disk_mb, self._users.owner, loop=loop)
+        made = None
+        try:
+            out = box.control / "out"
+            out.mkdir(mode=0o755)
+            if self._users.owner:
+                os.chown(out, *self._users.pump)
+            label = labels(self._agent_id, image, box, job)
+            made = self.engine.create(name, container(image, box, limits, self._users, label, self._runtime))
+            self.engine.start(made)
+            found = Contained(made, image, box, volume, limits)
+            self._await_ready(found)
+            found.attach(self.engine.inspect(made)["State"])
+        except BaseException:
+            if made is not None:
+                with contextlib.suppress(SandboxUnavailable, EngineError):
+                    self.engine.remove(made)
+            volumes.remove_tree(box.root)
+            raise
+        return found
+
+    def _await_ready(self, found: Contained) -> None:
+        deadline = time.monotonic() + READY_S
+        looks = 0
+        while not found.marked("ready"):
+            looks += 1
+            # Once a second ask whether it still lives: an image without a shell never gets ready.
+            if looks % 200 == 0 and not self.engine.inspect(found.id)["State"].get("Running"):
+                raise SandboxUnavailable(f"{found.image} does not start: has it /bin/sh, mkfifo and dd?")
+            if time.monotonic() > deadline:
+                raise SandboxUnavailable(f"a container of {found.image} is not ready after {READY_S:g} s")
+            time.sleep(0.005)
+
+    def fill(self, found: Contained, job: Job, stop: Callable[[], bool]) -> None:
+        """Input and script; raises what `workspace.fill` does."""
+        workspace.fill(found.box, job, self._users.owner, stop)
+        (found.box.control / "cap").write_text(cap_file(job.limits))
+
+    def fit(self, warm: Contained, job: Job, name: str) -> None:
+        """Give a warm container this job's limits and name."""
+        limits = job.limits
+        if resources(limits) != resources(warm.limits):
+            self.engine.update(warm.id, resources(limits))
+        if warm.volume.enforcement == "loop" and limits.disk_mb < warm.limits.disk_mb:
+            # The root of the file system is not mounted inside: what lies there only takes room.
+            with (warm.box.fs / ".ballast").open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, (warm.limits.disk_mb - limits.disk_mb) << 20)
+        warm.volume = attrs.evolve(warm.volume, limit_mb=limits.disk_mb)
+        warm.limits = limits
+        self.engine.rename(warm.id, name)
+
+    def begin(self, found: Contained, job: Job, now: float) -> Binding:
+        """Start the commands; durable before this returns."""
+        started = self.engine.execute(found.id, execution(job, self._users))
+        binding = Binding(job.task_id, job.fence, started, now, found.volume.enforcement, job.limits.disk_mb)
+        binding.write(found.box)
+        return binding
+
+    def oom_killed(self, found: Contained) -> bool:
+        return bool(self.engine.inspect(found.id)["State"].get("OOMKilled"))
+
+    def remove(self, found: Contained) -> None:
+        """Kill and remove the container; the box stays. Raises `SandboxUnavailable` when the engine is away."""
+        found.kill_now()
+        self.engine.remove(found.id)
+        found.release()

@@ -1,0 +1,136 @@
+"""The warm pool: started containers that wait for a task, so many per image. Each is used once."""
+
+from __future__ import annotations
+
+import uuid
+from collections import defaultdict, deque
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from chorus.errors import ChorusError
+from chorus.sandbox import volumes
+from chorus.sandbox.contract import Limits
+from chorus.sandbox.docker_box import Contained
+from chorus.sandbox.docker_run import CONTAINER_S, PROBE_S
+from chorus.sandbox.languages import LANGUAGES
+from chorus.sandbox.workers import TimedOut
+from chorus.sandbox.workspace import Box
+
+if TYPE_CHECKING:
+    from chorus.sandbox.docker import Docker
+
+EVERY = "*"
+"""In the configuration: so many of every image of the language map that the engine has."""
+
+RETRY_S = 30.0
+"""After a container could not be made."""
+
+REFILL_S = 0.5
+"""After a container was taken: its task starts first."""
+
+MAX_PER_IMAGE = 32
+"""A waiting container costs a few MB and a mount; more than tasks can use at once is a typing error."""
+
+
+class WarmPool:
+    """Filled in the background, one container after another, so that filling does not crowd out a task's own start."""
+
+    _log = Logger()
+
+    def __init__(self, backend: Docker, folder: Path, wanted: Mapping[str, int], limits: Limits) -> None:
+        self._backend = backend
+        self._folder = folder
+        self._wanted = dict(wanted)
+        self._limits = limits
+        self._waiting: dict[str, deque[Contained]] = defaultdict(deque)
+        self._filling: Deferred[None] | None = None
+        self._timer: Any = None
+        self._open = False
+
+    @property
+    def waiting(self) -> dict[str, int]:
+        """Containers ready per image."""
+        return {image: len(ready) for image, ready in self._waiting.items() if ready}
+
+    def begin(self) -> None:
+        """Start filling; after what an earlier process left is gone."""
+        self._open = True
+        self._fill_soon()
+
+    def take(self, image: str, limits: Limits) -> Contained | None:
+        """A ready container of this image that can be given these limits."""
+        ready = self._waiting.get(image)
+        if not ready or limits.disk_mb > self._limits.disk_mb or limits.output_mb > self._limits.disk_mb:
+            return None
+        found = ready.popleft()
+        self._fill_soon(REFILL_S)
+        # One whose first process died while it waited is of no use.
+        if found.gone():
+            Deferred.fromCoroutine(self._backend.discard(found))
+            return self.take(image, limits)
+        return found
+
+    async def drain(self) -> None:
+        """Stop filling and remove what waits."""
+        self._open = False
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        if self._filling is not None:
+            await self._filling
+        for ready in self._waiting.values():
+            while ready:
+                await self._backend.discard(ready.popleft())
+
+    def clean(self, keep_boxes: Collection[Path]) -> None:
+        """Blocking: remove boxes of an earlier process, but those that are taken over."""
+        if self._folder.is_dir():
+            for box in self._folder.iterdir():
+                if box not in keep_boxes:
+                    volumes.remove_tree(box)
+
+    def _fill_soon(self, delay: float = 0.0) -> None:
+        if self._open and self._wanted and self._filling is None and (self._timer is None or not self._timer.active()):
+            self._timer = self._backend.reactor.callLater(delay, self._fill)
+
+    def _fill(self) -> None:
+        self._filling = Deferred.fromCoroutine(self._fill_all())
+        self._filling.addErrback(lambda failure: self._log.failure("warm pool", failure))
+
+    async def _fill_all(self) -> None:
+        again: float | None = None
+        try:
+            for image, count in (await self._targets()).items():
+                while self._open and len(self._waiting[image]) < min(count, MAX_PER_IMAGE):
+                    self._waiting[image].append(await self._one(image))
+        except (ChorusError, TimedOut, OSError) as error:
+            self._log.warn("the warm pool is not full: {error}", error=error)
+            again = RETRY_S
+        finally:
+            self._filling = None
+        if again is not None:
+            self._fill_soon(again)
+
+    async def _targets(self) -> dict[str, int]:
+        targets = {image: count for image, count in self._wanted.items() if image != EVERY}
+        if EVERY in self._wanted:
+            engine, images = self._backend.containers.engine, self._backend.images
+            for language in LANGUAGES:
+                image = images.image_for(language)
+                if image in targets:
+                    continue
+                there: str | None = await self._backend.workers.call(PROBE_S, engine.image_id, image)
+                if there is not None:
+                    targets[image] = self._wanted[EVERY]
+        return targets
+
+    async def _one(self, image: str) -> Contained:
+        name = uuid.uuid4().hex
+        box = Box(self._folder / name)
+        found: Contained = await self._backend.workers.call(
+            CONTAINER_S, self._backend.containers.make, f"chorus-warm-{name[:12]}", image, box, self._limits, None
+        )
+        return found
