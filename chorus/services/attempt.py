@@ -43,7 +43,7 @@ from chorus.protocols.task_messages import (
 )
 from chorus.protocols.tasks import MAX_PENDING_RENEWALS
 from chorus.sandbox import languages
-from chorus.sandbox.contract import Job, Reason, RunResult, SandboxUnavailable
+from chorus.sandbox.contract import ImageMissing, Job, Reason, RunResult, SandboxUnavailable
 from chorus.services.spool import STREAMS, InThread, Spool
 from chorus.tasks import leases
 from chorus.tasks.spec import TaskSpec
@@ -263,10 +263,11 @@ class Attempt:
         except CancelledError:
             outcome = self._stopped_outcome("it had not started")
         except ChorusError as error:
-            outcome = self._stopped_outcome(str(error)) if self._stopped_for else _unavailable(str(error))
+            reason = Reason.IMAGE_MISSING if isinstance(error, ImageMissing) else Reason.SANDBOX_UNAVAILABLE
+            outcome = self._stopped_outcome(str(error)) if self._stopped_for else _given_back(reason, str(error))
         except Exception as error:
             self._log.failure("an attempt at {task} broke", task=self.record.task_id)
-            outcome = _unavailable(f"the agent failed: {type(error).__name__}")
+            outcome = _given_back(Reason.SANDBOX_UNAVAILABLE, f"the agent failed: {type(error).__name__}")
         self._run = None
         if not self._stale:
             await self._record(outcome)
@@ -691,8 +692,8 @@ def detect(spec: TaskSpec, names: Sequence[str]) -> str:
     return languages.detect(explicit=spec.language, metadata=metadata, names=names, description=text).language
 
 
-def _unavailable(detail: str) -> Message:
-    return Released(str(Reason.SANDBOX_UNAVAILABLE), _text(detail))
+def _given_back(reason: Reason, detail: str) -> Message:
+    return Released(str(reason), _text(detail))
 
 
 def _text(text: str) -> str:

@@ -135,7 +135,8 @@ class CoordinatorSettings:
 
 
 class CoordinatorService(Service):
-    """Implements `http.ports.Tasks`. `announce` gets every change of state, for `chorus/tasks` (never fails).
+    """Implements `http.ports.Tasks`. `announce` gets every change of state, for `chorus/tasks`; `result_known` every
+    task with a new result (`Collection`).
 
     `placement` is set by the caller after construction (each needs the other). `entry_applied` watches the journal,
     which is started (replayed) before this service is.
@@ -161,7 +162,7 @@ class CoordinatorService(Service):
         random: Callable[[int], bytes],
         settings: CoordinatorSettings,
         announce: Callable[[Document], None] = lambda _: None,
-        finished: Callable[[TaskState], None] = lambda _: None,
+        result_known: Callable[[TaskState], None] = lambda _: None,
     ) -> None:
         self._journal = journal
         self._machine = machine
@@ -176,7 +177,7 @@ class CoordinatorService(Service):
         self._random = random
         self.settings = settings
         self._announce = announce
-        self._finished = finished
+        self._result_known = result_known
         self._seen: dict[str, TaskState] = {}
         """Each task as it was when its last state event was queued."""
         self._custody: dict[str, Custody] = {}
@@ -477,6 +478,8 @@ class CoordinatorService(Service):
         if before is task:
             return
         self._seen[task.id] = task
+        if task.result is not None and (before is None or before.result is not task.result):
+            self._result_known(task)
         if before is not None and (before.state, before.fence, before.attempt) == (
             task.state,
             task.fence,
@@ -497,8 +500,6 @@ class CoordinatorService(Service):
                 custody.cancel(task.detail or "")
         if before is None or before.state is not task.state:
             self.placement.settled(task)
-        if task.terminal:
-            self._finished(task)
 
     def _count(self, before: TaskState | None, task: TaskState) -> None:
         counters = self.counters

@@ -293,5 +293,5 @@ class _FirstMessage:
     def _done(self) -> None:
         self._owner._waiting.discard(self)
         limit, self._limit = self._limit, None
-        if limit is not None:
+        if limit is not None and limit.active():
             limit.cancel()

@@ -22,18 +22,22 @@ from chorus.protocols.task_messages import PROTOCOL
 from chorus.sandbox.contract import Artifact, ImageMissing, Job, OutputSink, Reason, RunResult, SandboxUnavailable
 from chorus.seams import MembersMayAll, PassThrough
 from chorus.services.attempt import Choice, Workplace
+from chorus.services.collection import Collection
 from chorus.services.coordinator import CoordinatorService, CoordinatorSettings
 from chorus.services.executor import AgentProfile, ExecutorService
 from chorus.services.journal import LocalJournal
 from chorus.services.loopback import LoopbackConnection, LoopbackStream, join
 from chorus.services.placement import Agent, Placement
+from chorus.services.retention import RetentionService
 from chorus.services.task_events import TaskEvents
 from chorus.services.task_store import StoredEvents, StoredRuns
 from chorus.services.task_streams import TaskStreams
+from chorus.store.errors import StoreUnavailable
 from chorus.store.inline import InlineDatabase
 from chorus.tasks.machine import TaskMachine
 from chorus.tasks.scoring import Candidate
 from chorus.tasks.spec import TaskSpec
+from chorus.tasks.state import TaskState
 
 EPOCH = 1_763_700_000.0
 LEASE = 30.0
@@ -269,7 +273,7 @@ class Container:
         self.alive = False
         rows = []
         for name, data in (artifacts or {}).items():
-            path = self.scratch / "artifacts" / hashlib.sha256(name.encode()).hexdigest()
+            path = self.scratch / "artifacts" / hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(data)
             rows.append(Artifact(name, path, len(data)))
@@ -371,6 +375,23 @@ def unavailable() -> SandboxUnavailable:
     return SandboxUnavailable("no engine answers")
 
 
+class FragileStore:
+    """A store whose disk tests can fill."""
+
+    def __init__(self, store: InlineDatabase) -> None:
+        self._store = store
+        self.full = False
+
+    def write(self, work: Any) -> Deferred[Any]:
+        return fail(StoreUnavailable("the disk is full")) if self.full else self._store.write(work)
+
+    def read(self, work: Any) -> Deferred[Any]:
+        return self._store.read(work)
+
+    def close(self) -> None:
+        self._store.close()
+
+
 class Node:
     """One agent. `kill` and `start` are kill -9 and a new process on the same data directory."""
 
@@ -395,9 +416,9 @@ class Node:
         self.engine = Engine(world, survives=survives)
         self.profile = AgentProfile(agent_id=name, **profile)
         self.redactor = redactor or PassThrough()
+        self.roles: Any = MembersMayAll()
         self.settings = CoordinatorSettings(lease_s=LEASE)
         self.announced: list[dict[str, Any]] = []
-        self.finished: list[str] = []
         self.visible = True
         """Whether schedulers count it among the agents."""
         self.up = False
@@ -409,9 +430,9 @@ class Node:
         world = self.world
         self.clock = NodeClock(world.clock)
         clock: Any = self.clock
-        self.store = InlineDatabase(self.directory / "chorus.db")
+        self.store = FragileStore(InlineDatabase(self.directory / "chorus.db"))
         self.host = FakeHost(world, self)
-        roles = MembersMayAll()
+        roles = self.roles
         self.streams = TaskStreams(self.host, clock, roles)  # type: ignore[arg-type]
         self.journal = LocalJournal(self.store)
         self.machine = TaskMachine(self.journal.fence_of)
@@ -432,7 +453,7 @@ class Node:
             random=random.Random(world.seed).randbytes,
             settings=self.settings,
             announce=self.announced.append,
-            finished=lambda task: self.finished.append(task.id),
+            result_known=self._result_known,
         )
         self.placement = Placement(
             scheduler=self.coordinator,
@@ -444,6 +465,18 @@ class Node:
         )
         self.coordinator.placement = self.placement
         self.journal.watch(self.coordinator.entry_applied)
+        self.collection = Collection(self.machine, self.blobs, self.peer, clock)  # type: ignore[arg-type]
+        self.retention = RetentionService(
+            machine=self.machine,
+            append=self.coordinator.append,
+            events=self.events,
+            stored_events=stored,
+            blobs=self.blobs,  # type: ignore[arg-type]
+            clock=clock,
+            wall=world.wall,
+            retention_days=30,
+            idempotency_days=7,
+        )
         place = Workplace(
             agent_id=self.name,
             streams=self.streams,
@@ -463,7 +496,12 @@ class Node:
         self.wait(self.journal.startService())
         self.wait(self.executor.startService())
         self.wait(self.coordinator.startService())
+        self.collection.startService()
+        self.retention.startService()
         world.settle()
+
+    def _result_known(self, task: TaskState) -> None:
+        self.collection.result_known(task)
 
     def _is_settled(self, task_id: str) -> bool:
         return self.coordinator.is_settled(task_id)
@@ -501,6 +539,8 @@ class Node:
                 self.world.joined(self, node)
 
     def stop(self) -> None:
+        self.retention.stopService()
+        self.collection.stopService()
         self.coordinator.stopService()
         self.executor.stopService()
         self.streams.stop()

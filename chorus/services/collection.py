@@ -1,0 +1,152 @@
+"""Brings what results name (artifacts, whole outputs) to the scheduler, so that it does not hang on one agent's disk.
+
+A result is recorded first and its blobs follow; until they are here, `holders_of` says who has them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+import attrs
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from chorus.errors import ChorusError
+from chorus.identity import PeerId
+from chorus.services import task_documents
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.python.failure import Failure
+
+    from chorus.http.ports import Document
+    from chorus.tasks.machine import TaskMachine
+    from chorus.tasks.state import TaskState
+
+MAX_AT_ONCE = 2
+"""Fetches at once: they share the connections with tasks' live output."""
+RETRY_S = 2.0
+RETRY_LIMIT_S = 300.0
+MAX_TRIES = 12
+"""About half an hour of trying; after that a reader of the blob asks the agent once more."""
+
+
+class FetchingBlobs(Protocol):
+    """What collection asks of the blob service."""
+
+    def stat(self, sha256: str) -> Deferred[Document | None]: ...
+
+    def fetch(self, sha256: str, size_limit: int, holders: Sequence[PeerId]) -> Deferred[Path]: ...
+
+
+@attrs.frozen
+class _Wanted:
+    sha256: str
+    size: int
+    holder: PeerId
+    tries: int = 0
+
+
+class Collection(Service):
+    """`result_known` is called for every task whose result is new."""
+
+    name = "collection"
+    _log = Logger()
+
+    def __init__(self, machine: TaskMachine, blobs: FetchingBlobs, own: PeerId, clock: IReactorTime) -> None:
+        self._machine = machine
+        self._blobs = blobs
+        self._own = own
+        self._clock = clock
+        self._queue: deque[_Wanted] = deque()
+        self._holders: dict[str, PeerId] = {}
+        self._running_fetches = 0
+        self._timers: dict[str, tuple[IDelayedCall, _Wanted]] = {}
+        self._up = False
+        self.collected = 0
+        self.given_up = 0
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]
+        self._up = True
+        for task in self._machine:
+            self.result_known(task)
+
+    def stopService(self) -> None:
+        super().stopService()  # type: ignore[no-untyped-call]
+        self._up = False
+        self._queue.clear()
+        for timer, _ in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+
+    def holders_of(self, sha256: str) -> list[PeerId]:
+        """Who has a blob that some result names and that is not known to be here."""
+        holder = self._holders.get(sha256)
+        return [holder] if holder is not None else []
+
+    def result_known(self, task: TaskState) -> None:
+        agent = (task.result or {}).get("agent")
+        if not isinstance(agent, str) or agent == str(self._own):
+            return
+        holder = PeerId.parse(agent)
+        for sha256, size in task_documents.blobs_of(task.result):
+            if sha256 not in self._holders:
+                self._holders[sha256] = holder
+                self._queue.append(_Wanted(sha256, size, holder))
+        self._next()
+
+    def peer_joined(self, peer: PeerId) -> None:
+        """Try again now what this peer has."""
+        for sha256, (timer, wanted) in list(self._timers.items()):
+            if wanted.holder == peer:
+                timer.cancel()
+                del self._timers[sha256]
+                self._queue.append(wanted)
+        self._next()
+
+    def _next(self) -> None:
+        while self._up and self._queue and self._running_fetches < MAX_AT_ONCE:
+            self._running_fetches += 1
+            wanted = self._queue.popleft()
+            Deferred.fromCoroutine(self._bring(wanted)).addErrback(self._broken, wanted).addBoth(self._ended)
+
+    def _ended(self, _: object) -> None:
+        self._running_fetches -= 1
+        self._next()
+
+    def _broken(self, failure: Failure, wanted: _Wanted) -> None:
+        self._log.failure("collecting {blob} broke", blob=wanted.sha256, failure=failure)
+        self._holders.pop(wanted.sha256, None)
+
+    async def _bring(self, wanted: _Wanted) -> None:
+        try:
+            if await self._blobs.stat(wanted.sha256) is None:
+                await self._blobs.fetch(wanted.sha256, wanted.size, [wanted.holder])
+                self.collected += 1
+        except (ChorusError, OSError) as error:
+            self._later(wanted, error)
+        else:
+            self._holders.pop(wanted.sha256, None)
+
+    def _later(self, wanted: _Wanted, error: Exception) -> None:
+        tries = wanted.tries + 1
+        if not self._up:
+            return
+        if tries >= MAX_TRIES:
+            self.given_up += 1
+            self._log.error("a result's blob {blob} is not to be had: {error}", blob=wanted.sha256, error=error)
+            return
+        delay = min(RETRY_LIMIT_S, RETRY_S * 2.0**tries)
+        again = attrs.evolve(wanted, tries=tries)
+        self._timers[wanted.sha256] = (self._clock.callLater(delay, self._again, again), again)
+
+    def _again(self, wanted: _Wanted) -> None:
+        self._timers.pop(wanted.sha256, None)
+        self._queue.append(wanted)
+        self._next()

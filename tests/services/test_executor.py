@@ -1,0 +1,655 @@
+"""The executor's side: admission, execution, drain, restart, delivery."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from chorus.protocols.task_messages import (
+    MAX_OUTPUT,
+    PROTOCOL,
+    Accept,
+    Assign,
+    Decline,
+    InputBlob,
+    Message,
+    Offer,
+    Output,
+    Released,
+    Renew,
+    Resume,
+    Stale,
+    encode,
+)
+from chorus.sandbox.contract import Limits, Reason
+from chorus.services.executor import ASSIGN_S
+from chorus.services.task_streams import FIRST_MESSAGE_S
+from chorus.tasks import ids
+from chorus.tasks.journal import Fence
+from tests.services.task_kit import EPOCH, LEASE, Node, World, missing, spec, unavailable
+from tests.support import PureTestCase
+
+TASK = ids.make(EPOCH, bytes)
+FENCE = Fence(0, 1, 5)
+
+
+class ExecutorCase(PureTestCase):
+    def setUp(self) -> None:
+        self.world = World(self)
+        self.addCleanup(self.world.stop)
+
+    def talk(self, scheduler: Node, worker: Node) -> Any:
+        """A conversation that the test leads by hand as the scheduler."""
+        channel = scheduler.wait(scheduler.streams.offer_to(worker.peer))
+        channel.said = []
+        channel.ended = []
+        channel.heard = channel.said.append
+        channel.closed = channel.ended.append
+        return channel
+
+    def offer(
+        self, channel: Any, task: str = TASK, attempt: int = 1, blob: InputBlob | None = None, **body: Any
+    ) -> Message:
+        channel.send(Offer(task, attempt, {**spec().to_json(), **body}, blob))
+        self.world.settle()
+        return channel.said[-1]
+
+    def assign(self, channel: Any, fence: Fence = FENCE) -> None:
+        channel.send(Assign(fence, LEASE))
+        self.world.settle()
+
+
+class AdmissionTest(ExecutorCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.scheduler = self.world.node("scheduler")
+        self.worker = self.world.node(
+            "worker", max_tasks=2, role="builder", expertise=("Python",), capabilities=("gpu",), maximum=Limits()
+        )
+
+    def declined(self, **body: Any) -> str:
+        answer = self.offer(self.talk(self.scheduler, self.worker), **body)
+        assert isinstance(answer, Decline), answer
+        self.assertIn(
+            "worker",
+            answer.detail + "worker" * (answer.reason in {"image_missing", "sandbox_unavailable", "unusable_spec"}),
+        )
+        return answer.reason
+
+    def test_what_is_required_is_there(self) -> None:
+        required = {"role": "builder", "expertise": ["python"], "capabilities": ["GPU"]}
+        self.assertIsInstance(self.offer(self.talk(self.scheduler, self.worker), required=required), Accept)
+
+    def test_reasons(self) -> None:
+        self.assertEqual(self.declined(required={"role": "boss"}), "wrong_role")
+        self.assertEqual(self.declined(required={"expertise": ["python", "rust"]}), "missing_expertise")
+        self.assertEqual(self.declined(required={"capabilities": ["tpu"]}), "missing_capabilities")
+        self.assertEqual(self.declined(limits={"memory_mb": 999_999}), "over_limits")
+        self.assertEqual(self.declined(comands=["true"]), "unusable_spec")
+        self.assertEqual(self.declined(commands=[], ai={"model": "m"}), "no_model")
+        self.worker.engine.refuse = unavailable()
+        self.assertEqual(self.declined(), "sandbox_unavailable")
+        self.worker.engine.refuse = missing()
+        self.assertEqual(self.declined(), "image_missing")
+        self.worker.executor.draining = True
+        self.assertEqual(self.declined(), "draining")
+        self.assertEqual(sum(self.worker.executor.declined.values()), 9)
+        self.assertEqual(self.worker.executor.current_tasks, 0)
+
+    def test_places_promised_count(self) -> None:
+        channels = [self.talk(self.scheduler, self.worker) for _ in range(3)]
+        answers = [self.offer(channel, ids.make(EPOCH + n, bytes)) for n, channel in enumerate(channels)]
+        self.assertIsInstance(answers[1], Accept)
+        self.assertEqual(getattr(answers[2], "reason", None), "full")
+        channels[0].reset()
+        self.world.settle()
+        self.assertEqual(self.worker.executor.current_tasks, 1)
+
+    def test_a_place_is_not_kept_for_ever(self) -> None:
+        channel = self.talk(self.scheduler, self.worker)
+        self.assertIsInstance(self.offer(channel), Accept)
+        self.world.advance(ASSIGN_S + 1)
+        self.assertEqual(self.worker.executor.current_tasks, 0)
+        self.assertEqual(len(channel.ended), 1)
+
+    def test_an_image_that_only_the_input_can_tell_is_decided_later(self) -> None:
+        self.worker.engine.refuse = missing()
+        self.assertIsInstance(self.offer(self.talk(self.scheduler, self.worker), blob=InputBlob("ab" * 32, 5)), Accept)
+
+    def test_peers_without_the_right_are_refused(self) -> None:
+        class Nobody:
+            def role_of(self, peer_id: str) -> str:
+                return "agent"
+
+            def may(self, peer_id: str, action: str) -> bool:
+                return action != "task.assign"
+
+        self.worker.roles = Nobody()
+        self.worker.kill()
+        self.worker.restart()
+        channel = self.talk(self.scheduler, self.worker)
+        channel.send(Offer(TASK, 1, spec().to_json()))
+        self.world.settle()
+        self.assertEqual((channel.said, len(channel.ended)), ([], 1))
+
+    def test_the_same_assignment_twice_runs_once(self) -> None:
+        first = self.talk(self.scheduler, self.worker)
+        self.offer(first)
+        self.assign(first)
+        self.assertEqual(self.worker.engine.started, 1)
+        second = self.talk(self.scheduler, self.worker)
+        answer = self.offer(second)
+        self.assertEqual(getattr(answer, "reason", None), "busy_with_it")
+        self.world.settle()
+        self.assertEqual(self.worker.engine.containers, {}, "the scheduler offers it again: the old attempt is void")
+
+
+class ExecutionTest(ExecutorCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.scheduler = self.world.node("scheduler", max_tasks=1)
+        self.worker = self.world.node("worker", expertise=("x",))
+
+    def submit(self, **body: Any) -> str:
+        return self.scheduler.submit("true", required={"expertise": ["x"]}, **body)
+
+    def test_the_run_is_durable_before_the_sandbox_starts(self) -> None:
+        self.worker.blobs.hold = Deferred()
+        self.submit(input={"sha256": self.scheduler.blobs.put(b"source")})
+        self.assertEqual(self.worker.engine.started, 0)
+        rows = self.worker.wait(self.worker.executor._place.runs.all())
+        self.assertEqual([row.scheduler for row in rows], [self.scheduler.peer])
+        self.worker.blobs.hold.callback(None)
+        self.world.settle()
+        self.assertEqual(self.worker.engine.started, 1)
+
+    def test_an_input_that_cannot_be_had_moves_the_task(self) -> None:
+        blob = self.scheduler.blobs.put(b"source")
+        self.worker.blobs.hold = Deferred()
+        task = self.submit(input={"sha256": blob})
+        self.scheduler.blobs.remove(blob)
+        self.worker.blobs.hold.callback(None)
+        self.world.settle()
+        document = self.scheduler.show(task)
+        self.assertEqual(document["state"], "submitted")
+        self.assertEqual(self.scheduler.machine.get(task).reason, "sandbox_unavailable")
+        self.assertEqual(self.worker.executor.unacknowledged, 0)
+
+    def test_an_input_over_the_limit_is_not_fetched(self) -> None:
+        self.submit(input={"sha256": self.scheduler.blobs.put(b"x" * (10**6 + 1))})
+        self.assertEqual((self.worker.blobs.fetched, self.worker.engine.started), ([], 0))
+
+    def test_an_image_missing_after_the_assignment_names_it(self) -> None:
+        self.worker.blobs.hold = Deferred()
+        task = self.submit(input={"sha256": self.scheduler.blobs.put(b"source")})
+        self.worker.engine.refuse = missing("chorus-go-dev")
+        self.worker.blobs.hold.callback(None)
+        self.world.settle()
+        self.assertEqual(self.scheduler.machine.get(task).reason, "image_missing")
+        self.assertIn("chorus-go-dev", str(self.scheduler.show(task)["detail"]))
+
+    def test_names_of_artifacts_that_are_no_unicode_or_too_long(self) -> None:
+        task = self.submit()
+        self.worker.engine.only().finish(0, artifacts={"ok": b"1", "bad\udcff": b"2", "long" * 1000: b"3"})
+        self.world.settle()
+        document = self.scheduler.show(task)
+        self.assertEqual(document["state"], "completed")
+        self.assertEqual([row["path"] for row in document["artifacts"]], ["ok", "bad?"])
+        self.assertEqual(len(document["artifacts_skipped"]), 1)
+
+    def test_more_artifacts_than_one_result_holds(self) -> None:
+        task = self.submit()
+        names = {f"{'d' * 200}/{n}": b"x" for n in range(1200)}
+        self.worker.engine.only().finish(0, artifacts=names)
+        self.world.settle()
+        document = self.scheduler.show(task)
+        self.assertEqual(document["state"], "completed")
+        self.assertLess(len(document["artifacts"]), 1001)
+        self.assertGreater(len(document["artifacts"]), 500)
+        self.assertTrue(document["artifacts_skipped"])
+
+    def test_results_wait_for_a_store_that_refuses(self) -> None:
+        task = self.submit()
+        self.worker.store.full = True
+        self.worker.engine.only().finish(0)
+        self.world.advance(5)
+        self.assertEqual(self.scheduler.state(task), "running", "nothing is sent that is not durable")
+        self.worker.store.full = False
+        self.world.advance(5)
+        self.assertEqual(self.scheduler.state(task), "completed")
+
+    def test_a_scheduler_whose_store_refuses_acknowledges_nothing(self) -> None:
+        task = self.submit()
+        self.scheduler.store.full = True
+        self.worker.engine.only().finish(0)
+        self.world.advance(5)
+        self.assertEqual(self.worker.executor.unacknowledged, 1)
+        self.scheduler.store.full = False
+        self.world.advance(5)
+        self.assertEqual(self.scheduler.state(task), "completed")
+        self.assertEqual(self.worker.executor.unacknowledged, 0)
+        self.assertEqual(self.scheduler.states(task), ["submitted", "assigned", "running", "completed"])
+
+    def test_output_larger_than_every_buffer_arrives_whole(self) -> None:
+        task = self.submit()
+        block = bytes(range(97, 123)) * 4000
+        for _ in range(30):
+            self.worker.engine.only().say("stdout", block)
+        self.world.settle(200)
+        self.worker.engine.only().finish(0)
+        self.world.settle(200)
+        self.assertEqual(self.scheduler.output(task), block.decode() * 30)
+        sizes = [len(str(e.data["text"])) for e in self.scheduler.history(task) if e.type == "output"]
+        self.assertLessEqual(max(sizes), MAX_OUTPUT)
+
+    def test_a_slow_scheduler_pauses_the_output_and_loses_none(self) -> None:
+        task = self.submit()
+        self.scheduler.store.full = True
+        block = b"0123456789abcdef" * 4096
+        for _ in range(150):
+            self.worker.engine.only().say("stdout", block)
+            self.world.settle(2)
+        held = self.scheduler.events._pending_bytes
+        self.assertLess(held, 5 * 1024 * 1024, "what is not durable yet is bounded")
+        self.assertLess(self.scheduler.coordinator._custody[task].received["stdout"], 6 * 1024 * 1024)
+        self.scheduler.store.full = False
+        self.world.advance(5)
+        self.worker.engine.only().finish(0)
+        self.world.advance(2)
+        self.assertEqual(self.scheduler.output(task), block.decode() * 150)
+
+    def test_output_that_is_no_text(self) -> None:
+        import base64
+
+        task = self.submit()
+        self.worker.engine.only().say("stderr", b"\xff\xfe\x00")
+        self.world.settle()
+        (event,) = [event for event in self.scheduler.history(task) if event.type == "output"]
+        self.assertEqual(base64.b64decode(str(event.data["base64"])), b"\xff\xfe\x00")
+
+
+class DrainTest(ExecutorCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.scheduler = self.world.node("scheduler", max_tasks=1)
+        self.worker = self.world.node("worker", expertise=("x",))
+
+    def test_it_waits_for_what_runs_and_takes_no_more(self) -> None:
+        task = self.scheduler.submit("true", required={"expertise": ["x"]})
+        drained = self.worker.executor.drain(30)
+        other = self.scheduler.submit("true", required={"expertise": ["x"]})
+        self.world.advance(5)
+        self.assertNoResult(drained)
+        self.worker.engine.only().finish(0)
+        self.world.settle()
+        self.successResultOf(drained)
+        self.assertEqual((self.scheduler.state(task), self.scheduler.state(other)), ("completed", "submitted"))
+
+    def test_what_does_not_finish_is_handed_back_and_goes_elsewhere_uncounted(self) -> None:
+        task = self.scheduler.submit("true", required={"expertise": ["x"]})
+        second = self.world.node("second", expertise=("x",))
+        drained = self.worker.executor.drain(30)
+        self.world.advance(31)
+        self.successResultOf(drained)
+        self.assertEqual(self.worker.executor.unacknowledged, 0)
+        self.assertEqual(second.engine.only().job.attempt, 2)
+        self.assertEqual(self.scheduler.machine.get(task).moves, 0)
+
+    def test_an_idle_node_drains_at_once(self) -> None:
+        self.successResultOf(self.worker.executor.drain(30))
+
+    def test_with_the_scheduler_away_the_budget_is_kept(self) -> None:
+        self.scheduler.submit("true", required={"expertise": ["x"]})
+        self.world.cut(self.scheduler, self.worker)
+        drained = self.worker.executor.drain(20)
+        self.world.advance(21)
+        self.successResultOf(drained)
+        self.assertEqual(self.worker.executor.unacknowledged, 1)
+
+
+class RestartTest(ExecutorCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.scheduler = self.world.node("scheduler", max_tasks=1)
+
+    def test_a_live_sandbox_is_taken_back(self) -> None:
+        worker = self.world.node("worker", expertise=("x",))
+        task = self.scheduler.submit("true", required={"expertise": ["x"]})
+        container = worker.engine.only()
+        container.say("stdout", b"one ")
+        self.world.settle()
+        worker.kill()
+        container.say("stdout", b"two ")
+        self.world.advance(5)
+        worker.restart()
+        self.assertEqual(worker.executor.taken_back, 1)
+        container.say("stdout", b"three")
+        container.finish(0)
+        self.world.settle()
+        document = self.scheduler.show(task)
+        self.assertEqual((document["state"], document["attempt"]), ("completed", 1))
+        self.assertEqual(self.scheduler.output(task), "one two three")
+        self.assertEqual(worker.blobs.get(document["output"]["stdout"]["sha256"]), b"one two three")
+
+    def test_one_that_finished_meanwhile_gives_its_result(self) -> None:
+        worker = self.world.node("worker", expertise=("x",))
+        task = self.scheduler.submit("true", required={"expertise": ["x"]})
+        container = worker.engine.only()
+        worker.kill()
+        container.say("stdout", b"done")
+        container.finish(4)
+        worker.restart()
+        self.world.settle()
+        document = self.scheduler.show(task)
+        self.assertEqual((document["state"], document["exit_code"]), ("failed", 4))
+
+    def test_one_that_died_with_the_agent_is_handed_back(self) -> None:
+        worker = self.world.node("worker", expertise=("x",), survives=False)
+        task = self.scheduler.submit("true", required={"expertise": ["x"]})
+        worker.engine.only().say("stdout", b"partial")
+        self.world.settle()
+        worker.kill()
+        self.world.advance(2)
+        worker.restart()
+        self.world.settle()
+        self.assertEqual(self.scheduler.machine.get(task).moves, 1)
+        self.world.advance(5)
+        self.assertEqual(self.scheduler.show(task)["attempt"], 2)
+        worker.engine.only().finish(0)
+        self.world.settle()
+        self.assertEqual(self.scheduler.state(task), "completed")
+        self.assertEqual(worker.executor.unacknowledged, 0)
+
+    def test_one_whose_lease_ended_is_removed(self) -> None:
+        worker = self.world.node("worker", expertise=("x",))
+        self.scheduler.submit("true", required={"expertise": ["x"]})
+        container = worker.engine.only()
+        self.world.settle()
+        worker.kill()
+        self.scheduler.kill()
+        self.world.advance(LEASE + 1)
+        worker.restart()
+        self.assertFalse(container.alive)
+        self.scheduler.restart()
+        self.world.advance(10)
+        self.assertEqual(worker.engine.only().job.attempt, 2)
+
+    def test_a_sandbox_without_a_row_is_removed(self) -> None:
+        worker = self.world.node("worker", expertise=("x",))
+        self.scheduler.submit("true", required={"expertise": ["x"]})
+        container = worker.engine.only()
+        worker.kill()
+        (worker.directory / "chorus.db").unlink()
+        for name in ("chorus.db-wal", "chorus.db-shm"):
+            (worker.directory / name).unlink(missing_ok=True)
+        worker.restart()
+        self.assertFalse(container.alive)
+
+    def test_an_unacknowledged_result_survives_any_number_of_restarts(self) -> None:
+        worker = self.world.node("worker", expertise=("x",))
+        task = self.scheduler.submit("true", required={"expertise": ["x"]})
+        self.scheduler.kill()
+        worker.engine.only().finish(0, artifacts={"a": b"1"})
+        self.world.advance(60)
+        for _ in range(3):
+            worker.kill()
+            worker.restart()
+            self.world.advance(30)
+        self.scheduler.restart()
+        self.world.settle()
+        self.assertEqual(self.scheduler.state(task), "completed")
+        self.world.advance(30)
+        self.assertEqual(worker.executor.unacknowledged, 0)
+
+    def test_killed_at_every_moment(self) -> None:
+        """The executor dies after n turns of a task's life and comes back: one result, one run at a time, no row."""
+        for survives in (True, False):
+            for turns in range(0, 40, 2):
+                world = World(self)
+                scheduler = world.node("scheduler", max_tasks=1)
+                worker = world.node("worker", expertise=("x",), survives=survives)
+                blob = scheduler.blobs.put(b"source")
+                body = {"commands": ["x"], "required": {"expertise": ["x"]}, "input": {"sha256": blob}}
+                task = self.successResultOf(scheduler.coordinator.submit(body, "api"))["id"]
+                for turn in range(turns):
+                    world.clock.advance(0)
+                    if turn == 16:
+                        for container in list(worker.engine.containers.values()):
+                            container.say("stdout", b"x")
+                            container.finish(0)
+                worker.kill()
+                world.advance(1)
+                worker.restart()
+                for _ in range(6):
+                    world.advance(LEASE / 2)
+                    for container in list(worker.engine.containers.values()):
+                        container.finish(0)
+                world.advance(LEASE * 2)
+                self.assertEqual(scheduler.state(task), "completed", f"{survives}, killed after {turns} turns")
+                self.assertEqual(scheduler.states(task).count("completed"), 1)
+                self.assertEqual((worker.executor.unacknowledged, worker.engine.containers), (0, {}))
+                world.stop()
+
+
+class HostileTest(ExecutorCase):
+    """Security 1.1, 2.6 and 3: what a member may send on a stream of ours."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.scheduler = self.world.node("scheduler")
+        self.worker = self.world.node("worker")
+
+    def raw(self) -> Any:
+        class Receiver:
+            def __init__(self) -> None:
+                self.data = b""
+                self.error: Any = None
+                self.closed = False
+
+            def data_received(self, data: bytes) -> None:
+                self.data += data
+
+            def eof_received(self) -> None:
+                pass
+
+            def stream_closed(self, error: Any) -> None:
+                self.closed, self.error = True, error
+
+            def pause_writing(self) -> None:
+                pass
+
+            def resume_writing(self) -> None:
+                pass
+
+        stream = self.scheduler.wait(self.scheduler.host.open_stream(self.worker.peer, [PROTOCOL]))
+        stream.receiver = Receiver()
+        stream.set_receiver(stream.receiver)
+        return stream
+
+    def test_silence_has_a_limit(self) -> None:
+        stream = self.raw()
+        stream.write(b"\x80")
+        self.world.advance(FIRST_MESSAGE_S + 1)
+        self.assertTrue(stream.receiver.closed)
+        self.assertEqual(self.worker.streams.errors["task_protocol"], 1)
+        self.assertEqual(self.worker.streams._waiting, set())
+
+    def test_garbage_and_wrong_beginnings_reset_the_stream(self) -> None:
+        beginnings = [
+            b"\xff" * 20,
+            b"\x00",
+            b"\x05hello",
+            encode(Accept()),
+            encode(Renew(1)),
+            encode(Stale()),
+            b"\x02{}",
+        ]
+        for data in beginnings:
+            stream = self.raw()
+            stream.write(data)
+            self.world.settle()
+            self.assertTrue(stream.receiver.closed, data)
+        self.assertEqual(sum(self.worker.streams.errors.values()), len(beginnings))
+
+    def test_a_recorded_session_cut_at_every_byte_leaves_nothing_behind(self) -> None:
+        session = encode(Offer(TASK, 1, spec().to_json()))
+        for end in range(len(session)):
+            for reset in (False, True):
+                stream = self.raw()
+                stream.write(session[:end])
+                self.world.settle(3)
+                if reset:
+                    stream.reset()
+                else:
+                    stream.close()
+                self.world.settle(3)
+                self.assertTrue(stream.receiver.closed)
+        self.world.settle()
+        self.assertEqual((self.worker.executor.current_tasks, self.worker.streams._waiting), (0, set()))
+
+    def test_delivered_byte_by_byte(self) -> None:
+        stream = self.raw()
+        for byte in encode(Offer(TASK, 1, spec().to_json())):
+            stream.write(bytes([byte]))
+        self.world.settle(300)
+        self.assertEqual(stream.receiver.data, encode(Accept()))
+
+    def test_flipped_bits_never_break_more_than_the_stream(self) -> None:
+        session = encode(Offer(TASK, 1, spec().to_json()))
+        for bit in range(min(256, len(session)) * 8):
+            data = bytearray(session)
+            data[bit // 8] ^= 1 << bit % 8
+            stream = self.raw()
+            stream.write(bytes(data))
+            self.world.settle(4)
+            stream.reset()
+            self.world.settle(2)
+        self.assertEqual(self.worker.executor.current_tasks, 0)
+
+    def test_resume_of_what_one_does_not_own(self) -> None:
+        self.scheduler.visible = False
+        task = self.worker.submit("true")
+        for fence, name in ((FENCE, task), (FENCE, TASK), (self.worker.machine.get(task).fence or FENCE, task)):
+            stream = self.raw()
+            stream.write(encode(Resume(name, fence)))
+            self.world.settle()
+            if not stream.receiver.closed:
+                stream.reset()
+            self.assertIn(stream.receiver.data, (encode(Stale()),))
+        self.assertEqual(self.worker.state(task), "running", "its owner is the worker itself")
+
+    def test_output_over_the_tasks_limit_ends_the_conversation_not_the_node(self) -> None:
+        scheduler, agent = self.worker, self.scheduler
+        scheduler.executor.draining = True
+        agent.executor.draining = True
+        self.world.settle()
+        said: list[Any] = []
+
+        def offered(channel: Any, offer: Offer) -> None:
+            channel.heard = said.append
+            channel.send(Accept())
+            self.channel = channel
+
+        agent.streams.offered = offered
+        agent.executor.draining = False
+        task = scheduler.submit("true", limits={"output_mb": 1})
+        self.assertEqual(scheduler.state(task), "assigned")
+        offset = 0
+        while not self.channel.is_closed and offset < 3 * 1024 * 1024:
+            self.channel.send(Output("stdout", offset, b"x" * MAX_OUTPUT))
+            offset += MAX_OUTPUT
+            self.world.settle(3)
+        self.assertTrue(self.channel.is_closed)
+        self.assertLessEqual(offset, 1024 * 1024 + 2 * MAX_OUTPUT)
+        self.assertEqual(scheduler.streams.errors["limit_exceeded"], 1)
+
+    def test_a_released_task_with_an_unknown_reason(self) -> None:
+        scheduler, agent = self.worker, self.scheduler
+        scheduler.executor.draining = True
+
+        def offered(channel: Any, offer: Offer) -> None:
+            channel.heard = lambda message: channel.send(Released("because")) if isinstance(message, Assign) else None
+            channel.send(Accept())
+
+        agent.streams.offered = offered
+        task = scheduler.submit("true")
+        self.world.settle()
+        self.assertEqual(scheduler.state(task), "assigned")
+        self.assertEqual(scheduler.coordinator._custody[task]._channel, None)
+
+
+class RetentionTest(ExecutorCase):
+    def test_results_are_brought_to_the_scheduler(self) -> None:
+        scheduler = self.world.node("scheduler", max_tasks=1)
+        worker = self.world.node("worker", expertise=("x",))
+        task = scheduler.submit("true", required={"expertise": ["x"]})
+        worker.engine.only().say("stdout", b"output")
+        scheduler.blobs.hold = Deferred()
+        worker.engine.only().finish(0, artifacts={"a": b"artifact"})
+        self.world.settle()
+        document = scheduler.show(task)
+        (row,) = document["artifacts"]
+        self.assertEqual(scheduler.collection.holders_of(row["sha256"]), [worker.peer])
+        scheduler.blobs.hold.callback(None)
+        self.world.settle()
+        self.assertEqual(scheduler.blobs.get(row["sha256"]), b"artifact")
+        self.assertEqual(scheduler.blobs.get(document["output"]["stdout"]["sha256"]), b"output")
+        self.assertEqual(scheduler.collection.holders_of(row["sha256"]), [])
+
+    def test_an_agent_that_is_away_is_asked_again(self) -> None:
+        scheduler = self.world.node("scheduler", max_tasks=1)
+        worker = self.world.node("worker", expertise=("x",))
+        task = scheduler.submit("true", required={"expertise": ["x"]})
+        worker.engine.only().finish(0, artifacts={"a": b"artifact"})
+        hidden = dict(self.world.nodes)
+        scheduler.blobs.hold = Deferred()
+        self.world.settle()
+        sha = scheduler.show(task)["artifacts"][0]["sha256"]
+        worker.blobs.remove(sha)
+        scheduler.blobs.hold.callback(None)
+        self.world.settle()
+        self.assertIsNone(scheduler.blobs.get(sha))
+        self.assertEqual(len(hidden), 2)
+        worker.blobs.put(b"artifact")
+        scheduler.collection.peer_joined(worker.peer)
+        self.world.settle()
+        self.assertEqual(scheduler.blobs.get(sha), b"artifact")
+
+    def test_finished_tasks_go_after_their_time_and_take_their_blobs_along(self) -> None:
+        node = self.world.node("alone")
+        shared = node.blobs.put(b"shared input")
+        old = node.submit("true", input={"sha256": shared})
+        node.engine.only().finish(0, artifacts={"a": b"old artifact"})
+        self.world.settle()
+        artifact = node.show(old)["artifacts"][0]["sha256"]
+        self.world.advance(29 * 86400.0, step=3600.0)
+        young = node.submit("true", input={"sha256": shared})
+        node.engine.only().finish(0)
+        self.world.settle()
+        self.assertEqual(node.state(old), "completed")
+        self.world.advance(2 * 86400.0, step=3600.0)
+        self.assertNotIn(old, node.machine)
+        self.assertEqual(node.history(old), [])
+        self.assertIsNone(node.blobs.get(artifact))
+        self.assertIsNotNone(node.blobs.get(shared), "a younger task names it")
+        self.assertEqual(node.state(young), "completed")
+        node.kill()
+        node.restart()
+        self.assertNotIn(old, node.machine)
+
+    def test_a_round_that_fails_is_not_the_last(self) -> None:
+        node = self.world.node("alone")
+        old = node.submit("true")
+        node.engine.only().finish(0)
+        self.world.settle()
+        self.world.advance(30 * 86400.0 - 7200, step=3600.0)
+        node.store.full = True
+        self.world.advance(3 * 3600.0, step=600.0)
+        self.assertGreater(node.retention.errors, 0)
+        node.store.full = False
+        self.world.advance(3 * 3600.0, step=600.0)
+        self.assertNotIn(old, node.machine)
+
+
+__all__ = ["Reason"]
