@@ -39,8 +39,6 @@ MAX_WATCHERS = 1024
 RETRY_S = 1.0
 """Between attempts to write while the store refuses (disk full)."""
 
-TERMINAL = frozenset({"completed", "failed", "cancelled", "refused"})
-
 
 class TooManyWatchers(LocalError):
     code = "too_many_watchers"
@@ -84,7 +82,7 @@ class _Output:
 
 
 class TaskEvents:
-    """`is_terminal(task_id)` says whether the task's state is final, by the state machine."""
+    """`is_terminal(task_id)` says whether the task's state is final and the event that tells it is queued already."""
 
     _log = Logger()
 
@@ -343,7 +341,7 @@ class _Watch:
             self._behind = True
             self._read()
             return
-        if self._pass_on(events) and events[-1].type == "state" and events[-1].data.get("state") in TERMINAL:
+        if self._pass_on(events) and self._events._complete(self.task_id):
             self._end()
 
     def _pass_on(self, events: list[TaskEvent]) -> bool:
