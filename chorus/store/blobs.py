@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 
 import attrs
 
@@ -11,20 +12,18 @@ import attrs
 class BlobRow:
     sha256: str
     size: int
-    manifest: str
-    """SHA-256 of the manifest's bytes."""
     created_at: float
     used_at: float
 
 
-_COLUMNS = "sha256, size, manifest, created_at, used_at"
+_COLUMNS = "sha256, size, created_at, used_at"
 
 
-def insert(connection: sqlite3.Connection, sha256: str, size: int, manifest: str, now: float) -> bool:
-    """False when the blob was known; it counts as used now then."""
+def insert(connection: sqlite3.Connection, sha256: str, size: int, manifest: bytes, now: float) -> bool:
+    """`manifest` as canonical JSON. False when the blob was known; it counts as used now then."""
     cursor = connection.execute(
-        f"INSERT OR IGNORE INTO blobs ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)",
-        (bytes.fromhex(sha256), size, bytes.fromhex(manifest), now, now),
+        "INSERT OR IGNORE INTO blobs (sha256, size, manifest, created_at, used_at) VALUES (?, ?, ?, ?, ?)",
+        (bytes.fromhex(sha256), size, manifest, now, now),
     )
     if cursor.rowcount == 0:
         touch(connection, sha256, now)
@@ -34,6 +33,11 @@ def insert(connection: sqlite3.Connection, sha256: str, size: int, manifest: str
 def get(connection: sqlite3.Connection, sha256: str) -> BlobRow | None:
     found = connection.execute(f"SELECT {_COLUMNS} FROM blobs WHERE sha256 = ?", (bytes.fromhex(sha256),))
     return next(map(_row, found), None)
+
+
+def manifest(connection: sqlite3.Connection, sha256: str) -> bytes | None:
+    row = connection.execute("SELECT manifest FROM blobs WHERE sha256 = ?", (bytes.fromhex(sha256),)).fetchone()
+    return None if row is None else bytes(row[0])
 
 
 def every(connection: sqlite3.Connection) -> list[BlobRow]:
@@ -49,5 +53,9 @@ def forget(connection: sqlite3.Connection, sha256: str) -> bool:
     return connection.execute("DELETE FROM blobs WHERE sha256 = ?", (bytes.fromhex(sha256),)).rowcount == 1
 
 
-def _row(columns: tuple[bytes, int, bytes, float, float]) -> BlobRow:
-    return BlobRow(columns[0].hex(), columns[1], columns[2].hex(), columns[3], columns[4])
+def forget_all(connection: sqlite3.Connection, blobs: Iterable[str]) -> None:
+    connection.executemany("DELETE FROM blobs WHERE sha256 = ?", [(bytes.fromhex(each),) for each in blobs])
+
+
+def _row(columns: tuple[bytes, int, float, float]) -> BlobRow:
+    return BlobRow(columns[0].hex(), *columns[1:])

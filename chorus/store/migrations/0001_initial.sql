@@ -50,11 +50,12 @@ CREATE TABLE runs (
     PRIMARY KEY (task_id, fence)
 ) WITHOUT ROWID;
 
--- Index of the files under blobs/; a row is written after its file is durable.
+-- Index of the files under blobs/, each with its manifest (chorus/protocols/blobs.py); a row is written after its file
+-- is durable.
 CREATE TABLE blobs (
     sha256     BLOB PRIMARY KEY CHECK (length(sha256) = 32),
     size       INTEGER NOT NULL,
-    manifest   BLOB NOT NULL CHECK (length(manifest) = 32),
+    manifest   BLOB NOT NULL,
     created_at REAL NOT NULL,
     used_at    REAL NOT NULL
 ) WITHOUT ROWID;

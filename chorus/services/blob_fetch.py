@@ -1,0 +1,333 @@
+"""One blob on its way from other members: manifests first, then chunks from several holders at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import attrs
+from twisted.internet.defer import Deferred, DeferredList, gatherResults
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from chorus.errors import ChorusError, LimitExceeded, LocalError, UserError
+from chorus.protocols.blobs import (
+    MAX_ANSWER,
+    MAX_CHUNKS_A_REQUEST,
+    PROTOCOL,
+    Answer,
+    BlobProtocolError,
+    ChunksRequest,
+    Download,
+    LyingHolder,
+    Manifest,
+    ManifestRequest,
+    manifest_limit,
+)
+from chorus.protocols.stream import ProtocolNotSupported
+from chorus.protocols.streamio import StreamIO
+from chorus.services.blob_files import BlobStoreFull, BlobStoreUnavailable
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+    from chorus.identity import PeerId
+    from chorus.protocols.stream import Host
+    from chorus.services.blob_files import BlobFiles, Partial
+
+T = TypeVar("T")
+
+MAX_HOLDERS = 8
+"""Asked for a manifest; a blob that none of eight has is not worth a ninth."""
+MAX_PARALLEL = 4
+"""Holders that send chunks at once."""
+MANIFEST_TIMEOUT_S = 5.0
+CHUNK_TIMEOUT_S = 30.0
+"""For one chunk: a holder slower than 9 kB/s is no help."""
+FIRST_CHUNKS = 4
+"""Chunks of a holder's first request; each further one asks for twice as many while all goes well."""
+RETRIES = 6
+RETRY_S = 0.25
+"""Back-off of a holder that fails without having sent anything: 0.25, 0.5, … 4 s, then it is given up; time enough
+to connect anew."""
+BUSY_S = 1.0
+BUSY_RETRIES = 60
+"""A holder that serves others is asked again for this many seconds."""
+
+
+class BlobTooLarge(UserError):
+    code = "blob_too_large"
+    http_status = 413
+
+    def __init__(self, size: int | None, limit: int) -> None:
+        has = "is too large" if size is None else f"has {size} bytes"
+        super().__init__(f"the blob {has}; the most is {limit} bytes")
+        self.limit = limit
+
+
+class BlobUnavailable(LocalError):
+    """No holder could give the blob; what has come of it is kept for the next try."""
+
+    code = "blob_unavailable"
+    http_status = 503
+
+
+class UnknownBlob(UserError):
+    """It is not here, and nobody who was asked has it."""
+
+    code = "unknown_blob"
+    http_status = 404
+
+    def __init__(self, sha256: str) -> None:
+        super().__init__(f"no reachable node has the blob {sha256}")
+        self.sha256 = sha256
+
+
+class Offload(Protocol):
+    """Runs blocking work off the reactor's thread."""
+
+    def __call__(self, work: Callable[[], T]) -> Deferred[T]: ...
+
+
+@attrs.define
+class FetchCounters:
+    """For the metrics; only ever grow."""
+
+    fetched: int = 0
+    fetched_bytes: int = 0
+    resumed_bytes: int = 0
+    """Found in interrupted fetches."""
+    failed: int = 0
+    lies: int = 0
+    """Holders whose content contradicted what they had promised."""
+
+
+@attrs.frozen
+class Surroundings:
+    """What every fetch needs."""
+
+    host: Host
+    clock: IReactorTime
+    files: BlobFiles
+    offload: Offload
+    counters: FetchCounters
+    reserve: Callable[[int], None]
+    """Take bytes of the quota; raises `BlobStoreFull`."""
+
+
+class _NotThere(ChorusError):
+    """The holder does not have the blob."""
+
+
+class _Busy(ChorusError):
+    """The holder serves enough others already."""
+
+
+class Fetch:
+    """`run` returns the complete, synced, verified file, which the caller keeps or discards.
+
+    `reserved` bytes of the quota were taken, whatever came of it; the caller gives them back.
+    """
+
+    _log = Logger()
+
+    def __init__(self, around: Surroundings, sha256: str, size_limit: int, holders: Sequence[PeerId]) -> None:
+        self._around = around
+        self._sha256 = sha256
+        self._size_limit = size_limit
+        own = around.host.peer_id
+        self._holders = [each for each in dict.fromkeys(holders) if each != own][:MAX_HOLDERS]
+        self._problems: dict[PeerId, ChorusError] = {}
+        self._too_large = False
+        self._waiting: list[Deferred[None]] = []
+        self.reserved = 0
+
+    async def run(self) -> Partial:
+        """Raises `UnknownBlob`, `BlobTooLarge`, `BlobUnavailable`, `BlobStoreFull` or `BlobStoreUnavailable`."""
+        groups = await self._manifests()
+        for manifest, holders in groups:
+            self._around.reserve(manifest.size - self.reserved)
+            self.reserved = manifest.size
+            partial = await self._download(manifest, holders)
+            if partial is not None:
+                return partial
+        self._around.counters.failed += 1
+        if self._too_large and not groups:
+            raise BlobTooLarge(None, self._size_limit)
+        if all(isinstance(problem, _NotThere) for problem in self._problems.values()):
+            raise UnknownBlob(self._sha256)
+        reasons = "; ".join(f"{peer}: {problem}" for peer, problem in self._problems.items())
+        raise BlobUnavailable(f"the blob {self._sha256} cannot be had now ({reasons})")
+
+    # Manifests
+
+    async def _manifests(self) -> list[tuple[Manifest, list[PeerId]]]:
+        """What the holders offer: those that agree together, first what an interrupted fetch had begun, then what
+        most of them say."""
+        offers = await gatherResults([Deferred.fromCoroutine(self._manifest_of(each)) for each in self._holders])
+        groups: dict[Manifest, list[PeerId]] = {}
+        for peer, manifest in zip(self._holders, offers, strict=True):
+            if manifest is not None:
+                groups.setdefault(manifest, []).append(peer)
+        begun = set(await self._around.offload(lambda: self._around.files.partial_manifests(self._sha256)))
+        ordered = sorted(groups.items(), key=lambda each: (each[0].encode() not in begun, -len(each[1])))
+        return ordered
+
+    async def _manifest_of(self, peer: PeerId) -> Manifest | None:
+        try:
+            io = await self._open(peer, within=MANIFEST_TIMEOUT_S)
+            try:
+                await io.write_delimited(ManifestRequest(self._sha256).encode())
+                answer = await self._answer(io)
+                if answer.length > manifest_limit(self._size_limit):
+                    raise LimitExceeded("blob_manifest_bytes", answer.length, manifest_limit(self._size_limit))
+                return Manifest.decode(await io.read_exactly(answer.length), self._sha256, self._size_limit)
+            finally:
+                io.reset()
+        except LimitExceeded as problem:
+            self._too_large = True
+            self._problems[peer] = problem
+        except ChorusError as problem:
+            self._problems[peer] = problem
+        return None
+
+    # Chunks
+
+    async def _download(self, manifest: Manifest, holders: list[PeerId]) -> Partial | None:
+        around = self._around
+        partial = await around.offload(lambda: around.files.partial(manifest))
+        try:
+            present = await around.offload(partial.present)
+            around.counters.resumed_bytes += sum(map(manifest.length, present))
+            download = Download(manifest, present)
+            await self._from_all(download, partial, holders)
+            if not download.complete:
+                partial.close()
+                return None
+            if await around.offload(partial.whole):
+                around.counters.fetched += 1
+                return partial
+        except BaseException:
+            partial.close()
+            raise
+        # Every chunk is what the manifest says and the whole is not the blob: the manifest is the lie.
+        for peer in holders:
+            self._blame(peer, LyingHolder("its manifest is not that of the blob"))
+        await around.offload(partial.discard)
+        return None
+
+    async def _from_all(self, download: Download, partial: Partial, holders: list[PeerId]) -> None:
+        waiting = iter(holders)
+
+        async def one_after_the_other() -> None:
+            for peer in waiting:
+                if download.complete:
+                    return
+                await self._from(peer, download, partial)
+
+        workers = [Deferred.fromCoroutine(one_after_the_other()) for _ in holders[:MAX_PARALLEL]]
+        try:
+            await DeferredList(workers, fireOnOneErrback=True, consumeErrors=True)
+        except BaseException as problem:
+            for worker in workers:
+                worker.cancel()
+            reason = getattr(problem, "subFailure", None)
+            raise (reason.value if reason is not None else problem) from None
+
+    async def _from(self, peer: PeerId, download: Download, partial: Partial) -> None:
+        """Take chunks from one holder until there is nothing left to take, or it is no use."""
+        failures = busy = 0
+        while failures < RETRIES and busy < BUSY_RETRIES and not download.complete:
+            before = download.missing
+            try:
+                await self._converse(peer, download, partial)
+                return
+            except (BlobStoreFull, BlobStoreUnavailable):
+                raise
+            except LyingHolder as problem:
+                self._blame(peer, problem)
+                return
+            except (_NotThere, ProtocolNotSupported, BlobProtocolError) as problem:
+                self._problems[peer] = problem
+                return
+            except ChorusError as problem:
+                self._problems[peer] = problem
+                is_busy = isinstance(problem, _Busy)
+                moved = download.missing < before
+                failures = failures if is_busy else 1 if moved else failures + 1
+                busy = busy + 1 if is_busy and not moved else 0
+            await deferLater(self._around.clock, BUSY_S if is_busy else RETRY_S * 2 ** (failures - 1))
+
+    async def _converse(self, peer: PeerId, download: Download, partial: Partial) -> None:
+        """Requests on one stream until the blob is complete."""
+        io = await self._open(peer, within=CHUNK_TIMEOUT_S)
+        most = FIRST_CHUNKS
+        try:
+            while not download.complete:
+                taken = download.take(most)
+                if not taken:
+                    # Others are sending the rest; should one of them fail, its part is free again.
+                    await self._until_something_changes()
+                    continue
+                try:
+                    await self._receive(io, taken, download, partial)
+                finally:
+                    download.give_back(taken)
+                    self._something_changed()
+                most = min(MAX_CHUNKS_A_REQUEST, most * 2)
+        except ChorusError as problem:
+            io.reset(problem)
+            raise
+        except BaseException:
+            io.reset()
+            raise
+        io.close()
+
+    async def _receive(self, io: StreamIO, taken: range, download: Download, partial: Partial) -> None:
+        manifest = download.manifest
+        await io.write_delimited(ChunksRequest(self._sha256, taken.start, len(taken)).encode())
+        answer = await self._answer(io)
+        if answer.length != manifest.span(taken.start, len(taken)):
+            raise LyingHolder(f"it sends {answer.length} bytes for chunks {taken.start} to {taken.stop - 1}")
+        for index in taken:
+            data = await io.read_exactly(manifest.length(index))
+            if not await self._around.offload(lambda index=index, data=data: partial.write(index, data)):  # type: ignore[misc]
+                raise LyingHolder(f"chunk {index} is not what its manifest says")
+            self._around.counters.fetched_bytes += len(data)
+            download.arrived(index)
+
+    async def _open(self, peer: PeerId, *, within: float) -> StreamIO:
+        stream = await self._around.host.open_stream(peer, [PROTOCOL])
+        return StreamIO(stream, self._around.clock, timeout=within)
+
+    async def _answer(self, io: StreamIO) -> Answer:
+        answer = Answer.decode(await io.read_delimited(MAX_ANSWER))
+        if answer.status == "unknown":
+            raise _NotThere("it does not have the blob")
+        if answer.status == "busy":
+            raise _Busy("it is busy")
+        if answer.status == "bad":
+            raise BlobProtocolError("it refuses the request")
+        return answer
+
+    def _blame(self, peer: PeerId, problem: LyingHolder) -> None:
+        self._problems[peer] = problem
+        self._around.counters.lies += 1
+        self._log.warn(
+            "{peer} lied about blob {sha256}: {problem}",
+            event="blob.lie",
+            peer=str(peer),
+            sha256=self._sha256,
+            problem=str(problem),
+        )
+
+    def _until_something_changes(self) -> Deferred[None]:
+        waiter: Deferred[None] = Deferred()
+        self._waiting.append(waiter)
+        return waiter
+
+    def _something_changed(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            if not waiter.called:
+                waiter.callback(None)
