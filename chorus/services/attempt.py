@@ -16,7 +16,7 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from chorus.errors import ChorusError
+from chorus.errors import ChorusError, UserError
 from chorus.protocols.task_messages import (
     MAX_ARTIFACTS,
     MAX_FRAME,
@@ -54,8 +54,9 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from chorus.identity import PeerId
-    from chorus.sandbox.contract import OutputSink, Run, StreamName
+    from chorus.sandbox.contract import Choice, OutputSink, Run, StreamName
     from chorus.seams import JSON
+    from chorus.services.blobs import BlobRef
     from chorus.services.task_streams import ExecutorChannel, TaskStreams
     from chorus.tasks.journal import Fence
 
@@ -76,22 +77,6 @@ class Blobs(Protocol):
     def put_file(self, path: Path) -> Deferred[BlobRef]: ...
 
     def fetch(self, sha256: str, size_limit: int, holders: Sequence[PeerId]) -> Deferred[Path]: ...
-
-
-class BlobRef(Protocol):
-    @property
-    def sha256(self) -> str: ...
-
-    @property
-    def size(self) -> int: ...
-
-
-@attrs.frozen
-class Choice:
-    """The sandbox that a job will get."""
-
-    sandbox: str
-    image: str | None
 
 
 class Sandboxes(Protocol):
@@ -262,6 +247,9 @@ class Attempt:
             outcome = await work
         except CancelledError:
             outcome = self._stopped_outcome("it had not started")
+        except UserError as error:
+            # Nothing wrong with this machine: the archive is bad, and would be everywhere.
+            outcome = self._result(Reason.REFUSED, str(error))
         except ChorusError as error:
             reason = Reason.IMAGE_MISSING if isinstance(error, ImageMissing) else Reason.SANDBOX_UNAVAILABLE
             outcome = self._stopped_outcome(str(error)) if self._stopped_for else _given_back(reason, str(error))
@@ -315,7 +303,10 @@ class Attempt:
         if blob.size > self._place.max_input:
             raise SandboxUnavailable(f"the input has {blob.size} bytes, this agent takes {self._place.max_input}")
         self.progress("fetching_input", size=blob.size)
-        return await self._place.blobs.fetch(blob.sha256, blob.size, [self.record.scheduler])
+        try:
+            return await self._place.blobs.fetch(blob.sha256, blob.size, [self.record.scheduler])
+        except ChorusError as error:
+            raise SandboxUnavailable(f"the input cannot be fetched from its scheduler: {error}") from error
 
     async def _language(self, archive: Path | None) -> str:
         spec = self.record.spec
@@ -384,9 +375,13 @@ class Attempt:
     def _stopped_outcome(self, detail: str) -> Message:
         """The outcome of an attempt that was stopped from outside, without (or whatever) the sandbox's result."""
         if self._stopped_for == Reason.CANCELLED:
-            now = self._place.wall()
-            return Result(str(Reason.CANCELLED), None, _text(detail), "none", None, now, now)
+            return self._result(Reason.CANCELLED, detail)
         return Released(self._stopped_for or str(Reason.LEASE_LOST), _text(detail))
+
+    def _result(self, reason: Reason, detail: str) -> Message:
+        """The result of an attempt whose sandbox never began."""
+        now = self._place.wall()
+        return Result(str(reason), None, _text(detail), "none", None, now, now)
 
     async def _record(self, outcome: Message) -> None:
         """Make the outcome durable, however long the store refuses: it is not sent before."""

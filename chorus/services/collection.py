@@ -1,6 +1,6 @@
 """Brings what results name (artifacts, whole outputs) to the scheduler, so that it does not hang on one agent's disk.
 
-A result is recorded first and its blobs follow; until they are here, `holders_of` says who has them.
+A result is recorded first and its blobs follow; whoever asks for one before it is here has it fetched at once.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ class FetchingBlobs(Protocol):
     def stat(self, sha256: str) -> Deferred[Document | None]: ...
 
     def fetch(self, sha256: str, size_limit: int, holders: Sequence[PeerId]) -> Deferred[Path]: ...
+
+    def remember_holder(self, sha256: str, peer: PeerId) -> None: ...
 
 
 @attrs.frozen
@@ -98,6 +100,7 @@ class Collection(Service):
         for sha256, size in task_documents.blobs_of(task.result):
             if sha256 not in self._holders:
                 self._holders[sha256] = holder
+                self._blobs.remember_holder(sha256, holder)
                 self._queue.append(_Wanted(sha256, size, holder))
         self._next()
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from chorus.http.ports import Document, Subscription, TaskEvent
     from chorus.sandbox.contract import StreamName
     from chorus.seams import Redactor, Roles
+    from chorus.services.blobs import BlobRef
     from chorus.services.task_events import TaskEvents
     from chorus.services.task_store import StoredEvents
     from chorus.services.task_streams import SchedulerChannel, TaskStreams
@@ -70,7 +71,7 @@ class UnknownState(UserError):
 class BlobsHere(Protocol):
     """What the coordinator asks of the blob service."""
 
-    def put_bytes(self, data: bytes) -> Deferred[object]: ...
+    def put_bytes(self, data: bytes) -> Deferred[BlobRef]: ...
 
     def stat(self, sha256: str) -> Deferred[Document | None]: ...
 

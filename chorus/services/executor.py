@@ -18,8 +18,9 @@ from twisted.logger import Logger
 
 from chorus.errors import ChorusError, UserError
 from chorus.protocols.task_messages import Accept, Assign, Decline, Message, Offer
-from chorus.sandbox.contract import ImageMissing, Limits, SandboxUnavailable
-from chorus.services.attempt import Attempt, Choice, RunRecord, Workplace, detect, job_of
+from chorus.sandbox import archives
+from chorus.sandbox.contract import Choice, ImageMissing, Limits, SandboxUnavailable
+from chorus.services.attempt import Attempt, RunRecord, Workplace, detect, job_of
 from chorus.tasks import leases
 from chorus.tasks.journal import Fence
 from chorus.tasks.spec import TaskSpec
@@ -80,6 +81,8 @@ class ExecutorService(Service):
         self.draining = False
         self.declined: Counter[str] = Counter()
         """Offers declined, by reason."""
+        self.last_activity = 0.0
+        """Unix seconds when a task last began or ended here."""
         self.assignments = 0
         self.leases_lost = 0
         self.taken_back = 0
@@ -309,6 +312,7 @@ class ExecutorService(Service):
             lease_until=lease_until,
         )
         self.assignments += 1
+        self.last_activity = self._place.wall()
         self._log.info("assigned {task}", event="task.taken", task=offer.task_id, fence=str(assign.fence))
         self._attempt(record).begin(channel, reservation.accepted_at)
 
@@ -319,6 +323,7 @@ class ExecutorService(Service):
 
     def _ended(self, attempt: Attempt) -> None:
         self.leases_lost += attempt.lost_lease
+        self.last_activity = self._place.wall()
         self._stirred()
 
     def _forgotten(self, attempt: Attempt) -> None:
@@ -337,6 +342,11 @@ def _alive(record: RunRecord, now: float) -> bool:
     """Whether the lease of a run of an earlier process can still be its own, by wall time (the only one that spans
     reboots); a clock that was set back makes it look longer than any lease, and then it is not trusted."""
     return record.language is not None and 0.0 < record.lease_until - now <= record.lease_s
+
+
+def archive_names(path: Path) -> list[str]:
+    """Names in an input, for the language. Raises `archives.BadArchive`."""
+    return [member.path for member in archives.listing(path)]
 
 
 def scratch_parent(data_dir: Path) -> Path:

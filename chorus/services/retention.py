@@ -34,7 +34,7 @@ DAY_S = 86400.0
 class RemovableBlobs(Protocol):
     """What retention asks of the blob service."""
 
-    def remove(self, sha256: str) -> Deferred[object]: ...
+    def remove(self, sha256: str) -> Deferred[bool]: ...
 
 
 class RetentionService(Service):

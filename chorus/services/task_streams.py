@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from chorus.errors import ChorusError, PeerError
+from chorus.errors import ChorusError, LocalError, PeerError
 from chorus.protocols.stream import ProtocolOptions, StreamClosed
 from chorus.protocols.task_messages import PROTOCOL, FrameBuffer, Message, Offer, Resume, TaskProtocolError, decode
 from chorus.protocols.tasks import ExecutorSession, SchedulerSession
@@ -34,6 +34,13 @@ MAX_STREAMS_PER_PEER = 64
 
 ASSIGN = "task.assign"
 """The action that `Roles` is asked about for a peer that offers a task."""
+
+
+class NotTaking(LocalError):
+    """This side of the protocol is not started yet, or has stopped; the peer asks again."""
+
+    code = "not_taking"
+
 
 _Session = TypeVar("_Session", SchedulerSession, ExecutorSession)
 
@@ -215,7 +222,9 @@ class TaskStreams:
     def _first(self, stream: Stream, message: Message, data: bytes) -> TaskChannel[SchedulerSession] | ExecutorChannel:
         """The channel for a stream that began with `message`; `data` is every byte of it so far."""
         peer = stream.connection.peer_id
-        if isinstance(message, Offer) and self.offered is not None:
+        if isinstance(message, Offer):
+            if self.offered is None:
+                raise NotTaking("this node takes no offers now")
             if not self._roles.may(str(peer), ASSIGN):
                 raise TaskProtocolError("this peer may not assign tasks")
             execute = TaskChannel(stream, ExecutorSession(), self.errors)
@@ -223,7 +232,9 @@ class TaskStreams:
             execute.heard = lambda said: offered(execute, said) if isinstance(said, Offer) else None
             execute.data_received(data)
             return execute
-        if isinstance(message, Resume) and self.resumed is not None:
+        if isinstance(message, Resume):
+            if self.resumed is None:
+                raise NotTaking("this node schedules nothing now")
             schedule = TaskChannel(stream, SchedulerSession(), self.errors)
             resumed = self.resumed
             schedule.heard = lambda said: resumed(schedule, said) if isinstance(said, Resume) else None
@@ -259,6 +270,8 @@ class _FirstMessage:
                 self._data.clear()
         except PeerError as error:
             self._owner.errors[error.code] += 1
+            self.stop(error)
+        except NotTaking as error:
             self.stop(error)
 
     def eof_received(self) -> None:

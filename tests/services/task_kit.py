@@ -19,9 +19,19 @@ from chorus.http.ports import TaskEvent
 from chorus.identity import Identity, PeerId
 from chorus.protocols.stream import StreamClosed
 from chorus.protocols.task_messages import PROTOCOL
-from chorus.sandbox.contract import Artifact, ImageMissing, Job, OutputSink, Reason, RunResult, SandboxUnavailable
+from chorus.sandbox.archives import BadArchive
+from chorus.sandbox.contract import (
+    Artifact,
+    Choice,
+    ImageMissing,
+    Job,
+    OutputSink,
+    Reason,
+    RunResult,
+    SandboxUnavailable,
+)
 from chorus.seams import MembersMayAll, PassThrough
-from chorus.services.attempt import Choice, Workplace
+from chorus.services.attempt import Workplace
 from chorus.services.collection import Collection
 from chorus.services.coordinator import CoordinatorService, CoordinatorSettings
 from chorus.services.executor import AgentProfile, ExecutorService
@@ -202,6 +212,7 @@ class FakeBlobs:
         self.hold: Deferred[None] | None = None
         """Set to make fetches wait."""
         self.fetched: list[str] = []
+        self.holders: dict[str, PeerId] = {}
 
     def put(self, data: bytes) -> str:
         name = hashlib.sha256(data).hexdigest()
@@ -235,6 +246,9 @@ class FakeBlobs:
                 self.fetched.append(sha256)
                 return self._directory / sha256
         raise ChorusError("no holder has it")
+
+    def remember_holder(self, sha256: str, peer: PeerId) -> None:
+        self.holders[sha256] = peer
 
     def remove(self, sha256: str) -> Deferred[None]:
         (self._directory / sha256).unlink(missing_ok=True)
@@ -488,7 +502,7 @@ class Node:
             in_thread=maybeDeferred,  # type: ignore[arg-type]
             directory=self.directory / "runs",
             max_input=10**6,
-            list_archive=lambda path: [],
+            list_archive=_names,
         )
         self.executor = ExecutorService(place, self.profile, changed=self.placement.agents_changed)
         self.up = True
@@ -596,6 +610,12 @@ class Node:
                 assert event.data["offset"] == len(text), (event, text)
                 text += str(event.data["text"]).encode()
         return text.decode()
+
+
+def _names(path: Path) -> list[str]:
+    if path.read_bytes() == b"bad":
+        raise BadArchive("the archive is no archive")
+    return ["go.mod"] if path.read_bytes() == b"go" else []
 
 
 def spec(*commands: str) -> TaskSpec:

@@ -180,6 +180,17 @@ class ExecutionTest(ExecutorCase):
         self.submit(input={"sha256": self.scheduler.blobs.put(b"x" * (10**6 + 1))})
         self.assertEqual((self.worker.blobs.fetched, self.worker.engine.started), ([], 0))
 
+    def test_a_bad_archive_fails_the_task_once_and_for_all(self) -> None:
+        task = self.submit(input={"sha256": self.scheduler.blobs.put(b"bad")})
+        document = self.scheduler.show(task)
+        self.assertEqual((document["state"], document["reason"], document["attempt"]), ("failed", "refused", 1))
+        self.assertIn("no archive", document["detail"])
+        self.assertEqual(self.worker.engine.started, 0)
+
+    def test_the_files_of_the_input_say_the_language(self) -> None:
+        self.submit(input={"sha256": self.scheduler.blobs.put(b"go")})
+        self.assertEqual(self.worker.engine.only().job.language, "go")
+
     def test_an_image_missing_after_the_assignment_names_it(self) -> None:
         self.worker.blobs.hold = Deferred()
         task = self.submit(input={"sha256": self.scheduler.blobs.put(b"source")})
