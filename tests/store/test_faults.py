@@ -1,0 +1,131 @@
+"""The store against a killed process and a full disk: what was acknowledged is there, what was refused is not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import TestCase
+
+from chorus.store import meta
+from chorus.store.database import Database
+from chorus.store.errors import StoreFull
+from tests.support import PureTestCase
+
+SCRIPT = Path(__file__).with_name("writer_process.py")
+ROOT = Path(__file__).parents[2]
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), *arguments], stdout=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def keys(path: Path) -> set[str]:
+    connection = sqlite3.connect(path)
+    try:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        return {row[0] for row in connection.execute("SELECT key FROM meta")}
+    finally:
+        connection.close()
+
+
+class KilledTests(PureTestCase):
+    def test_kill_loses_nothing_acknowledged(self) -> None:
+        for lines in (1, 700, 2500):
+            path = Path(self.mktemp())
+            process = start(str(path), "kill")
+            assert process.stdout is not None
+            said = [process.stdout.readline() for _ in range(lines)]
+            process.send_signal(signal.SIGKILL)
+            # What it had said before it died counts as well; a last line may be cut.
+            said += [line for line in process.stdout if line.endswith("\n")]
+            process.stdout.close()
+            self.assertEqual(process.wait(), -signal.SIGKILL)
+            acknowledged = {line.split()[1] for line in said if line.startswith("acknowledged ")}
+            self.assertEqual(len(acknowledged), len(said), said[:3])
+            self.assertGreaterEqual(len(acknowledged), lines)
+            self.assertLessEqual(acknowledged, keys(path))
+
+
+class StarvedTests(PureTestCase):
+    def test_a_limit_on_files(self) -> None:
+        path = Path(self.mktemp())
+        process = start(str(path), "starve", "400000")
+        said = [line.split() for line in process.communicate(timeout=60)[0].splitlines()]
+        acknowledged = {words[1] for words in said if words[0] == "acknowledged"}
+        refused = {words[1]: words[2] for words in said if words[0] == "refused"}
+        self.assertGreater(len(acknowledged), 20)
+        self.assertEqual(set(refused.values()), {"store_unavailable"})
+        self.assertEqual(
+            [words for words in said if words[0] == "available"], [["available", "False"], ["available", "True"]]
+        )
+        self.assertIn("after", acknowledged)
+        self.assertGreaterEqual(len(refused), 5)
+        self.assertEqual(keys(path), acknowledged)
+
+
+class FullDiskTests(TestCase):
+    timeout = 60
+
+    def setUp(self) -> None:
+        if os.geteuid() != 0:
+            self.skipTest("needs root to mount a small tmpfs")
+        self.folder = Path(self.mktemp())
+        self.folder.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(self.folder)]
+        mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+        if mounted.returncode:
+            self.skipTest(f"a tmpfs cannot be mounted here: {mounted.stderr.strip()}")
+        self.addCleanup(subprocess.run, ["umount", "-l", str(self.folder)], check=True)
+
+    def test_refused_while_full_and_well_again_after(self) -> Deferred[None]:
+        filler = self.folder / "filler"
+        filler.write_bytes(bytes(1 << 20))
+        path = self.folder / "chorus.db"
+        store = Database(path, reactor)  # type: ignore[arg-type]
+
+        async def fill() -> None:
+            await store.open()
+            acknowledged = set()
+            for number in range(10_000):
+                try:
+                    await store.write(lambda c, n=number: meta.put(c, str(n), "x" * 4000))  # type: ignore[misc]
+                except StoreFull as problem:
+                    self.assertEqual((problem.code, problem.http_status), ("store_unavailable", 507))
+                    break
+                acknowledged.add(str(number))
+            self.assertGreater(len(acknowledged), 20)
+            self.assertFalse(store.available)
+            # Reading goes on.
+            self.assertEqual(await store.read(lambda c: meta.get(c, "0")), "x" * 4000)
+            filler.unlink()
+            await store.write(lambda c: meta.put(c, "after", "x"))
+            self.assertTrue(store.available)
+            await store.close()
+            self.assertEqual(keys(path), acknowledged | {"after"})
+
+        return Deferred.fromCoroutine(fill())
+
+    def test_a_big_write_fails_alone(self) -> Deferred[None]:
+        store = Database(self.folder / "chorus.db", reactor)  # type: ignore[arg-type]
+
+        async def check() -> None:
+            await store.open()
+            big = store.write(lambda c: meta.put(c, "big", "x" * (4 << 20)))
+            small = [store.write(lambda c, n=n: meta.put(c, f"small{n}", "x")) for n in range(20)]  # type: ignore[misc]
+            await self.assertFailure(big, StoreFull)
+            for each in small:
+                await each
+            await store.close()
+            self.assertEqual(keys(self.folder / "chorus.db"), {f"small{n}" for n in range(20)})
+
+        return Deferred.fromCoroutine(check())
