@@ -313,6 +313,9 @@ class PubSubService(Service):
     # Streams
 
     def _inbound_opened(self, stream: Stream) -> None:
+        if not self.running:
+            stream.reset()
+            return
         raw = stream.connection.peer_id.raw
         inbound = Inbound(
             stream,

@@ -251,6 +251,17 @@ class PubSub(ServiceCase):
         self.run_a_while(0)
         self.assertEqual([call for call in self.time.getDelayedCalls() if call.active()], [])
 
+    def test_a_stream_that_arrives_after_the_stop_is_reset(self) -> None:
+        one, two, out = self.pair(TOPIC)
+        opened = two.host.served[MESHSUB_1_1]
+        two.pubsub.stopService()
+        two.host.served[MESHSUB_1_1] = opened
+        stream = self.successResultOf(out.open_stream([MESHSUB_1_1]))
+        stream.set_receiver(_Deaf())
+        self.run_a_while(0)
+        self.assertTrue(stream.closed)
+        self.assertEqual(two.pubsub._waiting, {})
+
     def test_start_joins_those_already_connected(self) -> None:
         one = self.node(1, TOPIC)
         two = Node(2, self.time)
