@@ -355,8 +355,15 @@ class P2PService(Service):
         except LimitExceeded as error:
             self.counters.streams_refused[error.limit] += 1
             stream.reset(error)
+            self._refused_stream(link)
             return
         served.opened(stream)
+
+    def _refused_stream(self, link: Link) -> None:
+        try:
+            link.count_refused(self._reactor.seconds())
+        except LimitExceeded as error:
+            link.connection.close(error)
 
     def _count_stream(self, link: Link, stream: MuxedStream, per_protocol: int) -> None:
         """Counting up is cheap, so streams that ended are only looked for when the count seems too high."""

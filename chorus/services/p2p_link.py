@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from chorus.protocols.muxed_stream import MuxedStream
 
 
+MAX_REFUSED_STREAMS = 500
+REFUSED_WINDOW = 10.0
+"""Streams over a limit cost us a negotiation each: a peer that opens more of them in this many seconds is closed."""
+
+
 @attrs.define
 class TransportCounters:
     """Dials over one transport, since start."""
@@ -79,6 +84,8 @@ class Link:
     latency: float | None = None
     """Seconds of the last ping."""
     next_ping: float = 0.0
+    _refused: int = 0
+    _refused_until: float = 0.0
     _streams: dict[str, list[MuxedStream]] = attrs.field(factory=dict)
     _total: int = 0
 
@@ -104,6 +111,15 @@ class Link:
                 raise LimitExceeded("inbound_streams_per_peer", self._total + 1, per_peer)
         streams.append(stream)
         self._total += 1
+
+    def count_refused(self, now: float) -> None:
+        """A stream was reset as it opened. Raises `LimitExceeded` for a peer that does not learn from it."""
+        if now >= self._refused_until:
+            self._refused = 0
+            self._refused_until = now + REFUSED_WINDOW
+        self._refused += 1
+        if self._refused > MAX_REFUSED_STREAMS:
+            raise LimitExceeded("refused_streams", self._refused, MAX_REFUSED_STREAMS)
 
     def _forget_ended(self) -> None:
         self._total = 0

@@ -1,0 +1,527 @@
+"""Peers that mean harm, over real sockets, against a node in a process of its own.
+
+During every attack a bystander's ping stays under a second; after it the node holds no more memory, connections,
+streams or timers than before, and has met no error of its own. Rows of the security checklist give the tests their
+names; what one connection can do to another is tested without sockets in `tests/protocols`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.protocol import ClientFactory, ProcessProtocol, Protocol
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.trial.unittest import TestCase
+
+from chorus.identity import Identity, PeerId
+from chorus.multiformats import varint
+from chorus.multiformats.multiaddr import Multiaddr
+from chorus.protocols import identify, multistream, ping
+from chorus.protocols.connection import ConnectionProtocol
+from chorus.protocols.dialing import DialError
+from chorus.protocols.envelope import PeerRecord
+from chorus.protocols.proto.identify_pb2 import Identify
+from chorus.protocols.stream import StreamClosed
+from chorus.protocols.streamio import StreamIO
+from chorus.services.p2p import OpenAdmission, P2PService
+
+SCRIPT = Path(__file__).with_name("victim.py")
+BYSTANDER_LIMIT = 1.0
+GROWTH_KB = 24 * 1024
+"""What an attack may leave behind in the node's resident memory: allocators keep some of what they once had."""
+
+DATA, UPDATE, PING, GO_AWAY = range(4)
+SYN, ACK, FIN, RST = 1, 2, 4, 8
+
+
+def frame(kind: int, flags: int, stream: int, length: int, body: bytes = b"") -> bytes:
+    return struct.pack(">BBHII", 0, kind, flags, stream, length) + body
+
+
+class VictimProcess(ProcessProtocol):
+    def __init__(self) -> None:
+        self._buffer = b""
+        self.errors = b""
+        self._answers: list[Deferred[dict[str, Any]]] = []
+        self.ended: Deferred[None] = Deferred()
+        self.ready = self._expect()
+
+    def _expect(self) -> Deferred[dict[str, Any]]:
+        answer: Deferred[dict[str, Any]] = Deferred()
+        self._answers.append(answer)
+        return answer
+
+    def status(self) -> Deferred[dict[str, Any]]:
+        self.transport.write(b"status\n")
+        return self._expect()
+
+    def outReceived(self, data: bytes) -> None:
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        for line in lines:
+            self._answers.pop(0).callback(json.loads(line))
+
+    def errReceived(self, data: bytes) -> None:
+        self.errors = (self.errors + data)[-20000:]
+
+    def processEnded(self, reason: Any) -> None:
+        for answer in self._answers:
+            answer.errback(AssertionError(f"the node ended: {self.errors.decode()[-3000:]}"))
+        self._answers.clear()
+        self.ended.callback(None)
+
+
+class RawPeer(Protocol):
+    """A TCP peer that says what it is told to, and nothing else."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.lost: Deferred[None] = Deferred()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += len(data)
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self.lost.callback(None)
+
+
+class HostilePeer(ConnectionProtocol):
+    """Authenticates as it should, and then sends frames of its own making, deaf to what comes back."""
+
+    deaf = False
+
+    def dataReceived(self, data: bytes) -> None:
+        if not self.deaf:
+            super().dataReceived(data)
+
+    def send(self, *frames: bytes) -> None:
+        if self.transport is not None and self.transport.connected:
+            self.transport.write(self._core._noise.seal([b"".join(frames)]))
+
+
+class Attacker:
+    """`ConnectionDelegate` of a hostile peer: serves nothing, keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.secured: Deferred[None] = Deferred()
+        self.closed: Deferred[None] = Deferred()
+
+    def protocol_supported(self, connection: ConnectionProtocol, protocol: str) -> bool:
+        return False
+
+    def stream_opened(self, stream: Any) -> None:
+        stream.reset()
+
+    def connection_secured(self, connection: ConnectionProtocol) -> None:
+        self.secured.callback(None)
+
+    def connection_closed(self, connection: ConnectionProtocol, error: Any) -> None:
+        if not self.secured.called:
+            self.secured.errback(error or AssertionError("closed before it was secured"))
+        self.closed.callback(None)
+
+
+class Connecting(ClientFactory):
+    noisy = False
+
+    def __init__(self, protocol: Protocol) -> None:
+        self.connected: Deferred[None] = Deferred()
+        self._protocol = protocol
+
+    def buildProtocol(self, addr: Any) -> Protocol:
+        reactor.callLater(0, self.connected.callback, None)
+        return self._protocol
+
+    def clientConnectionFailed(self, connector: Any, reason: Any) -> None:
+        self.connected.errback(reason)
+
+
+class HostileCase(TestCase):
+    timeout = 60
+
+    async def victim(self, *flags: str) -> None:
+        self.node = VictimProcess()
+        reactor.spawnProcess(self.node, sys.executable, [sys.executable, str(SCRIPT), *flags], env=os.environ)
+        self.addCleanup(lambda: Deferred.fromCoroutine(self._stop_victim()))
+        ready = await self.node.ready
+        self.address = Multiaddr.parse(ready["addr"])
+        self.port = self.address.tcp_endpoint()[1]
+        self.peer_id = PeerId.parse(ready["peer_id"])
+        self.bystander = self.host()
+        await self.bystander.dial(self.peer_id, [self.address])
+        self.round_trips: list[float] = []
+        self._pinging = LoopingCall(self._ping)
+        self._pinging.start(0.05)
+        self.addCleanup(self._stop_pinging)
+        await self.pause(0.3)
+        self.before = await self.node.status()
+
+    def _ping(self) -> Deferred[None]:
+        return self.bystander.ping(self.peer_id).addCallbacks(self.round_trips.append, self._unanswered)
+
+    def _unanswered(self, failure: Any) -> None:
+        if self._pinging.running:
+            self.round_trips.append(math.inf)
+
+    def _stop_pinging(self) -> None:
+        if self._pinging.running:
+            self._pinging.stop()
+
+    async def _stop_victim(self) -> None:
+        self.node.transport.closeStdin()
+        kill = reactor.callLater(5, lambda: self.node.transport.signalProcess("KILL"))
+        await self.node.ended
+        if kill.active():
+            kill.cancel()
+
+    def host(self) -> P2PService:
+        host = P2PService(reactor, Identity.generate(), admission=OpenAdmission(), open_mode=True)
+        host.startService()
+        self.addCleanup(host.stopService)
+        return host
+
+    async def pause(self, seconds: float) -> None:
+        await deferLater(reactor, seconds)
+
+    async def raw(self) -> RawPeer:
+        peer = RawPeer()
+        factory = Connecting(peer)
+        reactor.connectTCP("127.0.0.1", self.port, factory)
+        await factory.connected
+        self.addCleanup(peer.transport.abortConnection)
+        return peer
+
+    async def hostile(self, *, deaf: bool = True) -> tuple[HostilePeer, Attacker]:
+        attacker = Attacker()
+        peer = HostilePeer(
+            identity=Identity.generate(),
+            initiator=True,
+            expected_peer=None,
+            remote_address=self.address,
+            clock=reactor,
+            delegate=attacker,
+        )
+        factory = Connecting(peer)
+        reactor.connectTCP("127.0.0.1", self.port, factory)
+        await attacker.secured
+        # The handshake's last message leaves at the end of this turn; what is sealed here comes after it.
+        await self.pause(0.05)
+        peer.deaf = deaf
+        self.assertEqual((await self.node.status())["admitted"], 2)
+        self.addCleanup(lambda: Deferred.fromCoroutine(self._end(peer, attacker)))
+        return peer, attacker
+
+    async def _end(self, peer: HostilePeer, attacker: Attacker) -> None:
+        if peer.transport is not None:
+            peer.transport.abortConnection()
+        await attacker.closed
+
+    async def status_when(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        while not condition(status := await self.node.status()):
+            await self.pause(0.05)
+        return status
+
+    async def unharmed(self) -> dict[str, Any]:
+        """The bystander never waited, nothing is left of the attackers, and a newcomer is welcome."""
+        status = await self.status_when(
+            lambda status: status["connections"] == 1 and status["streams"] <= self.before["streams"] + 4
+        )
+        self.assertTrue(self.round_trips)
+        self.assertLess(max(self.round_trips), BYSTANDER_LIMIT)
+        self.assertEqual(status["admitted"], 1)
+        self.assertEqual(status["handshakes"], 0)
+        self.assertEqual(status["bugs"], 0, self.node.errors.decode())
+        self.assertNotIn(b"Traceback", self.node.errors)
+        self.assertLess(status["rss_kb"], self.before["rss_kb"] + GROWTH_KB)
+        self.assertLess(status["timers"], self.before["timers"] + 5)
+        self.assertLess(status["descriptors"], self.before["descriptors"] + 3)
+        newcomer = self.host()
+        await newcomer.dial(self.peer_id, [self.address])
+        self.assertLess(await newcomer.ping(self.peer_id), BYSTANDER_LIMIT)
+        return status
+
+
+class BeforeTheHandshake(HostileCase):
+    async def test_garbage(self) -> None:
+        await self.victim()
+        for _ in range(8):
+            peers = await gatherResults([Deferred.fromCoroutine(self.raw()) for _ in range(20)])
+            for peer in peers:
+                peer.transport.write(os.urandom(4000))
+            await gatherResults([peer.lost for peer in peers])
+        status = await self.unharmed()
+        self.assertEqual(sum(status["closed"].values()), 160)
+
+    async def test_good_beginnings_with_garbage_after_them(self) -> None:
+        await self.victim()
+        beginnings = (
+            multistream.HEADER,
+            multistream.HEADER + multistream.encode_message("/noise"),
+            multistream.HEADER + multistream.encode_message("/noise") + b"\x00\x20" + bytes(32),
+            multistream.HEADER + multistream.encode_message("/noise") + b"\x00\x20" + os.urandom(32),
+        )
+        for beginning in beginnings:
+            peers = await gatherResults([Deferred.fromCoroutine(self.raw()) for _ in range(10)])
+            for peer in peers:
+                peer.transport.write(beginning + b"\xff\xff" + os.urandom(70000))
+            await gatherResults([peer.lost for peer in peers])
+        status = await self.unharmed()
+        self.assertEqual(sum(status["closed"].values()), 40)
+
+    async def test_slow_and_silent_peers(self) -> None:
+        """Half of them send a byte now and then, half nothing; all are gone after the time of a handshake."""
+        await self.victim("--handshake", "2")
+        peers = await gatherResults([Deferred.fromCoroutine(self.raw()) for _ in range(100)])
+        offer = iter((multistream.HEADER + multistream.encode_message("/noise")) * 10)
+
+        def drip() -> None:
+            byte = bytes([next(offer)])
+            for peer in peers[:50]:
+                if peer.connected:
+                    peer.transport.write(byte)
+
+        dripping = LoopingCall(drip)
+        dripping.start(0.2)
+        self.addCleanup(lambda: dripping.running and dripping.stop())
+        await self.pause(0.3)
+        status = await self.node.status()
+        self.assertLessEqual(status["handshakes"], 64)
+        self.assertGreaterEqual(status["refused"]["handshakes"], 30)
+        await gatherResults([peer.lost for peer in peers])
+        dripping.stop()
+        status = await self.unharmed()
+        self.assertEqual(status["closed"]["handshake_timeout"], 64)
+
+    async def test_another_peer_than_was_dialled(self) -> None:
+        await self.victim()
+        for _ in range(5):
+            host = self.host()
+            await self.assertFailure(host.dial(Identity.generate().peer_id, [self.address]), DialError)
+        await self.unharmed()
+
+    async def test_no_file_descriptors_left(self) -> None:
+        await self.victim("--files", "64")
+        peers = [RawPeer() for _ in range(200)]
+        for peer in peers:
+            reactor.connectTCP("127.0.0.1", self.port, Connecting(peer))
+        await self.pause(1.0)
+        status = await self.node.status()
+        self.assertLessEqual(status["descriptors"], 64)
+        for peer in peers:
+            if peer.transport is not None:
+                peer.transport.abortConnection()
+        await self.unharmed()
+
+
+class Streams(HostileCase):
+    def offers(self, first: int, count: int, protocol: str) -> bytes:
+        offer = multistream.lazy_offer(protocol)
+        return b"".join(frame(DATA, SYN, first + 2 * n, len(offer), offer) for n in range(count))
+
+    async def test_cve_2022_23486_streams_without_end(self) -> None:
+        await self.victim()
+        peer, attacker = await self.hostile()
+        for batch in range(40):
+            peer.send(self.offers(1 + 200 * batch, 100, ping.PROTOCOL))
+            await self.pause(0.01)
+        await attacker.closed
+        status = await self.unharmed()
+        self.assertEqual(status["closed"], {"limit_exceeded.refused_streams": 1})
+
+    async def test_cve_2022_23487_connections_without_end(self) -> None:
+        await self.victim()
+        hosts = [self.host() for _ in range(150)]
+        outcomes = []
+        for start in range(0, 150, 25):
+            dialling = [host.dial(self.peer_id, [self.address]) for host in hosts[start : start + 25]]
+            for one in dialling:
+                one.addBoth(outcomes.append)
+            await gatherResults(dialling)
+        status = await self.node.status()
+        self.assertEqual(status["connections"], 128)
+        self.assertGreaterEqual(status["refused"]["inbound_connections"], 23)
+        await gatherResults([host.stopService() for host in hosts])
+        await self.unharmed()
+
+    async def test_cve_2022_23492_opened_and_never_negotiated(self) -> None:
+        await self.victim()
+        peer, attacker = await self.hostile()
+        peer.send(b"".join(frame(UPDATE, SYN, 1 + 2 * n, 0) for n in range(5000)))
+        await attacker.closed
+        status = await self.unharmed()
+        self.assertEqual(status["closed"], {"limit_exceeded.yamux_refusals": 1})
+
+    async def test_cve_2024_32984_opens_and_pings_and_never_reads(self) -> None:
+        await self.victim()
+        peer, attacker = await self.hostile()
+        peer.transport.pauseProducing()
+        body = bytes(32)
+        stream = 1
+        for _ in range(200):
+            offer = multistream.lazy_offer(ping.PROTOCOL) + body * 100
+            frames = [frame(DATA, SYN, stream + 2 * n, len(offer), offer) for n in range(5)]
+            frames += [frame(PING, SYN, 0, n) for n in range(200)]
+            stream += 10
+            peer.send(*frames)
+            await self.pause(0.005)
+        status = await self.node.status()
+        self.assertLess(status["rss_kb"], self.before["rss_kb"] + GROWTH_KB)
+        peer.transport.resumeProducing()
+        peer.transport.abortConnection()
+        await attacker.closed
+        status = await self.unharmed()
+        self.assertEqual(status["closed"], {"limit_exceeded.yamux_pings": 1})
+
+    async def test_cve_2026_73568_length_bomb_then_silence(self) -> None:
+        await self.victim()
+        peer, attacker = await self.hostile()
+        offer = multistream.lazy_offer(ping.PROTOCOL)
+        peer.send(frame(DATA, SYN, 1, len(offer), offer), frame(DATA, 0, 1, 0xFFFFFFFF))
+        await attacker.closed
+        status = await self.unharmed()
+        self.assertEqual(status["closed"], {"yamux_protocol_error": 1})
+
+    async def test_cve_2023_44487_rapid_reset(self) -> None:
+        await self.victim()
+        peer, attacker = await self.hostile()
+        for batch in range(20):
+            frames = []
+            for number in range(500):
+                stream = 1 + 2 * (500 * batch + number)
+                frames += [frame(UPDATE, SYN, stream, 0), frame(UPDATE, RST, stream, 0)]
+            peer.send(*frames)
+        await attacker.closed
+        status = await self.unharmed()
+        self.assertEqual(status["closed"], {"limit_exceeded.yamux_resets": 1})
+
+    async def test_py_1414_ping_streams_and_floods(self) -> None:
+        await self.victim()
+        peer, attacker = await self.hostile()
+        offer = multistream.lazy_offer(ping.PROTOCOL)
+        peer.send(*(frame(DATA, SYN, stream, len(offer), offer) for stream in (1, 3, 5, 7)))
+        for _ in range(100):
+            for stream in (1, 3):
+                peer.send(frame(DATA, 0, stream, 3200, bytes(3200)), frame(UPDATE, 0, stream, 3200))
+            await self.pause(0.001)
+        status = await self.node.status()
+        self.assertEqual(status["streams_refused"]["inbound_streams_per_protocol"], 2)
+        peer.transport.abortConnection()
+        await attacker.closed
+        await self.unharmed()
+
+
+class Identifying(HostileCase):
+    """What a peer says of itself, through pushes: the node reads them as it reads the answer to its own question."""
+
+    async def push(self, connection: Any, message: bytes) -> StreamIO:
+        stream = StreamIO(await connection.open_stream([identify.PUSH_PROTOCOL]), reactor)
+        await stream.write(message)
+        return stream
+
+    def framed(self, message: Identify) -> bytes:
+        encoded = message.SerializeToString()
+        return varint.encode(len(encoded)) + encoded
+
+    async def connected(self) -> tuple[P2PService, Any]:
+        host = self.host()
+        return host, await host.dial(self.peer_id, [self.address])
+
+    async def gone(self, host: P2PService) -> None:
+        while host._links:
+            await self.pause(0.01)
+
+    async def test_py_1415_a_length_without_end(self) -> None:
+        await self.victim()
+        for length in (2**62, identify.MAX_PART_BYTES + 1, 2**32):
+            host, connection = await self.connected()
+            await self.push(connection, varint.encode(length))
+            await self.gone(host)
+        host, connection = await self.connected()
+        await self.push(connection, b"\xff" * 20)
+        await self.gone(host)
+        status = await self.unharmed()
+        self.assertEqual(status["identify_failed"]["limit_exceeded.message_bytes"], 3)
+
+    async def test_py_1415_a_hundred_pushes(self) -> None:
+        await self.victim()
+        _, connection = await self.connected()
+        message = Identify(
+            protocols=[f"/p/{n}" for n in range(200)],
+            listenAddrs=[Multiaddr.tcp("127.0.0.1", n + 1).to_bytes() for n in range(100)],
+        )
+        for _ in range(100):
+            await (await self.push(connection, self.framed(message))).finish()
+        connection.close()
+        await self.unharmed()
+
+    async def test_go_3501_ten_parts_of_protocols(self) -> None:
+        await self.victim()
+        host, connection = await self.connected()
+        parts = [self.framed(Identify(protocols=[f"/planted/{part}/{n}" for n in range(180)])) for part in range(10)]
+        stream = await self.push(connection, b"".join(parts))
+        stream.write_eof()
+        await self.gone(host)
+        status = await self.unharmed()
+        self.assertEqual(status["identify_failed"]["limit_exceeded.identify_protocols"], 1)
+
+    async def test_cve_2023_40583_records_of_strangers(self) -> None:
+        await self.victim()
+        before = await self.node.status()
+        _, connection = await self.connected()
+        for number in range(200):
+            stranger = Identity.generate()
+            record = PeerRecord(stranger.peer_id, number, (self.address,)).seal(stranger)
+            await (await self.push(connection, self.framed(Identify(signedPeerRecord=record)))).finish()
+        status = await self.node.status()
+        self.assertEqual(status["peers"], before["peers"] + 1)
+        self.assertEqual(status["identify_failed"]["record_of_another"], 200)
+        connection.close()
+        await self.unharmed()
+
+    async def test_cve_2026_40094_empty_lists(self) -> None:
+        await self.victim()
+        host, connection = await self.connected()
+        identity = Identity.generate()
+        empty_record = PeerRecord(identity.peer_id, 1, ()).seal(identity)
+        for message in (
+            Identify(),
+            Identify(listenAddrs=[b""], protocols=[""]),
+            Identify(signedPeerRecord=empty_record),
+        ):
+            await (await self.push(connection, self.framed(message))).finish()
+        self.assertLess(await host.ping(self.peer_id), BYSTANDER_LIMIT)
+        stream = StreamIO(await connection.open_stream([identify.PUSH_PROTOCOL]), reactor)
+        stream.write_eof()
+        await self.gone(host)
+        await self.unharmed()
+
+    async def test_another_peers_key(self) -> None:
+        await self.victim()
+        host, connection = await self.connected()
+        stream = await self.push(
+            connection, self.framed(Identify(publicKey=Identity.generate().public_key.to_protobuf()))
+        )
+        stream.write_eof()
+        await self.gone(host)
+        status = await self.unharmed()
+        self.assertEqual(status["identify_failed"]["bad_identify"], 1)
+
+    async def test_slow_push(self) -> None:
+        """A push that never ends is given up after its time limit, with the connection that sent it."""
+        await self.victim()
+        host, connection = await self.connected()
+        stream = await self.push(connection, b"\x20")
+        with self.assertRaises(StreamClosed):
+            for _ in range(100):
+                await stream.write(b"x" if _ < 5 else b"")
+                await self.pause(0.1)
+        await self.gone(host)
+        await self.unharmed()
