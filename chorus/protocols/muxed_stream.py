@@ -2,6 +2,9 @@
 
 Implements `protocols.stream.Stream`. While the protocol is not agreed, a negotiation is the yamux stream's receiver;
 then the protocol's own receiver takes its place, so that negotiating costs nothing afterwards.
+
+Data follows a lazy offer at once, but FIN waits for the answer: js-libp2p 3.3 loses a request whose FIN comes while it
+still negotiates, and a refusal can then be told even of a stream that was closed right away.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ Opened = Callable[["MuxedStream | ChorusError"], None]
 class MuxedStream(YamuxStream):
     """One stream of a connection."""
 
-    __slots__ = ("_application", "_application_paused", "_negotiation", "core", "protocol")
+    __slots__ = ("_application", "_application_paused", "_close_waits", "_negotiation", "core", "protocol")
 
     core: ConnectionCore
     protocol: str
@@ -36,6 +39,8 @@ class MuxedStream(YamuxStream):
         self._negotiation: _Negotiation | None = None
         self._application: StreamReceiver | None = None
         self._application_paused = False
+        self._close_waits = False
+        """`close` was called before the peer had answered."""
 
     def __repr__(self) -> str:
         direction = "from" if self.inbound else "to"
@@ -69,7 +74,18 @@ class MuxedStream(YamuxStream):
         else:
             self._application_paused = False
 
+    @property
+    def wants_fin(self) -> bool:
+        if self._negotiation is not None and not self.inbound:
+            return False
+        return self._write_closed and not self.fin_sent and not self.queued
+
     def close(self) -> None:
+        if self._negotiation is not None and not self.inbound:
+            self._close_waits = self._write_closed = True
+            return
+        if self.ended or self._discard:
+            return
         YamuxStream.close(self)
         if not self.ended:
             self.core.stream_lingers(self)
@@ -85,10 +101,14 @@ class MuxedStream(YamuxStream):
     def agreed(self, protocol: str, leftover: bytes) -> None:
         """Called by the negotiation within `data_received`; `leftover` is the protocol's."""
         self.protocol = protocol
-        if leftover:
+        if leftover and not self._close_waits:
             self.unread(leftover)
         self._leave_negotiation()
         self.core.stream_agreed(self)
+        if self.wants_fin and not self.ended:
+            self.session.send_fin(self)
+        if self._close_waits:
+            self.close()
 
     def _leave_negotiation(self) -> None:
         self._negotiation = None

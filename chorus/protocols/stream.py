@@ -82,7 +82,7 @@ class Stream(Protocol):
         """Queue bytes. Raises `StreamClosed` after `write_eof`, `close` or the end of the stream."""
 
     def write_eof(self) -> None:
-        """Close the sending direction (yamux FIN) once everything queued has gone."""
+        """Close the sending direction (yamux FIN) once everything queued has gone and the protocol is agreed."""
 
     def close(self) -> None:
         """`write_eof`, and drop whatever else the peer sends. Idempotent."""

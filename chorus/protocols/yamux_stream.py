@@ -118,7 +118,7 @@ class YamuxStream:
         if self._write_closed or self.ended:
             return
         self._write_closed = True
-        if not self.queued:
+        if self.wants_fin:
             self.session.send_fin(self)
 
     def close(self) -> None:
@@ -166,7 +166,7 @@ class YamuxStream:
 
     def deliver(self, data: bytes) -> None:
         """Some bytes of the peer's, within the window."""
-        if self.paused or self._buffer or self._delivering:
+        if self.paused:
             if self._discard or self.ended:
                 return
             if self._buffer is None:

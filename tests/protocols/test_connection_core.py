@@ -207,7 +207,9 @@ class Streams(PureTestCase):
         pair.listener.receive_data(flight, 0.0)
         self.assertEqual(pair.listener_events.receivers[0].data, b"question")
         pair.dialer.receive_data(drain(pair.listener), 0.0)
-        self.assertEqual((stream.receiver.data, stream.receiver.closed), (b"question", [None]))
+        self.assertEqual((stream.receiver.data, stream.receiver.closed), (b"question", []))
+        pair.pump()
+        self.assertEqual(stream.receiver.closed, [None])
         self.assertEqual((pair.dialer.yamux.streams, pair.listener.yamux.streams), ({}, {}))
         self.assertEqual((len(pair.dialer._negotiating), len(pair.listener._negotiating)), (0, 0))
 
@@ -263,6 +265,49 @@ class Streams(PureTestCase):
         self.assertEqual((pair.dialer.yamux.streams, pair.listener.yamux.streams), ({}, {}))
         self.assertEqual(pair.listener_events.opened, [])
         self.assertRaises(StreamClosed, stream.write, b"x")
+
+    def test_fin_waits_for_the_answer(self) -> None:
+        """js-libp2p 3.3 loses what came before a FIN that reaches it in its negotiation."""
+        for end in ("write_eof", "close"):
+            pair = CorePair()
+            stream = pair.dialer.open_stream(ECHO, 0.0)
+            receiver = Recorder()
+            stream.set_receiver(receiver)
+            stream.write(b"question")
+            getattr(stream, end)()
+            self.assertRaises(StreamClosed, stream.write, b"more")
+            flight = drain(pair.dialer)
+            pair.listener.receive_data(flight, 0.0)
+            self.assertEqual(pair.listener_events.receivers[0].eofs, 0)
+            self.assertEqual(receiver.closed, [])
+            pair.pump()
+            self.assertEqual(pair.listener_events.receivers[0].eofs, 1)
+            self.assertEqual(receiver.data, b"question" if end == "write_eof" else b"")
+            self.assertEqual((receiver.closed, pair.dialer.yamux.streams), ([None], {}))
+
+    def test_refused_after_it_was_closed(self) -> None:
+        pair = CorePair()
+        stream = pair.dialer.open_stream("/nobody/speaks/this", 0.0)
+        receiver = Recorder()
+        stream.set_receiver(receiver)
+        stream.write(b"one way")
+        stream.close()
+        stream.close()
+        pair.pump()
+        self.assertIsInstance(receiver.closed[0], ProtocolNotSupported)
+        self.assertEqual((len(receiver.closed), pair.dialer.yamux.streams), (1, {}))
+
+    def test_closed_before_the_answer_with_bytes_queued(self) -> None:
+        pair = CorePair()
+        stream = pair.dialer.open_stream(ECHO, 0.0)
+        receiver = Recorder()
+        stream.set_receiver(receiver)
+        stream.write(bytes(3 * INITIAL_WINDOW))
+        stream.close()
+        pair.pump()
+        self.assertEqual(receiver.closed, [None])
+        self.assertEqual(len(pair.listener_events.receivers[0].data), 3 * INITIAL_WINDOW)
+        self.assertEqual((pair.dialer.yamux.streams, len(pair.dialer._lingering)), ({}, 0))
 
     def test_several_candidates(self) -> None:
         pair = CorePair()

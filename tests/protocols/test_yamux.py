@@ -755,8 +755,8 @@ class Limits(PureTestCase):
         listener, _ = session(False)
         self.assertRaises(YamuxError, listener.receive_data, [frame(DATA, 0, 1, 2**30)], 0.0)
         listener, _ = session(False)
-        listener.receive_data([frame(DATA, 0, 1, 2**20)], 0.0)
-        for _ in range(16):
+        listener.receive_data([frame(DATA, 0, 1, 2**19)], 0.0)
+        for _ in range(8):
             listener.receive_data([bytes(65536)], 0.0)
             self.assertEqual((listener.held, listener._partial), (0, b""))
         listener.receive_data([frame(PING, SYN, 0, 5)], 0.0)
