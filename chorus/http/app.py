@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from chorus.http.ports import Blobs, NodeView, Tasks
     from chorus.http.request import ApiRequest
     from chorus.observe.metrics import Metrics
+    from chorus.tasks.spec import LimitPolicy
 
 
 class Api:
@@ -41,8 +42,10 @@ class Api:
         host_names: Collection[str],
         max_blob: int,
         reactor: Any,
+        policy: LimitPolicy,
     ) -> None:
-        """`max_blob` is in bytes."""
+        """`max_blob` is in bytes; `policy` is told by the API's description alone, the coordinator applies it."""
+        description = openapi.document(policy)
         self.streams: set[EventStream] = set()
         app = Klein()
         # A path has one spelling: no redirects from others.
@@ -57,7 +60,7 @@ class Api:
         def document(request: ApiRequest) -> bytes:
             want(request, JSON_TYPE)
             query(request)
-            return json_reply(request, openapi.document())
+            return json_reply(request, description)
 
         # Klein's stubs know requests by their interface alone.
         @app.handle_errors(HTTPException)  # type: ignore[arg-type]

@@ -73,6 +73,20 @@ class Upload:
         self._released: Callable[[], None] | None = released
         self._taken = False
         self.received = 0
+        self.held = False
+        """The writer asked the sender to pause."""
+
+    def hold_by(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
+        """How to make the sender pause and go on."""
+
+        def press(pressed: bool) -> None:
+            self.held = pressed
+            if pressed:
+                pause()
+            else:
+                resume()
+
+        self._writer.on_pressure = press
 
     def write(self, data: bytes) -> None:
         self.received += len(data)
@@ -87,6 +101,7 @@ class Upload:
         if self._released is None:
             return
         released, self._released = self._released, None
+        self._writer.on_pressure = None
         if not self._taken:
             self._writer.abort()
         released()

@@ -19,6 +19,7 @@ from chorus.http.problem import CONTENT_TYPE, Problem
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
+    from chorus.http.body import Upload
     from chorus.http.request import ApiRequest
 
 
@@ -89,20 +90,21 @@ class ApiChannel(HTTPChannel):
         request.setHeader("Connection", "close")
         request.answer(refusal)
 
-    def watch_progress(self, received: Any) -> None:
-        """Replace the body's deadline: `received()` (bytes so far) must grow by `UPLOAD_WINDOW_BYTES` a window."""
-        last = received()
+    def watch_upload(self, upload: Upload) -> None:
+        """Replace the body's deadline: an upload must grow by `UPLOAD_WINDOW_BYTES` a window, unless it is we who hold
+        it; and it pauses when its writer falls behind."""
+        last = upload.received
 
         def look() -> None:
             nonlocal last
-            now = received()
-            if now - last < limits.UPLOAD_WINDOW_BYTES:
+            if not upload.held and upload.received - last < limits.UPLOAD_WINDOW_BYTES:
                 self._too_slow()
             else:
-                last = now
+                last = upload.received
                 self._set_deadline(limits.UPLOAD_WINDOW_S, look)
 
         self._set_deadline(limits.UPLOAD_WINDOW_S, look)
+        upload.hold_by(self._networkProducer.pauseProducing, self._networkProducer.resumeProducing)
 
     def allContentReceived(self) -> None:
         if self._refused:
@@ -118,6 +120,8 @@ class ApiChannel(HTTPChannel):
             return
         # Past this point only dataReceived above, the timer or the peer's own close act.
         self.setTimeout(None)
+        # What is dropped must be read, whoever paused.
+        self._networkProducer.resumeProducing()
         self._lingering = self.callLater(limits.LINGER_S, self._end_linger)
         self.transport.loseWriteConnection()
 

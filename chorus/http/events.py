@@ -163,12 +163,13 @@ def encode(event: TaskEvent) -> bytes:
 
 
 def _after(request: ApiRequest) -> int:
-    asked = query(request, "after").get("after")
+    text = query(request, "after").get("after")
+    asked = 0 if text is None else whole_number(text, "after", 0, MAX_EVENT_ID)
     header = request.requestHeaders.getRawHeaders("Last-Event-ID")
     if header and header[-1].strip():
         # A client that reconnects repeats its first address; the header is where it is now.
         return whole_number(header[-1].strip(), "Last-Event-ID", 0, MAX_EVENT_ID)
-    return 0 if asked is None else whole_number(asked, "after", 0, MAX_EVENT_ID)
+    return asked
 
 
 def _headers(request: ApiRequest) -> None:

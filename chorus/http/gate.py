@@ -77,7 +77,7 @@ class ApiGate:
 
 def expected_sha256(request: ApiRequest, segment: bytes | None) -> str | None:
     """What the client says its blob hashes to: in the path, as `?sha256=`, or as Content-Digest (RFC 9530). Raises a
-    400 when one is malformed or two differ."""
+    400 when one is malformed, a 409 when two differ."""
     given: set[str] = set()
     if segment is not None:
         given.add(_sha256(segment.decode("latin-1")))
@@ -91,7 +91,7 @@ def expected_sha256(request: ApiRequest, segment: bytes | None) -> str | None:
             if member[1] == "sha-256":
                 given.add(_base64_digest(member[2]))
     if len(given) > 1:
-        raise HttpError(400, "bad_digest", "the request announces two different SHA-256 digests")
+        raise HttpError(409, "bad_digest", "the request announces two different SHA-256 digests")
     return next(iter(given), None)
 
 

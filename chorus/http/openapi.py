@@ -12,6 +12,7 @@ from chorus.http.events import MAX_EVENT_ID
 from chorus.http.reply import JSON_TYPE
 from chorus.http.schemas import SHA256, TASK_ID, Schema, all_schemas, ref
 from chorus.http.tasks import MAX_CURSOR, MAX_REASON, STATES
+from chorus.tasks.spec import LimitPolicy
 
 _ALWAYS = {
     400: "The request is malformed.",
@@ -25,8 +26,8 @@ _ALWAYS = {
 }
 
 
-def document() -> dict[str, Any]:
-    """The document, JSON-ready."""
+def document(policy: LimitPolicy) -> dict[str, Any]:
+    """The document of a node with this policy of limits, JSON-ready."""
     return {
         "openapi": "3.1.0",
         "info": {
@@ -51,7 +52,7 @@ def document() -> dict[str, Any]:
                     "description": "CHORUS_API_TOKEN, or `api-token` in the node's data directory.",
                 }
             },
-            "schemas": all_schemas(),
+            "schemas": all_schemas(policy),
             "responses": {
                 "Problem": {
                     "description": "What is wrong.",
@@ -130,7 +131,7 @@ def _paths() -> dict[str, Any]:
                 "Server-sent events: `id:` is the event's number, `event:` its type, `data:` a TaskEvent on one line. "
                 "The stream goes on while the task does, and ends after its terminal state.",
                 {
-                    200: {"description": "Events.", "content": {EVENT_STREAM: {"schema": {"type": "string"}}}},
+                    200: {"description": "Events.", "content": {EVENT_STREAM: {"schema": ref("ServerSentEvent")}}},
                     204: {"description": "The task has ended and the client has seen all events."},
                 },
                 [404],
@@ -157,11 +158,12 @@ def _paths() -> dict[str, Any]:
                 [404, 416, 502],
                 parameters=[
                     _parameter(
-                        "header", "Range", {"type": "string", "pattern": "^bytes=[0-9]{1,9}-[0-9]{0,9}$"}, "One range."
+                        "header",
+                        "Range",
+                        {"type": "string", "examples": ["bytes=0-1023"]},
+                        "One range; others are ignored.",
                     ),
-                    _parameter(
-                        "header", "If-None-Match", {"type": "string", "pattern": '^"[0-9a-f]{64}"$'}, "An ETag."
-                    ),
+                    _parameter("header", "If-None-Match", {"type": "string"}, "ETags."),
                 ],
             ),
         },
@@ -226,20 +228,15 @@ def _operation(
 
 def _upload(name: str, parameters: list[Schema]) -> Schema:
     asked = _parameter("query", "sha256", SHA256, "What the content must hash to; it is refused when it does not.")
-    digest = _parameter(
-        "header",
-        "Content-Digest",
-        {"type": "string", "pattern": "^sha-256=:[A-Za-z0-9+/]{43}=:$"},
-        "The same (RFC 9530).",
-    )
     return _operation(
         name,
         "blobs",
         "Upload a blob",
-        "Streams to disk; answered once it is durable.",
+        "Streams to disk; answered once it is durable. What the content must hash to can also be said as a "
+        "Content-Digest header (RFC 9530, sha-256).",
         {201: _json("Blob", "Durable here.", {"Location": _header("Path of the blob.")})},
         [409, 415, 422, 507],
-        parameters=[*parameters, asked, digest],
+        parameters=[*parameters, asked],
         body={"required": True, "content": {OCTETS: {"schema": {"type": "string", "format": "binary"}}}},
     )
 

@@ -65,6 +65,9 @@ class Tasks(Protocol):
 class BlobWriter(Protocol):
     """Takes an upload as it streams; refuses it (raising `UserError`) the moment it passes the limit."""
 
+    on_pressure: Callable[[bool], None] | None
+    """Set by the caller: called with True when the sender should pause, False when it may go on."""
+
     def write(self, data: bytes) -> None: ...
 
     def finish(self) -> Deferred[Document]:
@@ -91,4 +94,4 @@ class NodeView(Protocol):
         sandbox: {…}}."""
 
     def checks(self) -> list[Document]:
-        """[{name, ok, critical, detail}] for /health and /ready."""
+        """[{name, ok, critical, ready, detail}] for /health and /ready; `ready` marks those that /ready wants too."""

@@ -53,7 +53,7 @@ class ApiRequest(Request):
         else:
             self.body = body
             if isinstance(body, Upload):
-                self.channel.watch_progress(lambda: body.received)
+                self.channel.watch_upload(body)
         return self.refusal
 
     def handleContentChunk(self, data: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from chorus.http.tasks import STATES
@@ -14,6 +15,8 @@ TASK_ID: Schema = {"type": "string", "pattern": f"^{ids.PATTERN}$"}
 SHA256: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 ONE_LINE = "^[^\\x00-\\x1f\\x7f]*$"
 NO_NUL = "^[^\\x00]*$"
+GLOB = r"^(?!/)(?!(?:.*/)?\.\.(?:/|$))(?!.*//)[^\x00-\x1f\x7f\\]+$"
+"""Relative, without `..` and empty folder names."""
 WORD: Schema = {"type": "string", "minLength": 1, "maxLength": spec.MAX_WORD, "pattern": f"^{spec.WORD.pattern}$"}
 
 
@@ -41,22 +44,22 @@ def _text(maximum: int, pattern: str = NO_NUL, **more: Any) -> Schema:
     return {"type": "string", "maxLength": maximum, "pattern": pattern, **more}
 
 
-def _limit(name: str) -> Schema:
-    least = getattr(spec.MINIMUM_LIMITS, name)
+def _limit(name: str, policy: spec.LimitPolicy) -> Schema:
     kind = "integer" if isinstance(getattr(Limits(), name), int) else "number"
-    return {
-        "type": [kind, "null"],
-        "minimum": least,
-        "description": "Default and maximum are the node's configuration.",
-    }
+    least, most = getattr(spec.MINIMUM_LIMITS, name), getattr(policy.maximum, name)
+    return {"type": [kind, "null"], "minimum": least, "maximum": most, "default": getattr(policy.default, name)}
 
 
-def task_spec() -> Schema:
-    """The body of a submission. Fields that are null count as absent."""
+def _whole(pattern: re.Pattern[str]) -> str:
+    return f"^({pattern.pattern})$"
+
+
+def task_spec(policy: spec.LimitPolicy) -> Schema:
+    """The body of a submission under a node's policy. Fields that are null count as absent."""
     command = _text(spec.MAX_COMMAND, minLength=1)
     fields: dict[str, Schema] = {
         "commands": {
-            "type": "array",
+            "type": ["array", "null"],
             "maxItems": spec.MAX_COMMANDS,
             "items": {
                 "anyOf": [
@@ -74,8 +77,10 @@ def task_spec() -> Schema:
         },
         "title": nullable(_text(spec.MAX_TITLE, ONE_LINE)),
         "description": nullable(_text(spec.MAX_DESCRIPTION)),
-        "project": nullable(_text(spec.MAX_PROJECT, "^[A-Za-z0-9][A-Za-z0-9._/-]*$", minLength=1)),
-        "repository": nullable(_text(spec.MAX_REPOSITORY, "^(https?|ssh|git)://[a-z0-9.-]+/[A-Za-z0-9._/-]+$")),
+        "project": nullable(_text(spec.MAX_PROJECT, _whole(spec._PROJECT), minLength=1)),
+        "repository": nullable(
+            _text(spec.MAX_REPOSITORY, f"^(?!{spec._CREDENTIALS.pattern})({spec._REPOSITORY.pattern})$", minLength=1)
+        ),
         "input": {
             "anyOf": [
                 _object({"sha256": SHA256}, additionalProperties=False),
@@ -97,21 +102,20 @@ def task_spec() -> Schema:
             "description": "The source: a tar archive uploaded before, or inline (at most 256 KiB).",
         },
         "language": nullable(WORD),
-        "image": nullable(
-            _text(
-                spec.MAX_IMAGE,
-                "^[a-z0-9]+([._/-][a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?$",
-            )
-        ),
+        "image": nullable(_text(spec.MAX_IMAGE, _whole(spec._IMAGE), minLength=1)),
         "env": {
             "type": ["object", "null"],
             "maxProperties": spec.MAX_ENV,
             "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$", "maxLength": spec.MAX_ENV_NAME},
             "additionalProperties": _text(spec.MAX_ENV_VALUE),
+            "description": "A secret belongs elsewhere: what looks like one is refused.",
         },
         "limits": nullable(
             _object(
-                {name: _limit(name) for name in ("cpu", "memory_mb", "pids", "disk_mb", "timeout_s", "output_mb")},
+                {
+                    name: _limit(name, policy)
+                    for name in ("cpu", "memory_mb", "pids", "disk_mb", "timeout_s", "output_mb")
+                },
                 required=[],
                 additionalProperties=False,
             )
@@ -120,9 +124,7 @@ def task_spec() -> Schema:
             "type": ["array", "null"],
             "maxItems": spec.MAX_ARTIFACTS,
             "uniqueItems": True,
-            "items": _text(
-                spec.MAX_ARTIFACT, "^[A-Za-z0-9_*?-][A-Za-z0-9_*?-]*(/[A-Za-z0-9_*?-]+)*(\\.[A-Za-z0-9_*?-]+)?$"
-            ),
+            "items": _text(spec.MAX_ARTIFACT, GLOB, minLength=1),
             "description": "Globs under /workspace/output.",
         },
         "required": nullable(
@@ -196,7 +198,7 @@ def task() -> Schema:
         {
             "id": TASK_ID,
             "state": {"type": "string", "enum": list(STATES)},
-            "reason": {"enum": [*map(str, Reason), None], "description": "Why it ended; null before."},
+            "reason": {**text, "description": f"Why it ended ({', '.join(map(str, Reason))}); null before."},
             "detail": {**text, "description": "One line for a person: why it waits, why it ended."},
             "title": text,
             "description": text,
@@ -220,11 +222,18 @@ def task() -> Schema:
                 "anyOf": [_object({"stdout": _output(), "stderr": _output()}), {"type": "null"}],
                 "description": "Size of each stream, and the blob that holds it once the task has ended.",
             },
+            "artifacts_skipped": {**words, "description": "What matched and was left out, each with its reason."},
             "depends_on": {"type": "array", "items": TASK_ID},
+            "submitter": text,
             "spec": {"type": "object", "description": "The specification with every default written out."},
             "durable": {"type": "string", "enum": ["node", "cluster"]},
             "message": text,
-        }
+        },
+        required=[
+            *("id", "state", "reason", "detail", "title", "created_at", "updated_at", "attempt", "agent", "agent_id"),
+            *("fence", "sandbox", "image", "exit_code", "started_at", "ended_at", "artifacts", "output", "depends_on"),
+            *("spec", "durable", "message"),
+        ],
     )
 
 
@@ -277,7 +286,8 @@ def status() -> Schema:
             "peers": {"type": "integer", "minimum": 0},
             "tasks": {"type": "object"},
             "sandbox": {"type": "object"},
-        }
+        },
+        required=["agent_id", "peer_id", "cluster_id", "version", "role", "state", "uptime_s", "addresses", "peers"],
     )
 
 
@@ -296,7 +306,7 @@ def problem() -> Schema:
     )
 
 
-def all_schemas() -> dict[str, Schema]:
+def all_schemas(policy: spec.LimitPolicy) -> dict[str, Schema]:
     """Every component, by name."""
     return {
         "Artifact": _object({"path": {"type": "string"}, "sha256": SHA256, "size": {"type": "integer", "minimum": 0}}),
@@ -304,6 +314,18 @@ def all_schemas() -> dict[str, Schema]:
         "Peer": peer(),
         "PeerList": _object({"peers": {"type": "array", "items": ref("Peer")}}),
         "Problem": problem(),
+        "ServerSentEvent": _object(
+            {
+                "id": {"type": "string"},
+                "event": {"type": "string"},
+                "data": {
+                    "type": "string",
+                    "contentMediaType": "application/json",
+                    "contentSchema": ref("TaskEvent"),
+                },
+            },
+            required=["data"],
+        ),
         "Status": status(),
         "Task": task(),
         "TaskEvent": task_event(),
@@ -313,5 +335,5 @@ def all_schemas() -> dict[str, Schema]:
                 "next": {"type": ["string", "null"], "description": "`after` of the next page; null at the end."},
             }
         ),
-        "TaskSpec": task_spec(),
+        "TaskSpec": task_spec(policy),
     }

@@ -12,6 +12,7 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
 from chorus.errors import UserError
+from chorus.tasks.spec import LimitPolicy
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IListeningPort
@@ -118,8 +119,9 @@ class ApiService(HttpPort):
         host_names: Collection[str],
         max_blob: int,
         reactor: Any,
+        policy: LimitPolicy | None = None,
     ) -> None:
-        """`max_blob` is in bytes; `port` 0 takes a free one."""
+        """`max_blob` is in bytes; `port` 0 takes a free one; `policy` is what the API's description says of limits."""
         super().__init__(address=address, port=port, variable="CHORUS_API", reactor=reactor)
         self.setName("api")
         self.api: Api | None = None
@@ -132,6 +134,7 @@ class ApiService(HttpPort):
             "host_names": host_names,
             "max_blob": max_blob,
             "reactor": reactor,
+            "policy": policy or LimitPolicy(),
         }
 
     def site(self) -> ApiSite:

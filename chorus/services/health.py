@@ -43,15 +43,15 @@ class HealthService(HttpPort):
         self._names = host_names
 
     def site(self) -> ApiSite:
-        return ApiSite(_Probes(self._node.checks), PlainGate(self._names), self._reactor)
+        return ApiSite(_Probes(self._node), PlainGate(self._names), self._reactor)
 
 
 class _Probes(Resource):
     isLeaf = True
 
-    def __init__(self, checks: Callable[[], list[Document]]) -> None:
+    def __init__(self, node: NodeView) -> None:
         super().__init__()
-        self._checks = checks
+        self._node = node
 
     def render(self, request: ApiRequest) -> bytes:
         probe = _PROBES.get(request.path)
@@ -64,7 +64,7 @@ class _Probes(Resource):
         if probe is _alive:
             # Says that the reactor turns, whatever the checks may do.
             return _reply(request, *probe([]))
-        return _reply(request, *probe(self._checks()))
+        return _reply(request, *probe(self._node.checks()))
 
 
 def _alive(_: list[Document]) -> tuple[object, int]:
@@ -72,7 +72,8 @@ def _alive(_: list[Document]) -> tuple[object, int]:
 
 
 def _ready(checks: list[Document]) -> tuple[object, int]:
-    failing = [check["name"] for check in checks if check["critical"] and not check["ok"]]
+    # `ready` marks the checks that only keep new work away.
+    failing = [check["name"] for check in checks if check.get("ready", check["critical"]) and not check["ok"]]
     return {"status": "not ready" if failing else "ready", "failing": failing}, 503 if failing else 200
 
 

@@ -25,6 +25,11 @@ class UnknownTask(UserError):
     http_status = 404
 
 
+class UnknownDependency(UserError):
+    code = "unknown_dependency"
+    http_status = 409
+
+
 class UnknownBlob(UserError):
     code = "unknown_blob"
     http_status = 404
@@ -37,7 +42,7 @@ class IdempotencyConflict(UserError):
 
 class DigestMismatch(UserError):
     code = "digest_mismatch"
-    http_status = 422
+    http_status = 409
 
 
 class TooLarge(UserError):
@@ -145,7 +150,7 @@ class FakeTasks:
             return self.tasks[task_id]
         for other in spec.depends_on:
             if other not in self.tasks:
-                raise UnknownTask(f"depends_on: no task has the id {other}")
+                raise UnknownDependency(f"depends_on: no task has the id {other}")
         now = time.time()
         task_id = ids.make(now, os.urandom)
         if spec.idempotency_key is not None:
@@ -211,6 +216,7 @@ class Writer:
     def __init__(self, blobs: FakeBlobs, expected: str | None) -> None:
         self.blobs, self.expected = blobs, expected
         self.data = bytearray()
+        self.on_pressure: Callable[[bool], None] | None = None
         self.aborted = self.finished = False
 
     def write(self, data: bytes) -> None:

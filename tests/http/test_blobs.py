@@ -73,7 +73,7 @@ class Uploads(ApiCase):
 
     async def test_another_content_than_announced(self) -> None:
         response = await self.ask("PUT", f"/v1/blobs/{'0' * 64}", body=b"content")
-        self.assert_problem(response, 422, "digest_mismatch")
+        self.assert_problem(response, 409, "digest_mismatch")
 
     async def test_bad_digests(self) -> None:
         other = base64.b64encode(bytes(32)).decode()
@@ -89,7 +89,7 @@ class Uploads(ApiCase):
             ("/v1/blobs", "Content-Digest: sha-256=:A:", "bad_digest"),
             (f"/v1/blobs/{DIGEST}", f"Content-Digest: sha-256=:{other}:", "bad_digest"),
         ):
-            self.assert_problem(await self.ask("PUT", path, line, body=b"x"), 400, code)
+            self.assert_problem(await self.ask("PUT", path, line, body=b"x"), 409 if other in line else 400, code)
         self.assertEqual(self.blobs.writers, [])
 
     async def test_too_large_by_its_length(self) -> None:

@@ -1,0 +1,55 @@
+"""The ports of a node in open mode, which has no tasks and no blobs (spec/cluster.md, "Open mode")."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import IO, TYPE_CHECKING
+
+from twisted.internet.defer import Deferred, fail
+
+from chorus.errors import UserError
+
+if TYPE_CHECKING:
+    from chorus.http.ports import BlobWriter, Document, Subscription, TaskEvent
+
+
+class OpenModeRefuses(UserError):
+    code = "open_mode"
+    http_status = 503
+
+    def __init__(self) -> None:
+        super().__init__("this node runs in open mode (CHORUS_OPEN), which takes no tasks and no blobs")
+
+
+class ClosedTasks:
+    """`http.ports.Tasks` that refuses."""
+
+    def submit(self, body: object, submitter: str) -> Deferred[Document]:
+        return fail(OpenModeRefuses())
+
+    def get(self, task_id: str) -> Deferred[Document]:
+        return fail(OpenModeRefuses())
+
+    def list(self, *, state: str | None, limit: int, after: str | None) -> Deferred[Document]:
+        return fail(OpenModeRefuses())
+
+    def cancel(self, task_id: str, by: str, reason: str) -> Deferred[Document]:
+        return fail(OpenModeRefuses())
+
+    def watch(
+        self, task_id: str, after: int, deliver: Callable[[TaskEvent], None], ended: Callable[[], None]
+    ) -> Deferred[Subscription]:
+        return fail(OpenModeRefuses())
+
+
+class ClosedBlobs:
+    """`http.ports.Blobs` that refuses."""
+
+    def writer(self, expected_sha256: str | None) -> BlobWriter:
+        raise OpenModeRefuses
+
+    def open(self, sha256: str) -> Deferred[tuple[IO[bytes], int]]:
+        return fail(OpenModeRefuses())
+
+    def stat(self, sha256: str) -> Deferred[Document | None]:
+        return fail(OpenModeRefuses())

@@ -1,0 +1,100 @@
+"""schemathesis against the real site on a real socket: the OpenAPI document is true.
+
+`CHORUS_TEST_API` (address) with `CHORUS_TEST_API_TOKEN` runs the same against a whole node.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import ProcessProtocol
+from twisted.trial.unittest import TestCase
+
+from chorus.http.ports import Document
+from chorus.observe.metrics import Metrics
+from chorus.services.api import ApiService
+from tests.http.fakes import FakeBlobs, FakeNode, FakeTasks
+from tests.http.wire import MAX_BLOB, TOKEN
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = 12
+"""Per operation and phase; with the document's own boundary values about 900 requests in all."""
+
+
+class QuickTasks(FakeTasks):
+    """Tasks that complete by themselves, so that an event stream has an end."""
+
+    def add(self, task_id: str, kind: str, data: Document) -> None:
+        super().add(task_id, kind, data)
+        if data.get("state") == "submitted":
+            reactor.callLater(0.02, self.complete, task_id)
+
+    def complete(self, task_id: str) -> None:
+        if self.tasks[task_id]["state"] == "submitted":
+            self.end(task_id, "completed", "exit")
+
+
+class Collected(ProcessProtocol):
+    def __init__(self) -> None:
+        self.output = b""
+        self.ended: Deferred[int] = Deferred()
+
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
+        self.output += data
+
+    def processEnded(self, reason: Any) -> None:
+        self.ended.callback(reason.value.exitCode if reason.value.exitCode is not None else -1)
+
+
+class Schemathesis(TestCase):
+    timeout = 240
+    if importlib.util.find_spec("schemathesis") is None:
+        skip = "schemathesis is not installed (pip install schemathesis)"
+
+    async def test_the_api_is_as_described(self) -> None:
+        address, token = os.environ.get("CHORUS_TEST_API"), os.environ.get("CHORUS_TEST_API_TOKEN", TOKEN)
+        if address is None:
+            service = ApiService(
+                tasks=QuickTasks(),
+                blobs=FakeBlobs(),
+                node=FakeNode(),
+                metrics=Metrics(),
+                token=TOKEN,
+                address="127.0.0.1",
+                port=0,
+                host_names=(),
+                max_blob=MAX_BLOB,
+                reactor=reactor,
+            )
+            service.startService()
+            self.addCleanup(service.stopService)
+            address = f"http://127.0.0.1:{service.port}"
+        process = Collected()
+        words = ["-m", "schemathesis.cli", "--config-file", str(ROOT / "schemathesis.toml"), "run"]
+        words += [f"{address}/openapi.json", "--header", f"Authorization: Bearer {token}", "--no-color"]
+        words += ["--max-examples", str(EXAMPLES), "--generation-deterministic", "--request-timeout", "30"]
+        transport = reactor.spawnProcess(
+            process, sys.executable, [sys.executable, *words], dict(os.environ), self.mktemp_dir()
+        )
+
+        def end() -> None:
+            if transport.pid is not None:
+                transport.signalProcess("KILL")
+
+        self.addCleanup(end)
+        status = await process.ended
+        text = process.output.decode(errors="replace")
+        self.assertEqual(status, 0, text)
+        self.assertIn("Tested: 11", text)
+
+    def mktemp_dir(self) -> str:
+        """A folder of its own: schemathesis keeps its examples where it runs."""
+        path = Path(self.mktemp())
+        path.mkdir(parents=True)
+        return str(path)
