@@ -82,6 +82,14 @@ class Job:
 
 
 @attrs.frozen
+class Choice:
+    """The sandbox that a job gets: `docker` with its image, or `bubblewrap` without one."""
+
+    sandbox: str
+    image: str | None
+
+
+@attrs.frozen
 class Artifact:
     """A collected deliverable: path relative to `/workspace/output`, where it now lies on the host, and its size."""
 
@@ -161,7 +169,8 @@ class Backend(Protocol):
     def has_image(self, job: Job) -> Deferred[bool]: ...
 
     def start(self, job: Job, scratch: Path, sink: OutputSink) -> Run:
-        """Begin; `scratch` is a fresh directory of this attempt on the host, which stays after the run."""
+        """Begin; `scratch` is a fresh directory of this attempt on the host, which stays after the run with `stdout`,
+        `stderr` (what was kept of them) and `artifacts/` in it."""
 
     def reconcile(self, keep: Callable[[str, str], bool]) -> Deferred[list[tuple[str, str]]]:
         """At start: find this agent's sandboxes in every state by label; remove each whose `keep(task_id, fence)` is

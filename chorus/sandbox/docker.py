@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, DeferredLock, gatherResults
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError
@@ -66,11 +66,23 @@ class Docker:
         self._leftovers: set[str] = set()
         self._sweep: Any = None
         self._closed = False
+        self._owed = False
+        """A reconciliation that was asked for and could not be made: the engine was away."""
+        self._lock = DeferredLock()
 
     # -- Backend
 
     def probe(self) -> Deferred[str | None]:
-        return self.workers.call(PROBE_S, self.containers.look).addErrback(lambda failure: failure.getErrorMessage())
+        async def probe() -> str | None:
+            try:
+                problem = await self.workers.call(PROBE_S, self.containers.look)
+                if problem is None and self._owed:
+                    await self.settle()
+            except (ChorusError, TimedOut) as error:
+                return str(error)
+            return problem
+
+        return Deferred.fromCoroutine(probe())
 
     def has_image(self, job: Job) -> Deferred[bool]:
         image = self.images.image_for(job.language, job.image)
@@ -81,8 +93,9 @@ class Docker:
 
     def reconcile(self, keep: Callable[[str, str], bool]) -> Deferred[list[tuple[str, str]]]:
         async def reconcile() -> list[tuple[str, str]]:
-            self._kept = await self.workers.call(FILES_S, self._reconcile, keep)
-            self.pool.begin()
+            self._owed = True
+            async with self._lock:
+                await self._reconcile_once(keep)
             return list(self._kept)
 
         return Deferred.fromCoroutine(reconcile())
@@ -113,10 +126,28 @@ class Docker:
 
         return Deferred.fromCoroutine(close())
 
+    def kept_boxes(self) -> set[Path]:
+        """Folders of runs that may still be adopted."""
+        return {found.box.root for found, _ in self._kept.values()}
+
     # -- for the runs
+
+    async def settle(self) -> None:
+        """Make up for a reconciliation that the engine was away for: nobody waits for those runs any more."""
+        async with self._lock:
+            if self._owed:
+                await self._reconcile_once(lambda task, fence: False)
+
+    async def _reconcile_once(self, keep: Callable[[str, str], bool]) -> None:
+        if self.containers.engine.missing() is None:
+            self._kept = await self.workers.call(FILES_S, self._reconcile, keep)
+            self._owed = False
+            self.pool.begin()
 
     async def container_for(self, job: Job, image: str, scratch: Path) -> Contained:
         """A warm container if one fits, else a new one."""
+        if self._owed:
+            await self.settle()
         name = f"chorus-{job.task_id[-36:]}-{job.attempt}-{uuid.uuid4().hex[:8]}"
         warm = self.pool.take(image, job.limits)
         if warm is not None:
@@ -177,8 +208,6 @@ class Docker:
 
     def _reconcile(self, keep: Callable[[str, str], bool]) -> dict[tuple[str, str], tuple[Contained, Binding]]:
         engine = self.containers.engine
-        if engine.missing() is not None:
-            return {}
         kept = {}
         mine = {run.contained.id for run in self.runs if run.contained is not None}
         for entry in engine.labelled(LABEL_AGENT, self._agent_id):

@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
+from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import TestCase
 
 from chorus.sandbox.contract import Job, Limits, Reason, Run, RunResult
@@ -71,6 +72,20 @@ def archive(folder: Path, files: dict[str, bytes]) -> Path:
             info.mode = 0o755
             tar.addfile(info, io.BytesIO(data))
     return path
+
+
+async def child(
+    command: str, *arguments: str, env: dict[str, str] | None = None, cwd: str | None = None
+) -> tuple[str, int]:
+    """Run a process to its end: its output and errors together, and its exit code (negative for a signal)."""
+
+    def by_signal(failure: Any) -> Any:
+        # What it fails with is a tuple, which cannot be raised.
+        return (*failure.value[:2], -failure.value[2]) if isinstance(failure.value, tuple) else failure
+
+    ended = getProcessOutputAndValue(command, arguments, env or dict(os.environ), cwd).addErrback(by_signal)
+    out, err, code = await ended
+    return (out + err).decode(errors="replace"), code
 
 
 def no_bubblewrap() -> str | None:

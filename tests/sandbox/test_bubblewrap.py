@@ -1,0 +1,275 @@
+"""The bubblewrap backend: real sandboxes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from twisted.internet import reactor
+
+from chorus.sandbox import bubblewrap, cgroups
+from chorus.sandbox.bubblewrap import Bubblewrap
+from chorus.sandbox.bwrap_arguments import ETC_FILES, Descriptors, Folders, Mode, launch_arguments, sandbox_arguments
+from chorus.sandbox.contract import Limits, Reason
+from tests.sandbox.contract import ContractTests
+from tests.sandbox.support import SandboxCase, child, no_bubblewrap, shell
+from tests.support import PureTestCase
+
+ROOT = Path(__file__).parents[2]
+
+
+class Real(ContractTests, SandboxCase):
+    skip = no_bubblewrap()
+
+    def setUp(self) -> None:
+        self.backend = Bubblewrap(reactor, "agent-test")  # type: ignore[arg-type]
+        self.addCleanup(self.backend.close)
+
+    async def test_probe(self) -> None:
+        self.assertIsNone(await self.backend.probe())
+
+    async def test_not_installed(self) -> None:
+        absent = Bubblewrap(reactor, "agent-test", path="/nonexistent")  # type: ignore[arg-type]
+        self.assertIn("apt-get install bubblewrap", await absent.probe())
+        run = absent.start(shell("true"), self.scratch() / "s", lambda *_: None)
+        result = await run.result
+        self.assertEqual(result.reason, Reason.SANDBOX_UNAVAILABLE)
+        self.assertIn("apt-get install bubblewrap", result.detail)
+
+    async def test_a_named_image_is_not_here(self) -> None:
+        self.assertTrue(await self.backend.has_image(shell("true")))
+        self.assertFalse(await self.backend.has_image(shell("true", image="python:3")))
+
+    async def test_what_a_task_sees(self) -> None:
+        out = await self.exits(
+            shell(
+                "id -u; hostname; ls -A /home /root 2>/dev/null; cat /etc/passwd",
+                "ls /etc/shadow 2>&1; grep Cap /proc/self/status",
+            )
+        )
+        text = out.decode()
+        self.assertIn("sandbox\n", text)
+        self.assertNotIn("ssh", text)
+        self.assertIn("No such file", text)
+        self.assertEqual(text.count("0000000000000000"), 5, text)
+        self.assertIn(ETC_FILES["passwd"], text)
+
+    async def test_no_network(self) -> None:
+        out = await self.exits(shell("cat /proc/net/dev | tail -n +3 | cut -d: -f1"))
+        self.assertEqual(out.split(), [b"lo"])
+
+    async def test_namespaces_are_its_own(self) -> None:
+        names = "pid net ipc uts mnt user"
+        out = await self.exits(shell(f"for n in {names}; do readlink /proc/self/ns/$n; done; echo $$"))
+        *inside, pid = out.decode().split()
+        await self.backend.probe()
+        for name, seen in zip(names.split(), inside, strict=True):
+            if name == "user" and self.backend.host().mode == "root":
+                continue
+            self.assertNotEqual(os.readlink(f"/proc/self/ns/{name}"), seen, name)
+        self.assertLess(int(pid), 50, "a pid namespace of its own")
+
+    async def test_the_filter_is_on(self) -> None:
+        out = await self.exits(shell("grep -E '^(Seccomp|NoNewPrivs):' /proc/self/status"))
+        self.assertEqual(out.split(), [b"NoNewPrivs:", b"1", b"Seccomp:", b"2"])
+
+    async def test_what_it_cannot_hold_is_named(self) -> None:
+        result, _, _ = await self.outcome(shell("true"))
+        names = [caveat.split(":")[0] for caveat in result.caveats]
+        self.assertEqual(names[:2], ["host_tools", "no_takeover"])
+        if cgroups.find() is None:
+            self.assertIn("memory_polled", names)
+
+    async def test_without_user_namespaces(self) -> None:
+        """A root agent where none may be made (a chroot, many containers): bwrap stays root, the task does not."""
+        if os.geteuid():
+            raise self.skipTest("this way needs root")
+        real = Bubblewrap._try
+
+        def refuse(backend: Bubblewrap, bwrap: str, mode: Mode, program: bytes | None) -> str | None:
+            return "no user namespaces" if mode == "drop" else real(backend, bwrap, mode, program)
+
+        self.patch(Bubblewrap, "_try", refuse)
+        result, out, err = await self.outcome(
+            shell(
+                "id -u; grep -E 'Cap(Prm|Eff|Bnd)|NoNew|Seccomp:' /proc/self/status | cut -f2 | sort -u",
+                "touch a; touch /x",
+            )
+        )
+        self.assertEqual(out.decode().split(), ["64200", "0000000000000000", "1", "2"])
+        self.assertIn(b"Read-only", err)
+        self.assertIn("no_user_namespace", " ".join(result.caveats))
+
+    async def test_nothing_works(self) -> None:
+        self.patch(Bubblewrap, "_try", lambda *_: "Operation not permitted")
+        problem = await self.backend.probe()
+        self.assertIn("cannot make a sandbox here: Operation not permitted", problem)
+
+    async def test_without_control_groups(self) -> None:
+        """As for an ordinary user: polling holds memory and processes, and the result says so."""
+        self.patch(cgroups, "find", lambda *_: None)
+        for command, limits, reason in [
+            ("python3 -c 'x = [bytearray(1 << 20) for _ in range(4000)]'", {"memory_mb": 64}, Reason.OOM),
+            ("for i in $(seq 200); do sleep 20 & done; wait", {"pids": 32}, Reason.PIDS),
+        ]:
+            result, _, _ = await self.outcome(shell(command, limits=limits))
+            self.assertEqual(result.reason, reason, result)
+            self.assertIn("memory_polled", " ".join(result.caveats))
+
+    async def test_reconcile_removes_what_a_killed_agent_left(self) -> None:
+        if os.geteuid():
+            raise self.skipTest("an ordinary user's agent leaves no mounts and groups")
+        script = (
+            "import os, sys\n"
+            "from twisted.internet import asyncioreactor; asyncioreactor.install()\n"
+            "from twisted.internet import reactor\n"
+            "from pathlib import Path\n"
+            "from chorus.sandbox.bubblewrap import Bubblewrap\n"
+            "from tests.sandbox.support import shell\n"
+            "def sink(stream, offset, data):\n"
+            "    print('begun', flush=True)\n"
+            "    os.kill(os.getpid(), 9)\n"
+            "b = Bubblewrap(reactor, 'agent-killed')\n"
+            "reactor.callWhenRunning(lambda: b.start(shell('echo x; sleep 54321'), Path(sys.argv[1]), sink))\n"
+            "reactor.run()\n"
+        )
+        scratch = self.scratch() / "a" / "scratch"
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        text, code = await child(sys.executable, "-c", script, str(scratch), env=env)
+        self.assertEqual(code, -9, text)
+        self.assertNotIn("sleep\x0054321", _command_lines())
+        self.assertIn("box", os.listdir(scratch))
+        backend = Bubblewrap(reactor, "agent-killed")  # type: ignore[arg-type]
+        from chorus.services.sandbox import clean_scratch
+
+        self.assertEqual(await backend.reconcile(lambda task, fence: True), [])
+        self.assertEqual(clean_scratch(scratch.parents[1], set()), 1)
+        self.assertNotIn("box", os.listdir(scratch))
+        self.assertEqual(_left_by("agent-killed"), [])
+        await backend.close()
+
+
+class OrdinaryUser(SandboxCase):
+    """The same tests once more as a user without privileges, in a process of its own."""
+
+    skip = no_bubblewrap() or (None if os.geteuid() == 0 else "already an ordinary user: the whole suite runs as one")
+    timeout = 120
+
+    async def test_contract_as_nobody(self) -> None:
+        interpreter = _interpreter_for_nobody()
+        if interpreter is None:
+            raise self.skipTest("no Python that an ordinary user may run sees Twisted")
+        python, path = interpreter
+        folder = self.scratch()
+        folder.chmod(0o777)
+        names = [f"tests.sandbox.test_bubblewrap.Real.{name}" for name in AS_NOBODY]
+        env = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "PYTHONPATH": path, "TMPDIR": str(folder), "HOME": str(folder)}
+        text, code = await child(
+            shutil.which("setpriv") or "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups",
+            python, "-B", "-m", "twisted.trial", "--reactor=asyncio", f"--temp-directory={folder}/trial", *names,
+            env=env, cwd=str(folder),
+        )  # fmt: skip
+        if "user namespaces may be forbidden" in text or "cannot make a sandbox here" in text:
+            raise self.skipTest("this machine forbids user namespaces to ordinary users")
+        self.assertEqual(code, 0, text[-3000:])
+        self.assertIn(f"PASSED (successes={len(names)})", text)
+
+
+AS_NOBODY = (
+    "test_streams_exit_code_and_offsets", "test_the_workspace", "test_time_limit", "test_disk_limit",
+    "test_memory_limit", "test_what_a_task_sees", "test_no_network", "test_namespaces_are_its_own",
+    "test_the_filter_is_on", "test_output_is_cut_and_the_task_goes_on", "test_what_it_cannot_hold_is_named",
+)  # fmt: skip
+
+
+def _interpreter_for_nobody() -> tuple[str, str] | None:
+    """A Python that uid 65534 may run with what the tests import, and its PYTHONPATH."""
+    import twisted
+
+    packages = str(Path(twisted.__file__).parents[1])
+    for python in dict.fromkeys([sys.executable, "/usr/bin/python3"]):
+        path = f"{ROOT}:{packages}"
+        done = subprocess.run(
+            ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", python, "-c",
+             "import tests.sandbox.support, twisted.trial, hypothesis"],
+            env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"},
+            cwd="/",
+            capture_output=True,
+            check=False,
+        )  # fmt: skip
+        if done.returncode == 0:
+            return python, path
+    return None
+
+
+def _left_by(agent: str) -> list[str]:
+    """Mounts, mount points and control groups with the agent's name."""
+    hierarchy = cgroups.find()
+    folders = hierarchy.folders.values() if hierarchy else ()
+    groups = [path for folder in folders for path in folder.glob(f"*{agent}*")]
+    mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if agent in line]
+    return [*map(str, groups), *mounts, *map(str, Path("/run/chorus-sandbox").glob(f"*{agent}*"))]
+
+
+def _command_lines() -> str:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(path.read_text(errors="replace"))
+        except OSError:
+            continue
+    return "\n".join(found)
+
+
+class Arguments(PureTestCase):
+    """The command line, without running it."""
+
+    folders = Folders(Path("/b/input"), Path("/b/fs"), Path("/b/control"))
+
+    def test_what_is_always_there(self) -> None:
+        for mode in ("user", "drop", "root"):
+            arguments = sandbox_arguments(mode, shell("true"), self.folders)  # type: ignore[arg-type]
+            for option in (
+                "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--die-with-parent",
+                "--new-session", "--clearenv", "--cap-drop",
+            ):  # fmt: skip
+                self.assertIn(option, arguments, mode)
+            text = " ".join(arguments)
+            self.assertIn("--ro-bind /b/input /workspace/input", text)
+            self.assertTrue(text.index("--bind /b/fs/data") < text.index("--remount-ro / "), mode)
+            self.assertEqual("--unshare-user" in arguments, mode != "root")
+            self.assertNotIn("--share-net", arguments)
+
+    def test_no_secrets_of_the_host(self) -> None:
+        bound = " ".join(sandbox_arguments("user", shell("true"), self.folders))
+        for path in (
+            "/root",
+            "/home",
+            "/etc/shadow",
+            "/etc/ssh",
+            "/etc/passwd /etc",
+            "/var",
+            "docker.sock",
+            "/etc/npmrc",
+        ):
+            self.assertNotIn(f"bind {path}", bound)
+
+    def test_launch(self) -> None:
+        limits = Limits(timeout_s=5, pids=10, disk_mb=1)
+        fds = Descriptors(7, 8, 9)
+        argv = launch_arguments("drop", "/usr/bin/bwrap", [Path("/g/a")], [("-c", 0)], limits, fds)
+        self.assertEqual(argv[4:9], ["1", "/g/a", "1", "-c", "0"])
+        self.assertIn("setpriv", argv)
+        self.assertEqual(argv[-4:], ["2", "5.000", "/bin/sh", "/run/chorus/commands"])
+        self.assertIn("--seccomp", argv)
+        counted = launch_arguments("user", "bwrap", [], [], limits, Descriptors(7, 8, None), count_pids=True)
+        self.assertNotIn("--seccomp", counted)
+        self.assertIn(str(10 * 2 + 256), counted)
+
+    def test_agents_do_not_share_names(self) -> None:
+        one, two = (Bubblewrap(reactor, f"agent-{n}") for n in "ab")  # type: ignore[arg-type]
+        self.assertNotEqual(one.prefix, two.prefix)
+        self.assertEqual(bubblewrap.NAME, "bubblewrap")

@@ -1,0 +1,305 @@
+"""Output spools, artifacts, volumes and control groups, on the real file system."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chorus.sandbox import artifacts, cgroups, processes, volumes
+from chorus.sandbox.artifacts import collect, glob_regex
+from chorus.sandbox.contract import Limits
+from chorus.sandbox.spool import PIECE, TURN, Spool, Tail
+from tests.sandbox.support import Recorder
+from tests.support import PureTestCase
+
+
+class Folder(PureTestCase):
+    def setUp(self) -> None:
+        self.root = Path(self.mktemp()).absolute()
+        self.root.mkdir(parents=True)
+
+
+class Spools(Folder):
+    @settings(deadline=None, max_examples=50)
+    @given(st.lists(st.binary(max_size=40), max_size=12), st.integers(0, 100))
+    def test_cap(self, writes: list[bytes], cap: int) -> None:
+        seen = Recorder()
+        path = self.root / "out"
+        spool = Spool("stdout", path, cap, seen)
+        for data in writes:
+            spool.write(data)
+        spool.close()
+        everything = b"".join(writes)
+        self.assertEqual(seen.got["stdout"], everything[:cap])
+        self.assertEqual(path.read_bytes(), everything[:cap])
+        self.assertEqual(spool.truncated, len(everything) > cap)
+        self.assertEqual(spool.discarded, max(0, len(everything) - cap))
+
+    def test_tail_follows_from_an_offset(self) -> None:
+        path = self.root / "out"
+        tail = Tail("stderr", path, 1 << 20, seen := Recorder(stderr_from=3), 3)
+        self.assertEqual(tail.poll(), 0)
+        path.write_bytes(b"abcdef")
+        self.assertEqual(tail.poll(), 3)
+        with path.open("ab") as file:
+            file.write(b"ghi")
+        self.assertEqual(tail.poll(), 3)
+        self.assertEqual(seen.got["stderr"], b"defghi")
+        tail.close()
+
+    def test_tail_takes_turns_and_stops_at_the_cap(self) -> None:
+        path = self.root / "out"
+        path.write_bytes(os.urandom(TURN + 5 * PIECE))
+        tail = Tail("stdout", path, TURN + 10, seen := Recorder())
+        self.assertEqual(tail.poll(), TURN)
+        self.assertEqual(tail.poll(), 10)
+        self.assertTrue(tail.truncated)
+        self.assertEqual(seen.got["stdout"], path.read_bytes()[: TURN + 10])
+        tail.close()
+
+    def test_tail_follows_no_link(self) -> None:
+        (self.root / "secret").write_bytes(b"x")
+        (self.root / "out").symlink_to("secret")
+        self.assertRaises(OSError, Tail("stdout", self.root / "out", 10, Recorder()).poll)
+
+
+class Artifacts(Folder):
+    def setUp(self) -> None:
+        super().setUp()
+        self.output = self.root / "output"
+        self.output.mkdir()
+        self.into = self.root / "into"
+
+    def put(self, path: str, data: bytes = b"x") -> None:
+        (self.output / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.output / path).write_bytes(data)
+
+    def got(self, *patterns: str, most: int = 1 << 20) -> list[str]:
+        self.collected = collect(self.output, patterns, self.into, most)
+        return [one.path for one in self.collected.artifacts]
+
+    def test_globs(self) -> None:
+        for pattern, path, fits in [
+            ("*.txt", "a.txt", True), ("*.txt", "d/a.txt", False), ("**/*.txt", "a.txt", True),
+            ("**/*.txt", "d/e/a.txt", True),
+            ("dist", "dist/a/b", True), ("dist/", "dist/a", True), ("dist/*", "dist/a", True), ("?.py", "a.py", True),
+            ("[ab].c", "a.c", True), ("[!ab].c", "a.c", False), ("[a-c].c", "b.c", True), ("**", "x/y", True),
+            ("/workspace/output/r.xml", "r.xml", True), ("./r.xml", "r.xml", True), ("a[", "a[", True),
+            ("[z-a]", "[z-a]", True),
+            ("a.b", "axb", False), ("[^a]", "a", True), ("d[/]a", "d/a", False), ("*", "d/a", True),
+        ]:  # fmt: skip
+            self.assertEqual(bool(glob_regex(pattern).fullmatch(path)), fits, (pattern, path))
+
+    @settings(deadline=None, max_examples=200)
+    @given(st.text(alphabet="a*?[]!^-/\\.&|~", max_size=12))
+    def test_every_pattern_compiles(self, pattern: str) -> None:
+        glob_regex(pattern).fullmatch("a/b")
+
+    def test_collects_with_sizes(self) -> None:
+        self.put("a.txt", b"12345")
+        self.put("d/e.txt", b"1")
+        self.put("no.bin")
+        self.assertEqual(self.got("**/*.txt"), ["a.txt", "d/e.txt"])
+        self.assertEqual(self.collected.artifacts[0].size, 5)
+        self.assertEqual((self.into / "a.txt").read_bytes(), b"12345")
+        self.assertEqual(self.got(), [])
+
+    def test_links_are_never_followed(self) -> None:
+        (self.root / "secret").write_text("s")
+        (self.output / "link").symlink_to("../secret")
+        (self.output / "folder").symlink_to("..")
+        os.mkfifo(self.output / "fifo")
+        self.assertEqual(self.got("**"), [])
+        self.assertEqual(sorted(self.collected.skipped), ["fifo: no regular file", "folder: a link", "link: a link"])
+
+    def test_limits(self) -> None:
+        for index in range(4):
+            self.put(f"f{index}", b"x" * 100)
+        self.assertEqual(self.got("**", most=250), ["f0", "f1"])
+        self.assertEqual(len(self.collected.skipped), 2)
+        self.assertIn("over the limit", self.collected.skipped[0])
+        self.patch(artifacts, "MAX_FILES", 3)
+        self.assertEqual(len(self.got("**")), 3)
+        self.assertIn("more than 3 artifacts", self.collected.skipped[-1])
+        self.patch(artifacts, "MAX_ENTRIES", 2)
+        self.assertEqual(len(self.got("**")), 2)
+        self.assertIn("the rest was not looked at", self.collected.skipped[-1])
+
+    def test_a_name_that_is_no_text(self) -> None:
+        (self.output / os.fsdecode(b"\xff\xfe")).write_bytes(b"x")
+        self.assertEqual(self.got("**"), [])
+        self.assertIn("not UTF-8", self.collected.skipped[0])
+
+    def test_many_reasons_are_cut(self) -> None:
+        for index in range(artifacts.MAX_SKIPPED + 20):
+            (self.output / f"l{index}").symlink_to("x")
+        self.got("**")
+        self.assertEqual(len(self.collected.skipped), artifacts.MAX_SKIPPED)
+
+
+class Volumes(Folder):
+    def test_measure(self) -> None:
+        (self.root / "d").mkdir()
+        (self.root / "d/a").write_bytes(b"x" * 100_000)
+        os.link(self.root / "d/a", self.root / "b")
+        used = volumes.measure(self.root, 1 << 30)
+        self.assertGreaterEqual(used, 100_000)
+        self.assertLess(used, 190_000, "a hard link counts once")
+        self.assertGreater(volumes.measure(self.root, 10), 10)
+        self.patch(volumes, "POLL_ENTRIES", 1)
+        self.assertEqual(volumes.measure(self.root, 1 << 30), (1 << 30) + 1)
+
+    def test_a_file_system_of_its_own(self) -> None:
+        if os.geteuid():
+            raise self.skipTest("a loop mount needs root")
+        path = self.root / "fs"
+        volume = volumes.mount_volume(self.root / "disk.img", path, 16, (1234, 1234), loop=True)
+        self.addCleanup(volumes.remove_tree, path)
+        if volume.enforcement != "loop":
+            raise self.skipTest(f"no loop mount on this machine: {volume.note}")
+        self.assertEqual(path.stat().st_uid, 1234)
+        self.assertEqual(os.listdir(path), [])
+        self.assertFalse(volume.full())
+        with (path / "big").open("wb") as file, self.assertRaises(OSError):
+            while True:
+                file.write(b"x" * 65536)
+        self.assertTrue(volume.full())
+        self.assertGreaterEqual((path / "big").stat().st_size, 16 << 20, "the whole limit can be used")
+        self.assertEqual(volumes.mounts_below(self.root), [path])
+        volumes.release(self.root)
+        self.assertEqual(volumes.mounts_below(self.root), [])
+
+    def test_where_it_may_not_mount(self) -> None:
+        self.patch(os, "geteuid", lambda: 1000)
+        volume = volumes.mount_volume(self.root / "disk.img", self.root / "fs", 1, None, loop=True)
+        self.assertEqual((volume.enforcement, volume.note), ("poll", "mounting needs root"))
+        self.assertFalse(volume.full())
+        (self.root / "fs/a").write_bytes(b"x" * (2 << 20))
+        self.assertTrue(volume.full())
+
+    def test_where_mkfs_fails(self) -> None:
+        def fails(*argv: object) -> None:
+            raise volumes.VolumeError("no mkfs")
+
+        self.patch(os, "geteuid", lambda: 0)
+        self.patch(volumes, "_tool", fails)
+        volume = volumes.mount_volume(self.root / "disk.img", self.root / "fs", 1, None, loop=True)
+        self.assertEqual((volume.enforcement, volume.note), ("poll", "no mkfs"))
+        self.assertFalse((self.root / "disk.img").exists())
+
+    def test_mount_table(self) -> None:
+        table = self.root / "mountinfo"
+        table.write_text(
+            "1 2 8:1 / / rw - ext4 /dev/a rw\n"
+            f"3 1 7:0 / {self.root}/x\\040y rw - ext4 /dev/loop0 rw\n"
+            f"4 3 7:1 / {self.root}/x\\040y/z rw - ext4 /dev/loop1 rw\n"
+            f"5 1 7:2 / {self.root}-other rw - ext4 /dev/loop2 rw\n"
+        )
+        found = volumes.mounts_below(self.root, table)
+        self.assertEqual(found, [self.root / "x y/z", self.root / "x y"])
+
+    def test_remove_tree_with_folders_made_unreadable(self) -> None:
+        tree = self.root / "t"
+        (tree / "a/b").mkdir(parents=True)
+        (tree / "a/b/c").write_text("")
+        (tree / "l").symlink_to("/")
+        (tree / "a").chmod(0o000)
+        volumes.remove_tree(tree)
+        self.assertFalse(tree.exists())
+
+
+class Groups(Folder):
+    """Against folders that look like the kernel's; the kernel itself is under test in the backends."""
+
+    def v1(self) -> tuple[Path, Path]:
+        for name in cgroups.CONTROLLERS:
+            (self.root / name / "a").mkdir(parents=True)
+            (self.root / name / "a/cgroup.procs").write_text("")
+        own = self.root / "own"
+        own.write_text("".join(f"{n}:{name}:/a\n" for n, name in enumerate(cgroups.CONTROLLERS)))
+        return self.root, own
+
+    def test_limits_v1(self) -> None:
+        root, _ = self.v1()
+        hierarchy = cgroups.Hierarchy(1, {name: root / name / "a" for name in cgroups.CONTROLLERS})
+        for name, files in {
+            "memory": ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.swappiness"],
+            "pids": ["pids.max"],
+            "cpu": ["cpu.cfs_period_us", "cpu.cfs_quota_us"],
+        }.items():
+            (root / name / "a/x").mkdir()
+            for file in files:
+                (root / name / "a/x" / file).write_text("")
+        group = cgroups.Group(hierarchy, "x")
+        group._limit_v1(Limits(cpu=1.5, memory_mb=100, pids=10))
+        memory = str((100 << 20) + cgroups.OVERHEAD_MEMORY)
+        self.assertEqual((root / "memory/a/x/memory.limit_in_bytes").read_text(), memory)
+        self.assertEqual((root / "memory/a/x/memory.memsw.limit_in_bytes").read_text(), memory)
+        self.assertEqual((root / "pids/a/x/pids.max").read_text(), str(10 + cgroups.OVERHEAD_PIDS))
+        self.assertEqual((root / "cpu/a/x/cpu.cfs_quota_us").read_text(), "150000")
+        self.assertEqual(len(group.join_files), 3)
+
+    def test_limits_v2(self) -> None:
+        (self.root / "x").mkdir()
+        for file in ("memory.max", "memory.swap.max", "pids.max", "cpu.max"):
+            (self.root / "x" / file).write_text("")
+        group = cgroups.Group(cgroups.Hierarchy(2, dict.fromkeys(cgroups.CONTROLLERS, self.root)), "x")
+        group._limit_v2(Limits(cpu=0.5, memory_mb=100, pids=10))
+        self.assertEqual((self.root / "x/cpu.max").read_text(), "50000 100000")
+        self.assertEqual((self.root / "x/memory.swap.max").read_text(), "0")
+        self.assertEqual((self.root / "x/pids.max").read_text(), str(10 + cgroups.OVERHEAD_PIDS))
+        self.assertEqual(group.join_files, [self.root / "x/cgroup.procs"])
+
+    def test_counters(self) -> None:
+        for version, files in {
+            1: {
+                "memory.usage_in_bytes": "5", "memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n",
+                "pids.current": "3", "pids.events": "max 7\n", "cpuacct.usage": "2000000000",
+            },
+            2: {
+                "memory.current": "5", "memory.events": "low 0\noom 2\noom_kill 2\n", "pids.current": "3",
+                "pids.events": "max 7\n", "cpu.stat": "usage_usec 2000000\n",
+            },
+        }.items():  # fmt: skip
+            folder = self.root / str(version)
+            folder.mkdir()
+            for name, text in files.items():
+                (folder / name).write_text(text)
+            usage = cgroups.read_usage(version, dict.fromkeys(cgroups.CONTROLLERS, folder))
+            self.assertEqual(usage, cgroups.Usage(5, 3, 2, 7, 2.0))
+        self.assertEqual(cgroups.read_usage(1, {}), cgroups.Usage())
+
+    def test_nothing_writable(self) -> None:
+        self.assertIsNone(cgroups.find(self.root / "none", self.root / "none"))
+        own = self.root / "own"
+        own.write_text("0::/\n")
+        self.assertIsNone(cgroups.find(self.root, own))
+
+    def test_the_kernel_s_own(self) -> None:
+        hierarchy = cgroups.find()
+        if hierarchy is None or hierarchy.missing:
+            raise self.skipTest("control groups cannot be written on this machine")
+        group = cgroups.Group(hierarchy, f"chorus-unit-{os.getpid()}")
+        group.create(Limits(memory_mb=64, pids=5))
+        self.addCleanup(group.remove)
+        child = os.fork()
+        if child == 0:
+            for path in group.join_files:
+                path.write_text(str(os.getpid()))
+            os.execv("/bin/sleep", ["sleep", "60"])
+        while group.usage().pids != 1:
+            pass
+        self.assertTrue(processes.alive(child))
+        self.assertEqual(cgroups.reap(hierarchy, f"chorus-unit-{os.getpid()}"), 1)
+        os.waitpid(child, 0)
+        self.assertFalse(any(path.exists() for path in group.join_files))
+
+    def test_looking_at_processes(self) -> None:
+        seen = processes.tree(os.getpid())
+        self.assertGreaterEqual(seen.pids, 1)
+        self.assertGreater(seen.memory, 1 << 20)
+        self.assertEqual(processes.tree(1 << 22), processes.Tree())
+        self.assertFalse(processes.alive(1 << 22))

@@ -1,0 +1,74 @@
+"""Why a run ended, by table; and the script of its commands."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from chorus.sandbox.commands import environment, script
+from chorus.sandbox.contract import Limits, Reason
+from chorus.sandbox.verdict import Facts, describe_exit, verdict
+from tests.support import PureTestCase
+
+LIMITS = Limits(timeout_s=10)
+
+
+class Verdict(PureTestCase):
+    def test_table(self) -> None:
+        for facts, reason, words in [
+            (Facts(0, 1), Reason.EXIT, "succeeded"),
+            (Facts(3, 1), Reason.EXIT, "exit code 3"),
+            (Facts(124, 10.01), Reason.TIMEOUT, "10 s"),
+            (Facts(137, 12.0), Reason.TIMEOUT, "10 s"),
+            # A command's own 124 and 137, before the time was up.
+            (Facts(124, 2), Reason.EXIT, "exit code 124"),
+            (Facts(137, 2), Reason.EXIT, "SIGKILL"),
+            (Facts(143, 2), Reason.EXIT, "SIGTERM"),
+            (Facts(137, 2, oom_kills=1), Reason.OOM, "1024 MB"),
+            (Facts(1, 2, oom_kills=1), Reason.OOM, "1024 MB"),
+            (Facts(1, 2, memory_peak=0.9), Reason.OOM, "1024 MB"),
+            (Facts(0, 2, oom_kills=1), Reason.EXIT, "succeeded"),
+            (Facts(1, 2, disk_full=True), Reason.DISK, "disk"),
+            (Facts(153, 2), Reason.DISK, "disk"),
+            (Facts(0, 2, disk_full=True), Reason.EXIT, "succeeded"),
+            (Facts(1, 2, pids_refused=4), Reason.PIDS, "256"),
+            (Facts(0, 2, pids_refused=4), Reason.EXIT, "succeeded"),
+            (Facts(0, 2, pids_refused=4, pids_full=True), Reason.PIDS, "256"),
+            (Facts(None, 2, Reason.CANCELLED), Reason.CANCELLED, "cancelled"),
+            (Facts(137, 2, Reason.LEASE_LOST, oom_kills=1), Reason.LEASE_LOST, "lease"),
+            (Facts(None, 2, Reason.SANDBOX_UNAVAILABLE, "engine away"), Reason.SANDBOX_UNAVAILABLE, "engine away"),
+            (Facts(None, 2), Reason.EXIT, "no command"),
+        ]:
+            got, detail = verdict(facts, LIMITS)
+            self.assertEqual(got, reason, facts)
+            self.assertIn(words, detail)
+
+    def test_exit_codes_in_words(self) -> None:
+        self.assertIn("not found", describe_exit(127))
+        self.assertIn("cannot be run", describe_exit(126))
+        self.assertIn("SIGSEGV", describe_exit(139))
+        self.assertEqual(describe_exit(200), "exit code 200")
+
+
+class Script(PureTestCase):
+    def sh(self, *commands: tuple[str, ...]) -> tuple[int, str]:
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        text = script(commands).replace("/workspace/data", str(folder))
+        done = subprocess.run(["/bin/sh", "-c", text], capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout
+
+    def test_in_order_until_one_fails(self) -> None:
+        self.assertEqual(self.sh(("echo", "a"), ("sh", "-c", "exit 7"), ("echo", "b")), (7, "a\n"))
+
+    def test_nothing_is_interpreted(self) -> None:
+        hostile = "$(id) `id` ; exit 3 ' \" \n && * \\"
+        self.assertEqual(self.sh(("printf", "%s", hostile)), (0, hostile))
+
+    def test_a_command_cannot_end_the_script(self) -> None:
+        self.assertEqual(self.sh(("exit", "0"), ("echo", "still")), (0, "still\n"))
+        self.assertEqual(self.sh(("exec", "true"), ("echo", "still")), (0, "still\n"))
+
+    def test_environment(self) -> None:
+        self.assertEqual(environment({"A": "1", "LANG": "C"})["LANG"], "C")
+        self.assertNotIn("CHORUS_API_TOKEN", environment({}))
