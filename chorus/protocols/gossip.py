@@ -7,15 +7,23 @@ dicts, in the order in which they came, and chance comes from `rng`.
 
 from __future__ import annotations
 
-import enum
 import random
 from collections.abc import Callable, Iterable
 from math import ceil
 
-import attrs
-
 from chorus.protocols import gossip_mesh
 from chorus.protocols.backoff import Backoffs, clamp
+from chorus.protocols.gossip_events import (
+    Counters,
+    Delivery,
+    Kind,
+    Score,
+    Send,
+    Validation,
+    Validator,
+    accept_all,
+    no_score,
+)
 from chorus.protocols.gossip_params import (
     FLOODSUB,
     MAX_PEERS,
@@ -41,84 +49,6 @@ from chorus.protocols.seen import SeenCache
 
 BACKOFF_SWEEP = 15
 """Heartbeats between two sweeps of ended backoffs."""
-
-
-class Kind(enum.IntEnum):
-    """What a frame carries: what a full queue gives up, and in which order."""
-
-    CONTROL = 0
-    """Subscriptions, GRAFT, PRUNE: the peer's picture of us is wrong without them."""
-    MESSAGE = 1
-    GOSSIP = 2
-    """IHAVE, IWANT: repeated by the next heartbeat."""
-
-
-class Validation(enum.Enum):
-    """A validator's verdict. Only accepted messages are delivered and forwarded."""
-
-    ACCEPT = "accept"
-    REJECT = "reject"
-    """Invalid whoever looks at it: its sender should not have passed it on."""
-    IGNORE = "ignore"
-    """Not wanted here (late, unknown); nobody's fault."""
-
-
-@attrs.frozen
-class Delivery:
-    """One message, seen for the first time."""
-
-    topic: str
-    origin: bytes
-    data: bytes
-    message_id: bytes
-    source: bytes
-    """The peer that sent it to us."""
-
-
-Send = tuple[Kind, bytes]
-Validator = Callable[[Delivery], Validation]
-Score = Callable[[bytes], float]
-
-
-def no_score(peer: bytes) -> float:
-    """The plain score: everybody is as good as anybody. Below 0 a peer leaves every mesh."""
-    return 0.0
-
-
-def accept_all(delivery: Delivery) -> Validation:
-    return Validation.ACCEPT
-
-
-@attrs.define
-class Counters:
-    """Since start."""
-
-    rpcs: int = 0
-    published: int = 0
-    delivered: int = 0
-    duplicates: int = 0
-    forwarded: int = 0
-    """Copies sent of others' messages."""
-    own: int = 0
-    """Our own messages coming back."""
-    unwanted: int = 0
-    """Messages of topics we are not subscribed to."""
-    ignored: int = 0
-    """By a validator."""
-    rejected: dict[str, int] = attrs.field(factory=dict)
-    """By reason: what `MessageError` names, and `validator`."""
-    grafted: int = 0
-    pruned: int = 0
-    grafts_refused: int = 0
-    grafts_in_backoff: int = 0
-    passed_over: int = 0
-    """Entries of RPCs beyond a limit or without a meaning here."""
-    ihave_ignored: int = 0
-    iwant_sent: int = 0
-    iwant_served: int = 0
-
-    def reject(self, reason: str) -> None:
-        self.rejected[reason] = self.rejected.get(reason, 0) + 1
 
 
 class _Peer:

@@ -6,7 +6,7 @@ from collections import deque
 from typing import Final
 
 from chorus.errors import LimitExceeded
-from chorus.protocols.gossip import Kind, Send
+from chorus.protocols.gossip_events import Kind, Send
 
 MAX_QUEUE: Final = 4 << 20
 """Bytes waiting for one peer: about four seconds of a stream at 1 MB/s. Frames are shared between peers' queues."""

@@ -24,7 +24,7 @@ from chorus.messages import (
     encode,
     redacted,
 )
-from chorus.protocols.gossip import Validation
+from chorus.protocols.gossip_events import Validation
 
 if TYPE_CHECKING:
     from chorus.http.ports import Document

@@ -14,7 +14,8 @@ from twisted.logger import Logger
 
 from chorus.errors import PeerError
 from chorus.identity import PeerId
-from chorus.protocols.gossip import Delivery, GossipRouter, Validation
+from chorus.protocols.gossip import GossipRouter
+from chorus.protocols.gossip_events import Delivery, Validation
 from chorus.protocols.gossip_params import PROTOCOLS, GossipParams
 from chorus.protocols.gossip_queue import MAX_QUEUE
 from chorus.protocols.gossip_sign import Signer, SigningKey, Verifier

@@ -10,7 +10,7 @@ from twisted.logger import Logger
 
 from chorus.errors import ChorusError, LimitExceeded, PeerError
 from chorus.protocols.delimited import DelimitedDecoder
-from chorus.protocols.gossip import Send
+from chorus.protocols.gossip_events import Send
 from chorus.protocols.gossip_params import MAX_RPC
 from chorus.protocols.gossip_queue import SendQueue
 from chorus.protocols.stream import ProtocolNotSupported, StreamClosed

@@ -9,7 +9,8 @@ from functools import lru_cache
 
 from chorus.identity import Identity
 from chorus.protocols.delimited import DelimitedDecoder
-from chorus.protocols.gossip import Delivery, GossipRouter, Kind
+from chorus.protocols.gossip import GossipRouter
+from chorus.protocols.gossip_events import Delivery, Kind
 from chorus.protocols.gossip_params import MAX_RPC, MESHSUB_1_1, GossipParams
 from chorus.protocols.gossip_sign import Signer, Verifier
 

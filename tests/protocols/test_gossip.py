@@ -6,7 +6,8 @@ import time
 import tracemalloc
 
 from chorus.errors import LimitExceeded
-from chorus.protocols.gossip import Delivery, GossipRouter, Kind, Validation
+from chorus.protocols.gossip import GossipRouter
+from chorus.protocols.gossip_events import Delivery, Kind, Validation
 from chorus.protocols.gossip_params import (
     FLOODSUB,
     MAX_BACKOFFS,

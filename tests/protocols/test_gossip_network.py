@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from chorus.protocols.gossip import Kind
+from chorus.protocols.gossip_events import Kind
 from chorus.protocols.gossip_params import FLOODSUB, GossipParams
 from tests.protocols.gossip_network import Network
 from tests.support import PureTestCase

@@ -8,7 +8,7 @@ from twisted.internet.task import Clock
 
 from chorus.errors import LimitExceeded
 from chorus.multiformats import varint
-from chorus.protocols.gossip import Kind, Validation
+from chorus.protocols.gossip_events import Kind, Validation
 from chorus.protocols.gossip_params import FLOODSUB, MAX_RPC, MESHSUB_1_1, PROTOCOLS
 from chorus.protocols.gossip_queue import MAX_QUEUE, SendQueue
 from chorus.protocols.gossip_rpc import MessageTooLarge, message_frame, subscription_frames
@@ -252,7 +252,7 @@ class PubSub(ServiceCase):
         self.assertEqual([call for call in self.time.getDelayedCalls() if call.active()], [])
 
     def test_a_stream_that_arrives_after_the_stop_is_reset(self) -> None:
-        one, two, out = self.pair(TOPIC)
+        _one, two, out = self.pair(TOPIC)
         opened = two.host.served[MESHSUB_1_1]
         two.pubsub.stopService()
         two.host.served[MESHSUB_1_1] = opened
