@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections import Counter
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
@@ -126,5 +127,8 @@ class AdmissionService:
 
 
 def _address(connection: Connection) -> str:
+    """Whom failures are counted against: an IPv4 address, or the /64 that one machine commands in IPv6."""
     ip = connection.remote_address.ip()
-    return str(ip) if ip is not None else str(connection.remote_address)
+    if ip is None:
+        return str(connection.remote_address)
+    return str(ip) if ip.version == 4 else str(ipaddress.ip_network((ip, 64), strict=False))

@@ -168,7 +168,8 @@ class DiscoveryService(Service):
         starting.addErrback(self._without_mdns, cluster_id)
 
     def _without_mdns(self, failure: Failure, cluster_id: bytes) -> None:
-        self._log.warn("mDNS is tried again in {wait} s: {error}", wait=MDNS_RETRY, error=failure.value)
+        tell = self._log.debug if self._mdns_timer is not None else self._log.warn
+        tell("no mDNS yet, tried again every {wait} s: {error}", wait=MDNS_RETRY, error=failure.value)
         if self._mdns is not None and self.running:
             self._mdns = None
             self._mdns_timer = self._clock.callLater(MDNS_RETRY, self.cluster_known, cluster_id)

@@ -132,13 +132,10 @@ class MdnsService(Service):
 
     async def _start(self) -> None:
         from zeroconf import Error, ServiceInfo
-        from zeroconf.asyncio import AsyncServiceBrowser, AsyncZeroconf
+        from zeroconf.asyncio import AsyncServiceBrowser
 
         hosts = self._hosts()
-        try:
-            self._zeroconf = AsyncZeroconf(interfaces=hosts)
-        except OSError as error:
-            raise MdnsUnavailable(f"mDNS cannot listen on port 5353: {error.strerror or error}") from error
+        self._zeroconf = _listen(hosts, fall_back=not self._loopback)
         endpoint = next((address.tcp_endpoint() for address in self._addresses), None)
         info = ServiceInfo(
             self._type,
@@ -173,12 +170,11 @@ class MdnsService(Service):
         await zeroconf.async_close()
 
     def _hosts(self) -> list[str]:
-        """The IPv4 addresses to speak mDNS on. Raises `MdnsUnavailable` when this node listens on none."""
+        """The IPv4 addresses of this node. Raises `MdnsUnavailable` when there is nothing to announce."""
+        if not encode_txt(self._peer, self._addresses):
+            raise MdnsUnavailable("this node has no address that mDNS could announce")
         ips = {ip for address in self._addresses if (ip := address.ip()) is not None and not ip.is_unspecified}
-        hosts = sorted(str(ip) for ip in ips if ip.version == 4 and (self._loopback or not ip.is_loopback))
-        if not hosts:
-            raise MdnsUnavailable("this node listens on no IPv4 address that mDNS could announce")
-        return hosts
+        return sorted(str(ip) for ip in ips if ip.version == 4 and (self._loopback or not ip.is_loopback))
 
     def _changed(self, zeroconf: Zeroconf, service_type: str, name: str, state_change: Any) -> None:
         from zeroconf import ServiceStateChange
@@ -219,6 +215,24 @@ class MdnsService(Service):
         for peer, addresses in heard.items():
             if peer != self._peer and self.running:
                 self._found(peer, addresses)
+
+
+def _listen(hosts: list[str], *, fall_back: bool) -> AsyncZeroconf:
+    """Speak on the interfaces of `hosts`, or on the default one where they are not this machine's own (an announced
+    address behind NAT, a name, IPv6 alone). Raises `MdnsUnavailable`."""
+    from zeroconf import InterfaceChoice
+    from zeroconf.asyncio import AsyncZeroconf
+
+    choices: list[list[str] | InterfaceChoice] = [hosts] if hosts else []
+    if fall_back:
+        choices.append(InterfaceChoice.Default)
+    reason = "this node listens on no IPv4 address"
+    for choice in choices:
+        try:
+            return AsyncZeroconf(interfaces=choice)
+        except (OSError, RuntimeError) as error:
+            reason = str(error)
+    raise MdnsUnavailable(f"mDNS cannot use port 5353: {reason}")
 
 
 def _deferred(coroutine: Any) -> Deferred[None]:

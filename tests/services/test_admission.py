@@ -222,6 +222,23 @@ class AdmissionServiceTests(PureTestCase):
         self.run_turns()
         self.successResultOf(dialled)
 
+    def test_failures_are_counted_per_ipv6_network(self) -> None:
+        self.service(BOB)
+        for number in range(SLOW_AFTER):
+            self.outgoing, self.incoming = self.connection()
+            self.incoming.remote_address = Multiaddr.tcp(f"2001:db8::{number + 1:x}", 1)
+            self.raw().write(b"\x05hello")
+            self.run_turns(slowness(100) + 0.5)
+            self.failureResultOf(self.served.pop(), BadHello)
+        for host, slowed in (("2001:db8::ffff", True), ("2001:db8:0:1::1", False)):
+            self.outgoing, self.incoming = self.connection()
+            self.incoming.remote_address = Multiaddr.tcp(host, 1)
+            dialled = self.service(ALICE).dialer(self.outgoing)
+            self.run_turns(slowness(SLOW_AFTER) / 2)
+            self.assertEqual(not dialled.called, slowed)
+            self.run_turns(1)
+            self.successResultOf(dialled)
+
     def test_connection_lost_at_each_point_leaves_nothing_pending(self) -> None:
         self.service(BOB)
         hello = Exchange(SECRET, True, self.outgoing.handshake_hash, ALICE, BOB).hello(CLUSTER)

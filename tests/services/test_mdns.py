@@ -198,8 +198,23 @@ class OnLoopbackTests(TestCase):
         await service.stopService()
         await service.stopService()
 
+    async def test_announced_address_of_another_machine(self) -> None:
+        """Behind NAT or in a container: the default interface is used, or mDNS says that there is none."""
+        service = MdnsService(
+            peer=ALICE,
+            cluster_id=self.cluster,
+            addresses=[Multiaddr.tcp("203.0.113.7", 9000), Multiaddr.tcp("a.example", 9000)],
+            found=print,
+            rng=random.Random(1),
+        )
+        self.addCleanup(service.stopService)
+        try:
+            await service.startService()
+        except MdnsUnavailable as error:
+            self.assertIn("5353", str(error))
+
     async def test_no_address_to_announce(self) -> None:
-        for addresses in ([], [Multiaddr.tcp("::1", 1)], [Multiaddr.tcp("a.example", 1)]):
+        for addresses in ([], [Multiaddr.tcp("::1", 1)], [Multiaddr.parse("/ip4/127.0.0.1/udp/1/quic-v1")]):
             service = MdnsService(
                 peer=ALICE, cluster_id=CLUSTER, addresses=addresses, found=print, rng=random.Random(1)
             )
