@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from chorus.tasks.machine import Applied, Snapshot
 
 SNAPSHOT_EVERY = 5000
-"""Entries between snapshots: replaying as many takes well under a second, writing one costs about as much."""
+"""Entries between snapshots, or as many as there are tasks when these are more: so snapshots cost every entry the
+same, and replaying the entries after one takes about as long as reading it."""
 SNAPSHOT_AT_STOP = 200
 """Entries since the last snapshot that make one worth while when the node stops."""
 
@@ -38,6 +39,8 @@ class Replicated(Protocol):
     """What a journal drives: `chorus.tasks.machine.TaskMachine`."""
 
     index: int
+
+    def __len__(self) -> int: ...
 
     def apply(self, index: int, entry: Entry) -> Applied: ...
 
@@ -142,7 +145,7 @@ class LocalJournal(Service):
                 watcher(index, entry, applied)
             except Exception:
                 self._log.failure("a watcher of the journal failed on {kind}", kind=entry.kind)
-        if index - self._snapshot_index >= SNAPSHOT_EVERY:
+        if index - self._snapshot_index >= max(SNAPSHOT_EVERY, len(machine)):
             self.snapshot()
         return index
 
@@ -167,10 +170,10 @@ class LocalJournal(Service):
             self._snapshot_running = None
             running.callback(None)
 
-        def put(connection: sqlite3.Connection) -> None:
-            table.put_snapshot(connection, taken.index, taken.encode())
-
-        self._store.write(put).addCallbacks(done, failed).addCallback(settled)
+        # Encoding takes a while; on a reader's thread it holds up no write.
+        encoded = self._store.read(lambda _: taken.encode())
+        encoded.addCallback(lambda data: self._store.write(lambda c: table.put_snapshot(c, taken.index, data)))
+        encoded.addCallbacks(done, failed).addCallback(settled)
         return running
 
     async def _close(self) -> None:

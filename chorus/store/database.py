@@ -246,34 +246,45 @@ class _Writer:
             self._connection = None
 
     def commit(self, jobs: list[_Job[Any]]) -> Outcomes:
-        """Settle all `jobs`: one transaction, or, when that one cannot be committed, one for each of them."""
+        """Settle all `jobs`: one transaction; where one of them fails, one with a savepoint for each; where that cannot
+        be committed either, a transaction for each."""
         self._counters.writes += len(jobs)
         self.trouble = None
-        outcomes = self._transaction(jobs)
-        if outcomes is None and len(jobs) > 1:
-            outcomes = []
-            for job in jobs:
-                alone = self._transaction([job])
-                outcomes += [(job, self._unavailable())] if alone is None else alone
-        elif outcomes is None:
-            outcomes = [(jobs[0], self._unavailable())]
+        try:
+            outcomes = self._transaction(jobs, _run)
+        except _JobFailed as failed:
+            outcomes = [(jobs[0], failed.failure)] if len(jobs) == 1 else self._transaction(jobs, _run_in_savepoint)
+        if outcomes is None:
+            outcomes = [self._alone(job) for job in jobs] if len(jobs) > 1 else [(jobs[0], self._unavailable())]
         self._counters.failed_writes += sum(isinstance(outcome, Failure) for _, outcome in outcomes)
         return outcomes
+
+    def _alone(self, job: _Job[Any]) -> tuple[_Job[Any], object]:
+        try:
+            outcomes = self._transaction([job], _run)
+        except _JobFailed as failed:
+            return job, failed.failure
+        return (job, self._unavailable()) if outcomes is None else outcomes[0]
 
     def _unavailable(self) -> Failure:
         assert self.trouble is not None
         self._counters.unavailable += 1
         return _failure(self.trouble)
 
-    def _transaction(self, jobs: list[_Job[Any]]) -> Outcomes | None:
+    def _transaction(
+        self, jobs: list[_Job[Any]], run: Callable[[sqlite3.Connection, _Job[Any]], object]
+    ) -> Outcomes | None:
         """The jobs' outcomes, durable; None when the transaction was lost (`trouble` says why)."""
         try:
             if self._connection is None:
                 self._connection = open_writer(self._path)
             connection = self._connection
             connection.execute("BEGIN IMMEDIATE")
-            outcomes = [(job, _savepoint(connection, job)) for job in jobs]
+            outcomes = [(job, run(connection, job)) for job in jobs]
             connection.execute("COMMIT")
+        except _JobFailed as failed:
+            self._abandon(failed)
+            raise
         except BaseException as problem:
             self.trouble = problem
             self._abandon(problem)
@@ -299,19 +310,40 @@ class _Writer:
                 self._connection = None
 
 
-def _savepoint(connection: sqlite3.Connection, job: _Job[Any]) -> object:
-    """The job's result, or the Failure that undid it alone. Raises what breaks the whole transaction."""
-    connection.execute("SAVEPOINT job")
+class _JobFailed(Exception):
+    """A job raised, and the transaction is as good as before."""
+
+    def __init__(self, problem: BaseException) -> None:
+        super().__init__()
+        self.failure = _failure(problem)
+
+
+def _run(connection: sqlite3.Connection, job: _Job[Any]) -> object:
+    """The job's result. Raises `_JobFailed` for the job's own failure, anything else for what breaks the transaction.
+
+    No savepoint: each statement lets another Python thread in, so two more for every job are felt, and jobs rarely
+    fail.
+    """
     try:
         result = job.work(connection)
-        if not connection.in_transaction:
-            raise AssertionError("a write ended the transaction that it was given")
     except BaseException as problem:
         if translate(problem) is not problem or not connection.in_transaction:
             raise
+        raise _JobFailed(problem) from None
+    if not connection.in_transaction:
+        raise AssertionError("a write ended the transaction that it was given")
+    return result
+
+
+def _run_in_savepoint(connection: sqlite3.Connection, job: _Job[Any]) -> object:
+    """The job's result, or the Failure that undid it alone. Raises what breaks the transaction."""
+    connection.execute("SAVEPOINT job")
+    try:
+        result = _run(connection, job)
+    except _JobFailed as failed:
         connection.execute("ROLLBACK TO job")
         connection.execute("RELEASE job")
-        return _failure(problem)
+        return failed.failure
     connection.execute("RELEASE job")
     return result
 

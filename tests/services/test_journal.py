@@ -83,10 +83,15 @@ class JournalTests(PureTestCase):
         for number in range(25):
             self.append(journal, submission(ids.make(number, bytes)))
         kept = self.successResultOf(self.store.read(lambda c: [index for index, _ in table.entries(c, 0)]))
-        self.assertEqual(kept, [21, 22, 23, 24, 25])
+        # After 10 entries for 10 tasks; with 25 tasks the next is due after 25 more entries.
+        self.assertEqual(kept, list(range(11, 26)))
+        for number in range(10):
+            self.append(journal, entries.cancelled(2.0, ids.make(number, bytes), "x", ""))
+        kept = self.successResultOf(self.store.read(lambda c: [index for index, _ in table.entries(c, 0)]))
+        self.assertEqual(kept, [])
         again, replayed = self.restart(journal, clean=False)
         self.assertEqual(list(replayed), list(machine))
-        self.assertEqual(self.append(again, submission(A)), 26)
+        self.assertEqual(self.append(again, submission(A)), 36)
 
     def test_snapshot_when_stopped(self) -> None:
         self.patch(service, "SNAPSHOT_AT_STOP", 2)
