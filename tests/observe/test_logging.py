@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.logger import Logger, LogPublisher, textFileLogObserver
+from twisted.python.failure import Failure
+
+from chorus.observe import logging
+from tests.support import PureTestCase
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Written(PureTestCase):
+    def logger(self, level: str, format: str, namespace: str = "chorus.test") -> tuple[Logger, io.StringIO]:
+        file = io.StringIO()
+        return Logger(namespace, observer=logging.observer(file, level, format)), file
+
+    def test_text(self) -> None:
+        log, file = self.logger("info", "text")
+        log.info("task {task} accepted", event="task.submitted", task="01h")
+        self.assertRegex(
+            file.getvalue(),
+            r"\A\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z info  task\.submitted task 01h accepted\n\Z",
+        )
+
+    def test_json(self) -> None:
+        log, file = self.logger("info", "json")
+        log.warn("x {n}", event="a.b", n=3, ratio=0.5, on=True, nothing=None, odd=float("nan"), thing=Path("/x"))
+        document = json.loads(file.getvalue())
+        self.assertRegex(document.pop("time"), r"Z\Z")
+        self.assertEqual(
+            document,
+            {
+                "level": "warn",
+                "event": "a.b",
+                "logger": "chorus.test",
+                "message": "x 3",
+                "n": 3,
+                "ratio": 0.5,
+                "on": True,
+                "odd": "nan",
+                "thing": "/x",
+            },
+        )
+
+    def test_a_traceback(self) -> None:
+        for format in ("text", "json"):
+            log, file = self.logger("info", format)
+            try:
+                1 / 0
+            except ZeroDivisionError:
+                log.failure("while dividing", Failure())
+            text = file.getvalue()
+            self.assertIn("while dividing: ZeroDivisionError: division by zero", text)
+            self.assertIn("Traceback", text)
+            if format == "json":
+                self.assertEqual(text.count("\n"), 1)
+                self.assertIn("1 / 0", json.loads(text)["traceback"])
+
+    def test_levels(self) -> None:
+        order = ["debug", "info", "warn", "error", "critical"]
+        for least in order:
+            log, file = self.logger(least, "json")
+            for level in order:
+                getattr(log, level)("x")
+            seen = [json.loads(line)["level"] for line in file.getvalue().splitlines()]
+            self.assertEqual(seen, order[order.index(least) :])
+
+    def test_libraries_are_quiet(self) -> None:
+        for least, seen in (("debug", ["debug", "info", "warn"]), ("info", ["warn"]), ("error", [])):
+            log, file = self.logger(least, "json", "twisted.web.http")
+            log.debug("x")
+            log.info("x")
+            log.warn("x")
+            self.assertEqual([json.loads(line)["level"] for line in file.getvalue().splitlines()], seen)
+
+    def test_a_line_cannot_be_forged(self) -> None:
+        log, file = self.logger("info", "text")
+        log.info("peer said {text}", text="x\n2026-01-01T00:00:00.000Z info  node.stopped \x1b[2J\u2028\r")
+        self.assertEqual(file.getvalue().count("\n"), 1)
+        self.assertNotIn("\x1b", file.getvalue())
+        self.assertEqual(len(file.getvalue().splitlines()), 1)
+
+    @given(st.text(), st.sampled_from(["text", "json"]))
+    @settings(deadline=None, max_examples=200)
+    def test_any_text_is_one_line(self, text: str, format: str) -> None:
+        log, file = self.logger("info", format)
+        log.info("{text}", text=text, event=text or None)
+        self.assertEqual(file.getvalue().count("\n"), 1)
+        file.getvalue().encode()
+
+    def test_long_fields_are_cut(self) -> None:
+        log, file = self.logger("info", "json")
+        log.info("x", text="y" * 100_000)
+        self.assertLess(len(file.getvalue()), 10_000)
+
+    def test_an_object_that_cannot_be_shown(self) -> None:
+        class Odd:
+            def __str__(self) -> str:
+                raise ValueError
+
+        log, file = self.logger("info", "json")
+        log.info("x", odd=Odd())
+        self.assertEqual(json.loads(file.getvalue())["odd"], "<Odd>")
+
+    def test_a_closed_file_harms_nobody(self) -> None:
+        log, file = self.logger("info", "text")
+        file.close()
+        log.info("x")
+
+
+class Install(PureTestCase):
+    def test_takes_the_file_of_twistd(self) -> None:
+        file, other = io.StringIO(), []
+        publisher = LogPublisher(textFileLogObserver(file), other.append)
+        logging.install("warn", "json", publisher)
+        log = Logger("chorus.test", observer=publisher)
+        log.info("low")
+        log.warn("high", event="a")
+        self.assertEqual([json.loads(line)["event"] for line in file.getvalue().splitlines()], ["a"])
+        self.assertEqual(len(other), 2)
+
+
+class Documentation(PureTestCase):
+    def test_every_event_is_documented(self) -> None:
+        used = set()
+        for path in (ROOT / "chorus").rglob("*.py"):
+            used |= set(re.findall(r'\bevent="([a-z_.]+)"', path.read_text()))
+        documented = set(re.findall(r"^\| `([a-z_.]+)` \|", (ROOT / "docs/events.md").read_text(), re.MULTILINE))
+        self.assertEqual(used - documented, set(), "add them to docs/events.md")
+        self.assertEqual(documented - used, set(), "docs/events.md names events that nothing logs")
