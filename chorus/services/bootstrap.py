@@ -18,6 +18,11 @@ from chorus.multiformats.multiaddr import Multiaddr
 RETRY_FIRST = 1.0
 RETRY_MAX = 60.0
 """Seconds between two dials of a contact or member that does not answer."""
+LONG_GONE = 60
+"""Failures (about an hour) after which a member is dialled every ten minutes only: when it comes back it dials too."""
+RETRY_MAX_LONG_GONE = 600.0
+FORGOTTEN = 500
+"""Failures (about three days) after which a member that is no contact is forgotten."""
 RETRY_MAX_HEARD = 300.0
 RECONNECT_SPREAD = 0.5
 """Seconds over which reconnections after a loss are spread; the larger peer id waits that much longer, so that most
@@ -51,7 +56,10 @@ def retry_delay(failures: int, source: Source, rng: random.Random) -> float:
     """Seconds until a peer that failed `failures` times in a row is dialled again: doubling, then jittered by half."""
     if failures <= 0:
         return 0.0
-    ceiling = RETRY_MAX_HEARD if source is Source.HEARD else RETRY_MAX
+    if source is Source.HEARD:
+        ceiling = RETRY_MAX_HEARD
+    else:
+        ceiling = RETRY_MAX_LONG_GONE if source is Source.MEMBER and failures > LONG_GONE else RETRY_MAX
     return min(ceiling, RETRY_FIRST * 2.0 ** min(failures - 1, 32)) * (0.5 + rng.random() / 2)
 
 
@@ -181,6 +189,8 @@ class Targets:
             target.dialling = False
             target.failures += 1
             target.due = now + retry_delay(target.failures, target.source, self._rng)
+            if target.source is Source.MEMBER and target.failures >= FORGOTTEN:
+                del self._targets[peer]
 
     def settle(self, peer: PeerId, now: float) -> None:
         """A dial ended well, or was given up; dialled again unless the peer is admitted in the meantime."""

@@ -9,7 +9,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from chorus.identity import Identity, PeerId
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.services.bootstrap import (
+    FORGOTTEN,
     HEARD_TTL,
+    LONG_GONE,
     MAX_ADDRESSES,
     MAX_DIALS,
     MAX_HEARD,
@@ -17,6 +19,7 @@ from chorus.services.bootstrap import (
     RECONNECT_SPREAD,
     RETRY_MAX,
     RETRY_MAX_HEARD,
+    RETRY_MAX_LONG_GONE,
     SETTLE,
     Source,
     Targets,
@@ -47,11 +50,16 @@ class FormulaTests(PureTestCase):
             (Source.HEARD, RETRY_MAX_HEARD),
         ):
             self.assertEqual(retry_delay(0, source, random.Random(1)), 0.0)
-            for failures in (1, 2, 3, 10, 10**6):
+            for failures in (1, 2, 3, 10, LONG_GONE):
                 ceiling = min(maximum, 2.0 ** min(failures - 1, 30))
                 waits = [retry_delay(failures, source, random.Random(seed)) for seed in range(50)]
                 self.assertTrue(all(ceiling / 2 <= wait <= ceiling for wait in waits), (source, failures))
                 self.assertGreater(len(set(waits)), 40)
+
+    def test_retry_of_the_long_gone(self) -> None:
+        waits = [retry_delay(LONG_GONE + 1, Source.MEMBER, random.Random(seed)) for seed in range(50)]
+        self.assertTrue(all(RETRY_MAX_LONG_GONE / 2 <= wait <= RETRY_MAX_LONG_GONE for wait in waits))
+        self.assertLessEqual(retry_delay(10**6, Source.CONTACT, random.Random(1)), RETRY_MAX)
 
     def test_the_larger_peer_id_waits_longer(self) -> None:
         small, large = sorted((OWN, PEER))
@@ -99,6 +107,19 @@ class TargetsTests(PureTestCase):
         known.lost(PEER, now)
         self.assertLess(known.next_due() - now, 2 * RECONNECT_SPREAD)
         self.assertEqual(known.get(PEER).failures, 0)
+
+    def test_members_gone_for_days_are_forgotten_and_contacts_are_not(self) -> None:
+        known = targets()
+        known.add(PEER, [FIRST], Source.CONTACT, 0.0)
+        known.add(stranger(1), [FIRST], Source.MEMBER, 0.0)
+        now = 0.0
+        for _ in range(FORGOTTEN):
+            now += RETRY_MAX_LONG_GONE
+            for target in known.take_due(now, 9):
+                known.failed(target.peer, now)
+        self.assertIn(PEER, known)
+        self.assertNotIn(stranger(1), known)
+        self.assertGreater(now, 2 * 86400)
 
     def test_contacts_first(self) -> None:
         known = targets()
@@ -262,7 +283,7 @@ class TargetsMachine(RuleBasedStateMachine):
         for number in range(13):
             target = self.known.get(stranger(number))
             if target is not None and target.addresses and not target.connected and not target.dialling:
-                assert target.due <= self.now + RETRY_MAX_HEARD
+                assert target.due <= self.now + RETRY_MAX_LONG_GONE
 
 
 class TargetsMachineTests(PureTestCase):
@@ -278,4 +299,4 @@ class AnyTimeTests(PureTestCase):
     @settings(max_examples=100, deadline=None)
     @given(st.integers(0, 2**70), st.sampled_from(list(Source)), st.integers(0, 100))
     def test_retry_is_always_a_sane_time(self, failures: int, source: Source, seed: int) -> None:
-        self.assertTrue(0 <= retry_delay(failures, source, random.Random(seed)) <= RETRY_MAX_HEARD)
+        self.assertTrue(0 <= retry_delay(failures, source, random.Random(seed)) <= RETRY_MAX_LONG_GONE)
