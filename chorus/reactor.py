@@ -8,8 +8,10 @@ ended (spec/cluster.md, "Clock").
 from __future__ import annotations
 
 import asyncio
+import select
 import sys
 import time
+from typing import Any
 
 from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 
@@ -27,6 +29,32 @@ class BootClockReactor(AsyncioSelectorReactor):
 
     def seconds(self) -> float:
         return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class UvloopReactor(BootClockReactor):
+    """The same on uvloop's loop.
+
+    libuv ends its watch of a descriptor on POLLERR, after one last call of the reader. Where a peer sent data and then
+    reset the connection, that last call only brings the data: nothing would ever say that the connection is gone, and
+    the next write would fail inside uvloop. So such a descriptor is read until it says so itself.
+    """
+
+    def _readOrWrite(self, selectable: Any, read: bool) -> None:
+        super()._readOrWrite(selectable, read)  # type: ignore[no-untyped-call]
+        if read and _in_error(selectable.fileno()):
+            self.callLater(0, self._read_on, selectable)  # type: ignore[no-untyped-call]
+
+    def _read_on(self, selectable: Any) -> None:
+        if selectable in self._readers and selectable.fileno() != -1:
+            self._readOrWrite(selectable, True)
+
+
+def _in_error(descriptor: int) -> bool:
+    if descriptor == -1:
+        return False
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -52,4 +80,5 @@ def install() -> None:
     asyncio.set_event_loop(loop)
     from twisted.internet.main import installReactor
 
-    installReactor(BootClockReactor(loop))  # type: ignore[no-untyped-call]
+    kind = BootClockReactor if isinstance(loop, asyncio.SelectorEventLoop) else UvloopReactor
+    installReactor(kind(loop))  # type: ignore[no-untyped-call]

@@ -94,7 +94,7 @@ class Options(usage.Options):
     ]
 
     def __init__(self) -> None:
-        usage.Options.__init__(self)
+        usage.Options.__init__(self)  # type: ignore[no-untyped-call]
 
     def opt_version(self) -> None:
         """Print the version and exit."""
@@ -107,7 +107,7 @@ class Options(usage.Options):
         # -h is not among twistd's own; users type it.
         if options is not None:
             options = ["--help" if option == "-h" else option for option in options]
-        usage.Options.parseOptions(self, options)
+        usage.Options.parseOptions(self, options)  # type: ignore[no-untyped-call]
 
     def postOptions(self) -> None:
         if self.subCommand is None:

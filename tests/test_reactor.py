@@ -53,7 +53,39 @@ class ReactorTests(PureTestCase):
             print(type(reactor).__name__)
             """
         )
-        self.assertEqual((result.returncode, result.stdout), (0, "BootClockReactor\n"), result.stderr)
+        self.assertIn(result.stdout, {"BootClockReactor\n", "UvloopReactor\n"}, result.stderr)
+
+    def test_a_reset_behind_data_is_noticed(self) -> None:
+        """The peer's data and its reset wait together: the data arrives, then the loss, on uvloop too."""
+        result = run(
+            """
+            import socket, struct
+            from chorus import reactor as choice
+            choice.install()
+            from twisted.internet import reactor
+            from twisted.internet.protocol import Factory, Protocol
+
+            class Server(Protocol):
+                def connectionMade(self):
+                    self.got = b""
+                    self.transport.pauseProducing()
+                    reactor.callLater(0.1, self.transport.resumeProducing)
+                def dataReceived(self, data):
+                    self.got += data
+                def connectionLost(self, reason):
+                    print(self.got.decode(), reason.type.__name__)
+                    reactor.stop()
+
+            port = reactor.listenTCP(0, Factory.forProtocol(Server), interface="127.0.0.1")
+            client = socket.create_connection(("127.0.0.1", port.getHost().port))
+            client.sendall(b"data")
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            reactor.callLater(0.05, client.close)
+            reactor.callLater(5, lambda: (print("never noticed"), reactor.stop()))
+            reactor.run()
+            """
+        )
+        self.assertEqual((result.returncode, result.stdout), (0, "data ConnectionLost\n"), result.stderr)
 
     def test_foreign_reactor_is_refused(self) -> None:
         result = run(
