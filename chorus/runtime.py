@@ -189,8 +189,10 @@ class NodeService(Service):
 
     def _start_logging(self) -> None:
         from chorus.config.settings import unknown_variables
+        from chorus.observe import logging
 
-        # LOGGING
+        logging.install(self.settings.log_level, self.settings.log_format)
+
         for line in unknown_variables(os.environ):
             self._log.warn("{line}", event="config.unknown_variable", line=line)
 
