@@ -265,6 +265,23 @@ class MachineTests(PureTestCase):
         task = self.machine.get(D)
         self.assertEqual((task.state, task.result), (State.CANCELLED, {"artifacts": []}))
 
+    def test_what_a_cancelled_retry_left_replaces_the_first_result(self) -> None:
+        self.scribe.submit(A, spec={"retries": 1})
+        self.scribe.write(entries.failed(1, A, self.scribe.run(A), "exit", result={"exit_code": 1}))
+        fence = self.scribe.run(A)
+        self.assertIsNone(self.machine.get(A).result)
+        self.scribe.write(entries.cancelled(2, A, "x", ""))
+        self.scribe.write(entries.collected(3, A, fence, {"artifacts": []}))
+        self.assertEqual(self.machine.get(A).result, {"artifacts": []})
+
+    def test_a_queued_task_hears_of_its_dependency_when_it_is_submitted(self) -> None:
+        self.scribe.submit(A)
+        self.scribe.submit(B, A, queued=True)
+        self.assertEqual(self.scribe.write(entries.cancelled(1, A, "x", "")).changed, (A,))
+        self.assertEqual(self.states(B), ["queued"])
+        self.scribe.submit(B, A)
+        self.assertEqual(self.machine.get(B).reason, "dependency_failed")
+
     def test_started_twice(self) -> None:
         self.scribe.submit(A)
         fence = self.scribe.run(A)
