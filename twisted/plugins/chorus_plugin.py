@@ -2,7 +2,7 @@
 
 from twisted.application.service import ServiceMaker
 
-chorus = ServiceMaker(
+chorus = ServiceMaker(  # type: ignore[no-untyped-call]
     "CHORUS",
     "chorus.tap",
     "Peer-to-peer coordination of autonomous agents and people (agent, hap, config)",
