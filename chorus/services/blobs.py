@@ -8,33 +8,24 @@ from __future__ import annotations
 
 import os
 import stat
-from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
+from typing import IO, TYPE_CHECKING, TypeVar, cast
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredLock, DeferredSemaphore, succeed
+from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
-from chorus.errors import ChorusError, LocalError, PeerError
+from chorus.errors import ChorusError, LocalError
 from chorus.protocols.blobs import (
-    CHUNK,
-    MAX_REQUEST,
     PROTOCOL,
-    Answer,
-    ChunksRequest,
     Manifest,
-    ManifestRequest,
-    chunk_count,
-    decode_request,
     is_blob_id,
 )
-from chorus.protocols.stream import ProtocolOptions, StreamClosed
-from chorus.protocols.streamio import EndOfStream, StreamIO
+from chorus.protocols.stream import ProtocolOptions
 from chorus.services.blob_fetch import (
     BlobTooLarge,
     BlobUnavailable,
@@ -45,6 +36,8 @@ from chorus.services.blob_fetch import (
     UnknownBlob,
 )
 from chorus.services.blob_files import READ_SIZE, BlobFiles, BlobStoreFull, BlobStoreUnavailable, Ingest, Partial
+from chorus.services.blob_serving import BlobServing, open_sized
+from chorus.services.blob_sharing import BlobLock, SharedFetch, detached
 from chorus.services.blob_upload import DigestMismatch, Upload
 from chorus.store import blobs as table
 
@@ -53,7 +46,7 @@ if TYPE_CHECKING:
 
     from chorus.http.ports import Document
     from chorus.identity import PeerId
-    from chorus.protocols.stream import Host, Stream
+    from chorus.protocols.stream import Host
     from chorus.store.database import Store
 
 __all__ = [
@@ -77,10 +70,6 @@ MAX_FETCHES = 8
 """Blobs fetched at once; further ones wait their turn."""
 MAX_REMEMBERED = 10_000
 """Blobs of which a holder is remembered."""
-IDLE_S = 60.0
-"""Between two requests on one stream."""
-WRITE_S = 30.0
-"""For a peer that takes nothing of what it asked for."""
 
 
 @attrs.frozen
@@ -164,12 +153,20 @@ class BlobService(Service):
         self._wall = wall
         self._sizes: dict[str, int] = {}
         self._reserved = 0
-        self._serving: Counter[PeerId] = Counter()
-        self._streams: set[StreamIO] = set()
-        self._locks: dict[str, _Lock] = {}
-        self._fetches: dict[str, _SharedFetch] = {}
+        self._locks: dict[str, BlobLock] = {}
+        self._fetches: dict[str, SharedFetch] = {}
         self._fetch_slots = DeferredSemaphore(MAX_FETCHES)
         self._remembered: dict[str, PeerId] = {}
+        self._server = BlobServing(
+            store=store,
+            clock=clock,
+            offload=offload,
+            size_of=self._sizes.get,
+            path=self._files.path,
+            counters=self.counters,
+            most=self.limits.max_serving,
+            per_peer=self.limits.max_serving_per_peer,
+        )
         self._around = Surroundings(host, clock, self._files, offload, self.counters, self._reserve)
 
     # Life
@@ -190,15 +187,16 @@ class BlobService(Service):
         # A file without a row was never acknowledged.
         orphans = [each for each in found if each not in known]
         await self._offload(lambda: self._files.remove_all(orphans))
-        self._sizes = known
+        self._sizes.update(known)
         self.used = sum(known.values())
-        self._host.register(PROTOCOL, self._stream_opened, ProtocolOptions(max_inbound_per_peer=MAX_STREAMS_PER_PEER))
+        self._host.register(
+            PROTOCOL, self._server.stream_opened, ProtocolOptions(max_inbound_per_peer=MAX_STREAMS_PER_PEER)
+        )
 
     def stopService(self) -> Deferred[None]:
         super().stopService()  # type: ignore[no-untyped-call]
         self._host.unregister(PROTOCOL)
-        for io in list(self._streams):
-            io.reset()
+        self._server.stop()
         for fetch in list(self._fetches.values()):
             fetch.cancel()
         return succeed(None)
@@ -227,7 +225,7 @@ class BlobService(Service):
             if path is None:
                 path = await self.fetch(sha256, self.limits.max_blob, self._likely_holders(sha256))
             try:
-                return await self._offload(lambda path=path: _open_sized(path))  # type: ignore[misc]
+                return await self._offload(lambda path=path: open_sized(path))  # type: ignore[misc]
             except FileNotFoundError:
                 self._log.error("the file of blob {sha256} is gone", event="blob.lost", sha256=sha256)
                 await self.remove(sha256)
@@ -262,11 +260,11 @@ class BlobService(Service):
     def put_bytes(self, data: bytes) -> Deferred[BlobRef]:
         """Durable when it fires; cancelling only stops the waiting. Fails with `BlobTooLarge`, `BlobStoreFull` or
         `BlobStoreUnavailable`."""
-        return _detached(self._put(len(data), lambda: [data]))
+        return detached(self._put(len(data), lambda: [data]))
 
     def put_file(self, path: Path) -> Deferred[BlobRef]:
         """The regular file at `path` (no link, no device), as long as it is now. Fails also with `SourceUnreadable`."""
-        return _detached(self._put_file(path))
+        return detached(self._put_file(path))
 
     async def _put_file(self, path: Path) -> BlobRef:
         source, size = await self._offload(lambda: _open_source(path))
@@ -338,8 +336,8 @@ class BlobService(Service):
             await self._offload(lambda: self._files.remove(sha256))
             return True
 
-    def _lock(self, sha256: str) -> _Lock:
-        return self._locks.setdefault(sha256, _Lock(sha256, self._locks))
+    def _lock(self, sha256: str) -> BlobLock:
+        return self._locks.setdefault(sha256, BlobLock(sha256, self._locks))
 
     # From others
 
@@ -361,7 +359,7 @@ class BlobService(Service):
             shared = self._fetches.get(sha256)
             if shared is None:
                 running = Deferred.fromCoroutine(self._run_fetch(sha256, limit, holders))
-                shared = _SharedFetch(running, limit, holders, lambda: self._fetches.pop(sha256, None))
+                shared = SharedFetch(running, limit, holders, lambda: self._fetches.pop(sha256, None))
                 if not shared.done:
                     self._fetches[sha256] = shared
                 return await shared.wait()
@@ -381,7 +379,7 @@ class BlobService(Service):
         try:
             partial = await fetch.run()
             # Complete and verified: from here on it is kept even if nobody waits for it any more.
-            await _detached(self._keep_partial(partial))
+            await detached(self._keep_partial(partial))
         except ChorusError:
             await self._prune(sha256)
             raise
@@ -399,189 +397,6 @@ class BlobService(Service):
             await self._offload(lambda: self._files.prune_partials(now, underway))
         except ChorusError as problem:
             self._log.warn("interrupted fetches could not be pruned: {problem}", problem=str(problem))
-
-    # To others
-
-    def _stream_opened(self, stream: Stream) -> None:
-        io = StreamIO(stream, self._clock, timeout=WRITE_S)
-        self._streams.add(io)
-        Deferred.fromCoroutine(self._serve(io)).addBoth(self._served, io)
-
-    def _served(self, result: object, io: StreamIO) -> None:
-        self._streams.discard(io)
-        problem = getattr(result, "value", None)
-        if problem is None:
-            io.close()
-            return
-        io.reset(problem if isinstance(problem, ChorusError) else None)
-        if isinstance(problem, PeerError):
-            self.counters.refused_peers += 1
-            self._log.info(
-                "blob stream of {peer} refused: {problem}",
-                peer=str(io.stream.connection.peer_id),
-                problem=str(problem),
-            )
-        elif not isinstance(problem, ChorusError):
-            self._log.failure("serving a blob", cast("Any", result))
-        elif not isinstance(problem, StreamClosed):
-            self._log.error("a blob could not be served: {problem}", problem=str(problem))
-
-    async def _serve(self, io: StreamIO) -> None:
-        while True:
-            try:
-                request = decode_request(await io.read_delimited(MAX_REQUEST, timeout=IDLE_S))
-            except EndOfStream:
-                return
-            peer = io.stream.connection.peer_id
-            serving = self._serving
-            if serving.total() >= self.limits.max_serving or serving[peer] >= self.limits.max_serving_per_peer:
-                self.counters.refused_busy += 1
-                await io.write_delimited(Answer("busy").encode())
-                continue
-            serving[peer] += 1
-            try:
-                if isinstance(request, ManifestRequest):
-                    await self._send_manifest(io, request)
-                else:
-                    await self._send_chunks(io, request)
-            finally:
-                serving[peer] -= 1
-                if not serving[peer]:
-                    del serving[peer]
-
-    async def _send_manifest(self, io: StreamIO, request: ManifestRequest) -> None:
-        found = None
-        if request.sha256 in self._sizes:
-            found = await self._store.read(lambda connection: table.manifest(connection, request.sha256))
-        if found is None:
-            await io.write_delimited(Answer("unknown").encode())
-            return
-        await io.write_delimited(Answer("ok", len(found)).encode())
-        for start in range(0, len(found), CHUNK):
-            await io.write(found[start : start + CHUNK])
-
-    async def _send_chunks(self, io: StreamIO, request: ChunksRequest) -> None:
-        known = self._sizes.get(request.sha256)
-        if known is None:
-            await io.write_delimited(Answer("unknown").encode())
-            return
-        if request.first + request.count > chunk_count(known):
-            await io.write_delimited(Answer("bad").encode())
-            return
-        file = await self._open_to_serve(request.sha256, known)
-        if file is None:
-            await io.write_delimited(Answer("unknown").encode())
-            return
-        try:
-            offset = request.first * CHUNK
-            end = min(known, offset + request.count * CHUNK)
-            await io.write_delimited(Answer("ok", end - offset).encode())
-            while offset < end:
-                length = min(CHUNK, end - offset)
-                data = await self._offload(lambda o=offset, n=length: os.pread(file.fileno(), n, o))  # type: ignore[misc]
-                if len(data) != length:
-                    raise BlobStoreUnavailable(f"blob {request.sha256} became shorter")
-                await io.write(data)
-                offset += length
-                self.counters.served_bytes += length
-        finally:
-            file.close()
-
-    async def _open_to_serve(self, sha256: str, size: int) -> IO[bytes] | None:
-        """None when the file is not what was stored: others must not take us for a liar."""
-        try:
-            file, found = await self._offload(lambda: _open_sized(self._files.path(sha256)))
-        except OSError as problem:
-            self._log.error("blob {sha256} cannot be read: {problem}", sha256=sha256, problem=str(problem))
-            return None
-        if found == size:
-            return file
-        file.close()
-        self._log.error("blob {sha256} has lost bytes", event="blob.lost", sha256=sha256, size=size, found=found)
-        return None
-
-
-class _Lock:
-    """One at a time for one blob; forgets itself when nobody holds or awaits it."""
-
-    def __init__(self, sha256: str, locks: dict[str, _Lock]) -> None:
-        self._sha256 = sha256
-        self._locks = locks
-        self._lock = DeferredLock()
-        self._users = 0
-
-    async def __aenter__(self) -> None:
-        self._users += 1
-        try:
-            await self._lock.acquire()
-        except BaseException:
-            self._leave()
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        self._lock.release()
-        self._leave()
-
-    def _leave(self) -> None:
-        self._users -= 1
-        if not self._users:
-            self._locks.pop(self._sha256, None)
-
-
-class _SharedFetch:
-    """One transfer for several callers."""
-
-    def __init__(
-        self, running: Deferred[Path], limit: int, holders: Sequence[PeerId], over: Callable[[], object]
-    ) -> None:
-        self._running = running
-        self._limit = limit
-        self._holders = frozenset(holders)
-        self._waiting: list[Deferred[Path]] = []
-        self._result: object = None
-        self._over = over
-        self.done = False
-        running.addBoth(self._finished)
-
-    def covers(self, limit: int, holders: Sequence[PeerId]) -> bool:
-        return limit == self._limit and self._holders.issuperset(holders)
-
-    def wait(self) -> Deferred[Path]:
-        waiter: Deferred[Path] = Deferred(self._cancelled)
-        if self.done:
-            waiter.callback(cast("Path", self._result))
-        else:
-            self._waiting.append(waiter)
-        return waiter
-
-    def cancel(self) -> None:
-        self._running.cancel()
-
-    def _cancelled(self, waiter: Deferred[Path]) -> None:
-        if waiter in self._waiting:
-            self._waiting.remove(waiter)
-            if not self._waiting and not self.done:
-                self._running.cancel()
-
-    def _finished(self, result: object) -> None:
-        self.done = True
-        self._result = result
-        self._over()
-        waiting, self._waiting = self._waiting, []
-        for waiter in waiting:
-            waiter.callback(cast("Path", result))
-
-
-def _detached(work: Coroutine[Deferred[Any], Any, T]) -> Deferred[T]:
-    """Cancelling the result stops the waiting, not the work, which must not be left half done."""
-    waiter: Deferred[T] = Deferred()
-    Deferred.fromCoroutine(work).addBoth(waiter.callback)
-    return waiter
-
-
-def _open_sized(path: Path) -> tuple[IO[bytes], int]:
-    file = open(path, "rb", buffering=0)  # noqa: SIM115
-    return file, os.fstat(file.fileno()).st_size
 
 
 def _open_source(path: Path) -> tuple[IO[bytes], int]:

@@ -26,7 +26,7 @@ from chorus.protocols.blobs import (
 )
 from chorus.protocols.stream import ProtocolOptions
 from chorus.protocols.streamio import StreamIO
-from chorus.services import blob_fetch, blob_files, blob_upload
+from chorus.services import blob_fetch, blob_files, blob_serving, blob_upload
 from chorus.services import blobs as service
 from chorus.services.blobs import (
     BlobLimits,
@@ -766,8 +766,8 @@ class ServingTests(BlobCase):
         other = self.open(self.client(3))
         self.assertEqual(self.ask(other, ManifestRequest(self.blob).encode()).status, "ok")
         # Whoever takes nothing is cut off, and its places are free again.
-        self.run_for(service.WRITE_S + 1)
-        self.assertEqual(self.node.blobs._serving.total(), 0)
+        self.run_for(blob_serving.WRITE_S + 1)
+        self.assertEqual(self.node.blobs._server._serving.total(), 0)
         third = self.open(greedy)
         self.assertEqual(self.ask(third, ManifestRequest(self.blob).encode()).status, "ok")
         third.reset()
@@ -782,9 +782,9 @@ class ServingTests(BlobCase):
 
     def test_idle_streams_end(self) -> None:
         io = self.open(self.client(2))
-        self.run_for(service.IDLE_S + 1, 0.5)
+        self.run_for(blob_serving.IDLE_S + 1, 0.5)
         self.assertTrue(io.stream.closed)
-        self.assertEqual(self.node.blobs._streams, set())
+        self.assertEqual(self.node.blobs._server._streams, set())
 
     def test_a_file_that_became_shorter(self) -> None:
         path = self.node.blobs.path_of(self.blob)

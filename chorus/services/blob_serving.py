@@ -1,0 +1,177 @@
+"""Blobs given to other members: a bounded number of answers at once, at the pace of whoever reads them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from chorus.errors import ChorusError, PeerError
+from chorus.protocols.blobs import (
+    CHUNK,
+    MAX_REQUEST,
+    Answer,
+    ChunksRequest,
+    ManifestRequest,
+    chunk_count,
+    decode_request,
+)
+from chorus.protocols.stream import StreamClosed
+from chorus.protocols.streamio import EndOfStream, StreamIO
+from chorus.services.blob_files import BlobStoreUnavailable
+from chorus.store import blobs as table
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+    from chorus.identity import PeerId
+    from chorus.protocols.stream import Stream
+    from chorus.services.blob_fetch import Offload
+    from chorus.services.blobs import BlobCounters
+    from chorus.store.database import Store
+
+IDLE_S = 60.0
+"""Between two requests on one stream."""
+WRITE_S = 30.0
+"""For a peer that takes nothing of what it asked for."""
+
+
+class BlobServing:
+    """`size_of` knows what is here, `path` where it lies; `most` answers at once, `per_peer` of them for one."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        clock: IReactorTime,
+        offload: Offload,
+        size_of: Callable[[str], int | None],
+        path: Callable[[str], Path],
+        counters: BlobCounters,
+        most: int,
+        per_peer: int,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._offload = offload
+        self._size_of = size_of
+        self._path = path
+        self._counters = counters
+        self._most = most
+        self._per_peer = per_peer
+        self._serving: Counter[PeerId] = Counter()
+        self._streams: set[StreamIO] = set()
+
+    def stop(self) -> None:
+        for io in list(self._streams):
+            io.reset()
+
+    def stream_opened(self, stream: Stream) -> None:
+        io = StreamIO(stream, self._clock, timeout=WRITE_S)
+        self._streams.add(io)
+        Deferred.fromCoroutine(self._serve(io)).addBoth(self._served, io)
+
+    def _served(self, result: object, io: StreamIO) -> None:
+        self._streams.discard(io)
+        problem = getattr(result, "value", None)
+        if problem is None:
+            io.close()
+            return
+        io.reset(problem if isinstance(problem, ChorusError) else None)
+        if isinstance(problem, PeerError):
+            self._counters.refused_peers += 1
+            self._log.info(
+                "blob stream of {peer} refused: {problem}",
+                peer=str(io.stream.connection.peer_id),
+                problem=str(problem),
+            )
+        elif not isinstance(problem, ChorusError):
+            self._log.failure("serving a blob", cast("Any", result))
+        elif not isinstance(problem, StreamClosed):
+            self._log.error("a blob could not be served: {problem}", problem=str(problem))
+
+    async def _serve(self, io: StreamIO) -> None:
+        while True:
+            try:
+                request = decode_request(await io.read_delimited(MAX_REQUEST, timeout=IDLE_S))
+            except EndOfStream:
+                return
+            peer = io.stream.connection.peer_id
+            serving = self._serving
+            if serving.total() >= self._most or serving[peer] >= self._per_peer:
+                self._counters.refused_busy += 1
+                await io.write_delimited(Answer("busy").encode())
+                continue
+            serving[peer] += 1
+            try:
+                if isinstance(request, ManifestRequest):
+                    await self._send_manifest(io, request)
+                else:
+                    await self._send_chunks(io, request)
+            finally:
+                serving[peer] -= 1
+                if not serving[peer]:
+                    del serving[peer]
+
+    async def _send_manifest(self, io: StreamIO, request: ManifestRequest) -> None:
+        found = None
+        if self._size_of(request.sha256) is not None:
+            found = await self._store.read(lambda connection: table.manifest(connection, request.sha256))
+        if found is None:
+            await io.write_delimited(Answer("unknown").encode())
+            return
+        await io.write_delimited(Answer("ok", len(found)).encode())
+        for start in range(0, len(found), CHUNK):
+            await io.write(found[start : start + CHUNK])
+
+    async def _send_chunks(self, io: StreamIO, request: ChunksRequest) -> None:
+        known = self._size_of(request.sha256)
+        if known is None:
+            await io.write_delimited(Answer("unknown").encode())
+            return
+        if request.first + request.count > chunk_count(known):
+            await io.write_delimited(Answer("bad").encode())
+            return
+        file = await self._open_to_serve(request.sha256, known)
+        if file is None:
+            await io.write_delimited(Answer("unknown").encode())
+            return
+        try:
+            offset = request.first * CHUNK
+            end = min(known, offset + request.count * CHUNK)
+            await io.write_delimited(Answer("ok", end - offset).encode())
+            while offset < end:
+                length = min(CHUNK, end - offset)
+                data = await self._offload(lambda o=offset, n=length: os.pread(file.fileno(), n, o))  # type: ignore[misc]
+                if len(data) != length:
+                    raise BlobStoreUnavailable(f"blob {request.sha256} became shorter")
+                await io.write(data)
+                offset += length
+                self._counters.served_bytes += length
+        finally:
+            file.close()
+
+    async def _open_to_serve(self, sha256: str, size: int) -> IO[bytes] | None:
+        """None when the file is not what was stored: others must not take us for a liar."""
+        try:
+            file, found = await self._offload(lambda: open_sized(self._path(sha256)))
+        except OSError as problem:
+            self._log.error("blob {sha256} cannot be read: {problem}", sha256=sha256, problem=str(problem))
+            return None
+        if found == size:
+            return file
+        file.close()
+        self._log.error("blob {sha256} has lost bytes", event="blob.lost", sha256=sha256, size=size, found=found)
+        return None
+
+
+def open_sized(path: Path) -> tuple[IO[bytes], int]:
+    file = open(path, "rb", buffering=0)  # noqa: SIM115
+    return file, os.fstat(file.fileno()).st_size
