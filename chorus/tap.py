@@ -56,7 +56,8 @@ class _Role(usage.Options):
     def parseArgs(self, *rest: str) -> None:
         if rest:
             raise usage.UsageError(
-                f"unexpected argument {rest[0]!r}: a node is configured by CHORUS_… variables (see docs/configuration.md)"
+                f"unexpected argument {rest[0]!r}: a node is configured by CHORUS_… variables "
+                "(see docs/configuration.md)"
             )
 
 
