@@ -410,6 +410,7 @@ class NodeService(Service):
             ),
             announce=parts["messaging"].announce_task,
             result_known=collection.result_known,
+            bring=collection.bring,
         )
         coordinator.placement = Placement(
             scheduler=coordinator,

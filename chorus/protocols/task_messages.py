@@ -308,6 +308,8 @@ class Result(Message):
     artifacts_skipped: tuple[str, ...] = _field(_list(_detail, MAX_NOTES), ())
     caveats: tuple[str, ...] = _field(_list(_detail, MAX_NOTES), ())
     disk_enforcement: str = _field(_word, "none")
+    agent_id: str | None = _field(_optional(_text(MAX_TEXT)), None)
+    """The executor's name for itself: its scheduler may have started anew and not know it yet."""
 
 
 @attrs.frozen

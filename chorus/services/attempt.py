@@ -7,7 +7,6 @@ counted from the send time of the last acknowledged renewal (spec/tasks.md).
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -42,7 +41,7 @@ from chorus.protocols.task_messages import (
     to_json,
 )
 from chorus.protocols.tasks import MAX_PENDING_RENEWALS
-from chorus.sandbox import languages
+from chorus.sandbox import languages, volumes
 from chorus.sandbox.contract import ImageMissing, Job, Reason, RunResult, SandboxUnavailable
 from chorus.services.spool import STREAMS, InThread, Spool
 from chorus.tasks import leases
@@ -141,6 +140,7 @@ class Workplace:
     """What every attempt of one executor shares."""
 
     agent_id: str
+    """What marks this agent's sandboxes."""
     streams: TaskStreams
     runs: RunStore
     blobs: Blobs
@@ -154,6 +154,8 @@ class Workplace:
     """Bytes of the largest input that is fetched."""
     list_archive: Callable[[Path], Sequence[str]]
     """Names in an archive; blocking. Raises `archives.BadArchive`."""
+    name: str | None = None
+    """The agent's name in results."""
 
 
 class Attempt:
@@ -370,6 +372,7 @@ class Attempt:
             artifacts_skipped=tuple(skipped[:MAX_NOTES]),
             caveats=tuple(_text(note) for note in result.caveats[:MAX_NOTES]),
             disk_enforcement=result.disk_enforcement,
+            agent_id=self._place.name,
         )
 
     def _stopped_outcome(self, detail: str) -> Message:
@@ -381,7 +384,7 @@ class Attempt:
     def _result(self, reason: Reason, detail: str) -> Message:
         """The result of an attempt whose sandbox never began."""
         now = self._place.wall()
-        return Result(str(reason), None, _text(detail), "none", None, now, now)
+        return Result(str(reason), None, _text(detail), "none", None, now, now, agent_id=self._place.name)
 
     async def _record(self, outcome: Message) -> None:
         """Make the outcome durable, however long the store refuses: it is not sent before."""
@@ -455,7 +458,8 @@ class Attempt:
 
     async def _erase(self) -> None:
         try:
-            await self._place.in_thread(shutil.rmtree, self.directory, True)
+            # With whatever a killed process left mounted in it.
+            await self._place.in_thread(volumes.remove_tree, self.directory)
             await self._place.runs.delete(self.record.task_id, self.record.fence)
         except ChorusError as error:
             # The row comes back at the next start, is resumed, and is answered `stale` or `ack` again.

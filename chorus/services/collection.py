@@ -1,6 +1,7 @@
 """Brings what results name (artifacts, whole outputs) to the scheduler, so that it does not hang on one agent's disk.
 
-A result is recorded first and its blobs follow; whoever asks for one before it is here has it fetched at once.
+A result is recorded, and its agent let go, once its blobs are here; `BRING_S` bounds that wait. What takes longer, or
+whose agent is gone, follows in the background, and whoever asks for it meanwhile has it fetched at once.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError
@@ -18,16 +20,19 @@ from chorus.identity import PeerId
 from chorus.services import task_documents
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
     from twisted.python.failure import Failure
 
     from chorus.http.ports import Document
+    from chorus.seams import JSON
     from chorus.tasks.machine import TaskMachine
     from chorus.tasks.state import TaskState
 
+BRING_S = 20.0
+"""Seconds that the record of a result waits for its blobs; less than its agent waits for the acknowledgement."""
 MAX_AT_ONCE = 2
 """Fetches at once: they share the connections with tasks' live output."""
 RETRY_S = 2.0
@@ -92,11 +97,36 @@ class Collection(Service):
         holder = self._holders.get(sha256)
         return [holder] if holder is not None else []
 
-    def result_known(self, task: TaskState) -> None:
-        agent = (task.result or {}).get("agent")
-        if not isinstance(agent, str) or agent == str(self._own):
+    def bring(self, result: Mapping[str, JSON]) -> Deferred[None]:
+        """Fires when everything that `result` names is here, could not be had, or takes too long. Never fails."""
+        return (
+            Deferred.fromCoroutine(self._bring_all(result)).addTimeout(BRING_S, self._clock).addErrback(self._not_all)
+        )
+
+    async def _bring_all(self, result: Mapping[str, JSON]) -> None:
+        holder = self._holder(result)
+        if holder is None:
             return
-        holder = PeerId.parse(agent)
+        for sha256, size in task_documents.blobs_of(result):
+            if await self._blobs.stat(sha256) is None:
+                await self._blobs.fetch(sha256, size, [holder])
+                self.collected += 1
+
+    def _not_all(self, failure: Failure) -> None:
+        if isinstance(failure.value, ChorusError | DeferredTimeout | OSError):
+            self._log.info("a result is recorded before all of its blobs are here: {error}", error=failure.value)
+        else:
+            self._log.failure("bringing the blobs of a result broke", failure=failure)
+
+    def _holder(self, result: Mapping[str, JSON] | None) -> PeerId | None:
+        """The agent that a result came from, unless that is this node."""
+        agent = (result or {}).get("agent")
+        return PeerId.parse(agent) if isinstance(agent, str) and agent != str(self._own) else None
+
+    def result_known(self, task: TaskState) -> None:
+        holder = self._holder(task.result)
+        if holder is None:
+            return
         for sha256, size in task_documents.blobs_of(task.result):
             if sha256 not in self._holders:
                 self._holders[sha256] = holder

@@ -8,12 +8,12 @@ commit (docs/architecture.md, "The way of a task").
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol, cast
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from chorus.errors import UserError
@@ -137,7 +137,7 @@ class CoordinatorSettings:
 
 class CoordinatorService(Service):
     """Implements `http.ports.Tasks`. `announce` gets every change of state, for `chorus/tasks`; `result_known` every
-    task with a new result (`Collection`).
+    task with a new result; `bring` waits for what a result names before it is recorded (both are `Collection`'s).
 
     `placement` is set by the caller after construction (each needs the other). `entry_applied` watches the journal,
     which is started (replayed) before this service is.
@@ -164,6 +164,7 @@ class CoordinatorService(Service):
         settings: CoordinatorSettings,
         announce: Callable[[Document], None] = lambda _: None,
         result_known: Callable[[TaskState], None] = lambda _: None,
+        bring: Callable[[Mapping[str, JSON]], Awaitable[None]] = lambda _: succeed(None),
     ) -> None:
         self._journal = journal
         self._machine = machine
@@ -184,7 +185,7 @@ class CoordinatorService(Service):
         self._custody: dict[str, Custody] = {}
         self._lost_at: dict[str, float] = {}
         self._ignored: dict[int, IllegalEntry] = {}
-        self._desk = Desk(clock, wall, events, self.append, machine.get, self._custody_ended)
+        self._desk = Desk(clock, wall, events, self.append, machine.get, self._custody_ended, bring)
         self._running = False
         self.counters = Counters()
 

@@ -64,6 +64,8 @@ class Desk:
     task: Callable[[str], TaskState]
     """The machine's state of a task. Raises `UnknownTask`."""
     ended: Callable[[Custody], None]
+    bring: Callable[[Mapping[str, JSON]], Awaitable[None]]
+    """Fetches what a result names, as far as it can be had in time."""
 
 
 class Custody:
@@ -218,7 +220,7 @@ class Custody:
             fence=str(self.fence),
         )
         self._deciding = True
-        self._decide(None, lambda: entries.lease_expired(self._desk.wall(), self.task_id, self.fence), Stale())
+        self._decide(lambda: entries.lease_expired(self._desk.wall(), self.task_id, self.fence), Stale())
 
     # the end
 
@@ -231,7 +233,20 @@ class Custody:
         self._deciding = True
         if self._lease is not None and self._lease.active():
             self._lease.cancel()
-        self._decide(channel, lambda: self._entry_for(message), Ack())
+        self._settle(message, Ack())
+
+    def _settle(self, message: Result | Released, last: Message) -> None:
+        Deferred.fromCoroutine(self._settled(message, last)).addErrback(self._broken)
+
+    async def _settled(self, message: Result | Released, last: Message) -> None:
+        if isinstance(message, Result):
+            # The agent keeps what it made until the acknowledgement, and may be gone after it.
+            await self._desk.bring(self._document(message))
+        if not self.over:
+            await self._decided(lambda: self._entry_for(message), last)
+
+    def _document(self, message: Result) -> dict[str, JSON]:
+        return result_document(message, self.agent, message.agent_id or self.agent_id)
 
     def _entry_for(self, message: Result | Released) -> Entry | None:
         """What to record of it now; None when there is nothing left to record."""
@@ -241,7 +256,7 @@ class Custody:
             if task.terminal:
                 return None
             return entries.released(now, self.task_id, self.fence, message.reason, message.detail or None)
-        result = result_document(message, self.agent, self.agent_id)
+        result = self._document(message)
         if task.state is State.CANCELLED:
             return entries.collected(now, self.task_id, self.fence, result) if task.fence == self.fence else None
         if task.terminal:
@@ -251,7 +266,7 @@ class Custody:
             return entries.completed(now, self.task_id, self.fence, result, detail)
         return entries.failed(now, self.task_id, self.fence, message.reason, detail, result)
 
-    def _decide(self, channel: SchedulerChannel | None, make: Callable[[], Entry | None], last: Message) -> None:
+    def _decide(self, make: Callable[[], Entry | None], last: Message) -> None:
         Deferred.fromCoroutine(self._decided(make, last)).addErrback(self._broken)
 
     async def _decided(self, make: Callable[[], Entry | None], last: Message) -> None:
@@ -263,14 +278,14 @@ class Custody:
             # Cancelled, or expired, in the meantime: look again, or tell the agent that it is not its task any more.
             task = self._desk.task(self.task_id)
             if isinstance(last, Ack) and task.state is State.CANCELLED and task.fence == self.fence:
-                self._decide(None, make, last)
+                self._decide(make, last)
                 return
             self._log.info("an outcome of {task} is stale: {error}", event="task.stale", task=self.task_id, error=error)
             self.drop(Stale())
         except ChorusError as error:
             self._log.error("an outcome of {task} waits: {error}", task=self.task_id, error=error)
             if not self.over:
-                self._retry = self._desk.clock.callLater(APPEND_RETRY_S, self._decide, None, make, last)
+                self._retry = self._desk.clock.callLater(APPEND_RETRY_S, self._decide, make, last)
         else:
             self.drop(last)
 

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from chorus.errors import ChorusError, UserError
 from chorus.protocols.task_messages import Accept, Assign, Decline, Message, Offer
-from chorus.sandbox import archives
+from chorus.sandbox import archives, volumes
 from chorus.sandbox.contract import Choice, ImageMissing, Limits, SandboxUnavailable
 from chorus.services.attempt import Attempt, RunRecord, Workplace, detect, job_of
 from chorus.tasks import leases
@@ -72,7 +72,7 @@ class ExecutorService(Service):
     _log = Logger()
 
     def __init__(self, place: Workplace, profile: AgentProfile, *, changed: Callable[[], None] = lambda: None) -> None:
-        self._place = place
+        self._place = attrs.evolve(place, name=profile.agent_id)
         self._profile = profile
         self._changed = changed
         self._reserved: dict[ExecutorChannel, _Reservation] = {}
@@ -119,6 +119,8 @@ class ExecutorService(Service):
             kept = set(await self._place.sandboxes.reconcile(keep))
         except ChorusError as error:
             self._log.error("sandboxes of an earlier run cannot be looked for: {error}", error=error)
+        known = {f"{task_id}-{fence}" for task_id, fence in records}
+        await self._place.in_thread(_remove_strays, self._place.directory, known)
         for key, record in records.items():
             attempt = self._attempt(record)
             taken = key in kept
@@ -342,6 +344,14 @@ def _alive(record: RunRecord, now: float) -> bool:
     """Whether the lease of a run of an earlier process can still be its own, by wall time (the only one that spans
     reboots); a clock that was set back makes it look longer than any lease, and then it is not trusted."""
     return record.language is not None and 0.0 < record.lease_until - now <= record.lease_s
+
+
+def _remove_strays(parent: Path, known: set[str]) -> None:
+    """Directories of attempts that have no row: their process died before it was written, or after it was deleted."""
+    if parent.is_dir():
+        for path in parent.iterdir():
+            if path.name not in known:
+                volumes.remove_tree(path)
 
 
 def archive_names(path: Path) -> list[str]:

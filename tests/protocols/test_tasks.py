@@ -89,6 +89,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
         st.lists(texts, max_size=3).map(tuple),
         st.lists(texts, max_size=3).map(tuple),
         words,
+        st.one_of(st.none(), texts),
     ),
     st.builds(Released, words, texts),
     st.builds(Resume, st.just(TASK), fences),

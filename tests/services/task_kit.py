@@ -238,7 +238,10 @@ class FakeBlobs:
 
     async def _fetch(self, sha256: str, holders: Sequence[PeerId]) -> Path:
         if self.hold is not None:
-            await self.hold
+            # A Deferred of its own: a fetch that is cancelled leaves the others waiting.
+            waiting: Deferred[None] = Deferred()
+            self.hold.addBoth(lambda _: waiting.called or waiting.callback(None))
+            await waiting
         for holder in holders:
             data = self._world.nodes[holder].blobs.get(sha256)
             if data is not None:
@@ -468,6 +471,7 @@ class Node:
             settings=self.settings,
             announce=self.announced.append,
             result_known=self._result_known,
+            bring=self._bring,
         )
         self.placement = Placement(
             scheduler=self.coordinator,
@@ -516,6 +520,9 @@ class Node:
 
     def _result_known(self, task: TaskState) -> None:
         self.collection.result_known(task)
+
+    def _bring(self, result: Any) -> Deferred[None]:
+        return self.collection.bring(result)
 
     def _is_settled(self, task_id: str) -> bool:
         return self.coordinator.is_settled(task_id)

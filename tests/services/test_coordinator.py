@@ -476,9 +476,11 @@ class SchedulerRestartTest(WorldCase):
         worker.engine.only().finish(0, artifacts={"a": b"1"})
         self.world.advance(300)
         self.assertEqual(worker.executor.unacknowledged, 1)
+        worker.visible = False
         scheduler.restart()
         self.world.settle()
         self.assertEqual(scheduler.state(task), "completed")
+        self.assertEqual(scheduler.show(task)["agent_id"], "worker", "though its presence is not known yet")
         self.assertEqual(scheduler.output(task), "all of it")
         self.assertEqual(worker.executor.unacknowledged, 0)
 

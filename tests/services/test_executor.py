@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -23,6 +24,7 @@ from chorus.protocols.task_messages import (
     encode,
 )
 from chorus.sandbox.contract import Limits, Reason
+from chorus.services.collection import BRING_S
 from chorus.services.executor import ASSIGN_S
 from chorus.services.task_streams import FIRST_MESSAGE_S
 from chorus.tasks import ids
@@ -397,6 +399,16 @@ class RestartTest(ExecutorCase):
         worker.restart()
         self.assertFalse(container.alive)
 
+    def test_a_directory_without_a_row_is_removed(self) -> None:
+        worker = self.world.node("worker", expertise=("x",))
+        self.scheduler.submit("true", required={"expertise": ["x"]})
+        stray = worker.directory / "runs" / "nobody-0.1.2" / "scratch"
+        stray.mkdir(parents=True)
+        worker.kill()
+        worker.restart()
+        self.assertFalse(stray.parent.exists())
+        self.assertEqual(len(list((worker.directory / "runs").iterdir())), 1)
+
     def test_an_unacknowledged_result_survives_any_number_of_restarts(self) -> None:
         worker = self.world.node("worker", expertise=("x",))
         task = self.scheduler.submit("true", required={"expertise": ["x"]})
@@ -596,32 +608,72 @@ class RetentionTest(ExecutorCase):
         worker = self.world.node("worker", expertise=("x",))
         task = scheduler.submit("true", required={"expertise": ["x"]})
         worker.engine.only().say("stdout", b"output")
-        scheduler.blobs.hold = Deferred()
         worker.engine.only().finish(0, artifacts={"a": b"artifact"})
         self.world.settle()
         document = scheduler.show(task)
         (row,) = document["artifacts"]
-        self.assertEqual(scheduler.collection.holders_of(row["sha256"]), [worker.peer])
-        scheduler.blobs.hold.callback(None)
-        self.world.settle()
         self.assertEqual(scheduler.blobs.get(row["sha256"]), b"artifact")
         self.assertEqual(scheduler.blobs.get(document["output"]["stdout"]["sha256"]), b"output")
         self.assertEqual(scheduler.collection.holders_of(row["sha256"]), [])
+
+    def test_an_agent_is_let_go_only_when_its_result_is_here(self) -> None:
+        scheduler = self.world.node("scheduler", max_tasks=1)
+        worker = self.world.node("worker", expertise=("x",))
+        task = scheduler.submit("true", required={"expertise": ["x"]})
+        scheduler.blobs.hold = Deferred()
+        worker.engine.only().finish(0, artifacts={"a": b"artifact"})
+        self.world.advance(5)
+        self.assertEqual((scheduler.state(task), worker.executor.unacknowledged), ("running", 1))
+        scheduler.blobs.hold.callback(None)
+        self.world.settle()
+        self.assertEqual((scheduler.state(task), worker.executor.unacknowledged), ("completed", 0))
+        self.assertIsNotNone(scheduler.blobs.get(scheduler.show(task)["artifacts"][0]["sha256"]))
+
+    def test_what_takes_too_long_follows_after_the_record(self) -> None:
+        scheduler = self.world.node("scheduler", max_tasks=1)
+        worker = self.world.node("worker", expertise=("x",))
+        task = scheduler.submit("true", required={"expertise": ["x"]})
+        hold = scheduler.blobs.hold = Deferred()
+        worker.engine.only().finish(0, artifacts={"a": b"artifact"})
+        self.world.advance(BRING_S + 1)
+        self.assertEqual(scheduler.state(task), "completed")
+        (row,) = scheduler.show(task)["artifacts"]
+        self.assertEqual(scheduler.collection.holders_of(row["sha256"]), [worker.peer])
+        self.assertEqual(scheduler.blobs.holders[row["sha256"]], worker.peer)
+        scheduler.blobs.hold = None
+        if not hold.called:
+            hold.callback(None)
+        self.world.advance(10)
+        self.assertEqual(scheduler.blobs.get(row["sha256"]), b"artifact")
+        self.assertEqual(scheduler.collection.holders_of(row["sha256"]), [])
+
+    def test_cancelled_while_the_result_is_brought(self) -> None:
+        scheduler = self.world.node("scheduler", max_tasks=1)
+        worker = self.world.node("worker", expertise=("x",))
+        task = scheduler.submit("true", required={"expertise": ["x"]})
+        scheduler.blobs.hold = Deferred()
+        worker.engine.only().finish(0, artifacts={"a": b"artifact"})
+        self.world.settle()
+        scheduler.cancel(task)
+        scheduler.blobs.hold.callback(None)
+        self.world.settle()
+        document = scheduler.show(task)
+        self.assertEqual((document["state"], len(document["artifacts"])), ("cancelled", 1))
+        self.assertEqual(worker.executor.unacknowledged, 0)
 
     def test_an_agent_that_is_away_is_asked_again(self) -> None:
         scheduler = self.world.node("scheduler", max_tasks=1)
         worker = self.world.node("worker", expertise=("x",))
         task = scheduler.submit("true", required={"expertise": ["x"]})
         worker.engine.only().finish(0, artifacts={"a": b"artifact"})
-        hidden = dict(self.world.nodes)
         scheduler.blobs.hold = Deferred()
         self.world.settle()
-        sha = scheduler.show(task)["artifacts"][0]["sha256"]
-        worker.blobs.remove(sha)
+        worker.blobs.remove(hashlib.sha256(b"artifact").hexdigest())
         scheduler.blobs.hold.callback(None)
         self.world.settle()
+        self.assertEqual(scheduler.state(task), "completed", "its end is known, whatever became of the blob")
+        sha = scheduler.show(task)["artifacts"][0]["sha256"]
         self.assertIsNone(scheduler.blobs.get(sha))
-        self.assertEqual(len(hidden), 2)
         worker.blobs.put(b"artifact")
         scheduler.collection.peer_joined(worker.peer)
         self.world.settle()

@@ -1,0 +1,236 @@
+"""`kill -9` of scheduler, executor and sandbox in the middle of a task, with real agents in processes of their own:
+no lost task, no second result, no orphan (spec/tasks.md; docs/architecture.md, "Faults")."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import SkipTest, TestCase
+
+from tests.integration.agents import Agent, Mesh, processes_with, until
+
+LEASE_S = "4"
+LINES = 25
+STOPPED = (0, -signal.SIGTERM)
+"""twistd ends itself by the signal that it was stopped with, after its services have stopped."""
+
+
+def threaded(scenario: Callable[[Any], None]) -> Callable[[Any], Deferred[None]]:
+    """Run a blocking scenario off the reactor's thread, so that the test's time limit holds."""
+
+    def test(self: Any) -> Deferred[None]:
+        return deferToThread(scenario, self)
+
+    test.__doc__ = scenario.__doc__
+    return test
+
+
+class FaultCase(TestCase):
+    timeout = 180
+    sandbox = "bubblewrap"
+    settings: dict[str, str] = {}
+
+    def setUp(self) -> None:
+        if shutil.which("bwrap") is None:
+            raise SkipTest("bubblewrap is not installed (apt-get install bubblewrap)")
+        self.folder = Path(tempfile.mkdtemp(prefix="chorus-faults-"))
+        self.mesh = Mesh(self.folder, CHORUS_SANDBOX=self.sandbox, CHORUS_LEASE_S=LEASE_S, **self.settings)
+        self.marker = f"marker-{uuid.uuid4().hex}"
+        self.addCleanup(self.mesh.stop)
+
+    def agents(self, workers: int) -> list[Agent]:
+        """A scheduler that cannot run the task itself, and so many workers that can."""
+        scheduler = self.mesh.add("scheduler")
+        found = [self.mesh.add(f"worker-{n}", CHORUS_AGENT_EXPERTISE="work") for n in range(workers)]
+        self.mesh.meet()
+        return [scheduler, *found]
+
+    def submit(self, scheduler: Agent, lines: int = LINES, pause: float = 0.2) -> str:
+        command = (
+            f": {self.marker}; for i in $(seq 1 {lines}); do echo line $i; sleep {pause}; done; "
+            "echo whole > /workspace/output/result.txt"
+        )
+        return scheduler.submit(commands=[command], required={"expertise": ["work"]}, artifacts=["*.txt"])
+
+    def running(self, scheduler: Agent, task: str) -> dict[str, Any]:
+        """The document once some output has come."""
+
+        def look() -> dict[str, Any] | None:
+            document = scheduler.task(task)
+            return document if document["state"] == "running" and document["output"]["stdout"]["bytes"] > 10 else None
+
+        found: dict[str, Any] = until("output of the task", look)
+        return found
+
+    def check(self, scheduler: Agent, task: str, lines: int = LINES) -> dict[str, Any]:
+        """The end: one result, the whole output of its attempt, ids without gaps, no process left."""
+        document = scheduler.ended(task)
+        self.assertEqual((document["state"], document["exit_code"]), ("completed", 0), document)
+        events = scheduler.events(task)
+        self.assertEqual([event["id"] for event in events], list(range(1, len(events) + 1)))
+        states = [event["data"]["state"] for event in events if event["type"] == "state"]
+        self.assertEqual([states.count(state) for state in ("completed", "failed", "cancelled")], [1, 0, 0])
+        text = ""
+        for event in events:
+            if event["type"] == "state" and event["data"]["state"] == "assigned":
+                text = ""
+            elif event["type"] == "output" and event["data"]["stream"] == "stdout":
+                self.assertEqual(event["data"]["offset"], len(text))
+                text += event["data"]["text"]
+        self.assertEqual(text, "".join(f"line {n}\n" for n in range(1, lines + 1)))
+        (artifact,) = document["artifacts"]
+        self.assertEqual(scheduler.blob(artifact["sha256"]), b"whole\n")
+        self.assertEqual(scheduler.blob(document["output"]["stdout"]["sha256"]).decode(), text)
+        until("the end of every process of the task", lambda: not processes_with(self.marker), 15)
+        return document
+
+
+class SchedulerKilledTest(FaultCase):
+    @threaded
+    def test_and_back_within_the_lease_the_task_goes_on_where_it_was(self) -> None:
+        scheduler, _ = self.agents(1)
+        task = self.submit(scheduler)
+        self.running(scheduler, task)
+        scheduler.kill()
+        scheduler.start()
+        document = self.check(scheduler, task)
+        self.assertEqual(document["attempt"], 1)
+
+    @threaded
+    def test_and_away_for_longer_than_the_lease_it_is_run_again(self) -> None:
+        scheduler, _ = self.agents(1)
+        task = self.submit(scheduler)
+        self.running(scheduler, task)
+        scheduler.kill()
+        time.sleep(float(LEASE_S) + 1)
+        self.assertEqual(processes_with(self.marker), [], "the agent kills it before its lease ends")
+        scheduler.start()
+        document = self.check(scheduler, task)
+        self.assertGreaterEqual(document["attempt"], 2)
+
+    @threaded
+    def test_right_after_the_answer_the_task_is_there(self) -> None:
+        scheduler, _ = self.agents(1)
+        task = self.submit(scheduler, lines=3)
+        scheduler.kill()
+        scheduler.start()
+        self.check(scheduler, task, lines=3)
+
+    @threaded
+    def test_a_result_that_came_meanwhile_is_delivered(self) -> None:
+        scheduler, worker = self.agents(1)
+        task = self.submit(scheduler, lines=5)
+        self.running(scheduler, task)
+        scheduler.kill()
+        until("the end of the run", lambda: not processes_with(self.marker), 20)
+        scheduler.start()
+        document = self.check(scheduler, task, lines=5)
+        self.assertEqual((document["attempt"], document["agent_id"]), (1, worker.name))
+
+
+class ExecutorKilledTest(FaultCase):
+    @threaded
+    def test_another_one_takes_over(self) -> None:
+        scheduler, one, other = self.agents(2)
+        task = self.submit(scheduler)
+        first = self.running(scheduler, task)["agent_id"]
+        victim, heir = (one, other) if first == one.name else (other, one)
+        victim.kill()
+        document = self.check(scheduler, task)
+        self.assertEqual((document["agent_id"], document["attempt"]), (heir.name, 2))
+        victim.start()
+        self.mesh.meet()
+        time.sleep(2)
+        self.assertEqual(scheduler.task(task)["updated_at"], document["updated_at"], "no second result")
+
+    @threaded
+    def test_and_back_at_once_it_hands_back_what_died_with_it(self) -> None:
+        scheduler, worker = self.agents(1)
+        task = self.submit(scheduler)
+        self.running(scheduler, task)
+        worker.kill()
+        worker.start()
+        document = self.check(scheduler, task)
+        self.assertEqual(document["attempt"], 2)
+        until("the end of every run's directory", lambda: not list((worker.data / "runs").iterdir()), 10)
+
+    @threaded
+    def test_asked_to_stop_it_finishes_what_runs(self) -> None:
+        scheduler, worker = self.agents(1)
+        task = self.submit(scheduler, lines=10)
+        self.running(scheduler, task)
+        self.assertIn(worker.stop(), STOPPED)
+        document = self.check(scheduler, task, lines=10)
+        self.assertEqual(document["attempt"], 1)
+
+
+class ShortShutdownTest(FaultCase):
+    settings = {"CHORUS_SHUTDOWN_S": "10"}
+
+    @threaded
+    def test_asked_to_stop_it_hands_back_what_takes_too_long(self) -> None:
+        scheduler, one, other = self.agents(2)
+        task = self.submit(scheduler, lines=150)
+        first = self.running(scheduler, task)["agent_id"]
+        victim, heir = (one, other) if first == one.name else (other, one)
+        begun = time.monotonic()
+        self.assertIn(victim.stop(), STOPPED)
+        self.assertLess(time.monotonic() - begun, 15)
+        until("the other agent's start", lambda: scheduler.task(task)["agent_id"] == heir.name, 20)
+        with scheduler.request("DELETE", f"/v1/tasks/{task}") as answer:
+            self.assertEqual(answer.status, 200)
+        until("the end of every process of the task", lambda: not processes_with(self.marker), 15)
+
+
+class EverythingKilledTest(FaultCase):
+    @threaded
+    def test_one_node_alone_killed_and_back(self) -> None:
+        node = self.mesh.add("alone", CHORUS_AGENT_EXPERTISE="work")
+        task = self.submit(node)
+        self.running(node, task)
+        node.kill()
+        until("the end of the orphans", lambda: not processes_with(self.marker), 10)
+        node.start()
+        self.check(node, task)
+
+    @threaded
+    def test_both_at_once_and_back(self) -> None:
+        scheduler, worker = self.agents(1)
+        task = self.submit(scheduler)
+        self.running(scheduler, task)
+        scheduler.kill()
+        worker.kill()
+        worker.start()
+        scheduler.start()
+        self.check(scheduler, task)
+
+
+class SandboxKilledTest(FaultCase):
+    @threaded
+    def test_the_task_does_not_hang_and_leaves_nothing(self) -> None:
+        """kill -9 of every process of the sandbox: the attempt ends with a reason of its own, at once."""
+        scheduler, _ = self.agents(1)
+        task = self.submit(scheduler)
+        self.running(scheduler, task)
+        for pid in processes_with(self.marker):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        until("the end of every process of the task", lambda: not processes_with(self.marker), 10)
+        # By what can be seen from outside, the command was killed (137) or its sandbox broke; then it runs again.
+        document = scheduler.ended(task)
+        if document["state"] == "completed":
+            self.assertGreaterEqual(document["attempt"], 2)
+        else:
+            self.assertEqual((document["state"], document["reason"], document["exit_code"]), ("failed", "exit", 137))
