@@ -144,20 +144,20 @@ class Docker:
             self._owed = False
             self.pool.begin()
 
-    async def container_for(self, job: Job, image: str, scratch: Path) -> Contained:
-        """A warm container if one fits, else a new one."""
+    async def container_for(self, job: Job, image: str, scratch: Path, *, warm: bool) -> Contained:
+        """A warm container if one fits and is wanted, else a new one."""
         if self._owed:
             await self.settle()
         name = f"chorus-{job.task_id[-36:]}-{job.attempt}-{uuid.uuid4().hex[:8]}"
-        warm = self.pool.take(image, job.limits)
-        if warm is not None:
+        ready = self.pool.take(image, job.limits) if warm else None
+        if ready is not None:
             try:
-                await self.workers.call(CONTAINER_S, self.containers.fit, warm, job, name)
+                await self.workers.call(CONTAINER_S, self.containers.fit, ready, job, name)
             except (ChorusError, TimedOut) as error:
                 self._log.info("a warm container of {image} was not usable: {error}", image=image, error=error)
-                await self.discard(warm)
+                await self.discard(ready)
             else:
-                return warm
+                return ready
         box = Box(scratch / "box")
         made: Contained = await self.workers.call(CONTAINER_S, self.containers.make, name, image, box, job.limits, job)
         return made

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -68,6 +69,8 @@ class Contained:
     box: Box
     volume: Volume
     limits: Limits
+    warm: bool = False
+    """Waited for its task, and so may have died meanwhile."""
     pid: int = 0
     handle: int = -1
 
@@ -85,14 +88,12 @@ class Contained:
                 signal.pidfd_send_signal(self.handle, signal.SIGKILL)
 
     def gone(self) -> bool:
-        """The first process is no more (or was never seen)."""
+        """The first process is no more; False where that cannot be seen."""
         if self.handle < 0:
             return False
-        try:
-            signal.pidfd_send_signal(self.handle, 0)
-        except OSError:
-            return True
-        return False
+        poll = select.poll()
+        poll.register(self.handle, select.POLLIN)
+        return bool(poll.poll(0))
 
     def release(self) -> None:
         if self.handle >= 0:
@@ -179,7 +180,7 @@ class Containers:
             label = labels(self._agent_id, image, box, job)
             made = self.engine.create(name, container(image, box, limits, self._users, label, self._runtime))
             self.engine.start(made)
-            found = Contained(made, image, box, volume, limits)
+            found = Contained(made, image, box, volume, limits, warm=job is None)
             self._await_ready(found)
             found.attach(self.engine.inspect(made)["State"])
         except BaseException:
@@ -221,10 +222,11 @@ class Containers:
         self.engine.rename(warm.id, name)
 
     def begin(self, found: Contained, job: Job, now: float) -> Binding:
-        """Start the commands; durable before this returns."""
-        started = self.engine.execute(found.id, execution(job, self._users))
-        binding = Binding(job.task_id, job.fence, started, now, found.volume.enforcement, job.limits.disk_mb)
+        """Start the commands; what it takes to find them again is durable before."""
+        prepared = self.engine.prepare_execution(found.id, execution(job, self._users))
+        binding = Binding(job.task_id, job.fence, prepared, now, found.volume.enforcement, job.limits.disk_mb)
         binding.write(found.box)
+        self.engine.start_execution(prepared)
         return binding
 
     def oom_killed(self, found: Contained) -> bool:

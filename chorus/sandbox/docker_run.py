@@ -158,6 +158,7 @@ class DockerRun:
                 tail.close()
             if self.contained is not None:
                 self.contained.release()
+            self._backend.runs.discard(self)
             self._say_gone()
             return
         self.result.callback(await self._leave(started, elapsed, exit_code))
@@ -185,37 +186,53 @@ class DockerRun:
             self.contained, binding = self._kept
             self._follow_output(self.contained)
             return binding
-        found = await self._backend.container_for(self._job, self._image, self._scratch)
+        try:
+            return await self._begin(await self._container(warm=True))
+        except (EngineError, SandboxUnavailable):
+            found, self.contained = self.contained, None
+            if found is None or not found.warm or self._stopped is not None:
+                self.contained = found
+                raise
+        # It died while it waited, which only shows now: once more in a new one.
+        await self._backend.discard(found)
+        return await self._begin(await self._container(warm=False))
+
+    async def _container(self, *, warm: bool) -> Contained:
+        found = await self._backend.container_for(self._job, self._image, self._scratch, warm=warm)
         self.contained = found
         if self._stopped is not None:
             raise _Refused(*self._stopped)
+        return found
+
+    async def _begin(self, found: Contained) -> Binding:
+        containers, job = self._backend.containers, self._job
         try:
-            await self._call(
-                FILES_S, self._backend.containers.fill, found, self._job, lambda: self._stopped is not None
-            )
+            await self._call(FILES_S, containers.fill, found, job, self._is_stopped)
         except archives.BadArchive as error:
             raise _Refused(Reason.REFUSED, f"bad_archive: {error}") from None
         except archives.NoSpace:
-            detail = f"the input does not fit the disk of {self._job.limits.disk_mb} MB"
-            raise _Refused(Reason.DISK, detail) from None
+            raise _Refused(Reason.DISK, f"the input does not fit the disk of {job.limits.disk_mb} MB") from None
         except archives.Interrupted:
             raise _Refused(Reason.CANCELLED, "") from None
         if self._stopped is not None:
             raise _Refused(*self._stopped)
-        begun: Deferred[Binding] = self._call(
-            CONTAINER_S, self._backend.containers.begin, found, self._job, self._backend.now()
-        )
+        # Output may come before the call that started it returns.
+        begun: Deferred[Binding] = self._call(CONTAINER_S, containers.begin, found, job, self._backend.now())
         self._follow_output(found)
         return await begun
 
     def _follow_output(self, found: Contained) -> None:
         cap = self._job.limits.output_mb << 20
         out, err = self._starts
+        for tail in self._tails:
+            tail.close()
+        following = bool(self._tails)
         self._tails = [
             Tail("stdout", found.out / "stdout", cap, self._sink, out),
             Tail("stderr", found.out / "stderr", cap, self._sink, err),
         ]
-        self._spend(self._tail())
+        if not following:
+            self._spend(self._tail())
 
     # -- during
 
@@ -259,6 +276,10 @@ class DockerRun:
         except EngineError as error:
             # The container or the execution is unknown: somebody removed it, or the engine forgot it in a restart.
             self._stop(Reason.SANDBOX_UNAVAILABLE, f"the container is gone: {error}")
+            return None
+        if not sample.running and sample.exit_code is None:
+            # Taken over from an agent that was killed just before it started the commands.
+            self._stop(Reason.SANDBOX_UNAVAILABLE, "the commands never began")
             return None
         self._silent_since = None
         return sample

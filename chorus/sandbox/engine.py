@@ -123,17 +123,20 @@ class Engine:
             found: dict[str, Any] = client.inspect_container(container)
             return found
 
-    def execute(self, container: str, body: Mapping[str, Any]) -> str:
-        """Start a command and leave it running; its id."""
-        with self._client(SLOW_CALL_S) as client:
+    def prepare_execution(self, container: str, body: Mapping[str, Any]) -> str:
+        """A command that is not started yet; its id."""
+        with self._client(CALL_S) as client:
             answer = client._post_json(client._url("/containers/{0}/exec", container), data=dict(body))
-            found = str(client._result(answer, True)["Id"])
+            return str(client._result(answer, True)["Id"])
+
+    def start_execution(self, found: str) -> None:
+        """Start it and leave it running."""
+        with self._client(SLOW_CALL_S) as client:
             answer = client._post_json(client._url("/exec/{0}/start", found), data={"Detach": True, "Tty": False})
             client._raise_for_status(answer)
-            return found
 
     def execution(self, found: str) -> tuple[bool, int | None]:
-        """(running, exit code)."""
+        """(running, exit code); the code is None for one that runs or never began."""
         with self._client(CALL_S) as client:
             state = client.exec_inspect(found)
             return bool(state.get("Running")), state.get("ExitCode")

@@ -69,7 +69,8 @@ class Tail:
             except FileNotFoundError:
                 return 0
         got = 0
-        while got < TURN and self.kept < self._cap:
+        # A sink may close this (it may detach the run), so that is looked at every time.
+        while got < TURN and self.kept < self._cap and self._fd >= 0:
             data = os.pread(self._fd, min(PIECE, self._cap - self.kept), self.kept)
             if not data:
                 break

@@ -23,6 +23,9 @@ TOOL_S = 30.0
 OVERHEAD_MB = 8
 """What ext4 keeps for itself in a small file system, on top of what the task may write."""
 
+FULL_BYTES = 512 * 1024
+"""With a hundredth of its size: a file system with less left has refused a write, or will."""
+
 POLL_ENTRIES = 200_000
 """Files counted in one measurement; a tree of more is over the limit whatever their size."""
 
@@ -70,7 +73,8 @@ class Volume:
             except OSError:
                 return False
             # The last blocks go to metadata: a writer meets ENOSPC a little before zero.
-            return room.f_bavail * room.f_frsize < 64 * 1024 or room.f_favail == 0
+            left = FULL_BYTES + room.f_blocks * room.f_frsize // 100
+            return room.f_bavail * room.f_frsize < left or room.f_favail == 0
         return measure(self.path, self.limit_mb << 20) > self.limit_mb << 20
 
 
@@ -160,19 +164,17 @@ def release(path: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Unmount and delete. A folder somewhere below may have been made unreadable by the task."""
+    """Unmount and delete. Folders in it may have been made unreadable by the task; nothing above `path` is touched."""
     release(path)
-
-    def again(function: object, name: str, _: object) -> None:
-        with contextlib.suppress(OSError):
-            os.chmod(os.path.dirname(name), 0o700)
-            os.chmod(name, 0o700, follow_symlinks=False) if not os.path.islink(name) else None
-            if os.path.isdir(name) and not os.path.islink(name):
-                shutil.rmtree(name, ignore_errors=True)
-            else:
-                os.unlink(name)
-
     if path.is_symlink() or path.is_file():
         path.unlink(missing_ok=True)
-    elif path.exists():
-        shutil.rmtree(path, onerror=again)
+        return
+    shutil.rmtree(path, ignore_errors=True)
+    if path.exists():
+        # Rights are given back from the top down, as far as they reach; then once more.
+        for _, names, _, fd in os.fwalk(path, follow_symlinks=False, onerror=lambda error: None):
+            for name in names:
+                with contextlib.suppress(OSError):
+                    if stat.S_ISDIR(os.lstat(name, dir_fd=fd).st_mode):
+                        os.chmod(name, 0o700, dir_fd=fd)
+        shutil.rmtree(path, ignore_errors=True)

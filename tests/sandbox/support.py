@@ -129,3 +129,18 @@ class SandboxCase(TestCase):
         """Nothing is left but what a run leaves on purpose."""
         self.assertLessEqual({path.name for path in scratch.iterdir()}, {"stdout", "stderr", "artifacts"})
         self.assertNotIn(os.path.realpath(scratch), Path("/proc/self/mountinfo").read_text())
+
+
+def no_docker() -> str | None:
+    """Why the Docker backend cannot be tested here."""
+    host = os.environ.get("CHORUS_TEST_DOCKER_HOST")
+    if not host:
+        return "CHORUS_TEST_DOCKER_HOST names no container engine (scripts/dockerd-test start)"
+    from chorus.sandbox.engine import Engine
+
+    try:
+        if Engine(host).image_id(IMAGE) is None:
+            return f"the engine at {host} has no {IMAGE} (deploy/images/build python)"
+    except Exception as error:
+        return f"the engine at {host} does not answer: {error}"
+    return None

@@ -206,9 +206,19 @@ class Volumes(Folder):
         (tree / "a/b").mkdir(parents=True)
         (tree / "a/b/c").write_text("")
         (tree / "l").symlink_to("/")
+        (tree / "a/b").chmod(0o000)
         (tree / "a").chmod(0o000)
         volumes.remove_tree(tree)
         self.assertFalse(tree.exists())
+
+    def test_remove_tree_touches_nothing_above(self) -> None:
+        self.root.chmod(0o755)
+        before = self.root.stat().st_mode
+        volumes.remove_tree(self.root / "never-there")
+        (self.root / "t").mkdir()
+        self.patch(volumes.shutil, "rmtree", lambda *_, **__: None)
+        volumes.remove_tree(self.root / "t")
+        self.assertEqual(self.root.stat().st_mode, before)
 
 
 class Groups(Folder):

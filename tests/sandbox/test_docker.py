@@ -1,0 +1,502 @@
+"""The Docker backend, against a real engine (CHORUS_TEST_DOCKER_HOST)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import tarfile
+import time
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+
+from chorus.sandbox import docker_box, docker_run
+from chorus.sandbox.contract import Limits, Reason, RunResult
+from chorus.sandbox.docker import Docker
+from chorus.sandbox.docker_spec import Users, cap_file, container, execution, labels, resources
+from chorus.sandbox.engine import Engine
+from chorus.sandbox.languages import ImageMap
+from chorus.sandbox.workspace import Box
+from tests.sandbox.contract import ContractTests
+from tests.sandbox.support import IMAGE, Recorder, SandboxCase, child, no_docker, python, shell
+from tests.support import PureTestCase
+
+ROOT = Path(__file__).parents[2]
+HOST = os.environ.get("CHORUS_TEST_DOCKER_HOST", "")
+DEFAULTS = Limits(disk_mb=64, memory_mb=256, pids=64)
+IMAGES = ImageMap({"base": IMAGE})
+"""The tests' shell jobs run in the one image that every engine under test has."""
+
+
+class DockerCase(SandboxCase):
+    skip = no_docker()
+    agent = "agent-docker-test"
+
+    def setUp(self) -> None:
+        self.state = self.scratch()
+        self.backend = self.docker()
+
+    def docker(self, host: str = HOST, **fields: Any) -> Docker:
+        values: dict[str, Any] = {"state": self.state, "host": host, "images": IMAGES, "defaults": DEFAULTS, **fields}
+        backend = Docker(reactor, self.agent, **values)  # type: ignore[arg-type]
+        self.addCleanup(backend.close)
+        return backend
+
+    def mine(self) -> list[dict[str, Any]]:
+        return Engine(HOST).labelled("chorus.agent", self.agent)
+
+    async def sleep(self, seconds: float) -> None:
+        await deferLater(reactor, seconds)  # type: ignore[arg-type]
+
+    async def until(self, condition: Any, seconds: float = 20.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            self.assertLess(time.monotonic(), deadline, "waited in vain")
+            await self.sleep(0.02)
+
+
+class Real(ContractTests, DockerCase):
+    async def outcome(self, job: Any, sink: Any = None) -> tuple[RunResult, bytes, bytes]:
+        found = await super().outcome(job, sink)
+        self.assertEqual(self.mine(), [], "the container is gone")
+        return found
+
+    async def test_probe(self) -> None:
+        self.assertIsNone(await self.backend.probe())
+        self.assertIn("no container engine at", await self.docker("unix:///nonexistent.sock").probe())
+        self.assertIn("no container engine answers", await self.docker("tcp://127.0.0.1:1").probe())
+
+    async def test_image_missing(self) -> None:
+        job = shell("true", image="no-such-image:1")
+        self.assertFalse(await self.backend.has_image(job))
+        self.assertTrue(await self.backend.has_image(shell("true")))
+        result, _, _ = await self.outcome(job)
+        self.assertEqual(result.reason, Reason.IMAGE_MISSING)
+        self.assertIn("no-such-image:1", result.detail)
+
+    async def test_not_an_image_name(self) -> None:
+        self.assertFalse(await self.backend.has_image(shell("true", image="UPPER//::")))
+
+    async def test_everything_a_container_is_created_with(self) -> None:
+        """Every default of spec/tasks.md, as the engine holds it."""
+        run, _ = self.go(shell("echo begun; sleep 30"), seen := Recorder())
+        await seen.seen("stdout", b"begun")
+        (entry,) = self.mine()
+        found = Engine(HOST).inspect(entry["Id"])
+        host, config = found["HostConfig"], found["Config"]
+        box = config["Labels"]["chorus.box"]
+        self.assertEqual(
+            {
+                key: value
+                for key, value in config["Labels"].items()
+                if key in ("chorus.task", "chorus.fence", "chorus.agent", "chorus.image")
+            },
+            {"chorus.task": "task-1", "chorus.fence": "0.1.7", "chorus.agent": self.agent, "chorus.image": IMAGE},
+        )
+        expected = {
+            "CapDrop": ["ALL"], "CapAdd": None, "Privileged": False, "ReadonlyRootfs": True, "NetworkMode": "none",
+            "IpcMode": "private", "PidMode": "", "UTSMode": "", "Init": True, "PidsLimit": 64, "Memory": 256 << 20,
+            "MemorySwap": 256 << 20, "NanoCpus": 10**9, "ShmSize": 64 << 20, "Devices": [], "Binds": None,
+            "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+            "LogConfig": {"Type": "json-file", "Config": {"max-file": "1", "max-size": "1m"}},
+        }  # fmt: skip
+        for key, value in expected.items():
+            self.assertEqual(host[key] or value if value in (None, []) else host[key], value, key)
+        self.assertEqual(host["SecurityOpt"], ["no-new-privileges:true"], "and so the default seccomp profile")
+        self.assertIn("nosuid,nodev", host["Tmpfs"]["/tmp"])
+        self.assertIn("size=64m", host["Tmpfs"]["/tmp"])
+        self.assertEqual(
+            {one["Name"]: (one["Soft"], one["Hard"]) for one in host["Ulimits"]},
+            {"nofile": (4096, 4096), "fsize": (64 << 20, 64 << 20), "core": (0, 0)},
+        )
+        self.assertNotIn(config["User"].split(":")[0], ("", "0", "root"))
+        mounts = {
+            one["Destination"]: (one["Source"].removeprefix(box), one["RW"])
+            for one in found["Mounts"]
+            if one["Type"] == "bind"
+        }
+        self.assertEqual(
+            mounts,
+            {
+                "/workspace/input": ("/input", False), "/workspace/data": ("/fs/data", True),
+                "/workspace/output": ("/fs/output", True), "/workspace/home": ("/fs/home", True),
+                "/run/chorus": ("/control", True),
+            },
+        )  # fmt: skip
+        run.cancel(Reason.CANCELLED)
+        await run.result
+
+    async def test_the_same_from_inside(self) -> None:
+        out = await self.exits(
+            shell(
+                "grep -E '^(Cap|NoNew|Seccomp:)' /proc/self/status | cut -f2 | sort -u | xargs echo status",
+                "id -u | grep -vx 0 >/dev/null",
+                "touch /x 2>&1 | grep -c Read-only | xargs echo rootfs",
+                "ls /sys/class/net | xargs echo net",
+                "grep ' /tmp ' /proc/mounts | grep -c nosuid,nodev | xargs echo tmp",
+                "df -m /dev/shm | awk 'NR > 1 {print \"shm\", $2}'",
+                "df -m /tmp | awk 'NR > 1 {print \"tmpsize\", $2}'",
+                "ulimit -n | xargs echo nofile; ulimit -c | xargs echo core",
+                "ps -o comm= 1 | xargs echo init",
+                "ls /var/run/docker.sock /run/docker.sock 2>/dev/null | wc -l | xargs echo socket",
+                "cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max 2>/dev/null | xargs echo pids",
+                "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null"
+                " | xargs echo memory",
+                "kill -9 1 2>&1 | grep -c . | xargs echo kill; echo x > /run/chorus/out/stdout 2>&1 || echo denied",
+            )
+        )
+        seen = dict(line.split(" ", 1) for line in out.decode().splitlines() if " " in line)
+        self.assertEqual(seen["status"], "0000000000000000 1 2")
+        self.assertEqual((seen["rootfs"], seen["net"], seen["tmp"], seen["socket"]), ("1", "lo", "1", "0"))
+        self.assertEqual((seen["shm"], seen["tmpsize"], seen["nofile"], seen["core"]), ("64", "64", "4096", "0"))
+        self.assertEqual((seen["pids"], seen["memory"]), ("64", str(256 << 20)))
+        self.assertIn("init", seen["init"])
+        if os.geteuid() == 0:
+            self.assertEqual(seen["kill"], "1")
+            self.assertIn(b"denied", out)
+
+    async def test_output_latency(self) -> None:
+        """Live means well under 200 ms: the median of the time between a line's print and its arrival."""
+        late: list[float] = []
+
+        def sink(stream: str, offset: int, data: bytes) -> None:
+            late.extend(time.time() - float(line) for line in data.split())
+
+        run, _ = self.go(
+            python("import time\nfor _ in range(20): print(time.time(), flush=True); time.sleep(0.03)"), sink
+        )
+        self.assertEqual((await run.result).reason, Reason.EXIT)
+        self.assertEqual(len(late), 20)
+        self.assertLess(sorted(late)[10], 0.2)
+
+    async def test_endless_output_is_stopped(self) -> None:
+        result, out, _ = await self.outcome(shell("yes", limits={"output_mb": 1}))
+        self.assertEqual((result.reason, result.truncated, len(out)), (Reason.OUTPUT, ("stdout",), 1 << 20))
+
+    async def test_an_image_without_a_shell(self) -> None:
+        tar = self.scratch() / "empty.tar"
+        tarfile.open(tar, "w").close()
+        import docker
+
+        client = docker.APIClient(base_url=HOST)
+        client.import_image(str(tar), repository="chorus-test-empty")
+        self.addCleanup(client.close)
+        self.addCleanup(client.remove_image, "chorus-test-empty")
+        result, _, _ = await self.outcome(shell("true", image="chorus-test-empty"))
+        self.assertEqual(result.reason, Reason.SANDBOX_UNAVAILABLE)
+
+    async def test_a_container_that_somebody_removes(self) -> None:
+        run, _ = self.go(shell("echo begun; sleep 60"), seen := Recorder())
+        await seen.seen("stdout", b"begun")
+        Engine(HOST).remove(self.mine()[0]["Id"])
+        result = await run.result
+        self.assertIn(result.reason, (Reason.SANDBOX_UNAVAILABLE, Reason.EXIT))
+        self.assertEqual(result.stdout_bytes, 6)
+
+
+class Warm(DockerCase):
+    async def fill(self, count: int = 1) -> Docker:
+        self.backend = backend = self.docker(warm={IMAGE: count})
+        await backend.reconcile(lambda task, fence: False)
+        await self.until(lambda: backend.pool.waiting.get(IMAGE) == count)
+        return backend
+
+    async def test_used_once_and_refilled(self) -> None:
+        backend = await self.fill()
+        (waiting,) = self.mine()
+        self.assertEqual(waiting["Labels"]["chorus.warm"], "1")
+        run, scratch = self.go(shell("echo warm"), seen := Recorder())
+        await seen.seen("stdout", b"warm")
+        names = {name for entry in self.mine() for name in entry["Names"]}
+        self.assertTrue(any("task-1" in name for name in names), names)
+        self.assertEqual((await run.result).reason, Reason.EXIT)
+        self.assert_clean(scratch)
+        await self.until(lambda: backend.pool.waiting.get(IMAGE) == 1)
+        self.assertNotEqual(self.mine()[0]["Id"], waiting["Id"])
+
+    async def test_takes_the_limits_of_its_task(self) -> None:
+        await self.fill()
+        job = shell(
+            "cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max 2>/dev/null; true",
+            "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null; true",
+            "dd if=/dev/zero of=big bs=1M count=100",
+            limits={"pids": 20, "memory_mb": 100, "disk_mb": 24, "cpu": 0.5},
+        )
+        result, out, _ = await self.outcome(job)
+        self.assertEqual(out.split(), [b"20", str(100 << 20).encode()])
+        self.assertEqual(result.reason, Reason.DISK)
+        if result.disk_enforcement == "loop":
+            self.assertIn("24 MB", result.detail)
+
+    async def test_one_that_does_not_fit_is_left(self) -> None:
+        backend = await self.fill()
+        result, _, _ = await self.outcome(shell("true", limits={"disk_mb": 65}))
+        self.assertEqual(result.reason, Reason.EXIT)
+        self.assertEqual(backend.pool.waiting, {IMAGE: 1})
+
+    async def test_one_that_died_is_passed_over(self) -> None:
+        backend = await self.fill()
+        (entry,) = self.mine()
+        os.kill(Engine(HOST).inspect(entry["Id"])["State"]["Pid"], signal.SIGKILL)
+        self.assertEqual((await self.outcome(shell("echo x")))[1], b"x\n")
+        await self.until(lambda: backend.pool.waiting.get(IMAGE) == 1)
+
+    async def test_drained_on_close(self) -> None:
+        backend = await self.fill(2)
+        await backend.close()
+        self.assertEqual(self.mine(), [])
+        self.assertEqual(os.listdir(self.state / "warm"), [])
+
+    async def test_every_image_that_the_engine_has(self) -> None:
+        self.backend = backend = self.docker(warm={"*": 1}, images=ImageMap({"python": IMAGE}, "nowhere.example"))
+        await backend.reconcile(lambda task, fence: False)
+        await self.until(lambda: backend.pool.waiting == {IMAGE: 1})
+
+    async def test_an_image_that_is_missing_does_not_spin(self) -> None:
+        self.backend = backend = self.docker(warm={"no-such-image": 1})
+        await backend.reconcile(lambda task, fence: False)
+        await self.until(lambda: backend.pool._timer is not None and backend.pool._filling is None)
+        await self.sleep(0.3)
+        self.assertEqual(backend.pool.waiting, {})
+
+
+class Restart(DockerCase):
+    """Another process of the same agent takes over, or cleans up, what a killed one left."""
+
+    async def killed_agent(self, script: str, timeout_s: float = 30.0) -> Path:
+        """A real agent process that starts a task and is killed when its first output comes; its scratch folder."""
+        code = (
+            "import os, sys\n"
+            "from twisted.internet import asyncioreactor; asyncioreactor.install()\n"
+            "from twisted.internet import reactor\n"
+            "from pathlib import Path\n"
+            "from chorus.sandbox.docker import Docker\n"
+            "from chorus.sandbox.languages import ImageMap\n"
+            "from tests.sandbox.support import shell, IMAGE\n"
+            "def sink(stream, offset, data):\n"
+            "    os.kill(os.getpid(), 9)\n"
+            "agent, state, scratch, text, limit = sys.argv[1:]\n"
+            "host = os.environ['CHORUS_TEST_DOCKER_HOST']\n"
+            "b = Docker(reactor, agent, state=Path(state), host=host, images=ImageMap({'base': IMAGE}))\n"
+            "job = shell(text, limits={'timeout_s': float(limit)}, artifacts=('a',))\n"
+            "reactor.callWhenRunning(lambda: b.start(job, Path(scratch), sink))\n"
+            "reactor.run()\n"
+        )
+        scratch = self.scratch() / "scratch"
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        arguments = (self.agent, str(self.state), str(scratch), script, str(timeout_s))
+        text, ended = await child(sys.executable, "-c", code, *arguments, env=env)
+        self.assertEqual(ended, -9, text)
+        return scratch
+
+    async def test_taken_back_from_an_offset(self) -> None:
+        scratch = await self.killed_agent("echo one; sleep 1; echo two; echo done > /workspace/output/a; exit 4")
+        kept = await self.backend.reconcile(lambda task, fence: (task, fence) == ("task-1", "0.1.7"))
+        self.assertEqual(kept, [("task-1", "0.1.7")])
+        seen = Recorder(stdout_from=4)
+        job = shell("", artifacts=("a",))
+        run = self.backend.adopt(job, scratch, seen, 4, 0)
+        result = await run.result
+        self.assertEqual((result.reason, result.exit_code), (Reason.EXIT, 4))
+        self.assertEqual(seen.got["stdout"], b"two\n")
+        self.assertEqual((scratch / "stdout").read_bytes(), b"one\ntwo\n")
+        self.assertEqual([one.path for one in result.artifacts], ["a"])
+        self.assertEqual(self.mine(), [])
+        self.assert_clean(scratch)
+        self.assertIsNone(self.backend.adopt(job, scratch, seen, 0, 0), "only once")
+
+    async def test_taken_back_after_it_ended(self) -> None:
+        scratch = await self.killed_agent("echo one; echo two")
+        await self.sleep(1.0)
+        await self.backend.reconcile(lambda task, fence: True)
+        run = self.backend.adopt(shell(""), scratch, seen := Recorder(), 0, 0)
+        result = await run.result
+        self.assertEqual((result.reason, result.exit_code, seen.got["stdout"]), (Reason.EXIT, 0, b"one\ntwo\n"))
+
+    async def test_the_time_limit_holds_meanwhile(self) -> None:
+        scratch = await self.killed_agent("echo one; sleep 60", timeout_s=1.0)
+        await self.sleep(1.5)
+        await self.backend.reconcile(lambda task, fence: True)
+        result = await self.backend.adopt(shell("", limits={"timeout_s": 1.0}), scratch, Recorder(), 0, 0).result
+        self.assertEqual(result.reason, Reason.TIMEOUT)
+
+    async def test_what_nobody_wants_is_removed(self) -> None:
+        scratch = await self.killed_agent("echo one; sleep 60")
+        self.assertEqual(await self.backend.reconcile(lambda task, fence: False), [])
+        self.assertEqual(self.mine(), [])
+        self.assertIsNone(self.backend.adopt(shell(""), scratch, Recorder(), 0, 0))
+        self.assert_clean(scratch)
+
+    async def test_a_stale_fence_is_removed(self) -> None:
+        await self.killed_agent("echo one; sleep 60")
+        self.assertEqual(await self.backend.reconcile(lambda task, fence: fence == "0.1.8"), [])
+        self.assertEqual(self.mine(), [])
+
+    async def test_a_frozen_one_is_taken_back(self) -> None:
+        scratch = await self.killed_agent("echo one; sleep 0.5; echo two")
+        import docker
+
+        client = docker.APIClient(base_url=HOST)
+        self.addCleanup(client.close)
+        client.pause(self.mine()[0]["Id"])
+        self.assertEqual(len(await self.backend.reconcile(lambda task, fence: True)), 1)
+        result = await self.backend.adopt(shell(""), scratch, Recorder(), 0, 0).result
+        self.assertEqual((result.reason, result.exit_code), (Reason.EXIT, 0))
+
+    async def test_orphans_in_every_state(self) -> None:
+        """created, running, paused, exited, and one whose first process was killed under it."""
+        import docker
+
+        client = docker.APIClient(base_url=HOST)
+        self.addCleanup(client.close)
+        made = {}
+        for state in ("created", "running", "paused", "exited", "killed"):
+            box = self.scratch() / state
+            (box / "fs").mkdir(parents=True)
+            body = {
+                "Image": IMAGE,
+                "Cmd": ["sleep", "600"],
+                "Labels": {"chorus.agent": self.agent, "chorus.box": str(box)},
+            }
+            engine = Engine(HOST)
+            made[state] = (engine.create(f"chorus-orphan-{state}-{os.getpid()}", body), box)
+            if state != "created":
+                engine.start(made[state][0])
+        client.pause(made["paused"][0])
+        client.kill(made["exited"][0])
+        os.kill(Engine(HOST).inspect(made["killed"][0])["State"]["Pid"], signal.SIGKILL)
+        await self.until(
+            lambda: {entry["State"] for entry in self.mine()} == {"created", "running", "paused", "exited"}
+        )
+        self.assertEqual(await self.backend.reconcile(lambda task, fence: True), [])
+        self.assertEqual(self.mine(), [])
+        self.assertEqual([box for _, box in made.values() if box.exists()], [])
+
+    async def test_other_agents_are_left_alone(self) -> None:
+        other = Docker(reactor, "agent-other", state=self.scratch(), host=HOST, images=IMAGES)  # type: ignore[arg-type]
+        self.addCleanup(other.close)
+        run = other.start(shell("echo on; sleep 1; echo off"), self.scratch() / "s", seen := Recorder())
+        await seen.seen("stdout", b"on")
+        await self.backend.reconcile(lambda task, fence: False)
+        self.assertEqual(((await run.result).exit_code, seen.got["stdout"]), (0, b"on\noff\n"))
+
+    async def test_runs_of_this_process_are_left_alone(self) -> None:
+        run, _ = self.go(shell("echo on; sleep 1; echo off"), seen := Recorder())
+        await seen.seen("stdout", b"on")
+        await self.backend.reconcile(lambda task, fence: False)
+        self.assertEqual((await run.result).exit_code, 0)
+
+    async def test_detached_goes_on(self) -> None:
+        run, scratch = self.go(shell("echo on; sleep 1; echo off"), seen := Recorder())
+        await seen.seen("stdout", b"on")
+        run.detach()
+        await self.backend.close()
+        second = self.docker()
+        self.assertEqual(await second.reconcile(lambda task, fence: True), [("task-1", "0.1.7")])
+        result = await second.adopt(shell(""), scratch, seen, 3, 0).result
+        self.assertEqual((result.exit_code, seen.got["stdout"]), (0, b"on\noff\n"))
+
+
+class EngineGone(DockerCase):
+    """An engine of its own, killed in the middle."""
+
+    timeout = 120
+    skip = no_docker() or (
+        None if shutil.which("dockerd") and os.geteuid() == 0 else "starting an engine needs root and dockerd"
+    )
+
+    async def own_engine(self) -> tuple[str, int]:
+        folder = self.scratch()
+        script = str(ROOT / "scripts/dockerd-test")
+        env = {**os.environ, "CHORUS_TEST_DOCKER_DIR": str(folder)}
+
+        async def stop() -> None:
+            await child(script, "stop", env=env)
+
+        self.addCleanup(stop)
+        text, code = await child(script, "start", env=env)
+        self.assertEqual(code, 0, text)
+        values = dict(item.split("=", 1) for item in text.split() if "=" in item)
+        host = values["DOCKER_HOST"]
+        copy = f"docker -H {HOST} save {IMAGE} | docker -H {host} load"
+        text, code = await child("/bin/sh", "-c", copy)
+        self.assertEqual(code, 0, text)
+        return host, int(values["CHORUS_TEST_DOCKER_PID"])
+
+    async def test_kill_9_in_the_middle(self) -> None:
+        self.patch(docker_run, "ENGINE_PATIENCE_S", 1.0)
+        host, pid = await self.own_engine()
+        self.backend = self.docker(host)
+        run, scratch = self.go(
+            shell("echo begun; echo part > /workspace/output/a; sleep 98765", artifacts=("a",)), seen := Recorder()
+        )
+        await seen.seen("stdout", b"begun")
+        os.kill(pid, signal.SIGKILL)
+        result = await run.result
+        self.assertEqual((result.reason, result.stdout_bytes), (Reason.SANDBOX_UNAVAILABLE, 6))
+        self.assertEqual([one.path for one in result.artifacts], ["a"], "partial artifacts are kept")
+        text, _ = await child("/bin/sh", "-c", "ps axo args | grep -c '[s]leep 98765'")
+        self.assertEqual(text.strip(), "0", "the task's processes are gone")
+        self.assert_clean(scratch)
+        self.assertIn("no container engine answers", await self.backend.probe())
+        late = self.backend.start(shell("true"), self.scratch() / "late", lambda *_: None)
+        self.assertEqual((await late.result).reason, Reason.SANDBOX_UNAVAILABLE)
+
+
+class Specification(PureTestCase):
+    """The bodies of the engine's API, without an engine."""
+
+    box = Box(Path("/box"))
+
+    def test_users(self) -> None:
+        root = Users.of_agent(0, 0)
+        self.assertEqual((root.task, root.owner), ((1000, 1000), (1000, 1000)))
+        self.assertNotEqual(root.task, root.pump)
+        other = Users.of_agent(1234, 1235)
+        self.assertEqual((other.task, other.pump, other.owner), ((1234, 1235), (1234, 1235), None))
+        self.assertEqual(container(IMAGE, self.box, Limits(), other, {}, None)["User"], "1234:1235")
+
+    def test_runsc_when_offered(self) -> None:
+        users = Users.of_agent(0, 0)
+        self.assertEqual(container(IMAGE, self.box, Limits(), users, {}, "runsc")["HostConfig"]["Runtime"], "runsc")
+        self.assertNotIn("Runtime", container(IMAGE, self.box, Limits(), users, {}, None)["HostConfig"])
+
+    def test_defaults_of_the_specification(self) -> None:
+        host = container(IMAGE, self.box, Limits(), Users.of_agent(0, 0), {}, None)["HostConfig"]
+        self.assertEqual((host["PidsLimit"], host["Memory"], host["MemorySwap"]), (256, 1 << 30, 1 << 30))
+        self.assertNotIn("docker.sock", str(host))
+
+    def test_small_memory_means_small_tmpfs(self) -> None:
+        host = container(IMAGE, self.box, Limits(memory_mb=40), Users.of_agent(0, 0), {}, None)["HostConfig"]
+        self.assertIn("size=10m", host["Tmpfs"]["/tmp"])
+        self.assertEqual(host["ShmSize"], 10 << 20)
+
+    def test_execution(self) -> None:
+        body = execution(shell("true", env={"A": "b"}, limits={"timeout_s": 7}), Users.of_agent(0, 0))
+        self.assertEqual((body["User"], body["Privileged"], body["Cmd"][-1]), ("1000:1000", False, "7.000"))
+        self.assertIn("timeout -k", body["Cmd"][2])
+        self.assertIn("A=b", body["Env"])
+
+    def test_labels(self) -> None:
+        self.assertEqual(labels("a", "i", self.box, None)["chorus.warm"], "1")
+        self.assertEqual(labels("a", "i", self.box, shell("true"))["chorus.task"], "task-1")
+
+    def test_resources_and_cap(self) -> None:
+        self.assertEqual(resources(Limits(cpu=0.25))["NanoCpus"], 250_000_000)
+        self.assertEqual(cap_file(Limits(output_mb=1)), f"2048 {64 << 20}\n")
+
+    def test_a_binding_that_is_broken(self) -> None:
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        box = Box(folder)
+        self.assertIsNone(docker_box.Binding.read(box))
+        for text in ("", "[]", "{}", '{"task_id": 1}', "null"):
+            (folder / docker_box.BINDING).write_text(text)
+            self.assertIsNone(docker_box.Binding.read(box), text)
+        written = docker_box.Binding("t", "f", "e", 1.0, "loop", 5)
+        written.write(box)
+        self.assertEqual(docker_box.Binding.read(box), written)
