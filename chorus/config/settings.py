@@ -26,6 +26,8 @@ from chorus.config.secret_files import ConfigError, from_directory, from_file
 
 PREFIX = "CHORUS_"
 SECRETS_DIR = "CHORUS_SECRETS_DIR"
+CLIENT_VARIABLES = ("CHORUS_API", "CHORUS_BUILD_COMMIT", "CHORUS_BUILD_DATE")
+"""What the `chorus` command and the version line read, beside the settings."""
 MAX_SHOWN = 60
 """Characters of a wrong value that an error repeats."""
 
@@ -224,7 +226,7 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
 
 def known_variables() -> set[str]:
     """Every variable that `load` reads, the `_FILE` ones included."""
-    names = {SECRETS_DIR}
+    names = {SECRETS_DIR, *CLIENT_VARIABLES}
     for name, field in Settings.model_fields.items():
         names.add(variable(name))
         if is_secret(field):

@@ -141,7 +141,8 @@ class ApiService(HttpPort):
         # Klein installs a reactor when it is imported.
         from chorus.http.app import Api
 
-        self.api = Api(**self._parts)
+        if self.api is None:
+            self.api = Api(**self._parts)
         return self.api.site
 
     def end_streams(self) -> None:

@@ -1,0 +1,148 @@
+"""`chorus`: give a node tasks and look at it. docs/client.md describes every command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from chorus.client import commands
+from chorus.client.errors import EXIT_INTERRUPTED, EXIT_USAGE
+from chorus.errors import UserError
+
+EXIT_STATUSES = """exit status:
+  0    done; the task completed, where one was watched
+  1    the task failed or was cancelled, or the node refused for a reason of its own
+  2    the command was used wrongly, or what it names is not there
+  3    no node answers
+  4    the token is missing or wrong
+  130  interrupted
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    group = shared.add_argument_group("which node, and how to answer")
+    group.add_argument(
+        "--api", metavar="URL", help="address of the API (else CHORUS_API, else the data directory's node)"
+    )
+    group.add_argument("--token", metavar="TOKEN", help="its token (else CHORUS_API_TOKEN, CHORUS_API_TOKEN_FILE, …)")
+    group.add_argument("--json", action="store_true", help="answer in JSON: one document, or one line per event")
+
+    def command(
+        under: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str
+    ) -> argparse.ArgumentParser:
+        return under.add_parser(name, help=text, description=text, parents=[shared], allow_abbrev=False)
+
+    top = argparse.ArgumentParser(
+        prog="chorus",
+        description="Give a CHORUS node tasks, follow them, fetch what they made.",
+        epilog=EXIT_STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[shared],
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", "-v", action="store_true", help="print the version and exit")
+    words = top.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+
+    task = words.add_parser("task", help="submit, watch, list, show, cancel, fetch", allow_abbrev=False)
+    tasks = task.add_subparsers(dest="task_command", metavar="COMMAND", required=True, title="commands")
+    _submit(command(tasks, "submit", "Pack a directory, upload it, and run a command on it somewhere in the mesh."))
+    watch = command(tasks, "watch", "Show a task's output and states until it has ended.")
+    watch.add_argument("task_id", metavar="ID")
+    watch.add_argument("--after", type=int, default=0, metavar="N", help="only events after this one")
+    watch.set_defaults(run=commands.watch)
+    listing = command(tasks, "list", "List tasks, newest first.")
+    listing.add_argument("--state", choices=commands.STATES, help="only tasks in this state")
+    listing.add_argument("--limit", type=int, default=50, metavar="N", help="at most this many (50)")
+    listing.set_defaults(run=commands.list_tasks)
+    show = command(tasks, "show", "Show a task.")
+    show.add_argument("task_id", metavar="ID")
+    show.set_defaults(run=commands.show_task)
+    cancel = command(tasks, "cancel", "Cancel a task; what it wrote so far is kept.")
+    cancel.add_argument("task_id", metavar="ID")
+    cancel.add_argument("--reason", default="", help="why, for its history")
+    cancel.set_defaults(run=commands.cancel)
+    fetch = command(tasks, "fetch", "Fetch a task's artifacts into a directory.")
+    fetch.add_argument("task_id", metavar="ID")
+    fetch.add_argument("--output", "-o", metavar="DIR", help="where to (chorus-ID)")
+    fetch.add_argument("--logs", action="store_true", help="the whole output as well, as stdout.log and stderr.log")
+    fetch.add_argument("--force", action="store_true", help="overwrite files that are there")
+    fetch.set_defaults(run=commands.fetch_artifacts)
+
+    command(words, "peers", "Show the peers of the node.").set_defaults(run=commands.peers)
+    command(words, "status", "Show the node.").set_defaults(run=commands.status)
+    command(words, "openapi", "Print the description of the API (OpenAPI 3.1).").set_defaults(run=commands.openapi)
+    token = command(words, "token", "Print what another machine needs to join this node's cluster (a secret).")
+    token.add_argument("--raw", action="store_true", help="the token alone")
+    token.set_defaults(run=commands.token)
+    return top
+
+
+def _submit(submit: argparse.ArgumentParser) -> None:
+    submit.usage = "chorus task submit [options] [PATH] [-- COMMAND…]"
+    submit.add_argument("path", metavar="PATH", nargs="?", help="directory to pack, or a tar archive as it is")
+    submit.add_argument(
+        "--spec", metavar="FILE", help="fields of the task as JSON (`-`: stdin); options go before them"
+    )
+    submit.add_argument("--title", help="one line about it (the directory's name)")
+    submit.add_argument("--description", help="more about it")
+    submit.add_argument("--project", help="project it belongs to")
+    submit.add_argument("--language", help="instead of finding it by the files")
+    submit.add_argument("--image", help="container image to run in")
+    submit.add_argument("--env", action="append", metavar="NAME=VALUE", help="environment of the commands (repeatable)")
+    submit.add_argument(
+        "--artifact", action="append", metavar="GLOB", help="what to keep of /workspace/output (repeatable)"
+    )
+    submit.add_argument("--require-role", metavar="ROLE", help="only agents with this role")
+    submit.add_argument("--require-expertise", action="append", metavar="WORD", help="… this expertise (repeatable)")
+    submit.add_argument("--require-capability", action="append", metavar="WORD", help="… this capability (repeatable)")
+    submit.add_argument("--depends-on", action="append", metavar="ID", help="only after this task (repeatable)")
+    submit.add_argument("--timeout", type=float, metavar="SECONDS", help="time limit of all commands together")
+    submit.add_argument("--cpu", type=float, metavar="CORES", help="limit of processor cores")
+    submit.add_argument("--memory", type=int, metavar="MB", help="limit of memory")
+    submit.add_argument("--disk", type=int, metavar="MB", help="limit of disk space")
+    submit.add_argument("--priority", type=int, metavar="0-9", help="9 is first (5)")
+    submit.add_argument("--retries", type=int, metavar="N", help="further tries when the task itself fails")
+    submit.add_argument("--idempotency-key", metavar="KEY", help="the same key and task again give the same task")
+    submit.add_argument("--watch", action="store_true", help="follow it to its end")
+    submit.set_defaults(run=commands.submit)
+
+
+def main(words: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
+    """Run one command; returns the exit status."""
+    given = list(sys.argv[1:] if words is None else words)
+    command: list[str] | None = None
+    if "--" in given:
+        at = given.index("--")
+        given, command = given[:at], given[at + 1 :]
+    top = parser()
+    options = top.parse_args(given)
+    if getattr(options, "version", False):
+        from chorus.version import version_line
+
+        print(version_line(environ).replace("CHORUS-agent", "chorus", 1))
+        return 0
+    if not hasattr(options, "run"):
+        top.print_help()
+        return EXIT_USAGE
+    if command is not None and options.run is not commands.submit:
+        top.error("only `task submit` takes a command after --")
+    options.argv = command
+    try:
+        return int(options.run(options, commands.api_of(options, environ)))
+    except UserError as error:
+        print(f"chorus: {error}", file=sys.stderr)
+        return getattr(error, "exit_status", EXIT_USAGE)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read us has enough (`chorus task list | head`). Keep the interpreter from flushing into the pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

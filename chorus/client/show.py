@@ -1,0 +1,216 @@
+"""What a person sees: tables, progress, a task's output. On a terminal with rich, elsewhere as plain lines."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import datetime
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, TYPE_CHECKING, Any
+
+from chorus.client.watch import TERMINAL, Event
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+# Control characters other than line ends and tabs, and escapes other than colours: a task's output must not drive the
+# terminal of whoever looks at it.
+_UNSAFE = re.compile(r"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0b-\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
+MAX_HELD_LINE = 64 * 1024
+"""A line without an end is shown in pieces of this size."""
+
+
+def document(value: object) -> None:
+    """One JSON document on stdout."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def json_line(value: object) -> None:
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def note(text: str) -> None:
+    """A line for the person, beside the results."""
+    print(f"chorus: {safe(text)}", file=sys.stderr, flush=True)
+
+
+def safe(text: str) -> str:
+    """Fit for a terminal."""
+    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> None:
+    """Rows under their columns; `empty` where there are none."""
+    texts = [[safe("" if cell is None else str(cell)) for cell in row] for row in rows]
+    if not texts:
+        print(empty)
+        return
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        shown = Table(*columns, box=None, header_style="bold", pad_edge=False)
+        for row in texts:
+            shown.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+        Console().print(shown)
+        return
+    widths = [max(len(column), *(len(row[at]) for row in texts)) for at, column in enumerate(columns)]
+    for row in [list(columns), *texts]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def facts(rows: Sequence[tuple[str, object]]) -> None:
+    """Names and values, one a line; values that are None or empty are left out."""
+    kept = [(name, safe(str(value))) for name, value in rows if value not in (None, "", [])]
+    width = max(len(name) for name, _ in kept)
+    for name, value in kept:
+        print(f"{name.ljust(width)}  {value}")
+
+
+def moment(unix: object) -> str:
+    """A time of day with its date, local."""
+    if not isinstance(unix, int | float):
+        return ""
+    return datetime.datetime.fromtimestamp(unix).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def size(count: int) -> str:
+    """`12.3 MB`."""
+    amount, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000 or unit == "GB":
+            break
+        amount /= 1000
+    return f"{count} B" if unit == "B" else f"{amount:.1f} {unit}"
+
+
+@contextlib.contextmanager
+def bar(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr while the block runs, where that is a terminal; yields what advances it."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda count: progress.update(task, advance=count)
+
+
+class Follower:
+    """Shows events as they come: output to stdout and stderr, everything else as a progress line on stderr."""
+
+    def __init__(self, out: IO[bytes] | None = None, err: IO[bytes] | None = None) -> None:
+        self._out = out or sys.stdout.buffer
+        self._err = err or sys.stderr.buffer
+        self._held = {"stdout": b"", "stderr": b""}
+        self._live = sys.stderr.isatty()
+        self._status: Status | None = None
+        self.final: dict[str, Any] | None = None
+        """The data of the last state, once it is terminal."""
+
+    def __enter__(self) -> Follower:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hide()
+        for name in ("stdout", "stderr"):
+            held, self._held[name] = self._held[name], b""
+            if held:
+                self._write(name, held)
+
+    def event(self, event: Event) -> None:
+        kind, data = event["type"], event["data"]
+        if kind == "output":
+            raw = base64.b64decode(data["base64"]) if "base64" in data else data["text"].encode("utf-8", "replace")
+            self._output(data["stream"], raw)
+        elif kind == "state":
+            self._progress(_state_line(data))
+            if data.get("state") in TERMINAL:
+                self.final = data
+        elif kind == "progress":
+            self._progress(_progress_line(data))
+        else:
+            self._progress(str(data.get("text", "")))
+
+    def lost(self, reason: str) -> None:
+        self._progress(f"waiting for the node: {reason}")
+
+    def _output(self, stream: str, data: bytes) -> None:
+        if not self._live:
+            self._write(stream, data)
+            return
+        # Whole lines, so that the progress line below them never lands in one.
+        whole, _, rest = (self._held[stream] + data).rpartition(b"\n")
+        if len(rest) > MAX_HELD_LINE:
+            whole, rest = whole + b"\n" + rest if whole else rest, b""
+        self._held[stream] = rest
+        if whole:
+            self._hide()
+            self._write(stream, whole + b"\n")
+            self._show()
+
+    def _write(self, stream: str, data: bytes) -> None:
+        file, terminal = (self._err, sys.stderr) if stream == "stderr" else (self._out, sys.stdout)
+        if terminal.isatty():
+            data = safe(data.decode("utf-8", "replace")).encode()
+        file.write(data)
+        file.flush()
+
+    def _progress(self, text: str) -> None:
+        if not self._live:
+            note(text)
+            return
+        if self._status is None:
+            from rich.console import Console
+            from rich.status import Status as RichStatus
+
+            self._status = RichStatus("", console=Console(stderr=True))
+        from rich.text import Text
+
+        self._status.update(Text(safe(text)))
+        self._status.start()
+
+    def _hide(self) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def _show(self) -> None:
+        if self._status is not None:
+            self._status.start()
+
+
+def _state_line(data: dict[str, Any]) -> str:
+    words = [str(data.get("state"))]
+    if data.get("agent"):
+        words.append(f"on {data.get('agent_id') or data['agent']}")
+    if data.get("sandbox"):
+        words.append(f"in {data['sandbox']}")
+    if (data.get("attempt") or 0) > 1:
+        words.append(f"(attempt {data['attempt']})")
+    told = [str(data[name]) for name in ("reason", "detail") if data.get(name)]
+    return " ".join(words) + (f": {', '.join(told)}" if told else "")
+
+
+def _progress_line(data: dict[str, Any]) -> str:
+    rest = ", ".join(f"{name} {value}" for name, value in data.items() if name != "phase" and value is not None)
+    return f"{data.get('phase', '')}{': ' + rest if rest else ''}"
+
+
+_STYLES = {
+    "completed": "green",
+    "ready": "green",
+    "running": "cyan",
+    "working": "cyan",
+    "assigned": "cyan",
+    "failed": "red",
+    "refused": "red",
+    "cancelled": "yellow",
+    "busy": "yellow",
+}

@@ -1,0 +1,341 @@
+"""The `chorus` command as a process, against the real API on a real socket."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import ProcessProtocol
+
+from chorus.client.api import Api
+from chorus.client.errors import ClientError, NoNode
+from tests.http.wire import TOKEN, ApiCase
+from tests.support import PureTestCase
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Run(ProcessProtocol):
+    def __init__(self) -> None:
+        self.parts = {1: b"", 2: b""}
+        self.ended: Deferred[Run] = Deferred()
+        self.status = -1
+        self._waiting: list[tuple[bytes, Deferred[None]]] = []
+
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
+        self.parts[childFD] += data
+        for item in list(self._waiting):
+            if item[0] in self.parts[1] + self.parts[2]:
+                self._waiting.remove(item)
+                item[1].callback(None)
+
+    def processEnded(self, reason: Any) -> None:
+        self.status = reason.value.exitCode if reason.value.exitCode is not None else -1
+        self.ended.callback(self)
+
+    def until(self, text: bytes) -> Deferred[None]:
+        deferred: Deferred[None] = Deferred()
+        self._waiting.append((text, deferred))
+        self.childDataReceived(1, b"")
+        return deferred
+
+    @property
+    def out(self) -> str:
+        return self.parts[1].decode()
+
+    @property
+    def err(self) -> str:
+        return self.parts[2].decode()
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class CommandCase(ApiCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.data = Path(self.mktemp()).absolute()
+        self.data.mkdir(parents=True)
+        self.announce_port()
+        (self.data / "api-token").write_text(TOKEN + "\n")
+        (self.data / "api-token").chmod(0o600)
+        self.env = {"CHORUS_DATA_DIR": str(self.data), "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": "/"}
+        self.project = self.data / "project"
+        (self.project / "src").mkdir(parents=True)
+        (self.project / "src/a.py").write_text("print('a')\n")
+
+    def announce_port(self) -> None:
+        (self.data / "ports.json").write_text(json.dumps({"api_host": "0.0.0.0", "api": self.service.port}))
+
+    def start(self, *words: str, stdin: bytes = b"", **env: str) -> Run:
+        run = Run()
+        command = [sys.executable, "-m", "chorus.client.main", *words]
+        process = reactor.spawnProcess(run, sys.executable, command, {**self.env, **env}, str(self.data))
+        process.write(stdin)
+        process.closeStdin()
+        self.addCleanup(lambda: process.signalProcess("KILL") if process.pid else None)
+        return run
+
+    async def chorus(self, *words: str, **more: Any) -> Run:
+        return await self.start(*words, **more).ended
+
+    async def good(self, *words: str, **more: Any) -> Run:
+        run = await self.chorus(*words, **more)
+        self.assertEqual(run.status, 0, run.err)
+        return run
+
+    async def bad(self, status: int, *words: str, **more: Any) -> str:
+        """The one line of a failure."""
+        run = await self.chorus(*words, **more)
+        self.assertEqual((run.status, run.out, run.err.count("\n")), (status, "", 1), run.err + run.out)
+        self.assertTrue(run.err.startswith("chorus: "))
+        return run.err
+
+
+class Submitting(CommandCase):
+    async def test_a_directory_and_a_command(self) -> None:
+        run = await self.good(
+            *("task", "submit", str(self.project), "--title", "T", "--env", "A=b=c", "--artifact", "**"),
+            *("--require-role", "developer", "--require-expertise", "python", "--timeout", "60", "--image", "img:1"),
+            *("--language", "python", "--priority", "9", "--", "make", "--json", "test"),
+        )
+        task = self.tasks.tasks[run.out.strip()]
+        spec: Any = task["spec"]
+        self.assertEqual(spec["commands"], [["make", "--json", "test"]])
+        self.assertEqual((spec["title"], spec["env"], spec["artifacts"]), ("T", {"A": "b=c"}, ["**"]))
+        self.assertEqual(spec["required"], {"role": "developer", "expertise": ["python"], "capabilities": []})
+        self.assertEqual((spec["limits"]["timeout_s"], spec["image"], spec["priority"]), (60.0, "img:1", 9))
+        with tarfile.open(fileobj=io.BytesIO(self.blobs.blobs[spec["input"]["sha256"]])) as tar:
+            self.assertEqual(tar.getnames(), ["src", "src/a.py"])
+
+    async def test_one_word_is_a_shell_line(self) -> None:
+        run = await self.good("task", "submit", str(self.project), "--json", "--", "make a && make b")
+        self.assertEqual(run.json["spec"]["commands"], ["make a && make b"])
+        self.assertEqual(run.json["title"], "project")
+
+    async def test_a_specification_from_stdin(self) -> None:
+        spec = json.dumps({"commands": ["true"], "title": "from the file", "priority": 1}).encode()
+        run = await self.good("task", "submit", "--spec", "-", "--priority", "2", "--json", stdin=spec)
+        self.assertEqual((run.json["title"], run.json["spec"]["priority"]), ("from the file", 2))
+
+    async def test_an_archive_is_sent_as_it_is(self) -> None:
+        (self.data / "x.tar").write_bytes(b"tar tar tar")
+        run = await self.good("task", "submit", str(self.data / "x.tar"), "--json", "--", "true")
+        self.assertEqual(self.blobs.blobs[run.json["spec"]["input"]["sha256"]], b"tar tar tar")
+
+    async def test_watch(self) -> None:
+        run = self.start("task", "submit", str(self.project), "--watch", "--", "true")
+        await run.until(b"submitted")
+        (task_id,) = self.tasks.tasks
+        self.tasks.add(task_id, "output", {"stream": "stdout", "offset": 0, "text": "hello\n"})
+        await run.until(b"hello")
+        self.tasks.end(task_id, "completed", "exit", exit_code=0)
+        await run.ended
+        self.assertEqual((run.status, run.out), (0, "hello\n"))
+        self.assertIn(f"chorus: {task_id} completed (exit 0)", run.err)
+
+    async def test_what_the_node_refuses(self) -> None:
+        text = await self.bad(2, "task", "submit", str(self.project), "--priority", "77", "--", "true")
+        self.assertIn("priority: is 77, must be from 0 to 9", text)
+        text = await self.bad(2, "task", "submit", "--spec", "-", stdin=b'{"comands": ["x"], "commands": ["x"]}')
+        self.assertIn("did you mean commands?", text)
+
+    async def test_wrong_use(self) -> None:
+        for words, said in (
+            (("task", "submit", str(self.project)), "say what to run"),
+            (("task", "submit", str(self.data / "none"), "--", "x"), "is not a directory"),
+            (("task", "submit", "--spec", "none.json"), "cannot read none.json"),
+            (("task", "submit", "--env", "A", "--", "x"), "write NAME=VALUE"),
+            (("task", "show", "../../etc"), "is not a task id"),
+            (("task", "show", "0" * 26), "no task has this id"),
+            (("task", "list", "--limit", "0"), "--limit"),
+        ):
+            self.assertIn(said, await self.bad(2, *words))
+
+    async def test_an_input_over_the_limit(self) -> None:
+        with (self.project / "big").open("wb") as file:
+            file.truncate(5 * 1024 * 1024)
+        self.assertIn("larger than the node takes", await self.bad(2, "task", "submit", str(self.project), "--", "x"))
+
+    async def test_an_empty_directory(self) -> None:
+        (self.data / "empty").mkdir()
+        self.assertIn("holds no files", await self.bad(2, "task", "submit", str(self.data / "empty"), "--", "x"))
+
+
+class Looking(CommandCase):
+    async def test_list(self) -> None:
+        self.assertEqual((await self.good("task", "list")).out, "no tasks\n")
+        made = [self.tasks.make(title=f"t{n}") for n in range(3)]
+        self.tasks.end(made[0], "failed", "timeout")
+        lines = (await self.good("task", "list")).out.splitlines()
+        self.assertEqual(lines[0].split(), ["id", "state", "reason", "agent", "created", "title"])
+        self.assertTrue(any(line.startswith(f"{made[0]}  failed     timeout") for line in lines))
+        found = (await self.good("task", "list", "--state", "failed", "--json")).json
+        self.assertEqual([task["id"] for task in found["tasks"]], [made[0]])
+        found = (await self.good("--json", "task", "list", "--limit", "2")).json
+        self.assertEqual((len(found["tasks"]), found["next"]), (2, sorted(made)[1]))
+
+    async def test_more_than_a_page(self) -> None:
+        for _ in range(203):
+            self.tasks.make()
+        self.assertEqual(len((await self.good("task", "list", "--limit", "500", "--json")).json["tasks"]), 203)
+
+    async def test_show_and_cancel(self) -> None:
+        task_id = self.tasks.make(title="the title")
+        self.assertIn("the title", (await self.good("task", "show", task_id)).out)
+        self.assertEqual((await self.good("task", "show", task_id.upper(), "--json")).json["id"], task_id)
+        self.assertEqual((await self.good("task", "cancel", task_id, "--reason", "a b")).out, f"{task_id} cancelled\n")
+        self.assertEqual(self.tasks.cancels, [(task_id, "api", "a b")])
+
+    async def test_peers_and_status(self) -> None:
+        out = (await self.good("peers")).out
+        self.assertIn("node-2  developer  ready  0.4 ms   outbound   /ip4/127.0.0.1/tcp/9001", out)
+        self.assertEqual((await self.good("peers", "--json")).json, {"peers": self.node.peers()})
+        self.assertIn("sandbox    usable yes", (await self.good("status")).out)
+        self.assertEqual((await self.good("status", "--json")).json, self.node.status())
+
+    async def test_openapi(self) -> None:
+        self.assertEqual((await self.good("openapi")).json["openapi"], "3.1.0")
+
+    async def test_version_and_help(self) -> None:
+        self.assertRegex((await self.good("--version")).out, r"\Achorus 0\.\S+ \(build: ")
+        self.assertIn("exit status:", (await self.good("--help")).out)
+
+    async def test_a_reader_that_has_enough(self) -> None:
+        run = self.start("openapi")
+        run.transport.closeStdout()
+        await run.ended
+        self.assertEqual((run.status, run.err), (0, ""))
+
+
+class Watching(CommandCase):
+    async def test_json_lines(self) -> None:
+        task_id = self.tasks.make()
+        self.tasks.end(task_id, "failed", "exit")
+        run = await self.chorus("task", "watch", task_id, "--json")
+        self.assertEqual(run.status, 1)
+        self.assertEqual([json.loads(line)["id"] for line in run.out.splitlines()], [1, 2])
+
+    async def test_a_node_that_restarts(self) -> None:
+        task_id = self.tasks.make()
+        run = self.start("task", "watch", task_id)
+        self.tasks.add(task_id, "output", {"stream": "stdout", "offset": 0, "text": "one "})
+        await run.until(b"one ")
+        await self.service.stopService()
+        await run.until(b"waiting for the node")
+        # It comes back on another port.
+        self.service.startService()
+        self.announce_port()
+        self.tasks.add(task_id, "output", {"stream": "stdout", "offset": 4, "text": "two"})
+        self.tasks.end(task_id, "completed", "exit")
+        await run.ended
+        self.assertEqual((run.status, run.out), (0, "one two"))
+
+    async def test_one_that_has_ended(self) -> None:
+        task_id = self.tasks.make()
+        self.tasks.end(task_id, "cancelled", "cancelled")
+        self.assertEqual((await self.chorus("task", "watch", task_id, "--after", "2")).status, 1)
+
+
+class Fetching(CommandCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.task = self.tasks.make()
+        content = os.urandom(600_000)
+        rows = [{"path": "d/a.bin", "sha256": self.blobs.put(content), "size": len(content)}]
+        log = {"bytes": 3, "sha256": self.blobs.put(b"log")}
+        self.tasks.end(
+            self.task,
+            "completed",
+            "exit",
+            artifacts=rows,
+            output={"stdout": log, "stderr": {"bytes": 0, "sha256": None}},
+        )
+        self.content = content
+
+    async def test_artifacts(self) -> None:
+        run = await self.good("task", "fetch", self.task, "--output", "o", "--logs", "--json")
+        self.assertEqual((self.data / "o/d/a.bin").read_bytes(), self.content)
+        self.assertEqual((self.data / "o/stdout.log").read_bytes(), b"log")
+        self.assertEqual([each["path"] for each in run.json["files"]], ["o/d/a.bin", "o/stdout.log"])
+        self.assertIn("would be overwritten", await self.bad(2, "task", "fetch", self.task, "-o", "o"))
+        await self.good("task", "fetch", self.task, "-o", "o", "--force")
+        self.assertEqual(sorted(os.listdir(self.data / "o")), ["d", "stdout.log"])
+
+    async def test_an_artifact_that_is_not_what_it_should_be(self) -> None:
+        for digest in self.blobs.blobs:
+            self.blobs.blobs[digest] = b"x" + self.blobs.blobs[digest][1:]
+        self.assertIn("did not arrive whole", await self.bad(1, "task", "fetch", self.task, "-o", "o"))
+        self.assertEqual([path for path in (self.data / "o").rglob("*") if path.is_file()], [])
+
+    async def test_a_name_that_leaves_the_directory(self) -> None:
+        self.tasks.tasks[self.task]["artifacts"][0]["path"] = "../../x"  # type: ignore[index, call-overload]
+        self.assertIn("leaves the directory", await self.bad(2, "task", "fetch", self.task, "-o", "o"))
+
+    async def test_none(self) -> None:
+        self.assertEqual((await self.good("task", "fetch", self.tasks.make())).out, "the task has not ended yet\n")
+
+
+class Node(CommandCase):
+    async def test_no_node(self) -> None:
+        (self.data / "ports.json").unlink()
+        text = await self.bad(3, "status")
+        self.assertIn(f"no node runs with the data directory {self.data}; start one with `twistd chorus agent`", text)
+
+    async def test_a_node_that_is_gone(self) -> None:
+        await self.service.stopService()
+        self.assertIn("no node answers at http://127.0.0.1:", await self.bad(3, "status"))
+
+    async def test_a_wrong_token(self) -> None:
+        for more in ({"CHORUS_API_TOKEN": "wrong"},):
+            self.assertIn("does not accept the token", await self.bad(4, "status", **more))
+        self.assertIn("does not accept the token", await self.bad(4, "status", "--token", "wrong"))
+
+    async def test_no_token(self) -> None:
+        (self.data / "api-token").unlink()
+        self.assertIn("say --token or CHORUS_API_TOKEN", await self.bad(4, "status"))
+
+    async def test_by_address(self) -> None:
+        address = f"127.0.0.1:{self.service.port}"
+        env = {"CHORUS_DATA_DIR": "/nonexistent"}
+        await self.good("status", "--api", f"http://{address}/", "--token", TOKEN, **env)
+        await self.good("--api", address, "--token", TOKEN, "status", **env)
+        await self.good("status", CHORUS_API=address, CHORUS_API_TOKEN=TOKEN, **env)
+        await self.good("status", CHORUS_API=address, CHORUS_API_TOKEN_FILE=str(self.data / "api-token"), **env)
+
+    async def test_what_is_no_address(self) -> None:
+        for text in ("ftp://x", "http://", "http://x:y", "http://127.0.0.1:1/path"):
+            self.assertIn("is not the address of an API", await self.bad(2, "status", "--api", text))
+
+    async def test_token(self) -> None:
+        self.assertIn("no node has been started", await self.bad(2, "token"))
+
+
+class Finding(PureTestCase):
+    def test_addresses(self) -> None:
+        data = Path(self.mktemp())
+        data.mkdir(parents=True)
+        api = Api({"CHORUS_DATA_DIR": str(data)})
+        for host, expected in (
+            ("127.0.0.1", "http://127.0.0.1:5"),
+            ("0.0.0.0", "http://127.0.0.1:5"),
+            ("::", "http://[::1]:5"),
+            ("fd00::1", "http://[fd00::1]:5"),
+        ):
+            (data / "ports.json").write_text(json.dumps({"api_host": host, "api": 5}))
+            self.assertEqual(api.address(), expected)
+        for content in ("", "[]", "{}", '{"api": "x"}'):
+            (data / "ports.json").write_text(content)
+            with self.assertRaisesRegex(ClientError, "is damaged"):
+                api.address()
+        (data / "ports.json").unlink()
+        with self.assertRaises(NoNode):
+            api.address()

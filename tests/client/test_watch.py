@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import http.client
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chorus.client import show
+from chorus.client.errors import NoNode, Refused
+from chorus.client.watch import follow, parse_events
+from tests.support import PureTestCase
+
+
+def event(number: int, kind: str = "note", **data: object) -> dict[str, Any]:
+    return {"id": number, "type": kind, "time": 0.0, "data": data}
+
+
+def lines(*events: dict[str, Any]) -> list[bytes]:
+    found: list[bytes] = [b"retry: 2000", b"", b": alive", b""]
+    for each in events:
+        found += [f"id: {each['id']}".encode(), b"event: x", b"data: " + json.dumps(each).encode(), b""]
+    return found
+
+
+class Answer:
+    def __init__(self, script: object) -> None:
+        self.script = script
+        self.status = 204 if script == 204 else 200
+
+    def __enter__(self) -> Answer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def lines(self) -> Iterator[bytes]:
+        for each in self.script:  # type: ignore[attr-defined]
+            if isinstance(each, Exception):
+                raise each
+            yield each
+
+
+class Node:
+    """Answers requests by a script, and keeps where each one began."""
+
+    def __init__(self, *script: object) -> None:
+        self.script = list(script)
+        self.asked: list[str] = []
+
+    def request(self, method: str, path: str, *, headers: dict[str, str]) -> Answer:
+        self.asked.append(headers["Last-Event-ID"])
+        step = self.script.pop(0)
+        if isinstance(step, Exception):
+            raise step
+        return Answer(step)
+
+
+class Following(PureTestCase):
+    def setUp(self) -> None:
+        self.now = 0.0
+        self.waits: list[float] = []
+        self.reasons: list[str] = []
+
+    def follow(self, node: Node, **more: Any) -> list[int]:
+        def sleep(seconds: float) -> None:
+            self.now += seconds
+            self.waits.append(seconds)
+
+        found = follow(
+            node,  # type: ignore[arg-type]
+            "x",
+            sleep=sleep,
+            clock=lambda: self.now,
+            lost=self.reasons.append,
+            **more,
+        )
+        return [each["id"] for each in found]
+
+    def test_ends_with_the_task(self) -> None:
+        end = event(3, "state", state="completed")
+        node = Node(lines(event(1), event(2), end, event(4)))
+        self.assertEqual(self.follow(node), [1, 2, 3])
+
+    def test_goes_on_after_a_broken_connection(self) -> None:
+        node = Node(
+            [*lines(event(1), event(2)), ConnectionResetError("reset")],
+            NoNode("refused"),
+            [*lines(event(2), event(3)), http.client.IncompleteRead(b"")],
+            lines(event(4)),
+            Refused(503, "busy", "busy", 1),
+            lines(event(5, "state", state="failed")),
+        )
+        self.assertEqual(self.follow(node), [1, 2, 3, 4, 5])
+        self.assertEqual(node.asked, ["0", "2", "2", "3", "4", "4"])
+        self.assertEqual(self.reasons[0], "reset")
+        self.assertIn("the stream ended", self.reasons)
+
+    def test_half_an_event_is_asked_for_again(self) -> None:
+        whole = lines(event(1))
+        node = Node(whole[:-1], lines(event(1), event(2, "state", state="cancelled")))
+        self.assertEqual(self.follow(node), [1, 2])
+
+    def test_nothing_left(self) -> None:
+        self.assertEqual(self.follow(Node(204), after=7), [])
+
+    def test_a_node_that_was_never_there(self) -> None:
+        with self.assertRaises(NoNode):
+            self.follow(Node(NoNode("refused")))
+        self.assertEqual(self.waits, [])
+
+    def test_a_node_that_stays_away(self) -> None:
+        node = Node(lines(event(1)), *[NoNode("refused")] * 100)
+        with self.assertRaisesRegex(NoNode, "has not come back for 60 s; `chorus task watch x`"):
+            self.follow(node, patience=60)
+        self.assertEqual(self.waits[:6], [0.25, 0.5, 1.0, 2.0, 4.0, 5.0])
+        self.assertLess(self.now, 70)
+
+    def test_a_refusal_is_final(self) -> None:
+        with self.assertRaises(Refused):
+            self.follow(Node(Refused(404, "unknown_task", "no", 2)))
+
+    @given(st.lists(st.text(max_size=30), max_size=5), st.binary(max_size=40))
+    @settings(deadline=None, max_examples=200)
+    def test_events_survive_their_format(self, texts: list[str], noise: bytes) -> None:
+        events = [event(number + 1, text=text) for number, text in enumerate(texts)]
+        self.assertEqual(list(parse_events([b":" + noise, *lines(*events)])), events)
+
+
+class Showing(PureTestCase):
+    def setUp(self) -> None:
+        self.out, self.err, self.notes = io.BytesIO(), io.BytesIO(), io.StringIO()
+        self.patch(__import__("sys"), "stderr", self.notes)
+
+    def test_output_goes_where_the_task_wrote_it(self) -> None:
+        with show.Follower(self.out, self.err) as follower:
+            follower.event(event(1, "state", state="running", agent="12D3", agent_id="node-2", sandbox="bubblewrap"))
+            follower.event(event(2, "output", stream="stdout", offset=0, text="a\nb"))
+            follower.event(event(3, "output", stream="stderr", offset=0, base64="/w=="))
+            follower.event(event(4, "state", state="failed", reason="exit", detail="exit 3"))
+        self.assertEqual((self.out.getvalue(), self.err.getvalue()), (b"a\nb", b"\xff"))
+        self.assertEqual(follower.final, {"state": "failed", "reason": "exit", "detail": "exit 3"})
+        self.assertEqual(
+            self.notes.getvalue(), "chorus: running on node-2 in bubblewrap\nchorus: failed: exit, exit 3\n"
+        )
+
+    def test_a_terminal_is_not_driven_by_what_it_shows(self) -> None:
+        text = "\x1b[31mred\x1b[0m \x1b]0;title\x07 \x1b[2J \x9b2J \x08 a\tb\r\n"
+        self.assertEqual(show.safe(text), "\x1b[31mred\x1b[0m \\x1b]0;title\\x07 \\x1b[2J \\x9b2J \\x08 a\tb\r\n")
+
+    def test_sizes(self) -> None:
+        self.assertEqual(
+            [show.size(n) for n in (0, 999, 1000, 12_345_678, 5 * 10**12)],
+            ["0 B", "999 B", "1.0 kB", "12.3 MB", "5000.0 GB"],
+        )
