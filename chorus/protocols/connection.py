@@ -52,8 +52,9 @@ __all__ = [
     "Truncated",
 ]
 
-READ_SIZE = 256 * 1024
-"""Bytes asked of the socket at once: about four full Noise frames, of which all but the last need no joining."""
+READ_SIZE = 128 * 1024
+"""Bytes asked of the socket at once: two full Noise frames for a bulk transfer, and a bound for the work of one turn
+(the worst bytes we found, streams opened and closed, cost 0.2 µs each)."""
 
 
 class ConnectionLost(ChorusError):

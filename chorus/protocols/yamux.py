@@ -203,12 +203,15 @@ class YamuxSession:
                 self._parse(data)
             if self._arrived:
                 self._acknowledge()
-            if self._control > self.limits.max_control:
-                raise LimitExceeded("yamux_control_queue", self._control, self.limits.max_control)
+            self._check_control()
             if self.held > self.limits.receive_budget:
                 raise LimitExceeded("yamux_receive_buffer", self.held, self.limits.receive_budget)
         finally:
             self._receiving = False
+
+    def _check_control(self) -> None:
+        if self._control > self.limits.max_control:
+            raise LimitExceeded("yamux_control_queue", self._control, self.limits.max_control)
 
     def _parse(self, data: bytes) -> None:
         position = 0
@@ -312,6 +315,8 @@ class YamuxSession:
         if stream_id:
             raise YamuxError("a session frame with a stream id")
         if kind == GO_AWAY:
+            if self.peer_gone is not None:
+                self._useless.hit(self._now)
             self.peer_gone = value
             self._events.peer_going_away(value)
         elif flags & SYN:
@@ -331,6 +336,7 @@ class YamuxSession:
         if body > INITIAL_WINDOW:
             raise YamuxError(f"a body of {body} bytes, over the window of {INITIAL_WINDOW}")
         self._take_peer_id(stream_id)
+        self._check_control()
         if flags & RST:
             self._resets.hit(self._now)
             return None

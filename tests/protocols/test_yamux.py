@@ -629,7 +629,7 @@ class Limits(PureTestCase):
         error = self.assertRaises(LimitExceeded, listener.receive_data, [data], now)
         self.assertEqual(error.limit, name)
 
-    def test_max_streams_inbound(self) -> None:
+    def test_cve_2022_23486_max_streams_inbound(self) -> None:
         listener, events = session(False, YamuxLimits(max_streams=3))
         opens = b"".join(frame(WINDOW_UPDATE, SYN, stream_id, 0) for stream_id in (1, 3, 5, 7))
         listener.receive_data([opens], 0.0)
@@ -706,6 +706,20 @@ class Limits(PureTestCase):
             listener, _ = session(False)
             listener.receive_data([frame(WINDOW_UPDATE, SYN, 1, 0), useless * 1000], 0.0)
             self.exceeded("yamux_useless_frames", listener, useless)
+
+    def test_one_go_away_is_enough(self) -> None:
+        listener, events = session(False)
+        listener.receive_data([frame(GO_AWAY, 0, 0, 0) * 1001], 0.0)
+        self.exceeded("yamux_useless_frames", listener, frame(GO_AWAY, 0, 0, 0))
+        self.assertEqual(len(events.gone), 1001)
+
+    def test_opens_are_bounded_within_one_read(self) -> None:
+        """Streams that are opened and closed at once: the limit of answers holds before the read is all processed."""
+        listener, events = session(False)
+        flood = b"".join(frame(WINDOW_UPDATE, SYN | FIN, 2 * i + 1, 0) for i in range(20_000))
+        listener._events.stream_arrived = lambda stream: (events.arrived.append(stream), stream.close())
+        self.exceeded("yamux_control_queue", listener, flood)
+        self.assertLess(len(events.arrived), 6000)
 
     def test_empty_data_is_not_the_end(self) -> None:
         pair = Pair()
