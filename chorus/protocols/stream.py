@@ -168,7 +168,7 @@ class Host(Protocol):
     def dial(self, peer: PeerId | None, addresses: Sequence[Multiaddr]) -> Deferred[Connection]:
         """Connect and be admitted. An existing connection is returned; concurrent dials of one peer are one dial.
 
-        Fails with `chorus.protocols.connection.DialError` (which lists each address and its failure).
+        Fails with `chorus.protocols.dialing.DialError` (which lists each address and its failure).
         """
 
     def open_stream(self, peer: PeerId, protocols: Sequence[str]) -> Deferred[Stream]:

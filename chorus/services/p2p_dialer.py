@@ -91,7 +91,7 @@ class Attempt(ClientFactory):
 class PeerDial:
     """All that is under way to reach one peer."""
 
-    def __init__(self, dialer: Dialer, peer: PeerId | None, addresses: Sequence[Multiaddr]) -> None:
+    def __init__(self, dialer: Dialer, peer: PeerId | None) -> None:
         self.dialer = dialer
         self.peer = peer
         self.waiters: list[Deferred[Connection]] = []
@@ -103,11 +103,12 @@ class PeerDial:
         """Names whose addresses are awaited."""
         self.timer: IDelayedCall | None = None
         self.over = False
-        self.add(addresses)
 
     def add(self, addresses: Sequence[Multiaddr]) -> None:
         """More addresses for a dial that may be under way."""
         usable: list[Multiaddr] = []
+        # A resolver may answer at once: the dial must not end before all addresses are looked at.
+        self.resolving += 1
         for address in addresses:
             if address in self.seen:
                 continue
@@ -122,6 +123,7 @@ class PeerDial:
                 self.dialer.resolve(self, address)
             else:
                 usable.append(address)
+        self.resolving -= 1
         self.line_up(usable)
 
     def line_up(self, addresses: Sequence[Multiaddr]) -> None:
@@ -163,13 +165,11 @@ class Dialer:
                 peer = named.pop()
         dial = self._dials.get(peer) if peer is not None else None
         if dial is None:
-            dial = PeerDial(self, peer, addresses)
+            dial = PeerDial(self, peer)
             if peer is not None:
                 self._dials[peer] = dial
             else:
                 self._anonymous[dial] = None
-        else:
-            dial.add(addresses)
 
         def cancelled(waiter: Deferred[Connection]) -> None:
             dial.waiters.remove(waiter)
@@ -178,6 +178,7 @@ class Dialer:
 
         waiter: Deferred[Connection] = Deferred(cancelled)
         dial.waiters.append(waiter)
+        dial.add(addresses)
         self._advance(dial)
         return waiter
 

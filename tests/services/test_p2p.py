@@ -14,11 +14,12 @@ from chorus.errors import PeerError
 from chorus.identity import Identity
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols import identify, perf, ping
+from chorus.protocols.connection import ConnectionLimits
 from chorus.protocols.dialing import DialError
 from chorus.protocols.limits import HostLimits
 from chorus.protocols.stream import Connection, ProtocolNotSupported, ProtocolOptions, Stream, StreamClosed
 from chorus.protocols.streamio import StreamIO
-from chorus.services.p2p import OpenAdmission, P2PService
+from chorus.services.p2p import PING_INTERVAL, OpenAdmission, P2PService
 from chorus.services.p2p_listener import CannotListen
 
 LOOPBACK = Multiaddr.tcp("127.0.0.1", 0)
@@ -169,6 +170,53 @@ class Connecting(HostCase):
         await self.assertFailure(self.host_dial(one, two), DialError)
         one.startService()
         await self.dial(one, two)
+
+    async def test_peers_are_pinged_now_and_then(self) -> None:
+        one, two = self.host(), self.host()
+        await self.dial(one, two)
+        await self.until(lambda: one.protocols_of(two.peer_id))
+        self.assertIsNone(one.latency(two.peer_id))
+        one._tick()
+        await self.until(lambda: one.latency(two.peer_id) is not None)
+        link = one._admitted[two.peer_id]
+        self.assertTrue(
+            0.7 * PING_INTERVAL < link.next_ping - reactor.seconds() <= 1.25 * PING_INTERVAL, link.next_ping
+        )
+
+    async def test_stopping_does_not_wait_for_a_peer_that_never_reads(self) -> None:
+        one, two = self.host(), self.host(connection_limits=ConnectionLimits(close_s=0.3))
+        streams: list[Stream] = []
+
+        def opened(stream: Stream) -> None:
+            StreamIO(stream, reactor)
+            streams.append(stream)
+
+        two.register("/meshsub/1.1.0", opened, ProtocolOptions())
+        connection = await self.dial(one, two)
+        await (StreamIO(await connection.open_stream(["/meshsub/1.1.0"]), reactor)).write(b"hello")
+        await self.until(lambda: streams)
+        connection.transport.pauseProducing()
+        for _ in range(16):
+            streams[0].write(bytes(65536))
+        started = reactor.seconds()
+        await two.stopService()
+        self.assertLess(reactor.seconds() - started, 3)
+        self.assertEqual(two._links, {})
+        connection.transport.abortConnection()
+
+    async def test_what_is_queued_still_goes_when_the_node_stops(self) -> None:
+        one, two = self.host(), self.host()
+        received: list[StreamIO] = []
+        two.register("/meshsub/1.1.0", lambda stream: received.append(StreamIO(stream, reactor)), ProtocolOptions())
+        connection = await self.dial(one, two)
+        stream = await connection.open_stream(["/meshsub/1.1.0"])
+        StreamIO(stream, reactor)
+        stream.write(bytes(1_000_000))
+        stream.close()
+        await self.until(lambda: received)
+        reading = Deferred.fromCoroutine(received[0].read_all(2_000_000))
+        await one.stopService()
+        self.assertEqual(len(await reading), 1_000_000)
 
 
 class Listening(HostCase):
