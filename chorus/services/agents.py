@@ -9,7 +9,6 @@ from chorus.services.placement import Agent
 from chorus.tasks.scoring import Candidate
 
 if TYPE_CHECKING:
-    from chorus.identity import PeerId
     from chorus.protocols.stream import Host
     from chorus.services.executor import ExecutorService
     from chorus.services.presence import PresenceView
@@ -38,12 +37,10 @@ class KnownAgents:
             peer = connection.peer_id
             candidate = candidates.get(str(peer))
             if candidate is not None:
-                found.append(Agent(peer, self._name(peer), candidate))
+                node = self._view.node(peer)
+                assert node is not None and node.capability is not None
+                found.append(Agent(peer, node.capability.agent_id, candidate, node.availability_at))
         return found
-
-    def _name(self, peer: PeerId) -> str:
-        node = self._view.node(peer)
-        return node.capability.agent_id if node is not None and node.capability is not None else str(peer)
 
     def _own(self) -> Agent:
         profile = self._executor.profile

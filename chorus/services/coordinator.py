@@ -91,6 +91,8 @@ class Placing(Protocol):
 
     def outcome(self, agent: str, *, well: bool) -> None: ...
 
+    def freed(self, agent: str) -> None: ...
+
     def stop(self) -> None: ...
 
 
@@ -430,6 +432,8 @@ class CoordinatorService(Service):
         if self._custody.get(custody.task_id) is custody:
             del self._custody[custody.task_id]
         if self._running:
+            if not custody.collecting:
+                self.placement.freed(custody.agent)
             self.placement.agents_changed()
             self.placement.schedule()
 

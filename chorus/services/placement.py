@@ -44,6 +44,8 @@ WAIT_LIMIT_S = 30.0
 """Back-off between rounds for a task that nobody takes; it doubles up to the limit."""
 RECENT = 20
 """Attempts of an agent that its success rate is made of."""
+MAX_FREED = 64
+"""Ends of tasks remembered of one agent; those before its last word do not count."""
 MAX_REMEMBERED = 1000
 """Agents whose outcomes are remembered."""
 STIR_S = 0.1
@@ -79,6 +81,8 @@ class Agent:
     peer: PeerId
     agent_id: str
     candidate: scoring.Candidate
+    said_at: float = float("inf")
+    """When it said how much it has to do, on this node's clock; infinite for what is known without being said."""
 
 
 @attrs.frozen
@@ -118,6 +122,7 @@ class Placement:
         self._clock = clock
         self._wall = wall
         self._outcomes: dict[str, deque[bool]] = {}
+        self._freed: dict[str, deque[float]] = {}
         self._placing: dict[str, str | None] = {}
         """Tasks being placed, and the agent each is offered to at this moment."""
         self._waiting: dict[str, _Waiting] = {}
@@ -269,16 +274,27 @@ class Placement:
         while len(self._outcomes) > MAX_REMEMBERED:
             del self._outcomes[next(iter(self._outcomes))]
 
+    def freed(self, agent: str) -> None:
+        """It has one of our tasks less than it had; its own word of that comes up to a second later."""
+        self._freed.setdefault(agent, deque(maxlen=MAX_FREED)).append(self._clock.seconds())
+        while len(self._freed) > MAX_REMEMBERED:
+            del self._freed[next(iter(self._freed))]
+
     def _known(self, agent: Agent, with_input: bool) -> scoring.Candidate:
         """The candidate with what we know of it ourselves: how it did lately, whether the input is there (it is here),
-        and at least the tasks that we gave it or are offering it, of which its own word comes later."""
+        at least the tasks that we gave it or are offering it, and without those that have ended since its word."""
         peer = str(agent.peer)
         ours = self._scheduler.custodies_of(peer) + sum(other == peer for other in self._placing.values())
         outcomes = self._outcomes.get(peer, ())
+        candidate = agent.candidate
+        freed = sum(time > agent.said_at for time in self._freed.get(peer, ()))
+        full = candidate.current_tasks >= candidate.max_tasks
         return attrs.evolve(
-            agent.candidate,
+            candidate,
             peer=peer,
-            current_tasks=max(agent.candidate.current_tasks, ours),
+            current_tasks=max(candidate.current_tasks - freed, ours),
+            # It said no because it was full; one that drains says no whatever it has.
+            available=candidate.available or (full and freed > 0),
             succeeded=sum(outcomes),
             failed=len(outcomes) - sum(outcomes),
             has_input=with_input and agent.peer == self._streams.peer_id,

@@ -436,6 +436,8 @@ class Node:
         self.roles: Any = MembersMayAll()
         self.settings = CoordinatorSettings(lease_s=LEASE)
         self.announced: list[dict[str, Any]] = []
+        self.hearsay: dict[str, Agent] = {}
+        """What this node believes of others instead of the truth."""
         self.visible = True
         """Whether schedulers count it among the agents."""
         self.up = False
@@ -541,7 +543,7 @@ class Node:
                     max_tasks=profile.max_tasks,
                     available=not node.executor.draining,
                 )
-                found.append(Agent(node.peer, node.name, candidate))
+                found.append(self.hearsay.get(node.name) or Agent(node.peer, node.name, candidate))
         return found
 
     def kill(self) -> None:

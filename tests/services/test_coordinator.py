@@ -6,8 +6,10 @@ from typing import Any
 
 from chorus.http.ports import TaskEvent
 from chorus.seams import Finding
+from chorus.services.placement import Agent
 from chorus.tasks.errors import IdempotencyConflict, TaskFinished, UnknownTask
 from chorus.tasks.fields import SpecError
+from chorus.tasks.scoring import Candidate
 from tests.services.task_kit import LEASE, World, missing, unavailable
 from tests.support import PureTestCase
 
@@ -255,6 +257,34 @@ class PlacementTest(WorldCase):
             self.world.advance(1)
             self.assertLessEqual(len(node.engine.containers), 2)
         self.assertEqual([node.state(task) for task in tasks], ["completed"] * 5)
+
+    def test_an_agent_that_has_not_said_yet_that_it_is_free_is_asked(self) -> None:
+        """Presence is a second behind; what we know ourselves is not."""
+        scheduler = self.world.node("scheduler", max_tasks=1)
+        worker = self.world.node("worker", expertise=("x",), max_tasks=1)
+        body = {"required": {"expertise": ["x"]}}
+        first, second = scheduler.submit("1", **body), scheduler.submit("2", **body)
+        said = Candidate(str(worker.peer), expertise=frozenset({"x"}), current_tasks=1, max_tasks=1, available=False)
+        scheduler.hearsay["worker"] = Agent(worker.peer, "worker", said, self.world.clock.seconds())
+        self.world.advance(0.5)
+        worker.engine.only().finish(0)
+        self.world.settle()
+        self.world.advance(0.5)
+        self.assertEqual((scheduler.state(first), scheduler.state(second)), ("completed", "running"))
+
+    def test_an_agent_that_drains_is_not_asked_though_it_has_room(self) -> None:
+        scheduler = self.world.node("scheduler", max_tasks=1)
+        worker = self.world.node("worker", expertise=("x",), max_tasks=2)
+        body = {"required": {"expertise": ["x"]}}
+        scheduler.submit("1", **body)
+        said = Candidate(str(worker.peer), expertise=frozenset({"x"}), current_tasks=1, max_tasks=2, available=False)
+        scheduler.hearsay["worker"] = Agent(worker.peer, "worker", said, self.world.clock.seconds())
+        self.world.advance(0.5)
+        worker.engine.only().finish(0)
+        self.world.settle()
+        second = scheduler.submit("2", **body)
+        self.world.advance(5)
+        self.assertEqual(scheduler.state(second), "submitted")
 
     def test_priority(self) -> None:
         node = self.world.node("alone", max_tasks=1)
