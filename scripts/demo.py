@@ -91,7 +91,7 @@ class Node:
         return done
 
     def json(self, *words: str) -> object:
-        return json.loads(self.client(*words, "--json").stdout)
+        return json.loads(self.client("--json", *words).stdout)
 
     def stop(self) -> None:
         if self.process.poll() is None:
@@ -120,9 +120,11 @@ def arguments(words: list[str]) -> tuple[Path, list[str]]:
     return path.resolve(), ["/bin/sh", "-c", command[0]] if len(command) == 1 else command
 
 
-def peer_count(node: Node) -> int:
-    peers = node.json("peers")
-    return len(peers["peers"]) if isinstance(peers, dict) else len(peers)  # type: ignore[arg-type]
+def known_peers(node: Node) -> int:
+    """Peers that the node is connected to and that have said who they are."""
+    answer = node.json("peers")
+    assert isinstance(answer, dict)
+    return sum(1 for peer in answer["peers"] if peer["agent_id"] and peer["role"])
 
 
 def mesh(folder: Path) -> list[Node]:
@@ -139,7 +141,7 @@ def mesh(folder: Path) -> list[Node]:
             node.wait_ready()
             say(f"{node.name} joins with node-1's token (process {node.process.pid})")
         deadline = time.monotonic() + START_LIMIT_S
-        while (counts := [peer_count(node) for node in nodes]) != [2, 2, 2]:
+        while (counts := [known_peers(node) for node in nodes]) != [2, 2, 2]:
             if time.monotonic() > deadline:
                 raise Failed(f"the three did not all find each other (peers: {counts}); logs are in {folder}")
             time.sleep(0.2)
