@@ -21,7 +21,7 @@ from chorus.sandbox.bwrap_launch import LAUNCH_ENV, Inherited, conceal, expose, 
 from chorus.sandbox.contract import Job, OutputSink, Reason, RunResult
 from chorus.sandbox.pipes import Exit, Pipe
 from chorus.sandbox.spool import Spool
-from chorus.sandbox.verdict import FLOOD_FACTOR, GRACE_S, HOST_GRACE_S, Facts, verdict
+from chorus.sandbox.verdict import FLOOD_FACTOR, GRACE_S, HOST_GRACE_S, Facts, ForkBomb, verdict
 from chorus.sandbox.volumes import Volume
 from chorus.sandbox.workers import Pause
 from chorus.sandbox.workspace import Box
@@ -40,9 +40,6 @@ POLL_S = 0.025
 
 DISK_WATCH_S = 0.5
 """Between two walks through a folder that is no file system of its own."""
-
-PIDS_PATIENCE_S = 2.0
-"""How long a task may keep asking for processes over its limit before it is taken for a fork bomb and stopped."""
 
 DEATH_S = 10.0
 """How long a killed sandbox may take to be gone."""
@@ -118,7 +115,7 @@ class BubblewrapRun:
         self._usage = cgroups.Usage()
         self._memory_peak = 0.0
         self._disk_full = False
-        self._refused_since: float | None = None
+        self._bomb = ForkBomb()
         self._disk_at = 0.0
         self._status = b""
         self._inner: int | None = None
@@ -329,7 +326,7 @@ class BubblewrapRun:
             await self._pause.wait(max(POLL_S if polled else WATCH_S, 10 * cost))
 
     def _judge(self, sample: _Sample, prepared: _Prepared) -> None:
-        limits, before, usage = self._job.limits, self._usage, sample.usage
+        limits, usage = self._job.limits, sample.usage
         self._note(sample, prepared)
         if prepared.volume.enforcement == "poll" and sample.disk_full:
             self._stop(Reason.DISK, f"it wrote more than {limits.disk_mb} MB")
@@ -337,12 +334,8 @@ class BubblewrapRun:
             self._stop(Reason.PIDS, f"it had more than {limits.pids} processes")
         if not prepared.holds("memory") and usage.memory > limits.memory_mb << 20:
             self._stop(Reason.OOM, f"it used more than {limits.memory_mb} MB of memory")
-        if usage.pids_refused > before.pids_refused:
-            self._refused_since = self._refused_since or self._reactor.seconds()
-            if self._reactor.seconds() - self._refused_since > PIDS_PATIENCE_S:
-                self._stop(Reason.PIDS, f"it keeps asking for more than {limits.pids} processes")
-        else:
-            self._refused_since = None
+        if self._bomb.seen(sample.usage.pids_refused, self._reactor.seconds()):
+            self._stop(Reason.PIDS, f"it keeps asking for more than {limits.pids} processes")
 
     def _note(self, sample: _Sample, prepared: _Prepared) -> None:
         self._usage = sample.usage

@@ -21,7 +21,7 @@ from chorus.sandbox.contract import ImageMissing, Job, OutputSink, Reason, RunRe
 from chorus.sandbox.docker_box import Binding, Contained
 from chorus.sandbox.engine import EngineError
 from chorus.sandbox.spool import Tail
-from chorus.sandbox.verdict import FLOOD_FACTOR, GRACE_S, HOST_GRACE_S, Facts, verdict
+from chorus.sandbox.verdict import FLOOD_FACTOR, GRACE_S, HOST_GRACE_S, Facts, ForkBomb, verdict
 from chorus.sandbox.workers import Pause, TimedOut
 
 if TYPE_CHECKING:
@@ -44,9 +44,6 @@ WATCH_S = 0.2
 
 DRAIN_S = 0.5
 """How long the pump may still write after the commands have ended."""
-
-PIDS_PATIENCE_S = 2.0
-"""How long a task may keep asking for processes over its limit before it is taken for a fork bomb and stopped."""
 
 ENGINE_PATIENCE_S = 5.0
 """How long an engine may be silent in the middle of a run before the run ends as `sandbox_unavailable`."""
@@ -103,7 +100,7 @@ class DockerRun:
         self._tails: list[Tail] = []
         self._usage = cgroups.Usage()
         self._disk_full = False
-        self._refused_since: float | None = None
+        self._bomb = ForkBomb()
         self._silent_since: float | None = None
 
     # -- Run
@@ -308,12 +305,8 @@ class DockerRun:
         for tail in self._tails:
             if found is not None and found.marked(f"{tail.name}.flood"):
                 self._stop(Reason.OUTPUT, f"{tail.name} got more than {FLOOD_FACTOR} times what is kept of it")
-        if sample.usage.pids_refused > before.pids_refused:
-            self._refused_since = self._refused_since or self._reactor.seconds()
-            if self._reactor.seconds() - self._refused_since > PIDS_PATIENCE_S:
-                self._stop(Reason.PIDS, f"it keeps asking for more than {limits.pids} processes")
-        else:
-            self._refused_since = None
+        if self._bomb.seen(sample.usage.pids_refused, self._reactor.seconds()):
+            self._stop(Reason.PIDS, f"it keeps asking for more than {limits.pids} processes")
 
     async def _drained(self) -> None:
         """The commands are over; what they wrote may still be in the pipes. Processes left behind hold those open, so

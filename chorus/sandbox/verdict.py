@@ -21,6 +21,31 @@ FLOOD_FACTOR = 64
 """A stream that writes this many times its cap is not a task with much to say: it is stopped (`output`), since every
 further byte is only thrown away."""
 
+PIDS_PATIENCE_S = 2.0
+"""How long a task may keep asking for processes over its limit before it is taken for a fork bomb and stopped."""
+
+PIDS_PAUSE_S = 1.0
+"""A pause of asking that begins the patience anew."""
+
+
+@attrs.define
+class ForkBomb:
+    """Tells a task that meets its limit of processes once from one that lives on meeting it."""
+
+    _refused: int = 0
+    _since: float = 0.0
+    _last: float = float("-inf")
+
+    def seen(self, refused: int, now: float) -> bool:
+        """`refused` is the kernel's counter at `now` (seconds of any clock); True when it is a bomb."""
+        if refused <= self._refused:
+            return False
+        self._refused = refused
+        if now - self._last > PIDS_PAUSE_S:
+            self._since = now
+        self._last = now
+        return now - self._since > PIDS_PATIENCE_S
+
 
 @attrs.frozen
 class Facts:

@@ -7,11 +7,14 @@ import os
 import shutil
 import tarfile
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import attrs
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import TestCase
 
@@ -104,6 +107,15 @@ class SandboxCase(TestCase):
         path = Path(tempfile.mkdtemp(prefix="chorus-test-"))
         self.addCleanup(shutil.rmtree, path, ignore_errors=True)
         return path
+
+    async def sleep(self, seconds: float) -> None:
+        await deferLater(reactor, seconds)  # type: ignore[arg-type]
+
+    async def until(self, condition: Any, seconds: float = 20.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            self.assertLess(time.monotonic(), deadline, "waited in vain")
+            await self.sleep(0.02)
 
     def go(self, job: Job, sink: Any = None) -> tuple[Run, Path]:
         scratch = self.scratch() / "scratch"

@@ -138,7 +138,7 @@ class Real(ContractTests, SandboxCase):
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
         text, code = await child(sys.executable, "-c", script, str(scratch), env=env)
         self.assertEqual(code, -9, text)
-        self.assertNotIn("sleep\x0054321", _command_lines())
+        await self.until(lambda: "sleep\x0054321" not in _command_lines())
         self.assertIn("box", os.listdir(scratch))
         backend = Bubblewrap(reactor, "agent-killed")  # type: ignore[arg-type]
         from chorus.services.sandbox import clean_scratch

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.task import deferLater
 
 from chorus.sandbox import docker_box, docker_run
 from chorus.sandbox.contract import Limits, Reason, RunResult
@@ -48,15 +47,6 @@ class DockerCase(SandboxCase):
 
     def mine(self) -> list[dict[str, Any]]:
         return Engine(HOST).labelled("chorus.agent", self.agent)
-
-    async def sleep(self, seconds: float) -> None:
-        await deferLater(reactor, seconds)  # type: ignore[arg-type]
-
-    async def until(self, condition: Any, seconds: float = 20.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            self.assertLess(time.monotonic(), deadline, "waited in vain")
-            await self.sleep(0.02)
 
 
 class Real(ContractTests, DockerCase):

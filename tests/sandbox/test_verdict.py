@@ -7,7 +7,7 @@ from pathlib import Path
 
 from chorus.sandbox.commands import environment, script
 from chorus.sandbox.contract import Limits, Reason
-from chorus.sandbox.verdict import Facts, describe_exit, verdict
+from chorus.sandbox.verdict import Facts, ForkBomb, describe_exit, verdict
 from tests.support import PureTestCase
 
 LIMITS = Limits(timeout_s=10)
@@ -48,6 +48,22 @@ class Verdict(PureTestCase):
         self.assertIn("cannot be run", describe_exit(126))
         self.assertIn("SIGSEGV", describe_exit(139))
         self.assertEqual(describe_exit(200), "exit code 200")
+
+
+class Bombs(PureTestCase):
+    def test_one_that_keeps_asking(self) -> None:
+        bomb = ForkBomb()
+        seen = [bomb.seen(count, 0.2 * count) for count in range(1, 15)]
+        self.assertEqual(seen, [False] * 11 + [True] * 3)
+
+    def test_one_that_met_the_limit_and_went_on(self) -> None:
+        bomb = ForkBomb()
+        self.assertFalse(bomb.seen(5, 0.0))
+        for now in range(1, 100):
+            self.assertFalse(bomb.seen(5, float(now)))
+        # Now and then, as `make -j` may.
+        for now in range(100, 200, 2):
+            self.assertFalse(bomb.seen(now, float(now)))
 
 
 class Script(PureTestCase):
