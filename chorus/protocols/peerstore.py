@@ -33,6 +33,8 @@ class PeerEntry:
     record_seq: int = -1
     _told: tuple[Multiaddr, ...] = ()
     _told_until: float = 0.0
+    told_by_public: bool = False
+    """Names among the addresses came over the public network: they must not lead into ours."""
     _proven: Multiaddr | None = None
     _proven_until: float = 0.0
 
@@ -45,8 +47,13 @@ class PeerEntry:
             found.update(dict.fromkeys(self._told))
         return list(found)
 
-    def tell(self, addresses: tuple[Multiaddr, ...], until: float) -> None:
-        self._told = addresses
+    def tell(self, addresses: Iterable[Multiaddr], source: Multiaddr | None, until: float) -> None:
+        """Addresses heard from someone at `source` (`None`: from here) replace those told before."""
+        self._told = _credible(addresses, source)
+        self._told_until = until
+        self.told_by_public = source is not None and not source.is_private
+
+    def keep_told(self, until: float) -> None:
         self._told_until = until
 
     def prove(self, address: Multiaddr, until: float) -> None:
@@ -86,6 +93,11 @@ class PeerStore:
         entry = self._entries.get(peer)
         return entry.addresses(now) if entry is not None else []
 
+    def told_by_public(self, peer: PeerId) -> bool:
+        """Whether names among `addresses` may only lead to public addresses."""
+        entry = self._entries.get(peer)
+        return entry is not None and entry.told_by_public
+
     def protocols(self, peer: PeerId) -> frozenset[str]:
         entry = self._entries.get(peer)
         return entry.identification.protocols if entry is not None and entry.identification is not None else frozenset()
@@ -107,7 +119,7 @@ class PeerStore:
             return
         entry.connected = False
         entry.identification = None
-        entry.tell(entry._told, now + ADDRESS_TTL)
+        entry.keep_told(now + ADDRESS_TTL)
 
     # Learning
 
@@ -119,7 +131,7 @@ class PeerStore:
             return
         entry.identification = said
         if entry.record is None:
-            entry.tell(_credible(said.addresses, source), now + ADDRESS_TTL)
+            entry.tell(said.addresses, source, now + ADDRESS_TTL)
 
     def learn(self, peer: PeerId, addresses: Iterable[Multiaddr], *, source: Multiaddr | None, now: float) -> bool:
         """Addresses of `peer` heard from someone at `source` (`None`: configured here, so believed).
@@ -130,7 +142,7 @@ class PeerStore:
         if entry is None or not entry.wanted(now) or entry.record is not None:
             self.refused += 1
             return False
-        entry.tell(_credible(own_addresses(addresses, peer)[:MAX_ADDRESSES], source), now + ADDRESS_TTL)
+        entry.tell(own_addresses(addresses, peer)[:MAX_ADDRESSES], source, now + ADDRESS_TTL)
         return True
 
     def learn_record(
@@ -153,7 +165,7 @@ class PeerStore:
             return False
         entry.record = envelope
         entry.record_seq = seq
-        entry.tell(_credible(own_addresses(addresses, peer)[:MAX_ADDRESSES], source), now + ADDRESS_TTL)
+        entry.tell(own_addresses(addresses, peer)[:MAX_ADDRESSES], source, now + ADDRESS_TTL)
         return True
 
     def reached(self, peer: PeerId, address: Multiaddr, now: float) -> None:

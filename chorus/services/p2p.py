@@ -12,7 +12,6 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
-from typing import Protocol as Interface
 
 import attrs
 from twisted.application.service import Service
@@ -42,6 +41,7 @@ from chorus.protocols.stream import (
 )
 from chorus.protocols.streamio import StreamIO
 from chorus.services.p2p_dialer import Dialer
+from chorus.services.p2p_gate import Admission, Gate, OpenAdmission, allowed_in_open_mode
 from chorus.services.p2p_identify import IdentifyService
 from chorus.services.p2p_link import Link, P2PCounters, reason
 from chorus.services.p2p_listener import Listener, reachable
@@ -49,8 +49,6 @@ from chorus.services.p2p_listener import Listener, reachable
 if TYPE_CHECKING:
     from chorus.protocols.muxed_stream import MuxedStream
 
-ADMISSION_TIMEOUT = 10.0
-"""Seconds from the secured connection to the admitted one."""
 PING_INTERVAL = 30.0
 EXPIRE_INTERVAL = 60.0
 TICK = 1.0
@@ -60,46 +58,13 @@ SEEK_TTL = 3600.0
 DRAIN = 1.0
 """Seconds that streams have to end when the node stops, after GoAway."""
 
-OPEN_MODE_PROTOCOLS = frozenset({identify.PROTOCOL, identify.PUSH_PROTOCOL, ping.PROTOCOL, perf.PROTOCOL})
-OPEN_MODE_PREFIX = "/meshsub/"
-OPEN_MODE_SUFFIX = "/kad/1.0.0"
-
-
-class AdmissionTooSlow(PeerError):
-    """The peer did not prove membership in time."""
-
-    code = "admission_timeout"
+__all__ = ["Admission", "OpenAdmission", "P2PService"]
 
 
 class IdentifySilent(PeerError):
     """The peer did not say who it is in time."""
 
     code = "identify_timeout"
-
-
-class Admission(Interface):
-    """Who may take part. `services/admission.py` proves the cluster's secret."""
-
-    protocol: str
-    """Its protocol id; empty when there is nothing to prove."""
-
-    def dialer(self, connection: Connection) -> Deferred[None]:
-        """Prove membership over a connection that we dialled; fires once both sides are satisfied."""
-
-    def serve(self, stream: Stream) -> Deferred[None]:
-        """The other end, for the stream that the dialer opened; a failure closes the connection."""
-
-
-class OpenAdmission:
-    """Everybody is admitted at once: open mode."""
-
-    protocol = ""
-
-    def dialer(self, connection: Connection) -> Deferred[None]:
-        return succeed(None)
-
-    def serve(self, stream: Stream) -> Deferred[None]:
-        return succeed(None)
 
 
 @attrs.frozen
@@ -142,7 +107,7 @@ class P2PService(Service):
         self.limits = limits or HostLimits()
         self._reactor = reactor
         self._identity = identity
-        self._admission = admission
+        self._gate = Gate(reactor, admission, self._admit, self.counters.admission_failed)
         self._announce = list(announce)
         self._connection_limits = connection_limits
         self._rng = rng or random.Random()
@@ -190,7 +155,7 @@ class P2PService(Service):
         if self.open_mode:
             self.register(perf.PROTOCOL, _perf_opened, ProtocolOptions(False, perf.MAX_INBOUND))
         else:
-            self.register(self._admission.protocol, self._admission_opened, ProtocolOptions(False, 1))
+            self.register(self._gate.protocol, self._admission_opened, ProtocolOptions(False, 1))
 
     # Service
 
@@ -293,7 +258,8 @@ class P2PService(Service):
             return succeed(link.connection)
         now = self._reactor.seconds()
         self.peers.seek(peer, now + SEEK_TTL, now)
-        return self._dialer.dial(peer, [*addresses, *self.peers.addresses(peer, now)])
+        told = self.peers.addresses(peer, now)
+        return self._dialer.dial(peer, addresses, told, told_by_public=self.peers.told_by_public(peer))
 
     def open_stream(self, peer: PeerId, protocols: Sequence[str]) -> Deferred[Stream]:
         link = self._admitted.get(peer)
@@ -392,12 +358,7 @@ class P2PService(Service):
         self._settling[peer] = self._settling.get(peer, 0) + 1
         if not connection.inbound:
             self._dialer.secured(link)
-        if not self._admission.protocol:
-            self._admit(link)
-        else:
-            link.admission_timer = self._reactor.callLater(ADMISSION_TIMEOUT, self._admission_too_slow, link)
-            if not connection.inbound:
-                self._watch_admission(link, self._admission.dialer(connection))
+        self._gate.secured(link)
         if not connection.closed:
             self._identify.ask(link)
 
@@ -416,34 +377,7 @@ class P2PService(Service):
             emptied, self._emptied = self._emptied, None
             emptied.callback(None)
 
-    # Admission
-
-    def _admission_opened(self, stream: Stream) -> None:
-        link = self._links[stream.connection]
-        if link.admitted or not stream.connection.inbound:
-            stream.reset(PeerError("admission is over, or not yours to begin"))
-            return
-        self._watch_admission(link, self._admission.serve(stream))
-
-    def _watch_admission(self, link: Link, outcome: Deferred[None]) -> None:
-        def failed(failure: Failure) -> None:
-            error = failure.value
-            if not isinstance(error, ChorusError):
-                self._log.failure("admission failed here", failure)
-                error = ChorusError("an internal error")
-            self._refuse(link, error)
-
-        outcome.addCallbacks(lambda _: self._admit(link), failed)
-        outcome.addErrback(lambda failure: self._log.failure("a connection was not taken in", failure))
-
-    def _admission_too_slow(self, link: Link) -> None:
-        link.admission_timer = None
-        self._refuse(link, AdmissionTooSlow(f"no admission within {ADMISSION_TIMEOUT:g} s"))
-
-    def _refuse(self, link: Link, error: ChorusError) -> None:
-        if not link.connection.closed:
-            self.counters.admission_failed[error.code] += 1
-            link.connection.close(error)
+    # Admitted
 
     def _admit(self, link: Link) -> None:
         connection, peer = link.connection, link.peer
@@ -492,6 +426,9 @@ class P2PService(Service):
             del self._settling[peer]
 
     # Identify
+
+    def _admission_opened(self, stream: Stream) -> None:
+        self._gate.opened(self._links[stream.connection], stream)
 
     def _push_opened(self, stream: Stream) -> None:
         self._identify.hear_push(self._links[stream.connection], stream)
@@ -623,9 +560,3 @@ def _ping_opened(stream: Stream) -> None:
 
 def _perf_opened(stream: Stream) -> None:
     perf.PerfResponder(stream)
-
-
-def allowed_in_open_mode(protocol: str) -> bool:
-    return (
-        protocol in OPEN_MODE_PROTOCOLS or protocol.startswith(OPEN_MODE_PREFIX) or protocol.endswith(OPEN_MODE_SUFFIX)
-    )

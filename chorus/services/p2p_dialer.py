@@ -26,6 +26,7 @@ from zope.interface import implementer
 from chorus.errors import ChorusError, LimitExceeded, LocalError
 from chorus.identity import PeerId
 from chorus.multiformats.multiaddr import Multiaddr
+from chorus.protocols.connection import ConnectionProtocol
 from chorus.protocols.dialing import MAX_ADDRESSES_PER_DIAL, STAGGER, Backoffs, DialError, dial_timeout, rank
 from chorus.protocols.limits import HostLimits, Place
 from chorus.protocols.stream import Connection
@@ -102,10 +103,17 @@ class PeerDial:
         self.resolving = 0
         """Names whose addresses are awaited."""
         self.timer: IDelayedCall | None = None
+        self.found: ConnectionProtocol | None = None
+        """A connection of the peer that was admitted while one of our own still waits for it."""
         self.over = False
 
-    def add(self, addresses: Sequence[Multiaddr]) -> None:
-        """More addresses for a dial that may be under way."""
+    def undecided(self) -> bool:
+        """Whether a connection that we dialled is authenticated and not admitted yet."""
+        links = [attempt.link for attempt in self.running.values() if attempt.link is not None]
+        return any(link.peer is not None and not link.admitted and not link.connection.closed for link in links)
+
+    def add(self, addresses: Sequence[Multiaddr], *, public_only: bool = False) -> None:
+        """More addresses for a dial that may be under way; `public_only` is about what names lead to."""
         usable: list[Multiaddr] = []
         # A resolver may answer at once: the dial must not end before all addresses are looked at.
         self.resolving += 1
@@ -120,7 +128,7 @@ class PeerDial:
                 self.failures.append((address, "not an address of plain TCP"))
             elif address.ip() is None:
                 self.resolving += 1
-                self.dialer.resolve(self, address)
+                self.dialer.resolve(self, address, public_only=public_only)
             else:
                 usable.append(address)
         self.resolving -= 1
@@ -158,7 +166,16 @@ class Dialer:
         self._slots = limits.max_dials
         self._queue: deque[PeerDial] = deque()
 
-    def dial(self, peer: PeerId | None, addresses: Sequence[Multiaddr]) -> Deferred[Connection]:
+    def dial(
+        self,
+        peer: PeerId | None,
+        addresses: Sequence[Multiaddr],
+        told: Sequence[Multiaddr] = (),
+        *,
+        told_by_public: bool = False,
+    ) -> Deferred[Connection]:
+        """`told` are addresses from the peer store; names among them that the public network gave us are not dialled
+        where they lead to private addresses."""
         if peer is None:
             named = {address.peer_id() for address in addresses}
             if len(named) == 1:
@@ -178,7 +195,10 @@ class Dialer:
 
         waiter: Deferred[Connection] = Deferred(cancelled)
         dial.waiters.append(waiter)
+        dial.resolving += 1  # the dial must not end between the two
         dial.add(addresses)
+        dial.add(told, public_only=told_by_public)
+        dial.resolving -= 1
         self._advance(dial)
         return waiter
 
@@ -204,12 +224,13 @@ class Dialer:
             if other is not attempt:
                 self._abandon(other)
 
-    def admitted(self, link: Link, stays: Connection) -> None:
+    def admitted(self, link: Link, stays: ConnectionProtocol) -> None:
         """A connection was admitted; `stays` is the one that the pair keeps."""
         assert link.peer is not None
         dial = self._dials.get(link.peer)
         if dial is not None:
-            self._finish(dial, stays)
+            dial.found = stays
+            self._advance(dial)
         attempt = self._attempts.get(link)
         if attempt is not None and attempt.dial is not dial:
             self._finish(attempt.dial, stays)
@@ -226,7 +247,7 @@ class Dialer:
 
     # Names
 
-    def resolve(self, dial: PeerDial, address: Multiaddr) -> None:
+    def resolve(self, dial: PeerDial, address: Multiaddr, *, public_only: bool) -> None:
         """Look a name up; its addresses join the dial's."""
         host, port = address.tcp_endpoint() or ("", 0)
         named = address.peer_id()
@@ -236,6 +257,9 @@ class Dialer:
             if not hosts:
                 self._refuse(dial, address, "unknown_name", "the name cannot be resolved")
             found = [Multiaddr.tcp(host, port) for host in hosts]
+            if public_only and any(a.is_private for a in found):
+                self._refuse(dial, address, "private_name", "a public peer's name for a private address")
+                found = [a for a in found if not a.is_private]
             dial.line_up([a.with_peer(named) for a in found] if named is not None else found)
             self._advance(dial)
 
@@ -246,6 +270,11 @@ class Dialer:
     def _advance(self, dial: PeerDial) -> None:
         """Start what may start; finish when nothing is left to hope for."""
         if dial.over:
+            return
+        if dial.found is not None and not dial.found.closed:
+            # Of simultaneous dials one connection stays; whoever waits gets that one.
+            if not dial.undecided():
+                self._finish(dial, dial.found)
             return
         if dial.peer is not None and self._host.settling(dial.peer):
             return
@@ -357,12 +386,14 @@ class Dialer:
             del self._dials[dial.peer]
         else:
             del self._anonymous[dial]
+        found = result is not None and not isinstance(result, ChorusError)
         for attempt in list(dial.running.values()):
-            if attempt.link is None or (attempt.link.connection is not result and not attempt.link.admitted):
-                self._abandon(attempt)
-            else:
+            if found and attempt.link is not None and attempt.link.peer is not None:
+                # The other side may be about to admit this one: which of the two stays is decided when both are.
                 attempt.over = True
                 self._free(attempt)
+            else:
+                self._abandon(attempt)
         waiters, dial.waiters = dial.waiters, []
         for waiter in waiters:
             if isinstance(result, ChorusError):

@@ -19,6 +19,7 @@ from chorus.protocols.dialing import DialError
 from chorus.protocols.limits import HostLimits
 from chorus.protocols.stream import Connection, ProtocolNotSupported, ProtocolOptions, Stream, StreamClosed
 from chorus.protocols.streamio import StreamIO
+from chorus.services import p2p_gate
 from chorus.services.p2p import PING_INTERVAL, OpenAdmission, P2PService
 from chorus.services.p2p_listener import CannotListen
 
@@ -369,6 +370,15 @@ class Gating(HostCase):
         self.assertTrue(joined[0].admitted)
         self.assertNotIn(perf.PROTOCOL, two.protocols())
 
+    async def test_members_that_dial_each_other_at_once_keep_one_connection(self) -> None:
+        for _ in range(10):
+            one, two = self.host(admission=Secret(b"w")), self.host(admission=Secret(b"w"))
+            at_one, at_two = await gatherResults([self.dial_deferred(one, two), self.dial_deferred(two, one)])
+            await self.until(lambda one=one, two=two: len(one._links) == len(two._links) == 1)
+            self.assertEqual(at_one.handshake_hash, at_two.handshake_hash)
+            self.assertEqual([at_one], one.connections())
+            self.assertLess(await two.ping(one.peer_id), 5)
+
     async def test_a_stranger_is_closed_and_gets_nothing_before(self) -> None:
         one, two = self.host(admission=Secret(b"x")), self.host(admission=Secret(b"w"))
         joined: list[Connection] = []
@@ -405,7 +415,7 @@ class Gating(HostCase):
         self.assertEqual(two.connections(), [])
 
     async def test_silence_is_closed_after_the_time_limit(self) -> None:
-        self.patch(__import__("chorus.services.p2p", fromlist=["x"]), "ADMISSION_TIMEOUT", 0.2)
+        self.patch(p2p_gate, "ADMISSION_TIMEOUT", 0.2)
 
         class Silent(Secret):
             def dialer(self, connection: Connection) -> Deferred[None]:

@@ -54,7 +54,12 @@ class FakeResolver:
 class DialerCase(PureTestCase):
     def setUp(self) -> None:
         self.reactor = MemoryReactorClock()
-        self.reactor.nameResolver = FakeResolver({"one.example": ["8.8.8.1", "8.8.8.2"], "none.example": []})
+        names = {
+            "one.example": ["8.8.8.1", "8.8.8.2"],
+            "none.example": [],
+            "ours.example": ["10.0.0.1", "8.8.8.8"],
+        }
+        self.reactor.nameResolver = FakeResolver(names)
         self.addCleanup(lambda: self.assertEqual([c for c in self.reactor.getDelayedCalls() if c.active()], []))
         self.use(HostLimits())
         self.waiting: set[PeerId] = set()
@@ -101,6 +106,10 @@ class DialerCase(PureTestCase):
         link.peer = THEM
         self.dialer.secured(link)
 
+    def admit(self, link: Link) -> None:
+        link.admitted_at = 1.0
+        self.dialer.admitted(link, link.connection)
+
     def lose(self, link: Link, error: Any = None) -> None:
         self.counts.leave(link.place)
         self.dialer.closed(link, error)
@@ -122,7 +131,7 @@ class Dialling(DialerCase):
         self.assertNoResult(dialling)
         self.reactor.advance(10)
         self.assertEqual(len(self.tried()), 3)
-        self.dialer.admitted(link, link.connection)
+        self.admit(link)
         self.assertIs(self.successResultOf(dialling), link.connection)
         self.assertEqual((self.counters.dialled, self.counters.connected), (3, 1))
         self.assertEqual(self.counters.failed, {"refused": 2})
@@ -137,7 +146,7 @@ class Dialling(DialerCase):
         self.assertEqual(self.reactor.connectors[2].stoppedConnecting, True)
         self.dialer.not_connected(self.attempts()[2], Failure(ConnectionRefusedError()))
         self.lose(slow, DialAbandoned("x"))
-        self.dialer.admitted(link, link.connection)
+        self.admit(link)
         self.successResultOf(dialling)
         self.assertEqual(self.counters.failed, {})
         self.assertEqual(self.counts.outbound, 1)
@@ -187,7 +196,7 @@ class Dialling(DialerCase):
         link = self.connect(1)
         link.peer = OTHER
         self.dialer.secured(link)
-        self.dialer.admitted(link, link.connection)
+        self.admit(link)
         self.assertIs(self.successResultOf(dialling), link.connection)
 
     def test_self_dial_is_refused_before_the_socket(self) -> None:
@@ -205,9 +214,39 @@ class Dialling(DialerCase):
         self.assertEqual(self.tried(), ["8.8.8.1"])
         inbound = Link(FakeConnection(), self.counts.enter(ADDRESSES[5], inbound=True))
         inbound.peer = THEM
-        self.dialer.admitted(inbound, inbound.connection)
+        self.admit(inbound)
         self.assertIs(self.successResultOf(dialling), inbound.connection)
         self.assertTrue(self.reactor.connectors[0].stoppedConnecting)
+
+    def simultaneous(self) -> tuple[defer.Deferred, Link, Link]:
+        """A dial whose own connection is authenticated when the peer's is admitted."""
+        dialling = self.dialer.dial(THEM, ADDRESSES[:1])
+        own = self.connect(0)
+        self.secure(own)
+        inbound = Link(FakeConnection(), self.counts.enter(ADDRESSES[5], inbound=True))
+        inbound.peer = THEM
+        self.admit(inbound)
+        self.assertNoResult(dialling)
+        self.assertFalse(own.connection.closed)
+        return dialling, own, inbound
+
+    def test_of_simultaneous_dials_the_one_that_stays_is_the_result(self) -> None:
+        dialling, own, _ = self.simultaneous()
+        self.admit(own)
+        self.assertIs(self.successResultOf(dialling), own.connection)
+
+    def test_of_simultaneous_dials_the_other_one_stays(self) -> None:
+        dialling, own, inbound = self.simultaneous()
+        self.lose(own)
+        self.assertIs(self.successResultOf(dialling), inbound.connection)
+
+    def test_of_simultaneous_dials_neither_stays(self) -> None:
+        dialling, own, inbound = self.simultaneous()
+        inbound.connection.close()
+        self.lose(inbound)
+        self.assertNoResult(dialling)
+        self.lose(own)
+        self.failureResultOf(dialling, DialError)
 
     def test_failed_admission_fails_the_dial(self) -> None:
         dialling = self.dialer.dial(THEM, ADDRESSES[:1])
@@ -262,3 +301,15 @@ class Names(DialerCase):
         self.reactor.advance(0.2)
         self.failureResultOf(dialling, DialError)
         self.reactor.nameResolver.silent[0].resolutionComplete()
+
+    def test_a_public_peers_name_does_not_lead_into_our_network(self) -> None:
+        name = Multiaddr.parse("/dns/ours.example/tcp/9")
+        told = self.dialer.dial(THEM, [], [name], told_by_public=True)
+        self.assertEqual(self.tried(), ["8.8.8.8"])
+        self.refuse(0)
+        self.failureResultOf(told, DialError)
+        self.assertEqual(self.counters.failed, {"private_name": 1, "refused": 1})
+        configured = self.dialer.dial(OTHER, [name])
+        self.assertEqual(self.tried()[1], "10.0.0.1")
+        configured.cancel()
+        self.failureResultOf(configured, defer.CancelledError)
