@@ -192,7 +192,7 @@ class Mesh:
 
     def add(self, name: str, **settings: str) -> Agent:
         joining = {"CHORUS_JOIN": load_token(self.agents[0].data).text()} if self.agents else {}
-        agent = Agent(self.folder, name, **self.settings, **joining, **settings)
+        agent = Agent(self.folder, name, **{**self.settings, **joining, **settings})
         self.agents.append(agent)
         agent.start()
         return agent
