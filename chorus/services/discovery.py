@@ -40,8 +40,10 @@ SAVE_AFTER = 5.0
 """Seconds from a change to the write that remembers it."""
 WANTED_CONNECTIONS = 64
 """Connections above which nobody is dialled any more; peers still may dial this node."""
+ASK_FIRST = 2.0
 ASK_EVERY = 60.0
-"""Seconds between questions to a random member for others, give or take a quarter."""
+"""Seconds between questions to a random member for others, give or take a quarter: after a start soon, then doubling.
+Two that join at the same moment ask before the member they join can tell either of the other."""
 ASK_TIMEOUT = 10.0
 MDNS_RETRY = 60.0
 """Seconds; a machine may get its network later than its services."""
@@ -96,6 +98,7 @@ class DiscoveryService(Service):
         self._in_thread = in_thread
         self._mdns: Any = None
         self._watching = False
+        self._ask_wait = ASK_FIRST
         self._own_record: tuple[list[Multiaddr], bytes] | None = None
         self._dials: set[Deferred[Connection]] = set()
         self._questions: set[Deferred[None]] = set()
@@ -130,6 +133,7 @@ class DiscoveryService(Service):
             self._host.watch_peers(self._joined, self._left)
         for connection in self._host.connections():
             self._joined(connection)
+        self._ask_wait = ASK_FIRST
         self._ask_later()
         self._schedule()
 
@@ -245,13 +249,14 @@ class DiscoveryService(Service):
             self._schedule()
 
     def _ask_later(self) -> None:
-        self._ask_timer = self._clock.callLater(ASK_EVERY * (0.75 + self._rng.random() / 2), self._ask_somebody)
+        self._ask_timer = self._clock.callLater(self._ask_wait * (0.75 + self._rng.random() / 2), self._ask_somebody)
 
     def _ask_somebody(self) -> None:
-        self._ask_later()
         able = [connection for connection in self._host.connections() if self._can_ask(connection)]
-        if able:
+        if able and not self._questions:
             self._ask(self._rng.choice(able))
+            self._ask_wait = min(2 * self._ask_wait, ASK_EVERY)
+        self._ask_later()
 
     def _ask(self, connection: Connection) -> None:
         question = Deferred.fromCoroutine(self._question(connection))

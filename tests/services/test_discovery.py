@@ -267,12 +267,22 @@ class PeersTests(DiscoveryTestCase):
     def test_newcomers_are_heard_of_by_asking_again(self) -> None:
         self.node(0)
         old, _ = self.node(1, contacts=[self.contact(0)])
-        self.wait(1)
+        self.wait(3 * ASK_EVERY)
         self.node(2, contacts=[self.contact(0)], wanted_connections=1)
         self.wait(3)
         self.assertEqual(self.connected(old), {0})
         self.wait(2 * ASK_EVERY)
         self.assertEqual(self.connected(old), {0, 2})
+
+    def test_two_that_join_at_the_same_moment(self) -> None:
+        """Each asks before the member they join has heard the other's record; both ask again soon."""
+        self.node(0)
+        joining = [self.node(number, contacts=[self.contact(0)])[0] for number in (1, 2)]
+        for host in joining:
+            self.time.callLater(1.5, host.served.__setitem__, peers.PROTOCOL, host.served[peers.PROTOCOL])
+            host.served[peers.PROTOCOL] = lambda stream: stream.reset()
+        self.wait(16)
+        self.assertEqual([self.connected(host) for host in joining], [{0, 2}, {0, 1}])
 
     def test_without_the_exchange(self) -> None:
         """Open mode: the protocol is neither served nor spoken."""
@@ -356,7 +366,8 @@ class PeersTests(DiscoveryTestCase):
         service = self.hostile()
         self.wait(11)
         self.assertTrue(service._host.connections()[0].streams[0].closed)
-        self.assertEqual(service._questions, set())
+        self.wait(60)
+        self.assertLessEqual(len(service._questions), 1, "one question at a time")
 
     def test_record_of_oneself_and_of_the_teller(self) -> None:
         own = PeerRecord(IDENTITIES[0].peer_id, 10**18, (Multiaddr.tcp("127.0.0.1", 6666),)).seal(IDENTITIES[0])
