@@ -8,14 +8,20 @@ ended (spec/cluster.md, "Clock").
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
 import sys
 import time
+from types import FrameType
 from typing import Any
 
 from twisted.internet.asyncioreactor import AsyncioSelectorReactor
+from twisted.internet.error import ReactorNotRunning
+from twisted.logger import Logger
 
 from chorus.errors import UserError
+
+_log = Logger()
 
 
 class WrongReactor(UserError):
@@ -25,10 +31,30 @@ class WrongReactor(UserError):
 
 
 class BootClockReactor(AsyncioSelectorReactor):
-    """`IReactorTime.seconds()` is seconds since boot, suspended time included."""
+    """`IReactorTime.seconds()` is seconds since boot, suspended time included.
+
+    A process that SIGTERM or SIGINT asked to stop, and that did, ends with exit status 0. Twisted would have it end by
+    that signal, which an orchestrator takes for a failure (status 143).
+    """
 
     def seconds(self) -> float:
         return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def sigTerm(self, number: int, frame: FrameType | None = None) -> None:
+        self._asked_to_stop("SIGTERM")
+
+    def sigInt(self, number: int, frame: FrameType | None = None) -> None:
+        self._asked_to_stop("SIGINT")
+
+    def _asked_to_stop(self, signal: str) -> None:
+        # From the thread's queue: a log call inside a signal handler may meet a lock that the main thread holds.
+        self.callFromThread(_log.info, "received {signal}", signal=signal)  # type: ignore[no-untyped-call]
+        self.callFromThread(self._stop_once)  # type: ignore[no-untyped-call]
+
+    def _stop_once(self) -> None:
+        # The second signal of an impatient user finds the stop under way.
+        with contextlib.suppress(ReactorNotRunning):
+            self.stop()  # type: ignore[no-untyped-call]
 
 
 class UvloopReactor(BootClockReactor):
