@@ -22,7 +22,7 @@ from chorus import strictjson
 from chorus.errors import PeerError, UserError
 from chorus.identity import Identity, PeerId
 from chorus.multiformats.multiaddr import Multiaddr
-from chorus.security.jointoken import CLUSTER_ID, JoinToken, parse_secret
+from chorus.security.jointoken import CLUSTER_ID, JoinToken, TokenError, parse_secret
 from chorus.services.datadir import IDENTITY, DataDirectoryError, read_private, write_private
 
 if TYPE_CHECKING:
@@ -124,8 +124,12 @@ class Wishes:
         cls, *, join: str | None = None, cluster_secret: str | None = None, found: bool = False, bootstrap: bool = False
     ) -> Wishes:
         """From the texts of `CHORUS_JOIN` and `CHORUS_CLUSTER_SECRET`. Raises `TokenError` or `WeakSecret`."""
+        try:
+            token = JoinToken.parse(join) if join else None
+        except TokenError as error:
+            raise TokenError(f"CHORUS_JOIN: {error}") from None
         return cls(
-            JoinToken.parse(join) if join else None,
+            token,
             parse_secret(cluster_secret, source="CHORUS_CLUSTER_SECRET") if cluster_secret else None,
             found,
             bootstrap,
