@@ -66,6 +66,8 @@ RECONNECT_LIMIT_S = 15.0
 """Back-off between attempts to reach the scheduler; it doubles up to the limit."""
 STORE_RETRY_S = 1.0
 """Between attempts to record an outcome while the store refuses (disk full)."""
+KEEP_OUTCOME_S = 7 * 86400.0
+"""Seconds that an outcome is kept for a scheduler that does not come back."""
 RESULT_ROWS_BYTES = MAX_FRAME - 64 * 1024
 """Bytes of artifact rows in one result; the rest is named in `artifacts_skipped`."""
 
@@ -565,7 +567,15 @@ class Attempt:
 
     def _reconnect_now(self) -> None:
         self._reconnect = None
-        self.connect()
+        if not self.executing and self._place.wall() - self.record.lease_until > KEEP_OUTCOME_S:
+            self._log.error(
+                "the outcome of {task} was never asked for: dropping it",
+                event="task.outcome_dropped",
+                task=self.record.task_id,
+            )
+            self.forget()
+        else:
+            self.connect()
 
     def connect(self) -> None:
         """Resume with the scheduler now, if there is no conversation (it has just come back, or we have)."""

@@ -1,4 +1,8 @@
-"""Forgets finished tasks after their time: the journal's record, the event history, the blobs nobody else names."""
+"""Forgets finished tasks after their time: the journal's record, the event history, the blobs nobody else names.
+
+Blobs that no task of this node names go after the same time: what this node made as an executor for other schedulers
+(who have fetched it long ago), and uploads that nobody made a task of.
+"""
 
 from __future__ import annotations
 
@@ -102,8 +106,8 @@ class RetentionService(Service):
             await self._stored_events.forget(task.id)
             self._events.forget(task.id)
             self.forgotten += 1
+        await self._remove_blobs(due, limit)
         if due:
-            await self._remove_blobs(due)
             self._log.info("{count} old tasks forgotten", event="tasks.forgotten", count=len(due))
         return len(due)
 
@@ -114,10 +118,11 @@ class RetentionService(Service):
                 await self._stored_events.forget(task_id)
         self._swept = True
 
-    async def _remove_blobs(self, gone: list[TaskState]) -> None:
-        named = {sha256 for task in gone for sha256 in _blobs_of(task)}
+    async def _remove_blobs(self, gone: list[TaskState], limit: float) -> None:
+        unwanted = {sha256 for task in gone for sha256 in _blobs_of(task)}
+        unwanted.update(await self._stored_events.blobs_unused_since(limit))
         kept = {sha256 for task in self._machine for sha256 in _blobs_of(task)}
-        for sha256 in sorted(named - kept):
+        for sha256 in sorted(unwanted - kept):
             await self._blobs.remove(sha256)
 
 

@@ -16,7 +16,7 @@ from chorus.identity import PeerId
 from chorus.protocols.task_messages import InputBlob
 from chorus.services.attempt import RunRecord, outcome_from_json
 from chorus.services.task_events import NewEvent
-from chorus.store import event_tails, events, runs
+from chorus.store import blobs, event_tails, events, runs
 from chorus.tasks.journal import Fence
 from chorus.tasks.spec import TaskSpec
 
@@ -68,6 +68,14 @@ class StoredEvents:
 
     def known_tasks(self) -> Deferred[list[str]]:
         return self._store.read(event_tails.known_tasks)
+
+    def blobs_unused_since(self, before: float) -> Deferred[list[str]]:
+        """Blobs that were brought, or brought again, last before `before` (Unix seconds)."""
+
+        def work(connection: sqlite3.Connection) -> list[str]:
+            return [row.sha256 for row in blobs.every(connection) if row.used_at < before]
+
+        return self._store.read(work)
 
     def forget(self, task_id: str) -> Deferred[int]:
         return self._store.write(lambda connection: events.forget(connection, task_id))

@@ -24,9 +24,11 @@ from chorus.protocols.task_messages import (
     encode,
 )
 from chorus.sandbox.contract import Limits, Reason
+from chorus.services.attempt import KEEP_OUTCOME_S
 from chorus.services.collection import BRING_S
 from chorus.services.executor import ASSIGN_S
 from chorus.services.task_streams import FIRST_MESSAGE_S
+from chorus.store import blobs as blob_table
 from chorus.tasks import ids
 from chorus.tasks.journal import Fence
 from tests.services.task_kit import EPOCH, LEASE, Node, World, missing, spec, unavailable
@@ -700,6 +702,32 @@ class RetentionTest(ExecutorCase):
         node.kill()
         node.restart()
         self.assertNotIn(old, node.machine)
+
+    def test_blobs_that_no_task_names_go_after_the_same_time(self) -> None:
+        node = self.world.node("alone")
+        wanted, made_for_others = node.blobs.put(b"wanted"), node.blobs.put(b"made for others")
+        for sha256 in (wanted, made_for_others):
+            node.wait(node.store.write(lambda c, s=sha256: blob_table.insert(c, s, 1, b"[]", self.world.wall())))
+        self.world.advance(20 * 86400.0, step=3600.0)
+        node.submit("true", input={"sha256": wanted})
+        node.engine.only().finish(0)
+        self.world.settle()
+        self.assertIsNotNone(node.blobs.get(made_for_others))
+        self.world.advance(11 * 86400.0, step=3600.0)
+        self.assertIsNone(node.blobs.get(made_for_others))
+        self.assertIsNotNone(node.blobs.get(wanted))
+
+    def test_an_outcome_that_nobody_asks_for_is_not_kept_for_ever(self) -> None:
+        scheduler = self.world.node("scheduler", max_tasks=1)
+        worker = self.world.node("worker", expertise=("x",))
+        scheduler.submit("true", required={"expertise": ["x"]})
+        scheduler.kill()
+        worker.engine.only().finish(0)
+        self.world.advance(KEEP_OUTCOME_S - 3600, step=600.0)
+        self.assertEqual(worker.executor.unacknowledged, 1)
+        self.world.advance(2 * 3600, step=600.0)
+        self.assertEqual(worker.executor.unacknowledged, 0)
+        self.assertEqual(worker.wait(worker.executor._place.runs.all()), [])
 
     def test_a_round_that_fails_is_not_the_last(self) -> None:
         node = self.world.node("alone")
