@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from twisted.logger import Logger
 from chorus.errors import ChorusError
 from chorus.sandbox import volumes
 from chorus.sandbox.contract import Job, Limits, OutputSink, Reason, Run, RunResult, SandboxUnavailable
-from chorus.sandbox.docker_box import Binding, Contained, Containers
+from chorus.sandbox.docker_box import Binding, Contained, Containers, container_name
 from chorus.sandbox.docker_run import CONTAINER_S, FILES_S, PROBE_S, DockerRun
 from chorus.sandbox.docker_spec import LABEL_AGENT, LABEL_BOX, LABEL_FENCE, LABEL_IMAGE, LABEL_TASK, Users
 from chorus.sandbox.engine import Engine, EngineError
@@ -148,18 +147,19 @@ class Docker:
         """A warm container if one fits and is wanted, else a new one."""
         if self._owed:
             await self.settle()
-        name = f"chorus-{job.task_id[-36:]}-{job.attempt}-{uuid.uuid4().hex[:8]}"
         ready = self.pool.take(image, job.limits) if warm else None
         if ready is not None:
             try:
-                await self.workers.call(CONTAINER_S, self.containers.fit, ready, job, name)
+                await self.workers.call(CONTAINER_S, self.containers.fit, ready, job)
             except (ChorusError, TimedOut) as error:
                 self._log.info("a warm container of {image} was not usable: {error}", image=image, error=error)
                 await self.discard(ready)
             else:
                 return ready
         box = Box(scratch / "box")
-        made: Contained = await self.workers.call(CONTAINER_S, self.containers.make, name, image, box, job.limits, job)
+        made: Contained = await self.workers.call(
+            CONTAINER_S, self.containers.make, container_name(job), image, box, job.limits, job
+        )
         return made
 
     async def discard(self, found: Contained) -> None:

@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -121,6 +122,10 @@ class Contained:
         return self.volume.enforcement == "poll" and volumes.measure(self.box.control, most) > most
 
 
+def container_name(job: Job) -> str:
+    return f"chorus-{job.task_id[-36:]}-{job.attempt}-{uuid.uuid4().hex[:8]}"
+
+
 class Containers:
     """Makes, fills, starts and removes containers. Blocking."""
 
@@ -208,8 +213,8 @@ class Containers:
         workspace.fill(found.box, job, self._users.owner, stop)
         (found.box.control / "cap").write_text(cap_file(job.limits))
 
-    def fit(self, warm: Contained, job: Job, name: str) -> None:
-        """Give a warm container this job's limits and name."""
+    def fit(self, warm: Contained, job: Job) -> None:
+        """Give a warm container this job's limits."""
         limits = job.limits
         if resources(limits) != resources(warm.limits):
             self.engine.update(warm.id, resources(limits))
@@ -219,7 +224,6 @@ class Containers:
                 os.posix_fallocate(file.fileno(), 0, (warm.limits.disk_mb - limits.disk_mb) << 20)
         warm.volume = attrs.evolve(warm.volume, limit_mb=limits.disk_mb)
         warm.limits = limits
-        self.engine.rename(warm.id, name)
 
     def begin(self, found: Contained, job: Job, now: float) -> Binding:
         """Start the commands; what it takes to find them again is durable before."""
@@ -227,6 +231,10 @@ class Containers:
         binding = Binding(job.task_id, job.fence, prepared, now, found.volume.enforcement, job.limits.disk_mb)
         binding.write(found.box)
         self.engine.start_execution(prepared)
+        if found.warm:
+            # For the eyes of whoever lists containers, so not before the task runs.
+            with contextlib.suppress(EngineError, SandboxUnavailable):
+                self.engine.rename(found.id, container_name(job))
         return binding
 
     def oom_killed(self, found: Contained) -> bool:

@@ -199,10 +199,9 @@ class Warm(DockerCase):
         backend = await self.fill()
         (waiting,) = self.mine()
         self.assertEqual(waiting["Labels"]["chorus.warm"], "1")
-        run, scratch = self.go(shell("echo warm"), seen := Recorder())
+        run, scratch = self.go(shell("echo warm; sleep 1"), seen := Recorder())
         await seen.seen("stdout", b"warm")
-        names = {name for entry in self.mine() for name in entry["Names"]}
-        self.assertTrue(any("task-1" in name for name in names), names)
+        await self.until(lambda: any("task-1" in name for entry in self.mine() for name in entry["Names"]))
         self.assertEqual((await run.result).reason, Reason.EXIT)
         self.assert_clean(scratch)
         await self.until(lambda: backend.pool.waiting.get(IMAGE) == 1)
