@@ -170,7 +170,7 @@ class Node:
             stream = StreamIO(await connection.open_stream([ping.PROTOCOL]), self.reactor)
             await stream.write(sent)
             echoed = await stream.read_exactly(ping.SIZE)
-            await stream.finish()
+            stream.close()
             times.append(now() - started)
         wall = now() - began
         assert echoed == sent

@@ -61,6 +61,7 @@ class StreamIO:
     __slots__ = (
         "_buffer",
         "_clock",
+        "_discarding",
         "_ended",
         "_eof",
         "_error",
@@ -81,6 +82,7 @@ class StreamIO:
         self._eof = False
         self._ended = False
         self._error: ChorusError | None = None
+        self._discarding = False
         self._paused_reading = False
         self._paused_writing = False
         self._reader: Deferred[None] | None = None
@@ -91,6 +93,8 @@ class StreamIO:
     # StreamReceiver
 
     def data_received(self, data: bytes) -> None:
+        if self._discarding:
+            return
         self._buffer += data
         if len(self._buffer) > READ_HIGH_WATER and not self._paused_reading:
             self._paused_reading = True
@@ -183,8 +187,13 @@ class StreamIO:
         self.stream.close()
 
     async def finish(self, *, timeout: float | None = None) -> None:
-        """Close, and wait until the peer has closed too; raises what broke the stream if it broke."""
-        self.stream.close()
+        """Close the sending direction and wait until the peer has closed too, dropping what else comes; raises what
+        broke the stream if it broke."""
+        self._discarding = True
+        self._buffer.clear()
+        if not self._ended:
+            self.stream.write_eof()
+            self._want_more()
         await self.closed(timeout=timeout)
         if self._error is not None:
             raise self._error

@@ -183,13 +183,21 @@ class Writing(PureTestCase):
         self.stream.end(None)
         self.failureResultOf(Deferred.fromCoroutine(self.io.write(b"x")), StreamClosed)
 
-    def test_finish_waits_for_the_peers_end(self) -> None:
+    def test_finish_waits_for_the_peers_end_and_drops_what_it_still_sends(self) -> None:
+        self.stream.arrive(bytes(READ_HIGH_WATER + 1))
         finishing = Deferred.fromCoroutine(self.io.finish())
-        self.assertTrue(self.stream.closed)
+        self.assertTrue(self.stream.write_closed)
+        self.assertFalse(self.stream.reading_paused)
+        self.stream.arrive(bytes(READ_HIGH_WATER + 1))
+        self.assertFalse(self.stream.reading_paused)
         self.assertNoResult(finishing)
         self.stream.end(None)
         self.successResultOf(finishing)
         self.successResultOf(Deferred.fromCoroutine(self.io.closed()))
+
+    def test_finish_of_a_stream_that_broke(self) -> None:
+        self.stream.end(StreamReset())
+        self.failureResultOf(Deferred.fromCoroutine(self.io.finish()), StreamReset)
 
     def test_finish_has_a_time_limit(self) -> None:
         finishing = Deferred.fromCoroutine(self.io.finish(timeout=1))
