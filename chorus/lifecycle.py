@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.logger import Logger
 
@@ -49,12 +49,14 @@ class Sequence:
 
     async def start(self, step: Step) -> bool:
         """Run one step. Raises the step's own `ChorusError`, or `StepFailed`, when it is fatal; else says whether it
-        succeeded."""
+        succeeded. Cancelled, it raises `CancelledError`: the start is given up, which is no failure of the step."""
         self._started.append(step)
         if step.start is None:
             return True
         try:
             await self._limited(step.start, step.limit_s)
+        except CancelledError:
+            raise
         except Exception as error:
             if not step.fatal:
                 self._log.warn("{step} is not available: {error}", step=step.name, error=_line(error))

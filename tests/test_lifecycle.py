@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from twisted.internet.defer import Deferred, ensureDeferred, fail
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, fail
 
 from chorus.errors import UserError
 from chorus.lifecycle import Sequence, Step, StepFailed
@@ -45,6 +45,14 @@ class SequenceTests(PureTestCase):
         self.time.advance(3)
         self.failureResultOf(hung, StepFailed)
         self.flushLoggedErrors()
+
+    def test_a_start_that_is_given_up_is_no_failure(self) -> None:
+        """Whether or not the node could do without the step: nothing goes on after a cancellation."""
+        for fatal in (True, False):
+            starting = Deferred.fromCoroutine(self.sequence.start(Step("slow", start=Deferred, fatal=fatal)))
+            starting.cancel()
+            self.failureResultOf(starting, CancelledError)
+        self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_a_stop_that_hangs_does_not_hold_the_rest(self) -> None:
         self.start(self.step("first"))
