@@ -150,10 +150,13 @@ def _why_nobody(spec: TaskSpec, candidates: Sequence[Candidate], suitable: Seque
         if len(lacks) == 1:
             return f"no agent has {next(iter(lacks))} ({_agents(len(candidates))} known)"
         return f"no agent has all that the task requires: one lacks {', another '.join(sorted(lacks)[:3])}"
-    full = sum(each.current_tasks >= each.max_tasks for each in suitable)
-    if full == len(suitable):
+    executing = [each for each in suitable if each.max_tasks]
+    if not executing:
+        return f"no suitable agent executes tasks ({_agents(len(suitable))} that may run 0)"
+    full = sum(each.current_tasks >= each.max_tasks for each in executing)
+    if full == len(executing):
         return f"every suitable agent is busy ({_agents(full)})"
-    return f"no suitable agent takes work now ({full} busy, {len(suitable) - full} not available)"
+    return f"no suitable agent takes work now ({full} busy, {len(executing) - full} not available)"
 
 
 def _agents(count: int) -> str:

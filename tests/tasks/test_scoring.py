@@ -70,6 +70,7 @@ class ScoringTests(PureTestCase):
                 "no agent has all that the task requires: one lacks the capability gpu, another the role developer",
             ),
             (gpu, [Candidate("a"), attrs.evolve(able, current_tasks=1)], "every suitable agent is busy (1 agent)"),
+            (gpu, [attrs.evolve(able, max_tasks=0)], "no suitable agent executes tasks (1 agent that may run 0)"),
             (
                 gpu,
                 [attrs.evolve(able, available=False), attrs.evolve(able, current_tasks=1)],
