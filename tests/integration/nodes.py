@@ -110,9 +110,9 @@ class Node(Agent):
         with self.request(method, path, body, **headers) as response:
             return response.status, response.headers.get_content_type(), json.loads(response.read())
 
-    def probe(self, path: str) -> tuple[int, dict[str, Any]]:
-        """What the health port says."""
-        connection = http.client.HTTPConnection("127.0.0.1", int(self.ports["health"]), timeout=10)
+    def probe(self, path: str, port: int | None = None) -> tuple[int, dict[str, Any]]:
+        """What the health port says; name the `port` where `ports.json` may be gone."""
+        connection = http.client.HTTPConnection("127.0.0.1", port or int(self.ports["health"]), timeout=10)
         try:
             connection.request("GET", path)
             response = connection.getresponse()
