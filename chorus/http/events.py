@@ -31,6 +31,9 @@ CONTENT_TYPE = "text/event-stream"
 RETRY_MS = 2000
 """Told to clients: how long to wait before they connect again."""
 MAX_EVENT_ID = 2**53 - 1
+MAX_WAIT = 86_400
+GRACE_S = 0.2
+"""What `?wait=0` allows for reading the history: a stream has no mark between the old events and the new."""
 
 
 def add_events(app: Klein, tasks: Tasks, clock: IReactorTime, open_streams: set[EventStream]) -> None:
@@ -39,7 +42,7 @@ def add_events(app: Klein, tasks: Tasks, clock: IReactorTime, open_streams: set[
     @app.route("/v1/tasks/<string:task_id>/events", methods=["GET"])
     async def events(request: ApiRequest, task_id: str) -> None:
         want(request, CONTENT_TYPE)
-        after = _after(request)
+        after, wait = _asked(request)
         document = await tasks.get(known_form(task_id))
         if request.method == b"HEAD":
             _headers(request)
@@ -59,6 +62,8 @@ def add_events(app: Klein, tasks: Tasks, clock: IReactorTime, open_streams: set[
         stream.attach(subscription)
         if document["state"] not in TERMINAL:
             stream.start()
+        if wait is not None:
+            stream.end_after(wait)
         await stream.answered()
 
 
@@ -70,6 +75,7 @@ class EventStream:
         self._clock = clock
         self._subscription: Subscription | None = None
         self._heartbeat: IDelayedCall | None = None
+        self._limit: IDelayedCall | None = None
         self._started = False
         self._backlog = 0
         self.closed: Deferred[None] = Deferred()
@@ -120,6 +126,11 @@ class EventStream:
         self.start()
         self.ended()
 
+    def end_after(self, seconds: int) -> None:
+        """End the stream when it has been open so long; at 0 as soon as what is there has been sent."""
+        if not self._out.over:
+            self._limit = self._clock.callLater(max(seconds, GRACE_S), self.shut_down)
+
     def answered(self) -> Deferred[None]:
         """Fires when `closed` does; cancelling it (the client went away) harms nothing."""
         waiter: Deferred[None] = Deferred(lambda _: None)
@@ -147,8 +158,9 @@ class EventStream:
             self._subscription.resume()
 
     def _close(self) -> None:
-        if self._heartbeat is not None and self._heartbeat.active():
-            self._heartbeat.cancel()
+        for call in (self._heartbeat, self._limit):
+            if call is not None and call.active():
+                call.cancel()
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             subscription.stop()
@@ -162,14 +174,17 @@ def encode(event: TaskEvent) -> bytes:
     return f"id: {event.id}\nevent: {event.type}\ndata: {data}\n\n".encode("utf-8", "replace")
 
 
-def _after(request: ApiRequest) -> int:
-    text = query(request, "after").get("after")
+def _asked(request: ApiRequest) -> tuple[int, int | None]:
+    """The event to start after, and how many seconds to wait for more (None: to the end)."""
+    parameters = query(request, "after", "wait")
+    wait = whole_number(parameters["wait"], "wait", 0, MAX_WAIT) if "wait" in parameters else None
+    text = parameters.get("after")
     asked = 0 if text is None else whole_number(text, "after", 0, MAX_EVENT_ID)
     header = request.requestHeaders.getRawHeaders("Last-Event-ID")
     if header and header[-1].strip():
         # A client that reconnects repeats its first address; the header is where it is now.
-        return whole_number(header[-1].strip(), "Last-Event-ID", 0, MAX_EVENT_ID)
-    return asked
+        asked = whole_number(header[-1].strip(), "Last-Event-ID", 0, MAX_EVENT_ID)
+    return asked, wait
 
 
 def _headers(request: ApiRequest) -> None:

@@ -8,7 +8,7 @@ from chorus import __version__
 from chorus.http import limits, problem
 from chorus.http.blobs import OCTETS
 from chorus.http.events import CONTENT_TYPE as EVENT_STREAM
-from chorus.http.events import MAX_EVENT_ID
+from chorus.http.events import MAX_EVENT_ID, MAX_WAIT
 from chorus.http.reply import JSON_TYPE
 from chorus.http.schemas import SHA256, TASK_ID, Schema, all_schemas, ref
 from chorus.http.tasks import MAX_CURSOR, MAX_REASON, STATES
@@ -138,6 +138,12 @@ def _paths() -> dict[str, Any]:
                 parameters=[
                     _parameter("query", "after", _number(), "Start after this event."),
                     _parameter("header", "Last-Event-ID", _number(), "The same; it goes before `after`."),
+                    _parameter(
+                        "query",
+                        "wait",
+                        {"type": "integer", "minimum": 0, "maximum": MAX_WAIT},
+                        "End the stream after so many seconds even if the task goes on; 0: only what is there now.",
+                    ),
                 ],
             ),
         },

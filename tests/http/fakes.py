@@ -27,7 +27,7 @@ class UnknownTask(UserError):
 
 class UnknownDependency(UserError):
     code = "unknown_dependency"
-    http_status = 409
+    http_status = 422
 
 
 class UnknownBlob(UserError):
@@ -42,7 +42,7 @@ class IdempotencyConflict(UserError):
 
 class DigestMismatch(UserError):
     code = "digest_mismatch"
-    http_status = 409
+    http_status = 422
 
 
 class TooLarge(UserError):

@@ -73,7 +73,7 @@ class Uploads(ApiCase):
 
     async def test_another_content_than_announced(self) -> None:
         response = await self.ask("PUT", f"/v1/blobs/{'0' * 64}", body=b"content")
-        self.assert_problem(response, 409, "digest_mismatch")
+        self.assert_problem(response, 422, "digest_mismatch")
 
     async def test_bad_digests(self) -> None:
         other = base64.b64encode(bytes(32)).decode()
@@ -116,6 +116,28 @@ class Uploads(ApiCase):
         wire.transport.write(self.head("PUT", "/v1/blobs", "Content-Length: 100000") + b"x")
         self.assert_problem(Response(await wire.closed), 408, "too_slow")
         self.assertTrue(self.blobs.writers[0].aborted)
+
+    async def test_a_disk_that_falls_behind_holds_the_sender(self) -> None:
+        self.patch(limits, "UPLOAD_WINDOW_S", 0.02)
+        size = MAX_BLOB - 10
+        wire = await self.connect()
+        wire.transport.write(self.head("PUT", "/v1/blobs", f"Content-Length: {size}") + b"x")
+        while not self.blobs.writers:
+            await self.ask("GET", "/v1/status")
+        writer = self.blobs.writers[0]
+        assert writer.on_pressure is not None
+        writer.on_pressure(True)
+        wire.transport.write(bytes(size - 1))
+        before = -1
+        while len(writer.data) != before:
+            before = len(writer.data)
+            for _ in range(20):
+                await self.ask("GET", "/v1/status")
+        # Held for many windows, and not taken for a client without progress.
+        self.assertLess(before, size)
+        writer.on_pressure(False)
+        self.assertIn(b"201 Created", await wire.until(b"\r\n\r\n"))
+        self.assertEqual(len(writer.data), size)
 
     async def test_too_many_at_once(self) -> None:
         self.patch(limits, "MAX_UPLOADS", 1)

@@ -85,6 +85,14 @@ class Events(ApiCase):
         data = await wire.until(lambda data: data.count(b": alive\n\n") >= 2)
         self.assertIn(b"retry: 2000\n\n", data)
 
+    async def test_wait_ends_the_stream_of_a_task_that_goes_on(self) -> None:
+        self.tasks.add(self.task, "note", {"text": "before"})
+        response = await self.whole(await self.watch(query="?wait=0"))
+        self.assertEqual([event["id"] for event in events_of(response.body)], [1, 2])
+        self.assertEqual((self.tasks.watches, self.service.api.streams), (set(), set()))
+        for query in ("?wait=-1", "?wait=x", "?wait=86401"):
+            self.assert_problem(await self.whole(await self.watch(query=query)), 400, "bad_query")
+
     async def test_a_client_that_leaves_ends_its_subscription(self) -> None:
         wire = await self.watch()
         await wire.until(b"submitted")

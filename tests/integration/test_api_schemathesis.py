@@ -53,7 +53,7 @@ class Collected(ProcessProtocol):
 
 
 class Schemathesis(TestCase):
-    timeout = 240
+    timeout = 240 if "CHORUS_TEST_API" not in os.environ else 900
     if importlib.util.find_spec("schemathesis") is None:
         skip = "schemathesis is not installed (pip install schemathesis)"
 
@@ -83,9 +83,11 @@ class Schemathesis(TestCase):
             process, sys.executable, [sys.executable, *words], dict(os.environ), self.mktemp_dir()
         )
 
-        def end() -> None:
-            if transport.pid is not None:
-                transport.signalProcess("KILL")
+        def end() -> object:
+            if transport.pid is None:
+                return None
+            transport.signalProcess("KILL")
+            return process.ended
 
         self.addCleanup(end)
         status = await process.ended
