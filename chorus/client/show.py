@@ -53,7 +53,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str) 
         from rich.table import Table
         from rich.text import Text
 
-        shown = Table(*columns, box=None, header_style="bold", pad_edge=False)
+        shown = Table(box=None, header_style="bold", pad_edge=False)
+        for at, column in enumerate(columns):
+            # What people copy is never cut: an id comes first, a peer id last, and long ones fold.
+            width = max(len(row[at]) for row in texts) if at == 0 else None
+            shown.add_column(column, min_width=width, no_wrap=at == 0, overflow="fold")
         for row in texts:
             shown.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
         Console().print(shown)
@@ -123,7 +127,8 @@ class Follower:
         for name in ("stdout", "stderr"):
             held, self._held[name] = self._held[name], b""
             if held:
-                self._write(name, held)
+                # On a terminal what follows begins a line of its own.
+                self._write(name, held + b"\n" if self._live else held)
 
     def event(self, event: Event) -> None:
         kind, data = event["type"], event["data"]
