@@ -398,9 +398,24 @@ class FragileStore:
     def __init__(self, store: InlineDatabase) -> None:
         self._store = store
         self.full = False
+        self.slow = False
+        """Set to hold writes back until `release`."""
+        self._held: list[tuple[Any, Deferred[Any]]] = []
 
     def write(self, work: Any) -> Deferred[Any]:
-        return fail(StoreUnavailable("the disk is full")) if self.full else self._store.write(work)
+        if self.full:
+            return fail(StoreUnavailable("the disk is full"))
+        if not self.slow:
+            return self._store.write(work)
+        waiting: Deferred[Any] = Deferred()
+        self._held.append((work, waiting))
+        return waiting
+
+    def release(self) -> None:
+        self.slow = False
+        held, self._held = self._held, []
+        for work, waiting in held:
+            self._store.write(work).chainDeferred(waiting)
 
     def read(self, work: Any) -> Deferred[Any]:
         return self._store.read(work)

@@ -304,6 +304,27 @@ class PlacementTest(WorldCase):
         self.assertEqual(scheduler.state(task), "submitted")
         self.assertIn("silent", scheduler.show(task)["detail"])
 
+    def test_an_agent_that_goes_away_between_its_yes_and_our_commit(self) -> None:
+        """It was never told, so nobody waits for its lease to end."""
+        scheduler = self.world.node("scheduler", max_tasks=1)
+        worker = self.world.node("worker", expertise=("x",))
+        task = scheduler.submit("true", required={"expertise": ["y"]})
+        scheduler.cancel(task)
+        submitted = scheduler.coordinator.submit({"commands": ["true"], "required": {"expertise": ["x"]}}, "api")
+        task = self.successResultOf(submitted)["id"]
+        scheduler.store.slow = True
+        self.world.settle()
+        self.assertEqual(worker.executor.current_tasks, 1, "it has said yes")
+        self.world.cut(scheduler, worker)
+        scheduler.store.release()
+        self.world.settle()
+        found = scheduler.machine.get(task)
+        self.assertEqual((str(found.state), found.reason, found.attempt), ("submitted", "lease_lost", 1))
+        self.assertIn("went away", str(found.detail))
+        self.world.heal(scheduler, worker)
+        self.world.advance(5)
+        self.assertEqual(scheduler.state(task), "running")
+
     def test_a_failing_agent_is_not_asked_first_again(self) -> None:
         scheduler = self.world.node("scheduler", max_tasks=1)
         nodes = [self.world.node(name, expertise=("x",)) for name in ("one", "two")]
@@ -389,6 +410,31 @@ class CancelTest(WorldCase):
             self.assertIn(state, ("completed", "cancelled"))
             self.assertEqual([each for each in node.states(task) if each in ("completed", "cancelled")], [state])
             self.assertEqual(node.executor.unacknowledged, 0)
+
+    def test_twice_at_once_only_one_of_them_did_it(self) -> None:
+        """Both pass the check, both are committed; the second has changed nothing and says so."""
+        node = self.world.node("alone")
+        task = node.submit("true", required={"role": "nobody"})
+        node.store.slow = True
+        first, second = (node.coordinator.cancel(task, "api", name) for name in ("one", "two"))
+        self.assertNoResult(first)
+        node.store.release()
+        self.world.settle()
+        self.assertIn("one", self.successResultOf(first)["detail"])
+        self.assertIsInstance(self.failureResultOf(second).value, TaskFinished)
+        self.assertEqual(node.states(task).count("cancelled"), 1)
+
+    def test_output_that_crosses_it_does_not_follow_the_end(self) -> None:
+        scheduler = self.world.node("scheduler", max_tasks=1)
+        worker = self.world.node("worker", expertise=("x",))
+        task = scheduler.submit("sleep", required={"expertise": ["x"]})
+        cancelled = scheduler.coordinator.cancel(task, "api", "")
+        worker.engine.only().say("stdout", b"on its way")
+        self.world.settle()
+        self.successResultOf(cancelled)
+        self.assertEqual(scheduler.history(task)[-1].data["state"], "cancelled")
+        output = scheduler.show(task)["output"]["stdout"]
+        self.assertEqual(scheduler.blobs.get(output["sha256"]), b"on its way", "the result has it")
 
     def test_of_a_task_whose_agent_is_away(self) -> None:
         scheduler = self.world.node("scheduler", max_tasks=1)

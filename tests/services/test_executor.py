@@ -386,6 +386,7 @@ class RestartTest(ExecutorCase):
         self.world.advance(LEASE + 1)
         worker.restart()
         self.assertFalse(container.alive)
+        self.assertEqual(worker.executor.taken_back, 0)
         self.scheduler.restart()
         self.world.advance(10)
         self.assertEqual(worker.engine.only().job.attempt, 2)
@@ -563,6 +564,19 @@ class HostileTest(ExecutorCase):
                 stream.reset()
             self.assertIn(stream.receiver.data, (encode(Stale()),))
         self.assertEqual(self.worker.state(task), "running", "its owner is the worker itself")
+
+    def test_resume_under_an_old_fence_of_what_one_does_own(self) -> None:
+        self.worker.executor.draining = True
+        task = self.worker.submit("true")
+        fence = self.worker.machine.get(task).fence
+        assert fence is not None
+        self.assertEqual(self.worker.machine.get(task).agent, str(self.scheduler.peer))
+        stream = self.raw()
+        stream.write(encode(Resume(task, Fence(fence.epoch, fence.term, fence.index - 1))))
+        self.world.settle()
+        self.assertEqual(stream.receiver.data, encode(Stale()))
+        stream.reset()
+        self.assertEqual(self.worker.state(task), "running")
 
     def test_output_over_the_tasks_limit_ends_the_conversation_not_the_node(self) -> None:
         scheduler, agent = self.worker, self.scheduler
