@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chorus import strictjson
-from chorus.errors import ChorusError, PeerError
+from chorus.errors import ChorusError
 from chorus.identity import Identity, PeerId
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols import peers
@@ -308,7 +308,8 @@ class DiscoveryService(Service):
     async def _answer(self, io: StreamIO) -> None:
         try:
             limit = peers.decode_request(await io.read_delimited(peers.MAX_REQUEST))
-        except PeerError as error:
+        except ChorusError as error:
+            # Also when the peer closes without a question: our direction would stay open.
             io.reset(error)
             raise
         asker = io.stream.connection.peer_id
