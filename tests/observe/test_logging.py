@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from twisted.logger import Logger, LogPublisher, textFileLogObserver
 from twisted.python.failure import Failure
 
+from chorus.http.tasks import STATES
 from chorus.observe import logging
 from tests.support import PureTestCase
 
@@ -132,6 +133,8 @@ class Documentation(PureTestCase):
         used = set()
         for path in (ROOT / "chorus").rglob("*.py"):
             used |= set(re.findall(r'\bevent="([a-z_.]+)"', path.read_text()))
+            if 'event=f"task.{task.state}"' in path.read_text():
+                used |= {f"task.{state}" for state in STATES}
         documented = set(re.findall(r"^\| `([a-z_.]+)` \|", (ROOT / "docs/events.md").read_text(), re.MULTILINE))
         self.assertEqual(used - documented, set(), "add them to docs/events.md")
         self.assertEqual(documented - used, set(), "docs/events.md names events that nothing logs")
