@@ -463,6 +463,7 @@ class NodeService(Service):
         from chorus.services.api import ApiService
         from chorus.services.health import HealthService
         from chorus.services.node_view import NodeView
+        from chorus.tasks.spec import LimitPolicy
 
         settings, parts = self.settings, self.parts
         presence, cluster = parts["presence"], parts["cluster"]
@@ -491,6 +492,7 @@ class NodeService(Service):
             host_names=settings.api_hosts,
             max_blob=settings.max_blob_mb * MIB,
             reactor=self._reactor,
+            policy=LimitPolicy(*_limits(settings)),
         )
         health = HealthService(
             node=view,

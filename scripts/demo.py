@@ -160,6 +160,14 @@ def stop(nodes: list[Node]) -> None:
         node.stopped()
 
 
+def check_sandbox(node: Node) -> None:
+    """Without a sandbox the task would wait for ever: say now what is missing."""
+    status = node.json("status")
+    assert isinstance(status, dict)
+    if not status["sandbox"]["usable"]:
+        raise Failed(f"nothing on this machine can run a task safely: {status['sandbox']['detail']}")
+
+
 def run_task(nodes: list[Node], path: Path, command: list[str], results: Path) -> int:
     """Submit through node-1, watch it live, and say what came of it. Returns the command's exit status."""
     say(f"submitting {path} through node-1: {' '.join(command)}")
@@ -202,6 +210,7 @@ def main(words: list[str]) -> int:
     try:
         say("starting three agents on loopback")
         nodes = mesh(folder)
+        check_sandbox(nodes[1])
         return run_task(nodes, path, command, results)
     finally:
         stop(nodes)
