@@ -48,7 +48,7 @@ class Api:
             return given.rstrip("/") if "://" in given else f"http://{given.rstrip('/')}"
         path = self.data_dir / PORTS
         try:
-            ports = json.loads(path.read_text())
+            ports = decoded(path.read_bytes())
             host, port = str(ports.get("api_host", "127.0.0.1")), int(ports["api"])
         except FileNotFoundError:
             raise NoNode(f"no node runs with the data directory {self.data_dir}; {START_HINT}") from None
@@ -74,16 +74,16 @@ class Api:
         except ConfigError as error:
             raise ClientError(f"{error}; say --token or CHORUS_API_TOKEN", EXIT_UNAUTHORIZED) from None
 
-    def json(self, method: str, path: str, body: object = None) -> Any:
+    def json(self, method: str, path: str, body: object = None, *, open_path: bool = False) -> Any:
         """One JSON document. Raises `ClientError`."""
         headers = {"Accept": "application/json"}
         data = None
         if body is not None:
             data = json.dumps(body).encode()
             headers["Content-Type"] = "application/json"
-        with self.request(method, path, data, headers) as answer:
+        with self.request(method, path, data, headers, open_path=open_path) as answer:
             try:
-                return json.loads(answer.read())
+                return decoded(answer.read())
             except (ValueError, http.client.HTTPException, OSError) as error:
                 raise NoNode(f"{self.address()} did not answer like a node of CHORUS: {error}") from None
 
@@ -156,6 +156,14 @@ class Progress:
         return data
 
 
+def decoded(raw: bytes) -> Any:
+    """One JSON document. Raises `ValueError` for everything that is none, also for one that is nested too deeply."""
+    try:
+        return json.loads(raw)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def _connect(address: str) -> http.client.HTTPConnection:
     parts = urllib.parse.urlsplit(address)
     try:
@@ -188,7 +196,7 @@ def _send(
 def _problem(response: http.client.HTTPResponse, address: str) -> ClientError:
     status = response.status
     try:
-        document = json.loads(response.read(MAX_ERROR))
+        document = decoded(response.read(MAX_ERROR))
         code, detail = str(document["code"]), str(document["detail"])
     except (ValueError, KeyError, TypeError, http.client.HTTPException, OSError):
         return ClientError(f"{address} answered with status {status}; is it a node of CHORUS?", EXIT_TASK_FAILED)

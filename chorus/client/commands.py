@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from chorus.client import show
-from chorus.client.api import BLOCK, Api, Progress
+from chorus.client.api import BLOCK, Api, Progress, decoded
 from chorus.client.errors import EXIT_TASK_FAILED, EXIT_USAGE, ClientError, Refused
 from chorus.client.fetch import Item, checked, fetch
 from chorus.client.pack import pack
@@ -183,8 +183,7 @@ def status(options: Options, api: Api) -> int:
 
 
 def openapi(options: Options, api: Api) -> int:
-    with api.request("GET", "/openapi.json", open_path=True) as answer:
-        show.document(json.loads(answer.read()))
+    show.document(api.json("GET", "/openapi.json", open_path=True))
     return 0
 
 
@@ -276,7 +275,7 @@ def _show(task: Document) -> None:
 def _read_spec(name: str) -> Document:
     try:
         with sys.stdin.buffer if name == "-" else Path(name).open("rb") as file:
-            body = json.loads(file.read(MAX_SPEC + 1))
+            body = decoded(file.read(MAX_SPEC + 1))
     except OSError as error:
         raise ClientError(f"cannot read {name}: {error.strerror}") from None
     except ValueError as error:

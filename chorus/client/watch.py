@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import http.client
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from chorus.client.api import Api
+from chorus.client.api import Api, decoded
 from chorus.client.errors import NoNode, Refused
 
 PATIENCE_S = 120.0
@@ -25,7 +24,7 @@ def parse_events(lines: Iterable[bytes]) -> Iterator[Event]:
     for line in lines:
         if not line:
             if data:
-                yield json.loads(b"\n".join(data))
+                yield decoded(b"\n".join(data))
             data = []
             continue
         field, _, value = line.partition(b":")

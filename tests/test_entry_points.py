@@ -1,0 +1,242 @@
+"""The same bombs through every decoder of bytes from outside (spec/security.md 2.6).
+
+A decoder that is added belongs into these tables: `test_no_other_decoder` finds those that are not.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import json
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import chorus
+from chorus import messages, strictjson
+from chorus.client import api, commands, watch
+from chorus.client.errors import ClientError
+from chorus.errors import ChorusError
+from chorus.identity import Identity, PublicKey
+from chorus.protocols import blobs, gossip_rpc, identify, peers, task_messages
+from chorus.protocols.admission import Exchange
+from chorus.protocols.envelope import PeerRecord
+from chorus.protocols.gossip_sign import Verifier
+from chorus.protocols.noise import NoiseError, NoiseHandshake
+from chorus.services.cluster import Membership
+from tests.protocols.test_noise import PeerWithPayload
+from tests.support import PureTestCase
+
+ALICE = Identity.from_seed(b"\1" * 32)
+BOB = Identity.from_seed(b"\2" * 32)
+HASH = "ab" * 32
+
+Decoder = Callable[[bytes], object]
+
+
+def noise_payload(payload: bytes) -> None:
+    PeerWithPayload(payload).attack(NoiseHandshake(BOB, initiator=False), initiator=True)
+
+
+def pubsub_message(raw: bytes) -> None:
+    Verifier().verify(gossip_rpc.decode_message(raw))
+
+
+PROTOBUF: dict[str, Decoder] = {
+    "noise": noise_payload,
+    "identity": PublicKey.from_protobuf,
+    "envelope": PeerRecord.open,
+    "identify": lambda raw: identify.parse([raw], ALICE.peer_id),
+    "gossip_rpc": gossip_rpc.decode_rpc,
+    "gossip_rpc, a message": pubsub_message,
+    "admission": Exchange(bytes(32), False, bytes(32), ALICE.peer_id, BOB.peer_id).check,
+    "peers, a question": peers.decode_request,
+    "peers, an answer": peers.decode_answer,
+}
+FIRST_FIELD = b"\x0a\x04abcd"
+
+
+def client_answer(raw: bytes) -> object:
+    node = api.Api({}, "http://127.0.0.1:1")
+    with mock.patch.object(node, "request") as request:
+        request.return_value.__enter__.return_value = io.BytesIO(raw)
+        return node.json("GET", "/")
+
+
+def client_specification(raw: bytes) -> object:
+    with mock.patch.object(sys, "stdin", mock.Mock(buffer=io.BytesIO(raw))):
+        return commands._read_spec("-")
+
+
+JSON: dict[str, Decoder] = {
+    "strictjson": strictjson.loads,
+    "messages": lambda raw: messages.decode(raw, ALICE.peer_id),
+    "task_messages": task_messages.decode,
+    "task_messages, with its kind": lambda raw: task_messages.decode(b"\x00" + raw),
+    "blobs, a manifest": lambda raw: blobs.Manifest.decode(raw, HASH, 2**40),
+    "blobs, a request": blobs.decode_request,
+    "blobs, an answer": blobs.Answer.decode,
+    "cluster": Membership.from_json,
+}
+CLIENT: dict[str, Decoder] = {
+    "api": client_answer,
+    "commands": client_specification,
+}
+DIGITS = b'{"type":' + b"9" * 1_000_000 + b"}"
+DEEP = b"[" * 200_000 + b"]" * 200_000
+TABLE = {
+    "digits": DIGITS,
+    "negative digits": b"[-" + b"1" * 1_000_000 + b"]",
+    "digits of a fraction": b"[0." + b"1" * 1_000_000 + b"]",
+    "an exponent": b"[1e" + b"9" * 1_000_000 + b"]",
+    "nesting": DEEP,
+    "nesting of objects": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    "nesting without an end": b"[" * 1_000_000,
+    "nesting within the length of a small message": b"[" * 200 + b"]" * 200,
+    "a key twice": b'{"type":"a","type":"b"}',
+    "a key twice inside": b'{"type":{"a":1,"a":2}}',
+    "NaN": b'{"type":NaN}',
+    "Infinity": b'{"type":-Infinity}',
+    "a float over its range": b'{"type":1e999}',
+    "half of a surrogate pair": b'{"type":"\\ud800"}',
+    "half of a pair in a key": b'{"\\udfff":1}',
+    "a surrogate in UTF-8": b'{"type":"\xed\xa0\x80"}',
+    "no UTF-8": b"\xff\xfe{\x00}\x00",
+    "a mark of the byte order": b"\xef\xbb\xbf{}",
+    "two documents": b"{}{}",
+    "nothing": b"",
+}
+
+
+class ProtobufTests(PureTestCase):
+    def test_cve_2025_4565_nested_groups(self) -> None:
+        for name, decode in PROTOBUF.items():
+            for depth in (10, 120, 3_000, 10_000, 100_000):
+                for bomb in (
+                    b"\x7b" * depth + b"\x7c" * depth,
+                    FIRST_FIELD + b"\x7b" * depth,
+                    b"\x7c" * depth,
+                ):
+                    with self.subTest(decoder=name, depth=depth):
+                        if name == "noise" and len(bomb) > 7000:
+                            continue  # refused by the size of the frame, see test_limits_of_handshake_frames
+                        if depth < 100:
+                            self.no_crash(decode, bomb)  # an unknown field, passed over
+                        else:
+                            self.refused(decode, bomb, (ChorusError, NoiseError))
+
+    def test_cve_2025_4565_nested_messages(self) -> None:
+        """A message in a message in a message, of the fields that are messages (1 to 4, length-delimited)."""
+        for tag in (b"\x0a", b"\x12", b"\x1a", b"\x22"):
+            bomb = b""
+            for _ in range(2_000):
+                size = len(bomb)
+                prefix = b""
+                while size > 0x7F:
+                    prefix += bytes([size & 0x7F | 0x80])
+                    size >>= 7
+                bomb = tag + prefix + bytes([size]) + bomb
+            for name, decode in PROTOBUF.items():
+                if name != "noise":
+                    with self.subTest(decoder=name, tag=tag):
+                        self.no_crash(decode, bomb)
+
+    def refused(self, decode: Decoder, raw: bytes, errors: tuple[type[Exception], ...]) -> None:
+        started = time.process_time()
+        with self.assertRaises(errors):
+            if decode(raw) == [] and decode is peers.decode_answer:
+                raise ChorusError("an answer whose records are none")
+        self.assertLess(time.process_time() - started, 0.5)
+
+    def no_crash(self, decode: Decoder, raw: bytes) -> None:
+        started = time.process_time()
+        with contextlib.suppress(ChorusError):
+            decode(raw)
+        self.assertLess(time.process_time() - started, 0.5)
+
+
+class JSONTests(PureTestCase):
+    def test_cve_2020_10735_and_the_rest_of_the_table(self) -> None:
+        for name, decode in JSON.items():
+            for what, bomb in TABLE.items():
+                with self.subTest(decoder=name, bomb=what):
+                    started = time.process_time()
+                    with self.assertRaises((ChorusError, ValueError)) as caught:
+                        if name == "strictjson" and what == "nesting within the length of a small message":
+                            strictjson.loads(bomb, max_depth=64)
+                        else:
+                            decode(bomb)
+                    self.assertNotIsInstance(caught.exception, json.JSONDecodeError)
+                    self.assertLess(len(str(caught.exception)), 400)
+                    self.assertLess(time.process_time() - started, 0.5)
+
+    def test_the_client_says_it_in_one_line(self) -> None:
+        """What only this machine's node or user gives the client: no crash, whatever it is."""
+        for name, decode in CLIENT.items():
+            for what in (
+                "digits",
+                "nesting",
+                "nesting of objects",
+                "nesting without an end",
+                "two documents",
+            ):
+                with self.subTest(decoder=name, bomb=what), self.assertRaises(ClientError) as caught:
+                    decode(TABLE[what])
+                self.assertNotIn("\n", str(caught.exception))
+                with self.subTest(bomb=what), self.assertRaises(ValueError):
+                    list(watch.parse_events([b"data: " + TABLE[what], b""]))  # `follow` takes it as a broken stream
+
+
+class CompletenessTests(PureTestCase):
+    OURS = {
+        "sandbox/bubblewrap_run.py": "bubblewrap's own status",
+        "sandbox/docker_box.py": "a file of this node outside its sandboxes",
+        "services/task_store.py": "this node's database",
+        "tasks/machine.py": "this node's snapshot",
+        "store/rows.py": "this node's database",
+        "strictjson.py": "the decoder itself",
+    }
+    TABLES = {
+        "client/api.py",
+        "http/tasks.py",
+        "messages.py",
+        "protocols/admission.py",
+        "protocols/blobs.py",
+        "protocols/envelope.py",
+        "protocols/gossip_rpc.py",
+        "protocols/identify.py",
+        "protocols/noise.py",
+        "protocols/peers.py",
+        "protocols/task_messages.py",
+        "services/cluster.py",
+        "services/discovery.py",
+    }
+
+    def test_no_other_decoder(self) -> None:
+        root = Path(chorus.__file__).parent
+        found = set()
+        for path in root.rglob("*.py"):
+            if path.parent.name != "proto" and re.search(
+                r"json\.loads?\(|JSONDecoder\(|\.FromString\(|\.ParseFromString\(|\.MergeFromString\(", path.read_text()
+            ):
+                found.add(str(path.relative_to(root)))
+        self.assertEqual(found, self.TABLES | set(self.OURS))
+
+    def test_no_decoder_that_runs_what_it_reads(self) -> None:
+        """No pickle, marshal, shelve, eval or unsafe YAML anywhere in the node."""
+        root = Path(chorus.__file__).parent
+        for path in root.rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                names: list[str] = []
+                if isinstance(node, ast.Import):
+                    names = [alias.name.partition(".")[0] for alias in node.names]
+                elif isinstance(node, ast.ImportFrom):
+                    names = [(node.module or "").partition(".")[0]]
+                elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                    names = [node.func.id]
+                bad = {"pickle", "marshal", "shelve", "yaml", "dill", "eval", "exec"} & set(names)
+                self.assertEqual(bad, set(), f"{path.relative_to(root)} line {getattr(node, 'lineno', 0)}")
