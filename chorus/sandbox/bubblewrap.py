@@ -20,8 +20,8 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from chorus.sandbox import cgroups, seccomp, volumes, workspace
 from chorus.sandbox.bubblewrap_run import FILES_S, BubblewrapRun, Host
-from chorus.sandbox.bwrap_arguments import HOST_UID, Mode, launch_arguments, sandbox_arguments
-from chorus.sandbox.bwrap_launch import LAUNCH_ENV, Inherited, conceal, expose, write_etc
+from chorus.sandbox.bwrap_arguments import AS_ROOT, HOST_UID, Mode, launch_arguments, sandbox_arguments
+from chorus.sandbox.bwrap_launch import LAUNCH_ENV, Inherited, can_reroot, conceal, expose, in_chroot, write_etc
 from chorus.sandbox.contract import Job, Limits, OutputSink, Run, RunResult
 from chorus.sandbox.workers import Workers
 from chorus.sandbox.workspace import Box
@@ -41,7 +41,7 @@ def _caveats(mode: Mode, hierarchy: cgroups.Hierarchy | None, filtered: bool) ->
         "host_tools: the programs are this machine's own, not an image's",
         "no_takeover: a restart of the agent ends the task",
     ]
-    if mode == "root":
+    if mode in AS_ROOT:
         found.append("no_user_namespace: none may be made here; the task runs as another user without any privilege")
     missing = cgroups.CONTROLLERS if hierarchy is None else hierarchy.missing
     for name, text in (
@@ -54,6 +54,13 @@ def _caveats(mode: Mode, hierarchy: cgroups.Hierarchy | None, filtered: bool) ->
     if not filtered:
         found.append("no_seccomp: no filter of system calls for this processor")
     return tuple(found)
+
+
+def _why(problems: list[str]) -> str:
+    """One line on why no mode works."""
+    if in_chroot():
+        return "this is a chroot, whose root is no mount (start from a container, or bind-mount the root onto itself)"
+    return f"{problems[-1]} (docs/sandbox.md says what has to be allowed)"
 
 
 class Bubblewrap:
@@ -74,6 +81,7 @@ class Bubblewrap:
         self.reactor: Any = reactor
         self.now = now
         self.run_root = run_root
+        self.reroot = run_root / "root"
         self.workers = Workers(reactor, "bubblewrap")
         self.runs: set[BubblewrapRun] = set()
         # Two agents on one machine must not clean up after each other.
@@ -146,6 +154,8 @@ class Bubblewrap:
         if self._host is not None and self._host.bwrap == bwrap:
             return None
         modes: tuple[Mode, ...] = ("drop", "root") if os.geteuid() == 0 else ("user",)
+        if os.geteuid() == 0 and in_chroot() and can_reroot(self.reroot):
+            modes = (*modes, "chroot")
         arch = seccomp.architecture()
         program = seccomp.compile_filter(arch) if arch is not None else None
         problems = []
@@ -156,9 +166,7 @@ class Bubblewrap:
                 self._host = Host(bwrap, mode, hierarchy, program, _caveats(mode, hierarchy, program is not None))
                 return None
             problems.append(problem)
-        return (
-            f"bubblewrap cannot make a sandbox here: {problems[0]} (user namespaces may be forbidden: docs/sandbox.md)"
-        )
+        return f"bubblewrap cannot make a sandbox here: {_why(problems)}"
 
     def _try(self, bwrap: str, mode: Mode, program: bytes | None) -> str | None:
         """A sandbox that does nothing: whether this mode works on this machine is only known by trying."""
@@ -172,7 +180,7 @@ class Bubblewrap:
             folders = expose(box, place, mode)
             with Inherited(sandbox_arguments(mode, job, folders), program) as inherited:
                 done = subprocess.run(
-                    launch_arguments(mode, bwrap, (), (), job.limits, inherited.descriptors),
+                    launch_arguments(mode, bwrap, (), (), job.limits, inherited.descriptors, reroot=self.reroot),
                     env=LAUNCH_ENV,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,

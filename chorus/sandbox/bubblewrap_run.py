@@ -285,6 +285,7 @@ class BubblewrapRun:
                 lower,
                 limits,
                 self._inherited.descriptors,
+                reroot=self._backend.reroot,
                 count_pids="pids" in missing,
             )
             # From the reactor's thread, which lives as long as the agent: the sandbox dies with its parent thread.

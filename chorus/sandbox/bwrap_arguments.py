@@ -22,9 +22,13 @@ INSIDE_ID = 1000
 TMP_MB, SHM_MB = 256, 64
 """Sizes of /tmp and /dev/shm, at most a quarter of the memory limit: they are memory."""
 
-Mode = Literal["user", "drop", "root"]
+Mode = Literal["user", "drop", "root", "chroot"]
 """`user`: an ordinary user's agent, in a user namespace. `drop`: a root agent, which becomes another user, then that.
-`root`: where no user namespace may be made, bwrap itself runs as root and the task drops to the other user inside."""
+`root`: where no user namespace may be made, bwrap itself runs as root and the task drops to the other user inside.
+`chroot`: the same in a chroot, whose root has to be made a mount first."""
+
+AS_ROOT = frozenset({"root", "chroot"})
+"""Modes without a user namespace."""
 
 BACKSTOP_FACTOR, BACKSTOP_PIDS = 2, 256
 """Where memory and processes are polled, the kernel's limits lie this far above, so that the poll, which can say what
@@ -108,7 +112,7 @@ def sandbox_arguments(mode: Mode, job: Job, folders: Folders, etc: Sequence[str]
         "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try",
         "--hostname", "sandbox", "--die-with-parent", "--new-session", "--clearenv",
     ]  # fmt: skip
-    if mode == "root":
+    if mode in AS_ROOT:
         # What setpriv needs to become the other user; it gives up the rest itself.
         arguments += ["--cap-drop", "ALL"]
         for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):
@@ -150,7 +154,7 @@ def command_arguments(mode: Mode, limits: Limits, *, count_pids: bool) -> list[s
     if count_pids:
         most = limits.pids * BACKSTOP_FACTOR + BACKSTOP_PIDS
         command = ["/bin/sh", "-c", PROCESS_LIMIT, "sh", str(most), *command]
-    if mode == "root":
+    if mode in AS_ROOT:
         identity = ["--reuid", str(HOST_UID), "--regid", str(HOST_UID), "--clear-groups"]
         return ["setpriv", *identity, "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all", "--", *command]
     return command
@@ -165,6 +169,10 @@ limits=$1; shift
 while [ "$limits" -gt 0 ]; do ulimit "$1" "$2" 2>/dev/null || :; shift 2; limits=$((limits - 1)); done
 exec "$@"
 """
+
+
+# In a mount namespace of its own, makes its root a mount: bwrap could not leave it otherwise.
+REROOT = 'mount --rbind / "$0" && mount --make-rprivate "$0" && exec chroot "$0" "$@"'
 
 
 def rlimits(limits: Limits, *, memory: bool) -> list[tuple[str, int]]:
@@ -184,14 +192,17 @@ def launch_arguments(
     limits: Limits,
     fds: Descriptors,
     *,
+    reroot: Path | None = None,
     count_pids: bool = False,
 ) -> list[str]:
-    """The whole argv, from the launcher to the task's commands."""
+    """The whole argv, from the launcher to the task's commands. `reroot`: an empty folder, for the mode `chroot`."""
     arguments = ["/bin/sh", "-c", LAUNCH, "chorus-sandbox", str(len(joins)), *map(str, joins), str(len(lower))]
     for option, value in lower:
         arguments += [option, str(value)]
     if mode == "drop":
         arguments += ["setpriv", "--reuid", str(HOST_UID), "--regid", str(HOST_UID), "--clear-groups", "--"]
+    if mode == "chroot":
+        arguments += ["unshare", "--mount", "--propagation", "unchanged", "--", "/bin/sh", "-c", REROOT, str(reroot)]
     arguments += [bwrap, "--args", str(fds.options), "--json-status-fd", str(fds.status)]
     if fds.filter is not None:
         arguments += ["--seccomp", str(fds.filter)]

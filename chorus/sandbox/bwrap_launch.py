@@ -40,6 +40,32 @@ def conceal(place: Path) -> None:
         place.rmdir()
 
 
+MOUNT_TABLE = Path("/proc/self/mountinfo")
+
+
+def in_chroot(table: Path = MOUNT_TABLE) -> bool:
+    """The root is no mount point: the table shows none at `/`."""
+    try:
+        return not any(line.split(" ")[4] == "/" for line in table.read_text().splitlines())
+    except OSError:
+        return False
+
+
+def can_reroot(folder: Path, table: Path = MOUNT_TABLE) -> bool:
+    """Whether the file system around this chroot keeps mounts to itself. If it shares them, mounting the root anew in a
+    namespace of its own would show outside; a first mount, taken back at once, tells. Blocking."""
+    try:
+        folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        volumes.bind(folder, folder, private=False)
+        try:
+            fields = [line.split(" ") for line in table.read_text().splitlines()]
+            return not any(field.startswith("shared:") for line in fields if line[4] == str(folder) for field in line)
+        finally:
+            volumes.release(folder)
+    except (OSError, volumes.VolumeError):
+        return False
+
+
 class Inherited:
     """The files that bwrap inherits, in memory: its options (an environment can be long, and a command line is public),
     the filter, and the pipe it reports to."""

@@ -135,11 +135,12 @@ def _mount_loop(image: Path, path: Path, size_mb: int, owner: tuple[int, int] | 
         (path / "lost+found").rmdir()
 
 
-def bind(source: Path, target: Path) -> None:
+def bind(source: Path, target: Path, *, private: bool = True) -> None:
     """Mount a folder, with what is mounted below it, at a second place. Raises `VolumeError`."""
     _tool("mount", "--rbind", source, target)
-    # Its unmounting must not take the first place's mounts with it.
-    _tool("mount", "--make-rprivate", target)
+    if private:
+        # Its unmounting must not take the first place's mounts with it.
+        _tool("mount", "--make-rprivate", target)
 
 
 def mounts_below(root: Path, table: Path = Path("/proc/self/mountinfo")) -> list[Path]:

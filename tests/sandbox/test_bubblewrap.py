@@ -8,9 +8,17 @@ from pathlib import Path
 
 from twisted.internet import reactor
 
-from chorus.sandbox import bubblewrap, cgroups
+from chorus.sandbox import bubblewrap, bwrap_launch, cgroups, volumes
 from chorus.sandbox.bubblewrap import Bubblewrap
-from chorus.sandbox.bwrap_arguments import ETC_FILES, Descriptors, Folders, Mode, launch_arguments, sandbox_arguments
+from chorus.sandbox.bwrap_arguments import (
+    AS_ROOT,
+    ETC_FILES,
+    Descriptors,
+    Folders,
+    Mode,
+    launch_arguments,
+    sandbox_arguments,
+)
 from chorus.sandbox.contract import Limits, Reason
 from tests.sandbox.contract import ContractTests
 from tests.sandbox.support import SandboxCase, child, no_bubblewrap, shell
@@ -65,7 +73,7 @@ class Real(ContractTests, SandboxCase):
         *inside, pid = out.decode().split()
         await self.backend.probe()
         for name, seen in zip(names.split(), inside, strict=True):
-            if name == "user" and self.backend.host().mode == "root":
+            if name == "user" and self.backend.host().mode in AS_ROOT:
                 continue
             self.assertNotEqual(os.readlink(f"/proc/self/ns/{name}"), seen, name)
         self.assertLess(int(pid), 50, "a pid namespace of its own")
@@ -105,6 +113,57 @@ class Real(ContractTests, SandboxCase):
         self.patch(Bubblewrap, "_try", lambda *_: "Operation not permitted")
         problem = await self.backend.probe()
         self.assertIn("cannot make a sandbox here: Operation not permitted", problem)
+
+    async def test_a_chroot_is_seen(self) -> None:
+        table = self.scratch() / "mountinfo"
+        table.write_text("3 1 0:1 / /proc rw - proc proc rw\n")
+        self.assertTrue(bwrap_launch.in_chroot(table))
+        table.write_text("3 1 0:1 / / rw - ext4 a rw\n")
+        self.assertFalse(bwrap_launch.in_chroot(table))
+        self.patch(bubblewrap, "in_chroot", lambda: True)
+        self.patch(bubblewrap, "can_reroot", lambda folder: False)
+        self.patch(Bubblewrap, "_try", lambda *_: "Invalid argument")
+        self.assertIn("this is a chroot", await self.backend.probe())
+
+    async def test_in_a_chroot(self) -> None:
+        """A root agent below a plain folder of this machine: its root is made a mount in a namespace of its own."""
+        if os.geteuid():
+            raise self.skipTest("a chroot needs root")
+        if not bwrap_launch.can_reroot(self.scratch() / "x"):
+            raise self.skipTest("the file system here shares its mounts: a sandbox in a chroot would show outside")
+        script = (
+            "import os, sys, tempfile\n"
+            "from twisted.internet import asyncioreactor; asyncioreactor.install()\n"
+            "from twisted.internet import reactor\n"
+            "from pathlib import Path\n"
+            "from chorus.sandbox.bubblewrap import Bubblewrap\n"
+            "from tests.sandbox.support import shell\n"
+            "import json, gzip, unittest.mock\n"
+            "os.chroot(sys.argv[1]); os.chdir('/')\n"
+            "b = Bubblewrap(reactor, 'agent-chroot')\n"
+            "def go():\n"
+            "    run = b.start(shell('id -u; ls / | grep -c usr; touch /x'), Path('/tmp/scratch'), lambda *a: None)\n"
+            "    run.result.addCallback(done)\n"
+            "def done(result):\n"
+            "    print(result, Path('/tmp/scratch/stdout').read_text() if result.stdout_bytes else '')\n"
+            "    b.close().addCallback(lambda _: reactor.stop())\n"
+            "reactor.callWhenRunning(go)\n"
+            "reactor.run()\n"
+        )
+        root = self.scratch() / "root"
+        for name in ("usr", "proc", "tmp", "run", "etc", "dev"):
+            (root / name).mkdir(parents=True)
+        for link in ("bin", "sbin", "lib", "lib64"):
+            (root / link).symlink_to(f"usr/{link}")
+        for source in ("usr", "proc", "dev"):
+            volumes.bind(Path("/") / source, root / source)
+        self.addCleanup(volumes.release, root)
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        text, code = await child(sys.executable, "-B", "-c", script, str(root), env=env)
+        self.assertEqual(code, 0, text)
+        self.assertIn("64200\n1\n", text)
+        self.assertIn("no_user_namespace", text)
+        self.assertEqual(volumes.mounts_below(root / "run"), [])
 
     async def test_without_control_groups(self) -> None:
         """As for an ordinary user: polling holds memory and processes, and the result says so."""
@@ -219,7 +278,7 @@ class Arguments(PureTestCase):
     folders = Folders(Path("/b/input"), Path("/b/fs"), Path("/b/control"))
 
     def test_what_is_always_there(self) -> None:
-        for mode in ("user", "drop", "root"):
+        for mode in ("user", "drop", "root", "chroot"):
             arguments = sandbox_arguments(mode, shell("true"), self.folders)  # type: ignore[arg-type]
             for option in (
                 "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--die-with-parent",
@@ -229,7 +288,7 @@ class Arguments(PureTestCase):
             text = " ".join(arguments)
             self.assertIn("--ro-bind /b/input /workspace/input", text)
             self.assertTrue(text.index("--bind /b/fs/data") < text.index("--remount-ro / "), mode)
-            self.assertEqual("--unshare-user" in arguments, mode != "root")
+            self.assertEqual("--unshare-user" in arguments, mode not in AS_ROOT)
             self.assertNotIn("--share-net", arguments)
 
     def test_no_secrets_of_the_host(self) -> None:
