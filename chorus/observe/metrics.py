@@ -41,12 +41,32 @@ class Histogram:
 
     def cumulative(self) -> list[tuple[str, float]]:
         """(upper bound, observations up to it) as Prometheus wants them."""
-        total = 0
-        rows = []
-        for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
-            total += count
-            rows.append((bound, float(total)))
-        return rows
+        return _cumulative(self.bounds, self.counts)
+
+
+@attrs.frozen
+class ReadHistogram:
+    """A histogram that another part counts: `read` gives the observations of each bucket and of the rest, and the sum
+    of what was observed."""
+
+    bounds: tuple[float, ...]
+    read: Callable[[], tuple[Sequence[int], float]]
+
+    @property
+    def sum(self) -> float:
+        return self.read()[1]
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        return _cumulative(self.bounds, self.read()[0])
+
+
+def _cumulative(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
+    total = 0
+    rows = []
+    for bound, count in zip((*map(str, bounds), "+Inf"), counts, strict=True):
+        total += count
+        rows.append((bound, float(total)))
+    return rows
 
 
 @attrs.frozen
@@ -56,7 +76,7 @@ class _Source:
     help: str
     labels: Labels
     read: Callable[[], Reading] | None
-    histogram: Histogram | None = None
+    histogram: Histogram | ReadHistogram | None = None
 
 
 class Metrics:
@@ -86,6 +106,12 @@ class Metrics:
         histogram = Histogram(bounds)
         self._add(_Source("histogram", name, help, (), None, histogram))
         return histogram
+
+    def read_histogram(
+        self, name: str, help: str, bounds: Sequence[float], read: Callable[[], tuple[Sequence[int], float]]
+    ) -> None:
+        """A histogram that another part counts (`ReadHistogram`)."""
+        self._add(_Source("histogram", name, help, (), None, ReadHistogram(tuple(bounds), read)))
 
     def names(self) -> list[tuple[str, str, str]]:
         """(name, kind, help) of all, sorted: the table of the documentation."""

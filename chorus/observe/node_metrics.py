@@ -44,6 +44,8 @@ def _network(metrics: Metrics, parts: Mapping[str, Any]) -> None:
 
 
 def _tasks(metrics: Metrics, parts: Mapping[str, Any]) -> None:
+    from chorus.services.coordinator import DURATION_BUCKETS
+
     coordinator, executor = parts["coordinator"], parts["executor"]
     counters = coordinator.counters
     metrics.gauge("chorus_tasks_active", "Tasks running on this node.", lambda: executor.current_tasks)
@@ -59,6 +61,12 @@ def _tasks(metrics: Metrics, parts: Mapping[str, Any]) -> None:
         metrics.counter(f"chorus_tasks_{name}_total", text, lambda name=name: getattr(counters, name))  # type: ignore[misc]
     metrics.counter(
         "chorus_tasks_failed_total", "Tasks failed.", lambda: dict(counters.failed_by_reason), labels=("reason",)
+    )
+    metrics.read_histogram(
+        "chorus_task_duration_seconds",
+        "From submission to end.",
+        DURATION_BUCKETS,
+        lambda: (counters.durations, counters.duration_sum),
     )
     metrics.gauge(
         "chorus_recovery_seconds", "Seconds the last lost task took to run again.", lambda: counters.recovery_last

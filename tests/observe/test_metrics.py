@@ -34,6 +34,20 @@ class Registry(PureTestCase):
         self.assertIn('chorus_a_total{reason="y\\"\\n"} 2.0', self.lines())
         self.assertIn('chorus_b{p="1",q="2"} 3.0', self.lines())
 
+    def test_histogram_that_another_part_counts(self) -> None:
+        counts, total = [1, 0, 0], 0.5
+        self.metrics.read_histogram("chorus_x_seconds", "X.", (1.0, 2.0), lambda: (counts, total))
+        counts[2] += 2
+        text = self.metrics.render().decode()
+        for line in (
+            'chorus_x_seconds_bucket{le="1.0"} 1.0',
+            'chorus_x_seconds_bucket{le="2.0"} 1.0',
+            'chorus_x_seconds_bucket{le="+Inf"} 3.0',
+            "chorus_x_seconds_count 3.0",
+            "chorus_x_seconds_sum 0.5",
+        ):
+            self.assertIn(line + "\n", text)
+
     def test_histogram(self) -> None:
         histogram = self.metrics.histogram("chorus_task_duration_seconds", "Durations.", bounds=(1.0, 2.0))
         for value in (0.5, 1.0, 1.5, 99.0, math.nan, math.inf):
