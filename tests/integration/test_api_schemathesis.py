@@ -23,6 +23,9 @@ from tests.http.fakes import FakeBlobs, FakeNode, FakeTasks
 from tests.http.wire import MAX_BLOB, TOKEN
 
 ROOT = Path(__file__).resolve().parents[2]
+MISSING = (
+    None if importlib.util.find_spec("schemathesis") else "schemathesis is not installed (pip install schemathesis)"
+)
 EXAMPLES = 12
 """Per operation and phase; with the document's own boundary values about 900 requests in all."""
 
@@ -52,10 +55,33 @@ class Collected(ProcessProtocol):
         self.ended.callback(reason.value.exitCode if reason.value.exitCode is not None else -1)
 
 
+async def check_description(case: TestCase, address: str, token: str, examples: int = EXAMPLES) -> None:
+    """Fail `case` where the API at `address` is not as its OpenAPI document says."""
+    # schemathesis keeps its examples where it runs.
+    folder = case.mktemp()
+    os.makedirs(folder)
+    process = Collected()
+    words = ["-m", "schemathesis.cli", "--config-file", str(ROOT / "schemathesis.toml"), "run"]
+    words += [f"{address}/openapi.json", "--header", f"Authorization: Bearer {token}", "--no-color"]
+    words += ["--max-examples", str(examples), "--generation-deterministic", "--request-timeout", "30"]
+    transport = reactor.spawnProcess(process, sys.executable, [sys.executable, *words], dict(os.environ), folder)
+
+    def end() -> object:
+        if transport.pid is None:
+            return None
+        transport.signalProcess("KILL")
+        return process.ended
+
+    case.addCleanup(end)
+    status = await process.ended
+    text = process.output.decode(errors="replace")
+    case.assertEqual(status, 0, text)
+    case.assertIn("Tested: 11", text)
+
+
 class Schemathesis(TestCase):
     timeout = 240 if "CHORUS_TEST_API" not in os.environ else 900
-    if importlib.util.find_spec("schemathesis") is None:
-        skip = "schemathesis is not installed (pip install schemathesis)"
+    skip = MISSING
 
     async def test_the_api_is_as_described(self) -> None:
         address, token = os.environ.get("CHORUS_TEST_API"), os.environ.get("CHORUS_TEST_API_TOKEN", TOKEN)
@@ -75,28 +101,4 @@ class Schemathesis(TestCase):
             service.startService()
             self.addCleanup(service.stopService)
             address = f"http://127.0.0.1:{service.port}"
-        process = Collected()
-        words = ["-m", "schemathesis.cli", "--config-file", str(ROOT / "schemathesis.toml"), "run"]
-        words += [f"{address}/openapi.json", "--header", f"Authorization: Bearer {token}", "--no-color"]
-        words += ["--max-examples", str(EXAMPLES), "--generation-deterministic", "--request-timeout", "30"]
-        transport = reactor.spawnProcess(
-            process, sys.executable, [sys.executable, *words], dict(os.environ), self.mktemp_dir()
-        )
-
-        def end() -> object:
-            if transport.pid is None:
-                return None
-            transport.signalProcess("KILL")
-            return process.ended
-
-        self.addCleanup(end)
-        status = await process.ended
-        text = process.output.decode(errors="replace")
-        self.assertEqual(status, 0, text)
-        self.assertIn("Tested: 11", text)
-
-    def mktemp_dir(self) -> str:
-        """A folder of its own: schemathesis keeps its examples where it runs."""
-        path = Path(self.mktemp())
-        path.mkdir(parents=True)
-        return str(path)
+        await check_description(self, address, token)

@@ -6,8 +6,14 @@ import os
 import signal
 from typing import Any
 
+from twisted.internet.threads import deferToThread
+
 from tests.integration.agents import until
 from tests.integration.nodes import NodeCase, need_bubblewrap, threaded
+from tests.integration.test_api_schemathesis import MISSING, check_description
+
+EXAMPLES = 3
+"""Per operation and phase; the site by itself gets more (`test_api_schemathesis`)."""
 
 SPECIFIED = {
     "chorus_tasks_active",
@@ -124,3 +130,18 @@ class HealthTest(NodeCase):
         until("the reason for waiting", lambda: node.task(task)["detail"], 10)
         self.assertEqual(node.task(task)["state"], "submitted")
         self.assertTrue(os.path.exists(node.data / "ports.json"))
+
+
+class DescriptionTest(NodeCase):
+    """The OpenAPI document is true of a whole node, which runs what schemathesis makes up."""
+
+    timeout = 240
+    skip = MISSING
+
+    async def test_the_api_is_as_described(self) -> None:
+        node = self.node("node", CHORUS_TASK_TIMEOUT_S="3", CHORUS_TASK_TIMEOUT_S_MAX="3")
+        await deferToThread(node.start)
+        await check_description(self, f"http://127.0.0.1:{node.ports['api']}", node.token, EXAMPLES)
+        status = await deferToThread(node.status)
+        self.assertEqual(status["state"], "running")
+        self.assertNotIn("Traceback", node.log.read_text())
