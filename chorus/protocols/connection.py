@@ -163,6 +163,12 @@ class ConnectionProtocol(Protocol):
         session = self._core.yamux
         return sum(stream.queued for stream in session.streams.values()) if session is not None else 0
 
+    @property
+    def buffered(self) -> int:
+        """Bytes held here: received and not taken by their receivers, or queued and not taken by the peer."""
+        session = self._core.yamux
+        return session.held + session.queued if session is not None else 0
+
     def mark_admitted(self) -> None:
         self.admitted = True
 

@@ -501,6 +501,7 @@ class P2PService(Service):
     def _tick(self) -> None:
         now = self._reactor.seconds()
         try:
+            self._check_buffered()
             if now >= self._next_expiry:
                 self._next_expiry = now + EXPIRE_INTERVAL
                 self.peers.expire(now)
@@ -512,6 +513,18 @@ class P2PService(Service):
                         self.ping(peer).addErrback(self._not_pinged)
         except Exception:
             self._log.failure("the host's periodic work failed")
+
+    def _check_buffered(self) -> None:
+        secured = [link for link in self._links.values() if link.peer is not None and not link.connection.closed]
+        held = {link: link.connection.buffered for link in secured}
+        total, limit = sum(held.values()), self.limits.max_buffered
+        if total <= limit:
+            return
+        for link in sorted(held, key=lambda link: held[link], reverse=True):
+            link.connection.close(LimitExceeded("buffered", total, limit))
+            total -= held[link]
+            if total <= limit:
+                return
 
     def _not_pinged(self, failure: Failure) -> None:
         """The multiplexer's keepalive decides about the connection; a ping only measures."""

@@ -35,6 +35,8 @@ from tests.protocols.test_noise import payload_of
 from tests.support import vectors
 from tests.test_identity import public_of_protobuf, rsa_spki
 
+TEMPLATE_KB = 128 * 1024
+"""Memory of the whole system in go-libp2p's template, without what it adds for each GiB."""
 PATIENCE = 8.0
 """Seconds that a blocking peer waits: less than the node's own time limits, so that a refusal is told from silence."""
 
@@ -379,4 +381,58 @@ class Identities(HostileCase):
         host = self.host()
         statics.add(await deferToThread(static_of, host.listen_addresses()[0].tcp_endpoint()[1]))
         self.assertEqual(len(statics), 2)
+        await self.unharmed()
+
+
+class Template(HostileCase):
+    """spec/security.md 1.8: what all connections together may hold."""
+
+    growth_kb = TEMPLATE_KB
+
+    async def test_memory_of_sixty_peers_that_take_nothing(self) -> None:
+        """Each fills every queue that it may: pings whose echoes it gives no window for, pushes that never end. The
+        second time finds the memory of the first: nothing of it was lost."""
+        await self.victim()
+        first = await self.fill()
+        self.assertLess(first, self.before["rss_kb"] + TEMPLATE_KB)
+        self.assertLess(await self.fill(), first + 16 * 1024)
+        await self.unharmed()
+
+    async def fill(self) -> int:
+        peers = [await self.hostile(others=number) for number in range(60)]
+        for peer, _ in peers:
+            for stream, protocol in enumerate([ping.PROTOCOL] * 2 + [identify.PUSH_PROTOCOL] * 4):
+                offer = multistream.lazy_offer(protocol)
+                peer.send(frame(DATA, SYN, 1 + 2 * stream, len(offer), offer))
+        for _ in range(40):
+            for peer, _ in peers:
+                peer.send(*(frame(DATA, 0, stream, 15_000, bytes(15_000)) for stream in (1, 3)))
+            await self.pause(0.02)
+        part = b"\xc0\x3e" + bytes(7_000)  # of 8,000 bytes
+        for peer, _ in peers:
+            peer.send(*(frame(DATA, 0, stream, len(part), part) for stream in (5, 7, 9, 11)))
+        await self.pause(0.5)
+        status = await self.node.status()
+        self.assertEqual(status["connections"], 61)
+        self.assertGreater(status["buffered"], 60 * 512 * 1024)
+        for peer, attacker in peers:
+            peer.transport.abortConnection()
+            await attacker.closed
+        await self.status_when(lambda status: status["connections"] == 1)
+        return int(status["rss_kb"])
+
+    async def test_the_fullest_connections_go_first(self) -> None:
+        """With a node that may hold 8 MiB in all: connections go until the rest fits, the bystander stays."""
+        await self.victim("--buffered", str(8 * 1024 * 1024))
+        peers = [await self.hostile(others=number) for number in range(40)]
+        for peer, _ in peers:
+            offer = multistream.lazy_offer(ping.PROTOCOL)
+            peer.send(frame(DATA, SYN, 1, len(offer), offer))
+            for _ in range(40):
+                peer.send(frame(DATA, 0, 1, 15_000, bytes(15_000)))
+        status = await self.status_when(lambda status: "limit_exceeded.buffered" in status["closed"])
+        self.assertLessEqual(status["buffered"], 8 * 1024 * 1024)
+        for peer, attacker in peers:
+            peer.transport.abortConnection()
+            await attacker.closed
         await self.unharmed()

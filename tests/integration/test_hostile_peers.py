@@ -146,6 +146,7 @@ class Connecting(ClientFactory):
 
 class HostileCase(TestCase):
     timeout = 60
+    growth_kb = GROWTH_KB
 
     async def victim(self, *flags: str) -> None:
         self.node = VictimProcess()
@@ -199,7 +200,8 @@ class HostileCase(TestCase):
         self.addCleanup(peer.transport.abortConnection)
         return peer
 
-    async def hostile(self, *, deaf: bool = True) -> tuple[HostilePeer, Attacker]:
+    async def hostile(self, *, deaf: bool = True, others: int = 0) -> tuple[HostilePeer, Attacker]:
+        """One more of them, beside the bystander and `others`."""
         attacker = Attacker()
         peer = HostilePeer(
             identity=Identity.generate(),
@@ -215,7 +217,7 @@ class HostileCase(TestCase):
         # The handshake's last message leaves at the end of this turn; what is sealed here comes after it.
         await self.pause(0.05)
         peer.deaf = deaf
-        self.assertEqual((await self.node.status())["admitted"], 2)
+        self.assertEqual((await self.node.status())["admitted"], 2 + others)
         self.addCleanup(lambda: Deferred.fromCoroutine(self._end(peer, attacker)))
         return peer, attacker
 
@@ -240,7 +242,7 @@ class HostileCase(TestCase):
         self.assertEqual(status["handshakes"], 0)
         self.assertEqual(status["bugs"], 0, self.node.errors.decode())
         self.assertNotIn(b"Traceback", self.node.errors)
-        self.assertLess(status["rss_kb"], self.before["rss_kb"] + GROWTH_KB)
+        self.assertLess(status["rss_kb"], self.before["rss_kb"] + self.growth_kb)
         self.assertLess(status["timers"], self.before["timers"] + 5)
         self.assertLess(status["descriptors"], self.before["descriptors"] + 3)
         newcomer = self.host()

@@ -23,6 +23,7 @@ from twisted.protocols.basic import LineOnlyReceiver  # noqa: E402
 
 from chorus.identity import Identity  # noqa: E402
 from chorus.protocols.connection import ConnectionLimits  # noqa: E402
+from chorus.protocols.limits import HostLimits  # noqa: E402
 from chorus.services.p2p import OpenAdmission, P2PService  # noqa: E402
 
 STATUS = os.open("/proc/self/status", os.O_RDONLY)
@@ -63,6 +64,7 @@ class Victim(LineOnlyReceiver):
             admitted=len(host.connections()),
             handshakes=host._counts.handshakes,
             streams=sum(link.connection.streams for link in host._links.values() if link.peer is not None),
+            buffered=sum(link.connection.buffered for link in host._links.values() if link.peer is not None),
             peers=len(host.peers),
             timers=len(reactor.getDelayedCalls()),
             descriptors=descriptors(),
@@ -83,6 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--handshake", type=float, default=10.0)
     parser.add_argument("--files", type=int, default=0, help="limit of file descriptors")
+    parser.add_argument("--buffered", type=int, default=HostLimits().max_buffered)
     flags = parser.parse_args()
     if flags.files:
         resource.setrlimit(resource.RLIMIT_NOFILE, (flags.files, flags.files))
@@ -91,6 +94,7 @@ def main() -> None:
         Identity.generate(),
         admission=OpenAdmission(),
         open_mode=True,
+        limits=HostLimits(max_buffered=flags.buffered),
         connection_limits=ConnectionLimits(handshake_s=flags.handshake),
     )
     StandardIO(Victim(host))
