@@ -20,7 +20,9 @@ _ALWAYS = {
     406: "The Accept header leaves nothing that this path gives.",
     408: "The request did not arrive in time.",
     413: "The body is too large.",
+    414: "The target of the request is too long.",
     421: "The Host header names another host.",
+    431: "The headers are too large.",
     500: "An error inside the node.",
     503: "Not possible at present; try again.",
 }
