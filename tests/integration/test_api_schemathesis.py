@@ -29,6 +29,8 @@ MISSING = (
 EXAMPLES = 12
 """Per operation and phase; with the document's own boundary values about 900 requests in all."""
 
+PHASES = "examples,coverage,fuzzing,stateful"
+
 
 class QuickTasks(FakeTasks):
     """Tasks that complete by themselves, so that an event stream has an end."""
@@ -55,7 +57,7 @@ class Collected(ProcessProtocol):
         self.ended.callback(reason.value.exitCode if reason.value.exitCode is not None else -1)
 
 
-async def check_description(case: TestCase, address: str, token: str, examples: int = EXAMPLES) -> None:
+async def check_description(case: TestCase, address: str, token: str, phases: str = PHASES) -> None:
     """Fail `case` where the API at `address` is not as its OpenAPI document says."""
     # schemathesis keeps its examples where it runs.
     folder = case.mktemp()
@@ -63,7 +65,15 @@ async def check_description(case: TestCase, address: str, token: str, examples: 
     process = Collected()
     words = ["-m", "schemathesis.cli", "--config-file", str(ROOT / "schemathesis.toml"), "run"]
     words += [f"{address}/openapi.json", "--header", f"Authorization: Bearer {token}", "--no-color"]
-    words += ["--max-examples", str(examples), "--generation-deterministic", "--request-timeout", "30"]
+    words += [
+        "--phases",
+        phases,
+        "--max-examples",
+        str(EXAMPLES),
+        "--generation-deterministic",
+        "--request-timeout",
+        "30",
+    ]
     transport = reactor.spawnProcess(process, sys.executable, [sys.executable, *words], dict(os.environ), folder)
 
     def end() -> object:

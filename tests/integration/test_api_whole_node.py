@@ -12,8 +12,8 @@ from tests.integration.agents import until
 from tests.integration.nodes import NodeCase, need_bubblewrap, threaded
 from tests.integration.test_api_schemathesis import MISSING, check_description
 
-EXAMPLES = 3
-"""Per operation and phase; the site by itself gets more (`test_api_schemathesis`)."""
+PHASES = "fuzzing,stateful"
+"""The boundary values of every field are put to the site by itself (`test_api_schemathesis`)."""
 
 SPECIFIED = {
     "chorus_tasks_active",
@@ -141,7 +141,7 @@ class DescriptionTest(NodeCase):
     async def test_the_api_is_as_described(self) -> None:
         node = self.node("node", CHORUS_TASK_TIMEOUT_S="3", CHORUS_TASK_TIMEOUT_S_MAX="3")
         await deferToThread(node.start)
-        await check_description(self, f"http://127.0.0.1:{node.ports['api']}", node.token, EXAMPLES)
+        await check_description(self, f"http://127.0.0.1:{node.ports['api']}", node.token, PHASES)
         status = await deferToThread(node.status)
         self.assertEqual(status["state"], "running")
         self.assertNotIn("Traceback", node.log.read_text())
