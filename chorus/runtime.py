@@ -557,6 +557,12 @@ class NodeService(Service):
         discovery.startService()
         if cluster is not None:
             cluster.when_adopted(discovery.cluster_known)
+            if cluster.cluster_id is None and not (cluster.contacts or self.settings.bootstrap_peers):
+                self._log.warn(
+                    "this node has a secret, but no cluster and nobody to join: set CHORUS_JOIN or "
+                    "CHORUS_BOOTSTRAP_PEERS, or CHORUS_FOUND=1 on one node to found the cluster",
+                    event="cluster.nobody_to_join",
+                )
 
     def _task_counts(self) -> JSON:
         coordinator, load = self.parts["coordinator"], self.parts["load"]()

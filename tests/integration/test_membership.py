@@ -103,3 +103,12 @@ class MembershipTest(NodeCase):
         until("a refused admission", lambda: one.refused("wrong_cluster") or other.refused("wrong_cluster"))
         self.assertEqual((one.peers(), other.peers()), ([], []))
         self.assertNotEqual(one.status()["cluster_id"], other.status()["cluster_id"])
+
+    @threaded
+    def test_a_secret_alone_waits_and_says_what_is_missing(self) -> None:
+        node = self.node("node", CHORUS_CLUSTER_SECRET=os.urandom(32).hex()).start()
+        self.assertIsNone(node.status()["cluster_id"], "it never founds")
+        self.assertEqual(node.probe("/ready"), (503, {"status": "not ready", "failing": ["peers"]}))
+        (line,) = [line for line in node.log.read_text().splitlines() if "cluster.nobody_to_join" in line]
+        for variable in ("CHORUS_JOIN", "CHORUS_BOOTSTRAP_PEERS", "CHORUS_FOUND"):
+            self.assertIn(variable, line)
