@@ -1,0 +1,73 @@
+"""Lines of the checklists (spec/security.md 1) that no protocol's own tests hold."""
+
+from __future__ import annotations
+
+from chorus.identity import MAX_KEY_PROTOBUF
+from chorus.protocols import gossip_params, identify, multistream, noise, ping
+from chorus.protocols.connection import ConnectionLimits
+from chorus.protocols.limits import HostLimits
+from chorus.protocols.multistream import Listener, TooManyProposals
+from chorus.protocols.noise_session import MAX_FRAME
+from tests.support import PureTestCase
+
+MIB = 1024 * 1024
+
+
+class Numbers(PureTestCase):
+    def test_defaults_are_within_the_checklists(self) -> None:
+        """The named defaults are those of the checklists, or stricter; each has a test of its own that it holds."""
+        host, connection = HostLimits(), ConnectionLimits()
+        muxer = connection.yamux
+        for name, value, most in (
+            ("1.2 token", multistream.MAX_TOKEN, 1024),
+            ("1.2 proposals", multistream.MAX_PROPOSALS, 16),
+            ("1.2 seconds", connection.negotiation_s, 10),
+            ("1.3 seconds", connection.handshake_s, 10),
+            ("1.3 frame", MAX_FRAME, 65535),
+            ("1.3 frame of the handshake", noise.MAX_HANDSHAKE_FRAME, 65535),
+            ("1.3 key", MAX_KEY_PROTOBUF, 4096),
+            ("1.3 handshakes", host.max_handshakes, 64),
+            ("1.3 handshakes of an address", host.max_handshakes_per_ip, 8),
+            ("1.4 unaccepted streams", muxer.max_unaccepted, 256),
+            ("1.4 streams of a connection", muxer.max_streams, 1024),
+            ("1.4 opened and reset", muxer.max_resets, 200),
+            ("1.4 their period", muxer.period_s, 10),
+            ("1.5 parts", identify.MAX_PARTS, 10),
+            ("1.5 bytes", identify.MAX_TOTAL_BYTES, 64 * 1024),
+            ("1.5 addresses", identify.MAX_ADDRESSES, 100),
+            ("1.5 protocols", identify.MAX_PROTOCOLS, 256),
+            ("1.5 length of a protocol", identify.MAX_PROTOCOL_BYTES, 256),
+            ("1.6 RPC", gossip_params.MAX_RPC, MIB),
+            ("1.8 inbound connections", host.max_inbound_connections, 64 + 128),
+            ("1.8 connections of a peer", host.max_connections_per_peer, 8),
+            ("1.8 connections of an address", host.max_connections_per_ip, 8),
+            ("1.8 connections of a /48", host.max_connections_per_ip6_site, 64),
+            ("1.8 streams of a peer", host.max_inbound_streams_per_peer, 256),
+            ("1.8 streams", host.max_streams, 1024 + 4 * 1024),
+            ("1.8 memory", host.max_buffered, 128 * MIB),
+            ("1.8 memory of a connection", muxer.receive_budget + muxer.send_budget, 32 * MIB),
+            ("1.8 pings of a peer", ping.MAX_INBOUND, 2),
+        ):
+            self.assertLessEqual(value, most, name)
+            self.assertGreater(value, 0, name)
+
+
+class Refusals(PureTestCase):
+    def test_a_refusal_costs_no_more_than_the_offer(self) -> None:
+        """But for names of a single byte: `na` has two."""
+        for name in ("/a", "ls", "/" + "x" * 1000):
+            listener = Listener(lambda protocol: False)
+            came = went = 0
+            try:
+                for _ in range(multistream.MAX_PROPOSALS + 1):
+                    offer = multistream.encode_message(name)
+                    if not came:
+                        offer = multistream.HEADER + offer
+                    listener.receive_data(offer)
+                    came += len(offer)
+                    went += len(listener.data_to_send())
+            except TooManyProposals:
+                pass
+            else:
+                self.fail("proposals without end")
+            self.assertLessEqual(went, came)
