@@ -22,6 +22,8 @@ from chorus.sandbox.engine import Engine
 from chorus.sandbox.languages import ImageMap
 from tests.sandbox.support import IMAGE, Recorder, SandboxCase, no_bubblewrap, no_docker, python, shell
 
+AGENT = f"agent-attacked-{os.getpid()}"
+
 SECRET = "chorus-host-secret-8f2a"
 
 LATE_S = 1.0
@@ -324,7 +326,7 @@ class BubblewrapAttacks(Attacks, SandboxCase):
     skip = no_bubblewrap()
 
     def setUp(self) -> None:
-        self.backend = Bubblewrap(reactor, "agent-attacked")  # type: ignore[arg-type]
+        self.backend = Bubblewrap(reactor, AGENT)  # type: ignore[arg-type]
         self.addCleanup(self.backend.close)
 
     def assert_nothing_left(self) -> None:
@@ -342,7 +344,7 @@ class DockerAttacks(Attacks, SandboxCase):
         self.engine = Engine(host)
         self.backend = Docker(
             reactor,  # type: ignore[arg-type]
-            "agent-attacked",
+            AGENT,
             state=self.scratch(),
             host=host,
             images=ImageMap({"base": IMAGE}),
@@ -351,7 +353,7 @@ class DockerAttacks(Attacks, SandboxCase):
         self.addCleanup(self.backend.close)
 
     def assert_nothing_left(self) -> None:
-        self.assertEqual(self.engine.labelled("chorus.agent", "agent-attacked"), [])
+        self.assertEqual(self.engine.labelled("chorus.agent", AGENT), [])
 
     async def test_killing_the_pump(self) -> None:
         """What keeps the output is another user's process: it can neither be stopped nor be written past."""
@@ -369,7 +371,7 @@ class DockerAttacks(Attacks, SandboxCase):
     async def test_the_first_process_killed_from_outside(self) -> None:
         run, scratch = self.go(shell("echo begun; sleep 60"), seen := Recorder())
         await seen.seen("stdout", b"begun")
-        (entry,) = self.engine.labelled("chorus.agent", "agent-attacked")
+        (entry,) = self.engine.labelled("chorus.agent", AGENT)
         os.kill(self.engine.inspect(entry["Id"])["State"]["Pid"], signal.SIGKILL)
         result = await run.result
         self.assertEqual((result.reason, result.exit_code, result.stdout_bytes), (Reason.EXIT, 137, 6))

@@ -18,6 +18,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import TestCase
 
+from chorus.sandbox import volumes
 from chorus.sandbox.contract import Job, Limits, Reason, Run, RunResult
 
 IMAGE = "chorus-python-dev"
@@ -89,6 +90,21 @@ async def child(
     ended = getProcessOutputAndValue(command, arguments, env or dict(os.environ), cwd).addErrback(by_signal)
     out, err, code = await ended
     return (out + err).decode(errors="replace"), code
+
+
+def import_path() -> str:
+    """PYTHONPATH for a child that imports what this process does."""
+    inherited = os.environ.get("PYTHONPATH", "")
+    return f"{Path(__file__).parents[2]}{os.pathsep if inherited else ''}{inherited}"
+
+
+def loop_mounts() -> bool:
+    """Whether this process may give a task a file system of its own."""
+    folder = Path(tempfile.mkdtemp(prefix="chorus-test-"))
+    try:
+        return volumes.mount_volume(folder / "image", folder / "fs", 8, None, loop=True).enforcement == "loop"
+    finally:
+        volumes.remove_tree(folder)
 
 
 def no_bubblewrap() -> str | None:

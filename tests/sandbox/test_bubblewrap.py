@@ -21,10 +21,8 @@ from chorus.sandbox.bwrap_arguments import (
 )
 from chorus.sandbox.contract import Limits, Reason
 from tests.sandbox.contract import ContractTests
-from tests.sandbox.support import SandboxCase, child, no_bubblewrap, shell
+from tests.sandbox.support import SandboxCase, child, import_path, no_bubblewrap, shell
 from tests.support import PureTestCase
-
-ROOT = Path(__file__).parents[2]
 
 
 class Real(ContractTests, SandboxCase):
@@ -111,6 +109,7 @@ class Real(ContractTests, SandboxCase):
 
     async def test_nothing_works(self) -> None:
         self.patch(Bubblewrap, "_try", lambda *_: "Operation not permitted")
+        self.patch(bubblewrap, "in_chroot", lambda: False)
         problem = await self.backend.probe()
         self.assertIn("cannot make a sandbox here: Operation not permitted", problem)
 
@@ -158,7 +157,7 @@ class Real(ContractTests, SandboxCase):
         for source in ("usr", "proc", "dev"):
             volumes.bind(Path("/") / source, root / source)
         self.addCleanup(volumes.release, root)
-        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        env = {**os.environ, "PYTHONPATH": import_path()}
         text, code = await child(sys.executable, "-B", "-c", script, str(root), env=env)
         self.assertEqual(code, 0, text)
         self.assertIn("64200\n1\n", text)
@@ -179,6 +178,7 @@ class Real(ContractTests, SandboxCase):
     async def test_reconcile_removes_what_a_killed_agent_left(self) -> None:
         if os.geteuid():
             raise self.skipTest("an ordinary user's agent leaves no mounts and groups")
+        marked = f"54{os.getpid()}"
         script = (
             "import os, sys\n"
             "from twisted.internet import asyncioreactor; asyncioreactor.install()\n"
@@ -189,23 +189,24 @@ class Real(ContractTests, SandboxCase):
             "def sink(stream, offset, data):\n"
             "    print('begun', flush=True)\n"
             "    os.kill(os.getpid(), 9)\n"
-            "b = Bubblewrap(reactor, 'agent-killed')\n"
-            "reactor.callWhenRunning(lambda: b.start(shell('echo x; sleep 54321'), Path(sys.argv[1]), sink))\n"
+            "b = Bubblewrap(reactor, sys.argv[2])\n"
+            f"reactor.callWhenRunning(lambda: b.start(shell('echo x; sleep {marked}'), Path(sys.argv[1]), sink))\n"
             "reactor.run()\n"
         )
         scratch = self.scratch() / "a" / "scratch"
-        env = {**os.environ, "PYTHONPATH": str(ROOT)}
-        text, code = await child(sys.executable, "-c", script, str(scratch), env=env)
+        agent = f"agent-killed-{os.getpid()}"
+        env = {**os.environ, "PYTHONPATH": import_path()}
+        text, code = await child(sys.executable, "-c", script, str(scratch), agent, env=env)
         self.assertEqual(code, -9, text)
-        await self.until(lambda: "sleep\x0054321" not in _command_lines())
+        await self.until(lambda: f"sleep\x00{marked}" not in _command_lines())
         self.assertIn("box", os.listdir(scratch))
-        backend = Bubblewrap(reactor, "agent-killed")  # type: ignore[arg-type]
+        backend = Bubblewrap(reactor, agent)  # type: ignore[arg-type]
         from chorus.services.sandbox import clean_scratch
 
         self.assertEqual(await backend.reconcile(lambda task, fence: True), [])
         self.assertEqual(clean_scratch(scratch.parents[1], set()), 1)
         self.assertNotIn("box", os.listdir(scratch))
-        self.assertEqual(_left_by("agent-killed"), [])
+        self.assertEqual(_left_by(agent[-12:]), [])
         await backend.close()
 
 
@@ -219,7 +220,7 @@ class OrdinaryUser(SandboxCase):
         folder = self.scratch()
         folder.chmod(0o777)
         names = [f"tests.sandbox.test_bubblewrap.Real.{name}" for name in AS_NOBODY]
-        env = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}
+        env = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "PYTHONPATH": import_path(), "TMPDIR": str(folder)}
         env["HOME"] = str(folder)
         arguments = ("-B", "-c", BECOME_NOBODY, str(folder), *names)
         text, code = await child(sys.executable, *arguments, env=env, cwd=str(folder))

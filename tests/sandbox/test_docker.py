@@ -21,7 +21,7 @@ from chorus.sandbox.engine import Engine
 from chorus.sandbox.languages import ImageMap
 from chorus.sandbox.workspace import Box
 from tests.sandbox.contract import ContractTests
-from tests.sandbox.support import IMAGE, Recorder, SandboxCase, child, no_docker, python, shell
+from tests.sandbox.support import IMAGE, Recorder, SandboxCase, child, import_path, no_docker, python, shell
 from tests.support import PureTestCase
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +33,8 @@ IMAGES = ImageMap({"base": IMAGE})
 
 class DockerCase(SandboxCase):
     skip = no_docker()
-    agent = "agent-docker-test"
+    agent = f"agent-docker-{os.getpid()}"
+    """Tests may run in several processes, and each counts its own containers."""
 
     def setUp(self) -> None:
         self.state = self.scratch()
@@ -170,13 +171,14 @@ class Real(ContractTests, DockerCase):
     async def test_an_image_without_a_shell(self) -> None:
         tar = self.scratch() / "empty.tar"
         tarfile.open(tar, "w").close()
+        name = f"chorus-test-empty-{os.getpid()}"
         import docker
 
         client = docker.APIClient(base_url=HOST)
-        client.import_image(str(tar), repository="chorus-test-empty")
+        client.import_image(str(tar), repository=name)
         self.addCleanup(client.close)
-        self.addCleanup(client.remove_image, "chorus-test-empty")
-        result, _, _ = await self.outcome(shell("true", image="chorus-test-empty"))
+        self.addCleanup(client.remove_image, name)
+        result, _, _ = await self.outcome(shell("true", image=name))
         self.assertEqual(result.reason, Reason.SANDBOX_UNAVAILABLE)
 
     async def test_a_container_that_somebody_removes(self) -> None:
@@ -276,7 +278,7 @@ class Restart(DockerCase):
             "reactor.run()\n"
         )
         scratch = self.scratch() / "scratch"
-        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        env = {**os.environ, "PYTHONPATH": import_path()}
         arguments = (self.agent, str(self.state), str(scratch), script, str(timeout_s))
         text, ended = await child(sys.executable, "-c", code, *arguments, env=env)
         self.assertEqual(ended, -9, text)
@@ -366,7 +368,7 @@ class Restart(DockerCase):
         self.assertEqual([box for _, box in made.values() if box.exists()], [])
 
     async def test_other_agents_are_left_alone(self) -> None:
-        other = Docker(reactor, "agent-other", state=self.scratch(), host=HOST, images=IMAGES)  # type: ignore[arg-type]
+        other = Docker(reactor, f"agent-other-{os.getpid()}", state=self.scratch(), host=HOST, images=IMAGES)  # type: ignore[arg-type]
         self.addCleanup(other.close)
         run = other.start(shell("echo on; sleep 1; echo off"), self.scratch() / "s", seen := Recorder())
         await seen.seen("stdout", b"on")
@@ -419,16 +421,17 @@ class EngineGone(DockerCase):
     async def test_kill_9_in_the_middle(self) -> None:
         self.patch(docker_run, "ENGINE_PATIENCE_S", 1.0)
         host, pid = await self.own_engine()
+        marked = f"98{os.getpid()}"
         self.backend = self.docker(host)
         run, scratch = self.go(
-            shell("echo begun; echo part > /workspace/output/a; sleep 98765", artifacts=("a",)), seen := Recorder()
+            shell(f"echo begun; echo part > /workspace/output/a; sleep {marked}", artifacts=("a",)), seen := Recorder()
         )
         await seen.seen("stdout", b"begun")
         os.kill(pid, signal.SIGKILL)
         result = await run.result
         self.assertEqual((result.reason, result.stdout_bytes), (Reason.SANDBOX_UNAVAILABLE, 6))
         self.assertEqual([one.path for one in result.artifacts], ["a"], "partial artifacts are kept")
-        text, _ = await child("/bin/sh", "-c", "ps axo args | grep -c '[s]leep 98765'")
+        text, _ = await child("/bin/sh", "-c", f"ps axo args | grep -c '[s]leep {marked}'")
         self.assertEqual(text.strip(), "0", "the task's processes are gone")
         self.assert_clean(scratch)
         self.assertIn("no container engine answers", await self.backend.probe())
