@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from chorus.sandbox.contract import OutputSink, StreamName
@@ -64,10 +65,7 @@ class Tail:
     def poll(self) -> int:
         """Hand on what is new, up to `TURN` bytes; how many that were."""
         if self._fd < 0:
-            try:
-                self._fd = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            except FileNotFoundError:
-                return 0
+            self._open()
         got = 0
         # A sink may close this (it may detach the run), so that is looked at every time.
         while got < TURN and self.kept < self._cap and self._fd >= 0:
@@ -79,10 +77,17 @@ class Tail:
             self._sink(self.name, offset, data)
         return got
 
-    @property
-    def truncated(self) -> bool:
-        """The file holds more than is handed on."""
-        return self._fd >= 0 and self.kept >= self._cap and os.fstat(self._fd).st_size > self._cap
+    def _open(self) -> None:
+        # Where the agent is no root, a task has the pump's user and may put anything in its place: a link, or a pipe
+        # that would hold up whoever opens it. Then there is no output.
+        try:
+            fd = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            self._fd = fd
+        else:
+            os.close(fd)
 
     def close(self) -> None:
         if self._fd >= 0:

@@ -106,7 +106,8 @@ def leave(box: Box, scratch: Path, streams: Callable[[str], Path | None]) -> Non
     scratch.mkdir(parents=True, exist_ok=True)
     for name in ("stdout", "stderr"):
         kept = streams(name)
-        if kept is not None and kept.exists() and kept != scratch / name:
+        # Never a link: the task may have put one there.
+        if kept is not None and not kept.is_symlink() and kept.is_file() and kept != scratch / name:
             try:
                 os.replace(kept, scratch / name)
             except OSError as error:

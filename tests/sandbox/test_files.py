@@ -12,6 +12,7 @@ from chorus.sandbox import artifacts, cgroups, processes, volumes
 from chorus.sandbox.artifacts import collect, glob_regex
 from chorus.sandbox.contract import Limits
 from chorus.sandbox.spool import PIECE, TURN, Spool, Tail
+from chorus.sandbox.workspace import Box, leave
 from tests.sandbox.support import Recorder
 from tests.support import PureTestCase
 
@@ -56,14 +57,25 @@ class Spools(Folder):
         tail = Tail("stdout", path, TURN + 10, seen := Recorder())
         self.assertEqual(tail.poll(), TURN)
         self.assertEqual(tail.poll(), 10)
-        self.assertTrue(tail.truncated)
         self.assertEqual(seen.got["stdout"], path.read_bytes()[: TURN + 10])
         tail.close()
 
-    def test_tail_follows_no_link(self) -> None:
+    def test_tail_opens_nothing_but_a_file(self) -> None:
         (self.root / "secret").write_bytes(b"x")
-        (self.root / "out").symlink_to("secret")
-        self.assertRaises(OSError, Tail("stdout", self.root / "out", 10, Recorder()).poll)
+        (self.root / "link").symlink_to("secret")
+        os.mkfifo(self.root / "fifo")
+        for name in ("link", "fifo", "nowhere"):
+            self.assertEqual(Tail("stdout", self.root / name, 10, Recorder()).poll(), 0)
+
+    def test_what_is_left_is_no_link(self) -> None:
+        box, scratch = Box(self.root / "box"), self.root / "scratch"
+        box.control.mkdir(parents=True)
+        (self.root / "secret").write_bytes(b"x")
+        (box.control / "stdout").symlink_to(self.root / "secret")
+        (box.control / "stderr").write_bytes(b"kept")
+        leave(box, scratch, lambda name: box.control / name)
+        self.assertEqual(os.listdir(scratch), ["stderr"])
+        self.assertFalse(box.root.exists())
 
 
 class Artifacts(Folder):
