@@ -165,7 +165,8 @@ class JSONTests(PureTestCase):
             for what, bomb in TABLE.items():
                 with self.subTest(decoder=name, bomb=what):
                     started = time.process_time()
-                    with self.assertRaises((ChorusError, ValueError)) as caught:
+                    errors = (ChorusError, ValueError) if decode == Membership.from_json else ChorusError
+                    with self.assertRaises(errors) as caught:
                         if name == "strictjson" and what == "nesting within the length of a small message":
                             strictjson.loads(bomb, max_depth=64)
                         else:

@@ -16,6 +16,7 @@ from twisted.internet.threads import deferToThread
 
 from chorus.identity import Identity
 from chorus.protocols import identify, multistream, ping
+from chorus.protocols.connection import ConnectionLimits
 from chorus.protocols.noise import SIGNATURE_PREFIX
 from chorus.protocols.noise_xx import NoiseXX, generate_keypair
 from chorus.protocols.proto.identify_pb2 import Identify
@@ -307,9 +308,11 @@ class Frames(HostileCase):
             status = await self.node.status()
         self.assertEqual((status["connections"], status["closed"]), (2, {}))
         peer.send(frame(9, 0, 0, 0))
+        began = reactor.seconds()
         await self.pause(0.5)
         self.assertEqual((await self.node.status())["connections"], 2)
         await self.status_when(lambda status: status["connections"] == 1)
+        self.assertLess(reactor.seconds() - began, 2 * ConnectionLimits().close_s)
         peer.transport.resumeProducing()
         peer.transport.abortConnection()
         await attacker.closed

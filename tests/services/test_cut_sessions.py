@@ -121,6 +121,7 @@ class Blobs(BlobCase):
                 if not stream.closed:
                     end(stream, connection)
                 self.run_for(0.05)
+                self.assertTrue(stream.other.closed, cut)
                 self.assertEqual(self.node.blobs._server._streams, set(), cut)
                 self.assertEqual(self.node.blobs._server._serving.total(), 0)
 
