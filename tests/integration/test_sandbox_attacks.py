@@ -289,7 +289,7 @@ class Attacks:
             "for p in $(ls /proc | grep -E '^[0-9]+$'); do"
             "   echo -1000 > /proc/$p/oom_score_adj 2>/dev/null && echo WROTE oom_score_adj;"
             "   echo 0::/ > /proc/$p/cgroup 2>/dev/null && echo WROTE cgroup; done;"
-            " ls -d /sys/fs/cgroup/*/release_agent 2>/dev/null;"
+            " for f in /sys/fs/cgroup/*/release_agent; do (echo /tmp/x > $f) 2>/dev/null && echo WROTE $f; done;"
             " mkdir /sys/fs/cgroup/x /sys/fs/cgroup/*/x 2>/dev/null && echo MADE cgroup;"
             " echo '|/tmp/x' > /proc/sys/kernel/core_pattern 2>/dev/null && echo WROTE core_pattern;"
             " cat /proc/keys /proc/timer_list 2>/dev/null | head -c 100;"
@@ -298,7 +298,6 @@ class Attacks:
         _, out, _ = await self.attack(shell(script))
         self.assertNotIn(b"WROTE", out)
         self.assertNotIn(b"MADE", out)
-        self.assertNotIn(b"release_agent", out)
 
     async def test_the_engine_s_socket(self: Any) -> None:
         script = (
