@@ -43,6 +43,10 @@ def _caveats(mode: Mode, hierarchy: cgroups.Hierarchy | None, filtered: bool) ->
     ]
     if mode in AS_ROOT:
         found.append("no_user_namespace: none may be made here; the task runs as another user without any privilege")
+    if mode == "chroot":
+        found.append(
+            "in_chroot: the file systems around this chroot stay in the sandbox's mount namespace, out of its reach"
+        )
     missing = cgroups.CONTROLLERS if hierarchy is None else hierarchy.missing
     for name, text in (
         ("memory", "memory_polled: no control group; memory is measured every 25 ms and held per process"),
