@@ -238,7 +238,19 @@ class NodeService(Service):
             random_bytes=self._random,
         )
         self.parts.update(cluster=cluster, admission=admission, p2p=p2p)
+        p2p.watch_peers(partial(self._log_peer, "connected"), partial(self._log_peer, "disconnected"))
         return [Step("P2P node", start=p2p.startService, stop=p2p.stopService), Step("join token", start=self._publish)]
+
+    def _log_peer(self, what: str, connection: Connection) -> None:
+        self._log.info(
+            "{peer} {what}, {direction} {address}; {count} peers",
+            event=f"peer.{what}",
+            what=what,
+            peer=connection.peer_id,
+            direction="from" if connection.inbound else "at",
+            address=connection.remote_address,
+            count=len(self.parts["p2p"].connections()),
+        )
 
     def _publish(self) -> None:
         cluster = self.parts["cluster"]

@@ -226,6 +226,14 @@ class ClusterService(Service):
         membership = decide(stored, wishes, identity.peer_id, random)
         if membership != stored:
             _write_file(directory / STATE, membership.to_json())
+        if stored is None and membership.founded_here:
+            assert membership.cluster_id is not None
+            cls._log.info(
+                "founded cluster {cluster}; to join another one instead, set CHORUS_JOIN and start with an empty "
+                "CHORUS_DATA_DIR",
+                event="cluster.founded",
+                cluster=membership.cluster_id.hex(),
+            )
         return cls(directory, identity, membership)
 
     @property
@@ -283,7 +291,7 @@ class ClusterService(Service):
         membership = attrs.evolve(self._membership, cluster_id=cluster_id)
         _write_file(self._directory / STATE, membership.to_json())
         self._membership = membership
-        self._log.info("joined cluster {cluster}", cluster=cluster_id.hex())
+        self._log.info("joined cluster {cluster}", event="cluster.joined", cluster=cluster_id.hex())
         calls, self._adopted = self._adopted, []
         for call in calls:
             call(cluster_id)
