@@ -155,7 +155,11 @@ def container(
 
 # Output goes to the pump from the first byte; the time limit is inside, so it holds while no agent watches.
 # A broken engine (one in a chroot) runs executions outside of the container: there the pipes are not.
-RUN = f'[ -p {IO}/stdout ] || exit 125; exec </dev/null >{IO}/stdout 2>{IO}/stderr; exec timeout -k {GRACE_S:g} "$1" /bin/sh {SCRIPT}'
+RUN = f"""\
+[ -p {IO}/stdout ] || exit 125
+exec </dev/null >{IO}/stdout 2>{IO}/stderr
+exec timeout -k {GRACE_S:g} "$1" /bin/sh {SCRIPT}
+"""
 
 
 def execution(job: Job, users: Users) -> dict[str, Any]:
