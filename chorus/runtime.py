@@ -304,11 +304,10 @@ class NodeService(Service):
 
     def _build_execution(self) -> list[Step]:
         from chorus.sandbox import archives
-        from chorus.sandbox.languages import ImageMap
         from chorus.services.attempt import Workplace
         from chorus.services.blobs import BlobLimits, BlobService, ThreadOffload
         from chorus.services.executor import AgentProfile, ExecutorService
-        from chorus.services.sandbox import SandboxService, make_backends
+        from chorus.services.sandbox import sandbox_service
         from chorus.services.task_store import StoredRuns
         from chorus.services.task_streams import TaskStreams
 
@@ -324,20 +323,19 @@ class NodeService(Service):
             wall=self._wall,
             limits=BlobLimits(max_blob=settings.max_blob_mb * MIB, max_store=settings.blob_store_mb * MIB),
         )
-        images = ImageMap(settings.image_map)
         # The peer id, not the agent id, marks our containers: two agents may be given one name.
         marked = str(parts["identity"].peer_id)
-        backends = make_backends(
+        sandbox = sandbox_service(
             self._reactor,
             marked,
+            data_dir=path,
+            scratch_root=path / "runs",
             mode=settings.sandbox,
-            state=path / "sandbox",
             docker_host=settings.docker_host,
-            images=images,
-            warm=settings.warm_pool,
+            image_map=settings.image_map,
+            warm_pool=settings.warm_pool,
             defaults=default,
         )
-        sandbox = SandboxService(self._reactor, backends, mode=settings.sandbox, images=images, now=self._wall)
         streams = TaskStreams(parts["p2p"], self._reactor, MembersMayAll())
         place = Workplace(
             agent_id=marked,
