@@ -37,6 +37,8 @@ ASSIGN_S = 30.0
 """Seconds a place is kept after `accept`; a scheduler that committed nothing by then offers again."""
 DRAIN_TAIL_S = 5.0
 """The end of a drain's budget that is kept for handing back what has not finished."""
+MAX_TOLD = 1000
+"""Declined tasks remembered, so that each is logged once."""
 NO_FENCE = Fence(0, 0, 0)
 
 
@@ -79,6 +81,8 @@ class ExecutorService(Service):
         self._attempts: dict[tuple[str, Fence], Attempt] = {}
         self._quiet: list[Deferred[None]] = []
         self.draining = False
+        self._told: dict[tuple[PeerId, str], str] = {}
+        """Why which task of which scheduler was last declined: the same again is no news for the log."""
         self.declined: Counter[str] = Counter()
         """Offers declined, by reason."""
         self.last_activity = 0.0
@@ -200,18 +204,17 @@ class ExecutorService(Service):
             self._admit(channel.peer, offer, spec)
         except UserError as error:
             limit.cancel()
-            self._decline(channel, "unusable_spec", str(error))
+            self._decline(channel, offer, "unusable_spec", str(error))
             return
         except _Declined as declined:
             limit.cancel()
-            self._decline(channel, declined.reason, declined.detail)
+            self._decline(channel, offer, declined.reason, declined.detail)
             return
         # The place is taken from here on: what follows waits, and other offers must not pass it meanwhile.
         self._reserved[channel] = _Reservation(offer, spec, channel, limit)
         channel.heard = lambda message: self._heard(channel, message)
         channel.closed = lambda error: self._release(channel)
-        Deferred.fromCoroutine(self._look(channel, offer, spec)).addErrback(self._look_broke, channel)
-        self._stirred()
+        Deferred.fromCoroutine(self._look(channel, offer, spec)).addErrback(self._look_broke, channel, offer)
 
     def _admit(self, peer: PeerId, offer: Offer, spec: TaskSpec) -> None:
         profile = self._profile
@@ -251,28 +254,37 @@ class ExecutorService(Service):
                 # The files of the input may say another language: decided once they are here.
                 choice = None
             else:
-                self._refuse(channel, "image_missing", str(error))
+                self._refuse(channel, offer, "image_missing", str(error))
                 return
         except SandboxUnavailable as error:
-            self._refuse(channel, "sandbox_unavailable", str(error))
+            self._refuse(channel, offer, "sandbox_unavailable", str(error))
             return
         reservation = self._reserved.get(channel)
         if reservation is not None and channel.may_send(Accept):
             reservation.accepted_at = self._place.clock.seconds()
             channel.send(Accept())
+            self._told.pop((channel.peer, offer.task_id), None)
+            self._stirred()
             self._log.debug("accepted {task}", task=offer.task_id, choice=choice)
 
-    def _look_broke(self, failure: Failure, channel: ExecutorChannel) -> None:
+    def _look_broke(self, failure: Failure, channel: ExecutorChannel, offer: Offer) -> None:
         self._log.failure("an offer broke", failure=failure)
-        self._refuse(channel, "sandbox_unavailable", f"{self._profile.agent_id} failed to look for a sandbox")
+        self._refuse(channel, offer, "sandbox_unavailable", f"{self._profile.agent_id} failed to look for a sandbox")
 
-    def _refuse(self, channel: ExecutorChannel, reason: str, detail: str) -> None:
-        self._decline(channel, reason, detail)
+    def _refuse(self, channel: ExecutorChannel, offer: Offer, reason: str, detail: str) -> None:
+        self._decline(channel, offer, reason, detail)
         self._release(channel)
 
-    def _decline(self, channel: ExecutorChannel, reason: str, detail: str) -> None:
+    def _decline(self, channel: ExecutorChannel, offer: Offer, reason: str, detail: str) -> None:
         self.declined[reason] += 1
-        self._log.info("declined: {detail}", event="task.declined", reason=reason, detail=detail)
+        key = (channel.peer, offer.task_id)
+        if self._told.pop(key, None) != detail:
+            self._log.info(
+                "{task} declined: {detail}", event="task.declined", task=offer.task_id, reason=reason, detail=detail
+            )
+        self._told[key] = detail
+        if len(self._told) > MAX_TOLD:
+            del self._told[next(iter(self._told))]
         if channel.may_send(Decline):
             channel.send(Decline(reason, detail[:1000]))
 

@@ -7,7 +7,7 @@ changes and after a back-off.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
@@ -54,6 +54,9 @@ NOTE_S = 30.0
 """Between two events that say why one task waits; its document is always up to date."""
 MAX_DETAIL = 400
 """Characters of the line that says why a task waits."""
+PASSING = frozenset({"full", "busy_with_it"})
+"""Reasons to decline that go by themselves. Whoever declined for another one would only say it again until it has
+become a different agent: it changed what it can, was away, or could not take work for a while."""
 
 
 class Scheduler(Protocol):
@@ -92,12 +95,27 @@ class Declined:
 
 
 @attrs.frozen
-class _Waiting:
+class _Nobody:
+    """How a round ended without an agent."""
+
     detail: str
+    spec: TaskSpec | None = None
+    """None when the back-off is to be waited out, whatever agents do: the fault is not theirs."""
+    declined: Mapping[str, object] = attrs.field(factory=dict)
+    """Peers that would decline again, and what they were when they did."""
+    offered: bool = False
+    """Whether anybody was asked at all."""
+
+
+@attrs.frozen
+class _Waiting:
+    last: _Nobody
     rounds: int
+    since: float
+    """End of the last round on this node's clock, as are the next two."""
     until: float
-    """On this node's clock, as is the next."""
     noted_at: float
+    noted: str
 
 
 class Placement:
@@ -130,6 +148,8 @@ class Placement:
         self._stir: IDelayedCall | None = None
         self._offers: set[_Answer] = set()
         self._stopped = False
+        self._changes = 0
+        """Times that agents have changed."""
         self.offers = 0
         self.declines = 0
 
@@ -138,7 +158,7 @@ class Placement:
     def waiting(self, task_id: str) -> str | None:
         """Why nobody has it, when that is known."""
         found = self._waiting.get(task_id)
-        return found.detail if found is not None else None
+        return found.last.detail if found is not None else None
 
     def agent_id(self, agent: str) -> str | None:
         """The name of a peer that is about."""
@@ -150,7 +170,11 @@ class Placement:
             self._waiting.pop(task.id, None)
 
     def agents_changed(self) -> None:
-        """Some agent came, went, has become free or able: look again at everything that waits, soon."""
+        """Some agent came, went, has become free or able: look again, soon, at what waits and may be taken now.
+
+        An offer that is declined changes an agent too, for a moment: what that agent declined for good stays in its
+        back-off, or tasks that nobody can take would be offered around without end."""
+        self._changes += 1
         if self._stir is None and not self._stopped and self._waiting:
             self._stir = self._clock.callLater(STIR_S, self._stirred)
 
@@ -167,8 +191,29 @@ class Placement:
 
     def _stirred(self) -> None:
         self._stir = None
-        self._waiting = {task_id: attrs.evolve(each, until=0.0) for task_id, each in self._waiting.items()}
+        now = self._clock.seconds()
+        candidates = {str(each.peer): self._known(each, False) for each in self._agents()}
+        self._waiting = {task_id: self._reconsidered(each, candidates, now) for task_id, each in self._waiting.items()}
         self.schedule()
+
+    def _reconsidered(self, waiting: _Waiting, candidates: Mapping[str, scoring.Candidate], now: float) -> _Waiting:
+        """Its back-off is cut short if somebody may take it now who would not have before."""
+        last = waiting.last
+        if last.spec is None:
+            return waiting
+        declined = {
+            peer: standing
+            for peer, standing in last.declined.items()
+            if peer in candidates and not _refuses(candidates[peer]) and _standing(candidates[peer]) == standing
+        }
+        if len(declined) != len(last.declined):
+            waiting = attrs.evolve(waiting, last=attrs.evolve(last, declined=declined))
+        if declined:
+            ranking = scoring.rank(last.spec, list(candidates.values()))
+            if all(ranked.candidate.peer in declined for ranked in ranking.order):
+                return waiting
+        earliest = waiting.since + WAIT_S if last.offered else now
+        return attrs.evolve(waiting, until=min(waiting.until, max(now, earliest)))
 
     def schedule(self) -> None:
         """Begin to place what is ready, as far as the limit allows, and come back for the rest."""
@@ -205,51 +250,60 @@ class Placement:
     def _broken(self, failure: Failure, task_id: str) -> None:
         self._log.failure("placing {task} broke", task=task_id, failure=failure)
         self._placing.pop(task_id, None)
-        self._wait(task_id, "the scheduler failed; it tries again")
+        self._wait(task_id, _Nobody("the scheduler failed; it tries again"))
 
     async def _place(self, task: TaskState) -> None:
+        changes = self._changes
         try:
-            detail = await self._offer_around(task)
+            nobody = await self._offer_around(task)
         except IllegalEntry:
             # Cancelled while it was offered, or the like.
-            detail = None
+            nobody = None
         except ChorusError as error:
-            detail = f"it cannot be assigned now: {error}"
+            nobody = _Nobody(f"it cannot be assigned now: {error}")
         self._placing.pop(task.id, None)
         if self._stopped:
             return
-        if detail is not None and self._ready(task):
-            self._wait(task.id, detail)
+        if nobody is not None and self._ready(task):
+            self._wait(task.id, nobody)
+            if self._changes != changes:
+                # Meanwhile somebody may have become free whom the round had passed already.
+                self.agents_changed()
         self.schedule()
 
     def _ready(self, task: TaskState) -> bool:
         machine = self._scheduler.machine
         return task.id in machine and machine.get(task.id).state is State.SUBMITTED
 
-    def _wait(self, task_id: str, detail: str) -> None:
+    def _wait(self, task_id: str, nobody: _Nobody) -> None:
+        detail = nobody.detail
         detail = detail if len(detail) <= MAX_DETAIL else f"{detail[: MAX_DETAIL - 1]}…"
         before = self._waiting.get(task_id)
         rounds = 0 if before is None else before.rounds + 1
         delay = min(WAIT_LIMIT_S, WAIT_S * 2.0 ** min(rounds, 16))
         now = self._clock.seconds()
-        noted_at = now if before is None else before.noted_at
-        if before is None or (before.detail != detail and now - before.noted_at >= NOTE_S):
-            noted_at = now
+        noted, noted_at = (detail, now) if before is None else (before.noted, before.noted_at)
+        if before is None or (noted != detail and now - noted_at >= NOTE_S):
+            noted, noted_at = detail, now
             self._log.info("task {task} waits: {detail}", event="task.waiting", task=task_id, detail=detail)
             self._events.append(task_id, "note", {"text": detail})
-        self._waiting[task_id] = _Waiting(detail, rounds, now + delay, noted_at)
+        # Who was full in this round has not changed its mind about what it said in an earlier one.
+        earlier = {} if before is None else before.last.declined
+        last = attrs.evolve(nobody, detail=detail, declined={**earlier, **nobody.declined})
+        self._waiting[task_id] = _Waiting(last, rounds, now, now + delay, noted_at, noted)
         self._arm()
 
     # one task
 
-    async def _offer_around(self, task: TaskState) -> str | None:
-        """Offer it to the candidates in order. None once it is assigned (or needs no agent any more), else why not."""
+    async def _offer_around(self, task: TaskState) -> _Nobody | None:
+        """Offer it to the candidates in order. None once it is assigned (or needs no agent any more)."""
         blob = await self._scheduler.input_of(task)
         agents = {str(each.peer): each for each in self._agents()}
         candidates = [self._known(each, blob is not None) for each in agents.values()]
         spec = TaskSpec.from_json(task.spec)
         ranking = scoring.rank(spec, candidates, task.tried)
         said: list[str] = []
+        declined: dict[str, object] = {}
         for ranked in ranking.order:
             agent = agents[ranked.candidate.peer]
             self._placing[task.id] = ranked.candidate.peer
@@ -263,10 +317,14 @@ class Placement:
                 return None
             self.declines += 1
             said.append(answer.detail or answer.reason)
+            if answer.reason not in PASSING:
+                declined[ranked.candidate.peer] = _standing(ranked.candidate)
         self._placing[task.id] = None
         if ranking.nobody:
             said.append(ranking.nobody)
-        return "; ".join(dict.fromkeys(said)) or "no agent is known"
+        # Sorted, since the order of the offers changes from round to round and what is said does not.
+        detail = "; ".join(sorted(set(said))) or "no agent is known"
+        return _Nobody(detail, spec, declined, bool(ranking.order))
 
     def outcome(self, agent: str, *, well: bool) -> None:
         """An attempt there has ended: `well` unless the agent or its machine failed."""
@@ -331,6 +389,23 @@ class Placement:
                 entries.released(self._wall(), task.id, custody.fence, str(Reason.LEASE_LOST), detail)
             )
             custody.drop()
+
+
+def _standing(candidate: scoring.Candidate) -> object:
+    """What of an agent its answer to an offer may hang on, other than how much it has to do."""
+    return (
+        candidate.role,
+        candidate.expertise,
+        candidate.capabilities,
+        candidate.specialisation,
+        candidate.max_tasks,
+        candidate.models,
+    )
+
+
+def _refuses(candidate: scoring.Candidate) -> bool:
+    """It takes nothing, though it has room: it drains, or has no sandbox."""
+    return not candidate.available and candidate.current_tasks < candidate.max_tasks
 
 
 @attrs.frozen

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import Deferred, fail
+from twisted.logger import globalLogPublisher
+
 from chorus.http.ports import TaskEvent
 from chorus.seams import Finding
 from chorus.services.placement import Agent
+from chorus.store.errors import StoreUnavailable
 from chorus.tasks.errors import IdempotencyConflict, TaskFinished, UnknownTask
 from chorus.tasks.fields import SpecError
 from chorus.tasks.scoring import Candidate
@@ -285,6 +289,88 @@ class PlacementTest(WorldCase):
         second = scheduler.submit("2", **body)
         self.world.advance(5)
         self.assertEqual(scheduler.state(second), "submitted")
+
+    def test_what_nobody_can_take_is_offered_rarely_and_told_once(self) -> None:
+        nodes = [self.world.node(name, max_tasks=slots) for name, slots in (("a", 1), ("b", 3))]
+        for node in nodes:
+            node.engine.refuse = missing("nope:1")
+            # As with real presence, everybody hears of every change of everybody.
+            node.executor._changed = lambda: [each.placement.agents_changed() for each in nodes]
+        logged: list[Any] = []
+        globalLogPublisher.addObserver(logged.append)
+        self.addCleanup(globalLogPublisher.removeObserver, logged.append)
+        task = nodes[0].submit("ls", image="nope:1")
+        self.world.advance(300, step=0.05)
+        # Rounds after 1, 2, 4, 8, 16 and then every 30 s: 14 in 300 s, one offer to each agent.
+        self.assertEqual(nodes[0].placement.offers, 2 * 14)
+        for event in ("task.declined", "task.waiting"):
+            self.assertEqual(
+                len([each for each in logged if each.get("event") == event]), {"task.declined": 2}.get(event, 1)
+            )
+        self.assertEqual([each.type for each in nodes[0].history(task)], ["state", "note"])
+        # Whoever comes and can take it has it at once, whatever the back-off is.
+        able = self.world.node("able")
+        nodes[0].placement.agents_changed()
+        self.world.advance(0.2, step=0.05)
+        self.assertEqual(able.engine.started, 1)
+
+    def test_changes_elsewhere_do_not_hurry_what_was_declined(self) -> None:
+        node = self.world.node("alone")
+        node.engine.refuse = missing()
+        node.submit("true")
+        for _ in range(600):
+            node.placement.agents_changed()
+            self.world.advance(0.1, step=0.1)
+        self.assertLess(node.placement.offers, 8)
+
+    def test_an_agent_that_could_take_nothing_for_a_while_is_asked_again_at_once(self) -> None:
+        node = self.world.node("alone")
+        node.engine.refuse = unavailable()
+        task = node.submit("true")
+        self.world.advance(20)
+        for draining in (True, False):
+            node.executor.draining = draining
+            node.placement.agents_changed()
+            node.engine.refuse = None
+            self.world.advance(0.2, step=0.05)
+        self.assertEqual(node.state(task), "running")
+
+    def test_a_place_that_a_declined_task_held_goes_to_one_that_waits(self) -> None:
+        node = self.world.node("alone", max_tasks=1)
+        choose = node.engine.choose
+        looking: list[Deferred[Any]] = []
+
+        def slowly(job: Any) -> Deferred[Any]:
+            if job.image is None:
+                return choose(job)
+            looking.append(Deferred())
+            return looking[-1]
+
+        node.engine.choose = slowly  # type: ignore[method-assign]
+        hopeless = node.submit("true", image="nope:1", priority=9)
+        good = node.submit("true")
+        self.assertEqual(node.state(good), "submitted")
+        looking[0].errback(missing("nope:1"))
+        self.world.advance(0.2, step=0.05)
+        self.assertEqual((node.state(good), node.state(hopeless), len(looking)), ("running", "submitted", 1))
+
+    def test_a_store_that_refuses_assignments_is_not_hammered(self) -> None:
+        node = self.world.node("alone")
+        write, refused = node.journal.append, []
+
+        def full(entry: Any) -> Any:
+            if entry.kind != "task.assigned":
+                return write(entry)
+            refused.append(entry)
+            return fail(StoreUnavailable("the disk is full"))
+
+        node.journal.append = full  # type: ignore[method-assign]
+        task = node.submit("true")
+        self.world.advance(60, step=0.05)
+        self.assertEqual(len(refused), 6, "after 0, 1, 2, 4, 8 and 16 seconds, and the next one 30 later")
+        node.journal.append = write  # type: ignore[method-assign]
+        self.world.advance(30)
+        self.assertEqual(node.state(task), "running")
 
     def test_priority(self) -> None:
         node = self.world.node("alone", max_tasks=1)

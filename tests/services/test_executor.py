@@ -24,6 +24,7 @@ from chorus.protocols.task_messages import (
     encode,
 )
 from chorus.sandbox.contract import Limits, Reason
+from chorus.services import executor as executor_module
 from chorus.services.attempt import KEEP_OUTCOME_S
 from chorus.services.collection import BRING_S
 from chorus.services.executor import ASSIGN_S
@@ -109,6 +110,12 @@ class AdmissionTest(ExecutorCase):
         channels[0].reset()
         self.world.settle()
         self.assertEqual(self.worker.executor.current_tasks, 1)
+
+    def test_limit_remembered_declines(self) -> None:
+        self.patch(executor_module, "MAX_TOLD", 3)
+        for number in range(5):
+            self.offer(self.talk(self.scheduler, self.worker), ids.make(EPOCH + number, bytes), required={"role": "x"})
+        self.assertEqual(len(self.worker.executor._told), 3)
 
     def test_a_place_is_not_kept_for_ever(self) -> None:
         channel = self.talk(self.scheduler, self.worker)
