@@ -191,14 +191,17 @@ class TaskMachine:
         self.index = document["index"]
 
     def _store(self, task: TaskState) -> None:
+        before = self._tasks.get(task.id)
+        # A queued task may be submitted with other dependencies than it was queued with.
+        gone = set(before.waiting_for) - task.waiting_for if before is not None else set()
         self._tasks[task.id] = task
-        if not task.terminal:
+        if task.terminal:
+            self._open.pop(task.id, None)
+        else:
             self._open[task.id] = None
             for dependency in task.waiting_for:
                 self._dependents.setdefault(dependency, {})[task.id] = None
-            return
-        self._open.pop(task.id, None)
-        for dependency in task.depends_on:
+        for dependency in gone:
             waiting = self._dependents.get(dependency)
             if waiting is not None:
                 waiting.pop(task.id, None)

@@ -119,6 +119,14 @@ class MachineTests(PureTestCase):
             entries.submitted(1, B, {"depends_on": [C, A]}, "someone", max_attempts=3),
         )
 
+    def test_what_a_resubmitted_task_depended_on_before_is_nothing_to_it(self) -> None:
+        self.scribe.submit(B)
+        self.scribe.submit(A, B, queued=True)
+        self.scribe.submit(A)
+        self.scribe.write(entries.cancelled(1, A, "x", ""))
+        self.scribe.write(entries.forgotten(1, A))
+        self.assertEqual(self.scribe.write(entries.cancelled(1, B, "x", "")).changed, (B,))
+
     def test_depending_on_oneself_or_on_nothing(self) -> None:
         for depends, error in (([A], errors.DependencyCycle), ([B], errors.UnknownDependency)):
             spec = {"commands": ["true"], "depends_on": depends}
