@@ -125,7 +125,9 @@ def task_spec(policy: spec.LimitPolicy) -> Schema:
             "maxItems": spec.MAX_ARTIFACTS,
             "uniqueItems": True,
             "items": _text(spec.MAX_ARTIFACT, GLOB, minLength=1),
-            "description": "Globs under /workspace/output.",
+            "default": list(spec.ALL_ARTIFACTS),
+            "description": "Globs under /workspace/output; what matches is kept. Absent means everything there, an empty "
+            "list nothing.",
         },
         "required": nullable(
             _object(

@@ -54,6 +54,8 @@ MAX_ENV_TOTAL = 128 * 1024
 """Bytes of names and values together; with the arguments it stays under the kernel's limit for exec."""
 MAX_ARTIFACTS = 64
 MAX_ARTIFACT = 512
+ALL_ARTIFACTS = ("**",)
+"""What a task that does not say gets: everything it leaves in its output folder. An empty list means nothing."""
 MAX_REQUIRED = 32
 """Items of `expertise` and of `capabilities` each."""
 MAX_WORD = 64
@@ -143,7 +145,7 @@ class TaskSpec:
     image: str | None = None
     env: Mapping[str, str] = attrs.field(factory=dict)
     limits: Limits = attrs.field(factory=Limits)
-    artifacts: tuple[str, ...] = ()
+    artifacts: tuple[str, ...] = ALL_ARTIFACTS
     required: Required = attrs.field(factory=Required)
     priority: int = DEFAULT_PRIORITY
     depends_on: tuple[str, ...] = ()
@@ -251,7 +253,9 @@ def _parse(body: object, policy: LimitPolicy) -> TaskSpec:
         image=_optional(given, "image", MAX_IMAGE, _IMAGE, "an image reference like chorus-python-dev:1"),
         env=_env(given.get("env", {})),
         limits=_limits(given.get("limits", {}), policy),
-        artifacts=as_list(given.get("artifacts", []), "artifacts", MAX_ARTIFACTS, _artifact, distinct=True),
+        artifacts=as_list(
+            given.get("artifacts", list(ALL_ARTIFACTS)), "artifacts", MAX_ARTIFACTS, _artifact, distinct=True
+        ),
         required=_required(given.get("required", {})),
         priority=as_integer(given.get("priority", DEFAULT_PRIORITY), "priority", LOWEST_PRIORITY, HIGHEST_PRIORITY),
         depends_on=as_list(given.get("depends_on", []), "depends_on", MAX_DEPENDS_ON, _task_id, distinct=True),

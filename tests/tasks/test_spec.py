@@ -173,6 +173,10 @@ class SpecTests(PureTestCase):
         self.assertEqual(TaskSpec.from_json(task.to_json()), task)
 
     def test_artifacts(self) -> None:
+        self.assertEqual(self.accept().artifacts, ("**",))
+        self.assertEqual(self.accept(artifacts=None).artifacts, ("**",))
+        self.assertEqual(self.accept(artifacts=[]).artifacts, ())
+        self.assertEqual(TaskSpec.from_json(self.accept(artifacts=[]).to_json()).artifacts, ())
         for bad in ("", "/etc/passwd", "..", "a/../b", "a/..", "a\\b", "a//b", "a\nb", "a" * (spec.MAX_ARTIFACT + 1)):
             self.refuse_with("artifacts", ["ok", bad], "artifacts[1]")
         self.accept(artifacts=["..a", "a..b/*", "**/x", "dir/"])
