@@ -126,8 +126,8 @@ def task_spec(policy: spec.LimitPolicy) -> Schema:
             "uniqueItems": True,
             "items": _text(spec.MAX_ARTIFACT, GLOB, minLength=1),
             "default": list(spec.ALL_ARTIFACTS),
-            "description": "Globs under /workspace/output; what matches is kept. Absent means everything there, an empty "
-            "list nothing.",
+            "description": "Globs under /workspace/output; what matches is kept. Absent means everything there, an "
+            "empty list nothing.",
         },
         "required": nullable(
             _object(
