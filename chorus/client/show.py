@@ -192,6 +192,10 @@ class Follower:
 
 
 def _state_line(data: dict[str, Any]) -> str:
+    if isinstance(retry := data.get("retry"), dict):
+        why = str(data.get("detail") or data.get("reason") or "")
+        ended = "failed" if data.get("reason") in OWN_FAILURES else "lost its agent"
+        return f"{ended}, trying again ({retry.get('number')} of {retry.get('of')}){': ' + why if why else ''}"
     words = [str(data.get("state"))]
     if data.get("agent"):
         words.append(f"on {data.get('agent_id') or data['agent']}")
@@ -207,6 +211,9 @@ def _progress_line(data: dict[str, Any]) -> str:
     rest = ", ".join(f"{name} {value}" for name, value in data.items() if name != "phase" and value is not None)
     return f"{data.get('phase', '')}{': ' + rest if rest else ''}"
 
+
+OWN_FAILURES = frozenset({"exit", "timeout", "oom", "pids", "disk", "output"})
+"""Reasons that are the task's own, not its agent's."""
 
 _STYLES = {
     "completed": "green",

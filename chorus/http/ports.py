@@ -28,7 +28,7 @@ class TaskEvent:
     time: float
     data: Document
     """state: {state, reason?, detail?, agent?, attempt?, fence?, sandbox?}; output: {stream, offset, text} or
-    {stream, offset, base64} when the bytes are not UTF-8; progress: {phase, …}; note: {text}."""
+    {stream, offset, base64} when they are not UTF-8 or that is shorter; progress: {phase, …}; note: {text}."""
 
 
 class Subscription(Protocol):

@@ -248,9 +248,9 @@ def task_event() -> Schema:
             "time": {"type": "number"},
             "data": {
                 "type": "object",
-                "description": "state: {state, reason?, detail?, agent?, attempt?, fence?, sandbox?}; output: {stream, "
-                "offset, text} or {stream, offset, base64} where the bytes are not UTF-8; progress: {phase, …}; "
-                "note: {text}.",
+                "description": "state: {state, reason?, detail?, agent?, attempt?, fence?, sandbox?, retry?: {number, "
+                "of}}; output: {stream, offset, text} or {stream, offset, base64} where the bytes are no UTF-8 or hold "
+                "many control characters; progress: {phase, …}; note: {text}.",
             },
         }
     )

@@ -535,14 +535,18 @@ class CoordinatorService(Service):
         event: Document = {"state": str(task.state), "attempt": task.attempt}
         owned = task.state in OWNED
         agent_id = self._agent_id(task.agent) if task.agent is not None else None
+        # Waiting again, it is in no sandbox any more.
+        placed = task.state is not State.SUBMITTED
+        retry = task.retry
         optional: Document = {
             "reason": task.reason,
             "detail": task.detail,
             "agent": task.agent,
             "agent_id": agent_id,
             "fence": str(task.fence) if task.fence is not None else None,
-            "sandbox": task.sandbox,
-            "image": task.image,
+            "sandbox": task.sandbox if placed else None,
+            "image": task.image if placed else None,
+            "retry": {"number": retry[0], "of": retry[1]} if retry is not None else None,
             "exit_code": (task.result or {}).get("exit_code") if not owned else None,
         }
         event.update({name: value for name, value in optional.items() if value is not None})

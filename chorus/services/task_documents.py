@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, cast
 
-from chorus.tasks.state import State, TaskState
+from chorus.tasks.state import OWN_FAILURES, State, TaskState
 
 if TYPE_CHECKING:
     from chorus.http.ports import Document
@@ -74,6 +74,9 @@ def document(
 def _message(task: TaskState) -> str:
     if task.state is State.SUBMITTED and task.waiting_for:
         return f"waits for {len(task.waiting_for)} other task{'s' if len(task.waiting_for) > 1 else ''} to complete"
+    if (retry := task.retry) is not None:
+        what = "failed" if task.reason in OWN_FAILURES else "lost its agent"
+        return f"{what}, trying again ({retry[0]} of {retry[1]})"
     return _MESSAGES[task.state]
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 MAX_EVENT_OUTPUT = 64 * 1024
 """Bytes of output that one event carries; smaller pieces that came while a write was under way are joined up to it."""
+MIN_BASE64 = 256
+"""Bytes of text under which it stays text, however many control characters it holds: a few coloured words are text."""
 MAX_BATCH = 512
 """Events of one write: the writer thread is others' too."""
 MAX_BATCH_BYTES = 2 * 1024 * 1024
@@ -74,9 +76,10 @@ class _Output:
 
     def event(self) -> NewEvent:
         data: Document = {"stream": self.stream, "offset": self.offset}
-        try:
-            data["text"] = self.data.decode()
-        except UnicodeDecodeError:
+        text = _as_text(self.data)
+        if text is not None:
+            data["text"] = text
+        else:
             data["base64"] = base64.b64encode(self.data).decode()
         return NewEvent(self.task_id, "output", self.time, data)
 
@@ -382,6 +385,30 @@ class _Watch:
             elif not self._behind:
                 break
         self._reading = False
+
+
+def _as_text(data: bytes) -> str | None:
+    """None for what is no UTF-8, and for so many control characters that base64 is smaller."""
+    size = len(data)
+    if size >= MIN_BASE64 and size + escapes(data) > (size + 2) // 3 * 4:
+        return None
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def escapes(data: bytes) -> int:
+    """Bytes that JSON text adds to UTF-8: a NUL becomes six, a line's end two."""
+    plain = len(data.translate(None, _LONG))
+    short = len(data) - len(data.translate(None, _SHORT))
+    return 5 * (len(data) - plain) + short
+
+
+_SHORT = b'\b\t\n\f\r"\\'
+"""What JSON writes as a backslash and one character."""
+_LONG = bytes(byte for byte in range(0x20) if byte not in _SHORT)
+"""What it writes as \\u00xx."""
 
 
 def _unfinished(data: bytes) -> int:

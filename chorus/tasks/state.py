@@ -83,6 +83,16 @@ class TaskState:
         return self.state in TERMINAL
 
     @property
+    def retry(self) -> tuple[int, int] | None:
+        """(which, of how many) the coming try is, of a task that came back: of its own tries after a failure of its
+        own, else of the attempts that infrastructure may spoil. None when nothing is tried again, or nothing counts."""
+        if self.state is not State.SUBMITTED or self.reason is None or self.reason == DRAINING:
+            return None
+        if self.reason in OWN_FAILURES:
+            return self.retried + 1, self.retries + 1
+        return self.moves + 1, self.max_attempts
+
+    @property
     def priority(self) -> int:
         value = self.spec.get("priority")
         return value if type(value) is int else 0

@@ -140,11 +140,16 @@ class Showing(PureTestCase):
             follower.event(event(1, "state", state="running", agent="12D3", agent_id="node-2", sandbox="bubblewrap"))
             follower.event(event(2, "output", stream="stdout", offset=0, text="a\nb"))
             follower.event(event(3, "output", stream="stderr", offset=0, base64="/w=="))
-            follower.event(event(4, "state", state="failed", reason="exit", detail="exit 3"))
+            again = {"state": "submitted", "reason": "exit", "detail": "exit 3", "retry": {"number": 2, "of": 3}}
+            follower.event(event(4, "state", **again))
+            follower.event(event(5, "state", **{**again, "reason": "lease_lost", "detail": "x went silent"}))
+            follower.event(event(6, "state", state="failed", reason="exit", detail="exit 3"))
         self.assertEqual((self.out.getvalue(), self.err.getvalue()), (b"a\nb", b"\xff"))
         self.assertEqual(follower.final, {"state": "failed", "reason": "exit", "detail": "exit 3"})
         self.assertEqual(
-            self.notes.getvalue(), "chorus: running on node-2 in bubblewrap\nchorus: failed: exit, exit 3\n"
+            self.notes.getvalue(),
+            "chorus: running on node-2 in bubblewrap\nchorus: failed, trying again (2 of 3): exit 3\n"
+            "chorus: lost its agent, trying again (2 of 3): x went silent\nchorus: failed: exit, exit 3\n",
         )
 
     def test_a_terminal_is_not_driven_by_what_it_shows(self) -> None:

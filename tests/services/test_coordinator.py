@@ -82,8 +82,15 @@ class WayOfATaskTest(WorldCase):
     def test_retries(self) -> None:
         node = self.world.node("alone")
         task = node.submit("flaky", retries=1)
+        node.engine.refuse = unavailable()
         node.engine.only().finish(1)
+        self.world.advance(0.5)
+        self.assertEqual(node.show(task)["message"], "failed, trying again (2 of 2)")
+        node.engine.refuse = None
         self.world.advance(1)
+        (again,) = [each.data for each in node.history(task) if "retry" in each.data]
+        self.assertEqual((again["state"], again["retry"], again["exit_code"]), ("submitted", {"number": 2, "of": 2}, 1))
+        self.assertNotIn("sandbox", again)
         self.assertEqual(node.engine.only().job.attempt, 2)
         node.engine.only().finish(0)
         self.world.settle()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ from chorus.services.task_events import (
     MAX_BATCH,
     MAX_EVENT_OUTPUT,
     MAX_WATCHERS,
+    MIN_BASE64,
     PAGE,
     RETRY_S,
     NewEvent,
     TaskEvents,
     TooManyWatchers,
     _unfinished,
+    escapes,
 )
 from tests.support import PureTestCase
 
@@ -217,6 +220,28 @@ class WritingTest(EventsCase):
             self.store.release()
         self.assertEqual(self.text(), data)
         self.assertTrue(all("text" in e.data for e in self.store.events.get("t", []) if e.type == "output"))
+
+    def test_binary_that_happens_to_be_text_takes_the_smaller_form(self) -> None:
+        for data, form in (
+            (bytes(MIN_BASE64), "base64"),
+            (bytes(MIN_BASE64 - 1), "text"),
+            (b"\n" * 4096, "base64"),
+            (b"a line of forty characters, more or less\n" * 100, "text"),
+            (b"\x1b[32mgreen words\x1b[0m and more of them\n" * 100, "text"),
+            ("\u20ac\x7f".encode() * 300, "text"),
+        ):
+            self.setUp()
+            self.events.append_output("t", "stdout", 0, data)
+            self.turn()
+            (event,) = self.store.events["t"]
+            self.assertIn(form, event.data, data[:20])
+            self.assertEqual(self.text(), data)
+
+    @given(st.text(st.characters(codec="utf-8"), max_size=200))
+    @settings(deadline=None, max_examples=60)
+    def test_escapes_are_what_json_adds(self, text: str) -> None:
+        written = json.dumps(text, ensure_ascii=False).encode()
+        self.assertEqual(len(text.encode()) + escapes(text.encode()) + 2, len(written))
 
     def test_the_unfinished_end(self) -> None:
         for data, expected in (
