@@ -145,7 +145,7 @@ def peers(options: Options, api: Api) -> int:
         (
             peer["agent_id"] or "",
             peer["role"] or "",
-            (peer["availability"] or {}).get("status", ""),
+            _availability(peer["availability"] or {}),
             "" if peer["latency_ms"] is None else f"{peer['latency_ms']:.1f} ms",
             peer["direction"] or "",
             peer["address"] or "",
@@ -155,6 +155,14 @@ def peers(options: Options, api: Api) -> int:
     ]
     show.table(("agent", "role", "state", "latency", "direction", "address", "peer id"), rows, "no peers")
     return 0
+
+
+def _availability(said: Document) -> str:
+    if said.get("max_tasks") == 0:
+        return "runs no tasks"
+    if said.get("status") == "ready" and said.get("available") is False:
+        return "not available"
+    return str(said.get("status", ""))
 
 
 def status(options: Options, api: Api) -> int:

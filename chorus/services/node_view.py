@@ -104,6 +104,7 @@ class NodeView:
             if availability is None
             else {
                 "status": availability.status,
+                "available": availability.available_for_work,
                 "current_tasks": availability.current_tasks,
                 "max_tasks": availability.max_tasks,
             },

@@ -82,9 +82,10 @@ class Load:
 
     @property
     def status(self) -> str:
-        if self.current_tasks == 0:
-            return "ready"
-        return "busy" if self.current_tasks >= self.max_tasks else "working"
+        # At the maximum comes first: whoever executes nothing (0 of 0) is always there, and never ready.
+        if self.current_tasks >= self.max_tasks:
+            return "busy"
+        return "working" if self.current_tasks else "ready"
 
     @property
     def available(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chorus.client import show
+from chorus.client import commands, show
 from chorus.client.errors import NoNode, Refused
 from chorus.client.watch import follow, parse_events
 from tests.support import PureTestCase
@@ -151,6 +151,16 @@ class Showing(PureTestCase):
             "chorus: running on node-2 in bubblewrap\nchorus: failed, trying again (2 of 3): exit 3\n"
             "chorus: lost its agent, trying again (2 of 3): x went silent\nchorus: failed: exit, exit 3\n",
         )
+
+    def test_who_takes_no_tasks_does_not_look_ready(self) -> None:
+        for said, shown in (
+            ({"status": "busy", "max_tasks": 0, "available": False}, "runs no tasks"),
+            ({"status": "ready", "max_tasks": 3, "available": False}, "not available"),
+            ({"status": "ready", "max_tasks": 3, "available": True}, "ready"),
+            ({"status": "busy", "max_tasks": 3, "available": False}, "busy"),
+            ({}, ""),
+        ):
+            self.assertEqual(commands._availability(said), shown)
 
     def test_a_terminal_is_not_driven_by_what_it_shows(self) -> None:
         text = "\x1b[31mred\x1b[0m \x1b]0;title\x07 \x1b[2J \x9b2J \x08 a\tb\r\n"

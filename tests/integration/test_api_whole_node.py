@@ -50,7 +50,9 @@ class PresenceTest(NodeCase):
         (peer,) = founder.peers()
         self.assertEqual(peer["peer_id"], other.peer_id)
         self.assertEqual((peer["agent_id"], peer["role"]), ("other", "reviewer"))
-        self.assertEqual(peer["availability"], {"status": "ready", "current_tasks": 0, "max_tasks": 1})
+        self.assertEqual(
+            peer["availability"], {"status": "ready", "available": True, "current_tasks": 0, "max_tasks": 1}
+        )
         capabilities = peer["capabilities"]
         self.assertLessEqual({"python", "networking"}, set(capabilities["expertise"]))
         self.assertIn("gpu", capabilities["capabilities"])

@@ -22,7 +22,7 @@ class HapTest(NodeCase):
 
         until("the person's role", lambda: agent.peers()[0]["role"] == "human")
         seen = until("the person's availability", lambda: agent.peers()[0]["availability"])
-        self.assertEqual(seen["max_tasks"], 0)
+        self.assertEqual((seen["max_tasks"], seen["status"], seen["available"]), (0, "busy", False))
 
         # Nothing is given to a person; the task says what it waits for.
         waiting = agent.submit(commands=["true"], required={"role": "human"})

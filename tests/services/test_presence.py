@@ -153,6 +153,7 @@ class Broadcasts(PresenceCase):
         self.assertEqual([Load(n, 3).status for n in range(5)], ["ready", "working", "working", "busy", "busy"])
         self.assertEqual([Load(n, 3).available for n in (0, 2, 3)], [True, True, False])
         self.assertFalse(Load(0, 3, accepting=False).available)
+        self.assertEqual((Load(0, 0).status, Load(0, 0).available), ("busy", False))
 
     def test_payload_values(self) -> None:
         one, two = self.nodes(2, models=("m1",), reports_to="lead", role="tester")
