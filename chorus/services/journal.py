@@ -121,7 +121,8 @@ class LocalJournal(Service):
             ignored += machine.apply(index, entry).ignored is not None
         self._open = True
         self._log.info(
-            "journal.replayed {entries} entries to index {index}, start {start}",
+            "{entries} entries replayed up to index {index}, start {start}",
+            event="journal.replayed",
             entries=len(entries),
             index=machine.index,
             start=self.start_count,
@@ -134,7 +135,8 @@ class LocalJournal(Service):
         self.appended += 1
         if applied.ignored is not None:
             self._log.info(
-                "journal.ignored {kind} of {subject}: {reason}",
+                "{kind} of {subject} changes nothing: {reason}",
+                event="journal.ignored",
                 kind=entry.kind,
                 subject=entry.subject,
                 reason=str(applied.ignored),
@@ -164,7 +166,11 @@ class LocalJournal(Service):
 
         def failed(reason: Failure) -> None:
             # Nothing is lost by it: the entries are still there.
-            self._log.warn("journal.snapshot failed: {reason}", reason=reason.getErrorMessage())
+            self._log.warn(
+                "a snapshot of the journal failed: {reason}",
+                event="journal.snapshot_failed",
+                reason=reason.getErrorMessage(),
+            )
 
         def settled(_: None) -> None:
             self._snapshot_running = None

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
+from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import TestCase
 
 from chorus.services import journal as service
@@ -56,6 +58,18 @@ class JournalTests(PureTestCase):
         self.assertEqual(list(replayed), list(machine))
         self.assertEqual(again.start_count, 2)
         self.assertEqual(replayed.get(A).fence, fence)
+
+    def test_events_in_the_log(self) -> None:
+        logged: list[dict[str, Any]] = []
+        globalLogPublisher.addObserver(logged.append)
+        self.addCleanup(globalLogPublisher.removeObserver, logged.append)
+        journal, _ = self.start()
+        self.append(journal, submission(A))
+        self.append(journal, entries.forgotten(2.0, B))
+        self.restart(journal, clean=False)
+        names = [each["event"] for each in logged if str(each.get("event", "")).startswith("journal.")]
+        self.assertEqual(names, ["journal.replayed", "journal.ignored", "journal.replayed"])
+        self.assertEqual((logged[-1]["entries"], logged[-1]["index"], logged[-1]["ignored"]), (2, 2, 1))
 
     def test_fences_grow_over_restarts(self) -> None:
         journal, _ = self.start()
