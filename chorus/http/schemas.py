@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from chorus.http.tasks import STATES
+from chorus.sandbox import languages
 from chorus.sandbox.contract import Limits, Reason
 from chorus.tasks import ids, spec
 
@@ -79,7 +80,12 @@ def task_spec(policy: spec.LimitPolicy) -> Schema:
         "description": nullable(_text(spec.MAX_DESCRIPTION)),
         "project": nullable(_text(spec.MAX_PROJECT, _whole(spec._PROJECT), minLength=1)),
         "repository": nullable(
-            _text(spec.MAX_REPOSITORY, f"^(?!{spec._CREDENTIALS.pattern})({spec._REPOSITORY.pattern})$", minLength=1)
+            _text(
+                spec.MAX_REPOSITORY,
+                f"^(?!{spec._CREDENTIALS.pattern})({spec._REPOSITORY.pattern})$",
+                minLength=1,
+                description="Where the sources come from. Not cloned yet: give them as `input`.",
+            )
         ),
         "input": {
             "anyOf": [
@@ -101,7 +107,13 @@ def task_spec(policy: spec.LimitPolicy) -> Schema:
             ],
             "description": "The source: a tar archive uploaded before, or inline (at most 256 KiB).",
         },
-        "language": nullable(WORD),
+        "language": nullable(
+            {
+                **WORD,
+                "description": f"One of {', '.join(languages.LANGUAGES)}, or another name for one; anything else needs "
+                "an `image`.",
+            }
+        ),
         "image": nullable(_text(spec.MAX_IMAGE, _whole(spec._IMAGE), minLength=1)),
         "env": {
             "type": ["object", "null"],

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 MAX_SPEC = MAX_FRAME - 16 * 1024
 """Bytes of a specification in canonical JSON: it must fit in one offer."""
+NOT_CLONED = "the repository is not cloned yet: its name only tells the language; give the sources as input"
+"""What a task that names one hears."""
 MAX_LIST = 1000
 """Documents of one page; the API asks for fewer."""
 DURATION_BUCKETS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 14400.0)
@@ -312,6 +314,8 @@ class CoordinatorService(Service):
             return self.document(self._machine.get(same.task_id))
         self.counters.submitted += 1
         self._log.info("task {task} accepted", event="task.submitted", task=entry.subject, submitter=submitter)
+        if spec.repository is not None:
+            self._events.append(entry.subject, "note", {"text": NOT_CLONED})
         self.placement.schedule()
         return self.document(self._machine.get(entry.subject))
 

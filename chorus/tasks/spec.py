@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import difflib
 import hashlib
 import re
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 import attrs
 
 from chorus import strictjson
+from chorus.sandbox import languages
 from chorus.sandbox.contract import Limits
 from chorus.tasks import ids
 from chorus.tasks.fields import (
@@ -156,7 +158,9 @@ class TaskSpec:
     @classmethod
     def parse(cls, body: object, policy: LimitPolicy | None = None) -> TaskSpec:
         """Read a parsed JSON body under a node's policy. Raises `SpecError` for the first thing that is wrong."""
-        return _parse(body, policy or LimitPolicy())
+        spec = _parse(body, policy or LimitPolicy())
+        _know_language(spec)
+        return spec
 
     @classmethod
     def from_json(cls, document: object) -> TaskSpec:
@@ -277,6 +281,17 @@ def _optional(
     if value is None:
         return None
     return as_text(value, path_of(parent, name), minimum=1, maximum=maximum, pattern=pattern, form=form)
+
+
+def _know_language(spec: TaskSpec) -> None:
+    """A language nobody has an image for is a slip of the pen, unless the task brings an image of its own."""
+    name = spec.language
+    if name is None or spec.image is not None or languages.canonical(name) is not None:
+        return
+    near = difflib.get_close_matches(name.lower(), languages.ALIASES, 1, 0.75)
+    hint = f", did you mean {near[0]}?" if near else "."
+    known = ", ".join(languages.LANGUAGES)
+    raise SpecError("language", f"{name} is not known{hint} Known are {known}; for any other, name an image")
 
 
 def _word(value: object, field: str) -> str:

@@ -9,6 +9,7 @@ from twisted.logger import globalLogPublisher
 
 from chorus.http.ports import TaskEvent
 from chorus.seams import Finding
+from chorus.services.coordinator import NOT_CLONED
 from chorus.services.placement import Agent
 from chorus.store.errors import StoreUnavailable
 from chorus.tasks.errors import IdempotencyConflict, TaskFinished, UnknownTask
@@ -145,6 +146,15 @@ class IntakeTest(WorldCase):
         error = node.refused(node.coordinator.submit({"comands": ["true"]}, "api"))
         self.assertIsInstance(error, SpecError)
         self.assertEqual(len(node.machine), 0)
+
+    def test_a_repository_is_said_not_to_be_cloned(self) -> None:
+        node = self.world.node("alone")
+        with_it = node.submit("ls", repository="https://example.org/team/tool.git")
+        without = node.submit("ls")
+        notes = [
+            [each.data["text"] for each in node.history(task) if each.type == "note"] for task in (with_it, without)
+        ]
+        self.assertEqual(notes, [[NOT_CLONED], []])
 
     def test_an_input_that_is_not_here(self) -> None:
         node = self.world.node("alone")

@@ -105,7 +105,7 @@ class SpecTests(PureTestCase):
             ("idempotency_key", spec.MAX_IDEMPOTENCY_KEY),
         ):
             with self.subTest(field=field):
-                self.accept(**{field: "a" * maximum})
+                self.accept(**{"image": "x", field: "a" * maximum})
                 self.refuse_with(field, "a" * (maximum + 1), field, str(maximum))
                 self.refuse_with(field, 7, field, "string")
         self.refuse_with("title", "ä" * (spec.MAX_TITLE // 2 + 1), "title", "bytes")
@@ -122,6 +122,15 @@ class SpecTests(PureTestCase):
             self.refuse_with("image", image)
         for image in ("python", "python:3.12-slim", "localhost:5000/a/b_c:1", "a@sha256:" + "0" * 64):
             self.accept(image=image)
+
+    def test_unknown_languages(self) -> None:
+        for known in ("python", "Py", "c++", "base"):
+            self.assertEqual(self.accept(language=known).language, known)
+        self.refuse_with("language", "pyton", "language", "did you mean python?", "name an image")
+        self.refuse_with("language", "haskell", "language", "is not known. Known are rust, go")
+        task = self.accept(language="haskell", image="haskell:9")
+        # What was admitted somewhere stays readable everywhere.
+        self.assertEqual(TaskSpec.from_json({**task.to_json(), "image": None}).language, "haskell")
 
     def test_password_is_not_echoed(self) -> None:
         with self.assertRaises(SpecError) as caught:
