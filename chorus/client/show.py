@@ -6,6 +6,7 @@ import base64
 import contextlib
 import datetime
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,11 @@ def note(text: str) -> None:
 def safe(text: str) -> str:
     """Fit for a terminal."""
     return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def lively(stream: IO[str]) -> bool:
+    """Whether what was written to `stream` can be changed later. Terminals that cannot (`TERM=dumb`) get lines."""
+    return stream.isatty() and os.environ.get("TERM", "").lower() not in {"dumb", "unknown"}
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> None:
@@ -95,7 +101,7 @@ def size(count: int) -> str:
 @contextlib.contextmanager
 def bar(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """A progress bar on stderr while the block runs, where that is a terminal; yields what advances it."""
-    if not sys.stderr.isatty():
+    if not lively(sys.stderr):
         yield lambda _: None
         return
     from rich.console import Console
@@ -114,7 +120,7 @@ class Follower:
         self._out = out or sys.stdout.buffer
         self._err = err or sys.stderr.buffer
         self._held = {"stdout": b"", "stderr": b""}
-        self._live = sys.stderr.isatty()
+        self._terminal, self._live = sys.stderr.isatty(), lively(sys.stderr)
         self._status: Status | None = None
         self.final: dict[str, Any] | None = None
         """The data of the last state, once it is terminal."""
@@ -128,7 +134,7 @@ class Follower:
             held, self._held[name] = self._held[name], b""
             if held:
                 # On a terminal what follows begins a line of its own.
-                self._write(name, held + b"\n" if self._live else held)
+                self._write(name, held + b"\n" if self._terminal else held)
 
     def event(self, event: Event) -> None:
         kind, data = event["type"], event["data"]
@@ -148,10 +154,10 @@ class Follower:
         self._progress(f"waiting for the node: {reason}")
 
     def _output(self, stream: str, data: bytes) -> None:
-        if not self._live:
+        if not self._terminal:
             self._write(stream, data)
             return
-        # Whole lines, so that the progress line below them never lands in one.
+        # Whole lines, so that what is told beside them never lands in one.
         whole, _, rest = (self._held[stream] + data).rpartition(b"\n")
         if len(rest) > MAX_HELD_LINE:
             whole, rest = whole + b"\n" + rest if whole else rest, b""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -161,6 +162,20 @@ class Showing(PureTestCase):
             ({}, ""),
         ):
             self.assertEqual(commands._availability(said), shown)
+
+    def test_a_terminal_that_cannot_take_back_what_it_shows_gets_lines(self) -> None:
+        self.notes.isatty = lambda: True  # type: ignore[method-assign]
+        self.patch(os, "environ", {**os.environ, "TERM": "xterm"})
+        self.assertTrue(show.lively(self.notes))
+        self.patch(os, "environ", {**os.environ, "TERM": "dumb"})
+        self.assertFalse(show.lively(self.notes))
+        with show.Follower(self.out, self.err) as follower:
+            follower.event(event(1, "state", state="running"))
+            follower.event(event(2, "output", stream="stdout", offset=0, text="a\nb"))
+            follower.lost("it closed")
+            self.assertEqual(self.out.getvalue(), b"a\n")
+        self.assertEqual(self.out.getvalue(), b"a\nb\n")
+        self.assertEqual(self.notes.getvalue(), "chorus: running\nchorus: waiting for the node: it closed\n")
 
     def test_a_terminal_is_not_driven_by_what_it_shows(self) -> None:
         text = "\x1b[31mred\x1b[0m \x1b]0;title\x07 \x1b[2J \x9b2J \x08 a\tb\r\n"
