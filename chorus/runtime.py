@@ -130,6 +130,10 @@ class NodeService(Service):
         else:
             self._log.failure("the node failed to start", failure=failure, event="node.failed")
         self._exit_status.fail(getattr(failure.value, "exit_code", 1))
+        # twistd starts services before the reactor runs, so a start can fail before there is anything to stop.
+        self._reactor.callWhenRunning(self._stop_reactor)
+
+    def _stop_reactor(self) -> None:
         if self._reactor.running:
             self._reactor.stop()
 

@@ -107,7 +107,11 @@ class OccupiedTest(NodeCase):
         damaged = self.node("damaged").start()
         damaged.kill()
         (damaged.data / "cluster.json").write_text("{")
-        for path in (file, public, damaged.data):
+        # Found before the reactor runs: the process must end all the same.
+        early = self.node("early").start()
+        early.kill()
+        (early.data / "identity").write_bytes(b"x")
+        for path in (file, public, damaged.data, early.data):
             with self.subTest(path.name):
                 self.assertIn(str(path), self.refusal(path))
 
