@@ -161,8 +161,10 @@ def command_arguments(mode: Mode, limits: Limits, *, count_pids: bool) -> list[s
 
 
 # Joins the control groups and lowers the resource limits, then becomes what follows; so nothing of the sandbox runs
-# outside of them for an instant. An rlimit is lowered if it can be: it may be lower already.
+# outside of them for an instant. An rlimit is lowered if it can be: it may be lower already. The umask is that of a
+# container, whatever the agent's own.
 LAUNCH = """\
+umask 022
 groups=$1; shift
 while [ "$groups" -gt 0 ]; do echo $$ > "$1" || exit 125; shift; groups=$((groups - 1)); done
 limits=$1; shift

@@ -17,10 +17,9 @@ LAUNCH_ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 def write_etc(box: Box) -> None:
     """The sandbox's own few files of /etc."""
     etc = box.control / "etc"
-    etc.mkdir()
+    volumes.make_folder(etc, 0o755)
     for name, text in ETC_FILES.items():
-        (etc / name).write_text(text)
-        (etc / name).chmod(0o444)
+        volumes.write_readable(etc / name, text)
 
 
 def expose(box: Box, place: Path, mode: Mode) -> Folders:
@@ -28,8 +27,8 @@ def expose(box: Box, place: Path, mode: Mode) -> Folders:
     box is mounted at `place` too. Raises OSError and VolumeError."""
     if mode != "drop":
         return Folders(box.input, box.fs, box.control)
-    place.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-    place.mkdir(mode=0o711)
+    volumes.make_folder(place.parent, 0o711, exist_ok=True)
+    volumes.make_folder(place, 0o711)
     volumes.bind(box.root, place)
     return Folders(place / "input", place / "fs", place / "control")
 
@@ -55,7 +54,7 @@ def can_reroot(folder: Path, table: Path = MOUNT_TABLE) -> bool:
     """Whether the file system around this chroot keeps mounts to itself. If it shares them, mounting the root anew in a
     namespace of its own would show outside; a first mount, taken back at once, tells. Blocking."""
     try:
-        folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        volumes.make_folder(folder, 0o711, exist_ok=True)
         volumes.bind(folder, folder, private=False)
         try:
             fields = [line.split(" ") for line in table.read_text().splitlines()]

@@ -179,7 +179,7 @@ class Containers:
         made = None
         try:
             out = box.control / "out"
-            out.mkdir(mode=0o755)
+            volumes.make_folder(out, 0o755)
             if self._users.owner:
                 os.chown(out, *self._users.pump)
             label = labels(self._agent_id, image, box, job)
@@ -211,7 +211,7 @@ class Containers:
     def fill(self, found: Contained, job: Job, stop: Callable[[], bool]) -> None:
         """Input and script; raises what `workspace.fill` does."""
         workspace.fill(found.box, job, self._users.owner, stop)
-        (found.box.control / "cap").write_text(cap_file(job.limits))
+        volumes.write_readable(found.box.control / "cap", cap_file(job.limits))
 
     def fit(self, warm: Contained, job: Job) -> None:
         """Give a warm container this job's limits."""

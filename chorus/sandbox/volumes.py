@@ -104,6 +104,21 @@ def measure(root: Path, stop_at: int) -> int:
     return total
 
 
+def make_folder(path: Path, mode: int, *, exist_ok: bool = False) -> None:
+    """A folder of exactly this mode, and so the missing ones above it: what a sandbox must pass through cannot be left
+    to the umask, which is 077 in a daemon. `exist_ok`: one that is there gets the mode too."""
+    if not path.parent.exists():
+        make_folder(path.parent, mode, exist_ok=True)
+    path.mkdir(exist_ok=exist_ok)
+    path.chmod(mode)
+
+
+def write_readable(path: Path, text: str) -> None:
+    """A file that every user may read and none is meant to change, whatever the umask."""
+    path.write_text(text, errors="surrogateescape")
+    path.chmod(0o444)
+
+
 def mount_volume(image: Path, path: Path, size_mb: int, owner: tuple[int, int] | None, *, loop: bool) -> Volume:
     """Make a file system of `size_mb` in the file `image` and mount it on `path`, or use `path` as a plain folder."""
     path.mkdir(mode=0o700, exist_ok=True)

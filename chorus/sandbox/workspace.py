@@ -64,12 +64,13 @@ class Box:
 
 def prepare(box: Box, disk_mb: int, owner: tuple[int, int] | None, *, loop: bool = True) -> Volume:
     """Make the folders and the disk. `owner`: who the task is on the host; None for this process's own user."""
-    box.root.mkdir(mode=0o711, parents=True, exist_ok=True)
-    box.input.mkdir(mode=0o755)
-    box.control.mkdir(mode=0o755)
+    box.root.parent.mkdir(parents=True, exist_ok=True)
+    volumes.make_folder(box.root, 0o711, exist_ok=True)
+    volumes.make_folder(box.input, 0o755)
+    volumes.make_folder(box.control, 0o755)
     volume = volumes.mount_volume(box.image, box.fs, disk_mb, owner, loop=loop)
     for folder in (box.data, box.output, box.home):
-        folder.mkdir(mode=0o755)
+        volumes.make_folder(folder, 0o755)
         if owner:
             os.chown(folder, *owner)
     if owner:
@@ -90,9 +91,7 @@ def fill(box: Box, job: Job, owner: tuple[int, int] | None, stop: Callable[[], b
 
 
 def write_script(box: Box, job: Job) -> None:
-    path = box.control / "commands"
-    path.write_text(script(job.commands), errors="surrogateescape")
-    path.chmod(0o444)
+    volumes.write_readable(box.control / "commands", script(job.commands))
 
 
 def gather(box: Box, job: Job, scratch: Path) -> artifacts.Collected:

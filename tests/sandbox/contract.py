@@ -39,6 +39,22 @@ class ContractTests:
         self.assertEqual((result.reason, result.stdout_bytes), (Reason.CANCELLED, 6))
         self.assert_clean(scratch)
 
+    async def test_under_the_umask_of_a_daemon(self) -> None:
+        """What the agent makes is reached by the task's user, and what the task makes has the usual modes."""
+        self.addCleanup(os.umask, os.umask(0o077))
+        job = shell(
+            "cat /workspace/input/a/b.txt a/b.txt",
+            "umask; touch new; stat -c %a new /workspace/input /workspace/data /workspace/output /workspace/home",
+            "cat /etc/passwd >/dev/null",
+            "echo kept > /workspace/output/d",
+            input_archive=archive(self.scratch(), {"a/b.txt": b"hello\n"}),
+            artifacts=("d",),
+        )
+        result, out, err = await self.outcome(job)
+        self.assertEqual((result.reason, result.exit_code), (Reason.EXIT, 0), (result.detail, err))
+        self.assertEqual(out, b"hello\nhello\n0022\n644\n755\n755\n755\n755\n")
+        self.assertEqual([one.path for one in result.artifacts], ["d"])
+
     async def test_the_workspace(self) -> None:
         job = shell(
             "pwd",

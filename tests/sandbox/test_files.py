@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -10,10 +11,11 @@ from hypothesis import strategies as st
 
 from chorus.sandbox import artifacts, cgroups, processes, volumes
 from chorus.sandbox.artifacts import collect, glob_regex
+from chorus.sandbox.bwrap_launch import write_etc
 from chorus.sandbox.contract import Limits
 from chorus.sandbox.spool import PIECE, TURN, Spool, Tail
-from chorus.sandbox.workspace import Box, leave
-from tests.sandbox.support import Recorder
+from chorus.sandbox.workspace import Box, fill, leave, prepare
+from tests.sandbox.support import Recorder, archive, shell
 from tests.support import PureTestCase
 
 
@@ -76,6 +78,40 @@ class Spools(Folder):
         leave(box, scratch, lambda name: box.control / name)
         self.assertEqual(os.listdir(scratch), ["stderr"])
         self.assertFalse(box.root.exists())
+
+
+class Modes(Folder):
+    """twistd's daemon has the umask 077, and a sandbox's user is not the agent's."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.addCleanup(os.umask, os.umask(0o077))
+
+    def mode(self, path: Path) -> int:
+        return stat.S_IMODE(path.lstat().st_mode)
+
+    def test_everything_of_a_box_is_reached(self) -> None:
+        box = Box(self.root / "scratch" / "box")
+        prepare(box, 8, None, loop=False)
+        write_etc(box)
+        job = shell("true", input_archive=archive(self.root, {"a/b.txt": b"x"}))
+        fill(box, job, None, lambda: False)
+        self.assertEqual(self.mode(box.root), 0o711)
+        for folder in (box.input, box.control, box.control / "etc", box.data, box.output, box.home, box.input / "a"):
+            self.assertEqual(self.mode(folder), 0o755, folder)
+        for file in (box.control / "commands", *(box.control / "etc").iterdir()):
+            self.assertEqual(self.mode(file), 0o444, file)
+        self.assertEqual(self.mode(box.input / "a" / "b.txt"), 0o755)
+
+    def test_a_folder_has_the_mode_asked_for(self) -> None:
+        volumes.make_folder(self.root / "above" / "x", 0o711)
+        self.assertEqual((self.mode(self.root / "above"), self.mode(self.root / "above" / "x")), (0o711, 0o711))
+        with self.assertRaises(FileExistsError):
+            volumes.make_folder(self.root / "above", 0o755)
+        # An agent of an earlier version may have left it closed.
+        (self.root / "above").chmod(0o700)
+        volumes.make_folder(self.root / "above", 0o711, exist_ok=True)
+        self.assertEqual(self.mode(self.root / "above"), 0o711)
 
 
 class Artifacts(Folder):
