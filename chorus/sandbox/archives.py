@@ -35,6 +35,13 @@ MAX_GLOBAL_HEADERS = 16
 MAX_LINKS_FOLLOWED = 40
 """As the kernel's own limit for a path."""
 
+LINK_STEPS = 100_000
+LINK_STEPS_PER_MEMBER = 10
+"""Path components walked to check all links of an archive: so many, and so many more for each of its entries."""
+
+STEPS_PER_STOP = 1024
+"""Such steps between two questions to `stop`."""
+
 XZ_MEMORY = 192 * 1024 * 1024
 """What an xz dictionary may take (the largest preset needs 65 MiB)."""
 
@@ -69,7 +76,9 @@ class Bounds:
     max_bytes: int = 1 << 30
     """Of all files together, unpacked."""
     max_members: int = 100_000
-    """Inodes and memory: one entry costs a few hundred bytes here."""
+    """Inodes and memory: one entry costs a few hundred bytes here. Directories that are only implied count as well."""
+    max_names: int = 32 << 20
+    """Characters of all paths and link targets together, implied directories too: they are held in memory."""
     max_path: int = 1024
     """Bytes of a member's path; deeper trees break tools inside."""
     max_component: int = 255
@@ -424,7 +433,10 @@ class _Reader:
 class _Tree:
     """What the archive would make, held by names alone: says no before the disk is touched."""
 
-    def __init__(self) -> None:
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self._names = 0
+        self._steps = 0
         self.kinds: dict[str, Kind] = {"": "directory"}
         self.targets: dict[str, str] = {}
         self.new_directories: list[str] = []
@@ -442,7 +454,7 @@ class _Tree:
             raise BadArchive(
                 f"{member.path!r} is a hard link to {member.target!r}, which is no earlier file of the archive"
             )
-        self.kinds[member.path] = member.kind
+        self._enter(member.path, member.kind, len(member.target))
         if member.kind == "symlink":
             self.targets[member.path] = member.target
         return True
@@ -453,21 +465,39 @@ class _Tree:
             parent = path[:at]
             kind = self.kinds.get(parent)
             if kind is None:
-                self.kinds[parent] = "directory"
+                self._enter(parent, "directory")
                 self.new_directories.append(parent)
             elif kind != "directory":
                 raise BadArchive(f"{path!r} lies below {parent!r}, which is a {kind}")
 
-    def check_links(self) -> None:
-        """Follow every link through all others: text alone cannot say where `a/b/..` leads when `b` is a link."""
-        for path in self.targets:
-            self._follow(path)
+    def _enter(self, path: str, kind: Kind, target: int = 0) -> None:
+        # The root is in `kinds` and does not count.
+        if len(self.kinds) > self._bounds.max_members:
+            raise BadArchive(f"more than {self._bounds.max_members} members and directories above them")
+        self._names += len(path) + target
+        if self._names > self._bounds.max_names:
+            raise BadArchive(f"the paths in the archive are longer than {self._bounds.max_names} characters together")
+        self.kinds[path] = kind
 
-    def _follow(self, path: str) -> None:
+    def check_links(self, stop: Callable[[], bool]) -> None:
+        """Follow every link through all others: text alone cannot say where `a/b/..` leads when `b` is a link."""
+        deepest = max((path.count("/") + 1 for path in self.targets), default=0)
+        for path in self.targets:
+            self._follow(path, deepest, stop)
+
+    def _step(self, stop: Callable[[], bool]) -> None:
+        self._steps += 1
+        if self._steps % STEPS_PER_STOP == 0 and stop():
+            raise Interrupted
+        if self._steps > LINK_STEPS + LINK_STEPS_PER_MEMBER * len(self.kinds):
+            raise BadArchive("the links of the archive are too long to follow, or too many lead through one another")
+
+    def _follow(self, path: str, deepest: int, stop: Callable[[], bool]) -> None:
         here = path.split("/")[:-1]
         pending = self.targets[path].split("/")[::-1]
         followed = 1
         while pending:
+            self._step(stop)
             part = pending.pop()
             if part in ("", "."):
                 continue
@@ -477,7 +507,8 @@ class _Tree:
                 here.pop()
                 continue
             here.append(part)
-            target = self.targets.get("/".join(here))
+            # Below the deepest link there is none to find, and joining gets dear.
+            target = self.targets.get("/".join(here)) if len(here) <= deepest else None
             if target is not None:
                 followed += 1
                 if followed > MAX_LINKS_FOLLOWED:
@@ -493,10 +524,10 @@ def _never() -> bool:
 def listing(archive: Path, bounds: Bounds | None = None, stop: Callable[[], bool] = _never) -> tuple[Member, ...]:
     """Every member, checked as for unpacking; nothing is written. Raises `BadArchive`, `Interrupted`."""
     bounds = bounds or Bounds()
-    tree = _Tree()
+    tree = _Tree(bounds)
     with archive.open("rb") as file:
         found = tuple(member for member in _Reader(_Source(file, bounds, stop), bounds) if tree.add(member))
-    tree.check_links()
+    tree.check_links(stop)
     return found
 
 
@@ -521,7 +552,7 @@ def unpack(
     root = os.open(into, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         with archive.open("rb") as file:
-            return _Writer(root, owner).write(_Reader(_Source(file, bounds, stop), bounds))
+            return _Writer(root, owner, bounds).write(_Reader(_Source(file, bounds, stop), bounds), stop)
     except BaseException as error:
         _clear(into)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -543,14 +574,14 @@ def _clear(directory: Path) -> None:
 class _Writer:
     """Writes members below a directory, each step relative to an open directory and never through a link."""
 
-    def __init__(self, root: int, owner: tuple[int, int] | None) -> None:
+    def __init__(self, root: int, owner: tuple[int, int] | None, bounds: Bounds) -> None:
         self._root = root
         self._owner = owner
-        self._tree = _Tree()
+        self._tree = _Tree(bounds)
         self._directories: list[Member] = []
         self._parent: tuple[str, int] | None = None
 
-    def write(self, reader: _Reader) -> Unpacked:
+    def write(self, reader: _Reader, stop: Callable[[], bool]) -> Unpacked:
         members = size = 0
         try:
             for member in reader:
@@ -561,7 +592,7 @@ class _Writer:
                     self._make(member, reader)
                 members += 1
                 size += member.size
-            self._tree.check_links()
+            self._tree.check_links(stop)
             for member in reversed(self._directories):
                 self._finish_directory(member)
         finally:

@@ -204,6 +204,22 @@ class Hostile(Base):
     def test_limit_of_members(self) -> None:
         self.refused(tar(*(member(f"f{i}") for i in range(11))), "more than 10 members", Bounds(max_members=10))
 
+    def test_implied_directories_count_as_members(self) -> None:
+        data = tar(*(member(f"{i}/a/b/f") for i in range(3)))
+        self.refused(data, "more than 11 members and directories", Bounds(max_members=11))
+        path = self.archive(data)
+        self.assertEqual(len(listing(path, Bounds(max_members=12))), 3)
+        self.assertEqual(unpack(path, self.tree, Bounds(max_members=12)).members, 3)
+
+    def test_limit_of_all_names_together(self) -> None:
+        # "aa", "aa/f" and "l" with its "aa": 9 characters.
+        data = tar(member("aa/f"), link("l", "aa"))
+        self.refused(data, "longer than 8 characters together", Bounds(max_names=8))
+        self.assertEqual(len(listing(self.archive(data), Bounds(max_names=9))), 2)
+        # A target that nothing uses is held as well.
+        idle = tar(member("f", pax_headers={"linkpath": "x" * 60_000}))
+        self.refused(idle, "longer than 50000 characters together", Bounds(max_names=50_000))
+
     def test_limit_of_path_component_and_depth(self) -> None:
         self.refused(tar(member("x/" * 30 + "y")), "a path of more than 50", Bounds(max_path=50))
         self.refused(tar(member("z" * 256)), "a name of more than 255")
@@ -258,6 +274,51 @@ class Hostile(Base):
     def test_stop(self) -> None:
         path = self.archive(gzip.compress(tar(member("x", b"1"))))
         self.assertRaises(Interrupted, unpack, path, self.tree, stop=lambda: True)
+
+    def test_links_that_take_ages_to_follow(self) -> None:
+        # Each walks 400 components and goes on to the next: 40 of them per link.
+        path = self.archive(self.long_links(200))
+        asked = []
+
+        def count() -> bool:
+            asked.append(1)
+            return False
+
+        for read in (lambda: listing(path, stop=count), lambda: unpack(path, self.tree, stop=count)):
+            asked.clear()
+            error = self.assertRaises(BadArchive, read)
+            self.assertIn("too long to follow", str(error))
+            steps = archives.LINK_STEPS + 201 * archives.LINK_STEPS_PER_MEMBER
+            self.assertLessEqual(len(asked), steps // archives.STEPS_PER_STOP + 10)
+        self.assertEqual(os.listdir(self.tree), [])
+
+    def test_each_member_pays_for_its_own_links(self) -> None:
+        # 10 components each: "d" to the root and back, and a name.
+        data = tar(*(link(f"l{i}", "d/../" * 4 + "d/x") for i in range(50)))
+        with mock.patch.object(archives, "LINK_STEPS", 0):
+            self.assertEqual(len(listing(self.archive(data))), 50)
+            with mock.patch.object(archives, "LINK_STEPS_PER_MEMBER", 9):
+                self.refused(data, "too long to follow")
+
+    def test_stop_while_links_are_followed(self) -> None:
+        data = self.long_links(60)
+        path = self.archive(data)
+        for read in (lambda stop: listing(path, stop=stop), lambda stop: unpack(path, self.tree, stop=stop)):
+            following = []
+            real = archives._Tree.check_links
+
+            def check(tree: archives._Tree, stop, real=real, following=following) -> None:
+                following.append(1)
+                real(tree, stop)
+
+            with mock.patch.object(archives._Tree, "check_links", check):
+                self.assertRaises(Interrupted, read, lambda following=following: bool(following))
+            self.assertEqual(following, [1])
+        self.assertEqual(os.listdir(self.tree), [])
+
+    def long_links(self, count: int) -> bytes:
+        deep = "d/" * 200 + "../" * 200
+        return tar(*(link(f"l{i}", f"{deep}l{(i + 1) % count}") for i in range(count)), form=tarfile.GNU_FORMAT)
 
     def test_destination_that_is_a_link(self) -> None:
         (self.root / "other").mkdir()
