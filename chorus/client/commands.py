@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import lzma
 import sys
+import tarfile
 import tempfile
 import urllib.parse
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +24,7 @@ from chorus.client.watch import follow
 
 STATES = ("queued", "submitted", "assigned", "running", "completed", "failed", "cancelled", "refused")
 PAGE = 200
+EXAMPLE = "chorus task submit PATH -- COMMAND…"
 MAX_SPEC = 1 << 20
 MEMORY = 8 * 1024 * 1024
 """Archives up to this stay in memory until they are sent."""
@@ -45,7 +49,7 @@ def submit(options: Options, api: Api) -> int:
         body["input"] = {"sha256": _upload(api, Path(options.path))}
         body.setdefault("title", Path(options.path).resolve().name[:200])
     if not body.get("commands") and not body.get("ai"):
-        raise ClientError("say what to run: chorus task submit PATH -- COMMAND…")
+        raise ClientError(f"say what to run: {EXAMPLE}")
     task = api.json("POST", "/v1/tasks", body)
     if options.watch:
         if wants_json(options):
@@ -220,24 +224,32 @@ def token(options: Options, api: Api) -> int:
 
 
 def _follow(options: Options, api: Api, task_id: str, after: int) -> int:
-    if wants_json(options):
-        final = None
-        for event in follow(api, task_id, after):
-            show.json_line(event)
-            if event["type"] == "state":
-                final = event["data"]
-        state = (final or {}).get("state")
-    else:
-        with show.Follower() as follower:
-            for event in follow(api, task_id, after, lost=follower.lost):
-                follower.event(event)
-        state = (follower.final or {}).get("state")
+    try:
+        state = _events(options, api, task_id, after)
+    except KeyboardInterrupt:
+        show.note(f"the task goes on: `chorus task watch {task_id}` shows it, `chorus task cancel {task_id}` ends it")
+        raise
     if state is None:
         # All events were before `after`.
         state = api.json("GET", f"/v1/tasks/{task_id}")["state"]
     if not wants_json(options):
         _summary(api.json("GET", f"/v1/tasks/{task_id}"))
     return 0 if state == "completed" else EXIT_TASK_FAILED
+
+
+def _events(options: Options, api: Api, task_id: str, after: int) -> str | None:
+    """Show every event; returns the state that the task ended in, None when it ended before."""
+    if wants_json(options):
+        final = None
+        for event in follow(api, task_id, after):
+            show.json_line(event)
+            if event["type"] == "state":
+                final = event["data"]
+        return (final or {}).get("state")
+    with show.Follower() as follower:
+        for event in follow(api, task_id, after, lost=follower.lost):
+            follower.event(event)
+    return (follower.final or {}).get("state")
 
 
 def _summary(task: Document) -> None:
@@ -249,6 +261,9 @@ def _summary(task: Document) -> None:
     if task["sandbox"]:
         words.append(f"in {task['sandbox']}")
     show.note(" ".join(words) + (f": {task['detail']}" if task["detail"] and task["state"] != "completed" else ""))
+    for name in task.get("truncated") or []:
+        kept = ((task["output"] or {}).get(name) or {}).get("bytes")
+        show.note(f"{name} was cut" + (f" at {show.size(kept)}" if kept else ""))
     if task["artifacts"]:
         count = len(task["artifacts"])
         show.note(f"{count} artifact{'s' if count > 1 else ''}: chorus task fetch {task['id']}")
@@ -338,9 +353,13 @@ def _upload(api: Api, path: Path) -> str:
     if path.is_file():
         try:
             with path.open("rb") as file:
+                if not _is_archive(file):
+                    raise ClientError(f"{path} is not a tar archive; name a directory and it becomes one")
                 return _put(api, file)
         except OSError as error:
             raise ClientError(f"cannot read {path}: {error.strerror}") from None
+    if not path.exists():
+        raise ClientError(f"{path} is not a directory or an archive; a command comes after --: {EXAMPLE}")
     with tempfile.SpooledTemporaryFile(MEMORY) as file:
         with show.bar("packing", None) as told:
             packed = pack(path, file, told)
@@ -349,6 +368,14 @@ def _upload(api: Api, path: Path) -> str:
         if not packed.files:
             raise ClientError(f"{path} holds no files")
         return _put(api, file)
+
+
+def _is_archive(file: IO[bytes]) -> bool:
+    try:
+        return tarfile.is_tarfile(file)
+    except (EOFError, ValueError, zlib.error, lzma.LZMAError):
+        # Damaged inside of its compression.
+        return False
 
 
 def _put(api: Api, file: IO[bytes]) -> str:

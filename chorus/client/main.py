@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -111,15 +112,29 @@ def _submit(submit: argparse.ArgumentParser) -> None:
     submit.set_defaults(run=commands.submit)
 
 
+class _Word(str):
+    """A word of the command line that is the same object as no other."""
+
+
+def _unexpected(given: list[str], command: list[str] | None, options: argparse.Namespace, rest: list[str]) -> str:
+    if command is None and getattr(options, "run", None) is commands.submit and not rest[0].startswith("-"):
+        # The same word may be there before, as an option's value.
+        at = next(at for at, word in enumerate(given) if word is rest[0])
+        return f"a command comes after --: chorus {shlex.join(given[:at])} -- {shlex.join(given[at:])}"
+    return f"unrecognized arguments: {shlex.join(rest)}"
+
+
 def main(words: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
     """Run one command; returns the exit status."""
-    given = list(sys.argv[1:] if words is None else words)
+    given: list[str] = [_Word(word) for word in (sys.argv[1:] if words is None else words)]
     command: list[str] | None = None
     if "--" in given:
         at = given.index("--")
         given, command = given[:at], given[at + 1 :]
     top = parser()
-    options = top.parse_args(given)
+    options, rest = top.parse_known_args(given)
+    if rest:
+        top.error(_unexpected(given, command, options, rest))
     if getattr(options, "version", False):
         from chorus.version import version_line
 

@@ -127,9 +127,29 @@ class Submitting(CommandCase):
         self.assertEqual((run.json["title"], run.json["spec"]["priority"]), ("from the file", 2))
 
     async def test_an_archive_is_sent_as_it_is(self) -> None:
-        (self.data / "x.tar").write_bytes(b"tar tar tar")
+        with tarfile.open(self.data / "x.tar", "w:gz") as tar:
+            tar.add(self.project, "p")
+        sent = (self.data / "x.tar").read_bytes()
         run = await self.good("task", "submit", str(self.data / "x.tar"), "--json", "--", "true")
-        self.assertEqual(self.blobs.blobs[run.json["spec"]["input"]["sha256"]], b"tar tar tar")
+        self.assertEqual(self.blobs.blobs[run.json["spec"]["input"]["sha256"]], sent)
+
+    async def test_a_file_that_is_no_archive(self) -> None:
+        text = await self.bad(2, "task", "submit", str(self.project / "src/a.py"), "--", "true")
+        self.assertIn("a.py is not a tar archive", text)
+        self.assertEqual(self.blobs.blobs, {})
+
+    async def test_a_command_without_its_dashes(self) -> None:
+        for words, meant in (
+            (("--title", "src", "src", "src", "x", "a b"), "--title src src -- src x 'a b'"),
+            (("--watch", ".", "python3", "t.py", "--json"), "--watch . -- python3 t.py --json"),
+        ):
+            run = await self.chorus("task", "submit", *words)
+            self.assertEqual((run.status, self.tasks.tasks), (2, {}))
+            self.assertIn(f"a command comes after --: chorus task submit {meant}\n", run.err)
+        for words in (("--titel", "T"), ("--titel", "T", "--", "x"), ("y", "--", "x")):
+            run = await self.chorus("task", "submit", ".", *words)
+            self.assertEqual(run.status, 2)
+            self.assertIn("unrecognized arguments: " + words[0], run.err)
 
     async def test_watch(self) -> None:
         run = self.start("task", "submit", str(self.project), "--watch", "--", "true")
@@ -152,6 +172,7 @@ class Submitting(CommandCase):
         for words, said in (
             (("task", "submit", str(self.project)), "say what to run"),
             (("task", "submit", str(self.data / "none"), "--", "x"), "is not a directory"),
+            (("task", "submit", "make test"), "a command comes after --"),
             (("task", "submit", "--spec", "none.json"), "cannot read none.json"),
             (("task", "submit", "--env", "A", "--", "x"), "write NAME=VALUE"),
             (("task", "show", "../../etc"), "is not a task id"),
@@ -223,6 +244,23 @@ class Watching(CommandCase):
         run = await self.chorus("task", "watch", task_id, "--json")
         self.assertEqual(run.status, 1)
         self.assertEqual([json.loads(line)["id"] for line in run.out.splitlines()], [1, 2])
+
+    async def test_interrupted(self) -> None:
+        for more in ((), ("--json",)):
+            task_id = self.tasks.make()
+            run = self.start("task", "watch", task_id, *more)
+            await run.until(b"submitted")
+            run.transport.signalProcess("INT")
+            await run.ended
+            self.assertEqual(run.status, 130)
+            self.assertIn("chorus: the task goes on: ", run.err)
+            self.assertIn(f"`chorus task watch {task_id}` shows it, `chorus task cancel {task_id}` ends it", run.err)
+
+    async def test_output_that_was_cut(self) -> None:
+        task_id = self.tasks.make()
+        output = {"stdout": {"bytes": 16_000_000, "sha256": None}, "stderr": {"bytes": 1, "sha256": None}}
+        self.tasks.end(task_id, "completed", "exit", truncated=["stdout"], output=output)
+        self.assertIn("chorus: stdout was cut at 16.0 MB\n", (await self.good("task", "watch", task_id)).err)
 
     async def test_a_node_that_restarts(self) -> None:
         task_id = self.tasks.make()
