@@ -201,12 +201,15 @@ class NodeService(Service):
             self._log.warn("{line}", event="config.unknown_variable", line=line)
 
     def _build_store(self) -> list[Step]:
+        from chorus.services.cluster import STATE
         from chorus.services.store import FILE_NAME, StoreService
 
         pool = ThreadPool(1, THREADS, "chorus-files")
         self.parts["pool"] = pool
         self.parts["in_thread"] = partial(deferToThreadPool, self._reactor, pool)
-        store = StoreService(self._directory.path / FILE_NAME, self._reactor)
+        path = self._directory.path
+        # cluster.json is written after the store was opened for the first time.
+        store = StoreService(path / FILE_NAME, self._reactor, expected=(path / STATE).exists())
         self.parts["store"] = store
         return [
             Step("file threads", start=pool.start, stop=pool.stop),

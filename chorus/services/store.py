@@ -19,12 +19,13 @@ FILE_NAME = "chorus.db"
 
 
 class StoreService(Service):
-    """`chorus.store.database.Store` at `path`. `startService` fails with `StoreRefused` or `StoreUnavailable`."""
+    """`chorus.store.database.Store` at `path`. `startService` fails with `StoreRefused` or `StoreUnavailable`.
+    `expected`: see `Database`."""
 
     name = "store"
 
-    def __init__(self, path: Path, reactor: IReactorFromThreads) -> None:
-        self.database = Database(path, reactor)
+    def __init__(self, path: Path, reactor: IReactorFromThreads, *, expected: bool = False) -> None:
+        self.database = Database(path, reactor, expected=expected)
 
     def startService(self) -> Deferred[None]:
         super().startService()  # type: ignore[no-untyped-call]

@@ -42,6 +42,25 @@ def migrations() -> list[Migration]:
     return found
 
 
+def refuse_lost(path: Path) -> None:
+    """Raise `StoreRefused` when nothing is at `path`. Ask before SQLite opens it: it drops the log of an empty file."""
+    try:
+        empty = path.stat().st_size == 0
+    except FileNotFoundError:
+        empty = True
+    except OSError as problem:
+        raise StoreUnavailable(f"{path} cannot be opened: {problem.strerror}") from None
+    if empty:
+        raise _lost(path)
+
+
+def _lost(path: Path) -> StoreRefused:
+    return StoreRefused(
+        f"{path} is missing or empty, but this node has run here before: restore the file from a backup; "
+        "or, to go on without its tasks, move the data directory away and join again"
+    )
+
+
 def open_writer(path: Path) -> sqlite3.Connection:
     """A connection for the one writer: WAL, every commit synced. Creates the file (0600) when there is none.
 
@@ -82,10 +101,13 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def migrate(connection: sqlite3.Connection, path: Path, known: list[Migration] | None = None) -> int:
+def migrate(
+    connection: sqlite3.Connection, path: Path, known: list[Migration] | None = None, *, expected: bool = False
+) -> int:
     """Bring the schema to the newest version and return it; each migration and its number are one transaction.
 
-    Raises `StoreRefused` for another program's file and for one that a newer version wrote.
+    Raises `StoreRefused` for another program's file, for one that a newer version wrote, and for one without a schema
+    where one is `expected`.
     """
     known = migrations() if known is None else known
     application = connection.execute("PRAGMA application_id").fetchone()[0]
@@ -94,6 +116,8 @@ def migrate(connection: sqlite3.Connection, path: Path, known: list[Migration] |
         raise StoreRefused(f"{path} is another program's database; name another data directory")
     if application == 0 and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
         raise StoreRefused(f"{path} is a database, but not of CHORUS; name another data directory")
+    if expected and not version:
+        raise _lost(path)
     newest = known[-1].version if known else 0
     if version > newest:
         raise StoreRefused(

@@ -20,7 +20,7 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chorus.store.connection import migrate, open_reader, open_writer
+from chorus.store.connection import migrate, open_reader, open_writer, refuse_lost
 from chorus.store.errors import StoreBusy, StoreClosed, needs_new_connection, translate
 
 T = TypeVar("T")
@@ -101,12 +101,16 @@ class _Queue:
 
 
 class Database:
-    """`Store` on a file. `open` first; `close` finishes what waits."""
+    """`Store` on a file. `open` first; `close` finishes what waits. `expected`: the file has been written before, so
+    that a missing or an empty one is a loss and refused."""
 
     _log = Logger()
 
-    def __init__(self, path: Path, reactor: IReactorFromThreads, *, readers: int = READERS) -> None:
+    def __init__(
+        self, path: Path, reactor: IReactorFromThreads, *, readers: int = READERS, expected: bool = False
+    ) -> None:
         self.path = path
+        self._expected = expected
         self.counters = Counters()
         self._reactor = reactor
         self._reader_count = readers
@@ -176,7 +180,7 @@ class Database:
     def _write_forever(self, opened: Deferred[None]) -> None:
         writer = _Writer(self.path, self.counters)
         try:
-            writer.open()
+            writer.open(self._expected)
         except Exception as problem:
             writer.close()
             self._writes.close()
@@ -236,9 +240,11 @@ class _Writer:
         self.trouble: BaseException | None = None
         """What kept the last transaction from the disk."""
 
-    def open(self) -> None:
+    def open(self, expected: bool) -> None:
+        if expected:
+            refuse_lost(self._path)
         self._connection = open_writer(self._path)
-        migrate(self._connection, self._path)
+        migrate(self._connection, self._path, expected=expected)
 
     def close(self) -> None:
         if self._connection is not None:

@@ -111,7 +111,10 @@ class OccupiedTest(NodeCase):
         early = self.node("early").start()
         early.kill()
         (early.data / "identity").write_bytes(b"x")
-        for path in (file, public, damaged.data, early.data):
+        emptied = self.node("emptied").start()
+        emptied.kill()
+        (emptied.data / "chorus.db").write_bytes(b"")
+        for path in (file, public, damaged.data, early.data, emptied.data):
             with self.subTest(path.name):
                 self.assertIn(str(path), self.refusal(path))
 

@@ -145,6 +145,35 @@ class DatabaseTests(TestCase):
 
         return Deferred.fromCoroutine(check()).addCallback(untouched)
 
+    def test_a_lost_file_is_refused_where_one_is_expected(self) -> Deferred[None]:
+        missing, empty, blank = (Path(self.mktemp()) for _ in range(3))
+        empty.touch()
+        log = Path(f"{empty}-wal")
+        log.write_bytes(b"kept")
+        open_writer(blank).close()
+
+        async def check() -> None:
+            for path in (missing, empty, blank):
+                store = Database(path, reactor, expected=True)  # type: ignore[arg-type]
+                problem = await self.assertFailure(store.open(), StoreRefused)
+                self.assertIn("restore the file", str(problem))
+                await store.close()
+
+        def untouched(_: None) -> None:
+            self.assertFalse(missing.exists())
+            self.assertEqual((empty.stat().st_size, log.read_bytes()), (0, b"kept"))
+
+        return Deferred.fromCoroutine(check()).addCallback(untouched)
+
+    async def test_an_expected_file_is_opened(self) -> None:
+        first = await self.opened()
+        await first.write(lambda connection: meta.put(connection, "a", "1"))
+        await first.close()
+        again = Database(first.path, reactor, expected=True)  # type: ignore[arg-type]
+        await again.open()
+        self.assertEqual(await again.read(lambda connection: meta.get(connection, "a")), "1")
+        await again.close()
+
     async def test_missing_directory(self) -> None:
         store = Database(Path(self.mktemp()) / "x" / "chorus.db", reactor)  # type: ignore[arg-type]
         await self.assertFailure(store.open(), StoreUnavailable)
