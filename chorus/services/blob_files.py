@@ -88,6 +88,19 @@ class BlobFiles:
         os.replace(file, path)
         _sync_folder(path.parent)
 
+    def intact(self, manifest: Manifest) -> bool:
+        """Whether the blob's file still has its content."""
+        builder = ManifestBuilder()
+        try:
+            with open(self.path(manifest.sha256), "rb", buffering=0) as file:
+                if os.fstat(file.fileno()).st_size != manifest.size:
+                    return False
+                while data := file.read(READ_SIZE):
+                    builder.update(data)
+        except OSError:
+            return False
+        return builder.finish() == manifest
+
     def remove(self, sha256: str) -> None:
         with translated():
             self.path(sha256).unlink(missing_ok=True)

@@ -224,11 +224,22 @@ class BlobService(Service):
             path = self.path_of(sha256)
             if path is None:
                 path = await self.fetch(sha256, self.limits.max_blob, self._likely_holders(sha256))
+            size = self._sizes.get(sha256)
             try:
-                return await self._offload(lambda path=path: open_sized(path))  # type: ignore[misc]
+                file, found = await self._offload(lambda path=path: open_sized(path))  # type: ignore[misc]
+                if found == size:
+                    return file, found
+                file.close()
+                self._log.error(
+                    "blob {sha256} has {found} bytes, not {size}",
+                    event="blob.lost",
+                    sha256=sha256,
+                    size=size,
+                    found=found,
+                )
             except FileNotFoundError:
                 self._log.error("the file of blob {sha256} is gone", event="blob.lost", sha256=sha256)
-                await self.remove(sha256)
+            await self.remove(sha256)
         raise UnknownBlob(sha256)
 
     def remember_holder(self, sha256: str, peer: PeerId) -> None:
@@ -301,7 +312,15 @@ class BlobService(Service):
         sha256, size, now = manifest.sha256, manifest.size, self._wall()
         async with self._lock(sha256):
             if sha256 in self._sizes:
-                await self._offload(drop)
+                if await self._offload(lambda: self._files.intact(manifest)):
+                    await self._offload(drop)
+                else:
+                    self._log.error("blob {sha256} was damaged; replaced", event="blob.replaced", sha256=sha256)
+                    try:
+                        await self._offload(into_place)
+                    except BaseException:
+                        await self._offload(drop)
+                        raise
                 await self._store.write(lambda connection: table.touch(connection, sha256, now))
                 return BlobRef(sha256, size)
             encoded = manifest.encode()

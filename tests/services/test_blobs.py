@@ -239,6 +239,28 @@ class LocalTests(BlobCase):
         self.failureResultOf(self.blobs.open(sha(b"x")), UnknownBlob)
         self.assertEqual(self.blobs.used, 0)
 
+    def test_a_file_of_another_size_is_lost(self) -> None:
+        self.successResultOf(self.blobs.put_bytes(b"whole"))
+        path = self.blobs.path_of(sha(b"whole"))
+        assert path is not None
+        path.write_bytes(b"cut")
+        self.failureResultOf(self.blobs.open(sha(b"whole")), UnknownBlob)
+        self.assertEqual((self.blobs.used, self.node.files()), (0, []))
+        self.successResultOf(self.blobs.put_bytes(b"whole"))
+        file, size = self.successResultOf(self.blobs.open(sha(b"whole")))
+        self.assertEqual((file.read(), size), (b"whole", 5))
+        file.close()
+
+    def test_fresh_bytes_replace_a_damaged_file(self) -> None:
+        self.successResultOf(self.blobs.put_bytes(b"whole"))
+        path = self.blobs.path_of(sha(b"whole"))
+        assert path is not None
+        for damaged in (b"", b"wrong", b"whole and more", None):
+            path.unlink() if damaged is None else path.write_bytes(damaged)
+            self.successResultOf(self.blobs.put_bytes(b"whole"))
+            self.assertEqual(path.read_bytes(), b"whole", damaged)
+        self.assertEqual((self.blobs.used, self.node.files()), (5, [sha(b"whole")]))
+
     def test_restart_keeps_what_was_acknowledged_and_nothing_else(self) -> None:
         self.successResultOf(self.blobs.put_bytes(b"kept"))
         self.successResultOf(self.blobs.put_bytes(b"lost"))
