@@ -62,8 +62,24 @@ class ApiChannel(HTTPChannel):
 
     def lineReceived(self, line: bytes) -> None:
         # The rest of a read goes on arriving after a refusal.
-        if not self._refused:
-            super().lineReceived(line)
+        if self._refused:
+            return
+        if self.persistent and line[:1] in (b" ", b"\t"):
+            # A folded header (RFC 9112 5.2): what is in front of us may have read it as another one.
+            self._respondToBadRequestAndDisconnect()
+            return
+        super().lineReceived(line)
+
+    def headerReceived(self, line: bytes) -> bool:
+        name, _, value = line.partition(b":")
+        name, value = name.lower(), value.strip(b" \t")
+        if (name == b"content-length" and len(value) > limits.MAX_LENGTH_DIGITS) or (
+            name == b"transfer-encoding" and value.lower() != b"chunked"
+        ):
+            self._respondToBadRequestAndDisconnect()
+            return False
+        accepted: bool = super().headerReceived(line)
+        return accepted
 
     def rawDataReceived(self, data: bytes) -> None:
         if not self._refused:

@@ -8,6 +8,8 @@ MAX_URI = 2048
 """Bytes of a request's target. The longest of ours is a blob's path with a digest: under 200."""
 MAX_HEADERS = 64
 """Header fields of one request; browsers send about 20."""
+MAX_LENGTH_DIGITS = 18
+"""Of a Content-Length; Python itself refuses to read over 4300."""
 MAX_HEADER_BYTES = 16 * 1024
 """The request line and all header fields together."""
 MAX_JSON = strictjson.MAX_BYTES

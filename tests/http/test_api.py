@@ -450,9 +450,21 @@ class Limits(ApiCase):
             b"GET / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n",
             b"GET / HTTP/1.1\r\nX: a\x00b\r\n\r\n",
             b"GET / HTTP/1.1\r\nX y: a\r\n\r\n",
+            b"GET / HTTP/1.1\r\nTransfer-Encoding: identity\r\n\r\n",
+            b"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n",
+            b"GET / HTTP/1.1\r\nX: a\r\n b\r\n\r\n",
+            b"GET / HTTP/1.1\r\n\tX: a\r\n\r\n",
             b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
         ):
             self.assert_problem(await self.say(data), 400, "bad_request")
+
+    async def test_limit_length_digits(self) -> None:
+        most = self.head("PUT", "/v1/blobs", "Content-Length: " + "9" * limits.MAX_LENGTH_DIGITS)
+        self.assertEqual((await self.say(most)).status, 413)
+        for digits in (limits.MAX_LENGTH_DIGITS + 1, 5000):
+            for after in ((), ("X: y",)):
+                head = self.head("PUT", "/v1/blobs", "Content-Length: " + "9" * digits, *after)
+                self.assert_problem(await self.say(head), 400, "bad_request")
 
     async def test_malformed_chunks(self) -> None:
         for data in (b"x\r\n", b"-1\r\n", b"1\r\nab\r\n", b"0" * 5000):
