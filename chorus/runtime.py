@@ -637,7 +637,17 @@ class NodeService(Service):
             "api_host": self.settings.api_bind,
             "health_host": self.settings.health_bind,
         }
-        write_private(self._directory.path / PORTS, json.dumps(ports).encode())
+        try:
+            write_private(self._directory.path / PORTS, json.dumps(ports).encode())
+        except OSError as error:
+            # Others are served all the same; an older file would send the command to a wrong port.
+            self._log.warn(
+                "{file} cannot be written: {reason}; the chorus command needs to be told the port",
+                event="node.ports_not_written",
+                file=PORTS,
+                reason=error.strerror,
+            )
+            self._remove_ports()
 
     def _remove_ports(self) -> None:
         (self._directory.path / PORTS).unlink(missing_ok=True)

@@ -297,9 +297,12 @@ class ClusterService(Service):
             call(cluster_id)
 
     def publish_addresses(self, addresses: Iterable[Multiaddr]) -> None:
-        """Note where this node listens, for `chorus token`. Raises `DataDirectoryError`."""
+        """Note where this node listens, for `chorus token`; a full disk must not keep the node from starting."""
         texts: list[JSON] = [str(address.without_peer()) for address in addresses]
-        _write_file(self._directory / ADDRESSES, strictjson.canonical(texts))
+        try:
+            _write_file(self._directory / ADDRESSES, strictjson.canonical(texts))
+        except DataDirectoryError as error:
+            self._log.warn("{error}; `chorus token` may name old addresses", event="cluster.not_published", error=error)
 
     def token(self, addresses: Sequence[Multiaddr]) -> JoinToken:
         """Raises `ClusterError` while the node belongs to no cluster."""

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import random
 import stat
 from pathlib import Path
+from unittest import mock
 
 import attrs
+from twisted.logger import capturedLogs
 
 from chorus.identity import Identity
 from chorus.multiformats.multiaddr import Multiaddr
@@ -279,6 +282,17 @@ class TokenTests(PureTestCase):
     def test_waiting_node_has_no_token(self) -> None:
         with self.assertRaises(ClusterError):
             self.open(Wishes(secret=SECRET), BOB).token([ADDRESS])
+
+    def test_addresses_that_cannot_be_written_are_a_warning(self) -> None:
+        service = self.open()
+        with (
+            capturedLogs() as said,
+            mock.patch("os.fsync", side_effect=OSError(errno.ENOSPC, "No space left on device")),
+        ):
+            service.publish_addresses([ADDRESS])
+        self.assertEqual([event.get("event") for event in said], ["cluster.not_published"])
+        service.publish_addresses([ADDRESS])
+        self.assertEqual(json.loads((self.directory / ADDRESSES).read_text()), [str(ADDRESS)])
 
     def test_damaged_addresses(self) -> None:
         self.open().publish_addresses([ADDRESS])

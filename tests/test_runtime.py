@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest import mock
+
+from twisted.logger import capturedLogs
+
+from chorus.multiformats.multiaddr import Multiaddr
+from chorus.runtime import PORTS, NodeService
+from tests.support import PureTestCase
+
+
+class PortsFileTests(PureTestCase):
+    def test_a_full_disk_is_a_warning_and_leaves_no_old_ports(self) -> None:
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        settings = SimpleNamespace(data_dir=folder, api_bind="127.0.0.1", health_bind="127.0.0.1")
+        node = NodeService(
+            cast("Any", settings), mode="agent", reactor=self.clock(), exit_status=cast("Any", SimpleNamespace())
+        )
+        addresses = [Multiaddr.parse("/ip4/127.0.0.1/tcp/9000")]
+        node.parts.update(
+            p2p=SimpleNamespace(bound_addresses=lambda: addresses),
+            api=SimpleNamespace(port=1),
+            health=SimpleNamespace(port=2),
+        )
+        node._write_ports()
+        self.assertEqual(json.loads((folder / PORTS).read_text())["p2p"], 9000)
+        with capturedLogs() as said, mock.patch("os.fsync", side_effect=OSError(errno.ENOSPC, "No space left")):
+            node._write_ports()
+        self.assertEqual([event.get("event") for event in said], ["node.ports_not_written"])
+        self.assertFalse((folder / PORTS).exists())
