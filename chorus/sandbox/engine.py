@@ -6,6 +6,8 @@ docker-py is imported at the first call: an agent without an engine does not pay
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +27,7 @@ SLOW_CALL_S = 60.0
 """The same of creating, starting and removing, which wait for the disk."""
 
 INSTALL = "apt-get install docker.io, or set DOCKER_HOST"
+START = "start the installed dockerd (systemctl start docker), or set DOCKER_HOST"
 
 
 class EngineError(LocalError):
@@ -68,7 +71,9 @@ class Engine:
         if self.host.startswith("unix://"):
             path = Path(self.host.removeprefix("unix://"))
             if not path.exists():
-                return f"no container engine at {self.host}: {INSTALL}"
+                # Debian keeps it out of the PATH of ordinary users.
+                installed = shutil.which("dockerd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+                return f"no container engine at {self.host}: {START if installed else INSTALL}"
         return None
 
     def info(self) -> EngineInfo:

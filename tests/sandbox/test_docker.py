@@ -439,6 +439,15 @@ class EngineGone(DockerCase):
         self.assertEqual((await late.result).reason, Reason.SANDBOX_UNAVAILABLE)
 
 
+class NoEngine(PureTestCase):
+    def test_what_to_do_depends_on_what_is_installed(self) -> None:
+        engine = Engine("unix:///nonexistent.sock")
+        self.patch(shutil, "which", lambda *_, **__: "/usr/sbin/dockerd")
+        self.assertIn("start the installed dockerd", engine.missing() or "")
+        self.patch(shutil, "which", lambda *_, **__: None)
+        self.assertIn("apt-get install docker.io", engine.missing() or "")
+
+
 class Specification(PureTestCase):
     """The bodies of the engine's API, without an engine."""
 
