@@ -56,6 +56,8 @@ MAX_ENV_TOTAL = 128 * 1024
 """Bytes of names and values together; with the arguments it stays under the kernel's limit for exec."""
 MAX_ARTIFACTS = 64
 MAX_ARTIFACT = 512
+MAX_ARTIFACT_WILDCARDS = 16
+"""Of `*`, `**`, `?` and `[` in one pattern: each costs a little for every character of every path."""
 ALL_ARTIFACTS = ("**",)
 """What a task that does not say gets: everything it leaves in its output folder. An empty list means nothing."""
 MAX_REQUIRED = 32
@@ -82,6 +84,7 @@ _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 _KEY = re.compile(r"[!-~]+")
 _ONE_LINE = re.compile(r"[^\x00-\x1f\x7f]*")
+_WILDCARDS = re.compile(r"\*+|[?[]")
 _REPOSITORY = re.compile(r"(?:https?|ssh|git)://[^\s\x00-\x1f]+|[A-Za-z0-9_.-]+@[A-Za-z0-9.-]+:[^\s\x00-\x1f]+")
 _CREDENTIALS = re.compile(r"[a-z]+://[^/@\s]*:[^/@\s]*@")
 _IMAGE = re.compile(
@@ -410,6 +413,8 @@ def _artifact(value: object, field: str) -> str:
         raise SpecError(field, "must use / between folders")
     if not all(parts[:-1]):
         raise SpecError(field, "must not hold an empty folder name")
+    if len(_WILDCARDS.findall(glob)) > MAX_ARTIFACT_WILDCARDS:
+        raise SpecError(field, f"has too many wildcards, the most is {MAX_ARTIFACT_WILDCARDS}")
     return glob
 
 

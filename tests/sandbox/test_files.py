@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import stat
+import time
 from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chorus.sandbox import artifacts, cgroups, processes, volumes
-from chorus.sandbox.artifacts import collect, glob_regex
+from chorus.sandbox.artifacts import Globs, collect
 from chorus.sandbox.bwrap_launch import write_etc
 from chorus.sandbox.contract import Limits
 from chorus.sandbox.spool import PIECE, TURN, Spool, Tail
@@ -137,14 +139,39 @@ class Artifacts(Folder):
             ("[ab].c", "a.c", True), ("[!ab].c", "a.c", False), ("[a-c].c", "b.c", True), ("**", "x/y", True),
             ("/workspace/output/r.xml", "r.xml", True), ("./r.xml", "r.xml", True), ("a[", "a[", True),
             ("[z-a]", "[z-a]", True),
+            ("a**b", "a/x/b", True), ("a**b", "ab", True), ("a/**/b", "a/b", True), ("a/**/b", "a/x/y/b", True),
+            ("a/**/b", "a/xb", False), ("**/**/**/b", "b", True), ("****", "a/b", True), ("***/b", "b", False),
+            ("dist/**/", "dist/a/b", True),
             ("a.b", "axb", False), ("[^a]", "a", True), ("d[/]a", "d/a", False), ("*", "d/a", True),
         ]:  # fmt: skip
-            self.assertEqual(bool(glob_regex(pattern).fullmatch(path)), fits, (pattern, path))
+            self.assertEqual(Globs([pattern]).matches(path), fits, (pattern, path))
 
     @settings(deadline=None, max_examples=200)
     @given(st.text(alphabet="a*?[]!^-/\\.&|~", max_size=12))
     def test_every_pattern_compiles(self, pattern: str) -> None:
-        glob_regex(pattern).fullmatch("a/b")
+        Globs([pattern]).matches("a/b")
+
+    @settings(deadline=None, max_examples=300)
+    @given(st.text(alphabet="ab*?", max_size=10).filter(lambda text: "**" not in text), st.text("abc", max_size=10))
+    def test_one_name_as_the_shell_matches_it(self, pattern: str, name: str) -> None:
+        self.assertEqual(Globs([pattern]).matches(name), fnmatch.fnmatchcase(name, pattern))
+
+    def test_many_patterns_are_told_apart(self) -> None:
+        globs = Globs(["a*", "b/**/c", "d"])
+        for path, fits in [("ax", True), ("b/c", True), ("d/x", True), ("c", False), ("xd", False), ("b/d", False)]:
+            self.assertEqual(globs.matches(path), fits, path)
+        self.assertFalse(Globs([]).start)
+
+    def test_no_pattern_is_slow(self) -> None:
+        begun = time.process_time()
+        for pattern, path in [
+            ("*a" * 200 + "b", "a" * 255),
+            ("**/" * 150 + "x", "a/" * 1000 + "y"),
+            ("**a" * 150 + "b", "a" * 2000),
+            ("*a/**/" * 80 + "x", "aa/" * 1000),
+        ]:
+            self.assertFalse(Globs([pattern]).matches(path))
+        self.assertLess(time.process_time() - begun, 5.0, "backtracking takes minutes to ages")
 
     def test_collects_with_sizes(self) -> None:
         self.put("a.txt", b"12345")

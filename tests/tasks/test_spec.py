@@ -189,6 +189,10 @@ class SpecTests(PureTestCase):
         for bad in ("", "/etc/passwd", "..", "a/../b", "a/..", "a\\b", "a//b", "a\nb", "a" * (spec.MAX_ARTIFACT + 1)):
             self.refuse_with("artifacts", ["ok", bad], "artifacts[1]")
         self.accept(artifacts=["..a", "a..b/*", "**/x", "dir/"])
+        most = spec.MAX_ARTIFACT_WILDCARDS
+        self.accept(artifacts=["*a" * most, "**/" * most + "x", "?" * most, "[a]" * most])
+        for bad in ("*a" * (most + 1), "**/" * (most + 1) + "x", "?*[a]" * (most // 3 + 1)):
+            self.refuse_with("artifacts", ["ok", bad], "artifacts[1]", "wildcards")
         self.refuse_with("artifacts", ["a", "a"], "artifacts[1]", "twice")
         self.refuse_with("artifacts", [str(i) for i in range(spec.MAX_ARTIFACTS + 1)], "artifacts")
 
