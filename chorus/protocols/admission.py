@@ -79,6 +79,12 @@ class Unanswered(AdmissionError):
 
     code = "admission_unanswered"
 
+    def __init__(self) -> None:
+        super().__init__(
+            "the peer closed without an answer to our proof: probably it has another CHORUS_CLUSTER_SECRET, "
+            "or CHORUS_JOIN here is of another cluster or an old one"
+        )
+
 
 class AdmissionTimeout(AdmissionError):
     """The exchange took longer than its time limit."""

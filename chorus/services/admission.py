@@ -75,7 +75,7 @@ class AdmissionService:
             await io.write_delimited(exchange.hello(self._cluster.cluster_id or b""))
             answer = await io.read_delimited(MAX_HELLO, timeout=self._left(started))
         except StreamClosed as error:
-            raise Unanswered(f"the peer closed without an answer to our proof ({error})") from None
+            raise Unanswered from error
         self._cluster.meet(exchange.check(answer))
         io.close()
 
@@ -113,12 +113,16 @@ class AdmissionService:
         except ChorusError as error:
             refusal = AdmissionTimeout("admission took too long") if isinstance(error, StreamTimeout) else error
             self.counters[refusal.code] += 1
-            self._log.info(
+            # Where we dialled, somebody here configured it, and the waits between dials keep it rare; whoever dials us
+            # may be anybody, as often as he likes.
+            tell = self._log.warn if isinstance(error, Unanswered) else self._log.info
+            tell(
                 "{peer} at {address} is not admitted: {error}",
                 peer=connection.peer_id,
                 address=connection.remote_address,
                 error=refusal,
                 code=refusal.code,
+                event="peer.not_admitted",
             )
             if refusal is error:
                 raise

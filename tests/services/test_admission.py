@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.logger import globalLogPublisher
 
 from chorus.errors import ChorusError, LimitExceeded
 from chorus.identity import Identity, PeerId
@@ -102,13 +104,19 @@ class AdmissionServiceTests(PureTestCase):
         self.assertTrue(self.outgoing.streams[0].closed)
 
     def test_listener_answers_only_to_a_valid_proof(self) -> None:
+        seen: list[dict[str, Any]] = []
+        globalLogPublisher.addObserver(seen.append)
+        self.addCleanup(globalLogPublisher.removeObserver, seen.append)
         self.service(BOB)
         dialled = self.service(ALICE, FakeCluster(secret=bytes(16))).dialer(self.outgoing)
         self.run_turns()
         self.failureResultOf(self.served[0], WrongProof)
         self.assertEqual(bytes(self.incoming.streams[0].written), b"")
         self.incoming.close()
-        self.failureResultOf(dialled, Unanswered)
+        error = self.failureResultOf(dialled, Unanswered).value
+        self.assertIn("another CHORUS_CLUSTER_SECRET, or CHORUS_JOIN", str(error))
+        levels = {entry["code"]: entry["log_level"].name for entry in seen if entry.get("event") == "peer.not_admitted"}
+        self.assertEqual(levels, {"admission_wrong_proof": "info", "admission_unanswered": "warn"})
 
     def test_listener_that_does_not_know_the_secret(self) -> None:
         alice = self.service(ALICE)
