@@ -27,6 +27,7 @@ from chorus.lifecycle import Sequence, Step
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.seams import MembersMayAll, PassThrough
 from chorus.services.datadir import DataDirectory, write_private
+from chorus.services.listening import cannot_listen
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -80,10 +81,7 @@ def _probe(variable: str, host: str, port: int) -> None:
             probe.bind((host, port))
             probe.listen(1)
         except OSError as error:
-            raise PortInUse(
-                f"{variable}_PORT: cannot listen on {host} port {port}: {error.strerror}; choose another, "
-                f"for example {variable}_PORT=0 for any free one, or check {variable}_BIND"
-            ) from None
+            raise PortInUse(cannot_listen(variable, host, port, error)) from None
 
 
 class NodeService(Service):

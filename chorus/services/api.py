@@ -12,6 +12,7 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
 from chorus.errors import UserError
+from chorus.services.listening import cannot_listen
 from chorus.tasks.spec import LimitPolicy
 
 if TYPE_CHECKING:
@@ -38,12 +39,7 @@ def listen(reactor: Any, address: str, port: int, site: ServerFactory, variable:
     try:
         listening: IListeningPort = reactor.listenTCP(port, site, interface=address)
     except CannotListenError as error:
-        reason = getattr(error.socketError, "strerror", None) or str(error.socketError)
-        raise PortInUse(
-            f"{variable}_PORT: cannot listen on {address} port {port}: {reason}; "
-            f"choose another, for example {variable}_PORT={port + 10 if 0 < port < 65526 else 0}, "
-            f"or check {variable}_BIND"
-        ) from None
+        raise PortInUse(cannot_listen(variable, address, port, error.socketError)) from None
     return listening
 
 

@@ -12,6 +12,7 @@ from twisted.logger import Logger
 
 from chorus.errors import UserError
 from chorus.multiformats.multiaddr import Multiaddr
+from chorus.services.listening import cannot_listen
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -65,13 +66,7 @@ class Listener:
         try:
             self._port = self._reactor.listenTCP(port, Accepting(self._accept), backlog=BACKLOG, interface=host)
         except CannotListenError as error:
-            why = error.socketError
-            if getattr(why, "errno", None) == 98:
-                raise CannotListen(
-                    f"CHORUS_P2P_PORT: port {port} on {host} is in use; choose another, for example "
-                    f"CHORUS_P2P_PORT={port + 1 if port < 65535 else 9000}, or 0 for any that is free"
-                ) from None
-            raise CannotListen(f"CHORUS_P2P_PORT: cannot listen on port {port} of {host}: {why}") from None
+            raise CannotListen(cannot_listen("CHORUS_P2P", host, port, error.socketError)) from None
         self._log.info("listening on {address}", address=str(self.address))
 
     @property

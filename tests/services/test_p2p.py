@@ -231,7 +231,7 @@ class Listening(HostCase):
     def test_address_that_is_not_ours(self) -> None:
         host = self.host(start=False, listen=[Multiaddr.tcp("192.0.2.1", 0)])
         error = self.assertRaises(CannotListen, host.startService)
-        self.assertIn("192.0.2.1", str(error))
+        self.assertIn("CHORUS_P2P_BIND: cannot listen on 192.0.2.1", str(error))
 
     def test_announced_addresses_replace_the_bound_ones(self) -> None:
         announced = Multiaddr.parse("/dns4/node.example/tcp/9000")
