@@ -47,6 +47,9 @@ Two that join at the same moment ask before the member they join can tell either
 ASK_TIMEOUT = 10.0
 MDNS_RETRY = 60.0
 """Seconds; a machine may get its network later than its services."""
+ALONE_FIRST = 15.0
+ALONE_MAX = 900.0
+"""Seconds without any peer, though contacts are configured, until that is said again, doubling."""
 MAX_ASKING = 2
 """Inbound questions of one peer at the same time."""
 
@@ -99,6 +102,9 @@ class DiscoveryService(Service):
         self._mdns: Any = None
         self._watching = False
         self._ask_wait = ASK_FIRST
+        self._alone_since: float | None = None
+        self._alone_wait = ALONE_FIRST
+        self._alone_due = 0.0
         self._own_record: tuple[list[Multiaddr], bytes] | None = None
         self._dials: set[Deferred[Connection]] = set()
         self._questions: set[Deferred[None]] = set()
@@ -218,11 +224,32 @@ class DiscoveryService(Service):
             tell = self._log.info if target.source is Source.CONTACT and target.failures == 1 else self._log.debug
             wait = round(target.due - self._clock.seconds(), 1)
             tell("{error}; tried again in {wait} s", error=result.value, wait=wait, peer=target.peer)
+            if target.source is Source.CONTACT:
+                self._alone(result.value)
             self._schedule()
+
+    def _alone(self, error: object) -> None:
+        """A contact does not answer. While nobody at all is connected that is said again, in longer and longer
+        intervals: the node looks healthy, and does nothing."""
+        if self._host.connections():
+            return
+        now = self._clock.seconds()
+        if self._alone_since is None:
+            self._alone_since, self._alone_wait, self._alone_due = now, ALONE_FIRST, now + ALONE_FIRST
+        elif now >= self._alone_due:
+            self._alone_wait = min(2 * self._alone_wait, ALONE_MAX)
+            self._alone_due = now + self._alone_wait
+            self._log.warn(
+                "no peer is connected for {seconds} s now, and contacts are still dialled: {error}",
+                seconds=round(now - self._alone_since),
+                error=error,
+                event="peer.none",
+            )
 
     def _joined(self, connection: Connection) -> None:
         if not self.running:
             return
+        self._alone_since = None
         self.targets.admitted(connection.peer_id, None if connection.inbound else connection.remote_address)
         self._save_later()
         self._schedule()

@@ -5,9 +5,11 @@ import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
+from twisted.logger import formatEvent, globalLogPublisher
 
 from chorus.errors import ChorusError
 from chorus.identity import Identity, PeerId
@@ -19,7 +21,15 @@ from chorus.protocols.envelope import PeerRecord
 from chorus.protocols.proto.peers_pb2 import Answer
 from chorus.protocols.stream import ProtocolOptions
 from chorus.services.bootstrap import MAX_HEARD, MAX_MEMBERS, RETRY_MAX, Source
-from chorus.services.discovery import ASK_EVERY, MDNS_RETRY, MEMORY, SAVE_AFTER, DiscoveryService
+from chorus.services.discovery import (
+    ALONE_FIRST,
+    ALONE_MAX,
+    ASK_EVERY,
+    MDNS_RETRY,
+    MEMORY,
+    SAVE_AFTER,
+    DiscoveryService,
+)
 from tests.services.memory_host import MemoryConnection, MemoryHost, connect
 from tests.support import PureTestCase
 
@@ -156,6 +166,40 @@ class BootstrapTests(DiscoveryTestCase):
         self.node(0)
         self.wait(RETRY_MAX)
         self.assertEqual(self.connected(host), {0})
+
+    def test_being_alone_is_said_again_and_again(self) -> None:
+        seen: list[tuple[float, str, str]] = []
+
+        def observe(entry: dict[str, Any]) -> None:
+            if entry.get("event") == "peer.none":
+                seen.append((self.time.seconds(), entry["log_level"].name, formatEvent(entry)))
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+        host, _ = self.node(1, contacts=[self.contact(0)])
+        self.wait(2000)
+        times = [at for at, _, _ in seen]
+        gaps = [after - before for before, after in zip([0.0, *times], times, strict=False)]
+        for gap, least in zip(gaps, (ALONE_FIRST, 30, 60, 120, 240, 480, ALONE_MAX), strict=False):
+            self.assertGreaterEqual(gap, least)
+            self.assertLess(gap, least + RETRY_MAX + 1)
+        self.assertGreaterEqual(len(gaps), 6)
+        self.assertEqual({level for _, level, _ in seen}, {"warn"})
+        self.assertIn("refused", seen[0][2])
+        # Somebody else than the contact is enough.
+        seen.clear()
+        self.node(2, contacts=[self.contact(1)])
+        self.wait(1)
+        self.assertEqual(self.connected(host), {2})
+        self.wait(3000)
+        self.assertEqual(seen, [])
+        # Alone once more, it starts afresh.
+        host.connections()[0].close()
+        self.network.hosts.clear()
+        self.successResultOf(self.services[1].stopService())
+        begun = self.time.seconds()
+        self.wait(RETRY_MAX + ALONE_FIRST + RETRY_MAX)
+        self.assertLess(seen[0][0] - begun, RETRY_MAX + ALONE_FIRST + RETRY_MAX)
 
     def test_several_addresses_of_one_contact(self) -> None:
         self.node(0)
