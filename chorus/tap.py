@@ -8,8 +8,10 @@ and `--version` work without any configuration and at once.
 from __future__ import annotations
 
 import atexit
+import difflib
 import os
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from twisted.python import usage
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from twisted.application.service import IService
 
 EXIT_FAILED = 1
+COMMANDS = ("agent", "hap", "config", "help")
+USAGE = "Usage: twistd [options of twistd] chorus"
 
 
 class ExitStatus:
@@ -53,6 +57,13 @@ class _Role(usage.Options):
 
     opt_v = opt_version
 
+    words = ""
+    """What may follow the command's name."""
+
+    def getSynopsis(self) -> str:
+        assert self.parent is not None
+        return f"{USAGE} {self.parent.subCommand} {self.words}".rstrip()
+
     def parseArgs(self, *rest: str) -> None:
         if rest:
             raise usage.UsageError(
@@ -70,6 +81,7 @@ class HapOptions(_Role):
 
 
 class ConfigOptions(_Role):
+    words = "[--table]"
     longdesc = "Print the effective configuration (secrets masked) and exit; --table prints all variables."
 
     optFlags = [["table", "t", "Print the table of all variables (Markdown) instead."]]
@@ -82,7 +94,6 @@ class HelpOptions(_Role):
 class Options(usage.Options):
     """Options of `twistd chorus`."""
 
-    synopsis = "[options] agent | hap | config"
     longdesc = (
         "CHORUS lets autonomous agents and people work on software tasks together, on their own machines, "
         "with no central server. Configuration is by environment variables: twistd chorus config --table"
@@ -104,11 +115,27 @@ class Options(usage.Options):
 
     opt_v = opt_version
 
+    def getSynopsis(self) -> str:
+        return f"{USAGE} agent | hap | config"
+
     def parseOptions(self, options: Any = None) -> None:
         # -h is not among twistd's own; users type it.
         if options is not None:
             options = ["--help" if option == "-h" else option for option in options]
-        usage.Options.parseOptions(self, options)  # type: ignore[no-untyped-call]
+        try:
+            self._known_command(options or ())
+            usage.Options.parseOptions(self, options)  # type: ignore[no-untyped-call]
+        except usage.UsageError as error:
+            # twistd would print all of its help first, and the error below it.
+            print(f"twistd chorus: {error}\n{USAGE} agent | hap | config (--help says more)", file=sys.stderr)
+            sys.exit(EXIT_FAILED)
+
+    def _known_command(self, words: Sequence[str]) -> None:
+        """Raises `UsageError` for a command that does not exist, with the one that was probably meant."""
+        word = next((word for word in words if not word.startswith("-")), None)
+        if word is not None and word not in COMMANDS:
+            near = difflib.get_close_matches(word, COMMANDS, 1)
+            raise usage.UsageError(f"there is no command {word!r}" + (f"; did you mean {near[0]}?" if near else ""))
 
     def postOptions(self) -> None:
         if self.subCommand is None:

@@ -74,6 +74,23 @@ class CommandTests(PureTestCase):
         self.assertNotEqual(done.returncode, 0)
         self.assertIn("twistd chorus agent", done.stdout + done.stderr)
 
+    def test_a_wrong_command_is_two_lines_with_what_was_meant(self) -> None:
+        for words, expected in (
+            (["agnt"], "twistd chorus: there is no command 'agnt'; did you mean agent?"),
+            (["xyz"], "twistd chorus: there is no command 'xyz'"),
+            (["--nope"], "twistd chorus: option --nope not recognized"),
+            (["config", "--nope"], "twistd chorus: option --nope not recognized"),
+        ):
+            done = twistd("chorus", *words, cwd=self.folder, env=environment())
+            self.assertEqual((done.returncode, done.stdout), (1, ""))
+            usage = "Usage: twistd [options of twistd] chorus agent | hap | config (--help says more)"
+            self.assertEqual(done.stderr.splitlines(), [expected, usage])
+
+    def test_the_usage_of_each_command_is_its_own(self) -> None:
+        for words in ("agent", "hap", "config [--table]", "help"):
+            done = twistd("chorus", words.split()[0], "--help", cwd=self.folder, env=environment())
+            self.assertEqual(done.stdout.splitlines()[0], f"Usage: twistd [options of twistd] chorus {words}")
+
     def test_an_argument_is_refused_with_a_hint(self) -> None:
         done = twistd("chorus", "agent", "9000", cwd=self.folder, env=environment())
         self.assertNotEqual(done.returncode, 0)
