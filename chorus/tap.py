@@ -149,11 +149,13 @@ class Options(usage.Options):
 
     def _print_configuration(self) -> None:
         from chorus.config import show
-        from chorus.config.settings import load
+        from chorus.config.settings import load, unknown_variables
 
         if self.subOptions["table"]:
             print(show.table_markdown())
             return
+        for line in unknown_variables(os.environ):
+            print(f"chorus: {line}", file=sys.stderr)
         try:
             print(show.render(load(os.environ)))
         except UserError as error:
