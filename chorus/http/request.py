@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import http
 import re
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote_to_bytes
@@ -119,6 +120,10 @@ class ApiRequest(Request):
         """Write the problem document and end."""
         self.write(self.prepare(found))
         self.finish()
+
+    def setResponseCode(self, code: int, message: bytes | None = None) -> None:
+        # Twisted's own table of phrases ends before 421.
+        super().setResponseCode(code, message or http.HTTPStatus(code).phrase.encode())
 
     def finish(self) -> None:
         self.body.abort()

@@ -120,7 +120,7 @@ def task_spec(policy: spec.LimitPolicy) -> Schema:
             "maxProperties": spec.MAX_ENV,
             "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$", "maxLength": spec.MAX_ENV_NAME},
             "additionalProperties": _text(spec.MAX_ENV_VALUE),
-            "description": "A secret belongs elsewhere: what looks like one is refused.",
+            "description": "Given to the commands as it is and kept with the task, so no place for secrets.",
         },
         "limits": nullable(
             _object(

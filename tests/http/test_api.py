@@ -56,6 +56,17 @@ class Tasks(ApiCase):
         self.tasks.before_submit.callback(None)
         self.assertEqual(len(self.tasks.tasks), 1)
 
+    async def test_every_status_has_its_phrase(self) -> None:
+        wire = await self.connect()
+        wire.transport.write(b"GET /v1/status HTTP/1.1\r\nHost: other.example\r\n\r\n")
+        self.assertTrue((await wire.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 421 Misdirected Request\r\n"))
+        wire = await self.connect()
+        body = b'{"comands":["true"]}'
+        wire.transport.write(
+            self.head("POST", "/v1/tasks", "Content-Type: application/json", f"Content-Length: {len(body)}") + body
+        )
+        self.assertRegex(await wire.until(b"\r\n\r\n"), rb"\AHTTP/1.1 422 Unprocessable (Entity|Content)\r\n")
+
     async def test_unknown_field(self) -> None:
         response = await self.post({"comands": ["true"]})
         self.assert_problem(response, 422, "invalid_task")
