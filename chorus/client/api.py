@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import socket
+import ssl
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,6 +24,10 @@ TOKEN = "api-token"
 CONNECT_S = 10.0
 ANSWER_S = 60.0
 """The longest silence of an answer: event streams send a heartbeat every 15 s."""
+HEALTH_PATH = "/healthz"
+"""Named by the health port's answer to any path that it does not have."""
+NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNEXPECTED_EOF_WHILE_READING"})
+"""What OpenSSL calls an answer in plain text, or none."""
 BLOCK = 256 * 1024
 MAX_ERROR = 64 * 1024
 START_HINT = "start one with `twistd chorus agent`, or name another with --api or CHORUS_API"
@@ -200,6 +205,8 @@ def _problem(response: http.client.HTTPResponse, address: str) -> ClientError:
         code, detail = str(document["code"]), str(document["detail"])
     except (ValueError, KeyError, TypeError, http.client.HTTPException, OSError):
         return ClientError(f"{address} answered with status {status}; is it a node of CHORUS?", EXIT_TASK_FAILED)
+    if status == 404 and HEALTH_PATH in detail:
+        return ClientError(f"{address} is a node's health port; its API has another (CHORUS_API_PORT, {PORTS})")
     if status == 401:
         hint = "check --token, CHORUS_API_TOKEN or the data directory (CHORUS_DATA_DIR)"
         return Refused(status, code, f"{address} does not accept the token; {hint}", EXIT_UNAUTHORIZED)
@@ -209,6 +216,8 @@ def _problem(response: http.client.HTTPResponse, address: str) -> ClientError:
 def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if isinstance(error, ssl.SSLError) and error.reason in NOT_TLS:
+        return "it does not speak TLS: a node's port speaks plain HTTP, say http://"
     if isinstance(error, http.client.RemoteDisconnected):
         return "it closed the connection"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

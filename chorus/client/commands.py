@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import lzma
 import sys
 import tarfile
@@ -24,6 +23,10 @@ from chorus.client.watch import follow
 
 STATES = ("queued", "submitted", "assigned", "running", "completed", "failed", "cancelled", "refused")
 PAGE = 200
+MIN_PREFIX = 4
+MAX_PAGES = 25
+"""Looked through for a beginning of an id."""
+FILLING = "0" * 26
 EXAMPLE = "chorus task submit PATH -- COMMAND…"
 MAX_SPEC = 1 << 20
 MEMORY = 8 * 1024 * 1024
@@ -67,7 +70,7 @@ def submit(options: Options, api: Api) -> int:
 
 
 def watch(options: Options, api: Api) -> int:
-    return _follow(options, api, _id(options), options.after)
+    return _follow(options, api, _id(api, options.task_id), options.after)
 
 
 def list_tasks(options: Options, api: Api) -> int:
@@ -97,12 +100,12 @@ def list_tasks(options: Options, api: Api) -> int:
         )
         for task in found
     ]
-    show.table(("id", "state", "reason", "agent", "created", "title"), rows, "no tasks")
+    show.table(("id", "state", "reason", "agent", "created", "title"), rows, "no tasks", folds=True)
     return 0
 
 
 def show_task(options: Options, api: Api) -> int:
-    task = api.json("GET", f"/v1/tasks/{_id(options)}")
+    task = api.json("GET", f"/v1/tasks/{_id(api, options.task_id)}")
     if wants_json(options):
         show.document(task)
     else:
@@ -111,17 +114,29 @@ def show_task(options: Options, api: Api) -> int:
 
 
 def cancel(options: Options, api: Api) -> int:
+    """Every one that can be; the first refusal decides the exit status."""
     query = f"?{urllib.parse.urlencode({'reason': options.reason})}" if options.reason else ""
-    task = api.json("DELETE", f"/v1/tasks/{_id(options)}{query}")
+    cancelled: list[Document] = []
+    refused: Refused | None = None
+    for task_id in [_id(api, text) for text in options.task_ids]:
+        try:
+            task = api.json("DELETE", f"/v1/tasks/{task_id}{query}")
+        except Refused as error:
+            if len(options.task_ids) == 1:
+                raise
+            show.note(f"{task_id}: {error}")
+            refused = refused or error
+            continue
+        cancelled.append(task)
+        if not wants_json(options):
+            print(f"{task['id']} {task['state']}", flush=True)
     if wants_json(options):
-        show.document(task)
-    else:
-        print(f"{task['id']} {task['state']}")
-    return 0
+        show.document(cancelled[0] if len(options.task_ids) == 1 else {"tasks": cancelled})
+    return refused.exit_status if refused else 0
 
 
 def fetch_artifacts(options: Options, api: Api) -> int:
-    task = api.json("GET", f"/v1/tasks/{_id(options)}")
+    task = api.json("GET", f"/v1/tasks/{_id(api, options.task_id)}")
     items = [Item(each["path"], each["sha256"], each["size"]) for each in task["artifacts"]]
     if options.logs:
         for stream, row in (task["output"] or {}).items():
@@ -182,16 +197,36 @@ def status(options: Options, api: Api) -> int:
         ("role", found["role"]),
         ("state", found["state"]),
         ("up", f"{found['uptime_s']:.0f} s"),
-        ("addresses", "  ".join(found["addresses"])),
+        *(("" if at else "addresses", address) for at, address in enumerate(found["addresses"])),
         ("peers", found["peers"]),
+        ("tasks", _tasks_here(found.get("tasks") or {})),
+        *_sandbox(found.get("sandbox") or {}),
     ]
-    for name in ("tasks", "sandbox"):
-        about = found.get(name) or {}
-        rows.append(
-            (name, ", ".join(f"{key} {_plain(value)}" for key, value in about.items() if value not in (None, "")))
-        )
     show.facts(rows)
     return 0
+
+
+def _tasks_here(about: Document) -> str:
+    words = []
+    if "running_here" in about:
+        words.append(f"{about['running_here']} of at most {about.get('maximum_here')} running here")
+    if "unfinished" in about:
+        words.append(f"{about['unfinished']} unfinished in all")
+    return ", ".join(words)
+
+
+def _sandbox(about: Document) -> list[tuple[str, object]]:
+    backends: Document = about.get("backends") or {}
+    usable = ", ".join(name for name, problem in backends.items() if problem is None)
+    rows: list[tuple[str, object]] = [("sandbox", usable or ("usable" if about.get("usable") else "none is usable"))]
+    rows += [("", f"not {name}: {problem}") for name, problem in backends.items() if problem is not None]
+    if not backends and not about.get("usable"):
+        rows.append(("", about.get("detail")))
+    rows.append(("images", " ".join(about.get("images") or [])))
+    rows.append(
+        ("warm", ", ".join(f"{count} of {image}" for image, count in (about.get("warm") or {}).items() if count))
+    )
+    return rows
 
 
 def openapi(options: Options, api: Api) -> int:
@@ -204,6 +239,7 @@ def token(options: Options, api: Api) -> int:
     from chorus.services.cluster import load_token
 
     found = load_token(api.data_dir)
+    here_only = all(address.is_loopback for address in found.addresses)
     if wants_json(options):
         show.document(
             {
@@ -218,8 +254,14 @@ def token(options: Options, api: Api) -> int:
         print(found.text())
     else:
         print(found.describe())
-        print("\nOn the other machine (the token holds the cluster's secret):\n")
+        other = "For another node on this machine" if here_only else "On the other machine"
+        print(f"\n{other} (the token holds the cluster's secret):\n")
         print(f"  CHORUS_JOIN={found.text()} twistd chorus agent")
+    if here_only:
+        show.note(
+            "the node listens for this machine alone, no other can join it with this token: set CHORUS_P2P_BIND "
+            "(0.0.0.0: every interface), restart the node and ask again"
+        )
     return 0
 
 
@@ -395,27 +437,39 @@ def _put(api: Api, file: IO[bytes]) -> str:
     except Refused as error:
         if error.status == 413:
             raise ClientError(
-                f"the input ({show.size(length)}) is larger than the node takes (CHORUS_MAX_BLOB_MB)"
+                f"the input ({show.size(length)}) is larger than the node takes: {error} (CHORUS_MAX_BLOB_MB)"
             ) from None
         raise
     return digest.hexdigest()
 
 
-def _id(options: Options) -> str:
-    """The id as typed; what cannot be one never becomes part of a path."""
+def _id(api: Api, typed: str) -> str:
+    """The id as typed, or the one task whose id begins so; what cannot be one never becomes part of a path."""
     from chorus.tasks.ids import is_task_id
 
-    text = str(options.task_id).strip().lower()
-    if not is_task_id(text):
-        raise ClientError(f"{options.task_id!r} is not a task id; `chorus task list` shows them", EXIT_USAGE)
-    return text
+    text = typed.strip().lower()
+    if is_task_id(text):
+        return text
+    # Any id of that beginning ends like this one.
+    if not MIN_PREFIX <= len(text) < len(FILLING) or not is_task_id(text + FILLING[len(text) :]):
+        raise ClientError(f"{typed!r} is not a task id; `chorus task list` shows them", EXIT_USAGE)
+    found, after = [], None
+    for _ in range(MAX_PAGES):
+        asked = {"limit": PAGE} if after is None else {"limit": PAGE, "after": after}
+        page = api.json("GET", f"/v1/tasks?{urllib.parse.urlencode(asked)}")
+        found += [str(task["id"]) for task in page["tasks"] if str(task["id"]).startswith(text)]
+        after = page["next"]
+        if after is None:
+            break
+    if len(found) == 1 and after is None:
+        return found[0]
+    if len(found) > 1:
+        some = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
+        raise ClientError(f"{len(found)} tasks begin with {text}: {some}")
+    if after is not None:
+        raise ClientError(f"there are over {MAX_PAGES * PAGE} tasks: write the whole id")
+    raise ClientError(f"no task begins with {text}; `chorus task list` shows them")
 
 
 def _nothing(task: Document) -> str:
     return "the task left no artifacts" if task["ended_at"] else "the task has not ended yet"
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)

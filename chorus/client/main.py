@@ -8,10 +8,12 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 
-from chorus.client import commands
+from chorus.client import commands, show
 from chorus.client.errors import EXIT_INTERRUPTED, EXIT_USAGE
 from chorus.errors import UserError
 
+USUAL = frozenset({"CHORUS_API", "CHORUS_API_TOKEN", "CHORUS_API_TOKEN_FILE", "CHORUS_DATA_DIR"})
+"""Variables that need no check."""
 EXIT_STATUSES = """exit status:
   0    done; the task completed, where one was watched
   1    the task failed or was cancelled, or the node refused for a reason of its own
@@ -59,11 +61,11 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument("--state", choices=commands.STATES, help="only tasks in this state")
     listing.add_argument("--limit", type=int, default=50, metavar="N", help="at most this many (50)")
     listing.set_defaults(run=commands.list_tasks)
-    show = command(tasks, "show", "Show a task.")
-    show.add_argument("task_id", metavar="ID")
-    show.set_defaults(run=commands.show_task)
-    cancel = command(tasks, "cancel", "Cancel a task; what it wrote so far is kept.")
-    cancel.add_argument("task_id", metavar="ID")
+    shown = command(tasks, "show", "Show a task.")
+    shown.add_argument("task_id", metavar="ID")
+    shown.set_defaults(run=commands.show_task)
+    cancel = command(tasks, "cancel", "Cancel tasks; what they wrote so far is kept.")
+    cancel.add_argument("task_ids", metavar="ID", nargs="+")
     cancel.add_argument("--reason", default="", help="why, for its history")
     cancel.set_defaults(run=commands.cancel)
     fetch = command(tasks, "fetch", "Fetch a task's artifacts into a directory.")
@@ -112,6 +114,15 @@ def _submit(submit: argparse.ArgumentParser) -> None:
     submit.set_defaults(run=commands.submit)
 
 
+def _warn_of_unknown(environ: Mapping[str, str]) -> None:
+    if any(name.startswith("CHORUS_") and name not in USUAL for name in environ):
+        # Only now: it takes longer to import than most commands take.
+        from chorus.config.settings import unknown_variables
+
+        for line in unknown_variables(environ):
+            show.note(line)
+
+
 class _Word(str):
     """A word of the command line that is the same object as no other."""
 
@@ -146,6 +157,7 @@ def main(words: Sequence[str] | None = None, environ: Mapping[str, str] = os.env
     if command is not None and options.run is not commands.submit:
         top.error("only `task submit` takes a command after --")
     options.argv = command
+    _warn_of_unknown(environ)
     try:
         return int(options.run(options, commands.api_of(options, environ)))
     except UserError as error:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # Control characters other than line ends and tabs, and escapes other than colours: a task's output must not drive the
 # terminal of whoever looks at it.
 _UNSAFE = re.compile(r"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0b-\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
+FOLDED = 12
+"""A column that may break keeps this width, or its own if that is less."""
 MAX_HELD_LINE = 64 * 1024
 """A line without an end is shown in pieces of this size."""
 
@@ -48,27 +50,34 @@ def lively(stream: IO[str]) -> bool:
     return stream.isatty() and os.environ.get("TERM", "").lower() not in {"dumb", "unknown"}
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> None:
-    """Rows under their columns; `empty` where there are none."""
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str, *, folds: bool = False) -> None:
+    """Rows under their columns; `empty` where there are none. On a terminal that is too narrow each row becomes a block
+    of names and values, so that nothing that people copy is broken; `folds`: the last column may break."""
     texts = [[safe("" if cell is None else str(cell)) for cell in row] for row in rows]
     if not texts:
         print(empty)
         return
-    if sys.stdout.isatty():
+    widths = [max(len(column), *(len(row[at]) for row in texts)) for at, column in enumerate(columns)]
+    if lively(sys.stdout):
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
-        shown = Table(box=None, header_style="bold", pad_edge=False)
+        console = Console()
+        if folds:
+            widths[-1] = min(widths[-1], FOLDED)
+        if sum(widths) + 2 * (len(widths) - 1) > console.width:
+            for number, row in enumerate(texts):
+                print(end="\n" if number else "")
+                facts(list(zip(columns, row, strict=True)))
+            return
+        shown = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
         for at, column in enumerate(columns):
-            # What people copy is never cut: an id comes first, a peer id last, and long ones fold.
-            width = max(len(row[at]) for row in texts) if at == 0 else None
-            shown.add_column(column, min_width=width, no_wrap=at == 0, overflow="fold")
+            shown.add_column(column, min_width=widths[at], no_wrap=not (folds and at == len(columns) - 1))
         for row in texts:
             shown.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
-        Console().print(shown)
+        console.print(shown)
         return
-    widths = [max(len(column), *(len(row[at]) for row in texts)) for at, column in enumerate(columns)]
     for row in [list(columns), *texts]:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
@@ -82,10 +91,10 @@ def facts(rows: Sequence[tuple[str, object]]) -> None:
 
 
 def moment(unix: object) -> str:
-    """A time of day with its date, local."""
+    """A time of day with its date, local, and its distance from UTC."""
     if not isinstance(unix, int | float):
         return ""
-    return datetime.datetime.fromtimestamp(unix).strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.datetime.fromtimestamp(unix).astimezone().isoformat(" ", "seconds")
 
 
 def size(count: int) -> str:
@@ -122,6 +131,7 @@ class Follower:
         self._held = {"stdout": b"", "stderr": b""}
         self._terminal, self._live = sys.stderr.isatty(), lively(sys.stderr)
         self._status: Status | None = None
+        self._away = False
         self.final: dict[str, Any] | None = None
         """The data of the last state, once it is terminal."""
 
@@ -137,6 +147,7 @@ class Follower:
                 self._write(name, held + b"\n" if self._terminal else held)
 
     def event(self, event: Event) -> None:
+        self._away = False
         kind, data = event["type"], event["data"]
         if kind == "output":
             raw = base64.b64decode(data["base64"]) if "base64" in data else data["text"].encode("utf-8", "replace")
@@ -151,7 +162,10 @@ class Follower:
             self._progress(str(data.get("text", "")))
 
     def lost(self, reason: str) -> None:
-        self._progress(f"waiting for the node: {reason}")
+        # In lines, once for each time that it is away.
+        if self._live or not self._away:
+            self._progress(f"waiting for the node: {reason}")
+        self._away = True
 
     def _output(self, stream: str, data: bytes) -> None:
         if not self._terminal:

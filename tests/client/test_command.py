@@ -16,6 +16,10 @@ from twisted.internet.protocol import ProcessProtocol
 
 from chorus.client.api import Api
 from chorus.client.errors import ClientError, NoNode
+from chorus.identity import Identity
+from chorus.multiformats.multiaddr import Multiaddr
+from chorus.services.cluster import ClusterService, Wishes
+from chorus.services.health import HealthService
 from tests.http.wire import TOKEN, ApiCase
 from tests.support import PureTestCase
 
@@ -184,7 +188,10 @@ class Submitting(CommandCase):
     async def test_an_input_over_the_limit(self) -> None:
         with (self.project / "big").open("wb") as file:
             file.truncate(5 * 1024 * 1024)
-        self.assertIn("larger than the node takes", await self.bad(2, "task", "submit", str(self.project), "--", "x"))
+        self.assertIn(
+            "larger than the node takes: the body is over 4194304 bytes",
+            await self.bad(2, "task", "submit", str(self.project), "--", "x"),
+        )
 
     async def test_an_empty_directory(self) -> None:
         (self.data / "empty").mkdir()
@@ -216,11 +223,62 @@ class Looking(CommandCase):
         self.assertEqual((await self.good("task", "cancel", task_id, "--reason", "a b")).out, f"{task_id} cancelled\n")
         self.assertEqual(self.tasks.cancels, [(task_id, "api", "a b")])
 
+    async def test_cancel_several(self) -> None:
+        made = [self.tasks.make() for _ in range(2)]
+        run = await self.chorus("task", "cancel", made[0], "0" * 26, made[1])
+        self.assertEqual((run.status, run.out), (2, f"{made[0]} cancelled\n{made[1]} cancelled\n"))
+        self.assertIn(f"chorus: {'0' * 26}: no task has this id", run.err)
+        self.assertEqual(
+            [row["id"] for row in (await self.good("task", "cancel", "--json", *made)).json["tasks"]], made
+        )
+        self.assertEqual((await self.good("task", "cancel", "--json", made[0])).json["id"], made[0])
+
+    async def test_the_beginning_of_an_id(self) -> None:
+        first, second = self.tasks.make(), self.tasks.make()
+        common = next(at for at, pair in enumerate(zip(first, second, strict=True)) if len(set(pair)) == 2)
+        self.assertEqual((await self.good("task", "show", first[: common + 1].upper(), "--json")).json["id"], first)
+        self.assertIn(f"2 tasks begin with {first[:4]}: ", await self.bad(2, "task", "cancel", first[:4]))
+        self.assertEqual(self.tasks.cancels, [])
+        self.assertIn("no task begins with 0000", await self.bad(2, "task", "show", "0000"))
+        for text in (first[:3], first + "0", "u000", "list"):
+            self.assertIn("is not a task id", await self.bad(2, "task", "show", text))
+
+    async def test_times_say_their_zone(self) -> None:
+        self.tasks.make()
+        for zone, shown in (("UTC", r"\+00:00"), ("XYZ-5:30", r"\+05:30")):
+            self.assertRegex((await self.good("task", "list", TZ=zone)).out, r"\d\d:\d\d:\d\d" + shown)
+
+    async def test_status(self) -> None:
+        status = self.node.status()
+        status["addresses"] = ["/ip4/127.0.0.1/tcp/1", "/ip4/10.0.0.1/tcp/1"]
+        status["tasks"] = {"running_here": 0, "maximum_here": 4, "unfinished": 7}
+        status["sandbox"] = {
+            **{"usable": True, "mode": "auto", "active": 0, "detail": "bubblewrap", "images": ["a:1", "b:2"]},
+            **{"backends": {"docker": "no engine", "bubblewrap": None}, "warm": {"a:1": 2, "b:2": 0}},
+        }
+        self.patch(self.node, "status", lambda: status)
+        self.assertEqual(
+            (await self.good("status")).out.split("up ")[1].splitlines()[1:],
+            [
+                "addresses  /ip4/127.0.0.1/tcp/1",
+                "           /ip4/10.0.0.1/tcp/1",
+                "peers      1",
+                "tasks      0 of at most 4 running here, 7 unfinished in all",
+                "sandbox    bubblewrap",
+                "           not docker: no engine",
+                "images     a:1 b:2",
+                "warm       2 of a:1",
+            ],
+        )
+        status["sandbox"] = {"usable": False, "detail": "open mode runs no tasks"}
+        out = (await self.good("status")).out
+        self.assertTrue(out.endswith("sandbox    none is usable\n           open mode runs no tasks\n"), out)
+
     async def test_peers_and_status(self) -> None:
         out = (await self.good("peers")).out
         self.assertIn("node-2  developer  ready  0.4 ms   outbound   /ip4/127.0.0.1/tcp/9001", out)
         self.assertEqual((await self.good("peers", "--json")).json, {"peers": self.node.peers()})
-        self.assertIn("sandbox    usable yes", (await self.good("status")).out)
+        self.assertIn("sandbox    usable", (await self.good("status")).out)
         self.assertEqual((await self.good("status", "--json")).json, self.node.status())
 
     async def test_openapi(self) -> None:
@@ -352,6 +410,30 @@ class Node(CommandCase):
     async def test_what_is_no_address(self) -> None:
         for text in ("ftp://x", "http://", "http://x:y", "http://127.0.0.1:1/path"):
             self.assertIn("is not the address of an API", await self.bad(2, "status", "--api", text))
+
+    async def test_the_health_port(self) -> None:
+        health = HealthService(node=self.node, address="127.0.0.1", port=0, host_names=(), reactor=reactor)
+        health.startService()
+        self.addCleanup(health.stopService)
+        text = await self.bad(2, "status", "--api", f"http://127.0.0.1:{health.port}")
+        self.assertIn("is a node's health port; its API has another", text)
+
+    async def test_tls_where_there_is_none(self) -> None:
+        text = await self.bad(3, "status", "--api", f"https://127.0.0.1:{self.service.port}")
+        self.assertIn("a node's port speaks plain HTTP, say http://", text)
+
+    async def test_an_unknown_variable(self) -> None:
+        run = await self.good("status", CHORUS_API_TOKN="x", CHORUS_P2P_BIND="127.0.0.1")
+        self.assertEqual(run.err, "chorus: CHORUS_API_TOKN is no variable of CHORUS; did you mean CHORUS_API_TOKEN?\n")
+
+    async def test_a_token_that_no_other_machine_can_use(self) -> None:
+        identity = Identity.load_or_create(self.data / "identity")
+        cluster = ClusterService.open(self.data, identity, Wishes())
+        for host, warned in (("127.0.0.1", True), ("10.0.0.1", False)):
+            cluster.publish_addresses([Multiaddr.tcp("127.0.0.1", 9), Multiaddr.tcp(host, 9)])
+            for more in ((), ("--raw",), ("--json",)):
+                run = await self.good("token", *more)
+                self.assertEqual(("CHORUS_P2P_BIND" in run.err, run.err.count("\n")), (warned, int(warned)))
 
     async def test_token(self) -> None:
         self.assertIn("no node has been started", await self.bad(2, "token"))

@@ -4,8 +4,11 @@ import http.client
 import io
 import json
 import os
+import re
+import sys
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -134,7 +137,7 @@ class Following(PureTestCase):
 class Showing(PureTestCase):
     def setUp(self) -> None:
         self.out, self.err, self.notes = io.BytesIO(), io.BytesIO(), io.StringIO()
-        self.patch(__import__("sys"), "stderr", self.notes)
+        self.patch(sys, "stderr", self.notes)
 
     def test_output_goes_where_the_task_wrote_it(self) -> None:
         with show.Follower(self.out, self.err) as follower:
@@ -176,6 +179,37 @@ class Showing(PureTestCase):
             self.assertEqual(self.out.getvalue(), b"a\n")
         self.assertEqual(self.out.getvalue(), b"a\nb\n")
         self.assertEqual(self.notes.getvalue(), "chorus: running\nchorus: waiting for the node: it closed\n")
+
+    def test_a_node_that_is_away_is_told_once_in_lines(self) -> None:
+        with show.Follower(self.out, self.err) as follower:
+            for reason in ("a", "b"):
+                follower.lost(reason)
+            follower.event(event(1, "output", stream="stdout", offset=0, text="x"))
+            follower.lost("c")
+        self.assertEqual(self.notes.getvalue(), "chorus: waiting for the node: a\nchorus: waiting for the node: c\n")
+
+    def on_terminal(self, width: int, columns: tuple[str, ...], rows: list[tuple[str, ...]], **more: bool) -> str:
+        terminal = io.StringIO()
+        terminal.isatty = lambda: True  # type: ignore[method-assign]
+        self.patch(sys, "stdout", terminal)
+        with mock.patch.dict(os.environ, TERM="xterm", COLUMNS=str(width)):
+            show.table(columns, rows, "none", **more)
+        return re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue())
+
+    def test_tables_on_a_terminal_break_nothing_that_is_copied(self) -> None:
+        rows = [("node-1", "", "12D3" * 13), ("node-2", "/ip4/127.0.0.1/tcp/9001", "12D4" * 13)]
+        for width, lines in ((120, 3), (60, 6)):
+            text = self.on_terminal(width, ("agent", "address", "peer id"), rows)
+            self.assertEqual(len(text.splitlines()), lines, text)
+            for cell in (cell for row in rows for cell in row):
+                self.assertIn(cell, text)
+
+    def test_the_last_column_may_break(self) -> None:
+        text = self.on_terminal(60, ("id", "title"), [("0" * 26, "word " * 20)], folds=True)
+        first, *rest = text.splitlines()
+        self.assertEqual(first.split(), ["id", "title"])
+        self.assertTrue(rest[0].startswith("0" * 26 + "  word"))
+        self.assertEqual(sum(line.count("word") for line in rest), 20)
 
     def test_a_terminal_is_not_driven_by_what_it_shows(self) -> None:
         text = "\x1b[31mred\x1b[0m \x1b]0;title\x07 \x1b[2J \x9b2J \x08 a\tb\r\n"
