@@ -112,7 +112,8 @@ class Api:
             response = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            raise NoNode(f"no node answers at {address} ({_reason(error)}); {START_HINT}") from None
+            tls = address.startswith("https:")
+            raise NoNode(f"no node answers at {address} ({_reason(error, tls)}); {START_HINT}") from None
         if response.status >= 300:
             try:
                 raise _problem(response, address)
@@ -213,10 +214,13 @@ def _problem(response: http.client.HTTPResponse, address: str) -> ClientError:
     return Refused(status, code, detail, EXIT_USAGE if status < 500 and status != 409 else EXIT_TASK_FAILED)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, tls: bool) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    if isinstance(error, ssl.SSLError) and error.reason in NOT_TLS:
+    # A port of plain HTTP answers a TLS greeting in plain text and closes: its reset may overtake the answer.
+    if (isinstance(error, ssl.SSLError) and error.reason in NOT_TLS) or (
+        tls and isinstance(error, ConnectionResetError)
+    ):
         return "it does not speak TLS: a node's port speaks plain HTTP, say http://"
     if isinstance(error, http.client.RemoteDisconnected):
         return "it closed the connection"

@@ -12,7 +12,7 @@ from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.protocol import Factory, ProcessProtocol, Protocol
 
 from chorus.client.api import Api
 from chorus.client.errors import ClientError, NoNode
@@ -420,6 +420,16 @@ class Node(CommandCase):
 
     async def test_tls_where_there_is_none(self) -> None:
         text = await self.bad(3, "status", "--api", f"https://127.0.0.1:{self.service.port}")
+        self.assertIn("a node's port speaks plain HTTP, say http://", text)
+
+    async def test_tls_answered_by_a_reset(self) -> None:
+        class Resetting(Protocol):
+            def dataReceived(self, data: bytes) -> None:
+                self.transport.abortConnection()
+
+        port = reactor.listenTCP(0, Factory.forProtocol(Resetting), interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        text = await self.bad(3, "status", "--api", f"https://127.0.0.1:{port.getHost().port}")
         self.assertIn("a node's port speaks plain HTTP, say http://", text)
 
     async def test_an_unknown_variable(self) -> None:
