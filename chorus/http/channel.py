@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from chorus.http.body import Upload
     from chorus.http.request import ApiRequest
 
+TLS_GREETING = b"\x16"
+"""First byte of a TLS client. It waits for an answer before it sends anything that would end a line of HTTP."""
+
 
 class ApiChannel(HTTPChannel):
     """One connection. `site` is set by the factory."""
@@ -57,6 +60,9 @@ class ApiChannel(HTTPChannel):
             return
         if not self._reading_request and not self._handlingRequest:
             self._reading_request = True
+            if data[:1] == TLS_GREETING:
+                self._answer_raw(Problem(400, "bad_request", "this port speaks plain HTTP, not TLS"))
+                return
             self._set_deadline(limits.HEADERS_S, self._too_slow)
         super().dataReceived(data)
 

@@ -469,6 +469,9 @@ class Limits(ApiCase):
         ):
             self.assert_problem(await self.say(data), 400, "bad_request")
 
+    async def test_a_tls_client_is_answered_at_once(self) -> None:
+        self.assert_problem(await self.say(b"\x16\x03\x01\x02\x00\x01"), 400, "bad_request")
+
     async def test_limit_length_digits(self) -> None:
         most = self.head("PUT", "/v1/blobs", "Content-Length: " + "9" * limits.MAX_LENGTH_DIGITS)
         self.assertEqual((await self.say(most)).status, 413)
