@@ -1,4 +1,4 @@
-"""What the GossipSub router gives out, and what it asks of others: sends, deliveries, verdicts, scores, counters."""
+"""What the GossipSub router gives out, and what it asks of others: sends, deliveries, verdicts, counters."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ class Validation(enum.Enum):
     """Invalid whoever looks at it: its sender should not have passed it on."""
     IGNORE = "ignore"
     """Not wanted here (late, unknown); nobody's fault."""
+    LATER = "later"
+    """Not known yet: the validator will tell the router with `validated`."""
 
 
 @attrs.frozen
@@ -40,14 +42,11 @@ class Delivery:
     """The peer that sent it to us."""
 
 
-Send = tuple[Kind, bytes]
+Frame = bytes
+"""A delimited RPC, ready for a stream. The simulation's codec puts objects with a length in its place."""
+
+Send = tuple[Kind, Frame]
 Validator = Callable[[Delivery], Validation]
-Score = Callable[[bytes], float]
-
-
-def no_score(peer: bytes) -> float:
-    """The plain score: everybody is as good as anybody. Below 0 a peer leaves every mesh."""
-    return 0.0
 
 
 def accept_all(delivery: Delivery) -> Validation:
@@ -78,9 +77,21 @@ class Counters:
     grafts_in_backoff: int = 0
     passed_over: int = 0
     """Entries of RPCs beyond a limit or without a meaning here."""
+    graylisted: int = 0
+    """RPCs of peers whose score is below the graylist threshold."""
+    throttled: int = 0
+    """Messages passed over because too many await their validators."""
     ihave_ignored: int = 0
     iwant_sent: int = 0
     iwant_served: int = 0
+    promises_broken: int = 0
+    idontwant_sent: int = 0
+    idontwant_taken: int = 0
+    spared: int = 0
+    """Copies not sent because of an IDONTWANT."""
+    exchanged: int = 0
+    """Peers named to us in PRUNEs that were taken up."""
+    opportunistic: int = 0
 
     def reject(self, reason: str) -> None:
         self.rejected[reason] = self.rejected.get(reason, 0) + 1

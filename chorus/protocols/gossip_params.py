@@ -1,4 +1,4 @@
-"""Parameters of GossipSub 1.1, and limits on what peers can make a router do (spec/wire.md 12, security.md 1.6)."""
+"""Parameters of GossipSub 1.1 and 1.2, and limits on what peers make a router do (spec/wire.md 12, security.md 1.6)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import attrs
 
 from chorus.errors import UserError
 
+MESHSUB_1_2: Final = "/meshsub/1.2.0"
 MESHSUB_1_1: Final = "/meshsub/1.1.0"
 MESHSUB_1_0: Final = "/meshsub/1.0.0"
 FLOODSUB: Final = "/floodsub/1.0.0"
-PROTOCOLS: Final = (MESHSUB_1_1, MESHSUB_1_0, FLOODSUB)
+PROTOCOLS: Final = (MESHSUB_1_2, MESHSUB_1_1, MESHSUB_1_0, FLOODSUB)
 """Newest first: the order in which they are proposed."""
 
 MAX_RPC: Final = 1 << 20
@@ -48,6 +49,22 @@ MAX_BACKOFF: Final = 3600.0
 
 MAX_BACKOFFS: Final = 16384
 """Backoff entries kept over all topics; they outlive connections, so that reconnecting does not end one."""
+
+MAX_PX_PEERS: Final = 16
+"""Peers taken from, and given in, one PRUNE (go's and the specification's number)."""
+
+MAX_PX_RECORD: Final = 2048
+"""Bytes of a signed record given in a PRUNE; a larger one is left out and the peer named without it."""
+
+MAX_PX_BYTES: Final = 8 * 1024
+"""Of the records in one PRUNE, so that it fits a frame of control with others beside it."""
+
+MAX_PENDING: Final = 1024
+"""Messages whose validators have not answered yet, over all peers; further ones are passed over, and may come again
+from another peer or by gossip."""
+
+MAX_PENDING_PER_PEER: Final = 32
+"""… of one peer: nobody else's messages wait because one peer's are slow to check (go's queue has 32)."""
 
 MAX_PEERS: Final = 4096
 """Peers a router knows at once. The host limits connections well below; this bounds the router by itself."""
@@ -95,6 +112,21 @@ class GossipParams:
     """RPCs with IHAVE taken from one peer in a heartbeat."""
     retransmissions: int = 3
     """Times one id is sent to one peer that asks for it with IWANT."""
+    iwant_followup: float = 3.0
+    """Seconds in which an advertised message that we asked for must come, or the promise is broken (P7)."""
+    opportunistic_ticks: int = 60
+    """Heartbeats between two looks whether better peers than those of a mesh are to be had."""
+    opportunistic_peers: int = 2
+    direct_ticks: int = 300
+    """Heartbeats between two tries to reach direct peers that are not connected."""
+    peer_exchange: bool = True
+    """Name other peers of the topic in a PRUNE of ours."""
+    idontwant_threshold: int = 1024
+    """Bytes of data from which the mesh is told at once that we have a message (1.2)."""
+    idontwant_per_heartbeat: int = 1000
+    """Ids taken from one peer's IDONTWANTs in a heartbeat."""
+    idontwant_heartbeats: int = 3
+    """How long an id stands."""
 
     def __attrs_post_init__(self) -> None:
         rules = (
@@ -107,6 +139,11 @@ class GossipParams:
             (self.mcache_bytes >= MAX_RPC, "mcache_bytes holds at least one RPC"),
             (self.seen_ttl > self.mcache_windows * self.heartbeat, "seen_ttl outlasts the message cache"),
             (self.seen_entries > 0, "seen_entries > 0"),
+            (self.iwant_followup > 0, "iwant_followup > 0"),
+            (self.opportunistic_ticks > 0 and self.opportunistic_peers >= 0, "opportunistic_ticks > 0"),
+            (self.direct_ticks > 0, "direct_ticks > 0"),
+            (self.idontwant_threshold > 0 and self.idontwant_heartbeats > 0, "idontwant_threshold and _heartbeats > 0"),
+            (self.idontwant_per_heartbeat >= 0, "idontwant_per_heartbeat >= 0"),
             (0 < self.unsubscribe_backoff <= MAX_BACKOFF, "unsubscribe_backoff within the clamp"),
             (0 < self.prune_backoff <= MAX_BACKOFF, "prune_backoff within the clamp"),
         )

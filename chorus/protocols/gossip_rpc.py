@@ -8,7 +8,7 @@ those bytes, and they are forwarded without being encoded again (spec/wire.md 12
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import attrs
 from google.protobuf.message import DecodeError
@@ -21,6 +21,7 @@ from chorus.protocols.gossip_params import (
     MAX_ID_BYTES,
     MAX_MESH_CONTROL,
     MAX_MESSAGES,
+    MAX_PX_PEERS,
     MAX_RPC,
     MAX_SENT_RPC,
     MAX_SUBSCRIPTIONS,
@@ -37,8 +38,11 @@ MAX_MESSAGE_FIELDS: Final = 32
 MAX_PRUNE_FIELDS: Final = 64
 """Fields of one PRUNE: topic, backoff and the 16 peers of peer exchange, with room."""
 
+MAX_PEER_ID: Final = 64
+"""Bytes of a peer id in peer exchange; the longest deployed one has 38."""
+
 _SUBSCRIPTION, _PUBLISH, _CONTROL = 0x0A, 0x12, 0x1A
-_IHAVE, _IWANT, _GRAFT, _PRUNE = 0x0A, 0x12, 0x1A, 0x22
+_IHAVE, _IWANT, _GRAFT, _PRUNE, _IDONTWANT = 0x0A, 0x12, 0x1A, 0x22, 0x2A
 _FROM, _DATA, _SEQNO, _TOPIC, _SIGNATURE, _KEY = 0x0A, 0x12, 0x1A, 0x22, 0x2A, 0x32
 _MESSAGE_TAGS = frozenset((_FROM, _DATA, _SEQNO, _TOPIC, _SIGNATURE, _KEY))
 _LENGTH_DELIMITED = 2
@@ -66,6 +70,21 @@ class MessageTooLarge(UserError):
     code = "message_too_large"
 
 
+class Exchanged(NamedTuple):
+    """A peer that a PRUNE names; both are the sender's word until somebody has checked them."""
+
+    peer: bytes
+    record: bytes | None
+    """Its signed peer record, as an envelope."""
+
+
+class Prune(NamedTuple):
+    topic: str
+    backoff: int | None
+    """Seconds."""
+    peers: tuple[Exchanged, ...] = ()
+
+
 @attrs.frozen
 class RPC:
     """One decoded RPC. Topics are valid (see `topic_of`), ids are distinct and 1..`MAX_ID_BYTES` long."""
@@ -76,8 +95,8 @@ class RPC:
     ihave: Sequence[tuple[str, list[bytes]]] = ()
     iwant: Sequence[bytes] = ()
     graft: Sequence[str] = ()
-    prune: Sequence[tuple[str, int | None]] = ()
-    """(topic, backoff in seconds or None)."""
+    prune: Sequence[Prune] = ()
+    idontwant: Sequence[bytes] = ()
     passed_over: int = 0
     """Entries with an impossible topic, and gossip beyond `MAX_CONTROL`."""
 
@@ -176,7 +195,8 @@ class _Builder:
         self.ihave: list[tuple[str, list[bytes]]] = []
         self.iwant: dict[bytes, None] = {}
         self.graft: list[str] = []
-        self.prune: list[tuple[str, int | None]] = []
+        self.prune: list[Prune] = []
+        self.idontwant: dict[bytes, None] = {}
         self.passed_over = 0
         self._subscription_count = 0
         self._mesh_count = 0
@@ -202,7 +222,7 @@ class _Builder:
                 if self._mesh_count > MAX_MESH_CONTROL:
                     raise LimitExceeded("GRAFT and PRUNE in an RPC", self._mesh_count, MAX_MESH_CONTROL)
                 self._mesh_control(tag, raw[start:stop])
-            elif tag in (_IHAVE, _IWANT):
+            elif tag in (_IHAVE, _IWANT, _IDONTWANT):
                 self._gossip_bytes += stop - begin
                 if self._gossip_bytes > MAX_CONTROL:
                     self.passed_over += 1
@@ -217,11 +237,19 @@ class _Builder:
             self.graft.append(topic)
         else:
             prune = pb.ControlPrune.FromString(raw)
-            self.prune.append((topic, prune.backoff if prune.HasField("backoff") else None))
+            peers = tuple(
+                Exchanged(info.peerID, info.signedPeerRecord or None)
+                for info in prune.peers[:MAX_PX_PEERS]
+                if 0 < len(info.peerID) <= MAX_PEER_ID
+            )
+            self.prune.append(Prune(topic, prune.backoff if prune.HasField("backoff") else None, peers))
 
     def _gossip(self, tag: int, raw: bytes) -> None:
         if tag == _IWANT:
             self.iwant.update(dict.fromkeys(_ids(pb.ControlIWant.FromString(raw).messageIDs)))
+            return
+        if tag == _IDONTWANT:
+            self.idontwant.update(dict.fromkeys(_ids(pb.ControlIDontWant.FromString(raw).messageIDs)))
             return
         topic = self._topic(raw, 0x0A, limit=MAX_CONTROL)
         if topic is not None:
@@ -266,6 +294,7 @@ def decode_rpc(raw: bytes) -> RPC:
         list(builder.iwant),
         builder.graft,
         builder.prune,
+        list(builder.idontwant),
         builder.passed_over,
     )
 
@@ -327,10 +356,12 @@ def subscription_frames(changes: Sequence[tuple[bool, str]]) -> list[bytes]:
     return frames
 
 
-def mesh_frames(grafts: Iterable[str], prunes: Iterable[tuple[str, int | None]]) -> list[bytes]:
-    """PRUNEs are (topic, backoff in seconds, None for peers before 1.1)."""
+def mesh_frames(grafts: Iterable[str], prunes: Iterable[Prune]) -> list[bytes]:
+    """A PRUNE for a peer before 1.1 has neither backoff nor peers."""
     entries: list[pb.ControlMessage] = [pb.ControlMessage(graft=[pb.ControlGraft(topicID=topic)]) for topic in grafts]
-    entries += [pb.ControlMessage(prune=[pb.ControlPrune(topicID=topic, backoff=wait)]) for topic, wait in prunes]
+    for topic, wait, peers in prunes:
+        infos = [pb.PeerInfo(peerID=peer, signedPeerRecord=record) for peer, record in peers]
+        entries.append(pb.ControlMessage(prune=[pb.ControlPrune(topicID=topic, backoff=wait, peers=infos)]))
     return _control_frames(entries)
 
 
@@ -346,6 +377,11 @@ def ihave_frames(ids: Mapping[str, Sequence[bytes]]) -> list[bytes]:
 
 def iwant_frames(ids: Sequence[bytes]) -> list[bytes]:
     return _control_frames([pb.ControlMessage(iwant=[pb.ControlIWant(messageIDs=part)]) for part in _parts(ids, 0)])
+
+
+def idontwant_frames(ids: Sequence[bytes]) -> list[bytes]:
+    parts = _parts(ids, 0)
+    return _control_frames([pb.ControlMessage(idontwant=[pb.ControlIDontWant(messageIDs=part)]) for part in parts])
 
 
 _ENTRY_OVERHEAD = 16

@@ -4,31 +4,39 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
 from twisted.logger import Logger
 
-from chorus.errors import PeerError
+from chorus.errors import ChorusError, PeerError
 from chorus.identity import PeerId
 from chorus.protocols.gossip import GossipRouter
 from chorus.protocols.gossip_events import Delivery, Validation
 from chorus.protocols.gossip_params import PROTOCOLS, GossipParams
 from chorus.protocols.gossip_queue import MAX_QUEUE
+from chorus.protocols.gossip_rpc import Exchanged
+from chorus.protocols.gossip_score_params import ScoreParams
 from chorus.protocols.gossip_sign import Signer, SigningKey, Verifier
+from chorus.protocols.limits import HostLimits, groups
 from chorus.protocols.stream import ProtocolOptions
 from chorus.services.pubsub_link import Inbound, Outbound
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.python.failure import Failure
 
+    from chorus.multiformats.multiaddr import Multiaddr
     from chorus.protocols.stream import Connection, Host, Stream
 
 MAX_INBOUND_PER_PEER: Final = 2
 """Streams of one peer: its own, and the one that replaces it while the old one ends."""
+
+VALIDATION_LIMIT: Final = 10.0
+"""Seconds a validator may take; after that its message is ignored and makes room."""
 
 QUEUE_ROOM: Final = MAX_QUEUE // 4
 """Bytes waiting for any peer above which publishers are asked to wait."""
@@ -49,13 +57,17 @@ class Received:
 
 
 Callback = Callable[[Received], None]
-ReceivedValidator = Callable[[Received], Validation]
+ReceivedValidator = Callable[[Received], "Validation | Deferred[Validation]"]
+RecordOf = Callable[[PeerId], "bytes | None"]
+TakeUp = Callable[[PeerId, PeerId, "bytes | None"], None]
+"""(who says so, whom it names, that peer's signed record)."""
 
 
 class _Topic:
     def __init__(self) -> None:
         self.callbacks: list[Callback] = []
         self.validators: list[ReceivedValidator] = []
+        self.waits = False
 
 
 @attrs.define
@@ -83,6 +95,8 @@ class PubSubService(Service):
     """Subscribe and publish. Own messages are not delivered to the node itself.
 
     `rng` is the only chance in it; `wall_ns` gives the Unix time in nanoseconds for the first sequence number.
+    `record_of` gives the signed records that peer exchange passes on, `take_up` gets those of others. `direct` are
+    addresses that end in `/p2p/…`: these peers are kept connected and get every message, whatever their score.
     """
 
     _log = Logger()
@@ -95,9 +109,18 @@ class PubSubService(Service):
         *,
         rng: random.Random,
         params: GossipParams | None = None,
+        score_params: ScoreParams | None = None,
+        direct: Sequence[Multiaddr] = (),
+        record_of: RecordOf = lambda peer: None,
+        take_up: TakeUp = lambda source, peer, record: None,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.params = params or GossipParams()
+        self._direct: dict[PeerId, list[Multiaddr]] = {}
+        for address in direct:
+            peer = address.peer_id()
+            if peer is not None and peer != identity.peer_id:
+                self._direct.setdefault(peer, []).append(address)
         self.router = GossipRouter(
             peer_id=identity.peer_id.raw,
             sign=Signer(identity).sign,
@@ -105,7 +128,13 @@ class PubSubService(Service):
             rng=rng,
             first_seqno=wall_ns(),
             params=self.params,
+            score_params=score_params,
+            record=lambda raw: record_of(PeerId(raw)),
+            direct=[peer.raw for peer in self._direct],
         )
+        self._take_up = take_up
+        self._validating: dict[Deferred[None], None] = {}
+        self._heartbeats = 0
         self._host = host
         self._clock = clock
         self._rng = rng
@@ -147,6 +176,8 @@ class PubSubService(Service):
             self.router.unsubscribe(topic, now)
         self._topics.clear()
         self._transmit()
+        for answer in list(self._validating):
+            answer.cancel()
         for inbound in list(self._waiting.values()):
             inbound.stop()
         for raw in list(self._peers):
@@ -157,15 +188,18 @@ class PubSubService(Service):
     # API
 
     def subscribe(
-        self, topic: str, callback: Callback, validator: ReceivedValidator | None = None
+        self, topic: str, callback: Callback, validator: ReceivedValidator | None = None, *, waits: bool = False
     ) -> Callable[[], None]:
         """Hear a topic; returns what ends it. Raises `ValueError` for a topic over 256 bytes or empty.
 
         A message is delivered and forwarded when every validator of its topic accepts it; an exception in one counts
-        as `Validation.IGNORE`, one in a callback is logged and the others are called.
+        as `Validation.IGNORE`, one in a callback is logged and the others are called. A validator may answer with a
+        Deferred, if it was given as `waits`: `VALIDATION_LIMIT` seconds, `MAX_PENDING` messages.
         """
-        self.router.subscribe(topic, self._clock.seconds(), self._validate)
-        entry = self._topics.setdefault(topic, _Topic())
+        entry = self._topics.get(topic) or _Topic()
+        entry.waits = entry.waits or waits
+        self.router.subscribe(topic, self._clock.seconds(), self._validate, waits=entry.waits)
+        self._topics[topic] = entry
         entry.callbacks.append(callback)
         if validator is not None:
             entry.validators.append(validator)
@@ -290,7 +324,10 @@ class PubSubService(Service):
             drained=self._drained,
         )
         self._peers[raw] = _Peer(link)
-        self.router.peer_joined(raw, protocol, outbound=not connection.inbound)
+        counted = groups(connection.remote_address, HostLimits())
+        self.router.peer_joined(
+            raw, protocol, outbound=not connection.inbound, group=counted[0][0] if counted else None
+        )
         self._transmit()
         link.open()
 
@@ -298,7 +335,7 @@ class PubSubService(Service):
         peer = self._peers.pop(raw, None)
         if peer is None:
             return
-        self.router.peer_left(raw)
+        self.router.peer_left(raw, self._clock.seconds())
         self._counters.dropped_messages += peer.link.queue.dropped_messages
         self._counters.dropped_gossip += peer.link.queue.dropped_gossip
         self._counters.reopened += peer.link.reopened
@@ -363,10 +400,26 @@ class PubSubService(Service):
 
     def _receive(self, raw: bytes, rpc: bytes, now: float) -> None:
         self.router.receive(raw, rpc, now)
+        self._hand_on()
+
+    def _hand_on(self) -> None:
         for delivery in self.router.take_deliveries():
             self._deliver(delivery)
         for peer, topic in self.router.take_arrivals():
             self._arrived(PeerId(peer), topic)
+        for source, exchanged in self.router.take_exchanged():
+            self._exchanged(source, exchanged)
+
+    def _exchanged(self, source: bytes, exchanged: Exchanged) -> None:
+        try:
+            peer = PeerId.from_bytes(exchanged.peer)
+        except ChorusError:
+            return
+        try:
+            self._take_up(PeerId(source), peer, exchanged.record)
+        except Exception:
+            self._counters.errors += 1
+            self._log.failure("peer exchange of {peer}", peer=str(PeerId(source)))
 
     def _deliver(self, delivery: Delivery) -> None:
         entry = self._topics.get(delivery.topic)
@@ -393,16 +446,51 @@ class PubSubService(Service):
         if entry is None or not entry.validators:
             return Validation.ACCEPT
         received = Received(delivery.topic, PeerId(delivery.origin), delivery.data, delivery.message_id)
-        for validator in list(entry.validators):
+        verdict = self._ask(received, list(entry.validators))
+        if not isinstance(verdict, Deferred):
+            return verdict
+        if not entry.waits:
+            verdict.cancel()
+            self._log.error("a validator of {topic} waits, and was not given as one", topic=delivery.topic)
+            return Validation.IGNORE
+        said: list[Validation] = []
+        verdict.addTimeout(VALIDATION_LIMIT, self._clock)
+        verdict.addErrback(self._validation_failed, delivery.topic)
+        settled = verdict.addCallback(said.append)
+        if said:
+            return said[0]
+        self._validating[settled] = None
+        settled.addCallback(lambda _: self._validated(said[0], delivery.message_id, settled))
+        return Validation.LATER
+
+    def _ask(self, received: Received, validators: list[ReceivedValidator]) -> Validation | Deferred[Validation]:
+        """The verdict of all of them, one after the other; the first that does not accept ends it."""
+        while validators:
             try:
-                verdict = validator(received)
+                verdict = validators.pop(0)(received)
             except Exception:
                 self._counters.errors += 1
-                self._log.failure("validator of topic {topic}", topic=delivery.topic)
+                self._log.failure("validator of topic {topic}", topic=received.topic)
                 return Validation.IGNORE
+            if isinstance(verdict, Deferred):
+                return verdict.addCallback(
+                    lambda said: self._ask(received, validators) if said is Validation.ACCEPT else said
+                )
             if verdict is not Validation.ACCEPT:
                 return verdict
         return Validation.ACCEPT
+
+    def _validation_failed(self, failure: Failure, topic: str) -> Validation:
+        if not failure.check(TimeoutError, CancelledError):  # type: ignore[no-untyped-call]
+            self._counters.errors += 1
+            self._log.failure("validator of topic {topic}", failure, topic=topic)
+        return Validation.IGNORE
+
+    def _validated(self, verdict: Validation, message_id: bytes, waiter: Deferred[None]) -> None:
+        self._validating.pop(waiter, None)
+        self.router.validated(message_id, verdict, self._clock.seconds())
+        self._hand_on()
+        self._transmit()
 
     # Out
 
@@ -438,7 +526,18 @@ class PubSubService(Service):
                 if peer.inbound is not None:
                     peer.inbound.check(now)
             self.router.heartbeat(now)
+            if self._heartbeats % self.params.direct_ticks == 0:
+                self._dial_direct()
+            self._heartbeats += 1
             self._transmit()
         except Exception:
             self._counters.errors += 1
             self._log.failure("heartbeat")
+
+    def _dial_direct(self) -> None:
+        for raw in self.router.absent_direct_peers():
+            peer = PeerId(raw)
+            self._host.dial(peer, self._direct[peer]).addCallbacks(lambda _: None, self._direct_failed)
+
+    def _direct_failed(self, failure: Failure) -> None:
+        self._log.debug("a direct peer does not answer: {reason}", reason=failure.value)

@@ -69,8 +69,8 @@ class Network:
         self._carry(listener)
 
     def disconnect(self, one: int, other: int) -> None:
-        self.routers[one].peer_left(self.routers[other].peer_id)
-        self.routers[other].peer_left(self.routers[one].peer_id)
+        self.routers[one].peer_left(self.routers[other].peer_id, self.now)
+        self.routers[other].peer_left(self.routers[one].peer_id, self.now)
 
     def subscribe(self, number: int, topic: str) -> None:
         self.routers[number].subscribe(topic, self.now)

@@ -118,7 +118,9 @@ class Grafting(RouterCase):
         node.take_sends()
         node.receive(peer(13), graft(TOPIC), NOW)
         self.assertNotIn(peer(13), node.mesh(TOPIC))
-        self.assertEqual(self.sent(node, 13).prune, [(TOPIC, 60)])
+        (refusal,) = self.sent(node, 13).prune
+        self.assertEqual((refusal.topic, refusal.backoff), (TOPIC, 60))
+        self.assertEqual({each.peer for each in refusal.peers}, {peer(number) for number in range(1, 13)})
 
     def test_a_full_mesh_still_takes_connections_that_we_dialled(self) -> None:
         node = self.router(14, outbound=1)
@@ -150,7 +152,7 @@ class Grafting(RouterCase):
         node.receive(peer(1), prune(TOPIC, 60), NOW)
         node.receive(peer(1), graft(TOPIC), NOW + 30)
         self.assertEqual(node.mesh(TOPIC), [])
-        self.assertEqual(self.sent(node, 1).prune, [(TOPIC, 60)])
+        self.assertEqual(self.sent(node, 1).prune, [(TOPIC, 60, ())])
         self.assertEqual(node.counters.grafts_in_backoff, 1)
         node.receive(peer(1), graft(TOPIC), NOW + 89)
         self.assertEqual(node.mesh(TOPIC), [])
@@ -158,12 +160,11 @@ class Grafting(RouterCase):
         self.assertEqual(node.mesh(TOPIC), [peer(1)])
 
     def test_a_negative_score_is_pruned_and_never_grafted(self) -> None:
-        scores = {peer(1): -1.0}
         node = self.router(3)
-        node._score = lambda raw: scores.get(raw, 0.0)
+        node.scores.misbehaved(peer(1), 50)
         node.heartbeat(NOW + 1)
         self.assertEqual(node.mesh(TOPIC), [peer(2), peer(3)])
-        self.assertEqual(self.sent(node, 1).prune, [(TOPIC, 60)])
+        self.assertEqual(self.sent(node, 1).prune, [(TOPIC, 60, ())])
         node.receive(peer(1), graft(TOPIC), NOW + 100)
         self.assertNotIn(peer(1), node.mesh(TOPIC))
 
@@ -187,13 +188,13 @@ class Grafting(RouterCase):
     def test_peers_before_1_1_get_no_backoff_field(self) -> None:
         node = self.router(1, protocol=MESHSUB_1_0)
         node.unsubscribe(TOPIC, NOW)
-        self.assertEqual(self.sent(node, 1).prune, [(TOPIC, None)])
+        self.assertEqual(self.sent(node, 1).prune, [(TOPIC, None, ())])
 
     def test_unsubscribing_prunes_with_ten_seconds_then_announces(self) -> None:
         node = self.router(1)
         node.unsubscribe(TOPIC, NOW)
         sent = self.sent(node, 1)
-        self.assertEqual((sent.prune, sent.subscriptions), ([(TOPIC, 10)], [(False, TOPIC)]))
+        self.assertEqual((sent.prune, sent.subscriptions), ([(TOPIC, 10, ())], [(False, TOPIC)]))
         node.unsubscribe(TOPIC, NOW)
         self.assertEqual(node.take_sends(), {})
 
@@ -205,15 +206,15 @@ class Grafting(RouterCase):
         node.heartbeat(NOW + 1)
         members = node.mesh(TOPIC)
         self.assertEqual(len(members), node.params.d)
-        self.assertGreaterEqual(sum(node._is_outbound(member) for member in members), node.params.d_out)
+        self.assertGreaterEqual(sum(node._meshes._is_outbound(member) for member in members), node.params.d_out)
 
     def test_heartbeat_keeps_d_out_connections_that_we_dialled(self) -> None:
         node = self.router(15, outbound=3)
         for number in range(1, 8):
             node.receive(peer(number), graft(TOPIC), NOW)
-        self.assertEqual([member for member in node.mesh(TOPIC) if node._is_outbound(member)], [])
+        self.assertEqual([member for member in node.mesh(TOPIC) if node._meshes._is_outbound(member)], [])
         node.heartbeat(NOW + 1)
-        self.assertEqual(sum(node._is_outbound(member) for member in node.mesh(TOPIC)), node.params.d_out)
+        self.assertEqual(sum(node._meshes._is_outbound(member) for member in node.mesh(TOPIC)), node.params.d_out)
 
     def test_greeting_again_repeats_the_mesh(self) -> None:
         node = self.router(1)
@@ -413,7 +414,7 @@ class Gossip(RouterCase):
         node = self.router(0, subscribed=False, params=GossipParams(flood_publish=False))
         for number in range(100):
             node.publish(f"topic/{number}", b"x", NOW)
-        self.assertEqual(node._fanout, {})
+        self.assertEqual(node._meshes.fanouts, {})
 
 
 class Attacks(RouterCase):
@@ -424,7 +425,7 @@ class Attacks(RouterCase):
         node = self.router(3, subscribed=False)
         flood = [subscription(*(f"t{n + i}" for i in range(100))) for n in range(0, 100_000, 100)]
         leave = [subscription(*(f"t{n + i}" for i in range(100)), subscribe=False) for n in range(0, 100_000, 100)]
-        baseline = len(node._subscribers)
+        baseline = node._peers.topics()
         tracemalloc.start()
         try:
             before = tracemalloc.get_traced_memory()[0]
@@ -434,8 +435,8 @@ class Attacks(RouterCase):
             self.assertLess(tracemalloc.get_traced_memory()[0] - before, 256 * 1024)
             for rpc in leave:
                 node.receive(peer(1), rpc, NOW)
-            node.peer_left(peer(1))
-            self.assertEqual(len(node._subscribers), baseline)
+            node.peer_left(peer(1), NOW)
+            self.assertEqual(node._peers.topics(), baseline)
             self.assertLess(tracemalloc.get_traced_memory()[0] - before, 64 * 1024)
         finally:
             tracemalloc.stop()
@@ -477,14 +478,14 @@ class Attacks(RouterCase):
         for start in range(0, 100_000, 200):
             node.receive(peer(1), graft(*(f"unknown/{start + i}" for i in range(200))), NOW)
         self.assertEqual(node.topics_of(peer(1)), [TOPIC])
-        self.assertEqual(list(node._mesh), [TOPIC])
-        self.assertEqual((len(node._backoffs), node.take_sends()), (0, {}))
+        self.assertEqual(node._meshes.topics(), [TOPIC])
+        self.assertEqual((len(node._meshes.backoffs), node.take_sends()), (0, {}))
 
     def test_prune_of_unknown_topics_leaves_no_state(self) -> None:
         node = self.router(1)
         for number in range(1000):
             node.receive(peer(1), prune(f"unknown/{number}", 60), NOW)
-        self.assertEqual(len(node._backoffs), 0)
+        self.assertEqual(len(node._meshes.backoffs), 0)
 
     def test_cve_2026_33040_cve_2026_34219_prune_backoffs(self) -> None:
         """rust gossipsub: backoff u64 max, then near-max plus slack, at the next heartbeat."""
@@ -503,9 +504,9 @@ class Attacks(RouterCase):
             raw = number.to_bytes(4, "big")
             node.peer_joined(raw, MESHSUB_1_1, outbound=False)
             node.receive(raw, prune(TOPIC, 3600), NOW)
-            node.peer_left(raw)
+            node.peer_left(raw, NOW)
             node.take_sends()
-        self.assertEqual(len(node._backoffs), MAX_BACKOFFS)
+        self.assertEqual(len(node._meshes.backoffs), MAX_BACKOFFS)
 
     def test_iwant_floods(self) -> None:
         """Duplicates of one id, unknown ids, and the same id again and again."""
@@ -585,6 +586,7 @@ class Attacks(RouterCase):
         node = self.router(5)
         node.receive(peer(1), ihave(b"x"), NOW)
         for number in range(1, 6):
-            node.peer_left(peer(number))
-            node.peer_left(peer(number))
-        self.assertEqual((node._peers, node._subscribers, node.mesh(TOPIC), node.take_sends()), ({}, {}, [], {}))
+            node.peer_left(peer(number), NOW)
+            node.peer_left(peer(number), NOW)
+        self.assertEqual((len(node._peers), node._peers.topics(), len(node.scores)), (0, 0, 0))
+        self.assertEqual((node.mesh(TOPIC), node.take_sends()), ([], {}))

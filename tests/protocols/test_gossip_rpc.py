@@ -25,6 +25,7 @@ from chorus.protocols.gossip_rpc import (
     MAX_MESSAGE_FIELDS,
     MAX_PRUNE_FIELDS,
     MessageError,
+    Prune,
     RPCError,
     decode_message,
     decode_rpc,
@@ -79,7 +80,7 @@ class Decoding(PureTestCase):
         self.assertEqual(list(decoded.ihave), ihave)
         self.assertEqual(list(decoded.iwant), iwant)
         self.assertEqual(list(decoded.graft), graft)
-        self.assertEqual(list(decoded.prune), prune)
+        self.assertEqual(list(decoded.prune), [(*entry, ()) for entry in prune])
         self.assertEqual(decoded.passed_over, 0)
 
     @given(st.binary(max_size=400))
@@ -204,7 +205,7 @@ class Limits(PureTestCase):
 
     def test_prune_peers(self) -> None:
         prune = pb.ControlPrune(topicID="t", backoff=1, peers=[pb.PeerInfo()] * (MAX_PRUNE_FIELDS - 2))
-        self.assertEqual(list(decode_rpc(control(prune=[prune])).prune), [("t", 1)])
+        self.assertEqual(list(decode_rpc(control(prune=[prune])).prune), [("t", 1, ())])
         prune.peers.add()
         self.refused(control(prune=[prune]), "protobuf fields")
 
@@ -235,7 +236,7 @@ class Encoding(PureTestCase):
     )
     @settings(max_examples=25, deadline=None)
     def test_mesh_control_is_split(self, grafts, prunes):
-        frames = gossip_rpc.mesh_frames(grafts, prunes)
+        frames = gossip_rpc.mesh_frames(grafts, [Prune(*entry) for entry in prunes])
         self.assertTrue(all(len(raw) <= MAX_CONTROL + 4 for raw in unframe(frames)))
         whole = self.merged(frames).control
         self.assertEqual([entry.topicID for entry in whole.graft], grafts)

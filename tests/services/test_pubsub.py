@@ -178,7 +178,8 @@ class PubSub(ServiceCase):
 
     def test_a_peer_that_refuses_the_protocol_is_forgotten(self) -> None:
         one, two = self.node(1, TOPIC), self.node(2, TOPIC)
-        two.host.served.pop(MESHSUB_1_1)
+        for protocol in PROTOCOLS:
+            two.host.served.pop(protocol)
         one.host.identified = True
         one.host.protocols_of = lambda peer: frozenset(PROTOCOLS)  # type: ignore[method-assign]
         connect(one.host, two.host)

@@ -1,0 +1,155 @@
+"""Lazy gossip: IHAVE and IWANT about what is in the cache, promises, and IDONTWANT (GossipSub 1.0 to 1.2)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+
+from chorus.protocols import gossip_mesh
+from chorus.protocols.gossip_codec import Codec
+from chorus.protocols.gossip_events import Counters, Kind
+from chorus.protocols.gossip_meshes import Meshes
+from chorus.protocols.gossip_outbox import Outbox
+from chorus.protocols.gossip_params import GossipParams
+from chorus.protocols.gossip_peers import Peer, Peers
+from chorus.protocols.gossip_promises import Promises
+from chorus.protocols.gossip_score import PeerScores
+from chorus.protocols.mcache import MessageCache
+from chorus.protocols.seen import SeenCache
+
+
+class LazyGossip:
+    def __init__(
+        self,
+        *,
+        params: GossipParams,
+        peers: Peers,
+        meshes: Meshes,
+        outbox: Outbox,
+        scores: PeerScores,
+        seen: SeenCache,
+        counters: Counters,
+        codec: Codec,
+        rng: random.Random,
+    ) -> None:
+        self.cache = MessageCache(params.mcache_windows, params.mcache_gossip, params.mcache_bytes)
+        self.promises = Promises()
+        self._params = params
+        self._peers = peers
+        self._meshes = meshes
+        self._outbox = outbox
+        self._scores = scores
+        self._seen = seen
+        self._counters = counters
+        self._codec = codec
+        self._rng = rng
+        self._tick = 0
+
+    # What comes in
+
+    def ihave_received(self, peer: bytes, state: Peer, ihave: Iterable[tuple[str, list[bytes]]], now: float) -> None:
+        params = self._params
+        state.ihaves += 1
+        room = params.max_ihave_length - state.asked
+        if state.ihaves > params.max_ihave_messages or room <= 0 or not self._gossips(peer):
+            self._counters.ihave_ignored += 1
+            return
+        wanted: dict[bytes, None] = {}
+        for topic, ids in ihave:
+            if topic in self._meshes:
+                wanted.update((message_id, None) for message_id in ids if message_id not in self._seen)
+        # In a random order, so that a peer which advertises more than it may cannot choose what is asked for, nor
+        # know which id is the promise.
+        ids = gossip_mesh.choose(list(wanted), room, self._rng)
+        if not ids:
+            return
+        state.asked += len(ids)
+        self._counters.iwant_sent += len(ids)
+        self.promises.made(peer, ids[0], now + params.iwant_followup)
+        self._outbox.send_all(peer, Kind.GOSSIP, self._codec.iwant_frames(ids))
+
+    def iwant_received(self, peer: bytes, ids: Iterable[bytes]) -> None:
+        if not self._gossips(peer):
+            return
+        for message_id in ids:
+            frame = self.cache.frame_for(message_id, peer, self._params.retransmissions)
+            if frame is not None:
+                self._counters.iwant_served += 1
+                self._outbox.send(peer, Kind.MESSAGE, frame)
+
+    def idontwant_received(self, state: Peer, ids: Iterable[bytes]) -> None:
+        room = self._params.idontwant_per_heartbeat - state.idontwants
+        last = self._tick + self._params.idontwant_heartbeats
+        for message_id in ids:
+            if room <= 0:
+                self._counters.passed_over += 1
+                return
+            room -= 1
+            state.idontwants += 1
+            self._counters.idontwant_taken += 1
+            state.unwanted.setdefault(message_id, last)
+
+    # What goes out
+
+    def tell_idontwant(self, topic: str, message_id: bytes, *not_to: bytes) -> None:
+        """A large message is here: the mesh need not send it too. Before it is validated, so that it comes in time."""
+        told = [peer for peer in self._meshes.members(topic) if self._peers[peer].known and peer not in not_to]
+        if not told:
+            return
+        frames = self._codec.idontwant_frames([message_id])
+        self._counters.idontwant_sent += len(told)
+        for peer in told:
+            self._outbox.send_all(peer, Kind.CONTROL, frames)
+
+    def wanted(self, targets: list[bytes], message_id: bytes) -> list[bytes]:
+        """Those of `targets` that have not said they do not want it."""
+        left = [peer for peer in targets if message_id not in self._peers[peer].unwanted]
+        self._counters.spared += len(targets) - len(left)
+        return left
+
+    # The heartbeat
+
+    def begin_heartbeat(self, tick: int, now: float) -> None:
+        """Counters begin anew; broken promises are charged."""
+        self._tick = tick
+        for state in self._peers.all():
+            state.ihaves = state.asked = state.idontwants = 0
+            unwanted = state.unwanted
+            while unwanted and unwanted[first := next(iter(unwanted))] < tick:
+                del unwanted[first]
+        for peer, times in self.promises.broken(now).items():
+            self._counters.promises_broken += times
+            self._scores.misbehaved(peer, times)
+
+    def end_heartbeat(self) -> None:
+        """IHAVE to peers outside the meshes. Peers that get the same topics get the same frames, encoded once."""
+        cached = self.cache.gossip_ids()
+        to_peer: dict[bytes, list[str]] = {}
+        for topic in cached:
+            for peer in self._targets(topic):
+                to_peer.setdefault(peer, []).append(topic)
+        encoded: dict[tuple[str, ...], list[bytes]] = {}
+        for peer, topics in to_peer.items():
+            key = tuple(topics)
+            if key not in encoded:
+                share = max(1, self._params.max_ihave_length // len(topics))
+                ids = {topic: gossip_mesh.choose(cached[topic], share, self._rng) for topic in topics}
+                encoded[key] = self._codec.ihave_frames(ids)[: self._params.max_ihave_messages]
+            self._outbox.send_all(peer, Kind.GOSSIP, encoded[key])
+        self.cache.shift()
+
+    def _targets(self, topic: str) -> list[bytes]:
+        members = self._meshes.around(topic)
+        candidates = [
+            peer
+            for peer in self._peers.subscribers(topic)
+            if peer not in members
+            and not (state := self._peers[peer]).floods
+            and not state.direct
+            and self._gossips(peer)
+        ]
+        count = max(self._params.d_lazy, int(self._params.gossip_factor * len(candidates)))
+        return gossip_mesh.choose(candidates, count, self._rng)
+
+    def _gossips(self, peer: bytes) -> bool:
+        return self._scores.score(peer) >= self._scores.params.thresholds.gossip

@@ -1,0 +1,53 @@
+"""Promises: a peer that advertises a message with IHAVE and is asked for it must send it (GossipSub 1.1, "Spam
+Protection Measures": IWANT follow-up). Breaking them is P7."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_PROMISES: Final = 16384
+"""Open promises over all peers; a new one is not made beyond it. One RPC of IHAVE makes one."""
+
+
+class Promises:
+    """One id of each batch asked for is watched, chosen by chance, so that a peer cannot know which."""
+
+    __slots__ = ("_open",)
+
+    def __init__(self) -> None:
+        self._open: dict[bytes, dict[bytes, float]] = {}
+        """Message id → peer → until when."""
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def made(self, peer: bytes, message_id: bytes, until: float) -> None:
+        promises = self._open.get(message_id)
+        if promises is None:
+            if len(self._open) >= MAX_PROMISES:
+                return
+            promises = self._open[message_id] = {}
+        promises.setdefault(peer, until)
+
+    def kept(self, message_id: bytes) -> None:
+        """The message is here, from whomever: nobody is blamed for what came by another way."""
+        self._open.pop(message_id, None)
+
+    def left(self, peer: bytes) -> None:
+        for message_id in [message_id for message_id, promises in self._open.items() if peer in promises]:
+            promises = self._open[message_id]
+            del promises[peer]
+            if not promises:
+                del self._open[message_id]
+
+    def broken(self, now: float) -> dict[bytes, int]:
+        """Peer → promises it has let pass since the last call."""
+        counts: dict[bytes, int] = {}
+        for message_id in list(self._open):
+            promises = self._open[message_id]
+            for peer in [peer for peer, until in promises.items() if until <= now]:
+                counts[peer] = counts.get(peer, 0) + 1
+                del promises[peer]
+            if not promises:
+                del self._open[message_id]
+        return counts

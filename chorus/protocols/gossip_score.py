@@ -1,0 +1,391 @@
+"""Peer scores P1 to P7: what each peer has done for us and to us (GossipSub 1.1, "Peer Scoring"; spec/wire.md 12).
+
+Pure: events come in with `now`, `score` gives a number. The router acts on it; nothing here knows a mesh or a wire.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+import attrs
+
+from chorus.protocols.gossip_score_params import ScoreParams, TopicScoreParams
+
+MAX_RECORDS: Final = 65536
+"""Messages whose senders are remembered for P3 and P4; the oldest leave first."""
+
+RECORD_TTL: Final = 120.0
+"""Seconds a message's senders are remembered: as long as its id is in the seen cache by default."""
+
+MAX_RETAINED: Final = 4096
+"""Peers that have left and whose bad score is kept; the one that left longest ago goes first."""
+
+
+class _Topic:
+    """What a peer did in one topic."""
+
+    __slots__ = ("active", "failure", "first", "grafted_at", "in_mesh", "invalid", "mesh_deliveries", "mesh_time")
+
+    def __init__(self) -> None:
+        self.in_mesh = False
+        self.grafted_at = 0.0
+        self.mesh_time = 0.0
+        self.active = False
+        """In the mesh for long enough that P3 counts."""
+        self.first = 0.0
+        self.mesh_deliveries = 0.0
+        self.failure = 0.0
+        self.invalid = 0.0
+
+
+class _Peer:
+    __slots__ = ("application", "behaviour", "connected", "expires", "group", "topics", "value")
+
+    def __init__(self) -> None:
+        self.topics: dict[str, _Topic] = {}
+        self.connected = False
+        self.expires = 0.0
+        self.group: str | None = None
+        self.behaviour = 0.0
+        self.application = 0.0
+        self.value: float | None = None
+        """The score, until something changes it."""
+
+
+class _Record:
+    """Who sent one message: `at` is when it was accepted, None while that is open or when it was not."""
+
+    __slots__ = ("at", "invalid", "senders")
+
+    def __init__(self, first: bytes) -> None:
+        self.at: float | None = None
+        self.invalid = False
+        self.senders: tuple[bytes, ...] = (first,)
+
+
+@attrs.frozen(kw_only=True)
+class TopicScore:
+    """One topic's part of a score: counters, and what each is worth before the topic's own weight."""
+
+    in_mesh: bool
+    time_in_mesh: float
+    first_deliveries: float
+    mesh_deliveries: float
+    mesh_deliveries_wanted: float
+    mesh_failure: float
+    invalid: float
+    score: float
+
+
+@attrs.frozen(kw_only=True)
+class PeerScoreView:
+    """A peer's score and where it comes from."""
+
+    score: float
+    connected: bool
+    topics: dict[str, TopicScore]
+    application: float
+    group_size: int
+    behaviour: float
+
+
+class PeerScores:
+    """Scores of all peers. `refresh` decays them, every `params.decay_interval` seconds."""
+
+    def __init__(self, params: ScoreParams | None = None) -> None:
+        self.params = params or ScoreParams()
+        self._peers: dict[bytes, _Peer] = {}
+        self._gone: dict[bytes, None] = {}
+        """Peers that left with a bad score, in the order in which they did."""
+        self._groups: dict[str, int] = {}
+        self._traffic: dict[str, float] = {}
+        """Topic → messages that its mesh should have brought, decaying as P3's counters do."""
+        self._records: dict[bytes, _Record] = {}
+        self._order: deque[tuple[float, bytes]] = deque()
+        self._next_refresh = 0.0
+
+    def __len__(self) -> int:
+        return len(self._peers)
+
+    # Peers
+
+    def joined(self, peer: bytes, group: str | None) -> None:
+        """A peer has connected; `group` is its public network, None where addresses are not counted (a LAN, a host)."""
+        stats = self._peers.get(peer)
+        if stats is None:
+            stats = self._peers[peer] = _Peer()
+        self._gone.pop(peer, None)
+        stats.connected = True
+        self._set_group(stats, group)
+
+    def left(self, peer: bytes, now: float) -> None:
+        """It is gone. A good score goes with it; a bad one is kept for `params.retain` seconds."""
+        stats = self._peers.get(peer)
+        if stats is None:
+            return
+        stats.connected = False
+        if self.score(peer) >= 0:
+            self._forget(peer)
+            return
+        for topic, entry in stats.topics.items():
+            entry.first = 0.0
+            self._leave_mesh(topic, entry)
+        stats.value = None
+        stats.expires = now + self.params.retain
+        self._gone[peer] = None
+        if len(self._gone) > MAX_RETAINED:
+            self._forget(next(iter(self._gone)))
+
+    def _forget(self, peer: bytes) -> None:
+        stats = self._peers.pop(peer)
+        self._gone.pop(peer, None)
+        self._set_group(stats, None)
+
+    def _set_group(self, stats: _Peer, group: str | None) -> None:
+        if stats.group == group:
+            return
+        for name, change in ((stats.group, -1), (group, 1)):
+            if name is not None:
+                count = self._groups.get(name, 0) + change
+                if count:
+                    self._groups[name] = count
+                else:
+                    del self._groups[name]
+        changed = {stats.group, group}
+        stats.group = group
+        for other in self._peers.values():
+            if other.group in changed:
+                other.value = None
+        stats.value = None
+
+    def grafted(self, peer: bytes, topic: str, now: float) -> None:
+        stats = self._peers.get(peer)
+        if stats is None:
+            return
+        entry = self._entry(stats, topic)
+        entry.in_mesh = True
+        entry.grafted_at = now
+        entry.mesh_time = 0.0
+        entry.active = False
+        stats.value = None
+
+    def pruned(self, peer: bytes, topic: str) -> None:
+        stats = self._peers.get(peer)
+        entry = stats.topics.get(topic) if stats is not None else None
+        if stats is not None and entry is not None:
+            self._leave_mesh(topic, entry)
+            stats.value = None
+
+    def _leave_mesh(self, topic: str, entry: _Topic) -> None:
+        if entry.in_mesh and entry.active:
+            deficit = self._deficit(topic, entry)
+            entry.failure += deficit * deficit
+        entry.in_mesh = entry.active = False
+        entry.mesh_time = 0.0
+
+    def _entry(self, stats: _Peer, topic: str) -> _Topic:
+        entry = stats.topics.get(topic)
+        if entry is None:
+            entry = stats.topics[topic] = _Topic()
+        return entry
+
+    # Messages
+
+    def arrived(self, peer: bytes, message_id: bytes, now: float) -> None:
+        """A message's first copy; its validity is not known yet."""
+        self._records[message_id] = _Record(peer)
+        self._order.append((now + RECORD_TTL, message_id))
+        if len(self._order) > MAX_RECORDS:
+            self._records.pop(self._order.popleft()[1], None)
+
+    def accepted(self, peer: bytes, topic: str, message_id: bytes, now: float, *, expected: bool) -> None:
+        """The message whose first copy `peer` sent is valid; those who sent it too while that was open count as near
+        first. `expected` when the mesh could have been expected to bring it (nobody was told not to)."""
+        record = self._records.get(message_id)
+        if record is None:
+            return
+        record.at = now
+        params = self.params.of(topic)
+        if expected:
+            self._traffic[topic] = self._traffic.get(topic, 0.0) + 1.0
+        for sender in record.senders:
+            stats = self._peers.get(sender)
+            if stats is None:
+                continue
+            entry = self._entry(stats, topic)
+            if sender == peer:
+                entry.first = min(entry.first + 1.0, params.first_cap)
+            self._near_first(entry, params)
+            stats.value = None
+
+    def duplicate(self, peer: bytes, topic: str, message_id: bytes, now: float) -> None:
+        """One more copy, of a message that has been here."""
+        record = self._records.get(message_id)
+        if record is None or peer in record.senders:
+            return
+        stats = self._peers.get(peer)
+        if stats is None:
+            return
+        if record.invalid:
+            record.senders += (peer,)
+            self.invalid(peer, topic)
+        elif record.at is None:
+            record.senders += (peer,)
+        elif now - record.at <= (params := self.params.of(topic)).mesh_deliveries_window:
+            record.senders += (peer,)
+            self._near_first(self._entry(stats, topic), params)
+            stats.value = None
+
+    def rejected(self, topic: str, message_id: bytes) -> None:
+        """A validator found it invalid, whoever looks at it: all who sent it should have seen that."""
+        record = self._records.get(message_id)
+        if record is None or record.invalid:
+            return
+        record.invalid = True
+        for sender in record.senders:
+            self.invalid(sender, topic)
+
+    def ignored(self, message_id: bytes) -> None:
+        """Nobody's merit and nobody's fault."""
+        self._records.pop(message_id, None)
+
+    def invalid(self, peer: bytes, topic: str) -> None:
+        """P4: an invalid message that never got as far as its id (a forged signature, a broken shape)."""
+        stats = self._peers.get(peer)
+        if stats is not None:
+            self._entry(stats, topic).invalid += 1.0
+            stats.value = None
+
+    @staticmethod
+    def _near_first(entry: _Topic, params: TopicScoreParams) -> None:
+        if entry.in_mesh:
+            entry.mesh_deliveries = min(entry.mesh_deliveries + 1.0, params.mesh_deliveries_cap)
+
+    # Behaviour
+
+    def misbehaved(self, peer: bytes, times: float = 1.0) -> None:
+        """P7."""
+        stats = self._peers.get(peer)
+        if stats is not None:
+            stats.behaviour += times
+            stats.value = None
+
+    def set_application(self, peer: bytes, value: float) -> None:
+        """P5."""
+        stats = self._peers.get(peer)
+        if stats is not None:
+            stats.application = value
+            stats.value = None
+
+    # Time
+
+    def refresh(self, now: float) -> None:
+        """Decay everything by one step when `decay_interval` is over. After a pause no step is made up for: a node
+        that slept must not find its peers forgiven."""
+        while self._order and self._order[0][0] <= now:
+            self._records.pop(self._order.popleft()[1], None)
+        if now < self._next_refresh:
+            return
+        params = self.params
+        self._next_refresh = now + params.decay_interval * 0.99
+        zero = params.decay_to_zero
+        for topic, traffic in list(self._traffic.items()):
+            self._traffic[topic] = traffic * params.of(topic).mesh_deliveries_decay
+            if self._traffic[topic] < zero:
+                del self._traffic[topic]
+        for peer in [peer for peer in self._gone if self._peers[peer].expires <= now]:
+            self._forget(peer)
+        for stats in self._peers.values():
+            stats.value = None
+            stats.behaviour = _decay(stats.behaviour, params.behaviour_decay, zero)
+            for topic, entry in stats.topics.items():
+                self._age(entry, params.of(topic), now)
+
+    def _age(self, entry: _Topic, params: TopicScoreParams, now: float) -> None:
+        zero = self.params.decay_to_zero
+        entry.first = _decay(entry.first, params.first_decay, zero)
+        entry.mesh_deliveries = _decay(entry.mesh_deliveries, params.mesh_deliveries_decay, zero)
+        entry.failure = _decay(entry.failure, params.mesh_failure_decay, zero)
+        entry.invalid = _decay(entry.invalid, params.invalid_decay, zero)
+        if entry.in_mesh:
+            entry.mesh_time = now - entry.grafted_at
+            entry.active = entry.active or entry.mesh_time > params.mesh_deliveries_activation
+
+    # The score
+
+    def score(self, peer: bytes) -> float:
+        """0 for a peer that nobody knows."""
+        stats = self._peers.get(peer)
+        if stats is None:
+            return 0.0
+        if stats.value is None:
+            stats.value = self._compute(stats)
+        return stats.value
+
+    def _compute(self, stats: _Peer) -> float:
+        params = self.params
+        topics = sum(params.of(topic).weight * self._of_topic(topic, entry) for topic, entry in stats.topics.items())
+        if params.topic_cap:
+            topics = min(topics, params.topic_cap)
+        crowd = max(0, self._group_size(stats) - params.group_threshold)
+        excess = max(0.0, stats.behaviour - params.behaviour_threshold)
+        return (
+            topics
+            + params.application_weight * stats.application
+            + params.group_weight * crowd * crowd
+            + params.behaviour_weight * excess * excess
+        )
+
+    def _of_topic(self, topic: str, entry: _Topic) -> float:
+        params = self.params.of(topic)
+        score = params.first_weight * entry.first
+        if entry.in_mesh:
+            quanta = min(entry.mesh_time / params.mesh_time_quantum, params.mesh_time_cap)
+            score += params.mesh_time_weight * quanta
+            if entry.active:
+                deficit = self._deficit(topic, entry)
+                score += params.mesh_deliveries_weight * deficit * deficit
+        score += params.mesh_failure_weight * entry.failure
+        return score + params.invalid_weight * entry.invalid * entry.invalid
+
+    def wanted(self, topic: str) -> float:
+        """P3's threshold as it is now: a share of the recent traffic, at most the configured one."""
+        params = self.params.of(topic)
+        return min(params.mesh_deliveries_threshold, params.mesh_deliveries_share * self._traffic.get(topic, 0.0))
+
+    def _deficit(self, topic: str, entry: _Topic) -> float:
+        return max(0.0, self.wanted(topic) - entry.mesh_deliveries)
+
+    def _group_size(self, stats: _Peer) -> int:
+        return self._groups.get(stats.group, 0) if stats.group is not None else 0
+
+    def view(self, peer: bytes) -> PeerScoreView | None:
+        stats = self._peers.get(peer)
+        if stats is None:
+            return None
+        return PeerScoreView(
+            score=self.score(peer),
+            connected=stats.connected,
+            topics={
+                topic: TopicScore(
+                    in_mesh=entry.in_mesh,
+                    time_in_mesh=entry.mesh_time,
+                    first_deliveries=entry.first,
+                    mesh_deliveries=entry.mesh_deliveries,
+                    mesh_deliveries_wanted=self.wanted(topic),
+                    mesh_failure=entry.failure,
+                    invalid=entry.invalid,
+                    score=self._of_topic(topic, entry),
+                )
+                for topic, entry in stats.topics.items()
+            },
+            application=stats.application,
+            group_size=self._group_size(stats),
+            behaviour=stats.behaviour,
+        )
+
+
+def _decay(value: float, factor: float, zero: float) -> float:
+    value *= factor
+    return value if value >= zero else 0.0
