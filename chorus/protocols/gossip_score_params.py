@@ -67,9 +67,9 @@ class TopicScoreParams:
     mesh_failure_weight: float = -1.0
     """P3b: a deficit stays with a peer that is pruned or leaves."""
     mesh_failure_decay: float = 0.995
-    invalid_weight: float = -100.0
-    """P4: the square of the number of invalid messages."""
-    invalid_decay: float = 0.999
+    invalid_weight: float = -20.0
+    """P4: the square of the number of invalid messages: one costs the place in the mesh, four in a row all hearing."""
+    invalid_decay: float = 0.995
 
     def __attrs_post_init__(self) -> None:
         _check_finite(self)
