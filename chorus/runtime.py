@@ -268,7 +268,15 @@ class NodeService(Service):
         from chorus.services.pubsub import PubSubService
 
         settings, identity, p2p = self.settings, self.parts["identity"], self.parts["p2p"]
-        pubsub = PubSubService(p2p, identity, self._reactor, rng=self._rng)
+        pubsub = PubSubService(
+            p2p,
+            identity,
+            self._reactor,
+            rng=self._rng,
+            direct=[Multiaddr.parse(each) for each in settings.gossip_direct_peers],
+            record_of=self._record_of,
+            take_up=self._exchanged,
+        )
         messaging = Messaging(
             pubsub,
             identity.peer_id,
@@ -301,6 +309,16 @@ class NodeService(Service):
         presence = PresenceService(messaging, pubsub, self._reactor, profile, load)
         self.parts.update(pubsub=pubsub, messaging=messaging, presence=presence, load=load)
         return [Step("pub/sub", start=pubsub.startService, stop=pubsub.stopService)]
+
+    def _record_of(self, peer: PeerId) -> bytes | None:
+        # Discovery is built after pub/sub, and stopped before it.
+        discovery = self.parts.get("discovery")
+        return None if discovery is None else discovery.record_of(peer)
+
+    def _exchanged(self, source: PeerId, peer: PeerId, record: bytes | None) -> None:
+        discovery = self.parts.get("discovery")
+        if discovery is not None:
+            discovery.exchanged(source, peer, record)
 
     # tasks
 
@@ -491,6 +509,7 @@ class NodeService(Service):
             clock=self._reactor,
             wall=self._wall,
             state=lambda: self.state,
+            pubsub=parts["pubsub"],
             extra=(("tasks", self._task_counts), ("sandbox", self._sandbox_status)),
         )
         metrics = Metrics()

@@ -166,13 +166,14 @@ def peers(options: Options, api: Api) -> int:
             peer["role"] or "",
             _availability(peer["availability"] or {}),
             "" if peer["latency_ms"] is None else f"{peer['latency_ms']:.1f} ms",
+            "" if peer.get("score") is None else f"{peer['score']:.1f}",
             peer["direction"] or "",
             peer["address"] or "",
             peer["peer_id"],
         )
         for peer in found["peers"]
     ]
-    show.table(("agent", "role", "state", "latency", "direction", "address", "peer id"), rows, "no peers")
+    show.table(("agent", "role", "state", "latency", "score", "direction", "address", "peer id"), rows, "no peers")
     return 0
 
 

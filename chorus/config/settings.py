@@ -74,6 +74,14 @@ class Settings(BaseSettings):
     )
     found: bool = Field(False, description="Found a new cluster, even where bootstrap peers are configured.")
     open: bool = Field(False, description="Open mode: no admission, no tasks; for interoperability tests alone.")
+    gossip_direct_peers: Annotated[
+        tuple[str, ...], BeforeValidator(values.split), AfterValidator(values.peer_multiaddrs)
+    ] = Field(
+        (),
+        description="Peers kept connected that get every pub/sub message whatever their score, each with its peer id; "
+        "they name this node too.",
+        examples=["/ip4/192.0.2.7/tcp/9000/p2p/12D3KooWEuMkCc5oXuffpf9HRxZdEnHPJBBYH6pdKgkY6AnwwnXb"],
+    )
     mdns_enabled: bool = Field(True, description="Find members on the local network by mDNS.")
     join_stagger_ms: int = Field(0, ge=0, le=600_000, description="Largest random delay before joining.")
     max_connections: int = Field(192, ge=4, le=10_000, description="Connections to peers, both directions together.")

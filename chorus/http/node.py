@@ -1,5 +1,5 @@
 # mypy: allow-untyped-calls
-"""`/v1/peers`, `/v1/status` and `/metrics`."""
+"""`/v1/peers`, `/v1/pubsub`, `/v1/status` and `/metrics`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,12 @@ def add_node(app: Klein, node: NodeView, metrics: Metrics) -> None:
         want(request, JSON_TYPE)
         query(request)
         return json_reply(request, {"peers": node.peers()})
+
+    @app.route("/v1/pubsub", methods=["GET"])
+    def pubsub(request: ApiRequest) -> bytes:
+        want(request, JSON_TYPE)
+        query(request)
+        return json_reply(request, node.pubsub())
 
     @app.route("/v1/status", methods=["GET"])
     def status(request: ApiRequest) -> bytes:

@@ -178,6 +178,17 @@ def _paths() -> dict[str, Any]:
         "/v1/peers": {
             "get": _operation("listPeers", "node", "Peers of this node", "", {200: _json("PeerList", "Peers.")}, [])
         },
+        "/v1/pubsub": {
+            "get": _operation(
+                "getPubSub",
+                "node",
+                "Pub/sub: meshes and scores",
+                "What each peer's score is made of: P1 to P4 by topic, P5 (application), P6 (group_size) and P7 "
+                "(behaviour), with the thresholds that the router acts on.",
+                {200: _json("PubSub", "Topics, peers, counters.")},
+                [],
+            )
+        },
         "/v1/status": {
             "get": _operation("getStatus", "node", "This node", "", {200: _json("Status", "Its state.")}, [])
         },

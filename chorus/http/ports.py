@@ -87,7 +87,11 @@ class Blobs(Protocol):
 
 class NodeView(Protocol):
     def peers(self) -> list[Document]:
-        """[{peer_id, agent_id, role, address, direction, connected_since, latency_ms, availability, capabilities}]."""
+        """[{peer_id, agent_id, role, address, direction, connected_since, latency_ms, score, availability,
+        capabilities}]."""
+
+    def pubsub(self) -> Document:
+        """{topics: [{topic, mesh, subscribers}], peers: [{peer_id, score, …}], thresholds, counters}."""
 
     def status(self) -> Document:
         """{agent_id, peer_id, cluster_id, version, role, state, uptime_s, addresses, peers, tasks: {…},

@@ -279,8 +279,55 @@ def peer() -> Schema:
             "direction": {"enum": ["inbound", "outbound", None]},
             "connected_since": {"type": ["number", "null"]},
             "latency_ms": {"type": ["number", "null"]},
+            "score": {"type": ["number", "null"], "description": "In pub/sub; below 0 it is in no mesh."},
             "availability": {"type": ["object", "null"]},
             "capabilities": {"type": ["object", "null"]},
+        }
+    )
+
+
+def pubsub() -> Schema:
+    number: Schema = {"type": "number"}
+    whole: Schema = {"type": "integer", "minimum": 0}
+    topic_score = _object(
+        {
+            "in_mesh": {"type": "boolean"},
+            "time_in_mesh": {"type": "number", "description": "P1: seconds."},
+            "first_deliveries": {"type": "number", "description": "P2."},
+            "mesh_deliveries": {"type": "number", "description": "P3."},
+            "mesh_deliveries_wanted": {"type": "number", "description": "P3's threshold at present."},
+            "mesh_failure": {"type": "number", "description": "P3b."},
+            "invalid": {"type": "number", "description": "P4."},
+            "score": {"type": "number", "description": "Of this topic, before its weight."},
+        }
+    )
+    return _object(
+        {
+            "topics": {
+                "type": "array",
+                "items": _object(
+                    {
+                        "topic": {"type": "string"},
+                        "mesh": {"type": "array", "items": {"type": "string"}, "description": "Peer ids."},
+                        "subscribers": whole,
+                    }
+                ),
+            },
+            "peers": {
+                "type": "array",
+                "items": _object(
+                    {
+                        "peer_id": {"type": "string"},
+                        "score": number,
+                        "application": {"type": "number", "description": "P5."},
+                        "group_size": {**whole, "description": "P6: peers of its public network."},
+                        "behaviour": {"type": "number", "description": "P7."},
+                        "topics": {"type": "object", "additionalProperties": topic_score},
+                    }
+                ),
+            },
+            "thresholds": {"type": "object", "additionalProperties": number},
+            "counters": {"type": "object", "additionalProperties": whole},
         }
     )
 
@@ -328,6 +375,7 @@ def all_schemas(policy: spec.LimitPolicy) -> dict[str, Schema]:
         "Peer": peer(),
         "PeerList": _object({"peers": {"type": "array", "items": ref("Peer")}}),
         "Problem": problem(),
+        "PubSub": pubsub(),
         "ServerSentEvent": _object(
             {
                 "id": {"type": "string"},

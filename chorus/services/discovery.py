@@ -18,11 +18,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chorus import strictjson
-from chorus.errors import ChorusError
+from chorus.errors import ChorusError, PeerError
 from chorus.identity import Identity, PeerId
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols import peers
-from chorus.protocols.envelope import PeerRecord
+from chorus.protocols.envelope import EnvelopeError, PeerRecord
 from chorus.protocols.stream import Connection, Host, ProtocolOptions, Stream
 from chorus.protocols.streamio import StreamIO
 from chorus.services.bootstrap import MAX_ADDRESSES, MAX_DIALS, MAX_MEMBERS, Source, Target, Targets, join_stagger
@@ -274,6 +274,28 @@ class DiscoveryService(Service):
     def _hear(self, peer: PeerId, addresses: tuple[Multiaddr, ...]) -> None:
         if self.targets.add(peer, addresses, Source.HEARD, self._clock.seconds()):
             self._schedule()
+
+    def record_of(self, peer: PeerId) -> bytes | None:
+        """The newest signed record of a peer that is a member, to be passed on."""
+        target = self.targets.get(peer)
+        return target.record if target is not None and target.connected else None
+
+    def exchanged(self, source: PeerId, peer: PeerId, envelope: bytes | None) -> None:
+        """`source` pruned us and names `peer` instead. Only what its own signed record says is believed."""
+        connection = self._host.connection(source)
+        if envelope is None or connection is None or not self.running:
+            self.counters["exchange_passed_over"] += 1
+            return
+        try:
+            record = PeerRecord.open(envelope)
+            if record.peer_id != peer:
+                raise EnvelopeError(f"the record is of {record.peer_id}, not of {peer}")
+        except PeerError as error:
+            self.counters["exchange_refused"] += 1
+            self._log.debug("{peer} exchanged a bad record: {error}", peer=source, error=error)
+            return
+        self.counters["heard_exchange"] += 1
+        self._learn(record, envelope, connection)
 
     def _ask_later(self) -> None:
         self._ask_timer = self._clock.callLater(self._ask_wait * (0.75 + self._rng.random() / 2), self._ask_somebody)

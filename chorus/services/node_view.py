@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 import attrs
 
 from chorus import __version__
+from chorus.services.pubsub_view import pubsub_document
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
     from chorus.http.ports import Document
+    from chorus.identity import PeerId
     from chorus.protocols.stream import Connection
     from chorus.seams import JSON
     from chorus.services.p2p import P2PService
     from chorus.services.presence import Load, PresenceView, Profile
+    from chorus.services.pubsub import PubSubService
 
 
 @attrs.frozen
@@ -57,6 +60,7 @@ class NodeView:
         clock: IReactorTime,
         wall: Callable[[], float],
         state: Callable[[], str],
+        pubsub: PubSubService,
         extra: Sequence[tuple[str, Callable[[], JSON]]] = (),
     ) -> None:
         self._host = host
@@ -67,6 +71,7 @@ class NodeView:
         self._clock = clock
         self._wall = wall
         self._state = state
+        self._pubsub = pubsub
         self._extra = tuple(extra)
         self._begun = clock.seconds()
         self._since: dict[Connection, float] = {}
@@ -82,9 +87,16 @@ class NodeView:
     def _left(self, connection: Connection) -> None:
         self._since.pop(connection, None)
 
+    def pubsub(self) -> Document:
+        return pubsub_document(self._pubsub)
+
     def peers(self) -> list[Document]:
         """One document a connected member, by peer id; nulls where it has not said it yet."""
         return [self._peer(each) for each in sorted(self._host.connections(), key=lambda each: each.peer_id)]
+
+    def _score(self, peer: PeerId) -> float | None:
+        view = self._pubsub.router.score_view(peer.raw)
+        return None if view is None or not view.connected else round(view.score, 3)
 
     def _peer(self, connection: Connection) -> Document:
         peer = connection.peer_id
@@ -100,6 +112,7 @@ class NodeView:
             "direction": "inbound" if connection.inbound else "outbound",
             "connected_since": self._since.get(connection),
             "latency_ms": None if latency is None else round(latency * 1000, 3),
+            "score": self._score(peer),
             "availability": None
             if availability is None
             else {

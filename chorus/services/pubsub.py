@@ -276,6 +276,14 @@ class PubSubService(Service):
             "rpcs_received": router.rpcs,
             "rpcs_sent": self._counters.sent,
             "passed_over": router.passed_over,
+            "graylisted": router.graylisted,
+            "throttled": router.throttled,
+            "promises_broken": router.promises_broken,
+            "idontwant_sent": router.idontwant_sent,
+            "idontwant_taken": router.idontwant_taken,
+            "spared": router.spared,
+            "exchanged": router.exchanged,
+            "opportunistic_grafts": router.opportunistic,
             "streams_refused": self._counters.streams_refused,
             "streams_reopened": self._counters.reopened + sum(link.reopened for link in links),
             "dropped_messages": self._counters.dropped_messages + sum(link.queue.dropped_messages for link in links),
@@ -450,6 +458,7 @@ class PubSubService(Service):
         if not isinstance(verdict, Deferred):
             return verdict
         if not entry.waits:
+            verdict.addErrback(self._validation_failed, delivery.topic)
             verdict.cancel()
             self._log.error("a validator of {topic} waits, and was not given as one", topic=delivery.topic)
             return Validation.IGNORE

@@ -276,7 +276,7 @@ class Looking(CommandCase):
 
     async def test_peers_and_status(self) -> None:
         out = (await self.good("peers")).out
-        self.assertIn("node-2  developer  ready  0.4 ms   outbound   /ip4/127.0.0.1/tcp/9001", out)
+        self.assertIn("node-2  developer  ready  0.4 ms   1.5    outbound   /ip4/127.0.0.1/tcp/9001", out)
         self.assertEqual((await self.good("peers", "--json")).json, {"peers": self.node.peers()})
         self.assertIn("sandbox    usable", (await self.good("status")).out)
         self.assertEqual((await self.good("status", "--json")).json, self.node.status())

@@ -279,10 +279,39 @@ class FakeNode:
                 "direction": "outbound",
                 "connected_since": 1.0,
                 "latency_ms": 0.4,
+                "score": 1.5,
                 "availability": {"status": "ready"},
                 "capabilities": None,
             }
         ]
+
+    def pubsub(self) -> Document:
+        topic = {
+            "in_mesh": True,
+            "time_in_mesh": 3.0,
+            "first_deliveries": 1.0,
+            "mesh_deliveries": 1.0,
+            "mesh_deliveries_wanted": 0.5,
+            "mesh_failure": 0.0,
+            "invalid": 0.0,
+            "score": 1.03,
+        }
+        peer = "12D3KooWEuMkCc5oXuffpf9HRxZdEnHPJBBYH6pdKgkY6AnwwnXb"
+        return {
+            "topics": [{"topic": "chorus/tasks", "mesh": [peer], "subscribers": 1}],
+            "peers": [
+                {
+                    "peer_id": peer,
+                    "score": 1.03,
+                    "application": 0.0,
+                    "group_size": 0,
+                    "behaviour": 0.0,
+                    "topics": {"chorus/tasks": topic},
+                }
+            ],
+            "thresholds": {"gossip": -50.0},
+            "counters": {"published": 3},
+        }
 
     def status(self) -> Document:
         return {

@@ -184,6 +184,7 @@ class Tasks(ApiCase):
 class Node(ApiCase):
     async def test_peers_and_status(self) -> None:
         self.assertEqual((await self.ask("GET", "/v1/peers")).json, {"peers": self.node.peers()})
+        self.assertEqual((await self.ask("GET", "/v1/pubsub")).json, self.node.pubsub())
         self.assertEqual((await self.ask("GET", "/v1/status")).json, self.node.status())
 
     async def test_metrics(self) -> None:
@@ -273,6 +274,7 @@ class Protocol(ApiCase):
             "/v1/blobs": {"PUT"},
             "/v1/blobs/" + "0" * 64: {"GET", "HEAD", "PUT"},
             "/v1/peers": {"GET", "HEAD"},
+            "/v1/pubsub": {"GET", "HEAD"},
             "/metrics": {"GET", "HEAD"},
         }
         for path, allowed in table.items():

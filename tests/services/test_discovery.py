@@ -360,6 +360,40 @@ class PeersTests(DiscoveryTestCase):
         connection.close()
         return peers.decode_answer(stream.receiver.data[start:])
 
+    def test_peer_exchange_believes_signed_records_alone(self) -> None:
+        """A PRUNE names other peers; only what their own record says leads anywhere."""
+        self.node(0)
+        self.node(2)
+        host, service = self.node(1, contacts=[self.contact(0)], exchange_peers=False)
+        self.wait(3)
+        source = IDENTITIES[0].peer_id
+        self.assertEqual(self.connected(host), {0})
+        self.assertIsNone(service.record_of(IDENTITIES[2].peer_id))
+        record = PeerRecord(IDENTITIES[2].peer_id, 1, (address_of(IDENTITIES[2]).without_peer(),))
+        good = record.seal(IDENTITIES[2])
+        service.exchanged(source, IDENTITIES[2].peer_id, None)
+        service.exchanged(IDENTITIES[5].peer_id, IDENTITIES[2].peer_id, good)
+        self.assertEqual(service.counters["exchange_passed_over"], 2)
+        service.exchanged(source, IDENTITIES[3].peer_id, good)
+        service.exchanged(source, IDENTITIES[2].peer_id, good[:-1] + bytes([good[-1] ^ 1]))
+        service.exchanged(source, IDENTITIES[2].peer_id, b"garbage")
+        self.assertEqual(service.counters["exchange_refused"], 3)
+        self.wait(3)
+        self.assertEqual(self.connected(host), {0})
+        service.exchanged(source, IDENTITIES[2].peer_id, good)
+        self.wait(3)
+        self.assertEqual(self.connected(host), {0, 2})
+
+    def test_records_that_are_passed_on_are_those_of_connected_members(self) -> None:
+        _, service = self.node(0)
+        other, _ = self.node(1, contacts=[self.contact(0)])
+        self.wait(3)
+        envelope = service.record_of(other.peer_id)
+        assert envelope is not None
+        self.assertEqual(PeerRecord.open(envelope).peer_id, other.peer_id)
+        other.went_down()
+        self.assertIsNone(service.record_of(other.peer_id))
+
     def test_own_record_follows_the_addresses(self) -> None:
         host, _ = self.node(0)
         first = self.answer_of(0)[0][0]

@@ -1,0 +1,59 @@
+"""What the API shows of pub/sub: topics with their meshes, and every peer's score with where it comes from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import attrs
+
+from chorus.identity import PeerId
+
+if TYPE_CHECKING:
+    from chorus.http.ports import Document
+    from chorus.protocols.gossip import GossipRouter
+    from chorus.seams import JSON
+    from chorus.services.pubsub import PubSubService
+
+DIGITS = 6
+"""Decimal places of scores and counters."""
+
+
+def pubsub_document(pubsub: PubSubService) -> Document:
+    """{topics: [{topic, mesh, subscribers}], peers: [{peer_id, score, …}], thresholds, counters}; peers by their id."""
+    router = pubsub.router
+    counters = {name: count for name, count in pubsub.counters().items() if count is not None}
+    return {
+        "topics": [
+            {
+                "topic": topic,
+                "mesh": cast("JSON", [str(PeerId(raw)) for raw in router.mesh(topic)]),
+                "subscribers": len(router.subscribers(topic)),
+            }
+            for topic in sorted(router.topics())
+        ],
+        "peers": [_peer(router, raw) for raw in sorted(router.peers())],
+        "thresholds": cast("JSON", attrs.asdict(router.scores.params.thresholds)),
+        "counters": cast("JSON", counters),
+    }
+
+
+def _peer(router: GossipRouter, raw: bytes) -> Document:
+    view = router.score_view(raw)
+    assert view is not None, "a connected peer has a score"
+    return {
+        "peer_id": str(PeerId(raw)),
+        "score": round(view.score, DIGITS),
+        "application": round(view.application, DIGITS),
+        "group_size": view.group_size,
+        "behaviour": round(view.behaviour, DIGITS),
+        "topics": {
+            topic: cast(
+                "JSON",
+                {
+                    name: round(value, DIGITS) if isinstance(value, float) else value
+                    for name, value in attrs.asdict(each).items()
+                },
+            )
+            for topic, each in view.topics.items()
+        },
+    }

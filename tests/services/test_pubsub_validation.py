@@ -1,0 +1,196 @@
+"""Validators that answer later, peer exchange, direct peers and what the API shows, over hosts in memory."""
+
+from __future__ import annotations
+
+import random
+
+from twisted.internet.defer import Deferred
+
+from chorus.multiformats.multiaddr import Multiaddr
+from chorus.protocols.gossip_events import Validation
+from chorus.protocols.gossip_params import MAX_PENDING_PER_PEER, GossipParams
+from chorus.protocols.gossip_rpc import Exchanged, Prune, mesh_frames
+from chorus.services.pubsub import VALIDATION_LIMIT, PubSubService, Received
+from chorus.services.pubsub_view import pubsub_document
+from tests.protocols.gossip_network import identity
+from tests.services.memory_host import MemoryHost, connect
+from tests.services.test_pubsub import TOPIC, Node, ServiceCase
+
+
+class Later(ServiceCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.one, self.two = self.node(1, TOPIC), self.node(2)
+        self.heard: list[Received] = []
+        self.answers: list[Deferred[Validation]] = []
+
+    def validator(self, received: Received) -> Deferred[Validation]:
+        answer: Deferred[Validation] = Deferred()
+        self.answers.append(answer)
+        return answer
+
+    def listen(self, *validators: object, waits: bool = True) -> None:
+        for validator in validators:
+            self.two.pubsub.subscribe(TOPIC, self.heard.append, validator, waits=waits)
+        connect(self.one.host, self.two.host)
+        self.run_a_while(1.2)
+
+    def say(self, text: bytes) -> None:
+        self.one.pubsub.publish(TOPIC, text)
+        self.run_a_while(0)
+
+    def test_delivered_when_it_is_accepted(self) -> None:
+        self.listen(self.validator)
+        self.say(b"x")
+        self.assertEqual((self.heard, self.two.pubsub.router.pending), ([], 1))
+        self.answers[0].callback(Validation.ACCEPT)
+        self.assertEqual([each.data for each in self.heard], [b"x"])
+        self.assertEqual(self.two.pubsub.router.pending, 0)
+
+    def test_answered_at_once(self) -> None:
+        def at_once(received: Received) -> Deferred[Validation]:
+            answer: Deferred[Validation] = Deferred()
+            answer.callback(Validation.ACCEPT)
+            return answer
+
+        self.listen(at_once)
+        self.say(b"x")
+        self.assertEqual(([each.data for each in self.heard], self.two.pubsub.router.pending), ([b"x"], 0))
+
+    def test_several_one_after_the_other_until_one_does_not_accept(self) -> None:
+        asked: list[str] = []
+
+        def plain(received: Received) -> Validation:
+            asked.append("plain")
+            return Validation.ACCEPT
+
+        self.listen(self.validator, plain, self.validator)
+        self.say(b"x")
+        self.say(b"y")
+        self.assertEqual((len(self.answers), asked), (2, []))
+        self.answers[0].callback(Validation.ACCEPT)
+        self.answers[1].callback(Validation.REJECT)
+        self.assertEqual((len(self.answers), asked), (3, ["plain"]))
+        self.answers[2].callback(Validation.ACCEPT)
+        self.assertEqual([each.data for each in self.heard], [b"x"] * 3, "three callbacks, one message")
+        self.assertEqual(self.two.pubsub.counters()["rejected"], 1)
+
+    def test_no_answer_in_time_is_ignored(self) -> None:
+        self.listen(self.validator)
+        self.say(b"x")
+        self.run_a_while(VALIDATION_LIMIT + 1)
+        counters = self.two.pubsub.counters()
+        self.assertEqual((self.heard, self.two.pubsub.router.pending, counters["ignored"]), ([], 0, 1))
+        self.assertEqual(counters["errors"], 0)
+
+    def test_a_failure_is_logged_and_ignored(self) -> None:
+        self.listen(self.validator)
+        self.say(b"x")
+        self.answers[0].errback(ZeroDivisionError())
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual((self.heard, self.two.pubsub.router.pending), ([], 0))
+
+    def test_a_queue_that_is_full_asks_nobody(self) -> None:
+        self.listen(self.validator)
+        for number in range(MAX_PENDING_PER_PEER + 7):
+            self.say(b"%d" % number)
+        self.assertEqual(len(self.answers), MAX_PENDING_PER_PEER)
+        self.assertEqual(self.two.pubsub.counters()["throttled"], 7)
+        for answer in self.answers:
+            answer.callback(Validation.ACCEPT)
+        self.run_a_while(3)
+        late = len(self.answers) - MAX_PENDING_PER_PEER
+        self.assertEqual(late, 0, "a member of the mesh is not gossiped to, so they stay lost")
+
+    def test_who_waits_must_say_so(self) -> None:
+        self.listen(self.validator, waits=False)
+        self.say(b"x")
+        self.assertEqual((self.heard, self.two.pubsub.router.pending), ([], 0))
+        self.assertEqual(self.two.pubsub.counters()["ignored"], 1)
+
+    def test_stopping_gives_them_up(self) -> None:
+        self.listen(self.validator)
+        self.say(b"x")
+        self.two.pubsub.stopService()
+        self.run_a_while(VALIDATION_LIMIT + 1)
+        self.assertEqual(self.heard, [])
+
+
+class Exchange(ServiceCase):
+    def test_named_peers_are_handed_on_with_who_named_them(self) -> None:
+        taken: list[tuple[object, object, object]] = []
+        one, two = self.node(1, TOPIC), self.node(2, TOPIC)
+        two.pubsub._take_up = lambda *what: taken.append(what)
+        out, _ = connect(one.host, two.host)
+        self.run_a_while(1.2)
+        for number in range(10):
+            one.pubsub.publish(TOPIC, b"%d" % number)
+        self.run_a_while(0)
+        named = (Exchanged(identity(5).peer_id.raw, b"record"), Exchanged(b"no peer id", None))
+        self.stream(out, inbound=False).write(mesh_frames([], [Prune(TOPIC, 60, named)])[0])
+        self.run_a_while(0)
+        self.assertEqual(taken, [(one.identity.peer_id, identity(5).peer_id, b"record")])
+
+    def test_a_failure_is_counted(self) -> None:
+        one, two = self.node(1, TOPIC), self.node(2, TOPIC)
+
+        def broken(*what: object) -> None:
+            raise ZeroDivisionError
+
+        two.pubsub._take_up = broken
+        two.pubsub._exchanged(one.identity.peer_id.raw, Exchanged(identity(5).peer_id.raw, None))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(two.pubsub.counters()["errors"], 1)
+
+
+class DirectPeers(ServiceCase):
+    def test_dialled_at_the_start_and_again_until_they_are_there(self) -> None:
+        dialled: list[tuple[object, list[Multiaddr]]] = []
+        me, other = identity(1), identity(2)
+        address = Multiaddr.tcp("127.0.0.1", 9).with_peer(other.peer_id)
+        own = Multiaddr.tcp("127.0.0.1", 8).with_peer(me.peer_id)
+        host = MemoryHost(me.peer_id, self.time)
+
+        def dial(peer: object, addresses: list[Multiaddr]) -> Deferred[object]:
+            dialled.append((peer, list(addresses)))
+            failed: Deferred[object] = Deferred()
+            failed.errback(ValueError("nobody"))
+            return failed
+
+        host.dial = dial  # type: ignore[method-assign, assignment]
+        pubsub = PubSubService(
+            host,
+            me,
+            self.time,
+            rng=random.Random(1),
+            params=GossipParams(direct_ticks=5),
+            direct=[address, own],
+            wall_ns=lambda: 1,
+        )
+        pubsub.startService()
+        self.addCleanup(pubsub.stopService)
+        self.run_a_while(0.2)
+        self.assertEqual(dialled, [(other.peer_id, [address])])
+        self.run_a_while(11)
+        self.assertEqual(len(dialled), 3)
+        there = Node(2, self.time)
+        there.pubsub.startService()
+        self.addCleanup(there.pubsub.stopService)
+        connect(host, there.host)
+        self.run_a_while(20)
+        self.assertEqual(len(dialled), 3)
+
+
+class View(ServiceCase):
+    def test_what_the_api_shows(self) -> None:
+        one, two, _ = self.pair(TOPIC)
+        one.pubsub.publish(TOPIC, b"x")
+        self.run_a_while(2)
+        document = pubsub_document(two.pubsub)
+        self.assertEqual(document["topics"], [{"topic": TOPIC, "mesh": [str(one.identity.peer_id)], "subscribers": 1}])
+        (peer,) = document["peers"]
+        self.assertEqual(peer["peer_id"], str(one.identity.peer_id))
+        self.assertEqual(peer["score"], peer["topics"][TOPIC]["score"])
+        self.assertGreater(peer["topics"][TOPIC]["first_deliveries"], 0.9)
+        self.assertEqual(document["thresholds"]["graylist"], -200.0)
+        self.assertEqual(document["counters"]["delivered"], 1)
