@@ -14,7 +14,7 @@ from chorus.services.pubsub import VALIDATION_LIMIT, PubSubService, Received
 from chorus.services.pubsub_view import pubsub_document
 from tests.protocols.gossip_network import identity
 from tests.services.memory_host import MemoryHost, connect
-from tests.services.test_pubsub import TOPIC, Node, ServiceCase
+from tests.services.test_pubsub import TOPIC, ServiceCase
 
 
 class Later(ServiceCase):
@@ -168,14 +168,13 @@ class DirectPeers(ServiceCase):
             wall_ns=lambda: 1,
         )
         pubsub.startService()
+        self.addCleanup(self.run_a_while, 0.0)
         self.addCleanup(pubsub.stopService)
         self.run_a_while(0.2)
         self.assertEqual(dialled, [(other.peer_id, [address])])
         self.run_a_while(11)
         self.assertEqual(len(dialled), 3)
-        there = Node(2, self.time)
-        there.pubsub.startService()
-        self.addCleanup(there.pubsub.stopService)
+        there = self.node(2)
         connect(host, there.host)
         self.run_a_while(20)
         self.assertEqual(len(dialled), 3)
