@@ -284,6 +284,7 @@ class NodeService(Service):
             wall=self._wall,
             random=self._random,
             role=lambda: self.role,
+            roles=MembersMayAll(),
         )
         profile = Profile(
             agent_id=self.agent_id,

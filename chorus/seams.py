@@ -48,6 +48,10 @@ class EventLog(Protocol):
 class Roles(Protocol):
     """Who may do what; roles come from the configuration until certificates carry them."""
 
+    def is_member(self, peer_id: str) -> bool:
+        """Whether a peer belongs to the cluster, be it connected to us or not: asked of the author of each message."""
+        ...
+
     def role_of(self, peer_id: str) -> str: ...
 
     def may(self, peer_id: str, action: str) -> bool: ...
@@ -55,9 +59,16 @@ class Roles(Protocol):
 
 @attrs.frozen
 class MembersMayAll:
-    """The plain `Roles`: every admitted member has the base role and may submit, read and cancel."""
+    """The plain `Roles`: every admitted member has the base role and may submit, read and cancel.
+
+    Without certificates nobody can say of a peer that is not connected whether it is a member: everybody is taken for
+    one, on the word of the members that pass its messages on.
+    """
 
     base_role: str = "agent"
+
+    def is_member(self, peer_id: str) -> bool:
+        return True
 
     def role_of(self, peer_id: str) -> str:
         return self.base_role

@@ -204,7 +204,7 @@ class CompletenessTests(PureTestCase):
     TABLES = {
         "client/api.py",
         "http/tasks.py",
-        "messages.py",
+        "messages/envelope.py",
         "protocols/admission.py",
         "protocols/blobs.py",
         "protocols/envelope.py",

@@ -235,6 +235,17 @@ def openapi(options: Options, api: Api) -> int:
     return 0
 
 
+def messages(options: Options, api: Api) -> int:
+    """Of this version of the software; no node is asked."""
+    from chorus.client.messages import print_list, print_type
+
+    if options.type is None:
+        print_list(as_json=wants_json(options))
+    else:
+        print_type(options.type, as_json=wants_json(options))
+    return 0
+
+
 def token(options: Options, api: Api) -> int:
     """Reads the data directory; the node need not run."""
     from chorus.services.cluster import load_token

@@ -29,9 +29,19 @@ def _network(metrics: Metrics, parts: Mapping[str, Any]) -> None:
     )
     metrics.counter(
         "chorus_pubsub_messages_refused_total",
-        "Messages that were no envelope, or in a foreign name.",
-        lambda: {"refused": messaging.counters.refused, "foreign": messaging.counters.foreign},
+        "Messages that were no envelope, in a foreign name, of no member, or not on a topic of their type.",
+        lambda: {
+            "refused": messaging.counters.refused,
+            "foreign": messaging.counters.foreign,
+            "stranger": messaging.counters.strangers,
+            "misplaced": messaging.counters.misplaced,
+        },
         labels=("reason",),
+    )
+    metrics.counter(
+        "chorus_pubsub_messages_unknown_total",
+        "Messages of types that this version does not know; they are passed on.",
+        lambda: sum(messaging.counters.unknown.values()),
     )
     metrics.counter(
         "chorus_pubsub_events_total", "What the router counts, by name.", pubsub.counters, labels=("event",)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -22,14 +22,17 @@ from chorus.messages import (
     cut,
     decode,
     encode,
+    may_be_said,
     redacted,
 )
+from chorus.messages.topics import MAX_JOINED_TOPICS, STATIC, BadTopic, TooManyTopics, pattern_of
 from chorus.protocols.gossip_events import Validation
+from chorus.seams import MembersMayAll
 
 if TYPE_CHECKING:
     from chorus.http.ports import Document
     from chorus.identity import PeerId
-    from chorus.seams import Redactor
+    from chorus.seams import Redactor, Roles
     from chorus.services.pubsub import PubSubService, Received
 
 MAX_COUNTED_TYPES: Final = 64
@@ -46,6 +49,10 @@ class MessageCounters:
     """Not an envelope, or a payload that is not what its type says."""
     foreign: int = 0
     """Envelopes in the name of another node than the one that signed them."""
+    strangers: int = 0
+    """Messages of authors that are no members."""
+    misplaced: int = 0
+    """Messages on a topic where their type does not belong."""
     unknown: dict[str, int] = attrs.field(factory=dict)
     """By type: from newer versions; passed on, not understood."""
 
@@ -53,8 +60,8 @@ class MessageCounters:
 class Messaging:
     """Says and hears `chorus.messages` payloads.
 
-    `wall` is Unix seconds, `random` gives that many random bytes (message ids), `role` is the role we speak in.
-    Every text of a payload passes the redactor before it is sent.
+    `wall` is Unix seconds, `random` gives that many random bytes (message ids), `role` is the role we speak in;
+    `roles` says who is a member. Every text of a payload passes the redactor before it is sent.
     """
 
     _log = Logger()
@@ -68,6 +75,7 @@ class Messaging:
         wall: Callable[[], float],
         random: Callable[[int], bytes],
         role: Callable[[], str | None] = lambda: None,
+        roles: Roles | None = None,
     ) -> None:
         self.peer_id = peer_id
         self.counters = MessageCounters()
@@ -76,7 +84,12 @@ class Messaging:
         self._wall = wall
         self._random = random
         self._role = role
-        self._heard: dict[tuple[str, str], list[Heard]] = {}
+        self._roles: Roles = roles or MembersMayAll()
+        self._heard: dict[str, list[Heard]] = {}
+        self._standing: frozenset[str] = frozenset()
+        """Topics of `take_part`."""
+        self._joined: dict[str, int] = {}
+        """Topics of `join`, and how many want each."""
         self._leave: dict[str, Callable[[], None]] = {}
         self._last: tuple[bytes, Envelope | None] = (b"", None)
         """The message that was validated last: it is usually the one delivered next."""
@@ -85,26 +98,65 @@ class Messaging:
         """Unix seconds, as they stand in payloads."""
         return int(self._wall())
 
+    # Topics
+
+    def topics(self) -> list[str]:
+        """Where we take part."""
+        return sorted(self._leave)
+
+    def take_part(self, topics: Iterable[str]) -> None:
+        """Take part in exactly these topics, besides those that are joined: messages are checked and forwarded even
+        where nobody listens. Raises `BadTopic`."""
+        before, self._standing = self._standing, frozenset(map(_known, topics))
+        for topic in sorted(before ^ self._standing):
+            self._adjust(topic)
+
     def join(self, topic: str) -> None:
-        """Take part in a topic: its messages are checked and forwarded even where nobody listens."""
-        if topic not in self._leave:
-            self._leave[topic] = self._pubsub.subscribe(topic, self._deliver, self._validate)
+        """Take part in a topic as well, until `leave` was called as often.
+
+        Raises `BadTopic`, and `TooManyTopics` past `MAX_JOINED_TOPICS`.
+        """
+        if _known(topic) not in self._joined and topic not in STATIC:
+            count = sum(other not in STATIC for other in self._joined)
+            if count >= MAX_JOINED_TOPICS:
+                raise TooManyTopics(f"{count} topics are joined already, which is the most")
+        self._joined[topic] = self._joined.get(topic, 0) + 1
+        self._adjust(topic)
 
     def leave(self, topic: str) -> None:
-        leave = self._leave.pop(topic, None)
-        if leave is not None:
-            leave()
+        """Take `join` back once. More often is no error."""
+        count = self._joined.pop(topic, 0) - 1
+        if count > 0:
+            self._joined[topic] = count
+        self._adjust(topic)
+
+    def _adjust(self, topic: str) -> None:
+        wanted = topic in self._standing or topic in self._joined
+        if wanted and topic not in self._leave:
+            self._leave[topic] = self._pubsub.subscribe(topic, self._deliver, self._validate)
+        elif not wanted and topic in self._leave:
+            self._leave.pop(topic)()
+
+    # Words
 
     def listen(self, payload: type[Payload], heard: Heard) -> None:
-        """Call `heard` with each message of a type on its topic, which is joined."""
-        self._heard.setdefault((payload.TOPIC, payload.TYPE), []).append(heard)
-        self.join(payload.TOPIC)
+        """Call `heard` with each message of a type, on whatever topic it is said where we take part; the static ones
+        of its topics are joined."""
+        self._heard.setdefault(payload.TYPE, []).append(heard)
+        for topic in payload.TOPICS:
+            if topic in STATIC:
+                self.join(topic)
 
-    def say(self, payload: Payload, **members: Any) -> None:
-        """Publish a payload on its topic. `members` are further ones of `Envelope`.
+    def say(self, payload: Payload, *, topic: str | None = None, **members: Any) -> None:
+        """Publish a payload on the first topic of its type, or on another one of them, be it joined or not. `members`
+        are further ones of `Envelope`.
 
-        Raises `BadEnvelope` for a payload that every other node would refuse.
+        Raises `BadEnvelope` for a payload that every other node would refuse, `BadTopic` for a topic that is not one
+        of its type.
         """
+        topic = topic or payload.TOPICS[0]
+        if not may_be_said(payload, topic):
+            raise BadTopic(f"{payload.TYPE} is not said on {topic}")
         envelope = Envelope(
             type=payload.TYPE,
             id=base64.urlsafe_b64encode(self._random(12)).decode(),
@@ -115,7 +167,7 @@ class Messaging:
             **members,
         )
         envelope = redacted(envelope, lambda text: self._redactor.redact(text, context=f"pubsub.{payload.TYPE}")[0])
-        self._pubsub.publish(payload.TOPIC, encode(envelope))
+        self._pubsub.publish(topic, encode(envelope))
         self.counters.sent += 1
 
     def announce_task(self, document: Document) -> None:
@@ -137,19 +189,34 @@ class Messaging:
         except Exception:
             self._log.failure("announcing a task on {topic}", topic=TASKS)
 
+    # Others' words
+
     def _validate(self, received: Received) -> Validation:
-        """Refused messages are not forwarded; those of unknown types are, for the nodes that know them."""
+        """What is to happen to a message of a topic where we take part.
+
+        Nonsense is rejected: whoever passed it on should have seen it. Words of strangers and words in the wrong place
+        are ignored, which keeps them from spreading but blames nobody: who is a member, and what may be said where, a
+        neighbour may know differently for a while (news of an exclusion on its way, a newer version). Unknown types
+        are accepted, for the nodes that know them.
+        """
         self._last = (received.id, None)
+        if not self._roles.is_member(str(received.from_peer)):
+            self.counters.strangers += 1
+            return Validation.IGNORE
         try:
-            self._last = (received.id, decode(received.data, received.from_peer))
+            envelope = decode(received.data, received.from_peer)
         except UnknownType:
-            pass
+            return Validation.ACCEPT
         except ForeignSender:
             self.counters.foreign += 1
             return Validation.REJECT
         except BadEnvelope:
             self.counters.refused += 1
             return Validation.REJECT
+        if not may_be_said(envelope.data, received.topic):
+            self.counters.misplaced += 1
+            return Validation.IGNORE
+        self._last = (received.id, envelope)
         return Validation.ACCEPT
 
     def _deliver(self, received: Received) -> None:
@@ -161,7 +228,7 @@ class Messaging:
                 self._count_unknown(error.type)
                 return
         self.counters.heard += 1
-        for heard in self._heard.get((received.topic, envelope.type), ()):
+        for heard in self._heard.get(envelope.type, ()):
             heard(envelope, received)
 
     def _count_unknown(self, name: str) -> None:
@@ -169,3 +236,9 @@ class Messaging:
         if name not in unknown and len(unknown) >= MAX_COUNTED_TYPES:
             name = "other"
         unknown[name] = unknown.get(name, 0) + 1
+
+
+def _known(topic: str) -> str:
+    if pattern_of(topic) is None:
+        raise BadTopic(f"{topic[:256]} is no topic of messages")
+    return topic

@@ -11,13 +11,13 @@ from twisted.logger import Logger
 
 from chorus.messages import (
     COORDINATION,
-    TASKS,
     AvailabilityBcast,
     CapabilityBcast,
     Envelope,
     Payload,
     RoleAnnouncement,
 )
+from chorus.messages.topics import STATIC, profile_topics
 from chorus.tasks.scoring import Candidate
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ class PresenceService(Service):
         self._said: dict[str, float] = {}
         """When each kind was last said."""
         self._watchers: list[Callable[[], None]] = []
-        messaging.join(TASKS)
+        self._take_part()
         for payload in (AvailabilityBcast, CapabilityBcast, RoleAnnouncement):
             messaging.listen(payload, self._heard)
         pubsub.watch_arrivals(self._arrived)
@@ -264,10 +264,28 @@ class PresenceService(Service):
     def update(self, profile: Profile) -> None:
         """Be something else: what changed is said at once (within `CHANGE_S`)."""
         before, self._profile = self._profile, profile
+        self._take_part()
         if attrs.evolve(before, role=profile.role, reports_to=profile.reports_to) != profile:
             self._soon("capability", CAPABILITY_S, self._say_capability)
         if before != profile:
             self._soon("role", CAPABILITY_S, self._say_role)
+
+    def _take_part(self) -> None:
+        """Be on the static topics and on those of the profile."""
+        profile = self._profile
+        wanted = profile_topics(
+            role=profile.role,
+            expertise=profile.expertise,
+            reports_to=profile.reports_to,
+            agent_id=profile.agent_id,
+        )
+        if wanted.left_out:
+            self._log.warn(
+                "no topic is joined for {names}: they are too long, or too many",
+                event="topics.left_out",
+                names=", ".join(wanted.left_out),
+            )
+        self._messaging.take_part([*STATIC, *wanted.topics])
 
     # What we say
 

@@ -17,6 +17,8 @@ from twisted.internet.protocol import Factory, ProcessProtocol, Protocol
 from chorus.client.api import Api
 from chorus.client.errors import ClientError, NoNode
 from chorus.identity import Identity
+from chorus.messages import PAYLOADS
+from chorus.messages.schema import envelope_schema, payload_schema
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.services.cluster import ClusterService, Wishes
 from chorus.services.health import HealthService
@@ -24,6 +26,7 @@ from tests.http.wire import TOKEN, ApiCase
 from tests.support import PureTestCase
 
 ROOT = Path(__file__).resolve().parents[2]
+ALL = PAYLOADS.items()
 
 
 class Run(ProcessProtocol):
@@ -293,6 +296,34 @@ class Looking(CommandCase):
         run.transport.closeStdout()
         await run.ended
         self.assertEqual((run.status, run.err), (0, ""))
+
+
+class Messages(CommandCase):
+    """`chorus messages` asks nobody: there is neither a node nor a data directory."""
+
+    async def words(self, *words: str) -> Run:
+        return await self.good("messages", *words, CHORUS_DATA_DIR="/nowhere")
+
+    async def test_list(self) -> None:
+        lines = (await self.words()).out.splitlines()
+        self.assertEqual(len(lines), 1 + len(PAYLOADS))
+        self.assertEqual([line.split()[0] for line in lines[1:]], list(PAYLOADS))
+        found = (await self.words("--json")).json["types"]
+        self.assertEqual({each["type"]: tuple(each["topics"]) for each in found}, {n: p.TOPICS for n, p in ALL})
+
+    async def test_a_type(self) -> None:
+        run = await self.words("helprequest")
+        self.assertIn("hmmm/meta-discussion/v1", run.out)
+        self.assertRegex(run.out, r"(?m)^question +text of 1 to 2048 bytes +refused +What it needs to know\.$")
+        self.assertEqual((await self.words("HelpRequest", "--json")).json, payload_schema(PAYLOADS["HelpRequest"]))
+
+    async def test_the_envelope(self) -> None:
+        self.assertRegex((await self.words("envelope")).out, r"(?m)^from +a peer id")
+        self.assertEqual((await self.words("Envelope", "--json")).json, envelope_schema())
+
+    async def test_a_type_that_is_none(self) -> None:
+        self.assertIn("did you mean HelpRequest?", await self.bad(2, "messages", "HelpRequst"))
+        self.assertNotIn("mean", await self.bad(2, "messages", "zzz"))
 
 
 class Watching(CommandCase):

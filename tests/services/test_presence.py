@@ -8,7 +8,7 @@ import random
 import attrs
 from twisted.internet.task import Clock
 
-from chorus.messages import COORDINATION, TASKS, AvailabilityBcast, CapabilityBcast, RoleAnnouncement, TaskUpdate
+from chorus.messages import COORDINATION, AvailabilityBcast, CapabilityBcast, RoleAnnouncement, TaskUpdate
 from chorus.seams import Finding, PassThrough
 from chorus.services.messaging import MAX_COUNTED_TYPES, Messaging
 from chorus.services.presence import (
@@ -36,7 +36,9 @@ WALL = 1_700_000_000.0
 class Node:
     """An agent's presence, and everything that the others say."""
 
-    def __init__(self, number: int, clock: Clock, redactor: object = None, **profile: object) -> None:
+    def __init__(
+        self, number: int, clock: Clock, redactor: object = None, roles: object = None, **profile: object
+    ) -> None:
         self.identity = identity(number)
         self.host = MemoryHost(self.identity.peer_id, clock)
         self.pubsub = PubSubService(
@@ -49,6 +51,7 @@ class Node:
             wall=lambda: WALL + clock.seconds(),
             random=random.Random(number).randbytes,
             role=lambda: self.presence.profile.role,
+            roles=roles,
         )
         self.load = Load(0, 3)
         self.presence = PresenceService(
@@ -380,10 +383,3 @@ class Typed(PresenceCase):
         self.assertEqual([data for data in written if b"hunter2" in data], [])
         self.assertIn("pubsub.TaskUpdate", contexts)
         self.assertIn("pubsub.CapabilityBcast", contexts)
-
-    def test_joined_topics(self) -> None:
-        (one,) = self.nodes(1)
-        self.assertEqual(sorted(one.pubsub.topics()), [COORDINATION, TASKS])
-        one.messaging.leave(TASKS)
-        one.messaging.leave(TASKS)
-        self.assertEqual(one.pubsub.topics(), [COORDINATION])

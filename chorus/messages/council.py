@@ -1,0 +1,52 @@
+"""Councils: teams that WHOOSH puts together for a project (spec/system.md 18)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+
+from chorus.messages.fields import ADDRESS, ID, NAME, NAMES, PEERS, SCORE, TIME, TITLE, field
+from chorus.messages.topics import COORDINATION, EXPERTISE, PROJECT, ROLE
+
+
+@attrs.frozen(kw_only=True)
+class CouncilOpportunity:
+    """A council is being put together. Bridged from WHOOSH by the node that got it."""
+
+    TYPE: ClassVar[str] = "CouncilOpportunity"
+    TOPICS: ClassVar[tuple[str, ...]] = (COORDINATION, ROLE, EXPERTISE, PROJECT)
+
+    council_id: str = field(ID, "The council.")
+    title: str = field(TITLE, "What it is for.")
+    roles: tuple[str, ...] = field(NAMES, "Roles that are open.")
+    expertise: tuple[str, ...] = field(NAMES, "What its members should know.", default=())
+    brief: str | None = field(ADDRESS, "Where its brief was published.", default=None)
+    closes: int | None = field(TIME, "When roles are given out no more.", default=None)
+
+
+@attrs.frozen(kw_only=True)
+class CouncilClaim:
+    """An agent would take a role in a council."""
+
+    TYPE: ClassVar[str] = "CouncilClaim"
+    TOPICS: ClassVar[tuple[str, ...]] = (COORDINATION, ROLE, EXPERTISE, PROJECT)
+
+    council_id: str = field(ID, "The council.")
+    agent_id: str = field(NAME, "Name of the agent.")
+    role: str = field(NAME, "The role that it would take.")
+    score: int = field(SCORE, "How well it fits, by the agent's own reckoning.")
+
+
+@attrs.frozen(kw_only=True)
+class CouncilBrief:
+    """A council is complete and has its brief, which becomes a task."""
+
+    TYPE: ClassVar[str] = "CouncilBrief"
+    TOPICS: ClassVar[tuple[str, ...]] = (COORDINATION, ROLE, PROJECT)
+
+    council_id: str = field(ID, "The council.")
+    title: str = field(TITLE, "What it is for.")
+    brief: str = field(ADDRESS, "Where the brief was published.")
+    members: tuple[str, ...] = field(PEERS, "Peer ids of its members.")
+    task_id: str | None = field(ID, "The task that the brief became.", default=None)

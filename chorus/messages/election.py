@@ -1,0 +1,87 @@
+"""Who is admin (spec/system.md 7, spec/election.md): information alone. Votes, leases and their proofs travel on
+streams, and nothing said here gives or takes an office.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+
+from chorus.messages.fields import COUNT, ID, PEER, SCORE, SECONDS, SERIAL, TIME, OneOf, field
+from chorus.messages.topics import ELECTION
+
+TRIGGER = OneOf(("no_admin", "heartbeat_timeout", "split_brain", "better_candidate", "manual"))
+
+
+@attrs.frozen(kw_only=True)
+class WhoIsAdmin:
+    """A node looks for the admin."""
+
+    TYPE: ClassVar[str] = "WhoIsAdmin"
+    TOPICS: ClassVar[tuple[str, ...]] = (ELECTION,)
+
+    query_id: str = field(ID, "Named again by the answer.")
+    epoch: int = field(SERIAL, "The last epoch that it knows of.", default=0)
+    term: int = field(SERIAL, "The last term that it knows of.", default=0)
+
+
+@attrs.frozen(kw_only=True)
+class IAmAdmin:
+    """The admin says who it is: asked, and in its first broadcast after an election."""
+
+    TYPE: ClassVar[str] = "IAmAdmin"
+    TOPICS: ClassVar[tuple[str, ...]] = (ELECTION,)
+
+    node_id: str = field(PEER, "Peer id of the sender.")
+    query_id: str | None = field(ID, "The question that it answers.", default=None)
+    epoch: int = field(SERIAL, "Of its office.")
+    term: int = field(SERIAL, "Of its office.")
+    since: int = field(TIME, "When it was elected.")
+
+
+@attrs.frozen(kw_only=True)
+class ElectionPresence:
+    """A node that takes part in elections is there."""
+
+    TYPE: ClassVar[str] = "ElectionPresence"
+    TOPICS: ClassVar[tuple[str, ...]] = (ELECTION,)
+
+    node_id: str = field(PEER, "Peer id of the sender.")
+    uptime: int = field(SECONDS, "Since its start.")
+    load: int = field(SCORE, "How much of what it can run is running: 1000 is all.")
+
+
+@attrs.frozen(kw_only=True)
+class Candidacy:
+    """A node stands. The score says who stands first, never who may win."""
+
+    TYPE: ClassVar[str] = "Candidacy"
+    TOPICS: ClassVar[tuple[str, ...]] = (ELECTION,)
+
+    node_id: str = field(PEER, "Peer id of the sender.")
+    epoch: int = field(SERIAL, "The epoch that it stands in.")
+    term: int = field(SERIAL, "The term that it stands for.")
+    trigger: str = field(TRIGGER, "Why there is an election.")
+    score: int = field(SCORE, "Its score, weighted from the five that follow.")
+    uptime: int = field(SCORE, "How long it has been there.")
+    capabilities: int = field(SCORE, "What it can.")
+    resources: int = field(SCORE, "Free processor, memory and disk.")
+    network: int = field(SCORE, "Loss and delay to the electorate.")
+    experience: int = field(SCORE, "Time in office before.")
+
+
+@attrs.frozen(kw_only=True)
+class ElectionResult:
+    """An election is over, or the admin left its office."""
+
+    TYPE: ClassVar[str] = "ElectionResult"
+    TOPICS: ClassVar[tuple[str, ...]] = (ELECTION,)
+
+    epoch: int = field(SERIAL, "Of the office.")
+    term: int = field(SERIAL, "Of the office.")
+    admin: str | None = field(PEER, "Peer id of the admin; missing: there is none now.", default=None)
+    previous: str | None = field(PEER, "Peer id of the one before.", default=None)
+    trigger: str = field(TRIGGER, "Why there was an election.")
+    votes: int = field(COUNT, "Votes that the admin got.")
+    voters: int = field(COUNT, "Voters of the roster.")

@@ -1,0 +1,29 @@
+"""How nodes are (spec/system.md 19)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+
+from chorus.messages.fields import COUNT, FLAG, MAX_NAME, NAMES, SECONDS, OneOf, Text, field
+from chorus.messages.topics import HEALTH
+
+
+@attrs.frozen(kw_only=True)
+class HealthReport:
+    """What a node's own checks found."""
+
+    TYPE: ClassVar[str] = "HealthReport"
+    TOPICS: ClassVar[tuple[str, ...]] = (HEALTH,)
+
+    status: str = field(
+        OneOf(("healthy", "degraded", "unhealthy")), "`degraded`: checks fail, none of them a critical one."
+    )
+    ready: bool = field(FLAG, "Whether it would take a task now.")
+    failing: tuple[str, ...] = field(NAMES, "Checks that fail.", default=())
+    peers: int = field(COUNT, "Members connected to it.")
+    current_tasks: int = field(COUNT, "Tasks running on it.")
+    max_tasks: int = field(COUNT, "Tasks it runs at once, at most.")
+    uptime: int = field(SECONDS, "Since its start.")
+    version: str = field(Text(MAX_NAME), "Version of its software.")

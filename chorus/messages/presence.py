@@ -1,0 +1,65 @@
+"""Who is there, what it can and what it does (spec/system.md 2)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+
+from chorus.messages.fields import COUNT, FLAG, MAX_NAME, NAME, NAMES, PEER, TIME, OneOf, Text, field
+from chorus.messages.topics import COORDINATION
+
+STATUS = OneOf(("ready", "working", "busy"))
+
+
+@attrs.frozen(kw_only=True)
+class AvailabilityBcast:
+    """How much a node has to do. Sent every 30 s and when it changes."""
+
+    TYPE: ClassVar[str] = "AvailabilityBcast"
+    TOPICS: ClassVar[tuple[str, ...]] = (COORDINATION,)
+
+    node_id: str = field(PEER, "Peer id of the sender.")
+    available_for_work: bool = field(FLAG, "Whether it takes another task now.")
+    current_tasks: int = field(COUNT, "Tasks running on it.")
+    max_tasks: int = field(COUNT, "Tasks it runs at once, at most.")
+    last_activity: int = field(TIME, "When a task last began or ended there.")
+    status: str = field(STATUS, "`ready`: no task; `working`: some; `busy`: at the maximum.")
+    timestamp: int = field(TIME, "When this was so.")
+
+
+@attrs.frozen(kw_only=True)
+class CapabilityBcast:
+    """What a node can do. Sent at start, every 5 min, when it changes, and to newcomers."""
+
+    TYPE: ClassVar[str] = "CapabilityBcast"
+    TOPICS: ClassVar[tuple[str, ...]] = (COORDINATION,)
+
+    agent_id: str = field(NAME, "Name of the agent.")
+    node_id: str = field(PEER, "Peer id of the sender.")
+    version: str = field(Text(MAX_NAME), "Version of its software.")
+    capabilities: tuple[str, ...] = field(NAMES, "What it has: `gpu`, `docker`, …")
+    expertise: tuple[str, ...] = field(NAMES, "What it knows: `python`, `networking`, …")
+    models: tuple[str, ...] = field(NAMES, "AI models it offers.")
+    specialization: str = field(Text(MAX_NAME), "What it does best.")
+    max_tasks: int = field(COUNT, "Tasks it runs at once, at most.")
+    current_tasks: int = field(COUNT, "Tasks running on it.")
+    timestamp: int = field(TIME, "When this was so.")
+    availability: str = field(STATUS, "As `status` of AvailabilityBcast.")
+
+
+@attrs.frozen(kw_only=True)
+class RoleAnnouncement:
+    """The role a node takes. Sent when a role is set, when it changes, and with the capabilities."""
+
+    TYPE: ClassVar[str] = "RoleAnnouncement"
+    TOPICS: ClassVar[tuple[str, ...]] = (COORDINATION,)
+
+    agent_id: str = field(NAME, "Name of the agent.")
+    node_id: str = field(PEER, "Peer id of the sender.")
+    role: str = field(NAME, "`developer`, `reviewer`, …")
+    expertise: tuple[str, ...] = field(NAMES, "What it knows.")
+    capabilities: tuple[str, ...] = field(NAMES, "What it has.")
+    reports_to: str | None = field(NAME, "Agent id of its supervisor.", default=None)
+    specialization: str = field(Text(MAX_NAME), "What it does best.")
+    timestamp: int = field(TIME, "When this was so.")

@@ -1,0 +1,233 @@
+"""Which topics a node takes part in, what is said where, and whose words are heard."""
+
+from __future__ import annotations
+
+import attrs
+from twisted.logger import capturedLogs
+
+from chorus.messages import (
+    COORDINATION,
+    HEALTH,
+    META_DISCUSSION,
+    AvailabilityBcast,
+    HealthReport,
+    HelpRequest,
+    TaskProgress,
+    TaskUpdate,
+    WhoIsAdmin,
+    encode,
+)
+from chorus.messages.topics import (
+    MAX_JOINED_TOPICS,
+    STATIC,
+    BadTopic,
+    TooManyTopics,
+    issue_topic,
+    project_topic,
+    role_topic,
+)
+from tests.messages.values import envelope, full
+from tests.services.memory_host import connect
+from tests.services.test_presence import Node, PresenceCase
+
+ROLE = role_topic("developer")
+HELP = HelpRequest(request_id="r1", question="how?", hops=2)
+
+
+class Known:
+    """Everybody is a member but one."""
+
+    def __init__(self, stranger: object) -> None:
+        self.stranger = str(stranger)
+        self.asked: list[str] = []
+
+    def is_member(self, peer_id: str) -> bool:
+        self.asked.append(peer_id)
+        return peer_id != self.stranger
+
+
+class MessagingCase(PresenceCase):
+    def chain(self, **more: object) -> list[Node]:
+        """Three nodes in a row; `more` goes to the one in the middle."""
+        nodes = [Node(1, self.time), Node(2, self.time, **more), Node(3, self.time)]
+        for node in nodes:
+            node.start()
+            self.addCleanup(node.stop)
+        connect(nodes[0].host, nodes[1].host)
+        connect(nodes[1].host, nodes[2].host)
+        self.run_for(3)
+        for node in nodes:
+            node.heard.clear()
+        return nodes
+
+
+class Topics(MessagingCase):
+    def test_static_ones_from_the_start(self) -> None:
+        (one,) = self.nodes(1, expertise=("python",), reports_to="lead")
+        self.assertEqual(set(one.pubsub.topics()), set(STATIC))
+        self.assertEqual(one.messaging.topics(), sorted(STATIC))
+
+    def test_those_of_the_profile_follow_it(self) -> None:
+        (one,) = self.nodes(1, role="Developer", expertise=("python",), reports_to="lead")
+        by_profile = {ROLE, "chorus/reports/lead", "chorus/reports/node1", "chorus/expertise/python"}
+        self.assertEqual(set(one.pubsub.topics()) - set(STATIC), by_profile)
+        one.presence.update(attrs.evolve(one.presence.profile, role="tester", expertise=("python", "rust")))
+        by_profile = by_profile - {ROLE} | {"chorus/role/tester", "chorus/expertise/rust"}
+        self.assertEqual(set(one.pubsub.topics()) - set(STATIC), by_profile)
+        one.presence.update(attrs.evolve(one.presence.profile, role=None))
+        self.assertEqual(set(one.pubsub.topics()), set(STATIC))
+
+    def test_names_that_make_no_topic_are_told(self) -> None:
+        with capturedLogs() as said:
+            (one,) = self.nodes(1, role="developer", expertise=("é" * 60, "python"))
+        left_out = [event["names"] for event in said if event.get("event") == "topics.left_out"]
+        self.assertEqual(left_out, ["é" * 60])
+        self.assertIn("chorus/expertise/python", one.pubsub.topics())
+
+    def test_joined_as_often_as_left(self) -> None:
+        (one,) = self.nodes(1)
+        topic = issue_topic("team/tool", "12")
+        for _ in range(2):
+            one.messaging.join(topic)
+        one.messaging.leave(topic)
+        self.assertIn(topic, one.pubsub.topics())
+        for _ in range(3):
+            one.messaging.leave(topic)
+        self.assertNotIn(topic, one.pubsub.topics())
+        one.messaging.join(topic)
+        self.assertIn(topic, one.pubsub.topics(), "leaving too often owes nothing")
+
+    def test_a_topic_of_the_profile_stays_when_it_is_left(self) -> None:
+        (one,) = self.nodes(1, role="developer")
+        one.messaging.join(ROLE)
+        one.messaging.leave(ROLE)
+        self.assertIn(ROLE, one.pubsub.topics())
+        one.messaging.join(ROLE)
+        one.presence.update(attrs.evolve(one.presence.profile, role="tester"))
+        self.assertIn(ROLE, one.pubsub.topics(), "somebody still wants it")
+        one.messaging.leave(ROLE)
+        self.assertNotIn(ROLE, one.pubsub.topics())
+
+    def test_bounded(self) -> None:
+        (one,) = self.nodes(1)
+        topics = [project_topic(f"p{number}") for number in range(MAX_JOINED_TOPICS)]
+        for topic in topics:
+            one.messaging.join(topic)
+        with self.assertRaises(TooManyTopics):
+            one.messaging.join(project_topic("one more"))
+        one.messaging.join(topics[0])
+        one.messaging.join(HEALTH)
+        one.messaging.leave(topics[1])
+        one.messaging.join(project_topic("one more"))
+
+    def test_only_topics_of_the_plan(self) -> None:
+        (one,) = self.nodes(1)
+        for topic in ("", "my/topic", "chorus/role/Developer", "chorus/role/{role}"):
+            with self.assertRaises(BadTopic):
+                one.messaging.join(topic)
+            with self.assertRaises(BadTopic):
+                one.messaging.take_part([HEALTH, topic])
+        self.assertEqual(set(one.pubsub.topics()), set(STATIC), "nothing changed")
+
+
+class Saying(MessagingCase):
+    def test_on_any_topic_of_its_type_and_heard_wherever_one_takes_part(self) -> None:
+        one, two = self.nodes(2, role="developer")
+        issue = issue_topic("tool", "1")
+        two.messaging.join(issue)
+        heard: list[tuple[str, object]] = []
+        two.messaging.listen(HelpRequest, lambda envelope, received: heard.append((received.topic, envelope.data)))
+        self.run_for(2)
+        for topic in (None, ROLE, issue, project_topic("tool")):
+            one.messaging.say(HELP, topic=topic, thread="t1")
+        self.run_for(1)
+        # Nobody has joined the project.
+        self.assertEqual(heard, [(META_DISCUSSION, HELP), (ROLE, HELP), (issue, HELP)])
+
+    def test_not_elsewhere(self) -> None:
+        (one,) = self.nodes(1)
+        sent = one.messaging.counters.sent
+        for payload, topic in (
+            (HELP, COORDINATION),
+            (HELP, "chorus/role/Developer"),
+            (HELP, "my/topic"),
+            (full(HealthReport), ROLE),
+            (full(WhoIsAdmin), META_DISCUSSION),
+        ):
+            with self.assertRaises(BadTopic):
+                one.messaging.say(payload, topic=topic)
+        self.assertEqual(one.messaging.counters.sent, sent)
+
+    def test_listening_joins_the_static_topics_of_the_type(self) -> None:
+        (one,) = self.nodes(1)
+        one.messaging.take_part([])
+        self.assertEqual(one.messaging.topics(), [COORDINATION, "chorus/tasks"], "of what Node listens to")
+        one.messaging.listen(TaskProgress, lambda *_: None)
+        one.messaging.listen(WhoIsAdmin, lambda *_: None)
+        self.assertEqual(one.messaging.topics(), [COORDINATION, "chorus/election/v1", "chorus/tasks"])
+
+
+class Misplaced(MessagingCase):
+    def test_neither_heard_nor_passed_on_and_nobody_is_blamed(self) -> None:
+        one, two, three = self.chain()
+        me = str(one.identity.peer_id)
+        stray = attrs.evolve(full(AvailabilityBcast), node_id=me)
+        ignored = two.pubsub.counters()["ignored"]
+        one.pubsub.publish(HEALTH, encode(envelope(stray, sender=me)))
+        self.run_for(1)
+        self.assertEqual([node.messaging.counters.misplaced for node in (one, two, three)], [0, 1, 0])
+        self.assertEqual([data for node in (two, three) for _, data in node.heard if data == stray], [])
+        self.assertEqual(two.pubsub.counters()["ignored"], ignored + 1)
+        self.assertEqual(two.pubsub.counters()["rejected"], 0)
+        one.pubsub.publish(COORDINATION, encode(envelope(stray, sender=me)))
+        self.run_for(1)
+        self.assertEqual([data for _, data in three.heard if data == stray], [stray])
+
+
+class Strangers(MessagingCase):
+    """Whose words are heard: `Roles.is_member` is asked about the author, who may be connected to nobody here."""
+
+    def say(self, author: Node) -> None:
+        author.messaging.announce_task({"task_id": "t-1", "state": "running", "attempt": 1})
+        me = str(author.identity.peer_id).encode()
+        later = b'{"type":"Later","id":"abcdefgh","from":"%s","timestamp":1,"data":{}}' % me
+        author.pubsub.publish(COORDINATION, later)
+        author.pubsub.publish(COORDINATION, b"garbage")
+        self.run_for(1)
+
+    def updates(self, node: Node) -> list[str]:
+        return [data.task_id for _, data in node.heard if isinstance(data, TaskUpdate)]
+
+    def test_members_are_heard_and_passed_on(self) -> None:
+        roles = Known("nobody")
+        one, two, three = self.chain(roles=roles)
+        self.say(one)
+        self.assertEqual((self.updates(two), self.updates(three)), (["t-1"], ["t-1"]))
+        self.assertEqual(three.messaging.counters.unknown, {"Later": 1})
+        self.assertEqual((two.messaging.counters.strangers, two.messaging.counters.refused), (0, 1))
+        self.assertIn(str(one.identity.peer_id), roles.asked)
+
+    def test_others_are_ignored_counted_and_not_passed_on(self) -> None:
+        stranger = Node(1, self.time).identity.peer_id
+        one, two, three = self.chain(roles=Known(stranger))
+        self.assertEqual(one.identity.peer_id, stranger)
+        before, rejected = two.messaging.counters.strangers, two.pubsub.counters()["rejected"]
+        self.say(one)
+        self.assertEqual((self.updates(two), self.updates(three)), ([], []))
+        self.assertEqual(two.messaging.counters.strangers, before + 3)
+        self.assertEqual(two.pubsub.counters()["rejected"], rejected, "nobody is blamed, not even for garbage")
+        self.assertEqual((two.messaging.counters.unknown, three.messaging.counters.unknown), ({}, {}))
+        self.assertEqual(three.messaging.counters.strangers, 0)
+        self.assertEqual([node.peer for node in two.presence.view.nodes()], [three.identity.peer_id])
+        self.say(three)
+        self.assertEqual((self.updates(two), self.updates(one)), (["t-1"], ["t-1"]), "others are heard as before")
+
+    def test_the_author_counts_not_who_passes_it_on(self) -> None:
+        author = Node(3, self.time).identity.peer_id
+        one, two, three = self.chain()
+        one.messaging._roles = Known(author)
+        self.say(three)
+        self.say(two)
+        self.assertEqual(self.updates(two), ["t-1"])
+        self.assertEqual(self.updates(one), ["t-1"], "of two alone")
+        self.assertEqual(one.messaging.counters.strangers, 2, "the garbage was not passed on")
