@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from chorus.protocols import gossip_mesh
 from chorus.protocols.gossip_codec import Codec
 from chorus.protocols.gossip_events import Counters, Kind
+from chorus.protocols.gossip_ids import canonical
 from chorus.protocols.gossip_meshes import Meshes
 from chorus.protocols.gossip_outbox import Outbox
 from chorus.protocols.gossip_params import GossipParams
@@ -57,7 +58,7 @@ class LazyGossip:
         wanted: dict[bytes, None] = {}
         for topic, ids in ihave:
             if topic in self._meshes:
-                wanted.update((message_id, None) for message_id in ids if message_id not in self._seen)
+                wanted.update((message_id, None) for message_id in ids if canonical(message_id) not in self._seen)
         # In a random order, so that a peer which advertises more than it may cannot choose what is asked for, nor
         # know which id is the promise.
         ids = gossip_mesh.choose(list(wanted), room, self._rng)
@@ -65,14 +66,14 @@ class LazyGossip:
             return
         state.asked += len(ids)
         self._counters.iwant_sent += len(ids)
-        self.promises.made(peer, ids[0], now + params.iwant_followup)
+        self.promises.made(peer, canonical(ids[0]), now + params.iwant_followup)
         self._outbox.send_all(peer, Kind.GOSSIP, self._codec.iwant_frames(ids))
 
     def iwant_received(self, peer: bytes, ids: Iterable[bytes]) -> None:
         if not self._gossips(peer):
             return
         for message_id in ids:
-            frame = self.cache.frame_for(message_id, peer, self._params.retransmissions)
+            frame = self.cache.frame_for(canonical(message_id), peer, self._params.retransmissions)
             if frame is not None:
                 self._counters.iwant_served += 1
                 self._outbox.send(peer, Kind.MESSAGE, frame)
@@ -87,7 +88,7 @@ class LazyGossip:
             room -= 1
             state.idontwants += 1
             self._counters.idontwant_taken += 1
-            state.unwanted.setdefault(message_id, last)
+            state.unwanted.setdefault(canonical(message_id), last)
 
     # What goes out
 

@@ -370,6 +370,26 @@ class Later(RouterCase):
 
 
 class Ids(RouterCase):
+    def test_js_names_messages_by_the_bare_key(self) -> None:
+        """Seen, promised, unwanted and cached under one name; asked for under the name that was advertised."""
+        node = self.router(3, protocol=MESHSUB_1_2)
+        seqno = (1).to_bytes(8, "big")
+        bare, other = peer(9)[2:] + seqno, peer(8)[2:] + seqno
+        node.receive(peer(1), published(9), NOW)
+        node.take_sends()
+        node.receive(peer(1), ihave(bare, other), NOW)
+        self.assertEqual(self.sent(node, 1).iwant, [other])
+        node.receive(peer(2), published(8), NOW + 1)
+        node.heartbeat(NOW + 5)
+        self.assertEqual(node.counters.promises_broken, 0)
+        node.take_sends()
+        node.receive(peer(3), iwant(bare), NOW + 5)
+        self.assertEqual(len(self.sent(node, 3).messages), 1)
+        for raw in unframe(idontwant_frames([peer(7)[2:] + seqno])):
+            node.receive(peer(2), raw, NOW + 5)
+        node.receive(peer(1), published(7), NOW + 5)
+        self.assertEqual(list(node.take_sends()), [peer(3)])
+
     def test_content_ids(self) -> None:
         node = self.router(2)
         node.set_message_id(TOPIC, content_id)
