@@ -250,8 +250,7 @@ class GossipRouter:
         self._lazy.cache.put(message_id, topic, frame)
         self.counters.published += 1
         targets = dict.fromkeys(self._meshes.publish_targets(topic, now))
-        for peer in self._lazy.wanted(list(targets), message_id):
-            self._outbox.send(peer, Kind.MESSAGE, frame)
+        self._outbox.send_to(self._lazy.wanted(list(targets), message_id), Kind.MESSAGE, frame)
         return message_id
 
     # What comes in
@@ -264,8 +263,12 @@ class GossipRouter:
         if self.scores.score(peer) < self.scores.params.thresholds.graylist and not state.direct:
             self.counters.graylisted += 1
             return
-        decoded = self._codec.decode_rpc(rpc)
         self.counters.rpcs += 1
+        lone = self._codec.lone_message(rpc)
+        if lone is not None:
+            self._message_received(peer, lone, now)
+            return
+        decoded = self._codec.decode_rpc(rpc)
         self.counters.passed_over += decoded.passed_over
         for subscribe, topic in decoded.subscriptions:
             self._subscription_received(peer, state, subscribe, topic, now)
@@ -344,21 +347,21 @@ class GossipRouter:
         self.scores.arrived(peer, message_id, now)
         if large:
             self._lazy.tell_idontwant(topic, message_id, peer, message.origin)
-        pending = Pending(delivery, self._codec.message_frame(raw), not large)
+        frame = self._codec.message_frame(raw)
         verdict = self._validators[topic](delivery)
         if verdict is Validation.LATER:
-            self._pending.add(pending)
+            self._pending.add(Pending(delivery, frame, not large))
         else:
-            self._judge(pending, verdict, now)
+            self._judge(delivery, frame, not large, verdict, now)
 
     def validated(self, message_id: bytes, verdict: Validation, now: float) -> None:
         """The late verdict on a message whose validator said `LATER`; unknown ids are passed over."""
         pending = self._pending.take(message_id)
         if pending is not None and pending.delivery.topic in self._validators:
-            self._judge(pending, verdict, now)
+            self._judge(pending.delivery, pending.frame, pending.expected, verdict, now)
 
-    def _judge(self, pending: Pending, verdict: Validation, now: float) -> None:
-        delivery, topic = pending.delivery, pending.delivery.topic
+    def _judge(self, delivery: Delivery, frame: Frame, expected: bool, verdict: Validation, now: float) -> None:
+        topic = delivery.topic
         if verdict is Validation.REJECT:
             self.counters.reject("validator")
             self.scores.rejected(topic, delivery.message_id)
@@ -367,9 +370,9 @@ class GossipRouter:
             self.scores.ignored(delivery.message_id)
         else:
             self.counters.delivered += 1
-            self.scores.accepted(delivery.source, topic, delivery.message_id, now, expected=pending.expected)
+            self.scores.accepted(delivery.source, topic, delivery.message_id, now, expected=expected)
             self._deliveries.append(delivery)
-            self._forward(delivery, pending.frame)
+            self._forward(delivery, frame)
 
     def _forward(self, delivery: Delivery, frame: Frame) -> None:
         topic = delivery.topic
@@ -377,8 +380,7 @@ class GossipRouter:
         targets = self._meshes.forward_targets(topic, delivery.source, delivery.origin)
         targets = self._lazy.wanted(targets, delivery.message_id)
         self.counters.forwarded += len(targets)
-        for target in targets:
-            self._outbox.send(target, Kind.MESSAGE, frame)
+        self._outbox.send_to(targets, Kind.MESSAGE, frame)
 
     # The heartbeat
 

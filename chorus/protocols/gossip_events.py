@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+from typing import NamedTuple
 
 import attrs
 
@@ -30,8 +31,7 @@ class Validation(enum.Enum):
     """Not known yet: the validator will tell the router with `validated`."""
 
 
-@attrs.frozen
-class Delivery:
+class Delivery(NamedTuple):
     """One message, seen for the first time."""
 
     topic: str

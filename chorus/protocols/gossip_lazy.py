@@ -45,6 +45,8 @@ class LazyGossip:
         self._codec = codec
         self._rng = rng
         self._tick = 0
+        self._unwanted = False
+        """Whether any peer may hold an IDONTWANT."""
 
     # What comes in
 
@@ -81,6 +83,7 @@ class LazyGossip:
     def idontwant_received(self, state: Peer, ids: Iterable[bytes]) -> None:
         room = self._params.idontwant_per_heartbeat - state.idontwants
         last = self._tick + self._params.idontwant_heartbeats
+        self._unwanted = True
         for message_id in ids:
             if room <= 0:
                 self._counters.passed_over += 1
@@ -99,11 +102,13 @@ class LazyGossip:
             return
         frames = self._codec.idontwant_frames([message_id])
         self._counters.idontwant_sent += len(told)
-        for peer in told:
-            self._outbox.send_all(peer, Kind.CONTROL, frames)
+        for frame in frames:
+            self._outbox.send_to(told, Kind.CONTROL, frame)
 
     def wanted(self, targets: list[bytes], message_id: bytes) -> list[bytes]:
         """Those of `targets` that have not said they do not want it."""
+        if not self._unwanted:
+            return targets
         left = [peer for peer in targets if message_id not in self._peers[peer].unwanted]
         self._counters.spared += len(targets) - len(left)
         return left
@@ -113,11 +118,13 @@ class LazyGossip:
     def begin_heartbeat(self, tick: int, now: float) -> None:
         """Counters begin anew; broken promises are charged."""
         self._tick = tick
+        self._unwanted = False
         for state in self._peers.all():
             state.ihaves = state.asked = state.idontwants = 0
             unwanted = state.unwanted
             while unwanted and unwanted[first := next(iter(unwanted))] < tick:
                 del unwanted[first]
+            self._unwanted = self._unwanted or bool(unwanted)
         for peer, times in self.promises.broken(now).items():
             self._counters.promises_broken += times
             self._scores.misbehaved(peer, times)

@@ -25,6 +25,16 @@ class Outbox:
         else:
             sends.append((kind, frame))
 
+    def send_to(self, peers: Sequence[bytes], kind: Kind, frame: Frame) -> None:
+        """One frame to many peers."""
+        sends, item = self._sends, (kind, frame)
+        for peer in peers:
+            waiting = sends.get(peer)
+            if waiting is None:
+                sends[peer] = [item]
+            else:
+                waiting.append(item)
+
     def send_all(self, peer: bytes, kind: Kind, frames: Sequence[Frame]) -> None:
         for frame in frames:
             self.send(peer, kind, frame)

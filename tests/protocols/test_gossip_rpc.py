@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chorus.errors import LimitExceeded, PeerError
+from chorus.multiformats import varint
 from chorus.protocols import gossip_rpc
 from chorus.protocols.delimited import delimit
 from chorus.protocols.gossip_params import (
@@ -24,14 +25,16 @@ from chorus.protocols.gossip_rpc import (
     MAX_FIELDS,
     MAX_MESSAGE_FIELDS,
     MAX_PRUNE_FIELDS,
+    RPC,
     MessageError,
     Prune,
     RPCError,
     decode_message,
     decode_rpc,
 )
+from chorus.protocols.gossip_sign import Signer
 from chorus.protocols.proto import rpc_pb2 as pb
-from tests.protocols.gossip_network import unframe
+from tests.protocols.gossip_network import identity, unframe
 from tests.support import PureTestCase
 
 topics = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60).filter(
@@ -82,6 +85,66 @@ class Decoding(PureTestCase):
         self.assertEqual(list(decoded.graft), graft)
         self.assertEqual(list(decoded.prune), [(*entry, ()) for entry in prune])
         self.assertEqual(decoded.passed_over, 0)
+
+    @given(
+        origin=st.binary(max_size=140),
+        data=st.none() | st.binary(max_size=300) | st.integers(16_000, 17_000).map(bytes),
+        seqno=st.binary(min_size=7, max_size=9) | st.just(bytes(8)),
+        topic=st.binary(max_size=140) | st.just(b"topic"),
+        signature=st.sampled_from([bytes(64), bytes(63), b""]),
+        key=st.none() | st.just(b"key"),
+        swap=st.booleans(),
+        extra=st.sampled_from([b"", b"\x00", b"\x3a\x01x", b"\x2a\x00"]),
+        flips=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=3),
+    )
+    @settings(max_examples=600, deadline=None)
+    def test_the_short_way_and_the_long_one_agree(self, origin, data, seqno, topic, signature, key, swap, extra, flips):
+        parts = [b"\x0a" + varint.encode(len(origin)) + origin]
+        if data is not None:
+            parts.append(b"\x12" + varint.encode(len(data)) + data)
+        parts.append(b"\x1a" + varint.encode(len(seqno)) + seqno)
+        parts.append(b"\x22" + varint.encode(len(topic)) + topic)
+        parts.append(b"\x2a" + varint.encode(len(signature)) + signature)
+        if key is not None:
+            parts.append(b"\x32" + varint.encode(len(key)) + key)
+        if swap:
+            parts.reverse()
+        raw = bytearray(b"".join(parts) + extra)
+        for position, value in flips:
+            raw[position % len(raw)] = value
+        self.assert_agree(bytes(raw))
+
+    def test_the_short_way_is_taken_for_what_deployed_peers_write(self) -> None:
+        for data in (b"", b"x", bytes(127), bytes(128), bytes(16_383), bytes(16_384), bytes(60_000)):
+            raw = Signer(identity(1)).sign("topic", data, bytes(8))
+            self.assertIsNotNone(gossip_rpc._usual_message(raw))
+            self.assert_agree(raw)
+            for cut in (*range(0, min(len(raw), 200)), len(raw) - 1):
+                self.assert_agree(raw[:cut])
+
+    def assert_agree(self, raw: bytes) -> None:
+        short = gossip_rpc._usual_message(raw)
+        if short is not None:
+            self.assertEqual(short, gossip_rpc._any_message(raw))
+        for rpc in (b"\x12" + varint.encode(len(raw)) + raw, raw):
+            lone = gossip_rpc.lone_message(rpc)
+            if lone is not None:
+                whole = decode_rpc(rpc)
+                self.assertEqual(list(whole.messages), [lone])
+                self.assertEqual(
+                    whole, RPC(messages=[lone], subscriptions=[], ihave=[], iwant=[], graft=[], prune=[], idontwant=[])
+                )
+
+    @given(st.lists(st.binary(min_size=1, max_size=128), min_size=1, max_size=2, unique=True))
+    def test_idontwant(self, ids):
+        whole = self.merged_control(gossip_rpc.idontwant_frames(ids))
+        self.assertEqual([each for entry in whole.idontwant for each in entry.messageIDs], ids)
+
+    def merged_control(self, frames: list[bytes]) -> pb.ControlMessage:
+        whole = pb.RPC()
+        for raw in unframe(frames):
+            whole.MergeFromString(raw)
+        return whole.control
 
     @given(st.binary(max_size=400))
     @settings(max_examples=400, deadline=None)
