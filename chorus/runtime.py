@@ -263,6 +263,7 @@ class NodeService(Service):
             cluster.publish_addresses(self.parts["p2p"].listen_addresses())
 
     def _build_messaging(self) -> list[Step]:
+        from chorus.protocols.gossip_params import GossipParams
         from chorus.services.messaging import Messaging
         from chorus.services.presence import Load, PresenceService, Profile
         from chorus.services.pubsub import PubSubService
@@ -273,6 +274,8 @@ class NodeService(Service):
             identity,
             self._reactor,
             rng=self._rng,
+            # Members count their sequence numbers up; foreign peers of open mode may draw them (js does).
+            params=GossipParams(growing_seqno=not settings.open),
             direct=[Multiaddr.parse(each) for each in settings.gossip_direct_peers],
             record_of=self._record_of,
             take_up=self._exchanged,

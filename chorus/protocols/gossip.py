@@ -15,6 +15,7 @@ from typing import cast
 from chorus.protocols import gossip_rpc
 from chorus.protocols.gossip_codec import Codec
 from chorus.protocols.gossip_events import Counters, Delivery, Frame, Kind, Send, Validation, Validator, accept_all
+from chorus.protocols.gossip_floors import SeqnoFloors
 from chorus.protocols.gossip_ids import MessageId, publisher_id
 from chorus.protocols.gossip_lazy import LazyGossip
 from chorus.protocols.gossip_meshes import Meshes, SignedRecord
@@ -63,7 +64,8 @@ class GossipRouter:
         self._seqno = first_seqno
         self._peers = peers = Peers()
         self._outbox = outbox = Outbox(codec)
-        self._seen = seen = SeenCache(params.seen_ttl, params.seen_entries)
+        self._floors = SeqnoFloors()
+        self._seen = seen = SeenCache(params.seen_ttl, params.seen_entries, self._forgotten)
         self._direct = dict.fromkeys(direct)
         self._meshes = meshes = Meshes(
             params=params,
@@ -270,6 +272,7 @@ class GossipRouter:
             return
         decoded = self._codec.decode_rpc(rpc)
         self.counters.passed_over += decoded.passed_over
+        state.useless += decoded.passed_over
         for subscribe, topic in decoded.subscriptions:
             self._subscription_received(peer, state, subscribe, topic, now)
         if decoded.idontwant:
@@ -279,11 +282,11 @@ class GossipRouter:
         if decoded.ihave:
             self._lazy.ihave_received(peer, state, decoded.ihave, now)
         if decoded.iwant:
-            self._lazy.iwant_received(peer, decoded.iwant)
+            self._lazy.iwant_received(peer, state, decoded.iwant)
         for topic in decoded.graft:
             self._meshes.graft_received(peer, state, topic, now)
         for prune in decoded.prune:
-            exchanged = self._meshes.prune_received(peer, prune, now)
+            exchanged = self._meshes.prune_received(peer, state, prune, now)
             self._take_up(peer, exchanged)
         self._outbox.flush()
 
@@ -293,6 +296,8 @@ class GossipRouter:
         self._exchanged += new
 
     def _subscription_received(self, peer: bytes, state: Peer, subscribe: bool, topic: str, now: float) -> None:
+        # Also those that change something: who comes and goes without end means no good.
+        state.useless += 1
         if not subscribe:
             if topic in state.topics:
                 self._peers.unsubscribe(peer, state, topic)
@@ -320,10 +325,17 @@ class GossipRouter:
         message_id = self._message_ids.get(topic, publisher_id)(message)
         if message_id in self._seen:
             self.counters.duplicates += 1
-            self.scores.duplicate(peer, topic, message_id, now)
+            if not self.scores.duplicate(peer, topic, message_id, message.signature, now):
+                self._second_message(peer, message)
             return
         if message.origin == self.peer_id:
             self.counters.own += 1
+            return
+        if self._floors and self._floors.is_replay(message.origin, message.seqno):
+            self.counters.replays += 1
+            if peer != message.origin:
+                # The publisher itself may only have set its clock back.
+                self.scores.misbehaved(peer)
             return
         # The signature comes before the seen cache: a forgery with a message's id must not keep the message out.
         try:
@@ -333,6 +345,21 @@ class GossipRouter:
             self.scores.invalid(peer, topic)
             return
         self._validate(peer, message, message_id, raw, now)
+
+    def _second_message(self, peer: bytes, message: Message) -> None:
+        """Another message under an id that has been here: forged by who sent it, or signed twice by its publisher."""
+        try:
+            self._verify(message)
+        except MessageError as error:
+            self.counters.reject(error.reason)
+            self.scores.invalid(peer, message.topic)
+            return
+        self.counters.equivocations += 1
+        self.scores.invalid(message.origin, message.topic)
+
+    def _forgotten(self, message_id: bytes) -> None:
+        if self.params.growing_seqno:
+            self._floors.forgotten(message_id)
 
     def _validate(self, peer: bytes, message: Message, message_id: bytes, raw: bytes, now: float) -> None:
         topic = message.topic
@@ -344,7 +371,7 @@ class GossipRouter:
             return
         self._seen.add(message_id, now)
         self._lazy.promises.kept(message_id)
-        self.scores.arrived(peer, message_id, now)
+        self.scores.arrived(peer, message_id, message.signature, now)
         if large:
             self._lazy.tell_idontwant(topic, message_id, peer, message.origin)
         frame = self._codec.message_frame(raw)

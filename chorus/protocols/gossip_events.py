@@ -85,6 +85,10 @@ class Counters:
     iwant_sent: int = 0
     iwant_served: int = 0
     promises_broken: int = 0
+    equivocations: int = 0
+    """Second messages that a publisher signed under an id it had used."""
+    replays: int = 0
+    """Messages older than the seen cache remembers."""
     idontwant_sent: int = 0
     idontwant_taken: int = 0
     spared: int = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
+from typing import Final
 
 from chorus.protocols import gossip_mesh
 from chorus.protocols.gossip_codec import Codec
@@ -17,6 +18,9 @@ from chorus.protocols.gossip_promises import Promises
 from chorus.protocols.gossip_score import PeerScores
 from chorus.protocols.mcache import MessageCache
 from chorus.protocols.seen import SeenCache
+
+USELESS_PER_MISBEHAVIOUR: Final = 100
+"""Entries without a use, beyond those that are allowed, that count as one misbehaviour (P7)."""
 
 
 class LazyGossip:
@@ -56,6 +60,7 @@ class LazyGossip:
         room = params.max_ihave_length - state.asked
         if state.ihaves > params.max_ihave_messages or room <= 0 or not self._gossips(peer):
             self._counters.ihave_ignored += 1
+            state.useless += sum(len(ids) for _, ids in ihave)
             return
         wanted: dict[bytes, None] = {}
         for topic, ids in ihave:
@@ -71,7 +76,7 @@ class LazyGossip:
         self.promises.made(peer, canonical(ids[0]), now + params.iwant_followup)
         self._outbox.send_all(peer, Kind.GOSSIP, self._codec.iwant_frames(ids))
 
-    def iwant_received(self, peer: bytes, ids: Iterable[bytes]) -> None:
+    def iwant_received(self, peer: bytes, state: Peer, ids: Iterable[bytes]) -> None:
         if not self._gossips(peer):
             return
         for message_id in ids:
@@ -79,6 +84,8 @@ class LazyGossip:
             if frame is not None:
                 self._counters.iwant_served += 1
                 self._outbox.send(peer, Kind.MESSAGE, frame)
+            else:
+                state.useless += 1
 
     def idontwant_received(self, state: Peer, ids: Iterable[bytes]) -> None:
         room = self._params.idontwant_per_heartbeat - state.idontwants
@@ -87,7 +94,8 @@ class LazyGossip:
         for message_id in ids:
             if room <= 0:
                 self._counters.passed_over += 1
-                return
+                state.useless += 1
+                continue
             room -= 1
             state.idontwants += 1
             self._counters.idontwant_taken += 1
@@ -119,8 +127,11 @@ class LazyGossip:
         """Counters begin anew; broken promises are charged."""
         self._tick = tick
         self._unwanted = False
-        for state in self._peers.all():
-            state.ihaves = state.asked = state.idontwants = 0
+        for peer in self._peers.ids():
+            state = self._peers[peer]
+            if state.useless > self._params.max_useless:
+                self._scores.misbehaved(peer, (state.useless - self._params.max_useless) / USELESS_PER_MISBEHAVIOUR)
+            state.ihaves = state.asked = state.idontwants = state.useless = 0
             unwanted = state.unwanted
             while unwanted and unwanted[first := next(iter(unwanted))] < tick:
                 del unwanted[first]

@@ -130,6 +130,7 @@ class Meshes:
         if members is None or topic not in state.topics or state.floods:
             # Silence instead of PRUNE: an answer would let anybody make us send, and say which topics we know.
             self._counters.passed_over += 1
+            state.useless += 1
             return
         if peer in members:
             return
@@ -154,15 +155,18 @@ class Meshes:
         self._counters.grafts_refused += 1
         self._prune(topic, peer, self._params.prune_backoff, now, exchange=exchange)
 
-    def prune_received(self, peer: bytes, prune: Prune, now: float) -> tuple[Exchanged, ...]:
+    def prune_received(self, peer: bytes, state: Peer, prune: Prune, now: float) -> tuple[Exchanged, ...]:
         """Returns the peers that it names, where they may be believed."""
         members = self._meshes.get(prune.topic)
         if members is None:
             self._counters.passed_over += 1
+            state.useless += 1
             return ()
         if peer in members:
             del members[peer]
             self._scores.pruned(peer, prune.topic)
+        else:
+            state.useless += 1
         self.backoffs.set(prune.topic, peer, now + clamp(prune.backoff, self._params.prune_backoff))
         if self._scores.score(peer) < self._scores.params.thresholds.accept_px:
             return ()

@@ -127,6 +127,11 @@ class GossipParams:
     """Ids taken from one peer's IDONTWANTs in a heartbeat."""
     idontwant_heartbeats: int = 3
     """How long an id stands."""
+    max_useless: int = 1000
+    """Entries without a use (unknown topics and ids, repeated subscriptions, …) that a peer may send in a heartbeat
+    before they are held against it: honest peers send some at the start, and after a restart of ours."""
+    growing_seqno: bool = False
+    """Publishers count up, so that a message from before the seen cache's time is a replay. For closed meshes."""
 
     def __attrs_post_init__(self) -> None:
         rules = (
@@ -143,6 +148,7 @@ class GossipParams:
             (self.opportunistic_ticks > 0 and self.opportunistic_peers >= 0, "opportunistic_ticks > 0"),
             (self.direct_ticks > 0, "direct_ticks > 0"),
             (self.idontwant_threshold > 0 and self.idontwant_heartbeats > 0, "idontwant_threshold and _heartbeats > 0"),
+            (self.max_useless >= 0, "max_useless >= 0"),
             (self.idontwant_per_heartbeat >= 0, "idontwant_per_heartbeat >= 0"),
             (0 < self.unsubscribe_backoff <= MAX_BACKOFF, "unsubscribe_backoff within the clamp"),
             (0 < self.prune_backoff <= MAX_BACKOFF, "prune_backoff within the clamp"),

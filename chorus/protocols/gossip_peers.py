@@ -8,7 +8,19 @@ from chorus.protocols.gossip_params import FLOODSUB, MAX_PEERS, MAX_TOPICS_PER_P
 class Peer:
     """What the router knows of one connected peer."""
 
-    __slots__ = ("asked", "direct", "floods", "idontwants", "ihaves", "known", "old", "outbound", "topics", "unwanted")
+    __slots__ = (
+        "asked",
+        "direct",
+        "floods",
+        "idontwants",
+        "ihaves",
+        "known",
+        "old",
+        "outbound",
+        "topics",
+        "unwanted",
+        "useless",
+    )
 
     def __init__(self, protocol: str, outbound: bool, direct: bool) -> None:
         self.outbound = outbound
@@ -26,6 +38,8 @@ class Peer:
         """Ids asked for since the last heartbeat."""
         self.idontwants = 0
         """Ids of IDONTWANTs since the last heartbeat."""
+        self.useless = 0
+        """Entries without a use since the last heartbeat."""
         self.unwanted: dict[bytes, int] = {}
         """Message id → the last heartbeat at which the peer does not want it; oldest first."""
 

@@ -6,6 +6,7 @@ Pure: events come in with `now`, `score` gives a number. The router acts on it; 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 import attrs
@@ -17,6 +18,9 @@ MAX_RECORDS: Final = 65536
 
 RECORD_TTL: Final = 120.0
 """Seconds a message's senders are remembered: as long as its id is in the seen cache by default."""
+
+REPLAY: Final = 0.1
+"""Of a misbehaviour (P7): the same message once more from the same peer."""
 
 MAX_RETAINED: Final = 4096
 """Peers that have left and whose bad score is kept; the one that left longest ago goes first."""
@@ -56,9 +60,10 @@ class _Peer:
 class _Record:
     """Who sent one message: `at` is when it was accepted, None while that is open or when it was not."""
 
-    __slots__ = ("at", "invalid", "senders")
+    __slots__ = ("at", "invalid", "mark", "senders")
 
-    def __init__(self, first: bytes) -> None:
+    def __init__(self, first: bytes, mark: bytes) -> None:
+        self.mark = mark
         self.at: float | None = None
         self.invalid = False
         self.senders: tuple[bytes, ...] = (first,)
@@ -95,6 +100,8 @@ class PeerScores:
 
     def __init__(self, params: ScoreParams | None = None) -> None:
         self.params = params or ScoreParams()
+        self.application: Callable[[bytes], float] = _nothing
+        """P5: what the application says of a connected peer; asked at every refresh."""
         self._peers: dict[bytes, _Peer] = {}
         self._gone: dict[bytes, None] = {}
         """Peers that left with a bad score, in the order in which they did."""
@@ -192,9 +199,9 @@ class PeerScores:
 
     # Messages
 
-    def arrived(self, peer: bytes, message_id: bytes, now: float) -> None:
-        """A message's first copy; its validity is not known yet."""
-        self._records[message_id] = _Record(peer)
+    def arrived(self, peer: bytes, message_id: bytes, mark: bytes, now: float) -> None:
+        """A message's first copy; its validity is not known yet. `mark` is equal for equal messages (the signature)."""
+        self._records[message_id] = _Record(peer, mark)
         self._order.append((now + RECORD_TTL, message_id))
         if len(self._order) > MAX_RECORDS:
             self._records.pop(self._order.popleft()[1], None)
@@ -219,23 +226,25 @@ class PeerScores:
             self._near_first(entry, params)
             stats.value = None
 
-    def duplicate(self, peer: bytes, topic: str, message_id: bytes, now: float) -> None:
-        """One more copy, of a message that has been here."""
+    def duplicate(self, peer: bytes, topic: str, message_id: bytes, mark: bytes, now: float) -> bool:
+        """One more copy of a message that has been here; false when it is another message under the same id."""
         record = self._records.get(message_id)
-        if record is None or peer in record.senders:
-            return
         stats = self._peers.get(peer)
-        if stats is None:
-            return
+        if record is None or stats is None:
+            return True
+        if record.mark != mark:
+            return False
+        if peer in record.senders:
+            # Gossip and mesh may bring the same once each; who plays it again and again is a flood.
+            self.misbehaved(peer, REPLAY)
+            return True
+        record.senders += (peer,)
         if record.invalid:
-            record.senders += (peer,)
             self.invalid(peer, topic)
-        elif record.at is None:
-            record.senders += (peer,)
-        elif now - record.at <= (params := self.params.of(topic)).mesh_deliveries_window:
-            record.senders += (peer,)
+        elif record.at is not None and now - record.at <= (params := self.params.of(topic)).mesh_deliveries_window:
             self._near_first(self._entry(stats, topic), params)
             stats.value = None
+        return True
 
     def rejected(self, topic: str, message_id: bytes) -> None:
         """A validator found it invalid, whoever looks at it: all who sent it should have seen that."""
@@ -271,13 +280,6 @@ class PeerScores:
             stats.behaviour += times
             stats.value = None
 
-    def set_application(self, peer: bytes, value: float) -> None:
-        """P5."""
-        stats = self._peers.get(peer)
-        if stats is not None:
-            stats.application = value
-            stats.value = None
-
     # Time
 
     def refresh(self, now: float) -> None:
@@ -296,8 +298,10 @@ class PeerScores:
                 del self._traffic[topic]
         for peer in [peer for peer in self._gone if self._peers[peer].expires <= now]:
             self._forget(peer)
-        for stats in self._peers.values():
+        for peer, stats in self._peers.items():
             stats.value = None
+            if stats.connected:
+                stats.application = self.application(peer)
             stats.behaviour = _decay(stats.behaviour, params.behaviour_decay, zero)
             for topic, entry in stats.topics.items():
                 self._age(entry, params.of(topic), now)
@@ -384,6 +388,10 @@ class PeerScores:
             group_size=self._group_size(stats),
             behaviour=stats.behaviour,
         )
+
+
+def _nothing(peer: bytes) -> float:
+    return 0.0
 
 
 def _decay(value: float, factor: float, zero: float) -> float:

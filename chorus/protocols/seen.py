@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 
 class SeenCache:
@@ -11,9 +12,11 @@ class SeenCache:
     A later sight does not prolong: a message replayed for ever is forgotten as if it were not.
     """
 
-    __slots__ = ("_entries", "_ids", "_order", "_ttl")
+    __slots__ = ("_entries", "_forgotten", "_ids", "_order", "_ttl")
 
-    def __init__(self, ttl: float, entries: int) -> None:
+    def __init__(self, ttl: float, entries: int, forgotten: Callable[[bytes], None] | None = None) -> None:
+        """`forgotten` is called with each id that leaves."""
+        self._forgotten = forgotten
         self._ttl = ttl
         self._entries = entries
         self._ids: set[bytes] = set()
@@ -32,10 +35,16 @@ class SeenCache:
         self._ids.add(message_id)
         self._order.append((now + self._ttl, message_id))
         if len(self._order) > self._entries:
-            self._ids.discard(self._order.popleft()[1])
+            self._drop()
         return True
 
     def expire(self, now: float) -> None:
         order = self._order
         while order and order[0][0] <= now:
-            self._ids.discard(order.popleft()[1])
+            self._drop()
+
+    def _drop(self) -> None:
+        message_id = self._order.popleft()[1]
+        self._ids.discard(message_id)
+        if self._forgotten is not None:
+            self._forgotten(message_id)

@@ -25,6 +25,7 @@ from chorus.messages import (
     may_be_said,
     redacted,
 )
+from chorus.messages.rates import BURST, PublisherRates
 from chorus.messages.topics import MAX_JOINED_TOPICS, STATIC, BadTopic, TooManyTopics, pattern_of
 from chorus.protocols.gossip_events import Validation
 from chorus.seams import MembersMayAll
@@ -53,6 +54,10 @@ class MessageCounters:
     """Messages of authors that are no members."""
     misplaced: int = 0
     """Messages on a topic where their type does not belong."""
+    flooded: int = 0
+    """Messages of publishers that say more than `chorus.messages.rates` allows."""
+    held_back: int = 0
+    """News of our own that was not said, for the same reason."""
     unknown: dict[str, int] = attrs.field(factory=dict)
     """By type: from newer versions; passed on, not understood."""
 
@@ -79,6 +84,8 @@ class Messaging:
     ) -> None:
         self.peer_id = peer_id
         self.counters = MessageCounters()
+        self._rates = PublisherRates()
+        pubsub.set_application_score(self._overdraft)
         self._pubsub = pubsub
         self._redactor = redactor
         self._wall = wall
@@ -168,13 +175,18 @@ class Messaging:
         )
         envelope = redacted(envelope, lambda text: self._redactor.redact(text, context=f"pubsub.{payload.TYPE}")[0])
         self._pubsub.publish(topic, encode(envelope))
+        self._rates.spend(self.peer_id.raw, self._pubsub.seconds())
         self.counters.sent += 1
 
     def announce_task(self, document: Document) -> None:
         """Say on `chorus/tasks` that a task changed: the members of `TaskUpdate` are taken from `document`.
 
-        Never fails: news that cannot be said is logged.
+        Never fails: news that cannot be said is logged. Where this node has said so much that others would begin to
+        take it for a flood, news is kept to itself: the journal has it, and what else we say must be heard.
         """
+        if self._rates.level(self.peer_id.raw, self._pubsub.seconds()) < BURST / 2:
+            self.counters.held_back += 1
+            return
         try:
             known = {
                 attribute.name: document[attribute.name]
@@ -196,12 +208,16 @@ class Messaging:
 
         Nonsense is rejected: whoever passed it on should have seen it. Words of strangers and words in the wrong place
         are ignored, which keeps them from spreading but blames nobody: who is a member, and what may be said where, a
-        neighbour may know differently for a while (news of an exclusion on its way, a newer version). Unknown types
-        are accepted, for the nodes that know them.
+        neighbour may know differently for a while (news of an exclusion on its way, a newer version). So are the words
+        of who says too much, who pays for it itself (`_overdraft`). Unknown types are accepted, for the nodes that
+        know them.
         """
         self._last = (received.id, None)
         if not self._roles.is_member(str(received.from_peer)):
             self.counters.strangers += 1
+            return Validation.IGNORE
+        if self._rates.spend(received.from_peer.raw, self._pubsub.seconds()) < 0:
+            self.counters.flooded += 1
             return Validation.IGNORE
         try:
             envelope = decode(received.data, received.from_peer)
@@ -218,6 +234,10 @@ class Messaging:
             return Validation.IGNORE
         self._last = (received.id, envelope)
         return Validation.ACCEPT
+
+    def _overdraft(self, peer: bytes) -> float:
+        """P5: what a publisher has said too much is held against it, until it has been quiet for long enough."""
+        return min(0.0, self._rates.level(peer, self._pubsub.seconds()))
 
     def _deliver(self, received: Received) -> None:
         envelope = self._last[1] if self._last[0] == received.id else None

@@ -245,6 +245,14 @@ class PubSubService(Service):
         self._waiters.append((waiter, timer))
         return waiter
 
+    def set_application_score(self, score: Callable[[bytes], float]) -> None:
+        """P5 of a peer (its raw id), asked every second; 0 for nothing to say."""
+        self.router.scores.application = score
+
+    def seconds(self) -> float:
+        """The steady clock that pub/sub runs on."""
+        return float(self._clock.seconds())
+
     def mesh_of(self, topic: str) -> list[PeerId]:
         return [PeerId(raw) for raw in self.router.mesh(topic)]
 
@@ -279,6 +287,8 @@ class PubSubService(Service):
             "graylisted": router.graylisted,
             "throttled": router.throttled,
             "promises_broken": router.promises_broken,
+            "equivocations": router.equivocations,
+            "replays": router.replays,
             "idontwant_sent": router.idontwant_sent,
             "idontwant_taken": router.idontwant_taken,
             "spared": router.spared,

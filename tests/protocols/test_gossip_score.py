@@ -28,10 +28,10 @@ def scores(*peers: bytes, topic: TopicScoreParams = OFF, **more: object) -> Peer
 
 def deliver(made: PeerScores, number: int, first: bytes, *others: bytes, now: float, expected: bool = True) -> None:
     message_id = number.to_bytes(8, "big")
-    made.arrived(first, message_id, now)
+    made.arrived(first, message_id, b"sig", now)
     made.accepted(first, T, message_id, now, expected=expected)
     for other in others:
-        made.duplicate(other, T, message_id, now + 0.01)
+        made.duplicate(other, T, message_id, b"sig", now + 0.01)
 
 
 class Parts(PureTestCase):
@@ -70,11 +70,11 @@ class Parts(PureTestCase):
             made.grafted(peer, T, 0.0)
         for number in range(8):
             message_id = bytes([number])
-            made.arrived(A, message_id, 1.0)
+            made.arrived(A, message_id, b"sig", 1.0)
             made.accepted(A, T, message_id, 1.0, expected=True)
-            made.duplicate(B, T, message_id, 1.9)
-            made.duplicate(B, T, message_id, 1.9)
-            made.duplicate(C, T, message_id, 2.1)
+            made.duplicate(B, T, message_id, b"sig", 1.9)
+            made.duplicate(B, T, message_id, b"sig", 1.9)
+            made.duplicate(C, T, message_id, b"sig", 2.1)
         self.assertEqual(made.score(C), 0.0, "not active yet")
         made.refresh(11.0)
         self.assertEqual((made.score(A), made.score(B)), (0.0, 0.0))
@@ -123,21 +123,21 @@ class Parts(PureTestCase):
 
     def test_p4_is_for_everybody_who_sent_it_before_or_after_the_verdict(self) -> None:
         made = scores(A, B, C, topic=attrs.evolve(OFF, invalid_weight=-2.0))
-        made.arrived(A, b"m", 0.0)
-        made.duplicate(B, T, b"m", 0.1)
+        made.arrived(A, b"m", b"sig", 0.0)
+        made.duplicate(B, T, b"m", b"sig", 0.1)
         made.rejected(T, b"m")
         made.rejected(T, b"m")
-        made.duplicate(C, T, b"m", 0.2)
-        made.duplicate(C, T, b"m", 0.3)
+        made.duplicate(C, T, b"m", b"sig", 0.2)
+        made.duplicate(C, T, b"m", b"sig", 0.3)
         self.assertEqual([made.score(peer) for peer in (A, B, C)], [-2.0, -2.0, -2.0])
         made.invalid(A, T)
         self.assertEqual(made.score(A), -8.0, "the square")
 
     def test_an_ignored_message_is_nobodys_fault(self) -> None:
         made = scores(A, B, topic=attrs.evolve(OFF, invalid_weight=-2.0, first_weight=1.0))
-        made.arrived(A, b"m", 0.0)
+        made.arrived(A, b"m", b"sig", 0.0)
         made.ignored(b"m")
-        made.duplicate(B, T, b"m", 0.1)
+        made.duplicate(B, T, b"m", b"sig", 0.1)
         self.assertEqual((made.score(A), made.score(B)), (0.0, 0.0))
 
     def test_copies_that_came_while_validators_thought_count_as_near_first(self) -> None:
@@ -152,16 +152,20 @@ class Parts(PureTestCase):
         made = scores(A, B, topic=topic)
         made.grafted(B, T, 0.0)
         for number in range(5):
-            made.arrived(A, bytes([number]), 1.0)
-            made.duplicate(B, T, bytes([number]), 8.0)
+            made.arrived(A, bytes([number]), b"sig", 1.0)
+            made.duplicate(B, T, bytes([number]), b"sig", 8.0)
             made.accepted(A, T, bytes([number]), 9.0, expected=True)
         made.refresh(10.0)
         self.assertEqual(made.score(B), 0.0)
 
     def test_p5(self) -> None:
         made = scores(A, application_weight=3.0)
-        made.set_application(A, -7.0)
+        made.application = lambda peer: {A: -7.0}[peer]
+        made.refresh(1.0)
         self.assertEqual(made.score(A), -21.0)
+        made.application = lambda peer: 0.0
+        made.refresh(2.0)
+        self.assertEqual(made.score(A), 0.0)
 
     def test_p6_counts_public_networks_only(self) -> None:
         made = scores(group_weight=-1.0, group_threshold=2)

@@ -17,6 +17,7 @@ from chorus.messages import (
     WhoIsAdmin,
     encode,
 )
+from chorus.messages.rates import BURST, DEPTH, RATE
 from chorus.messages.topics import (
     MAX_JOINED_TOPICS,
     STATIC,
@@ -231,3 +232,49 @@ class Strangers(MessagingCase):
         self.assertEqual(self.updates(two), ["t-1"])
         self.assertEqual(self.updates(one), ["t-1"], "of two alone")
         self.assertEqual(one.messaging.counters.strangers, 2, "the garbage was not passed on")
+
+
+class Floods(MessagingCase):
+    """A publisher that says more than `chorus.messages.rates` allows."""
+
+    def flood(self, author: Node, count: int) -> None:
+        me = str(author.identity.peer_id).encode()
+        later = b'{"type":"Later","id":"abcdefgh","from":"%s","timestamp":1,"data":{}}' % me
+        for number in range(count):
+            author.pubsub.publish(COORDINATION, later)
+            if number % 50 == 0:
+                self.run_for(0.05)
+
+    def test_it_is_passed_on_no_further_loses_its_score_and_gets_it_back(self) -> None:
+        one, two, three = self.chain()
+        self.flood(one, 5000)
+        self.run_for(1)
+        heard, passed = two.messaging.counters, three.messaging.counters
+        self.assertGreater(heard.flooded, 200)
+        self.assertEqual(passed.unknown["Later"], heard.unknown["Later"])
+        self.assertLess(heard.unknown["Later"], BURST + 6 * RATE)
+        router = two.pubsub.router
+        self.assertLess(router.score(one.identity.peer_id.raw), 0)
+        self.assertNotIn(one.identity.peer_id, two.pubsub.mesh_of(COORDINATION))
+        self.assertGreaterEqual(router.score(three.identity.peer_id.raw), 0)
+        self.assertGreaterEqual(
+            three.pubsub.router.score(two.identity.peer_id.raw), 0, "who passed it on is not blamed"
+        )
+        # The overdraft is forgotten after five seconds; promises that it broke meanwhile fade more slowly.
+        self.run_for(DEPTH / RATE + 120)
+        self.assertGreaterEqual(router.score(one.identity.peer_id.raw), 0)
+        three.heard.clear()
+        one.messaging.announce_task({"task_id": "t-2", "state": "running", "attempt": 1})
+        self.run_for(3)
+        self.assertIn("t-2", [data.task_id for _, data in three.heard if isinstance(data, TaskUpdate)])
+
+    def test_a_busy_scheduler_keeps_news_to_itself_before_it_is_taken_for_a_flood(self) -> None:
+        one, two, _ = self.chain()
+        for number in range(3000):
+            one.messaging.announce_task({"task_id": f"t-{number}", "state": "running", "attempt": 1})
+            if number % 50 == 0:
+                self.run_for(0.01)
+        self.run_for(1)
+        self.assertGreater(one.messaging.counters.held_back, 1000)
+        self.assertEqual(two.messaging.counters.flooded, 0)
+        self.assertGreaterEqual(two.pubsub.router.score(one.identity.peer_id.raw), 0)

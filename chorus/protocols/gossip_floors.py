@@ -1,0 +1,35 @@
+"""How far each publisher's sequence numbers have certainly got: what the seen cache has forgotten is not heard again
+(go-libp2p-pubsub's seqno validator, made safe against messages that overtake each other)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_PUBLISHERS: Final = 4096
+"""Publishers whose floor is kept; the one raised longest ago leaves first."""
+
+_SEQNO = 8
+
+
+class SeqnoFloors:
+    """A floor is raised when an id leaves the seen cache: what comes at or below it is late by the time that ids are
+    remembered. Only for meshes whose members count up, as go, current rust and CHORUS do; js draws numbers."""
+
+    __slots__ = ("_floors",)
+
+    def __init__(self) -> None:
+        self._floors: dict[bytes, bytes] = {}
+
+    def __len__(self) -> int:
+        return len(self._floors)
+
+    def forgotten(self, message_id: bytes) -> None:
+        """An id of the form publisher ‖ sequence number has left the seen cache."""
+        origin, seqno = message_id[:-_SEQNO], message_id[-_SEQNO:]
+        known = self._floors.pop(origin, b"")
+        self._floors[origin] = max(known, seqno)
+        if len(self._floors) > MAX_PUBLISHERS:
+            del self._floors[next(iter(self._floors))]
+
+    def is_replay(self, origin: bytes, seqno: bytes) -> bool:
+        return seqno <= self._floors.get(origin, b"")

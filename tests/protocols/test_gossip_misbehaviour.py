@@ -1,0 +1,188 @@
+"""A node that floods, replays, equivocates or never forwards loses its score and its place (and who does not, keeps
+them). What is only said by many words is bounded in `test_gossip`; here it costs who says it."""
+
+from __future__ import annotations
+
+from chorus.protocols.gossip import GossipRouter
+from chorus.protocols.gossip_floors import MAX_PUBLISHERS, SeqnoFloors
+from chorus.protocols.gossip_params import MESHSUB_1_2, GossipParams
+from chorus.protocols.gossip_rpc import idontwant_frames
+from chorus.protocols.proto import rpc_pb2 as pb
+from tests.protocols.gossip_network import unframe
+from tests.protocols.test_gossip import (
+    NOW,
+    TOPIC,
+    RouterCase,
+    graft,
+    ihave,
+    iwant,
+    peer,
+    prune,
+    published,
+    subscription,
+)
+
+
+class Floods(RouterCase):
+    def flooded(self, *rpcs: bytes, times: int = 1) -> GossipRouter:
+        """Peer 1 says this in each of ten seconds; peers 2 and 3 what honest peers say."""
+        node = self.router(3, protocol=MESHSUB_1_2)
+        for second in range(10):
+            for _ in range(times):
+                for rpc in rpcs:
+                    node.receive(peer(1), rpc, NOW + second)
+            node.receive(peer(2), published(9, seqno=100 + second), NOW + second)
+            node.receive(peer(3), published(9, seqno=100 + second), NOW + second)
+            node.heartbeat(NOW + second + 0.9)
+        return node
+
+    def assert_lost(self, node: GossipRouter) -> None:
+        self.assertLess(node.score(peer(1)), node.scores.params.thresholds.graylist)
+        self.assertEqual(sorted(node.mesh(TOPIC)), sorted([peer(2), peer(3)]))
+        self.assertGreaterEqual(min(node.score(peer(2)), node.score(peer(3))), 0)
+        before = node.counters.graylisted
+        node.receive(peer(1), published(8), NOW + 11)
+        self.assertEqual((node.counters.graylisted, node.take_deliveries()[-1].origin), (before + 1, peer(9)))
+
+    def test_grafts_and_prunes_of_unknown_topics(self) -> None:
+        self.assert_lost(self.flooded(graft(*(f"t{n}" for n in range(150))), times=20))
+        self.assert_lost(self.flooded(prune("unknown", 60), times=3000))
+
+    def test_subscriptions_that_come_and_go(self) -> None:
+        topics = [f"t{n}" for n in range(90)]
+        self.assert_lost(self.flooded(subscription(*topics), subscription(*topics, subscribe=False), times=20))
+
+    def test_ihave(self) -> None:
+        many = ihave(*(b"%046d" % number for number in range(300)))
+        self.assert_lost(self.flooded(many, times=40))
+
+    def test_iwant_of_what_is_not_here(self) -> None:
+        many = iwant(*(b"%046d" % number for number in range(300)))
+        self.assert_lost(self.flooded(many, times=10))
+
+    def test_idontwant(self) -> None:
+        many = [raw for raw in unframe(idontwant_frames([b"%046d" % number for number in range(300)]))]
+        self.assert_lost(self.flooded(*many, times=12))
+
+    def test_grafts_in_backoff(self) -> None:
+        self.assert_lost(self.flooded(prune(TOPIC, 3600), *[graft(TOPIC)] * 3))
+
+    def test_what_an_honest_peer_says_at_its_start_and_after_our_restart(self) -> None:
+        topics = [f"t{n}" for n in range(90)]
+        node = self.flooded(
+            graft(*topics), ihave(*(b"%046d" % n for n in range(300))), iwant(*(b"%046d" % n for n in range(300)))
+        )
+        view = node.score_view(peer(1))
+        assert view is not None
+        self.assertEqual(node.counters.graylisted, 0)
+        # It advertised what it never sent: that alone is held against it.
+        self.assertLessEqual(view.behaviour, node.counters.promises_broken)
+
+
+class Replays(RouterCase):
+    def test_the_same_message_again_and_again(self) -> None:
+        node = self.router(3)
+        for second in range(40):
+            for number in (1, 2, 3):
+                node.receive(peer(number), published(9, seqno=100 + second), NOW + second)
+            for _ in range(10):
+                node.receive(peer(1), published(9, seqno=100 + second), NOW + second)
+            node.heartbeat(NOW + second + 0.9)
+        # It stays about where it is not heard any more: what is not heard costs nothing, and old sins fade.
+        self.assertGreater(node.counters.graylisted, 100)
+        self.assertLess(node.score(peer(1)), node.scores.params.thresholds.publish)
+        self.assertEqual(sorted(node.mesh(TOPIC)), sorted([peer(2), peer(3)]))
+        self.assertEqual(len(node.take_deliveries()), 40)
+        self.assertGreaterEqual(min(node.score(peer(2)), node.score(peer(3))), 0)
+
+    def test_once_more_by_gossip_is_no_replay(self) -> None:
+        node = self.router(2)
+        for seqno in range(50):
+            node.receive(peer(1), published(9, seqno=seqno), NOW)
+            node.receive(peer(1), published(9, seqno=seqno), NOW)
+        view = node.score_view(peer(1))
+        assert view is not None
+        self.assertLess(view.behaviour, node.scores.params.behaviour_threshold)
+
+    def test_what_the_seen_cache_has_forgotten(self) -> None:
+        params = GossipParams(seen_ttl=10, growing_seqno=True)
+        node = self.router(2, params=params)
+        for seqno in range(5, 10):
+            node.receive(peer(2), published(9, seqno=seqno), NOW)
+        node.heartbeat(NOW + 11)
+        node.take_deliveries()
+        for _ in range(30):
+            node.receive(peer(1), published(9, seqno=7), NOW + 12)
+        self.assertEqual((node.take_deliveries(), node.counters.replays + node.counters.graylisted), ([], 30))
+        self.assertGreater(node.counters.graylisted, 10)
+        node.receive(peer(2), published(9, seqno=10), NOW + 12)
+        self.assertEqual(len(node.take_deliveries()), 1, "what is new is heard")
+        node.receive(peer(2), published(8, seqno=1), NOW + 12)
+        self.assertEqual(len(node.take_deliveries()), 1, "another publisher has numbers of its own")
+
+    def test_a_publisher_whose_clock_was_set_back_is_not_heard_and_not_blamed(self) -> None:
+        node = self.router(2, params=GossipParams(seen_ttl=10, growing_seqno=True))
+        node.receive(peer(1), published(1, seqno=1000), NOW)
+        node.heartbeat(NOW + 11)
+        for seqno in range(20):
+            node.receive(peer(1), published(1, seqno=seqno), NOW + 12)
+        self.assertEqual((len(node.take_deliveries()), node.counters.replays), (1, 20))
+        self.assertGreaterEqual(node.score(peer(1)), 0)
+
+    def test_messages_that_overtake_each_other_are_all_heard(self) -> None:
+        node = self.router(2, params=GossipParams(seen_ttl=10, growing_seqno=True))
+        for seqno in (5, 3, 9, 1, 7):
+            node.receive(peer(1), published(9, seqno=seqno), NOW)
+        self.assertEqual(len(node.take_deliveries()), 5)
+
+    def test_without_growth_numbers_may_be_drawn(self) -> None:
+        node = self.router(2, params=GossipParams(seen_ttl=10))
+        node.receive(peer(1), published(9, seqno=1 << 60), NOW)
+        node.heartbeat(NOW + 11)
+        node.receive(peer(1), published(9, seqno=77), NOW + 12)
+        self.assertEqual(len(node.take_deliveries()), 2)
+
+    def test_floors_are_bounded(self) -> None:
+        floors = SeqnoFloors()
+        for number in range(MAX_PUBLISHERS + 5):
+            floors.forgotten(number.to_bytes(4, "big") + bytes(8))
+        self.assertEqual(len(floors), MAX_PUBLISHERS)
+
+
+class Equivocation(RouterCase):
+    def test_two_messages_under_one_number(self) -> None:
+        """Whoever brings the second is innocent; who signed both pays, and the first one stands."""
+        node = self.router(3)
+        for seqno in range(6):
+            node.receive(peer(2), published(1, b"one", seqno=seqno), NOW)
+            node.receive(peer(3), published(1, b"other", seqno=seqno), NOW)
+        self.assertEqual([each.data for each in node.take_deliveries()], [b"one"] * 6)
+        self.assertEqual(node.counters.equivocations, 6)
+        self.assertLess(node.score(peer(1)), node.scores.params.thresholds.graylist)
+        self.assertGreaterEqual(min(node.score(peer(2)), node.score(peer(3))), 0)
+        node.heartbeat(NOW + 1)
+        self.assertNotIn(peer(1), node.mesh(TOPIC))
+
+    def test_a_forged_second_message_costs_who_sent_it(self) -> None:
+        node = self.router(3)
+        node.receive(peer(2), published(1, b"one"), NOW)
+        forged = pb.RPC.FromString(published(1, b"one"))
+        forged.publish[0].signature = bytes(64)
+        node.receive(peer(3), forged.SerializeToString(), NOW)
+        self.assertEqual((node.counters.equivocations, node.counters.rejected), (0, {"bad_signature": 1}))
+        self.assertLess(node.score(peer(3)), 0)
+        self.assertGreaterEqual(min(node.score(peer(1)), node.score(peer(2))), 0)
+
+
+class Silence(RouterCase):
+    def test_cve_2022_47547_who_never_forwards_loses_score_and_place(self) -> None:
+        node = self.router(4)
+        for second in range(120):
+            for number in (1, 2, 3):
+                node.receive(peer(number), published(9, seqno=second), NOW + second)
+            node.heartbeat(NOW + second + 0.9)
+        self.assertLess(node.score(peer(4)), 0)
+        self.assertEqual(sorted(node.mesh(TOPIC)), sorted(map(peer, (1, 2, 3))))
+        self.assertGreaterEqual(min(node.score(peer(number)) for number in (1, 2, 3)), 0)
+        node.receive(peer(4), graft(TOPIC), NOW + 200)
+        self.assertNotIn(peer(4), node.mesh(TOPIC))
