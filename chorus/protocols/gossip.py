@@ -364,7 +364,6 @@ class GossipRouter:
     def _validate(self, peer: bytes, message: Message, message_id: bytes, raw: bytes, now: float) -> None:
         topic = message.topic
         delivery = Delivery(topic, message.origin, message.data, message_id, peer)
-        large = len(message.data) >= self.params.idontwant_threshold
         if self._waits and topic in self._waits and not self._pending.has_room(peer):
             # Not seen: a copy of somebody else, or gossip, may find room.
             self.counters.throttled += 1
@@ -372,22 +371,22 @@ class GossipRouter:
         self._seen.add(message_id, now)
         self._lazy.promises.kept(message_id)
         self.scores.arrived(peer, message_id, message.signature, now)
-        if large:
+        if len(message.data) >= self.params.idontwant_threshold:
             self._lazy.tell_idontwant(topic, message_id, peer, message.origin)
         frame = self._codec.message_frame(raw)
         verdict = self._validators[topic](delivery)
         if verdict is Validation.LATER:
-            self._pending.add(Pending(delivery, frame, not large))
+            self._pending.add(Pending(delivery, frame))
         else:
-            self._judge(delivery, frame, not large, verdict, now)
+            self._judge(delivery, frame, verdict, now)
 
     def validated(self, message_id: bytes, verdict: Validation, now: float) -> None:
         """The late verdict on a message whose validator said `LATER`; unknown ids are passed over."""
         pending = self._pending.take(message_id)
         if pending is not None and pending.delivery.topic in self._validators:
-            self._judge(pending.delivery, pending.frame, pending.expected, verdict, now)
+            self._judge(pending.delivery, pending.frame, verdict, now)
 
-    def _judge(self, delivery: Delivery, frame: Frame, expected: bool, verdict: Validation, now: float) -> None:
+    def _judge(self, delivery: Delivery, frame: Frame, verdict: Validation, now: float) -> None:
         topic = delivery.topic
         if verdict is Validation.REJECT:
             self.counters.reject("validator")
@@ -397,7 +396,7 @@ class GossipRouter:
             self.scores.ignored(delivery.message_id)
         else:
             self.counters.delivered += 1
-            self.scores.accepted(delivery.source, topic, delivery.message_id, now, expected=expected)
+            self.scores.accepted(delivery.source, topic, delivery.message_id, now)
             self._deliveries.append(delivery)
             self._forward(delivery, frame)
 

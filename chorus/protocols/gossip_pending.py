@@ -12,7 +12,6 @@ from chorus.protocols.gossip_params import MAX_PENDING, MAX_PENDING_PER_PEER
 class Pending:
     delivery: Delivery
     frame: Frame
-    expected: bool
 
 
 class PendingMessages:

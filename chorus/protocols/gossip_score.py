@@ -107,7 +107,7 @@ class PeerScores:
         """Peers that left with a bad score, in the order in which they did."""
         self._groups: dict[str, int] = {}
         self._traffic: dict[str, float] = {}
-        """Topic → messages that its mesh should have brought, decaying as P3's counters do."""
+        """Topic → messages that more than one member of its mesh brought, decaying as P3's counters do."""
         self._records: dict[bytes, _Record] = {}
         self._order: deque[tuple[float, bytes]] = deque()
         self._next_refresh = 0.0
@@ -206,16 +206,16 @@ class PeerScores:
         if len(self._order) > MAX_RECORDS:
             self._records.pop(self._order.popleft()[1], None)
 
-    def accepted(self, peer: bytes, topic: str, message_id: bytes, now: float, *, expected: bool) -> None:
+    def accepted(self, peer: bytes, topic: str, message_id: bytes, now: float) -> None:
         """The message whose first copy `peer` sent is valid; those who sent it too while that was open count as near
-        first. `expected` when the mesh could have been expected to bring it (nobody was told not to)."""
+        first."""
         record = self._records.get(message_id)
         if record is None:
             return
         record.at = now
         params = self.params.of(topic)
-        if expected:
-            self._traffic[topic] = self._traffic.get(topic, 0.0) + 1.0
+        if len(record.senders) > 1:
+            self._count_redundant(topic)
         for sender in record.senders:
             stats = self._peers.get(sender)
             if stats is None:
@@ -242,7 +242,10 @@ class PeerScores:
         if record.invalid:
             self.invalid(peer, topic)
         elif record.at is not None and now - record.at <= (params := self.params.of(topic)).mesh_deliveries_window:
-            self._near_first(self._entry(stats, topic), params)
+            entry = self._entry(stats, topic)
+            self._near_first(entry, params)
+            if entry.in_mesh and len(record.senders) == 2:
+                self._count_redundant(topic)
             stats.value = None
         return True
 
@@ -265,6 +268,9 @@ class PeerScores:
         if stats is not None:
             self._entry(stats, topic).invalid += 1.0
             stats.value = None
+
+    def _count_redundant(self, topic: str) -> None:
+        self._traffic[topic] = self._traffic.get(topic, 0.0) + 1.0
 
     @staticmethod
     def _near_first(entry: _Topic, params: TopicScoreParams) -> None:
@@ -354,7 +360,7 @@ class PeerScores:
         return score + params.invalid_weight * entry.invalid * entry.invalid
 
     def wanted(self, topic: str) -> float:
-        """P3's threshold as it is now: a share of the recent traffic, at most the configured one."""
+        """P3's threshold as it is now: a share of the recent messages that several brought, at most the configured."""
         params = self.params.of(topic)
         return min(params.mesh_deliveries_threshold, params.mesh_deliveries_share * self._traffic.get(topic, 0.0))
 

@@ -4,9 +4,12 @@ The defaults are for a closed mesh of members on quiet topics. Two things differ
 topic:
 
 - P1 is worth little (3 points at most), so that staying is no substitute for forwarding (CVE-2022-47547).
-- P3's threshold follows the topic's real traffic: `share` of what came lately, at most `threshold`. On a topic where
-  hardly anything is said, hardly anything is asked of its mesh; honest quiet peers stay at 0 or above. Copies count for
-  `window` seconds after the first one, since a peer behind a slow link forwards late but does forward.
+- P3's threshold follows what the topic's mesh really does: `share` of the recent messages that more than one member
+  brought, at most `threshold`. Where hardly anything is said, and where messages come by one way only (a chain, a star
+  of members that know nobody else), nothing is asked. Copies count for `window` seconds after the first one, since a
+  peer behind a slow link forwards late but does forward.
+- P3 and P3b together cost a peer its place in the mesh and never the gossip: an honest member with one connection has
+  nothing to bring, and must still hear everything.
 """
 
 from __future__ import annotations
@@ -59,12 +62,12 @@ class TopicScoreParams:
     """P3: the square of what its deliveries lack, while it is in the mesh."""
     mesh_deliveries_decay: float = 0.995
     mesh_deliveries_cap: float = 100.0
-    mesh_deliveries_threshold: float = 10.0
+    mesh_deliveries_threshold: float = 5.0
     mesh_deliveries_share: float = 0.15
-    """Of the topic's recent messages that a member of its mesh is expected to have brought, too or first."""
+    """Of the topic's recent messages that several members of its mesh brought."""
     mesh_deliveries_activation: float = 30.0
     mesh_deliveries_window: float = 2.0
-    mesh_failure_weight: float = -1.0
+    mesh_failure_weight: float = -0.5
     """P3b: a deficit stays with a peer that is pruned or leaves."""
     mesh_failure_decay: float = 0.995
     invalid_weight: float = -20.0
@@ -108,8 +111,8 @@ class ScoreThresholds:
     """… nothing that a peer says is heard."""
     accept_px: float = 5.0
     """Whose PRUNE may name other peers: an attacker must have been useful first."""
-    opportunistic: float = 2.0
-    """A mesh whose median is below looks for better peers."""
+    opportunistic: float = 5.0
+    """A mesh whose median is below looks for better peers: more than P1 can give."""
 
     def __attrs_post_init__(self) -> None:
         _check_finite(self)

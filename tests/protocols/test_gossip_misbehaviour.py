@@ -175,6 +175,15 @@ class Equivocation(RouterCase):
 
 
 class Silence(RouterCase):
+    def test_who_has_nothing_to_bring_keeps_its_place(self) -> None:
+        """The ends of a chain, the points of a star: the rest of the mesh hears of everything through us."""
+        node = self.router(7)
+        for second in range(600):
+            node.receive(peer(1), published(9, seqno=second), NOW + second)
+            node.heartbeat(NOW + second + 0.9)
+        self.assertEqual(len(node.mesh(TOPIC)), node.params.d_lo)
+        self.assertGreaterEqual(min(node.score(peer(number)) for number in range(1, 8)), 0)
+
     def test_cve_2022_47547_who_never_forwards_loses_score_and_place(self) -> None:
         node = self.router(4)
         for second in range(120):

@@ -26,10 +26,10 @@ def scores(*peers: bytes, topic: TopicScoreParams = OFF, **more: object) -> Peer
     return made
 
 
-def deliver(made: PeerScores, number: int, first: bytes, *others: bytes, now: float, expected: bool = True) -> None:
+def deliver(made: PeerScores, number: int, first: bytes, *others: bytes, now: float) -> None:
     message_id = number.to_bytes(8, "big")
     made.arrived(first, message_id, b"sig", now)
-    made.accepted(first, T, message_id, now, expected=expected)
+    made.accepted(first, T, message_id, now)
     for other in others:
         made.duplicate(other, T, message_id, b"sig", now + 0.01)
 
@@ -71,7 +71,7 @@ class Parts(PureTestCase):
         for number in range(8):
             message_id = bytes([number])
             made.arrived(A, message_id, b"sig", 1.0)
-            made.accepted(A, T, message_id, 1.0, expected=True)
+            made.accepted(A, T, message_id, 1.0)
             made.duplicate(B, T, message_id, b"sig", 1.9)
             made.duplicate(B, T, message_id, b"sig", 1.9)
             made.duplicate(C, T, message_id, b"sig", 2.1)
@@ -80,22 +80,44 @@ class Parts(PureTestCase):
         self.assertEqual((made.score(A), made.score(B)), (0.0, 0.0))
         self.assertAlmostEqual(made.score(C), -16.0)
 
-    def test_p3_asks_nothing_of_a_quiet_topic(self) -> None:
+    def test_p3_asks_nothing_where_messages_come_by_one_way_only(self) -> None:
+        """A chain, a star of members that know nobody else, large messages that an IDONTWANT kept away."""
         topic = attrs.evolve(OFF, mesh_deliveries_weight=-1.0, mesh_deliveries_activation=0.0)
         made = scores(A, B, topic=topic)
-        made.grafted(B, T, 0.0)
-        deliver(made, 1, A, now=1.0)
-        made.refresh(2.0)
-        self.assertGreater(made.score(B), -0.03)
-
-    def test_p3_does_not_expect_what_an_idontwant_kept_away(self) -> None:
-        topic = attrs.evolve(OFF, mesh_deliveries_weight=-1.0, mesh_deliveries_activation=0.0)
-        made = scores(A, B, topic=topic)
+        made.grafted(A, T, 0.0)
         made.grafted(B, T, 0.0)
         for number in range(1000):
-            deliver(made, number, A, now=1.0, expected=False)
+            deliver(made, number, A, now=1.0)
         made.refresh(2.0)
-        self.assertEqual(made.score(B), 0.0)
+        self.assertEqual((made.score(B), made.wanted(T)), (0.0, 0.0))
+
+    def test_p3_asks_nothing_of_a_quiet_topic(self) -> None:
+        topic = attrs.evolve(OFF, mesh_deliveries_weight=-1.0, mesh_deliveries_activation=0.0)
+        made = scores(A, B, C, topic=topic)
+        for peer in (A, B, C):
+            made.grafted(peer, T, 0.0)
+        deliver(made, 1, A, B, now=1.0)
+        made.refresh(2.0)
+        self.assertGreater(made.score(C), -0.03)
+
+    def test_p3_and_p3b_leave_the_gossip(self) -> None:
+        """However long it lasts, and though it is grafted anew after each backoff."""
+        made = PeerScores()
+        for peer in (A, B, C):
+            made.joined(peer, None)
+            made.grafted(peer, T, 0.0)
+        worst = 0.0
+        for second in range(1, 3600):
+            for number in range(3):
+                deliver(made, second * 10 + number, A, B, now=float(second))
+            made.refresh(float(second))
+            worst = min(worst, made.score(C))
+            if made.score(C) < 0:
+                made.pruned(C, T)
+            if second % 61 == 0:
+                made.grafted(C, T, float(second))
+        self.assertLess(worst, -10.0)
+        self.assertGreater(worst, made.params.thresholds.gossip)
 
     def test_p3b_stays_when_a_peer_is_pruned_and_when_it_comes_back(self) -> None:
         topic = attrs.evolve(
@@ -107,10 +129,11 @@ class Parts(PureTestCase):
             mesh_failure_weight=-1.0,
             mesh_failure_decay=0.5,
         )
-        made = scores(A, B, topic=topic)
+        made = scores(A, B, C, topic=topic)
         made.grafted(B, T, 0.0)
+        made.grafted(C, T, 0.0)
         for number in range(30):
-            deliver(made, number, A, now=1.0)
+            deliver(made, number, A, C, now=1.0)
         made.refresh(1.0)
         self.assertAlmostEqual(made.score(B), -9.0)
         made.pruned(B, T)
@@ -151,10 +174,11 @@ class Parts(PureTestCase):
         )
         made = scores(A, B, topic=topic)
         made.grafted(B, T, 0.0)
+        made.grafted(A, T, 0.0)
         for number in range(5):
             made.arrived(A, bytes([number]), b"sig", 1.0)
             made.duplicate(B, T, bytes([number]), b"sig", 8.0)
-            made.accepted(A, T, bytes([number]), 9.0, expected=True)
+            made.accepted(A, T, bytes([number]), 9.0)
         made.refresh(10.0)
         self.assertEqual(made.score(B), 0.0)
 
@@ -286,7 +310,7 @@ class Silence(PureTestCase):
         """Honest members behind slow links: never first, and late with most of it."""
         rng = random.Random(seed)
         made = PeerScores()
-        for peer in (A, B):
+        for peer in (A, B, C):
             made.joined(peer, None)
             made.grafted(peer, T, 0.0)
         credit, brought, worst = 0.0, 0.0, 0.0
@@ -297,7 +321,7 @@ class Silence(PureTestCase):
                 brought += share
                 late = brought >= 1.0
                 brought -= late
-                deliver(made, rng.getrandbits(60), A, *([B] if late else []), now=float(second))
+                deliver(made, rng.getrandbits(60), A, C, *([B] if late else []), now=float(second))
             made.refresh(float(second))
             worst = min(worst, made.score(B))
         self.assertGreaterEqual(worst, -0.5)
