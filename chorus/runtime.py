@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -22,22 +21,19 @@ from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
 from chorus import __version__
-from chorus.errors import ChorusError, UserError
+from chorus.errors import ChorusError
 from chorus.lifecycle import Sequence, Step
 from chorus.multiformats.multiaddr import Multiaddr
+from chorus.preflight import plain, wishes_of
 from chorus.seams import MembersMayAll, PassThrough
 from chorus.services.datadir import DataDirectory, write_private
-from chorus.services.listening import cannot_listen
 
 if TYPE_CHECKING:
-    from pydantic import SecretStr
-
     from chorus.config.settings import Settings
     from chorus.identity import PeerId
     from chorus.protocols.stream import Connection
     from chorus.sandbox.contract import Limits
     from chorus.seams import JSON
-    from chorus.services.cluster import Wishes
     from chorus.services.discovery import DiscoveryService
     from chorus.services.mdns import MdnsService
     from chorus.services.node_view import NodeView
@@ -50,38 +46,6 @@ STOP_RESERVE_S = 8.0
 MIB = 1024 * 1024
 THREADS = 8
 """Of the pool for file work: archives, result spools, blobs."""
-
-
-class PortInUse(UserError):
-    """Found before the start, so that it can be said before twistd goes into the background."""
-
-    code = "port_in_use"
-
-
-def preflight(settings: Settings) -> None:
-    """What would certainly fail later, said in one line now: the data directory and the ports. Raises `UserError`."""
-    directory = DataDirectory(settings.data_dir)
-    directory.acquire()
-    directory.release()
-    _wishes(settings)
-    for variable, host, port in (
-        ("CHORUS_P2P", settings.p2p_bind, settings.p2p_port),
-        ("CHORUS_API", settings.api_bind, settings.api_port),
-        ("CHORUS_HEALTH", settings.health_bind, settings.health_port),
-    ):
-        if port:
-            _probe(variable, host, port)
-
-
-def _probe(variable: str, host: str, port: int) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-            probe.listen(1)
-        except OSError as error:
-            raise PortInUse(cannot_listen(variable, host, port, error)) from None
 
 
 class NodeService(Service):
@@ -206,7 +170,7 @@ class NodeService(Service):
         self.parts["pool"] = pool
         self.parts["in_thread"] = partial(deferToThreadPool, self._reactor, pool)
         path = self._directory.path
-        # cluster.json is written after the store was opened for the first time.
+        # cluster.json is written once the node listens, after the store was opened for the first time.
         store = StoreService(path / FILE_NAME, self._reactor, expected=(path / STATE).exists())
         self.parts["store"] = store
         return [
@@ -221,7 +185,7 @@ class NodeService(Service):
         from chorus.services.p2p import Admission, OpenAdmission, P2PService
 
         settings, identity = self.settings, self.parts["identity"]
-        wishes = _wishes(settings)
+        wishes = wishes_of(settings)
         if settings.open:
             stored = load_membership(self._directory.path) is not None
             check_open_mode(listen_host=settings.p2p_bind, wishes=wishes, stored=stored)
@@ -244,7 +208,7 @@ class NodeService(Service):
         )
         self.parts.update(cluster=cluster, admission=admission, p2p=p2p)
         p2p.watch_peers(partial(self._log_peer, "connected"), partial(self._log_peer, "disconnected"))
-        return [Step("P2P node", start=p2p.startService, stop=p2p.stopService), Step("join token", start=self._publish)]
+        return [Step("P2P node", start=self._listen, stop=p2p.stopService)]
 
     def _log_peer(self, what: str, connection: Connection) -> None:
         self._log.info(
@@ -257,10 +221,14 @@ class NodeService(Service):
             count=len(self.parts["p2p"].connections()),
         )
 
-    def _publish(self) -> None:
-        cluster = self.parts["cluster"]
+    def _listen(self) -> None:
+        """Listen, and belong to the cluster only then: a start that failed must not bind the data directory for life.
+        Both are one turn of the reactor, so nobody is met before the membership is on disk."""
+        cluster, p2p = self.parts["cluster"], self.parts["p2p"]
+        p2p.startService()
         if cluster is not None:
-            cluster.publish_addresses(self.parts["p2p"].listen_addresses())
+            cluster.keep()
+            cluster.publish_addresses(p2p.listen_addresses())
 
     def _build_messaging(self) -> list[Step]:
         from chorus.services.messaging import Messaging
@@ -495,7 +463,7 @@ class NodeService(Service):
         )
         metrics = Metrics()
         register(metrics, parts)
-        token = _secret(settings.api_token) or load_or_make_token(self._directory.path)
+        token = plain(settings.api_token) or load_or_make_token(self._directory.path)
         api = ApiService(
             tasks=parts["coordinator"],
             blobs=parts["blobs"],
@@ -649,22 +617,6 @@ class NodeService(Service):
 
     def _remove_ports(self) -> None:
         (self._directory.path / PORTS).unlink(missing_ok=True)
-
-
-def _wishes(settings: Settings) -> Wishes:
-    """What the configuration says about the cluster. Raises `UserError`."""
-    from chorus.services.cluster import Wishes
-
-    return Wishes.parse(
-        join=_secret(settings.join),
-        cluster_secret=_secret(settings.cluster_secret),
-        found=settings.found,
-        bootstrap=bool(settings.bootstrap_peers),
-    )
-
-
-def _secret(value: SecretStr | None) -> str | None:
-    return None if value is None else value.get_secret_value()
 
 
 def _limits(settings: Settings) -> tuple[Limits, Limits]:

@@ -168,14 +168,15 @@ def _complain(error: ChorusError) -> None:
 
 
 def makeService(options: Options) -> IService:
-    """Build the node. A wrong configuration, a data directory or a port in use end the process with one line here,
-    before twistd goes into the background."""
+    """Build the node. What certainly cannot work (`preflight`) ends the process with one line here, before twistd goes
+    into the background."""
     try:
         reactor.install()
         from twisted.internet import reactor as running
 
         from chorus.config.settings import load
-        from chorus.runtime import NodeService, preflight
+        from chorus.preflight import preflight
+        from chorus.runtime import NodeService
 
         settings = load(os.environ)
         preflight(settings)

@@ -210,31 +210,42 @@ class ClusterService(Service):
 
     _log = Logger()
 
-    def __init__(self, directory: Path, identity: Identity, membership: Membership) -> None:
+    def __init__(
+        self, directory: Path, identity: Identity, membership: Membership, stored: Membership | None = None
+    ) -> None:
+        """`stored` is what is on disk."""
         self._directory = directory
         self._identity = identity
         self._membership = membership
+        self._stored = stored
         self._adopted: list[Callable[[bytes], None]] = []
 
     @classmethod
     def open(cls, directory: Path, identity: Identity, wishes: Wishes, random: Random = os.urandom) -> ClusterService:
-        """Load or decide, and write what was decided before anything uses it. The directory must be held.
+        """Load or decide; what was decided is on disk after `keep` alone. The directory must be held.
 
-        Raises `ClusterError`, or `DataDirectoryError` for a file that is damaged or cannot be written.
+        Raises `ClusterError`, or `DataDirectoryError` for a file that is damaged.
         """
         stored = load_membership(directory)
-        membership = decide(stored, wishes, identity.peer_id, random)
-        if membership != stored:
-            _write_file(directory / STATE, membership.to_json())
-        if stored is None and membership.founded_here:
-            assert membership.cluster_id is not None
-            cls._log.info(
+        return cls(directory, identity, decide(stored, wishes, identity.peer_id, random), stored)
+
+    def keep(self) -> None:
+        """Belong to it for the life of the directory; needed before anybody is met. Raises `DataDirectoryError`."""
+        stored = self._stored
+        self._write(self._membership)
+        if stored is None and self.founded_here:
+            assert self.cluster_id is not None
+            self._log.info(
                 "founded cluster {cluster}; to join another one instead, set CHORUS_JOIN and start with an empty "
                 "CHORUS_DATA_DIR",
                 event="cluster.founded",
-                cluster=membership.cluster_id.hex(),
+                cluster=self.cluster_id.hex(),
             )
-        return cls(directory, identity, membership)
+
+    def _write(self, membership: Membership) -> None:
+        if membership != self._stored:
+            _write_file(self._directory / STATE, membership.to_json())
+            self._stored = membership
 
     @property
     def cluster_id(self) -> bytes | None:
@@ -289,7 +300,7 @@ class ClusterService(Service):
         if len(cluster_id) != CLUSTER_ID:
             raise WrongCluster(f"a cluster id has {CLUSTER_ID} bytes, not {len(cluster_id)}")
         membership = attrs.evolve(self._membership, cluster_id=cluster_id)
-        _write_file(self._directory / STATE, membership.to_json())
+        self._write(membership)
         self._membership = membership
         self._log.info("joined cluster {cluster}", event="cluster.joined", cluster=cluster_id.hex())
         calls, self._adopted = self._adopted, []

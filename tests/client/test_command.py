@@ -439,6 +439,7 @@ class Node(CommandCase):
     async def test_a_token_that_no_other_machine_can_use(self) -> None:
         identity = Identity.load_or_create(self.data / "identity")
         cluster = ClusterService.open(self.data, identity, Wishes())
+        cluster.keep()
         for host, warned in (("127.0.0.1", True), ("10.0.0.1", False)):
             cluster.publish_addresses([Multiaddr.tcp("127.0.0.1", 9), Multiaddr.tcp(host, 9)])
             for more in ((), ("--raw",), ("--json",)):

@@ -158,7 +158,33 @@ class ClusterServiceTests(PureTestCase):
         self.directory.mkdir(mode=0o700)
 
     def open(self, wishes: Wishes = Wishes(), identity: Identity = ALICE) -> ClusterService:  # noqa: B008
-        return ClusterService.open(self.directory, identity, wishes)
+        service = ClusterService.open(self.directory, identity, wishes)
+        service.keep()
+        return service
+
+    def test_nothing_is_on_disk_until_it_is_kept(self) -> None:
+        for wishes, identity in ((Wishes(), ALICE), (Wishes(join=TOKEN), BOB), (Wishes(secret=SECRET), BOB)):
+            with capturedLogs() as said:
+                service = ClusterService.open(self.directory, identity, wishes)
+            self.assertEqual((os.listdir(self.directory), said), ([], []))
+            with capturedLogs() as said:
+                service.keep()
+                service.keep()
+            self.assertEqual(
+                [event.get("event") for event in said], ["cluster.founded"] if service.founded_here else []
+            )
+            stored = load_membership(self.directory)
+            assert stored is not None
+            self.assertEqual((stored.store_id, stored.cluster_id), (service.store_id, service.cluster_id))
+            (self.directory / STATE).unlink()
+
+    def test_what_was_adopted_stays_kept(self) -> None:
+        service = ClusterService.open(self.directory, BOB, Wishes(secret=SECRET))
+        service.meet(OTHER_CLUSTER)
+        service.keep()
+        stored = load_membership(self.directory)
+        assert stored is not None
+        self.assertEqual(stored.cluster_id, OTHER_CLUSTER)
 
     def test_founded_once(self) -> None:
         first = self.open()
