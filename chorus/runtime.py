@@ -44,6 +44,10 @@ PORTS = "ports.json"
 STOP_RESERVE_S = 8.0
 """Of the shutdown budget, kept for everything after the tasks have been finished or handed back."""
 MIB = 1024 * 1024
+NOBODY_TO_JOIN = (
+    "this node has a secret, but no cluster and nobody to join: set CHORUS_JOIN or CHORUS_BOOTSTRAP_PEERS, or "
+    "CHORUS_FOUND=1 on one node to found the cluster"
+)
 THREADS = 8
 """Of the pool for file work: archives, result spools, blobs."""
 
@@ -459,7 +463,7 @@ class NodeService(Service):
             clock=self._reactor,
             wall=self._wall,
             state=lambda: self.state,
-            extra=(("tasks", self._task_counts), ("sandbox", self._sandbox_status)),
+            extra=(("alone", self._alone), ("tasks", self._task_counts), ("sandbox", self._sandbox_status)),
         )
         metrics = Metrics()
         register(metrics, parts)
@@ -540,12 +544,21 @@ class NodeService(Service):
         discovery.startService()
         if cluster is not None:
             cluster.when_adopted(discovery.cluster_known)
-            if cluster.cluster_id is None and not (cluster.contacts or self.settings.bootstrap_peers):
-                self._log.warn(
-                    "this node has a secret, but no cluster and nobody to join: set CHORUS_JOIN or "
-                    "CHORUS_BOOTSTRAP_PEERS, or CHORUS_FOUND=1 on one node to found the cluster",
-                    event="cluster.nobody_to_join",
-                )
+            if self._nobody_to_join:
+                self._log.warn("{text}", event="cluster.nobody_to_join", text=NOBODY_TO_JOIN)
+
+    @property
+    def _nobody_to_join(self) -> bool:
+        cluster = self.parts["cluster"]
+        return cluster.cluster_id is None and not (cluster.contacts or self.settings.bootstrap_peers)
+
+    def _alone(self) -> str | None:
+        """Why nobody is connected, where somebody should be; one line."""
+        cluster, settings = self.parts["cluster"], self.settings
+        if cluster is None or (cluster.founded_here and not settings.bootstrap_peers and settings.join is None):
+            return None
+        alone: str | None = self.parts["discovery"].alone
+        return NOBODY_TO_JOIN if alone is not None and self._nobody_to_join else alone
 
     def _task_counts(self) -> JSON:
         coordinator, load = self.parts["coordinator"], self.parts["load"]()
@@ -565,15 +578,9 @@ class NodeService(Service):
         from chorus.services.node_view import Check
 
         parts, settings = self.parts, self.settings
-        alone = parts["cluster"] is None or (
-            parts["cluster"].founded_here and not settings.bootstrap_peers and settings.join is None
-        )
 
         def running(name: str) -> Callable[[], str | None]:
             return lambda: None if parts[name].running else f"{name} is not running"
-
-        def peers() -> str | None:
-            return None if alone or parts["p2p"].connections() else "no peer is connected"
 
         def capacity() -> str | None:
             load = parts["load"]()
@@ -582,7 +589,7 @@ class NodeService(Service):
         view.add_check(Check("node", lambda: None if self.state == "running" else self.state, critical=True))
         for name in ("p2p", "store", "pubsub", "api"):
             view.add_check(Check(name, running(name), critical=True))
-        view.add_check(Check("peers", peers, critical=True))
+        view.add_check(Check("peers", self._alone, critical=True))
         if settings.open:
             return
         view.add_check(Check("coordinator", running("coordinator"), critical=True))

@@ -160,6 +160,9 @@ def peers(options: Options, api: Api) -> int:
     if wants_json(options):
         show.document(found)
         return 0
+    # Nobody there may be as it should be, or a node that was refused.
+    alone = None if found["peers"] else api.json("GET", "/v1/status")["alone"]
+    nobody = show.safe(f"no peers: {alone}") if alone else "no peers"
     rows = [
         (
             peer["agent_id"] or "",
@@ -172,7 +175,7 @@ def peers(options: Options, api: Api) -> int:
         )
         for peer in found["peers"]
     ]
-    show.table(("agent", "role", "state", "latency", "direction", "address", "peer id"), rows, "no peers")
+    show.table(("agent", "role", "state", "latency", "direction", "address", "peer id"), rows, nobody)
     return 0
 
 
@@ -198,7 +201,7 @@ def status(options: Options, api: Api) -> int:
         ("state", found["state"]),
         ("up", f"{found['uptime_s']:.0f} s"),
         *(("" if at else "addresses", address) for at, address in enumerate(found["addresses"])),
-        ("peers", found["peers"]),
+        ("peers", f"{found['peers']}: {found['alone']}" if found["alone"] else found["peers"]),
         ("tasks", _tasks_here(found.get("tasks") or {})),
         *_sandbox(found.get("sandbox") or {}),
     ]

@@ -90,7 +90,7 @@ class NodeView(Protocol):
         """[{peer_id, agent_id, role, address, direction, connected_since, latency_ms, availability, capabilities}]."""
 
     def status(self) -> Document:
-        """{agent_id, peer_id, cluster_id, version, role, state, uptime_s, addresses, peers, tasks: {…},
+        """{agent_id, peer_id, cluster_id, version, role, state, uptime_s, addresses, peers, alone, tasks: {…},
         sandbox: {…}}."""
 
     def checks(self) -> list[Document]:

@@ -281,6 +281,15 @@ class Looking(CommandCase):
         self.assertIn("sandbox    usable", (await self.good("status")).out)
         self.assertEqual((await self.good("status", "--json")).json, self.node.status())
 
+    async def test_a_node_that_has_not_joined_says_so(self) -> None:
+        status = self.node.status() | {"peers": 0, "alone": "this node has not joined: \x1b]0;refused"}
+        self.patch(self.node, "status", lambda: status)
+        self.assertIn("peers      0: this node has not joined: \\x1b]0;refused\n", (await self.good("status")).out)
+        self.patch(self.node, "peers", list)
+        self.assertEqual((await self.good("peers")).out, "no peers: this node has not joined: \\x1b]0;refused\n")
+        status["alone"] = None
+        self.assertEqual((await self.good("peers")).out, "no peers\n")
+
     async def test_openapi(self) -> None:
         self.assertEqual((await self.good("openapi")).json["openapi"], "3.1.0")
 

@@ -295,6 +295,7 @@ class FakeNode:
             "uptime_s": 12.5,
             "addresses": ["/ip4/127.0.0.1/tcp/9000"],
             "peers": 1,
+            "alone": None,
             "tasks": {"active": 0},
             "sandbox": {"usable": True},
         }
