@@ -46,6 +46,14 @@ def say(text: str) -> None:
 class Failed(Exception):
     """One line that says what went wrong."""
 
+    status = 1
+
+
+class WrongUse(Failed):
+    """The words after scripts/demo make no sense."""
+
+    status = 2
+
 
 class Interrupted(BaseException):
     """The first signal that asks the demonstration to end."""
@@ -221,14 +229,17 @@ def arguments(words: list[str]) -> tuple[Path, list[str]]:
     if not words:
         return EXAMPLE, ["/bin/sh", "-c", EXAMPLE_COMMAND]
     if words[0] == "--":
-        raise Failed(f"the directory is missing before the --; usage: {USAGE}")
+        raise WrongUse(f"the directory is missing before the --; usage: {USAGE}")
+    # An unset variable of a script must not mean the current directory.
+    if not words[0]:
+        raise WrongUse(f"the directory is empty; the current one is written . ; usage: {USAGE}")
     path = Path(words[0]).resolve()
     if not path.is_dir():
-        raise Failed(f"{path} is not a directory; usage: {USAGE}")
+        raise WrongUse(f"{path} is not a directory; usage: {USAGE}")
     if words[1:] and "--" not in words:
-        raise Failed(f"-- is missing before the command: scripts/demo {shlex.join([words[0], '--', *words[1:]])}")
+        raise WrongUse(f"-- is missing before the command: scripts/demo {shlex.join([words[0], '--', *words[1:]])}")
     if len(words) < 3 or words[1] != "--":
-        raise Failed(f"usage: {USAGE}")
+        raise WrongUse(f"usage: {USAGE}")
     command = words[2:]
     # One word is a shell line ("make test && make lint"), several are one command's words.
     return path, ["/bin/sh", "-c", command[0]] if len(command) == 1 else command
@@ -366,4 +377,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
     except Failed as failure:
-        sys.exit(f"demo: {failure}")
+        print(f"demo: {failure}", file=sys.stderr)
+        sys.exit(failure.status)

@@ -46,6 +46,11 @@ def wants_json(options: Options) -> bool:
 
 def submit(options: Options, api: Api) -> int:
     """Pack, upload, submit; with --watch also follow."""
+    # An unset variable of a script must not mean the current directory.
+    if options.path == "":
+        raise ClientError(f"PATH is empty; the current directory is written . : {EXAMPLE}")
+    if options.spec == "":
+        raise ClientError("--spec is empty; name a file, or - for stdin")
     body = _read_spec(options.spec) if options.spec else {}
     body.update(_fields(options))
     if options.path is not None:

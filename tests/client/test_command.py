@@ -175,6 +175,8 @@ class Submitting(CommandCase):
     async def test_wrong_use(self) -> None:
         for words, said in (
             (("task", "submit", str(self.project)), "say what to run"),
+            (("task", "submit", "", "--", "ls"), "PATH is empty"),
+            (("task", "submit", "--spec", "", "--", "ls"), "--spec is empty"),
             (("task", "submit", str(self.data / "none"), "--", "x"), "is not a directory"),
             (("task", "submit", "make test"), "a command comes after --"),
             (("task", "submit", "--spec", "none.json"), "cannot read none.json"),
@@ -184,6 +186,7 @@ class Submitting(CommandCase):
             (("task", "list", "--limit", "0"), "--limit"),
         ):
             self.assertIn(said, await self.bad(2, *words))
+        self.assertEqual((self.tasks.tasks, self.blobs.blobs), ({}, {}))
 
     async def test_an_input_over_the_limit(self) -> None:
         with (self.project / "big").open("wb") as file:

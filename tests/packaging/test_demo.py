@@ -33,7 +33,9 @@ class WordsTest(PureTestCase):
         self.demo = load()
 
     def refused(self, *words: str) -> str:
-        return str(self.assertRaises(self.demo.Failed, self.demo.arguments, list(words)))
+        error = self.assertRaises(self.demo.WrongUse, self.demo.arguments, list(words))
+        self.assertEqual(error.status, 2)
+        return str(error)
 
     def test_a_directory_and_a_command(self) -> None:
         self.assertEqual(self.demo.arguments(["/", "--", "a", "b"]), (Path("/"), ["a", "b"]))
@@ -46,6 +48,13 @@ class WordsTest(PureTestCase):
         self.assertIn("usage", self.refused("/"))
         self.assertIn("usage", self.refused("/", "--"))
         self.assertIn("usage", self.refused("/", "x", "--", "true"))
+
+    def test_an_empty_word_is_no_directory(self) -> None:
+        self.assertIn("the directory is empty", self.refused("", "--", "ls"))
+        done = subprocess.run(
+            [sys.executable, str(SCRIPT), "", "--", "ls"], capture_output=True, text=True, timeout=60, check=False
+        )
+        self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (2, "", 1), done.stderr)
 
     def test_no_such_directory_is_named_in_full(self) -> None:
         self.assertIn(f"{Path.cwd()}/nope is not a directory", self.refused("./nope", "--", "true"))
