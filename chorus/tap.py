@@ -175,11 +175,13 @@ def makeService(options: Options) -> IService:
         from twisted.internet import reactor as running
 
         from chorus.config.settings import load
+        from chorus.observe import logging
         from chorus.preflight import preflight
         from chorus.runtime import NodeService
 
         settings = load(os.environ)
         preflight(settings)
+        logging.take_over(settings.log_level, settings.log_format)
         return NodeService(settings, mode=str(options.subCommand), reactor=running, exit_status=ExitStatus())
     except ChorusError as error:
         _complain(error)
