@@ -53,11 +53,15 @@ def submit(options: Options, api: Api) -> int:
         raise ClientError("--spec is empty; name a file, or - for stdin")
     body = _read_spec(options.spec) if options.spec else {}
     body.update(_fields(options))
-    if options.path is not None:
-        body["input"] = {"sha256": _upload(api, Path(options.path))}
-        body.setdefault("title", Path(options.path).resolve().name[:200])
-    if not body.get("commands") and not body.get("ai"):
+    path = None if options.path is None else Path(options.path)
+    if path is not None and not path.exists():
+        raise ClientError(f"{path} is not a directory or an archive; a command comes after --: {EXAMPLE}")
+    # A specification that says nothing to run may have misspelt it: the node names what it does not know.
+    if not options.spec and not body.get("commands"):
         raise ClientError(f"say what to run: {EXAMPLE}")
+    if path is not None:
+        body["input"] = {"sha256": _upload(api, path)}
+        body.setdefault("title", path.resolve().name[:200])
     task = api.json("POST", "/v1/tasks", body)
     if options.watch:
         if wants_json(options):
@@ -408,8 +412,6 @@ def _upload(api: Api, path: Path) -> str:
                 return _put(api, file)
         except OSError as error:
             raise ClientError(f"cannot read {path}: {error.strerror}") from None
-    if not path.exists():
-        raise ClientError(f"{path} is not a directory or an archive; a command comes after --: {EXAMPLE}")
     with tempfile.SpooledTemporaryFile(MEMORY) as file:
         with show.bar("packing", None) as told:
             packed = pack(path, file, told)

@@ -171,6 +171,9 @@ class Submitting(CommandCase):
         self.assertIn("priority: is 77, must be from 0 to 9", text)
         text = await self.bad(2, "task", "submit", "--spec", "-", stdin=b'{"comands": ["x"], "commands": ["x"]}')
         self.assertIn("did you mean commands?", text)
+        text = await self.bad(2, "task", "submit", "--spec", "-", stdin=b'{"title": "x", "comands": ["x"]}')
+        self.assertIn("did you mean commands?", text)
+        self.assertIn("commands", await self.bad(2, "task", "submit", "--spec", "-", stdin=b'{"title": "x"}'))
 
     async def test_wrong_use(self) -> None:
         for words, said in (
@@ -186,7 +189,7 @@ class Submitting(CommandCase):
             (("task", "list", "--limit", "0"), "--limit"),
         ):
             self.assertIn(said, await self.bad(2, *words))
-        self.assertEqual((self.tasks.tasks, self.blobs.blobs), ({}, {}))
+        self.assertEqual((self.tasks.tasks, self.blobs.blobs), ({}, {}), "nothing was sent")
 
     async def test_an_input_over_the_limit(self) -> None:
         with (self.project / "big").open("wb") as file:
