@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from chorus.client import show
+from chorus.client import show, task_view
 from chorus.client.api import BLOCK, Api, Progress, decoded
 from chorus.client.errors import EXIT_TASK_FAILED, EXIT_USAGE, ClientError, Refused
 from chorus.client.fetch import Item, checked, fetch
@@ -98,18 +98,7 @@ def list_tasks(options: Options, api: Api) -> int:
     if wants_json(options):
         show.document({"tasks": found, "next": after})
         return 0
-    rows = [
-        (
-            task["id"],
-            task["state"],
-            task["reason"] or "",
-            task["agent_id"] or task["agent"] or "",
-            show.moment(task["created_at"]),
-            task["title"],
-        )
-        for task in found
-    ]
-    show.table(("id", "state", "reason", "agent", "created", "title"), rows, "no tasks", folds=True)
+    task_view.listing(found)
     return 0
 
 
@@ -118,7 +107,7 @@ def show_task(options: Options, api: Api) -> int:
     if wants_json(options):
         show.document(task)
     else:
-        _show(task)
+        task_view.whole(task)
     return 0
 
 
@@ -287,7 +276,7 @@ def _follow(options: Options, api: Api, task_id: str, after: int) -> int:
         # All events were before `after`.
         state = api.json("GET", f"/v1/tasks/{task_id}")["state"]
     if not wants_json(options):
-        _summary(api.json("GET", f"/v1/tasks/{task_id}"))
+        task_view.summary(api.json("GET", f"/v1/tasks/{task_id}"))
     return 0 if state == "completed" else EXIT_TASK_FAILED
 
 
@@ -304,49 +293,6 @@ def _events(options: Options, api: Api, task_id: str, after: int) -> str | None:
         for event in follow(api, task_id, after, lost=follower.lost):
             follower.event(event)
     return (follower.final or {}).get("state")
-
-
-def _summary(task: Document) -> None:
-    words = [f"{task['id']} {task['state']}"]
-    if task["reason"]:
-        words.append(f"({task['reason']}" + (f" {task['exit_code']})" if task["exit_code"] is not None else ")"))
-    if task["agent"]:
-        words.append(f"on {task['agent_id'] or task['agent']}")
-    if task["sandbox"]:
-        words.append(f"in {task['sandbox']}")
-    show.note(" ".join(words) + (f": {task['detail']}" if task["detail"] and task["state"] != "completed" else ""))
-    for name in task.get("truncated") or []:
-        kept = ((task["output"] or {}).get(name) or {}).get("bytes")
-        show.note(f"{name} was cut" + (f" at {show.size(kept)}" if kept else ""))
-    if task["artifacts"]:
-        count = len(task["artifacts"])
-        show.note(f"{count} artifact{'s' if count > 1 else ''}: chorus task fetch {task['id']}")
-
-
-def _show(task: Document) -> None:
-    output = task["output"] or {}
-    show.facts(
-        [
-            ("id", task["id"]),
-            ("title", task["title"]),
-            ("state", task["state"]),
-            ("reason", task["reason"]),
-            ("detail", task["detail"]),
-            ("exit code", task["exit_code"]),
-            ("attempt", task["attempt"] or None),
-            ("agent", task["agent_id"] and f"{task['agent_id']} ({task['agent']})"),
-            ("sandbox", task["sandbox"]),
-            ("image", task["image"]),
-            ("created", show.moment(task["created_at"])),
-            ("started", show.moment(task["started_at"])),
-            ("ended", show.moment(task["ended_at"])),
-            ("depends on", " ".join(task["depends_on"])),
-            *((name, show.size(row["bytes"])) for name, row in output.items() if row["bytes"]),
-            *(("cut", name) for name in task.get("truncated") or []),
-            *(("caveat", text) for text in task.get("caveats") or []),
-            *(("artifact", f"{each['path']} ({show.size(each['size'])})") for each in task["artifacts"]),
-        ]
-    )
 
 
 def _read_spec(name: str) -> Document:

@@ -217,14 +217,31 @@ class Looking(CommandCase):
         found = (await self.good("--json", "task", "list", "--limit", "2")).json
         self.assertEqual((len(found["tasks"]), found["next"]), (2, sorted(made)[1]))
 
+    async def test_a_task_without_a_title_is_listed_by_its_command(self) -> None:
+        self.tasks.make(commands=[["python3", "-c", "print(1)"], "true"])
+        self.tasks.make(commands=["x" * 100])
+        out = (await self.good("task", "list")).out
+        self.assertIn("  python3 -c 'print(1)'\n", out)
+        self.assertIn(f"  {'x' * 79}…\n", out)
+
     async def test_more_than_a_page(self) -> None:
         for _ in range(203):
             self.tasks.make()
         self.assertEqual(len((await self.good("task", "list", "--limit", "500", "--json")).json["tasks"]), 203)
 
     async def test_show_and_cancel(self) -> None:
-        task_id = self.tasks.make(title="the title")
-        self.assertIn("the title", (await self.good("task", "show", task_id)).out)
+        task_id = self.tasks.make(
+            title="the title",
+            commands=["make a\nmake b", ["echo", "a b"]],
+            limits={"timeout_s": 60},
+            required={"role": "developer", "expertise": ["python", "c"]},
+        )
+        out = (await self.good("task", "show", task_id)).out
+        self.assertIn("the title", out)
+        self.assertIn("command   make a\n          make b\n          echo 'a b'\n", out)
+        self.assertIn("limits    time 60 s, cores 1, memory 1024 MB, ", out)
+        self.assertIn("required  role developer, expertise python c\n", out)
+        self.assertNotIn("required", (await self.good("task", "show", self.tasks.make())).out)
         self.assertEqual((await self.good("task", "show", task_id.upper(), "--json")).json["id"], task_id)
         self.assertEqual((await self.good("task", "cancel", task_id, "--reason", "a b")).out, f"{task_id} cancelled\n")
         self.assertEqual(self.tasks.cancels, [(task_id, "api", "a b")])

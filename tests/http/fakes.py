@@ -56,7 +56,7 @@ def document(task_id: str, spec: TaskSpec, now: float) -> Document:
         "state": "submitted",
         "reason": None,
         "detail": "waiting for an agent",
-        "title": spec.heading,
+        "title": spec.title,
         "description": spec.description,
         "project": spec.project,
         "created_at": now,
