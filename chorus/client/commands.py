@@ -59,6 +59,8 @@ def submit(options: Options, api: Api) -> int:
     # A specification that says nothing to run may have misspelt it: the node names what it does not know.
     if not options.spec and not body.get("commands"):
         raise ClientError(f"say what to run: {EXAMPLE}")
+    if options.depends_on:
+        body["depends_on"] = [_id(api, text) for text in options.depends_on]
     if path is not None:
         body["input"] = {"sha256": _upload(api, path)}
         body.setdefault("title", path.resolve().name[:200])
@@ -328,7 +330,6 @@ def _fields(options: Options) -> Document:
         "language": options.language,
         "image": options.image,
         "artifacts": options.artifact,
-        "depends_on": options.depends_on,
         "priority": options.priority,
         "retries": options.retries,
         "idempotency_key": options.idempotency_key,

@@ -266,6 +266,15 @@ class Looking(CommandCase):
         for text in (first[:3], first + "0", "u000", "list"):
             self.assertIn("is not a task id", await self.bad(2, "task", "show", text))
 
+    async def test_the_beginning_of_the_id_that_a_task_depends_on(self) -> None:
+        first, second = self.tasks.make(), self.tasks.make()
+        common = next(at for at, pair in enumerate(zip(first, second, strict=True)) if len(set(pair)) == 2)
+        words = ("task", "submit", "--json", "--depends-on", second, "--depends-on", first[: common + 1], "--", "true")
+        self.assertEqual((await self.good(*words)).json["depends_on"], [second, first])
+        text = await self.bad(2, "task", "submit", str(self.project), "--depends-on", "0000", "--", "true")
+        self.assertIn("no task begins with 0000", text)
+        self.assertEqual(self.blobs.blobs, {}, "nothing was sent")
+
     async def test_times_say_their_zone(self) -> None:
         self.tasks.make()
         for zone, shown in (("UTC", r"\+00:00"), ("XYZ-5:30", r"\+05:30")):
