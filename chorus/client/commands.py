@@ -262,8 +262,8 @@ def token(options: Options, api: Api) -> int:
         print(f"  CHORUS_JOIN={found.text()} twistd chorus agent")
     if here_only:
         show.note(
-            "the node listens for this machine alone, no other can join it with this token: set CHORUS_P2P_BIND "
-            "(0.0.0.0: every interface), restart the node and ask again"
+            "the node listens for this machine alone, no other machine can join it with this token: set "
+            "CHORUS_P2P_BIND (0.0.0.0: every interface), restart the node and ask again"
         )
     return 0
 
@@ -277,7 +277,7 @@ def _follow(options: Options, api: Api, task_id: str, after: int) -> int:
     if state is None:
         # All events were before `after`.
         state = api.json("GET", f"/v1/tasks/{task_id}")["state"]
-    if not wants_json(options):
+    if not wants_json(options) and not getattr(options, "no_summary", False):
         task_view.summary(api.json("GET", f"/v1/tasks/{task_id}"))
     return 0 if state == "completed" else EXIT_TASK_FAILED
 

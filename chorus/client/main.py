@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     watch = command(tasks, "watch", "Show a task's output and states until it has ended.")
     watch.add_argument("task_id", metavar="ID")
     watch.add_argument("--after", type=int, default=0, metavar="N", help="only events after this one")
+    watch.add_argument("--no-summary", action="store_true", help="nothing more once it has ended (for scripts)")
     watch.set_defaults(run=commands.watch)
     listing = command(tasks, "list", "List tasks, newest first.")
     listing.add_argument("--state", choices=commands.STATES, help="only tasks in this state")

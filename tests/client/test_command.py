@@ -361,6 +361,13 @@ class Watching(CommandCase):
         self.tasks.end(task_id, "completed", "exit", truncated=["stdout"], output=output)
         self.assertIn("chorus: stdout was cut at 16.0 MB\n", (await self.good("task", "watch", task_id)).err)
 
+    async def test_without_a_summary(self) -> None:
+        task_id = self.tasks.make()
+        self.tasks.end(task_id, "completed", "exit", artifacts=[{"path": "a", "sha256": "0" * 64, "size": 1}])
+        self.assertIn(f"chorus task fetch {task_id}", (await self.good("task", "watch", task_id)).err)
+        run = await self.good("task", "watch", task_id, "--no-summary")
+        self.assertTrue(run.err.endswith("chorus: completed: exit\n"), run.err)
+
     async def test_a_node_that_restarts(self) -> None:
         task_id = self.tasks.make()
         run = self.start("task", "watch", task_id)
@@ -486,6 +493,7 @@ class Node(CommandCase):
             for more in ((), ("--raw",), ("--json",)):
                 run = await self.good("token", *more)
                 self.assertEqual(("CHORUS_P2P_BIND" in run.err, run.err.count("\n")), (warned, int(warned)))
+                self.assertEqual("no other machine can join it" in run.err, warned)
 
     async def test_token(self) -> None:
         self.assertIn("no node has been started", await self.bad(2, "token"))

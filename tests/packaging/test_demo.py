@@ -1,4 +1,4 @@
-"""`scripts/demo`: what it says to wrong words, and that an interrupt leaves nothing behind."""
+"""`scripts/demo`: what it says to wrong words and of a whole run, and that an interrupt leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class SignalsTest(PureTestCase):
         self.assertEqual(killed, self.signals.nodes)
 
 
-class InterruptTest(PureTestCase):
+class WholeTest(PureTestCase):
     skip = no_bubblewrap()
 
     def setUp(self) -> None:
@@ -106,11 +106,10 @@ class InterruptTest(PureTestCase):
         (self.folder / "work" / "file").write_text("input")
         (self.folder / "tmp").mkdir()
 
-    def running(self) -> subprocess.Popen[str]:
-        """A demonstration whose command runs for minutes."""
+    def started(self, command: str) -> subprocess.Popen[str]:
         env = {k: v for k, v in os.environ.items() if not k.startswith("CHORUS_")}
         process = subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(self.folder / "work"), "--", f"echo {BEGUN}; sleep 300"],
+            [sys.executable, str(SCRIPT), str(self.folder / "work"), "--", command],
             env=env | {"CHORUS_SANDBOX": "bubblewrap", "TMPDIR": str(self.folder / "tmp")},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -120,6 +119,12 @@ class InterruptTest(PureTestCase):
         self.addCleanup(process.kill)
         assert process.stdout is not None
         self.addCleanup(process.stdout.close)
+        return process
+
+    def running(self) -> subprocess.Popen[str]:
+        """A demonstration whose command runs for minutes."""
+        process = self.started(f"echo {BEGUN}; sleep 300")
+        assert process.stdout is not None
         self.head = ""
         for line in process.stdout:
             self.head += line
@@ -138,6 +143,15 @@ class InterruptTest(PureTestCase):
                 continue
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
         return found + [line for line in mounts if str(self.folder) in line]
+
+    def test_what_it_says_of_itself_is_true_when_it_is_over(self) -> None:
+        process = self.started("echo x > /workspace/output/x")
+        said, _ = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 0, said)
+        self.assertNotIn("chorus: the node listens", said, "node-2 and node-3 join with that token")
+        self.assertNotIn("chorus task fetch", said, "the node is gone")
+        (fetched,) = [line for line in said.splitlines() if line.startswith("demo: fetched")]
+        self.assertEqual((Path(fetched.split()[-1]) / "x").read_text(), "x\n")
 
     def test_an_interrupt_cancels_and_stops_quickly(self) -> None:
         process = self.running()
