@@ -204,14 +204,16 @@ def _problem(response: http.client.HTTPResponse, address: str) -> ClientError:
     try:
         document = decoded(response.read(MAX_ERROR))
         code, detail = str(document["code"]), str(document["detail"])
-    except (ValueError, KeyError, TypeError, http.client.HTTPException, OSError):
+        field = str(document.get("field") or "")
+    except (ValueError, KeyError, TypeError, AttributeError, http.client.HTTPException, OSError):
         return ClientError(f"{address} answered with status {status}; is it a node of CHORUS?", EXIT_TASK_FAILED)
     if status == 404 and HEALTH_PATH in detail:
         return ClientError(f"{address} is a node's health port; its API has another (CHORUS_API_PORT, {PORTS})")
     if status == 401:
         hint = "check --token, CHORUS_API_TOKEN or the data directory (CHORUS_DATA_DIR)"
         return Refused(status, code, f"{address} does not accept the token; {hint}", EXIT_UNAUTHORIZED)
-    return Refused(status, code, detail, EXIT_USAGE if status < 500 and status != 409 else EXIT_TASK_FAILED)
+    exit_status = EXIT_USAGE if status < 500 and status != 409 else EXIT_TASK_FAILED
+    return Refused(status, code, detail, exit_status, field)
 
 
 def _reason(error: Exception, tls: bool) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import lzma
+import re
 import sys
 import tarfile
 import tempfile
@@ -28,6 +29,27 @@ MAX_PAGES = 25
 """Looked through for a beginning of an id."""
 FILLING = "0" * 26
 EXAMPLE = "chorus task submit PATH -- COMMAND…"
+OPTIONS = {
+    "title": "title",
+    "description": "description",
+    "project": "project",
+    "language": "language",
+    "image": "image",
+    "env": "env",
+    "artifacts": "artifact",
+    "depends_on": "depends_on",
+    "priority": "priority",
+    "retries": "retries",
+    "idempotency_key": "idempotency_key",
+    "required.role": "require_role",
+    "required.expertise": "require_expertise",
+    "required.capabilities": "require_capability",
+    "limits.timeout_s": "timeout",
+    "limits.cpu": "cpu",
+    "limits.memory_mb": "memory",
+    "limits.disk_mb": "disk",
+}
+"""Fields of a task that an option of `task submit` gives, and its name in the parsed options."""
 MAX_SPEC = 1 << 20
 MEMORY = 8 * 1024 * 1024
 """Archives up to this stay in memory until they are sent."""
@@ -64,7 +86,10 @@ def submit(options: Options, api: Api) -> int:
     if path is not None:
         body["input"] = {"sha256": _upload(api, path)}
         body.setdefault("title", path.resolve().name[:200])
-    task = api.json("POST", "/v1/tasks", body)
+    try:
+        task = api.json("POST", "/v1/tasks", body)
+    except Refused as error:
+        raise _by_option(error, options) from None
     if options.watch:
         if wants_json(options):
             show.json_line(task)
@@ -312,34 +337,31 @@ def _read_spec(name: str) -> Document:
 
 def _fields(options: Options) -> Document:
     """The fields that options name."""
-    required = {
-        "role": options.require_role,
-        "expertise": options.require_expertise,
-        "capabilities": options.require_capability,
-    }
-    limits = {
-        "timeout_s": options.timeout,
-        "cpu": options.cpu,
-        "memory_mb": options.memory,
-        "disk_mb": options.disk,
-    }
-    fields: Document = {
-        "title": options.title,
-        "description": options.description,
-        "project": options.project,
-        "language": options.language,
-        "image": options.image,
-        "artifacts": options.artifact,
-        "priority": options.priority,
-        "retries": options.retries,
-        "idempotency_key": options.idempotency_key,
-        "required": {name: value for name, value in required.items() if value is not None} or None,
-        "limits": {name: value for name, value in limits.items() if value is not None} or None,
-        "env": dict(_variable(text) for text in options.env) if options.env else None,
+    fields: Document = {}
+    for field, dest in OPTIONS.items():
+        if (value := getattr(options, dest)) is None:
+            continue
+        outer, _, inner = field.partition(".")
+        if inner:
+            fields.setdefault(outer, {})[inner] = value
+        else:
+            fields[field] = value
+    if options.env:
+        fields["env"] = dict(_variable(text) for text in options.env)
+    if options.argv:
         # One word is a shell line, several are the words of one command.
-        "commands": None if not options.argv else [options.argv[0] if len(options.argv) == 1 else options.argv],
-    }
-    return {name: value for name, value in fields.items() if value is not None}
+        fields["commands"] = [options.argv[0] if len(options.argv) == 1 else options.argv]
+    return fields
+
+
+def _by_option(error: Refused, options: Options) -> ClientError:
+    """The refusal of a field in the words of the one who gave an option for it."""
+    # artifacts[0] and env.NAME are of one option too.
+    dest = next((dest for field, dest in OPTIONS.items() if re.match(rf"{re.escape(field)}\b", error.field)), None)
+    if dest is None or getattr(options, dest) is None:
+        return error
+    option = f"--{dest.replace('_', '-')}"
+    return ClientError(f"{option}: {str(error).removeprefix(f'{error.field}: ')}", error.exit_status)
 
 
 def _variable(text: str) -> tuple[str, str]:

@@ -154,6 +154,10 @@ class Submitting(CommandCase):
             run = await self.chorus("task", "submit", ".", *words)
             self.assertEqual(run.status, 2)
             self.assertIn("unrecognized arguments: " + words[0], run.err)
+            self.assertTrue(run.err.startswith("usage: chorus task submit "), run.err)
+        run = await self.chorus("peers", "--", "true")
+        self.assertEqual(run.status, 2)
+        self.assertTrue(run.err.startswith("usage: chorus peers "), run.err)
 
     async def test_watch(self) -> None:
         run = self.start("task", "submit", str(self.project), "--watch", "--", "true")
@@ -169,6 +173,22 @@ class Submitting(CommandCase):
     async def test_what_the_node_refuses(self) -> None:
         text = await self.bad(2, "task", "submit", str(self.project), "--priority", "77", "--", "true")
         self.assertIn("priority: is 77, must be from 0 to 9", text)
+        for option, value, said in (
+            ("--timeout", "-1", "is -1"),
+            ("--memory", "999999999", "is 999999999"),
+            ("--cpu", "0", "is 0"),
+            ("--require-expertise", "two words", "'two words' is not a word"),
+            ("--artifact", "/abs", "must be relative"),
+            ("--env", "1=2", ""),
+            ("--language", "a b", ""),
+        ):
+            text = await self.bad(2, "task", "submit", option, value, "--", "true")
+            self.assertTrue(text.startswith(f"chorus: {option}: {said}"), text)
+        run = await self.chorus("task", "submit", "--cpu", "nan", "--", "true")
+        self.assertIn("argument --cpu: invalid number value: 'nan'", run.err)
+        body = b'{"limits": {"timeout_s": -1}, "commands": ["x"]}'
+        text = await self.bad(2, "task", "submit", "--spec", "-", stdin=body)
+        self.assertTrue(text.startswith("chorus: limits.timeout_s: "), text)
         text = await self.bad(2, "task", "submit", "--spec", "-", stdin=b'{"comands": ["x"], "commands": ["x"]}')
         self.assertIn("did you mean commands?", text)
         text = await self.bad(2, "task", "submit", "--spec", "-", stdin=b'{"title": "x", "comands": ["x"]}')
@@ -423,6 +443,13 @@ class Fetching(CommandCase):
     async def test_a_name_that_leaves_the_directory(self) -> None:
         self.tasks.tasks[self.task]["artifacts"][0]["path"] = "../../x"  # type: ignore[index, call-overload]
         self.assertIn("leaves the directory", await self.bad(2, "task", "fetch", self.task, "-o", "o"))
+
+    async def test_a_file_is_no_directory(self) -> None:
+        (self.data / "README.md").write_text("mine")
+        for more in ((), ("--force",)):
+            text = await self.bad(2, "task", "fetch", self.task, "-o", "README.md", *more)
+            self.assertIn("README.md is a file; --output names a directory", text)
+        self.assertEqual((self.data / "README.md").read_text(), "mine")
 
     async def test_none(self) -> None:
         self.assertEqual((await self.good("task", "fetch", self.tasks.make())).out, "the task has not ended yet\n")
