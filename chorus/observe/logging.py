@@ -37,6 +37,8 @@ MAX_FIELD = 8192
 MAX_TRACEBACK = 32 * 1024
 QUIET = ("twisted", "log_legacy", "zeroconf", "asyncio")
 """Namespaces of libraries: from `warn` up alone, unless everything is asked for by `debug`."""
+SPEAKS = "twisted.scripts"
+"""Of those, twistd itself: its greeting is the first sign of a start, and says the versions."""
 _OURS = frozenset({"isError", "failure", "why", "system", "time", "message", "format", "text"})
 
 
@@ -65,6 +67,7 @@ def observer(file: IO[Any], level: str, format: str) -> ILogObserver:
         least = max(LogLevel.warn, LogLevel.levelWithName(level), key=_rank)
         for namespace in QUIET:
             predicate.setLogLevelForNamespace(namespace, least)
+        predicate.setLogLevelForNamespace(SPEAKS, LogLevel.levelWithName(level))
     filtered: ILogObserver = FilteringLogObserver(_Guarded(FileLogObserver(file, lines)), [predicate])
     return filtered
 

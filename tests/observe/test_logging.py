@@ -135,12 +135,15 @@ class Install(PureTestCase):
         log.info("before there is a file")
         for file in (early, late):
             publisher.addObserver(textFileLogObserver(file))
-        Logger("twisted.application.app.AppLogger", observer=publisher).info("twistd starting up.")
+        Logger("twisted.scripts._twistd_unix.UnixAppLogger", observer=publisher).info("starting up")
         log.warn("one")
         logging.install("info", "json", publisher)
         log.warn("two")
         for file in (early, late):
-            self.assertEqual([json.loads(line)["message"] for line in file.getvalue().splitlines()], ["one", "two"])
+            self.assertEqual(
+                [json.loads(line)["message"] for line in file.getvalue().splitlines()],
+                ["starting up", "one", "two"],
+            )
         self.assertEqual(len(other), 4)
 
 
