@@ -648,7 +648,10 @@ class NodeService(Service):
             self._remove_ports()
 
     def _remove_ports(self) -> None:
-        (self._directory.path / PORTS).unlink(missing_ok=True)
+        try:
+            (self._directory.path / PORTS).unlink(missing_ok=True)
+        except OSError as error:
+            self._log.warn("{file} cannot be removed: {reason}", file=PORTS, reason=error.strerror)
 
 
 def _wishes(settings: Settings) -> Wishes:
