@@ -612,8 +612,9 @@ class NodeService(Service):
             return None if load.current_tasks < load.max_tasks else f"{load.current_tasks} of {load.max_tasks} tasks"
 
         view.add_check(Check("node", lambda: None if self.state == "running" else self.state, critical=True))
-        for name in ("p2p", "store", "pubsub", "api"):
+        for name in ("p2p", "pubsub", "api"):
             view.add_check(Check(name, running(name), critical=True))
+        view.add_check(Check("store", lambda: running("store")() or parts["store"].database.damage, critical=True))
         view.add_check(Check("peers", peers, critical=True))
         if settings.open:
             return

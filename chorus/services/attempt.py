@@ -44,6 +44,7 @@ from chorus.protocols.tasks import MAX_PENDING_RENEWALS
 from chorus.sandbox import languages, volumes
 from chorus.sandbox.contract import ImageMissing, Job, Reason, RunResult, SandboxUnavailable
 from chorus.services.spool import STREAMS, InThread, Spool
+from chorus.store.errors import StoreDamaged
 from chorus.tasks import leases
 from chorus.tasks.spec import TaskSpec
 from chorus.tasks.state import DRAINING
@@ -389,11 +390,18 @@ class Attempt:
         return Result(str(reason), None, _text(detail), "none", None, now, now, agent_id=self._place.name)
 
     async def _record(self, outcome: Message) -> None:
-        """Make the outcome durable, however long the store refuses: it is not sent before."""
+        """Make the outcome durable, however long the store refuses: it is not sent before, unless it never can be."""
         self.record = attrs.evolve(self.record, outcome=outcome)
         while not self._gone:
             try:
                 await self._place.runs.save(self.record)
+            except StoreDamaged as error:
+                # It will never be: the scheduler, which may be another node, gets it all the same, and the stop of
+                # this node does not wait for it.
+                self._log.error(
+                    "the outcome of {task} cannot be recorded: {error}", task=self.record.task_id, error=error
+                )
+                return
             except ChorusError as error:
                 self._log.error(
                     "the outcome of {task} cannot be recorded yet: {error}", task=self.record.task_id, error=error

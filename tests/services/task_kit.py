@@ -42,7 +42,7 @@ from chorus.services.retention import RetentionService
 from chorus.services.task_events import TaskEvents
 from chorus.services.task_store import StoredEvents, StoredRuns
 from chorus.services.task_streams import TaskStreams
-from chorus.store.errors import StoreUnavailable
+from chorus.store.errors import StoreDamaged, StoreUnavailable
 from chorus.store.inline import InlineDatabase
 from chorus.tasks.machine import TaskMachine
 from chorus.tasks.scoring import Candidate
@@ -398,6 +398,7 @@ class FragileStore:
     def __init__(self, store: InlineDatabase) -> None:
         self._store = store
         self.full = False
+        self.damaged = False
         self.slow = False
         """Set to hold writes back until `release`."""
         self._held: list[tuple[Any, Deferred[Any]]] = []
@@ -405,6 +406,8 @@ class FragileStore:
     def write(self, work: Any) -> Deferred[Any]:
         if self.full:
             return fail(StoreUnavailable("the disk is full"))
+        if self.damaged:
+            return fail(StoreDamaged("the store is damaged"))
         if not self.slow:
             return self._store.write(work)
         waiting: Deferred[Any] = Deferred()

@@ -241,6 +241,14 @@ class ExecutionTest(ExecutorCase):
         self.world.advance(5)
         self.assertEqual(self.scheduler.state(task), "completed")
 
+    def test_a_damaged_store_keeps_no_result_from_its_scheduler(self) -> None:
+        task = self.submit()
+        self.worker.store.damaged = True
+        self.worker.engine.only().finish(0)
+        self.world.advance(1)
+        self.assertEqual(self.scheduler.state(task), "completed")
+        self.assertEqual(self.worker.executor.current_tasks, 0, "nothing to wait for at a stop")
+
     def test_a_scheduler_whose_store_refuses_acknowledges_nothing(self) -> None:
         task = self.submit()
         self.scheduler.store.full = True
