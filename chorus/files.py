@@ -17,6 +17,15 @@ _KINDS = (
 )
 
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_SHORTAGES = FULL | {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
+
+def is_shortage(error: OSError) -> bool:
+    """The machine lacks something now that it may have again later: space, descriptors, memory."""
+    return error.errno in _SHORTAGES
+
+
 def kind(mode: int) -> str | None:
     """What a path is when it is no plain file, with its article; None for a plain file."""
     if stat.S_ISREG(mode):

@@ -211,6 +211,8 @@ class FakeBlobs:
         directory.mkdir(parents=True, exist_ok=True)
         self.hold: Deferred[None] | None = None
         """Set to make fetches wait."""
+        self.refuse: ChorusError | None = None
+        """Set to fail when a file is to become a blob."""
         self.fetched: list[str] = []
         self.holders: dict[str, PeerId] = {}
 
@@ -223,6 +225,8 @@ class FakeBlobs:
         return succeed(Ref(self.put(data), len(data)))
 
     def put_file(self, path: Path) -> Deferred[Any]:
+        if self.refuse is not None:
+            return fail(self.refuse)
         return self.put_bytes(path.read_bytes())
 
     def get(self, sha256: str) -> bytes | None:
