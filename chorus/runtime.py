@@ -21,7 +21,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
-from chorus import __version__
+from chorus import __version__, descriptors
 from chorus.errors import ChorusError, UserError
 from chorus.lifecycle import Sequence, Step
 from chorus.multiformats.multiaddr import Multiaddr
@@ -60,6 +60,7 @@ class PortInUse(UserError):
 
 def preflight(settings: Settings) -> None:
     """What would certainly fail later, said in one line now: the data directory and the ports. Raises `UserError`."""
+    descriptors.raise_to(_descriptors_wanted(settings))
     directory = DataDirectory(settings.data_dir)
     directory.acquire()
     directory.release()
@@ -71,6 +72,14 @@ def preflight(settings: Settings) -> None:
     ):
         if port:
             _probe(variable, host, port)
+
+
+def _descriptors_wanted(settings: Settings) -> int:
+    from chorus.http.limits import MAX_CONNECTIONS
+
+    # The API and the health port each have so many.
+    tasks = 0 if settings.open else settings.agent_max_tasks
+    return descriptors.wanted(tasks=tasks, peers=settings.max_connections, http=2 * MAX_CONNECTIONS)
 
 
 def _probe(variable: str, host: str, port: int) -> None:
@@ -197,6 +206,15 @@ class NodeService(Service):
 
         for line in unknown_variables(os.environ):
             self._log.warn("{line}", event="config.unknown_variable", line=line)
+        wanted, limit = _descriptors_wanted(self.settings), descriptors.limit()
+        if limit < wanted:
+            self._log.warn(
+                "this process may open {limit} files, and {wanted} would be needed for all that its configuration "
+                "allows: connections and tasks will be refused when they run out (ulimit -n)",
+                event="node.few_descriptors",
+                limit=limit,
+                wanted=wanted,
+            )
 
     def _build_store(self) -> list[Step]:
         from chorus.services.cluster import STATE
@@ -294,7 +312,7 @@ class NodeService(Service):
             return Load(
                 executor.current_tasks,
                 self.max_tasks,
-                accepting=not executor.draining and self.parts["sandbox"].usable,
+                accepting=not executor.draining and self._can_execute(),
                 last_activity=self._last_activity,
             )
 
@@ -304,6 +322,9 @@ class NodeService(Service):
 
     # tasks
 
+    def _can_execute(self) -> bool:
+        return self.parts["sandbox"].usable and self.parts["headroom"].hindrance() is None
+
     def _build_tasks(self) -> list[Step]:
         return [*self._build_execution(), *self._build_scheduling()]
 
@@ -312,6 +333,7 @@ class NodeService(Service):
         from chorus.services.attempt import Workplace
         from chorus.services.blobs import BlobLimits, BlobService, ThreadOffload
         from chorus.services.executor import AgentProfile, ExecutorService
+        from chorus.services.headroom import Headroom
         from chorus.services.sandbox import sandbox_service
         from chorus.services.task_store import StoredRuns
         from chorus.services.task_streams import TaskStreams
@@ -364,8 +386,9 @@ class NodeService(Service):
             specialization=settings.agent_specialization,
             maximum=maximum,
         )
-        executor = ExecutorService(place, profile, changed=self._load_changed)
-        parts.update(blobs=blobs, sandbox=sandbox, streams=streams, executor=executor)
+        headroom = Headroom(path, self._reactor, lambda: parts["store"].database.damage, self._load_changed)
+        executor = ExecutorService(place, profile, changed=self._load_changed, hindrance=headroom.hindrance)
+        parts.update(blobs=blobs, sandbox=sandbox, streams=streams, executor=executor, headroom=headroom)
         return [
             Step("blob threads", start=offload.start, stop=offload.stop),
             Step("blobs", start=blobs.startService, stop=blobs.stopService, limit_s=60),
@@ -431,7 +454,7 @@ class NodeService(Service):
             scheduler=coordinator,
             streams=parts["streams"],
             events=events,
-            agents=KnownAgents(parts["p2p"], presence.view, executor, usable=lambda: parts["sandbox"].usable),
+            agents=KnownAgents(parts["p2p"], presence.view, executor, usable=self._can_execute),
             clock=self._reactor,
             wall=self._wall,
         )
@@ -453,6 +476,7 @@ class NodeService(Service):
         return [
             Step("journal", start=journal.startService, stop=journal.stopService, limit_s=120),
             Step("task streams", start=parts["streams"].start, stop=parts["streams"].stop),
+            Step("headroom", start=parts["headroom"].startService, stop=parts["headroom"].stopService),
             Step("executor", start=executor.startService, stop=executor.stopService, limit_s=60),
             Step("coordinator", start=coordinator.startService, stop=coordinator.stopService, limit_s=60),
             Step("collection", start=collection.startService, stop=collection.stopService),
@@ -625,6 +649,8 @@ class NodeService(Service):
                 Check("sandbox", lambda: None if sandbox.usable else sandbox.status().detail, for_ready=True)
             )
             view.add_check(Check("capacity", capacity, for_ready=True))
+            view.add_check(Check("descriptors", descriptors.trouble, for_ready=True))
+        view.add_check(Check("disk", parts["headroom"].disk, for_ready=True))
 
     def _write_ports(self) -> None:
         (p2p,) = (address.tcp_endpoint() for address in self.parts["p2p"].bound_addresses())

@@ -329,6 +329,8 @@ class BubblewrapRun:
     def _output_changed(self) -> None:
         for spool in self._spools.values():
             if spool.failed is not None:
+                if self._stopped is None:
+                    self._log.error("{task} is stopped: {why}", task=self._job.task_id, why=_not_kept(spool))
                 self._stop(Reason.SANDBOX_UNAVAILABLE, _not_kept(spool))
             elif spool.discarded > FLOOD_FACTOR * (self._job.limits.output_mb << 20):
                 self._stop(Reason.OUTPUT, f"{spool.name} got more than {FLOOD_FACTOR} times what is kept of it")

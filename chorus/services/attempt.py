@@ -43,7 +43,7 @@ from chorus.protocols.task_messages import (
 )
 from chorus.protocols.tasks import MAX_PENDING_RENEWALS
 from chorus.sandbox import languages, volumes
-from chorus.sandbox.contract import ImageMissing, Job, Reason, RunResult, SandboxUnavailable
+from chorus.sandbox.contract import INFRASTRUCTURE, ImageMissing, Job, Reason, RunResult, SandboxUnavailable
 from chorus.services.blob_files import BlobStoreShort, DiskFull
 from chorus.services.spool import STREAMS, InThread, Spool
 from chorus.store.errors import StoreDamaged, StoreUnavailable
@@ -204,6 +204,7 @@ class Attempt:
         self._patience: Deferred[None] | None = None
         """Waiting for the disk, if it is: cancelled when nobody wants the result any more."""
         self._waits_for = ""
+        self._patient = True
         self._stale = False
         self._gone = False
 
@@ -339,6 +340,8 @@ class Attempt:
         if self._stale:
             raise CancelledError
         self.progress("collecting")
+        # What the task is to be tried again for elsewhere is not waited for here.
+        self._patient = result.reason not in INFRASTRUCTURE
         return await self._collect(result)
 
     async def _collect(self, result: RunResult) -> Message:
@@ -395,6 +398,8 @@ class Attempt:
             except StoreDamaged:
                 raise
             except (DiskFull, BlobStoreShort, StoreUnavailable) as error:
+                if not self._patient:
+                    raise
                 await self._be_patient(str(error))
 
     async def _flushed(self, spool: Spool) -> None:
@@ -403,7 +408,7 @@ class Attempt:
             try:
                 await spool.flushed()
             except OSError as error:
-                if not is_shortage(error):
+                if not self._patient or not is_shortage(error):
                     raise
                 await self._be_patient(f"output cannot be kept: {error.strerror}")
                 spool.retry()
@@ -453,7 +458,8 @@ class Attempt:
         return Result(str(reason), None, _text(detail), "none", None, now, now, agent_id=self._place.name)
 
     async def _record(self, outcome: Message) -> None:
-        """Make the outcome durable, however long the store refuses: it is not sent before, unless it never can be."""
+        """Make the outcome durable, however long the store refuses: it is not sent before, unless it never can be, or
+        only hands the task back (which a restart without an outcome does too)."""
         self.record = attrs.evolve(self.record, outcome=outcome)
         said = ""
         while not self._gone:
@@ -467,6 +473,8 @@ class Attempt:
                 )
                 return
             except ChorusError as error:
+                if isinstance(outcome, Released) or (isinstance(outcome, Result) and outcome.reason in INFRASTRUCTURE):
+                    return
                 if said != str(error):
                     said = str(error)
                     self._log.error(

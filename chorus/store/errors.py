@@ -79,7 +79,8 @@ def primary_code(error: BaseException) -> int:
 def translate(error: BaseException) -> BaseException:
     """`StoreUnavailable` for trouble of the disk; anything else (a constraint, a bug) as it is."""
     code = primary_code(error)
-    if code == sqlite3.SQLITE_FULL:
+    if code == sqlite3.SQLITE_FULL or getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_SHMSIZE:
+        # The second: the index of the write-ahead log, a file beside it, cannot grow.
         return StoreFull("the store is full: free some space on its disk")
     if is_damage(error):
         return StoreDamaged(

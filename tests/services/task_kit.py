@@ -460,6 +460,8 @@ class Node:
         self.announced: list[dict[str, Any]] = []
         self.hearsay: dict[str, Agent] = {}
         """What this node believes of others instead of the truth."""
+        self.hindrance: tuple[str, str] | None = None
+        """Why its machine can take nothing new."""
         self.visible = True
         """Whether schedulers count it among the agents."""
         self.up = False
@@ -532,7 +534,9 @@ class Node:
             max_input=10**6,
             list_archive=_names,
         )
-        self.executor = ExecutorService(place, self.profile, changed=self.placement.agents_changed)
+        self.executor = ExecutorService(
+            place, self.profile, changed=self.placement.agents_changed, hindrance=lambda: self.hindrance
+        )
         self.up = True
         self.streams.start()
         self.wait(self.journal.startService())

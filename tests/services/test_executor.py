@@ -107,6 +107,17 @@ class AdmissionTest(ExecutorCase):
         self.assertEqual(sum(self.worker.executor.declined.values()), 9)
         self.assertEqual(self.worker.executor.current_tasks, 0)
 
+    def test_a_machine_that_is_short_of_something_takes_nothing_new(self) -> None:
+        self.worker.hindrance = ("no_disk", "/data has 3 MiB free")
+        task = self.scheduler.submit("true", required={"expertise": ["python"]})
+        self.world.advance(60, 5)
+        document = self.scheduler.show(task)
+        self.assertEqual((document["state"], document["attempt"]), ("submitted", 0))
+        self.assertIn("worker: /data has 3 MiB free", document["detail"])
+        self.worker.hindrance = None
+        self.world.advance(60, 5)
+        self.assertEqual(self.scheduler.state(task), "running")
+
     def test_places_promised_count(self) -> None:
         channels = [self.talk(self.scheduler, self.worker) for _ in range(3)]
         answers = [self.offer(channel, ids.make(EPOCH + n, bytes)) for n, channel in enumerate(channels)]
@@ -310,6 +321,28 @@ class ExecutionTest(ExecutorCase):
         self.worker.engine.only().finish(0)
         self.world.advance(1)
         self.assertEqual(self.scheduler.state(task), "completed")
+
+    def test_an_agent_whose_disk_is_full_lets_go_at_once(self) -> None:
+        """Neither the result of what failed here nor its record is waited for: the task can run elsewhere."""
+        for released in (False, True):
+            task = self.submit()
+            self.worker.store.full = True
+            self.worker.blobs.refuse = DiskFull("full")
+            container = self.worker.engine.only()
+            container.say("stdout", b"some")
+            if released:
+                self.worker.executor._attempts[task, self.scheduler.machine.get(task).fence].lease_lost()
+            else:
+                container.finish(None, Reason.SANDBOX_UNAVAILABLE, {"it": b"made"})
+            self.world.advance(1)
+            self.assertEqual(self.scheduler.state(task), "submitted")
+            self.assertEqual(self.worker.executor.current_tasks, 0)
+            self.worker.store.full = False
+            self.worker.blobs.refuse = None
+            self.world.advance(10)
+            self.worker.engine.only().finish(0)
+            self.world.advance(1)
+            self.assertEqual(self.scheduler.state(task), "completed")
 
     def test_a_folder_that_cannot_be_made_moves_the_task(self) -> None:
         with mock.patch("os.mkdir", side_effect=OSError(errno.ENOSPC, "No space left on device")):
