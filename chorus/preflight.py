@@ -7,6 +7,7 @@ import socket
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from chorus import descriptors
 from chorus.errors import UserError
 from chorus.services.datadir import DataDirectory
 from chorus.services.listening import Binding, cannot_listen, collision
@@ -29,6 +30,7 @@ def preflight(settings: Settings) -> None:
 
     Raises `UserError`. Decides nothing: all that is left behind is the directory with its lock and identity.
     """
+    descriptors.raise_to(descriptors_wanted(settings))
     directory = DataDirectory(settings.data_dir)
     directory.acquire()
     try:
@@ -37,6 +39,15 @@ def preflight(settings: Settings) -> None:
         _check_membership(settings, directory, wishes)
     finally:
         directory.release()
+
+
+def descriptors_wanted(settings: Settings) -> int:
+    """How many file descriptors a node configured so may use at once."""
+    from chorus.http.limits import MAX_CONNECTIONS
+
+    # The API and the health port each have so many.
+    tasks = 0 if settings.open else settings.agent_max_tasks
+    return descriptors.wanted(tasks=tasks, peers=settings.max_connections, http=2 * MAX_CONNECTIONS)
 
 
 def wishes_of(settings: Settings) -> Wishes:
@@ -83,10 +94,13 @@ def _probe(binding: Binding, probes: ExitStack) -> None:
 
 def _check_membership(settings: Settings, directory: DataDirectory, wishes: Wishes) -> None:
     """The founding rule, without its result. Raises `ClusterError`, `DataDirectoryError` or `IdentityError`."""
-    from chorus.services.cluster import check_open_mode, decide, load_membership
+    from chorus.services.cluster import check_founder, check_open_mode, decide, load_membership
 
     stored = load_membership(directory.path)
     if settings.open:
         check_open_mode(listen_host=settings.p2p_bind, wishes=wishes, stored=stored is not None)
     else:
-        decide(stored, wishes, directory.identity().peer_id, os.urandom)
+        me = directory.identity().peer_id
+        if stored is not None:
+            check_founder(directory.path, stored, me)
+        decide(stored, wishes, me, os.urandom)

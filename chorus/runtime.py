@@ -20,11 +20,11 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
-from chorus import __version__
+from chorus import __version__, descriptors
 from chorus.errors import ChorusError
 from chorus.lifecycle import Sequence, Step
 from chorus.multiformats.multiaddr import Multiaddr
-from chorus.preflight import plain, wishes_of
+from chorus.preflight import descriptors_wanted, plain, wishes_of
 from chorus.seams import MembersMayAll, PassThrough
 from chorus.services.datadir import DataDirectory, write_private
 
@@ -165,6 +165,15 @@ class NodeService(Service):
 
         for line in unknown_variables(os.environ):
             self._log.warn("{line}", event="config.unknown_variable", line=line)
+        wanted, limit = descriptors_wanted(self.settings), descriptors.limit()
+        if limit < wanted:
+            self._log.warn(
+                "this process may open {limit} files, and {wanted} would be needed for all that its configuration "
+                "allows: connections and tasks will be refused when they run out (ulimit -n)",
+                event="node.few_descriptors",
+                limit=limit,
+                wanted=wanted,
+            )
 
     def _build_store(self) -> list[Step]:
         from chorus.services.cluster import STATE
@@ -266,7 +275,7 @@ class NodeService(Service):
             return Load(
                 executor.current_tasks,
                 self.max_tasks,
-                accepting=not executor.draining and self.parts["sandbox"].usable,
+                accepting=not executor.draining and self._can_execute(),
                 last_activity=self._last_activity,
             )
 
@@ -276,6 +285,9 @@ class NodeService(Service):
 
     # tasks
 
+    def _can_execute(self) -> bool:
+        return self.parts["sandbox"].usable and self.parts["headroom"].hindrance() is None
+
     def _build_tasks(self) -> list[Step]:
         return [*self._build_execution(), *self._build_scheduling()]
 
@@ -284,6 +296,7 @@ class NodeService(Service):
         from chorus.services.attempt import Workplace
         from chorus.services.blobs import BlobLimits, BlobService, ThreadOffload
         from chorus.services.executor import AgentProfile, ExecutorService
+        from chorus.services.headroom import Headroom
         from chorus.services.sandbox import sandbox_service
         from chorus.services.task_store import StoredRuns
         from chorus.services.task_streams import TaskStreams
@@ -336,8 +349,9 @@ class NodeService(Service):
             specialization=settings.agent_specialization,
             maximum=maximum,
         )
-        executor = ExecutorService(place, profile, changed=self._load_changed)
-        parts.update(blobs=blobs, sandbox=sandbox, streams=streams, executor=executor)
+        headroom = Headroom(path, self._reactor, lambda: parts["store"].database.damage, self._load_changed)
+        executor = ExecutorService(place, profile, changed=self._load_changed, hindrance=headroom.hindrance)
+        parts.update(blobs=blobs, sandbox=sandbox, streams=streams, executor=executor, headroom=headroom)
         return [
             Step("blob threads", start=offload.start, stop=offload.stop),
             Step("blobs", start=blobs.startService, stop=blobs.stopService, limit_s=60),
@@ -403,7 +417,7 @@ class NodeService(Service):
             scheduler=coordinator,
             streams=parts["streams"],
             events=events,
-            agents=KnownAgents(parts["p2p"], presence.view, executor, usable=lambda: parts["sandbox"].usable),
+            agents=KnownAgents(parts["p2p"], presence.view, executor, usable=self._can_execute),
             clock=self._reactor,
             wall=self._wall,
         )
@@ -425,6 +439,7 @@ class NodeService(Service):
         return [
             Step("journal", start=journal.startService, stop=journal.stopService, limit_s=120),
             Step("task streams", start=parts["streams"].start, stop=parts["streams"].stop),
+            Step("headroom", start=parts["headroom"].startService, stop=parts["headroom"].stopService),
             Step("executor", start=executor.startService, stop=executor.stopService, limit_s=60),
             Step("coordinator", start=coordinator.startService, stop=coordinator.stopService, limit_s=60),
             Step("collection", start=collection.startService, stop=collection.stopService),
@@ -587,8 +602,9 @@ class NodeService(Service):
             return None if load.current_tasks < load.max_tasks else f"{load.current_tasks} of {load.max_tasks} tasks"
 
         view.add_check(Check("node", lambda: None if self.state == "running" else self.state, critical=True))
-        for name in ("p2p", "store", "pubsub", "api"):
+        for name in ("p2p", "pubsub", "api"):
             view.add_check(Check(name, running(name), critical=True))
+        view.add_check(Check("store", lambda: running("store")() or parts["store"].database.damage, critical=True))
         view.add_check(Check("peers", self._alone, critical=True))
         if settings.open:
             return
@@ -599,6 +615,8 @@ class NodeService(Service):
                 Check("sandbox", lambda: None if sandbox.usable else sandbox.status().detail, for_ready=True)
             )
             view.add_check(Check("capacity", capacity, for_ready=True))
+            view.add_check(Check("descriptors", descriptors.trouble, for_ready=True))
+        view.add_check(Check("disk", parts["headroom"].disk, for_ready=True))
 
     def _write_ports(self) -> None:
         (p2p,) = (address.tcp_endpoint() for address in self.parts["p2p"].bound_addresses())
@@ -623,7 +641,10 @@ class NodeService(Service):
             self._remove_ports()
 
     def _remove_ports(self) -> None:
-        (self._directory.path / PORTS).unlink(missing_ok=True)
+        try:
+            (self._directory.path / PORTS).unlink(missing_ok=True)
+        except OSError as error:
+            self._log.warn("{file} cannot be removed: {reason}", file=PORTS, reason=error.strerror)
 
 
 def _limits(settings: Settings) -> tuple[Limits, Limits]:

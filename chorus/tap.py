@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from twisted.python import usage
 
-from chorus import reactor
+from chorus import descriptors, reactor
 from chorus.errors import ChorusError, UserError
 from chorus.version import version_line
 
@@ -178,6 +178,8 @@ def makeService(options: Options) -> IService:
     """Build the node. What certainly cannot work (`preflight`) ends the process with one line here, before twistd goes
     into the background."""
     try:
+        # Before the reactor, which fails without a word that helps.
+        descriptors.require()
         reactor.install()
         from twisted.internet import reactor as running
 

@@ -58,3 +58,8 @@ class PortsFileTests(PureTestCase):
             node._write_ports()
         self.assertEqual([event.get("event") for event in said], ["node.ports_not_written"])
         self.assertFalse((folder / PORTS).exists())
+        # Something that is no file is left where it is, and ends nothing.
+        (folder / PORTS).mkdir()
+        with capturedLogs() as said:
+            node._write_ports()
+        self.assertEqual([event["log_level"].name for event in said], ["warn", "warn"])

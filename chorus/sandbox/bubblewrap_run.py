@@ -18,7 +18,8 @@ from twisted.logger import Logger
 from chorus.sandbox import archives, cgroups, processes, volumes, workspace
 from chorus.sandbox.bwrap_arguments import Folders, Mode, launch_arguments, rlimits, sandbox_arguments
 from chorus.sandbox.bwrap_launch import LAUNCH_ENV, Inherited, conceal, expose, write_etc
-from chorus.sandbox.contract import Job, OutputSink, Reason, RunResult
+from chorus.sandbox.contract import FINAL, Job, OutputSink, Reason, RunResult
+from chorus.sandbox.gathering import Gathering
 from chorus.sandbox.pipes import Exit, Pipe
 from chorus.sandbox.spool import Spool
 from chorus.sandbox.verdict import FLOOD_FACTOR, GRACE_S, HOST_GRACE_S, Facts, ForkBomb, verdict
@@ -91,6 +92,12 @@ class _Refused(Exception):
         self.reason = reason
 
 
+def _not_kept(spool: Spool) -> str:
+    """The machine's fault, not the task's: it is to run where there is space."""
+    why = spool.failed.strerror if spool.failed is not None else ""
+    return f"{spool.name} could not be kept on the disk of this agent: {why}"
+
+
 class BubblewrapRun:
     """One run: prepared in a thread, watched from the reactor, cleaned up in a thread."""
 
@@ -120,6 +127,7 @@ class BubblewrapRun:
         self._status = b""
         self._inner: int | None = None
         self._pause = Pause(backend.reactor)
+        self._gathering = Gathering(backend.reactor)
 
     # -- Run
 
@@ -152,14 +160,18 @@ class BubblewrapRun:
                 elapsed, exit_code = await self._execute(prepared)
         except _Refused as refused:
             self._stopped = self._stopped or (refused.reason, str(refused))
+        except (OSError, volumes.VolumeError) as error:
+            self._log.error("sandbox {name} failed: {error}", name=self.name, error=str(error))
+            self._stopped = self._stopped or (Reason.SANDBOX_UNAVAILABLE, f"the machine failed: {error}")
         except Exception as error:
             self._log.failure("sandbox {name} failed", name=self.name)
             self._stopped = self._stopped or (Reason.SANDBOX_UNAVAILABLE, f"{type(error).__name__}: {error}")
-        try:
-            if prepared is not None:
-                collected = await self._call(workspace.gather, self._box, self._job, self._scratch)
-        except Exception:
-            self._log.failure("artifacts of {name} could not be collected", name=self.name)
+        if prepared is not None:
+            collected = await self._gathering.collect(
+                lambda: self._call(workspace.gather, self._box, self._job, self._scratch),
+                self._job.task_id,
+                patient=self._stopped is None or self._stopped[0] in FINAL,
+            )
         try:
             await self._call(self._clean, prepared)
         except Exception:
@@ -190,7 +202,7 @@ class BubblewrapRun:
             stderr_bytes=err.kept if err else 0,
             truncated=tuple(spool.name for spool in (out, err) if spool and spool.truncated),
             artifacts=collected.artifacts if collected else (),
-            artifacts_skipped=collected.skipped if collected else ("the output could not be read",) if prepared else (),
+            artifacts_skipped=collected.skipped if collected else (),
             caveats=prepared.caveats if prepared else (),
             disk_enforcement=prepared.volume.enforcement if prepared else "none",
         )
@@ -205,6 +217,8 @@ class BubblewrapRun:
         if self._stopped is None and not self._ended.called:
             self._stopped = (reason, detail)
             self._kill()
+        if self._ended.called:
+            self._gathering.abandon()
 
     def _kill(self) -> None:
         if self._process is not None and self._process.returncode is None:
@@ -264,6 +278,8 @@ class BubblewrapRun:
             pipe.close()
         for spool in self._spools.values():
             spool.close()
+            if spool.failed is not None and self._stopped is None:
+                self._stopped = (Reason.SANDBOX_UNAVAILABLE, _not_kept(spool))
         return elapsed, self._exit_code(prepared)
 
     def _launch(self, prepared: _Prepared) -> None:
@@ -277,7 +293,7 @@ class BubblewrapRun:
                 read, ends[name] = os.pipe2(os.O_CLOEXEC)
                 spool = Spool(name, self._scratch / name, limits.output_mb << 20, self._sink)
                 self._spools[name] = spool
-                self._pipes.append(Pipe(self._reactor, read, spool, self._flooded))
+                self._pipes.append(Pipe(self._reactor, read, spool, self._output_changed))
             argv = launch_arguments(
                 host.mode,
                 host.bwrap,
@@ -310,9 +326,13 @@ class BubblewrapRun:
         if not self._ended.called:
             self._ended.callback(None)
 
-    def _flooded(self) -> None:
+    def _output_changed(self) -> None:
         for spool in self._spools.values():
-            if spool.discarded > FLOOD_FACTOR * (self._job.limits.output_mb << 20):
+            if spool.failed is not None:
+                if self._stopped is None:
+                    self._log.error("{task} is stopped: {why}", task=self._job.task_id, why=_not_kept(spool))
+                self._stop(Reason.SANDBOX_UNAVAILABLE, _not_kept(spool))
+            elif spool.discarded > FLOOD_FACTOR * (self._job.limits.output_mb << 20):
                 self._stop(Reason.OUTPUT, f"{spool.name} got more than {FLOOD_FACTOR} times what is kept of it")
 
     async def _watch(self, prepared: _Prepared) -> None:

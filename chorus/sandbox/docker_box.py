@@ -109,6 +109,15 @@ class Contained:
         """The pump left this mark."""
         return (self.out / name).exists()
 
+    def output_lost(self, name: str, cap: int) -> bool:
+        """The pump of this stream gave up below its cap (bytes): this machine's disk took no more of it."""
+        if not self.marked(f"{name}.cut"):
+            return False
+        try:
+            return (self.out / name).lstat().st_size < cap
+        except FileNotFoundError:
+            return True
+
     def usage(self) -> cgroups.Usage:
         """Counters from the kernel's own files, where this machine shows them."""
         places = cgroups.of_process(self.pid) if self.pid else None

@@ -73,7 +73,16 @@ class ExecutorService(Service):
     name = "executor"
     _log = Logger()
 
-    def __init__(self, place: Workplace, profile: AgentProfile, *, changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        place: Workplace,
+        profile: AgentProfile,
+        *,
+        changed: Callable[[], None] = lambda: None,
+        hindrance: Callable[[], tuple[str, str] | None] = lambda: None,
+    ) -> None:
+        """`hindrance`: (reason, one line) while this machine can take nothing new."""
+        self._hindrance = hindrance
         self._place = attrs.evolve(place, name=profile.agent_id)
         self._profile = profile
         self._changed = changed
@@ -225,6 +234,8 @@ class ExecutorService(Service):
                 # The scheduler offers it again, so the attempt here is void; it must be gone before another begins.
                 attempt.lease_lost()
                 raise _Declined("busy_with_it", f"{profile.agent_id} is still ending an earlier attempt")
+        if (hindered := self._hindrance()) is not None:
+            raise _Declined(hindered[0], f"{profile.agent_id}: {hindered[1]}")
         if self.current_tasks >= profile.max_tasks:
             raise _Declined("full", f"{profile.agent_id} runs {self.current_tasks} of {profile.max_tasks} tasks")
         if not spec.commands:

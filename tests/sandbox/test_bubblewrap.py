@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 from twisted.internet import reactor
+from twisted.logger import LogLevel, capturedLogs
+from twisted.trial.unittest import SkipTest
 
-from chorus.sandbox import bubblewrap, bwrap_launch, cgroups, volumes
+from chorus.sandbox import bubblewrap, bwrap_launch, cgroups, gathering, volumes
 from chorus.sandbox.bubblewrap import Bubblewrap
 from chorus.sandbox.bwrap_arguments import (
     AS_ROOT,
@@ -21,7 +25,7 @@ from chorus.sandbox.bwrap_arguments import (
 )
 from chorus.sandbox.contract import Limits, Reason
 from tests.sandbox.contract import ContractTests
-from tests.sandbox.support import SandboxCase, child, import_path, no_bubblewrap, shell
+from tests.sandbox.support import Recorder, SandboxCase, child, import_path, no_bubblewrap, shell
 from tests.support import PureTestCase
 
 
@@ -322,3 +326,77 @@ class Arguments(PureTestCase):
         one, two = (Bubblewrap(reactor, f"agent-{n}") for n in "ab")  # type: ignore[arg-type]
         self.assertNotEqual(one.prefix, two.prefix)
         self.assertEqual(bubblewrap.NAME, "bubblewrap")
+
+
+class FullDisk(SandboxCase):
+    """A machine whose disk is full while a task runs there."""
+
+    skip = no_bubblewrap() or (None if os.geteuid() == 0 else "needs root to mount a small tmpfs")
+
+    def setUp(self) -> None:
+        self.backend = Bubblewrap(reactor, "agent-full")  # type: ignore[arg-type]
+        self.addCleanup(self.backend.close)
+
+    def scratch(self) -> Path:
+        path = super().scratch()
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m,mode=755", "none", str(path)], check=False)
+        if mounted.returncode:
+            raise SkipTest("a tmpfs cannot be mounted here")
+        self.addCleanup(volumes.remove_tree, path)
+        self.disk = path
+        return path
+
+    def fill(self) -> None:
+        with (self.disk / "filler").open("ab", buffering=0) as file:
+            for size in (1 << 20, 4096, 1):
+                with contextlib.suppress(OSError):
+                    while True:
+                        file.write(b"x" * size)
+
+    async def test_output_that_cannot_be_kept_is_this_machines_failure(self) -> None:
+        seen = Recorder()
+        loud = "i=0; while [ $i -lt 200 ]; do head -c 20000 /dev/zero | tr '\\0' x; sleep 0.05; i=$((i+1)); done"
+        run, scratch = self.go(shell(loud, limits={"disk_mb": 4}), seen)
+        await seen.seen("stdout", b"x" * 20000)
+        self.fill()
+        with capturedLogs() as said:
+            result = await run.result
+        self.assertEqual(result.reason, Reason.SANDBOX_UNAVAILABLE, result)
+        self.assertIn("stdout could not be kept on the disk of this agent: No space left", result.detail)
+        self.assertGreaterEqual(result.stdout_bytes, 20000)
+        self.assertEqual((scratch / "stdout").read_bytes(), seen.got["stdout"])
+        self.assertEqual([event["log_text"] for event in said if event["log_level"] is LogLevel.critical], [])
+        self.assert_clean(scratch)
+
+    async def test_deliverables_wait_for_space(self) -> None:
+        self.patch(gathering, "RETRY_S", 0.1)
+        seen = Recorder()
+        work = "head -c 300000 /dev/urandom >/workspace/output/it; cat /workspace/output/it; sleep 1"
+        run, scratch = self.go(shell(work, limits={"disk_mb": 4}, artifacts=("it",)), seen)
+        await self.until(lambda: len(seen.got["stdout"]) == 300000)
+        self.fill()
+        with capturedLogs() as said:
+            await self.until(lambda: any(event.get("event") == "sandbox.output_waits" for event in said))
+            await self.sleep(0.5)
+        self.assertFalse(run.result.called)
+        self.assertEqual(len([event for event in said if event.get("event") == "sandbox.output_waits"]), 1)
+        (self.disk / "filler").unlink()
+        result = await run.result
+        self.assertEqual((result.reason, result.exit_code), (Reason.EXIT, 0), result)
+        (kept,) = result.artifacts
+        self.assertEqual(kept.local.read_bytes(), seen.got["stdout"])
+        self.assert_clean(scratch)
+
+    async def test_nobody_waits_for_whom_the_task_was_taken_from(self) -> None:
+        seen = Recorder()
+        work = "head -c 300000 /dev/urandom >/workspace/output/it; echo made; sleep 1"
+        run, scratch = self.go(shell(work, limits={"disk_mb": 4}, artifacts=("it",)), seen)
+        await seen.seen("stdout", b"made")
+        self.fill()
+        with capturedLogs() as said:
+            await self.until(lambda: any(event.get("event") == "sandbox.output_waits" for event in said))
+        run.cancel(Reason.LEASE_LOST)
+        result = await run.result
+        self.assertEqual(result.artifacts, ())
+        self.assertIn("No space left", result.artifacts_skipped[0])
+        self.assert_clean(scratch)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import os
 import stat
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest import mock
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +19,8 @@ from chorus.sandbox import artifacts, cgroups, processes, volumes
 from chorus.sandbox.artifacts import Globs, collect
 from chorus.sandbox.bwrap_launch import write_etc
 from chorus.sandbox.contract import Limits
+from chorus.sandbox.docker_box import Contained
+from chorus.sandbox.pipes import Pipe
 from chorus.sandbox.spool import PIECE, TURN, Spool, Tail
 from chorus.sandbox.workspace import Box, fill, leave, prepare
 from tests.sandbox.support import Recorder, archive, shell
@@ -42,6 +48,51 @@ class Spools(Folder):
         self.assertEqual(path.read_bytes(), everything[:cap])
         self.assertEqual(spool.truncated, len(everything) > cap)
         self.assertEqual(spool.discarded, max(0, len(everything) - cap))
+
+    def test_a_disk_that_takes_no_more(self) -> None:
+        """What was written is kept, the reader goes on, and the one who watches is told."""
+        seen, told = Recorder(), []
+        spool = Spool("stdout", self.root / "out", 100, seen)
+        write = os.write
+
+        def full(fd: int, data: bytes) -> int:
+            if os.fstat(fd).st_size >= 6:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(fd, data[: 6 - os.fstat(fd).st_size])
+
+        read, end = os.pipe()
+        reactor = SimpleNamespace(addReader=lambda pipe: None, removeReader=lambda pipe: None)
+        pipe = Pipe(cast("Any", reactor), read, spool, lambda: told.append(spool.failed is not None))
+        os.write(end, b"abcd")
+        pipe.doRead()
+        self.assertEqual(told, [])
+        with mock.patch("os.write", full):
+            write(end, b"efgh")
+            pipe.doRead()
+            self.assertEqual(told, [True])
+            write(end, b"more")
+            pipe.doRead()
+        os.close(end)
+        pipe.doRead()
+        self.assertTrue(pipe.at_end)
+        spool.close()
+        self.assertEqual((seen.got["stdout"], spool.kept), (b"abcdef", 6))
+        self.assertEqual((self.root / "out").read_bytes(), b"abcdef")
+
+    def test_a_pump_that_gave_up_below_its_cap(self) -> None:
+        box = Box(self.root / "box")
+        (box.control / "out").mkdir(parents=True)
+        found = Contained("id", "image", box, cast("Any", None), Limits())
+        out = box.control / "out" / "stdout"
+        self.assertFalse(found.output_lost("stdout", 1 << 20))
+        out.write_bytes(b"x" * (1 << 20))
+        self.assertFalse(found.output_lost("stdout", 1 << 20))
+        (box.control / "out" / "stdout.cut").touch()
+        self.assertFalse(found.output_lost("stdout", 1 << 20), "cut at the cap, as it should be")
+        os.truncate(out, 5000)
+        self.assertTrue(found.output_lost("stdout", 1 << 20))
+        out.unlink()
+        self.assertTrue(found.output_lost("stdout", 1 << 20))
 
     def test_tail_follows_from_an_offset(self) -> None:
         path = self.root / "out"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from typing import Any
+from unittest import mock
 
 from twisted.internet.defer import Deferred
+from twisted.logger import LogLevel, capturedLogs
 
 from chorus.protocols.task_messages import (
     MAX_OUTPUT,
@@ -26,10 +29,12 @@ from chorus.protocols.task_messages import (
 from chorus.sandbox.contract import Limits, Reason
 from chorus.services import executor as executor_module
 from chorus.services.attempt import KEEP_OUTCOME_S
+from chorus.services.blob_files import BlobStoreFull, BlobStoreShort, DiskFull
 from chorus.services.collection import BRING_S
 from chorus.services.executor import ASSIGN_S
 from chorus.services.task_streams import FIRST_MESSAGE_S
 from chorus.store import blobs as blob_table
+from chorus.store.errors import StoreFull
 from chorus.tasks import ids
 from chorus.tasks.journal import Fence
 from tests.services.task_kit import EPOCH, LEASE, Node, World, missing, spec, unavailable
@@ -101,6 +106,17 @@ class AdmissionTest(ExecutorCase):
         self.assertEqual(self.declined(), "draining")
         self.assertEqual(sum(self.worker.executor.declined.values()), 9)
         self.assertEqual(self.worker.executor.current_tasks, 0)
+
+    def test_a_machine_that_is_short_of_something_takes_nothing_new(self) -> None:
+        self.worker.hindrance = ("no_disk", "/data has 3 MiB free")
+        task = self.scheduler.submit("true", required={"expertise": ["python"]})
+        self.world.advance(60, 5)
+        document = self.scheduler.show(task)
+        self.assertEqual((document["state"], document["attempt"]), ("submitted", 0))
+        self.assertIn("worker: /data has 3 MiB free", document["detail"])
+        self.worker.hindrance = None
+        self.world.advance(60, 5)
+        self.assertEqual(self.scheduler.state(task), "running")
 
     def test_places_promised_count(self) -> None:
         channels = [self.talk(self.scheduler, self.worker) for _ in range(3)]
@@ -240,6 +256,109 @@ class ExecutionTest(ExecutorCase):
         self.worker.store.full = False
         self.world.advance(5)
         self.assertEqual(self.scheduler.state(task), "completed")
+
+    def test_a_result_waits_for_a_full_disk_and_loses_nothing(self) -> None:
+        for refusal in (DiskFull("full"), BlobStoreShort("no descriptors"), StoreFull("full")):
+            task = self.submit()
+            self.worker.engine.only().say("stdout", b"said")
+            self.worker.blobs.refuse = refusal
+            with capturedLogs() as said:
+                self.worker.engine.only().finish(0, artifacts={"it": b"made"})
+                self.world.advance(90, 5)
+            self.assertEqual(self.scheduler.state(task), "running", refusal)
+            self.assertEqual([e["event"] for e in said if e["log_level"] is LogLevel.error], ["task.result_waits"])
+            self.worker.blobs.refuse = None
+            self.world.advance(5)
+            document = self.scheduler.show(task)
+            self.assertEqual((document["state"], document["attempt"]), ("completed", 1))
+            self.assertEqual([row["path"] for row in document["artifacts"]], ["it"])
+            self.assertEqual(document["output"]["stdout"]["sha256"], hashlib.sha256(b"said").hexdigest())
+
+    def test_what_no_waiting_mends_is_named_and_left_out(self) -> None:
+        task = self.submit()
+        self.worker.blobs.refuse = BlobStoreFull("over the quota")
+        self.worker.engine.only().finish(0, artifacts={"it": b"made"})
+        self.world.advance(2)
+        document = self.scheduler.show(task)
+        self.assertEqual((document["state"], document["artifacts_skipped"]), ("completed", ["it: over the quota"]))
+
+    def test_a_result_that_waits_is_handed_back_by_an_agent_that_stops(self) -> None:
+        task = self.submit()
+        self.worker.blobs.refuse = DiskFull("full")
+        self.worker.engine.only().finish(0, artifacts={"it": b"made"})
+        self.world.advance(2)
+        drained = self.worker.executor.drain(10)
+        self.world.advance(11)
+        self.successResultOf(drained)
+        self.assertEqual(self.scheduler.state(task), "submitted")
+        self.assertEqual(self.scheduler.machine.get(task).reason, "draining")
+
+    def test_a_result_that_waits_ends_with_its_lease(self) -> None:
+        task = self.submit()
+        self.worker.blobs.refuse = DiskFull("full")
+        self.worker.engine.only().finish(0, artifacts={"it": b"made"})
+        self.world.advance(2)
+        self.world.cut(self.scheduler, self.worker)
+        self.world.advance(LEASE + 10)
+        self.assertEqual(self.worker.executor.current_tasks, 0)
+        self.assertEqual(self.scheduler.state(task), "submitted")
+
+    def test_output_that_the_disk_refuses_costs_the_task_nothing(self) -> None:
+        task = self.submit(retries=1)
+        container = self.worker.engine.only()
+        container.say("stdout", b"kept")
+        self.world.settle()
+        with mock.patch("os.pwrite", side_effect=OSError(errno.ENOSPC, "No space left on device")):
+            container.say("stdout", b"not kept")
+            self.world.settle()
+        self.assertFalse(container.alive)
+        self.world.advance(1)
+        state = self.scheduler.machine.get(task)
+        self.assertEqual((state.state, state.reason), ("submitted", "sandbox_unavailable"))
+        self.assertIn("disk of this agent: No space left", state.detail or "")
+        self.assertEqual((state.moves, state.retried), (1, 0))
+        self.world.advance(5)
+        self.worker.engine.only().finish(0)
+        self.world.advance(1)
+        self.assertEqual(self.scheduler.state(task), "completed")
+
+    def test_an_agent_whose_disk_is_full_lets_go_at_once(self) -> None:
+        """Neither the result of what failed here nor its record is waited for: the task can run elsewhere."""
+        for released in (False, True):
+            task = self.submit()
+            self.worker.store.full = True
+            self.worker.blobs.refuse = DiskFull("full")
+            container = self.worker.engine.only()
+            container.say("stdout", b"some")
+            if released:
+                self.worker.executor._attempts[task, self.scheduler.machine.get(task).fence].lease_lost()
+            else:
+                container.finish(None, Reason.SANDBOX_UNAVAILABLE, {"it": b"made"})
+            self.world.advance(1)
+            self.assertEqual(self.scheduler.state(task), "submitted")
+            self.assertEqual(self.worker.executor.current_tasks, 0)
+            self.worker.store.full = False
+            self.worker.blobs.refuse = None
+            self.world.advance(10)
+            self.worker.engine.only().finish(0)
+            self.world.advance(1)
+            self.assertEqual(self.scheduler.state(task), "completed")
+
+    def test_a_folder_that_cannot_be_made_moves_the_task(self) -> None:
+        with mock.patch("os.mkdir", side_effect=OSError(errno.ENOSPC, "No space left on device")):
+            task = self.submit()
+            self.world.settle()
+        state = self.scheduler.machine.get(task)
+        self.assertEqual((state.state, state.reason), ("submitted", "sandbox_unavailable"))
+        self.assertIn("No space left", state.detail or "")
+
+    def test_a_damaged_store_keeps_no_result_from_its_scheduler(self) -> None:
+        task = self.submit()
+        self.worker.store.damaged = True
+        self.worker.engine.only().finish(0)
+        self.world.advance(1)
+        self.assertEqual(self.scheduler.state(task), "completed")
+        self.assertEqual(self.worker.executor.current_tasks, 0, "nothing to wait for at a stop")
 
     def test_a_scheduler_whose_store_refuses_acknowledges_nothing(self) -> None:
         task = self.submit()
