@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import attrs
+from twisted.logger import Logger
 
 from chorus.sandbox import cgroups, volumes, workspace
 from chorus.sandbox.contract import ImageMissing, Job, Limits, SandboxUnavailable
@@ -115,7 +116,7 @@ class Contained:
         return cgroups.read_usage(*places) if places else cgroups.Usage()
 
     def disk_full(self) -> bool:
-        """A plain folder holds the pump's files too: a task of the same user could write there."""
+        """A plain folder holds the pump's files too: a task of the same user could write there. Raises OSError."""
         if self.volume.full():
             return True
         most = 2 * (self.limits.output_mb << 20) + FILES
@@ -128,6 +129,8 @@ def container_name(job: Job) -> str:
 
 class Containers:
     """Makes, fills, starts and removes containers. Blocking."""
+
+    _log = Logger()
 
     def __init__(self, engine: Engine, agent_id: str, images: ImageMap, users: Users) -> None:
         self.engine = engine
@@ -192,7 +195,10 @@ class Containers:
             if made is not None:
                 with contextlib.suppress(SandboxUnavailable, EngineError):
                     self.engine.remove(made)
-            volumes.remove_tree(box.root)
+            try:
+                volumes.remove_tree(box.root)
+            except OSError as error:
+                self._log.error("{path} could not be removed: {error}", path=str(box.root), error=error)
             raise
         return found
 
