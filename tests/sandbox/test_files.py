@@ -209,6 +209,21 @@ class Artifacts(Folder):
         self.assertEqual(self.got("**"), [])
         self.assertIn("not UTF-8", self.collected.skipped[0])
 
+    def test_deep_folders(self) -> None:
+        self.output = nested(Volumes.memory(self) / "output", 2500, data=b"x")  # type: ignore[arg-type]
+        self.put("report")
+        self.assertEqual(self.got("**"), ["report"])
+        self.assertIn(f"its path is longer than {artifacts.MAX_PATH} bytes", self.collected.skipped[0])
+        self.assertEqual(self.got("*/file", "report"), ["report"])
+        self.assertEqual(self.collected.skipped, (), "no folder is entered where nothing can match")
+
+    def test_a_path_as_long_as_it_may_be(self) -> None:
+        folder = "/".join(["d" * 100] * 9)
+        for length in (artifacts.MAX_PATH, artifacts.MAX_PATH + 1):
+            self.put(f"{folder}/{'f' * (length - len(folder) - 1)}")
+        self.assertEqual([len(path) for path in self.got("**")], [artifacts.MAX_PATH])
+        self.assertEqual(len(self.collected.skipped), 1)
+
     def test_many_reasons_are_cut(self) -> None:
         for index in range(artifacts.MAX_SKIPPED + 20):
             (self.output / f"l{index}").symlink_to("x")
