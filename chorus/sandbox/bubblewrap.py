@@ -63,7 +63,10 @@ def _caveats(mode: Mode, hierarchy: cgroups.Hierarchy | None, filtered: bool) ->
         )
     missing = cgroups.CONTROLLERS if hierarchy is None else hierarchy.missing
     for name, text in (
-        ("memory", "memory_polled: no control group; memory is measured every 25 ms and held per process"),
+        (
+            "memory",
+            "memory_polled: no control group; measured every 25 ms, and not what no process has in use",
+        ),
         ("pids", "pids_polled: no control group; processes are counted every 25 ms"),
         ("cpu", "cpu_unlimited: no control group; the share of the processor is not held"),
     ):
@@ -208,13 +211,14 @@ class Bubblewrap:
         modes: tuple[Mode, ...] = ("drop", "root") if os.geteuid() == 0 else ("user",)
         if os.geteuid() == 0 and in_chroot() and can_reroot(self.reroot):
             modes = (*modes, "chroot")
+        hierarchy = cgroups.find()
         arch = seccomp.architecture()
-        program = seccomp.compile_filter(arch) if arch is not None else None
+        held = hierarchy is not None and "memory" not in hierarchy.missing
+        program = seccomp.compile_filter(arch, memory_held=held) if arch is not None else None
         problems = []
         for mode in modes:
             problem = self._try(bwrap, mode, program)
             if problem is None:
-                hierarchy = cgroups.find()
                 self._host = Host(bwrap, mode, hierarchy, program, _caveats(mode, hierarchy, program is not None))
                 return None
             problems.append(problem)

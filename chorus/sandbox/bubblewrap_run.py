@@ -16,7 +16,14 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from chorus.sandbox import archives, cgroups, processes, workspace
-from chorus.sandbox.bwrap_arguments import Folders, Mode, launch_arguments, rlimits, sandbox_arguments
+from chorus.sandbox.bwrap_arguments import (
+    Folders,
+    Mode,
+    launch_arguments,
+    rlimits,
+    sandbox_arguments,
+    tmpfs_mb,
+)
 from chorus.sandbox.bwrap_launch import LAUNCH_ENV, Inherited, conceal, expose, write_etc
 from chorus.sandbox.contract import Job, OutputSink, Reason, RunResult, StreamName
 from chorus.sandbox.pipes import Exit, Pipe
@@ -124,6 +131,7 @@ class BubblewrapRun:
         self._status = b""
         self._inner: int | None = None
         self._pause = Pause(backend.reactor)
+        self._tmpfs = {path: megabytes << 20 for path, megabytes in tmpfs_mb(job.limits).items()}
 
     # -- Run
 
@@ -388,14 +396,23 @@ class BubblewrapRun:
         if not (prepared.holds("memory") and prepared.holds("pids")) and self._inner is not None:
             seen = processes.tree(self._inner)
             if not prepared.holds("memory"):
-                usage = attrs.evolve(usage, memory=seen.memory)
+                usage = attrs.evolve(usage, memory=seen.with_files(processes.in_tmpfs(self._inner, self._tmpfs)))
             if not prepared.holds("pids"):
                 usage = attrs.evolve(usage, pids=seen.pids)
         full: bool | None = None
         if prepared.volume.enforcement == "loop" or time.monotonic() - self._disk_at >= DISK_WATCH_S:
-            full = prepared.volume.full()
+            held = self._unlinked(prepared)
+            full = prepared.volume.full(held.disk)
             self._disk_at = time.monotonic()
+            if not prepared.holds("memory"):
+                usage = attrs.evolve(usage, memory=usage.memory + held.memory)
         return _Sample(usage, full)
+
+    def _unlinked(self, prepared: _Prepared) -> processes.Unlinked:
+        if prepared.volume.enforcement == "loop" or self._inner is None:
+            # The file system counts them itself.
+            return processes.Unlinked()
+        return processes.unlinked(processes.descendants(self._inner), self._tmpfs)
 
     def _read_status(self) -> None:
         assert self._inherited is not None

@@ -15,7 +15,8 @@ from pathlib import Path
 import attrs
 from twisted.logger import Logger
 
-from chorus.sandbox import cgroups, volumes, workspace
+from chorus.sandbox import cgroups, processes, volumes, workspace
+from chorus.sandbox.bwrap_arguments import tmpfs_mb
 from chorus.sandbox.contract import ImageMissing, Job, Limits, SandboxUnavailable
 from chorus.sandbox.docker_spec import Users, cap_file, container, execution, labels, resources
 from chorus.sandbox.engine import Engine, EngineError
@@ -117,7 +118,12 @@ class Contained:
 
     def disk_full(self) -> bool:
         """A plain folder holds the pump's files too: a task of the same user could write there. Raises OSError."""
-        if self.volume.full():
+        unlinked = processes.Unlinked()
+        places = cgroups.of_process(self.pid) if self.volume.enforcement == "poll" and self.pid else None
+        if places is not None:
+            # What the engine executes in a container does not descend from its first process: its group tells.
+            unlinked = processes.unlinked(cgroups.members(places[1]), tmpfs_mb(self.limits))
+        if self.volume.full(unlinked.disk):
             return True
         most = 2 * (self.limits.output_mb << 20) + FILES
         return self.volume.enforcement == "poll" and volumes.measure(self.box.control, most) > most

@@ -176,6 +176,40 @@ class Real(ContractTests, SandboxCase):
             self.assertEqual(result.reason, reason, result)
             self.assertIn("memory_polled", " ".join(result.caveats))
 
+    def poll(self) -> None:
+        """As for an ordinary user: no control groups, and no file system for the task's disk."""
+        self.patch(cgroups, "find", lambda *_: None)
+        self.measure_disk()
+
+    async def test_a_closed_folder_is_no_offence(self) -> None:
+        """Measuring neither takes it for too much nor opens it."""
+        self.poll()
+        script = "mkdir a; echo > a/b; chmod 000 a; sleep 1.2; stat -c %a a; chmod 700 a"
+        self.assertEqual(await self.exits(shell(script)), b"0\n")
+
+    async def test_memory_that_no_process_has_mapped(self) -> None:
+        self.poll()
+        code = (
+            "import ctypes, errno, os\n"
+            "libc = ctypes.CDLL(None, use_errno=True)\n"
+            "libc.shmget.argtypes = ctypes.c_int, ctypes.c_size_t, ctypes.c_int\n"
+            "print(libc.shmget(0, 4096, 0o1600) >= 0, libc.shmget(0, 1 << 20, 0o1600))\n"
+            "print(ctypes.get_errno() == errno.EPERM)\n"
+            "try: os.memfd_create('x')\n"
+            "except OSError as error: print(error.errno == errno.ENOSYS)\n"
+        )
+        self.assertEqual(await self.exits(python(code)), b"True -1\nTrue\nTrue\n")
+        code = (
+            "import time\n"
+            "for name in ('/tmp/x', '/dev/shm/x'): open(name, 'wb').write(bytes(15 << 20))\n"
+            "x = bytearray(40 << 20); time.sleep(15)\n"
+        )
+        result, _, err = await self.outcome(python(code, limits={"memory_mb": 64}))
+        self.assertEqual(result.reason, Reason.OOM, (result, err))
+
+    async def test_the_task_goes_before_the_agent_when_the_machine_has_no_memory(self) -> None:
+        self.assertEqual(await self.exits(shell("cat /proc/self/oom_score_adj")), b"1000\n")
+
     async def test_deep_folders_are_removed_and_cost_no_deliverable(self) -> None:
         """Deeper than a function may call itself, and with a report beside them."""
         code = (
@@ -287,6 +321,8 @@ class OrdinaryUser(SandboxCase):
 
 
 AS_NOBODY = (
+    "test_a_measured_disk_is_not_cheated_by_folders", "test_a_measured_disk_is_not_cheated_by_files_without_a_name",
+    "test_a_closed_folder_is_no_offence", "test_memory_that_no_process_has_mapped",
     "test_a_start_that_fails_leaves_nothing",
     "test_streams_exit_code_and_offsets", "test_the_workspace", "test_time_limit", "test_disk_limit",
     "test_memory_limit", "test_what_a_task_sees", "test_no_network", "test_namespaces_are_its_own",

@@ -488,3 +488,31 @@ class Groups(Folder):
         self.assertGreater(seen.memory, 1 << 20)
         self.assertEqual(processes.tree(1 << 22), processes.Tree())
         self.assertFalse(processes.alive(1 << 22))
+
+    def test_files_without_a_name(self) -> None:
+        me = [os.getpid()]
+        before = processes.unlinked(me)
+        with (self.root / "a").open("wb") as file, open(os.memfd_create("test"), "wb") as memory:
+            file.write(b"x" * (1 << 20))
+            file.flush()
+            memory.write(b"x" * (2 << 20))
+            memory.flush()
+            self.assertEqual(processes.unlinked(me).disk, before.disk, "it has a name")
+            (self.root / "a").unlink()
+            again = os.dup(file.fileno())
+            seen = processes.unlinked([*me, *me])
+            os.close(again)
+            self.patch(processes, "MAX_DESCRIPTORS", 2)
+            self.assertEqual(processes.unlinked(me).disk, processes.OVER_ANY)
+        self.assertTrue(1 << 20 <= seen.disk - before.disk < 2 << 20, "once, however often it is open")
+        self.assertTrue(2 << 20 <= seen.memory - before.memory < 3 << 20)
+
+    def test_files_in_memory(self) -> None:
+        """Never less than what is in use, and what is mapped is not added to what is mapped."""
+        self.assertEqual(processes.Tree(memory=100, shared=30).with_files(50), 120)
+        self.assertEqual(processes.Tree(memory=100, shared=60).with_files(50), 100)
+        room = os.statvfs("/dev/shm")
+        size = room.f_blocks * room.f_frsize
+        used = processes.in_tmpfs(os.getpid(), {"/dev/shm": size})
+        self.assertLess(abs(used - (room.f_blocks - room.f_bfree) * room.f_frsize), 64 << 20)
+        self.assertEqual(processes.in_tmpfs(os.getpid(), {"/dev/shm": size + 4096, "/nonexistent": 1}), 0)
