@@ -270,7 +270,7 @@ class DockerRun:
         assert self.contained is not None
         try:
             sample: _Sample = await self._call(CONTAINER_S, self._sample, self.contained, binding)
-        except (SandboxUnavailable, TimedOut) as error:
+        except (SandboxUnavailable, TimedOut, OSError) as error:
             self._silent_since = self._silent_since or self._reactor.seconds()
             if self.contained.gone() or self._reactor.seconds() - self._silent_since > ENGINE_PATIENCE_S:
                 self._stop(Reason.SANDBOX_UNAVAILABLE, f"the engine went away: {error}")

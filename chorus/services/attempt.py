@@ -69,6 +69,9 @@ RECONNECT_LIMIT_S = 15.0
 """Back-off between attempts to reach the scheduler; it doubles up to the limit."""
 STORE_RETRY_S = 1.0
 """Between attempts to record an outcome while the store refuses (disk full)."""
+ERASE_TRIES = 3
+ERASE_RETRY_S = 5.0
+"""Tries at removing what an attempt left, and seconds between them: descriptors ran out, something dying holds it."""
 KEEP_OUTCOME_S = 7 * 86400.0
 """Seconds that an outcome is kept for a scheduler that does not come back."""
 RESULT_ROWS_BYTES = MAX_FRAME - 64 * 1024
@@ -546,14 +549,28 @@ class Attempt:
         Deferred.fromCoroutine(self._erase()).addErrback(self._broken)
 
     async def _erase(self) -> None:
+        """Whatever goes wrong, this attempt is forgotten: a directory without a row is removed at the next start."""
         try:
-            # With whatever a killed process left mounted in it.
-            await self._place.in_thread(volumes.remove_tree, self.directory)
+            await self._remove_directory()
             await self._place.runs.delete(self.record.task_id, self.record.fence)
         except ChorusError as error:
             # The row comes back at the next start, is resumed, and is answered `stale` or `ack` again.
             self._log.error("the run of {task} stays: {error}", task=self.record.task_id, error=error)
-        self._forgotten_callback(self)
+        finally:
+            self._forgotten_callback(self)
+
+    async def _remove_directory(self) -> None:
+        """With whatever a killed process left mounted in it."""
+        for last in range(1 - ERASE_TRIES, 1):
+            try:
+                await self._place.in_thread(volumes.remove_tree, self.directory)
+            except OSError as error:
+                self._log.error("{path} cannot be removed: {error}", path=str(self.directory), error=error)
+                if not last:
+                    return
+                await _sleep(self._place.clock, ERASE_RETRY_S)
+            else:
+                return
 
     # the lease
 

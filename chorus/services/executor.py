@@ -132,8 +132,15 @@ class ExecutorService(Service):
             kept = set(await self._place.sandboxes.reconcile(keep))
         except ChorusError as error:
             self._log.error("sandboxes of an earlier run cannot be looked for: {error}", error=error)
+        except Exception:
+            # What a task left must never keep an agent from starting.
+            self._log.failure("sandboxes of an earlier run cannot be looked for")
         known = {f"{task_id}-{fence}" for task_id, fence in records}
-        await self._place.in_thread(_remove_strays, self._place.directory, known)
+        try:
+            for problem in await self._place.in_thread(_remove_strays, self._place.directory, known):
+                self._log.error("an earlier run stays: {error}", error=problem)
+        except Exception:
+            self._log.failure("what earlier runs left cannot be removed")
         for key, record in records.items():
             attempt = self._attempt(record)
             taken = key in kept
@@ -369,12 +376,18 @@ def _alive(record: RunRecord, now: float) -> bool:
     return record.language is not None and 0.0 < record.lease_until - now <= record.lease_s
 
 
-def _remove_strays(parent: Path, known: set[str]) -> None:
-    """Directories of attempts that have no row: their process died before it was written, or after it was deleted."""
+def _remove_strays(parent: Path, known: set[str]) -> list[str]:
+    """Directories of attempts that have no row: their process died before it was written, or after it was deleted. Why
+    some of them stay."""
+    problems = []
     if parent.is_dir():
         for path in parent.iterdir():
             if path.name not in known:
-                volumes.remove_tree(path)
+                try:
+                    volumes.remove_tree(path)
+                except OSError as error:
+                    problems.append(f"{path}: {error}")
+    return problems
 
 
 def archive_names(path: Path) -> list[str]:

@@ -26,9 +26,10 @@ from chorus.protocols.task_messages import (
     Stale,
     encode,
 )
+from chorus.sandbox import volumes
 from chorus.sandbox.contract import Limits, Reason
 from chorus.services import executor as executor_module
-from chorus.services.attempt import KEEP_OUTCOME_S
+from chorus.services.attempt import ERASE_RETRY_S, ERASE_TRIES, KEEP_OUTCOME_S
 from chorus.services.blob_files import BlobStoreFull, BlobStoreShort, DiskFull
 from chorus.services.collection import BRING_S
 from chorus.services.executor import ASSIGN_S
@@ -42,6 +43,18 @@ from tests.support import PureTestCase
 
 TASK = ids.make(EPOCH, bytes)
 FENCE = Fence(0, 1, 5)
+
+
+def _recursion(*_: Any) -> Any:
+    raise RecursionError("maximum recursion depth exceeded")
+
+
+def _refusing(calls: list[int], error: Exception) -> Any:
+    def refuse(*_: Any) -> None:
+        calls.append(1)
+        raise error
+
+    return refuse
 
 
 class ExecutorCase(PureTestCase):
@@ -527,6 +540,53 @@ class RestartTest(ExecutorCase):
             (worker.directory / name).unlink(missing_ok=True)
         worker.restart()
         self.assertFalse(container.alive)
+
+    def test_what_an_earlier_run_left_never_keeps_the_agent_from_starting(self) -> None:
+        worker = self.world.node("worker", expertise=("x",))
+        (worker.directory / "runs" / "nobody-0.1.2").mkdir(parents=True)
+        for place, name in [(volumes, "remove_tree"), (worker.engine, "reconcile")]:
+            worker.kill()
+            broken = self.patch(place, name, _recursion)
+            worker.restart()
+            broken.restore()
+            self.assertEqual(len(self.flushLoggedErrors(RecursionError)), 1, name)
+            task = self.scheduler.submit("true", required={"expertise": ["x"]})
+            worker.engine.only().finish(0)
+            self.world.settle()
+            self.assertEqual(self.scheduler.state(task), "completed")
+            worker.engine.containers.clear()
+
+    def test_a_run_that_cannot_be_removed_is_forgotten(self) -> None:
+        """Its directory is all that stays, until the next start."""
+        worker = self.world.node("worker", expertise=("x",))
+        for error in (OSError(24, "Too many open files"), RecursionError("too deep")):
+            task = self.scheduler.submit("true", required={"expertise": ["x"]})
+            refusals: list[int] = []
+            broken = self.patch(volumes, "remove_tree", _refusing(refusals, error))
+            worker.engine.only().finish(0)
+            self.world.advance(30)
+            broken.restore()
+            self.assertEqual(self.scheduler.state(task), "completed")
+            self.assertEqual(len(refusals), ERASE_TRIES if isinstance(error, OSError) else 1)
+            self.assertEqual(worker.executor.unacknowledged, 0)
+            self.assertEqual(len(self.flushLoggedErrors(RecursionError)), isinstance(error, RecursionError))
+            worker.engine.containers.clear()
+        self.assertEqual(len(list((worker.directory / "runs").iterdir())), 2)
+        worker.kill()
+        worker.restart()
+        self.world.advance(30)
+        self.assertEqual(list((worker.directory / "runs").iterdir()), [])
+
+    def test_a_run_that_could_not_be_removed_at_first(self) -> None:
+        worker = self.world.node("worker", expertise=("x",))
+        self.scheduler.submit("true", required={"expertise": ["x"]})
+        broken = self.patch(volumes, "remove_tree", _refusing([], OSError(24, "Too many open files")))
+        worker.engine.only().finish(0)
+        self.world.settle()
+        broken.restore()
+        self.world.advance(ERASE_RETRY_S + 1)
+        self.assertEqual(list((worker.directory / "runs").iterdir()), [])
+        self.assertEqual(worker.executor.unacknowledged, 0)
 
     def test_a_directory_without_a_row_is_removed(self) -> None:
         worker = self.world.node("worker", expertise=("x",))
