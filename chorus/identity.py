@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hmac
 import os
-import stat
 from collections.abc import Callable
 from enum import IntEnum
 from functools import lru_cache
@@ -20,6 +19,7 @@ from nacl import bindings
 from nacl.exceptions import BadSignatureError
 
 from chorus.errors import PeerError, UserError
+from chorus.files import create_once, read_plain
 from chorus.multiformats import base58, multibase, multihash, varint
 
 MAX_KEY_PROTOBUF = 4096
@@ -297,7 +297,7 @@ class Identity:
             raise IdentityError(f"identity file {path}: {error.strerror}") from error
         identity = cls.generate(random)
         try:
-            _create_once(path, identity.to_private_key())
+            create_once(path, identity.to_private_key())
         except FileExistsError:
             return cls._load(path)
         except OSError as error:
@@ -306,32 +306,10 @@ class Identity:
 
     @classmethod
     def _load(cls, path: Path) -> Identity:
-        with open(path, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            encoded = file.read(MAX_KEY_PROTOBUF + 1)
-        if stat.S_IMODE(mode) & 0o077:
-            raise IdentityError(f"identity file {path} is open to others (mode {stat.S_IMODE(mode):04o}): chmod 600 it")
+        encoded, mode = read_plain(path, MAX_KEY_PROTOBUF + 1)
+        if mode & 0o077:
+            raise IdentityError(f"identity file {path} is open to others (mode {mode:04o}): chmod 600 it")
         try:
             return cls.from_private_key(encoded)
         except BadKey as error:
             raise IdentityError(f"identity file {path} is damaged: {error}") from error
-
-
-def _create_once(path: Path, content: bytes) -> None:
-    """Write a new file that appears complete or not at all; raises `FileExistsError` if another process was first."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    try:
-        with open(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(temporary, path)
-    finally:
-        os.unlink(temporary)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -21,23 +20,20 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
-from chorus import __version__
-from chorus.errors import ChorusError, UserError
+from chorus import __version__, descriptors
+from chorus.errors import ChorusError
 from chorus.lifecycle import Sequence, Step
 from chorus.multiformats.multiaddr import Multiaddr
+from chorus.preflight import descriptors_wanted, plain, wishes_of
 from chorus.seams import MembersMayAll, PassThrough
 from chorus.services.datadir import DataDirectory, write_private
-from chorus.services.listening import cannot_listen
 
 if TYPE_CHECKING:
-    from pydantic import SecretStr
-
     from chorus.config.settings import Settings
     from chorus.identity import PeerId
     from chorus.protocols.stream import Connection
     from chorus.sandbox.contract import Limits
     from chorus.seams import JSON
-    from chorus.services.cluster import Wishes
     from chorus.services.discovery import DiscoveryService
     from chorus.services.mdns import MdnsService
     from chorus.services.node_view import NodeView
@@ -48,40 +44,12 @@ PORTS = "ports.json"
 STOP_RESERVE_S = 8.0
 """Of the shutdown budget, kept for everything after the tasks have been finished or handed back."""
 MIB = 1024 * 1024
+NOBODY_TO_JOIN = (
+    "this node has a secret, but no cluster and nobody to join: set CHORUS_JOIN or CHORUS_BOOTSTRAP_PEERS, or "
+    "CHORUS_FOUND=1 on one node to found the cluster"
+)
 THREADS = 8
 """Of the pool for file work: archives, result spools, blobs."""
-
-
-class PortInUse(UserError):
-    """Found before the start, so that it can be said before twistd goes into the background."""
-
-    code = "port_in_use"
-
-
-def preflight(settings: Settings) -> None:
-    """What would certainly fail later, said in one line now: the data directory and the ports. Raises `UserError`."""
-    directory = DataDirectory(settings.data_dir)
-    directory.acquire()
-    directory.release()
-    _wishes(settings)
-    for variable, host, port in (
-        ("CHORUS_P2P", settings.p2p_bind, settings.p2p_port),
-        ("CHORUS_API", settings.api_bind, settings.api_port),
-        ("CHORUS_HEALTH", settings.health_bind, settings.health_port),
-    ):
-        if port:
-            _probe(variable, host, port)
-
-
-def _probe(variable: str, host: str, port: int) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-            probe.listen(1)
-        except OSError as error:
-            raise PortInUse(cannot_listen(variable, host, port, error)) from None
 
 
 class NodeService(Service):
@@ -197,6 +165,15 @@ class NodeService(Service):
 
         for line in unknown_variables(os.environ):
             self._log.warn("{line}", event="config.unknown_variable", line=line)
+        wanted, limit = descriptors_wanted(self.settings), descriptors.limit()
+        if limit < wanted:
+            self._log.warn(
+                "this process may open {limit} files, and {wanted} would be needed for all that its configuration "
+                "allows: connections and tasks will be refused when they run out (ulimit -n)",
+                event="node.few_descriptors",
+                limit=limit,
+                wanted=wanted,
+            )
 
     def _build_store(self) -> list[Step]:
         from chorus.services.cluster import STATE
@@ -206,7 +183,7 @@ class NodeService(Service):
         self.parts["pool"] = pool
         self.parts["in_thread"] = partial(deferToThreadPool, self._reactor, pool)
         path = self._directory.path
-        # cluster.json is written after the store was opened for the first time.
+        # cluster.json is written once the node listens, after the store was opened for the first time.
         store = StoreService(path / FILE_NAME, self._reactor, expected=(path / STATE).exists())
         self.parts["store"] = store
         return [
@@ -221,7 +198,7 @@ class NodeService(Service):
         from chorus.services.p2p import Admission, OpenAdmission, P2PService
 
         settings, identity = self.settings, self.parts["identity"]
-        wishes = _wishes(settings)
+        wishes = wishes_of(settings)
         if settings.open:
             stored = load_membership(self._directory.path) is not None
             check_open_mode(listen_host=settings.p2p_bind, wishes=wishes, stored=stored)
@@ -244,7 +221,7 @@ class NodeService(Service):
         )
         self.parts.update(cluster=cluster, admission=admission, p2p=p2p)
         p2p.watch_peers(partial(self._log_peer, "connected"), partial(self._log_peer, "disconnected"))
-        return [Step("P2P node", start=p2p.startService, stop=p2p.stopService), Step("join token", start=self._publish)]
+        return [Step("P2P node", start=self._listen, stop=p2p.stopService)]
 
     def _log_peer(self, what: str, connection: Connection) -> None:
         self._log.info(
@@ -257,10 +234,14 @@ class NodeService(Service):
             count=len(self.parts["p2p"].connections()),
         )
 
-    def _publish(self) -> None:
-        cluster = self.parts["cluster"]
+    def _listen(self) -> None:
+        """Listen, and belong to the cluster only then: a start that failed must not bind the data directory for life.
+        Both are one turn of the reactor, so nobody is met before the membership is on disk."""
+        cluster, p2p = self.parts["cluster"], self.parts["p2p"]
+        p2p.startService()
         if cluster is not None:
-            cluster.publish_addresses(self.parts["p2p"].listen_addresses())
+            cluster.keep()
+            cluster.publish_addresses(p2p.listen_addresses())
 
     def _build_messaging(self) -> list[Step]:
         from chorus.protocols.gossip_params import GossipParams
@@ -306,7 +287,7 @@ class NodeService(Service):
             return Load(
                 executor.current_tasks,
                 self.max_tasks,
-                accepting=not executor.draining and self.parts["sandbox"].usable,
+                accepting=not executor.draining and self._can_execute(),
                 last_activity=self._last_activity,
             )
 
@@ -326,6 +307,9 @@ class NodeService(Service):
 
     # tasks
 
+    def _can_execute(self) -> bool:
+        return self.parts["sandbox"].usable and self.parts["headroom"].hindrance() is None
+
     def _build_tasks(self) -> list[Step]:
         return [*self._build_execution(), *self._build_scheduling()]
 
@@ -334,6 +318,7 @@ class NodeService(Service):
         from chorus.services.attempt import Workplace
         from chorus.services.blobs import BlobLimits, BlobService, ThreadOffload
         from chorus.services.executor import AgentProfile, ExecutorService
+        from chorus.services.headroom import Headroom
         from chorus.services.sandbox import sandbox_service
         from chorus.services.task_store import StoredRuns
         from chorus.services.task_streams import TaskStreams
@@ -386,8 +371,9 @@ class NodeService(Service):
             specialization=settings.agent_specialization,
             maximum=maximum,
         )
-        executor = ExecutorService(place, profile, changed=self._load_changed)
-        parts.update(blobs=blobs, sandbox=sandbox, streams=streams, executor=executor)
+        headroom = Headroom(path, self._reactor, lambda: parts["store"].database.damage, self._load_changed)
+        executor = ExecutorService(place, profile, changed=self._load_changed, hindrance=headroom.hindrance)
+        parts.update(blobs=blobs, sandbox=sandbox, streams=streams, executor=executor, headroom=headroom)
         return [
             Step("blob threads", start=offload.start, stop=offload.stop),
             Step("blobs", start=blobs.startService, stop=blobs.stopService, limit_s=60),
@@ -453,7 +439,7 @@ class NodeService(Service):
             scheduler=coordinator,
             streams=parts["streams"],
             events=events,
-            agents=KnownAgents(parts["p2p"], presence.view, executor, usable=lambda: parts["sandbox"].usable),
+            agents=KnownAgents(parts["p2p"], presence.view, executor, usable=self._can_execute),
             clock=self._reactor,
             wall=self._wall,
         )
@@ -475,6 +461,7 @@ class NodeService(Service):
         return [
             Step("journal", start=journal.startService, stop=journal.stopService, limit_s=120),
             Step("task streams", start=parts["streams"].start, stop=parts["streams"].stop),
+            Step("headroom", start=parts["headroom"].startService, stop=parts["headroom"].stopService),
             Step("executor", start=executor.startService, stop=executor.stopService, limit_s=60),
             Step("coordinator", start=coordinator.startService, stop=coordinator.stopService, limit_s=60),
             Step("collection", start=collection.startService, stop=collection.stopService),
@@ -514,11 +501,11 @@ class NodeService(Service):
             wall=self._wall,
             state=lambda: self.state,
             pubsub=parts["pubsub"],
-            extra=(("tasks", self._task_counts), ("sandbox", self._sandbox_status)),
+            extra=(("alone", self._alone), ("tasks", self._task_counts), ("sandbox", self._sandbox_status)),
         )
         metrics = Metrics()
         register(metrics, parts)
-        token = _secret(settings.api_token) or load_or_make_token(self._directory.path)
+        token = plain(settings.api_token) or load_or_make_token(self._directory.path)
         api = ApiService(
             tasks=parts["coordinator"],
             blobs=parts["blobs"],
@@ -595,12 +582,21 @@ class NodeService(Service):
         discovery.startService()
         if cluster is not None:
             cluster.when_adopted(discovery.cluster_known)
-            if cluster.cluster_id is None and not (cluster.contacts or self.settings.bootstrap_peers):
-                self._log.warn(
-                    "this node has a secret, but no cluster and nobody to join: set CHORUS_JOIN or "
-                    "CHORUS_BOOTSTRAP_PEERS, or CHORUS_FOUND=1 on one node to found the cluster",
-                    event="cluster.nobody_to_join",
-                )
+            if self._nobody_to_join:
+                self._log.warn("{text}", event="cluster.nobody_to_join", text=NOBODY_TO_JOIN)
+
+    @property
+    def _nobody_to_join(self) -> bool:
+        cluster = self.parts["cluster"]
+        return cluster.cluster_id is None and not (cluster.contacts or self.settings.bootstrap_peers)
+
+    def _alone(self) -> str | None:
+        """Why nobody is connected, where somebody should be; one line."""
+        cluster, settings = self.parts["cluster"], self.settings
+        if cluster is None or (cluster.founded_here and not settings.bootstrap_peers and settings.join is None):
+            return None
+        alone: str | None = self.parts["discovery"].alone
+        return NOBODY_TO_JOIN if alone is not None and self._nobody_to_join else alone
 
     def _task_counts(self) -> JSON:
         coordinator, load = self.parts["coordinator"], self.parts["load"]()
@@ -620,24 +616,19 @@ class NodeService(Service):
         from chorus.services.node_view import Check
 
         parts, settings = self.parts, self.settings
-        alone = parts["cluster"] is None or (
-            parts["cluster"].founded_here and not settings.bootstrap_peers and settings.join is None
-        )
 
         def running(name: str) -> Callable[[], str | None]:
             return lambda: None if parts[name].running else f"{name} is not running"
-
-        def peers() -> str | None:
-            return None if alone or parts["p2p"].connections() else "no peer is connected"
 
         def capacity() -> str | None:
             load = parts["load"]()
             return None if load.current_tasks < load.max_tasks else f"{load.current_tasks} of {load.max_tasks} tasks"
 
         view.add_check(Check("node", lambda: None if self.state == "running" else self.state, critical=True))
-        for name in ("p2p", "store", "pubsub", "api"):
+        for name in ("p2p", "pubsub", "api"):
             view.add_check(Check(name, running(name), critical=True))
-        view.add_check(Check("peers", peers, critical=True))
+        view.add_check(Check("store", lambda: running("store")() or parts["store"].database.damage, critical=True))
+        view.add_check(Check("peers", self._alone, critical=True))
         if settings.open:
             return
         view.add_check(Check("coordinator", running("coordinator"), critical=True))
@@ -647,6 +638,8 @@ class NodeService(Service):
                 Check("sandbox", lambda: None if sandbox.usable else sandbox.status().detail, for_ready=True)
             )
             view.add_check(Check("capacity", capacity, for_ready=True))
+            view.add_check(Check("descriptors", descriptors.trouble, for_ready=True))
+        view.add_check(Check("disk", parts["headroom"].disk, for_ready=True))
 
     def _write_ports(self) -> None:
         (p2p,) = (address.tcp_endpoint() for address in self.parts["p2p"].bound_addresses())
@@ -671,23 +664,10 @@ class NodeService(Service):
             self._remove_ports()
 
     def _remove_ports(self) -> None:
-        (self._directory.path / PORTS).unlink(missing_ok=True)
-
-
-def _wishes(settings: Settings) -> Wishes:
-    """What the configuration says about the cluster. Raises `UserError`."""
-    from chorus.services.cluster import Wishes
-
-    return Wishes.parse(
-        join=_secret(settings.join),
-        cluster_secret=_secret(settings.cluster_secret),
-        found=settings.found,
-        bootstrap=bool(settings.bootstrap_peers),
-    )
-
-
-def _secret(value: SecretStr | None) -> str | None:
-    return None if value is None else value.get_secret_value()
+        try:
+            (self._directory.path / PORTS).unlink(missing_ok=True)
+        except OSError as error:
+            self._log.warn("{file} cannot be removed: {reason}", file=PORTS, reason=error.strerror)
 
 
 def _limits(settings: Settings) -> tuple[Limits, Limits]:

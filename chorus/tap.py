@@ -12,11 +12,11 @@ import difflib
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from twisted.python import usage
 
-from chorus import reactor
+from chorus import descriptors, reactor
 from chorus.errors import ChorusError, UserError
 from chorus.version import version_line
 
@@ -47,15 +47,22 @@ class ExitStatus:
             os._exit(self._code)
 
 
-class _Role(usage.Options):
-    """A command without options of its own."""
+class _Asked(usage.Options):
+    """What every level answers."""
+
+    def opt_help(self) -> None:
+        """Display this help and exit."""
+        _answer(str(self))
 
     def opt_version(self) -> None:
         """Print the version and exit."""
-        print(version_line())
-        sys.exit(0)
+        _answer(version_line())
 
     opt_v = opt_version
+
+
+class _Role(_Asked):
+    """A command without options of its own."""
 
     words = ""
     """What may follow the command's name."""
@@ -91,7 +98,7 @@ class HelpOptions(_Role):
     longdesc = "Print this help and exit."
 
 
-class Options(usage.Options):
+class Options(_Asked):
     """Options of `twistd chorus`."""
 
     longdesc = (
@@ -107,13 +114,6 @@ class Options(usage.Options):
 
     def __init__(self) -> None:
         usage.Options.__init__(self)  # type: ignore[no-untyped-call]
-
-    def opt_version(self) -> None:
-        """Print the version and exit."""
-        print(version_line())
-        sys.exit(0)
-
-    opt_v = opt_version
 
     def getSynopsis(self) -> str:
         return f"{USAGE} agent | hap | config"
@@ -141,26 +141,33 @@ class Options(usage.Options):
         if self.subCommand is None:
             raise usage.UsageError("say which: twistd chorus agent, twistd chorus hap, or twistd chorus config")
         if self.subCommand == "help":
-            print(self)
-            sys.exit(0)
+            _answer(str(self))
         if self.subCommand == "config":
-            self._print_configuration()
-            sys.exit(0)
+            _answer(self._configuration())
 
-    def _print_configuration(self) -> None:
+    def _configuration(self) -> str:
         from chorus.config import show
         from chorus.config.settings import load, unknown_variables
 
         if self.subOptions["table"]:
-            print(show.table_markdown())
-            return
+            return show.table_markdown()
         for line in unknown_variables(os.environ):
             print(f"chorus: {line}", file=sys.stderr)
         try:
-            print(show.render(load(os.environ)))
+            return show.render(load(os.environ))
         except UserError as error:
             _complain(error)
             sys.exit(error.exit_code)
+
+
+def _answer(text: str) -> NoReturn:
+    """Print what was asked for, and exit."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Whoever read us has enough (`twistd chorus config | head`). Keep the interpreter from flushing into the pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
 
 
 def _complain(error: ChorusError) -> None:
@@ -168,17 +175,22 @@ def _complain(error: ChorusError) -> None:
 
 
 def makeService(options: Options) -> IService:
-    """Build the node. A wrong configuration, a data directory or a port in use end the process with one line here,
-    before twistd goes into the background."""
+    """Build the node. What certainly cannot work (`preflight`) ends the process with one line here, before twistd goes
+    into the background."""
     try:
+        # Before the reactor, which fails without a word that helps.
+        descriptors.require()
         reactor.install()
         from twisted.internet import reactor as running
 
         from chorus.config.settings import load
-        from chorus.runtime import NodeService, preflight
+        from chorus.observe import logging
+        from chorus.preflight import preflight
+        from chorus.runtime import NodeService
 
         settings = load(os.environ)
         preflight(settings)
+        logging.take_over(settings.log_level, settings.log_format)
         return NodeService(settings, mode=str(options.subCommand), reactor=running, exit_status=ExitStatus())
     except ChorusError as error:
         _complain(error)

@@ -46,6 +46,14 @@ def say(text: str) -> None:
 class Failed(Exception):
     """One line that says what went wrong."""
 
+    status = 1
+
+
+class WrongUse(Failed):
+    """The words after scripts/demo make no sense."""
+
+    status = 2
+
 
 class Interrupted(BaseException):
     """The first signal that asks the demonstration to end."""
@@ -152,21 +160,23 @@ class Node:
     def last_line(self) -> str:
         return (self.log.read_text(errors="replace").strip().splitlines() or ["(no output)"])[-1]
 
-    def client(self, *words: str, check: bool = True, capture: bool = True) -> str:
-        """Run the `chorus` command against this node; what it printed."""
+    def client(self, *words: str, check: bool = True, capture: bool = True, notes: bool = True) -> str:
+        """Run the `chorus` command against this node; what it printed. Without `notes` its stderr counts for a failure
+        alone."""
         # In a session of its own: Ctrl-C is for the demonstration, which ends it.
         done = subprocess.run(
             [str(BIN / "chorus"), *words],
             env=self.env,
             stdout=subprocess.PIPE if capture else None,
+            stderr=None if notes else subprocess.PIPE,
             text=True,
             check=False,
             start_new_session=True,
         )
         if check and done.returncode != 0:
-            raise Failed(
-                f"chorus {' '.join(word for word in words[:3] if word != '--json')} ended with status {done.returncode}"
-            )
+            why = f": {done.stderr.strip()}" if done.stderr else ""
+            command = " ".join(word for word in words[:3] if word != "--json")
+            raise Failed(f"chorus {command} ended with status {done.returncode}{why}")
         return done.stdout or ""
 
     def json(self, *words: str) -> object:
@@ -221,14 +231,17 @@ def arguments(words: list[str]) -> tuple[Path, list[str]]:
     if not words:
         return EXAMPLE, ["/bin/sh", "-c", EXAMPLE_COMMAND]
     if words[0] == "--":
-        raise Failed(f"the directory is missing before the --; usage: {USAGE}")
+        raise WrongUse(f"the directory is missing before the --; usage: {USAGE}")
+    # An unset variable of a script must not mean the current directory.
+    if not words[0]:
+        raise WrongUse(f"the directory is empty; the current one is written . ; usage: {USAGE}")
     path = Path(words[0]).resolve()
     if not path.is_dir():
-        raise Failed(f"{path} is not a directory; usage: {USAGE}")
+        raise WrongUse(f"{path} is not a directory; usage: {USAGE}")
     if words[1:] and "--" not in words:
-        raise Failed(f"-- is missing before the command: scripts/demo {shlex.join([words[0], '--', *words[1:]])}")
+        raise WrongUse(f"-- is missing before the command: scripts/demo {shlex.join([words[0], '--', *words[1:]])}")
     if len(words) < 3 or words[1] != "--":
-        raise Failed(f"usage: {USAGE}")
+        raise WrongUse(f"usage: {USAGE}")
     command = words[2:]
     # One word is a shell line ("make test && make lint"), several are one command's words.
     return path, ["/bin/sh", "-c", command[0]] if len(command) == 1 else command
@@ -249,7 +262,8 @@ def mesh(folder: Path) -> list[Node]:
     nodes = [Node("node-1", folder, CHORUS_AGENT_ROLE="reviewer")]
     nodes[0].wait_ready()
     check_sandbox(nodes[0])
-    token = nodes[0].client("token", "--raw").strip()
+    # That no other machine can join is as it should be here.
+    token = nodes[0].client("token", "--raw", notes=False).strip()
     say(f"node-1 founded a cluster (process {nodes[0].process.pid})")
     for name in ("node-2", "node-3"):
         nodes.append(Node(name, folder, CHORUS_AGENT_ROLE="developer", CHORUS_JOIN=token))
@@ -309,7 +323,8 @@ def run_task(nodes: list[Node], path: Path, command: list[str], results: Path) -
     assert isinstance(submitted, dict)
     task_id = str(submitted["id"])
     try:
-        nodes[0].client("task", "watch", task_id, check=False, capture=False)
+        # Its summary would say how to fetch what is gone with the agents.
+        nodes[0].client("task", "watch", task_id, "--no-summary", check=False, capture=False)
     except Interrupted as interrupted:
         say("stopping, with the task cancelled; another interrupt kills the agents")
         interrupted.told = True
@@ -366,4 +381,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
     except Failed as failure:
-        sys.exit(f"demo: {failure}")
+        print(f"demo: {failure}", file=sys.stderr)
+        sys.exit(failure.status)

@@ -9,9 +9,33 @@ from unittest import mock
 
 from twisted.logger import capturedLogs
 
+from chorus.identity import Identity
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.runtime import PORTS, NodeService
+from chorus.services.cluster import ClusterService, Wishes, load_membership
+from chorus.services.p2p_listener import CannotListen
 from tests.support import PureTestCase
+
+
+class MembershipTests(PureTestCase):
+    def test_a_node_that_cannot_listen_belongs_to_nothing(self) -> None:
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        node = NodeService(
+            cast("Any", SimpleNamespace(data_dir=folder)),
+            mode="agent",
+            reactor=self.clock(),
+            exit_status=cast("Any", SimpleNamespace()),
+        )
+        cluster = ClusterService.open(folder, Identity.from_seed(b"\1" * 32), Wishes())
+        p2p = mock.Mock(listen_addresses=lambda: [])
+        p2p.startService.side_effect = [CannotListen("in use"), None]
+        node.parts.update(cluster=cluster, p2p=p2p)
+        with self.assertRaises(CannotListen):
+            node._listen()
+        self.assertEqual(list(folder.iterdir()), [])
+        node._listen()
+        self.assertIsNotNone(load_membership(folder))
 
 
 class PortsFileTests(PureTestCase):
@@ -34,3 +58,8 @@ class PortsFileTests(PureTestCase):
             node._write_ports()
         self.assertEqual([event.get("event") for event in said], ["node.ports_not_written"])
         self.assertFalse((folder / PORTS).exists())
+        # Something that is no file is left where it is, and ends nothing.
+        (folder / PORTS).mkdir()
+        with capturedLogs() as said:
+            node._write_ports()
+        self.assertEqual([event["log_level"].name for event in said], ["warn", "warn"])

@@ -3,9 +3,15 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 from chorus.tap import Options
 from tests.support import PureTestCase
+
+ROOT = Path(__file__).parents[1]
+TWISTD = "from twisted.scripts.twistd import run; run()"
 
 
 class Configuration(PureTestCase):
@@ -20,3 +26,21 @@ class Configuration(PureTestCase):
         )
         self.assertIn("CHORUS_API_PORT=2", out.getvalue())
         self.assertNotIn("CHORUS_API_PRT", out.getvalue())
+
+
+class Descriptors(PureTestCase):
+    def test_too_few_are_said_in_one_line_and_end_the_start(self) -> None:
+        limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16)); "
+        folder = Path(self.mktemp()).absolute()
+        done = subprocess.run(
+            [sys.executable, "-c", limit + TWISTD, "--nodaemon", "--pidfile=", "chorus", "agent"],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "CHORUS_DATA_DIR": str(folder)},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        self.assertNotEqual(done.returncode, 0)
+        self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+        self.assertIn("chorus: this process may open 16 files and a node needs 80", done.stderr)
+        self.assertFalse(folder.exists())

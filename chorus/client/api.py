@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 from chorus.client.errors import EXIT_TASK_FAILED, EXIT_UNAUTHORIZED, EXIT_USAGE, ClientError, NoNode, Refused
 from chorus.config.secret_files import ConfigError, from_file
 from chorus.config.values import default_data_dir
+from chorus.files import kind, read_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +30,8 @@ HEALTH_PATH = "/healthz"
 NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNEXPECTED_EOF_WHILE_READING"})
 """What OpenSSL calls an answer in plain text, or none."""
 BLOCK = 256 * 1024
+MAX_PORTS = 64 * 1024
+"""Bytes read of `ports.json`."""
 MAX_ERROR = 64 * 1024
 START_HINT = "start one with `twistd chorus agent`, or name another with --api or CHORUS_API"
 
@@ -53,7 +56,7 @@ class Api:
             return given.rstrip("/") if "://" in given else f"http://{given.rstrip('/')}"
         path = self.data_dir / PORTS
         try:
-            ports = decoded(path.read_bytes())
+            ports = decoded(read_plain(path, MAX_PORTS)[0])
             host, port = str(ports.get("api_host", "127.0.0.1")), int(ports["api"])
         except FileNotFoundError:
             raise NoNode(f"no node runs with the data directory {self.data_dir}; {START_HINT}") from None
@@ -75,6 +78,8 @@ class Api:
         named = self._environ.get("CHORUS_API_TOKEN_FILE", "").strip()
         path = Path(named) if named else self.data_dir / TOKEN
         try:
+            if not named and path.exists() and (found := kind(path.lstat().st_mode)) is not None:
+                raise ConfigError(f"the API token: {path} is {found}, where a plain file belongs")
             return from_file("CHORUS_API_TOKEN_FILE" if named else "the API token", path)
         except ConfigError as error:
             raise ClientError(f"{error}; say --token or CHORUS_API_TOKEN", EXIT_UNAUTHORIZED) from None
@@ -204,14 +209,16 @@ def _problem(response: http.client.HTTPResponse, address: str) -> ClientError:
     try:
         document = decoded(response.read(MAX_ERROR))
         code, detail = str(document["code"]), str(document["detail"])
-    except (ValueError, KeyError, TypeError, http.client.HTTPException, OSError):
+        field = str(document.get("field") or "")
+    except (ValueError, KeyError, TypeError, AttributeError, http.client.HTTPException, OSError):
         return ClientError(f"{address} answered with status {status}; is it a node of CHORUS?", EXIT_TASK_FAILED)
     if status == 404 and HEALTH_PATH in detail:
         return ClientError(f"{address} is a node's health port; its API has another (CHORUS_API_PORT, {PORTS})")
     if status == 401:
         hint = "check --token, CHORUS_API_TOKEN or the data directory (CHORUS_DATA_DIR)"
         return Refused(status, code, f"{address} does not accept the token; {hint}", EXIT_UNAUTHORIZED)
-    return Refused(status, code, detail, EXIT_USAGE if status < 500 and status != 409 else EXIT_TASK_FAILED)
+    exit_status = EXIT_USAGE if status < 500 and status != 409 else EXIT_TASK_FAILED
+    return Refused(status, code, detail, exit_status, field)
 
 
 def _reason(error: Exception, tls: bool) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import lzma
+import re
 import sys
 import tarfile
 import tempfile
@@ -14,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from chorus.client import show
+from chorus.client import show, task_view
 from chorus.client.api import BLOCK, Api, Progress, decoded
 from chorus.client.errors import EXIT_TASK_FAILED, EXIT_USAGE, ClientError, Refused
 from chorus.client.fetch import Item, checked, fetch
@@ -28,6 +29,27 @@ MAX_PAGES = 25
 """Looked through for a beginning of an id."""
 FILLING = "0" * 26
 EXAMPLE = "chorus task submit PATH -- COMMAND…"
+OPTIONS = {
+    "title": "title",
+    "description": "description",
+    "project": "project",
+    "language": "language",
+    "image": "image",
+    "env": "env",
+    "artifacts": "artifact",
+    "depends_on": "depends_on",
+    "priority": "priority",
+    "retries": "retries",
+    "idempotency_key": "idempotency_key",
+    "required.role": "require_role",
+    "required.expertise": "require_expertise",
+    "required.capabilities": "require_capability",
+    "limits.timeout_s": "timeout",
+    "limits.cpu": "cpu",
+    "limits.memory_mb": "memory",
+    "limits.disk_mb": "disk",
+}
+"""Fields of a task that an option of `task submit` gives, and its name in the parsed options."""
 MAX_SPEC = 1 << 20
 MEMORY = 8 * 1024 * 1024
 """Archives up to this stay in memory until they are sent."""
@@ -46,14 +68,28 @@ def wants_json(options: Options) -> bool:
 
 def submit(options: Options, api: Api) -> int:
     """Pack, upload, submit; with --watch also follow."""
+    # An unset variable of a script must not mean the current directory.
+    if options.path == "":
+        raise ClientError(f"PATH is empty; the current directory is written . : {EXAMPLE}")
+    if options.spec == "":
+        raise ClientError("--spec is empty; name a file, or - for stdin")
     body = _read_spec(options.spec) if options.spec else {}
     body.update(_fields(options))
-    if options.path is not None:
-        body["input"] = {"sha256": _upload(api, Path(options.path))}
-        body.setdefault("title", Path(options.path).resolve().name[:200])
-    if not body.get("commands") and not body.get("ai"):
+    path = None if options.path is None else Path(options.path)
+    if path is not None and not path.exists():
+        raise ClientError(f"{path} is not a directory or an archive; a command comes after --: {EXAMPLE}")
+    # A specification that says nothing to run may have misspelt it: the node names what it does not know.
+    if not options.spec and not body.get("commands"):
         raise ClientError(f"say what to run: {EXAMPLE}")
-    task = api.json("POST", "/v1/tasks", body)
+    if options.depends_on:
+        body["depends_on"] = [_id(api, text) for text in options.depends_on]
+    if path is not None:
+        body["input"] = {"sha256": _upload(api, path)}
+        body.setdefault("title", path.resolve().name[:200])
+    try:
+        task = api.json("POST", "/v1/tasks", body)
+    except Refused as error:
+        raise _by_option(error, options) from None
     if options.watch:
         if wants_json(options):
             show.json_line(task)
@@ -89,18 +125,7 @@ def list_tasks(options: Options, api: Api) -> int:
     if wants_json(options):
         show.document({"tasks": found, "next": after})
         return 0
-    rows = [
-        (
-            task["id"],
-            task["state"],
-            task["reason"] or "",
-            task["agent_id"] or task["agent"] or "",
-            show.moment(task["created_at"]),
-            task["title"],
-        )
-        for task in found
-    ]
-    show.table(("id", "state", "reason", "agent", "created", "title"), rows, "no tasks", folds=True)
+    task_view.listing(found)
     return 0
 
 
@@ -109,7 +134,7 @@ def show_task(options: Options, api: Api) -> int:
     if wants_json(options):
         show.document(task)
     else:
-        _show(task)
+        task_view.whole(task)
     return 0
 
 
@@ -160,6 +185,9 @@ def peers(options: Options, api: Api) -> int:
     if wants_json(options):
         show.document(found)
         return 0
+    # Nobody there may be as it should be, or a node that was refused.
+    alone = None if found["peers"] else api.json("GET", "/v1/status")["alone"]
+    nobody = show.safe(f"no peers: {alone}") if alone else "no peers"
     rows = [
         (
             peer["agent_id"] or "",
@@ -173,7 +201,7 @@ def peers(options: Options, api: Api) -> int:
         )
         for peer in found["peers"]
     ]
-    show.table(("agent", "role", "state", "latency", "score", "direction", "address", "peer id"), rows, "no peers")
+    show.table(("agent", "role", "state", "latency", "score", "direction", "address", "peer id"), rows, nobody)
     return 0
 
 
@@ -199,7 +227,7 @@ def status(options: Options, api: Api) -> int:
         ("state", found["state"]),
         ("up", f"{found['uptime_s']:.0f} s"),
         *(("" if at else "addresses", address) for at, address in enumerate(found["addresses"])),
-        ("peers", found["peers"]),
+        ("peers", f"{found['peers']}: {found['alone']}" if found["alone"] else found["peers"]),
         ("tasks", _tasks_here(found.get("tasks") or {})),
         *_sandbox(found.get("sandbox") or {}),
     ]
@@ -271,8 +299,8 @@ def token(options: Options, api: Api) -> int:
         print(f"  CHORUS_JOIN={found.text()} twistd chorus agent")
     if here_only:
         show.note(
-            "the node listens for this machine alone, no other can join it with this token: set CHORUS_P2P_BIND "
-            "(0.0.0.0: every interface), restart the node and ask again"
+            "the node listens for this machine alone, no other machine can join it with this token: set "
+            "CHORUS_P2P_BIND (0.0.0.0: every interface), restart the node and ask again"
         )
     return 0
 
@@ -286,8 +314,8 @@ def _follow(options: Options, api: Api, task_id: str, after: int) -> int:
     if state is None:
         # All events were before `after`.
         state = api.json("GET", f"/v1/tasks/{task_id}")["state"]
-    if not wants_json(options):
-        _summary(api.json("GET", f"/v1/tasks/{task_id}"))
+    if not wants_json(options) and not getattr(options, "no_summary", False):
+        task_view.summary(api.json("GET", f"/v1/tasks/{task_id}"))
     return 0 if state == "completed" else EXIT_TASK_FAILED
 
 
@@ -306,49 +334,6 @@ def _events(options: Options, api: Api, task_id: str, after: int) -> str | None:
     return (follower.final or {}).get("state")
 
 
-def _summary(task: Document) -> None:
-    words = [f"{task['id']} {task['state']}"]
-    if task["reason"]:
-        words.append(f"({task['reason']}" + (f" {task['exit_code']})" if task["exit_code"] is not None else ")"))
-    if task["agent"]:
-        words.append(f"on {task['agent_id'] or task['agent']}")
-    if task["sandbox"]:
-        words.append(f"in {task['sandbox']}")
-    show.note(" ".join(words) + (f": {task['detail']}" if task["detail"] and task["state"] != "completed" else ""))
-    for name in task.get("truncated") or []:
-        kept = ((task["output"] or {}).get(name) or {}).get("bytes")
-        show.note(f"{name} was cut" + (f" at {show.size(kept)}" if kept else ""))
-    if task["artifacts"]:
-        count = len(task["artifacts"])
-        show.note(f"{count} artifact{'s' if count > 1 else ''}: chorus task fetch {task['id']}")
-
-
-def _show(task: Document) -> None:
-    output = task["output"] or {}
-    show.facts(
-        [
-            ("id", task["id"]),
-            ("title", task["title"]),
-            ("state", task["state"]),
-            ("reason", task["reason"]),
-            ("detail", task["detail"]),
-            ("exit code", task["exit_code"]),
-            ("attempt", task["attempt"] or None),
-            ("agent", task["agent_id"] and f"{task['agent_id']} ({task['agent']})"),
-            ("sandbox", task["sandbox"]),
-            ("image", task["image"]),
-            ("created", show.moment(task["created_at"])),
-            ("started", show.moment(task["started_at"])),
-            ("ended", show.moment(task["ended_at"])),
-            ("depends on", " ".join(task["depends_on"])),
-            *((name, show.size(row["bytes"])) for name, row in output.items() if row["bytes"]),
-            *(("cut", name) for name in task.get("truncated") or []),
-            *(("caveat", text) for text in task.get("caveats") or []),
-            *(("artifact", f"{each['path']} ({show.size(each['size'])})") for each in task["artifacts"]),
-        ]
-    )
-
-
 def _read_spec(name: str) -> Document:
     try:
         with sys.stdin.buffer if name == "-" else Path(name).open("rb") as file:
@@ -364,35 +349,31 @@ def _read_spec(name: str) -> Document:
 
 def _fields(options: Options) -> Document:
     """The fields that options name."""
-    required = {
-        "role": options.require_role,
-        "expertise": options.require_expertise,
-        "capabilities": options.require_capability,
-    }
-    limits = {
-        "timeout_s": options.timeout,
-        "cpu": options.cpu,
-        "memory_mb": options.memory,
-        "disk_mb": options.disk,
-    }
-    fields: Document = {
-        "title": options.title,
-        "description": options.description,
-        "project": options.project,
-        "language": options.language,
-        "image": options.image,
-        "artifacts": options.artifact,
-        "depends_on": options.depends_on,
-        "priority": options.priority,
-        "retries": options.retries,
-        "idempotency_key": options.idempotency_key,
-        "required": {name: value for name, value in required.items() if value is not None} or None,
-        "limits": {name: value for name, value in limits.items() if value is not None} or None,
-        "env": dict(_variable(text) for text in options.env) if options.env else None,
+    fields: Document = {}
+    for field, dest in OPTIONS.items():
+        if (value := getattr(options, dest)) is None:
+            continue
+        outer, _, inner = field.partition(".")
+        if inner:
+            fields.setdefault(outer, {})[inner] = value
+        else:
+            fields[field] = value
+    if options.env:
+        fields["env"] = dict(_variable(text) for text in options.env)
+    if options.argv:
         # One word is a shell line, several are the words of one command.
-        "commands": None if not options.argv else [options.argv[0] if len(options.argv) == 1 else options.argv],
-    }
-    return {name: value for name, value in fields.items() if value is not None}
+        fields["commands"] = [options.argv[0] if len(options.argv) == 1 else options.argv]
+    return fields
+
+
+def _by_option(error: Refused, options: Options) -> ClientError:
+    """The refusal of a field in the words of the one who gave an option for it."""
+    # artifacts[0] and env.NAME are of one option too.
+    dest = next((dest for field, dest in OPTIONS.items() if re.match(rf"{re.escape(field)}\b", error.field)), None)
+    if dest is None or getattr(options, dest) is None:
+        return error
+    option = f"--{dest.replace('_', '-')}"
+    return ClientError(f"{option}: {str(error).removeprefix(f'{error.field}: ')}", error.exit_status)
 
 
 def _variable(text: str) -> tuple[str, str]:
@@ -412,8 +393,6 @@ def _upload(api: Api, path: Path) -> str:
                 return _put(api, file)
         except OSError as error:
             raise ClientError(f"cannot read {path}: {error.strerror}") from None
-    if not path.exists():
-        raise ClientError(f"{path} is not a directory or an archive; a command comes after --: {EXAMPLE}")
     with tempfile.SpooledTemporaryFile(MEMORY) as file:
         with show.bar("packing", None) as told:
             packed = pack(path, file, told)

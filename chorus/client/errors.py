@@ -40,7 +40,9 @@ class Refused(ClientError):
 
     code = "refused"
 
-    def __init__(self, status: int, problem_code: str, text: str, exit_status: int) -> None:
+    def __init__(self, status: int, problem_code: str, text: str, exit_status: int, field: str = "") -> None:
+        """`field` is the path of what is wrong in the body, empty where none is at fault."""
         super().__init__(text, exit_status)
         self.status = status
         self.problem_code = problem_code
+        self.field = field

@@ -27,6 +27,8 @@ class Item:
 def checked(items: Sequence[Item], directory: Path, *, force: bool) -> list[tuple[Item, Path]]:
     """Where each item goes. Raises `ClientError` for a name that leaves `directory` (a task chose it) and, unless
     `force`, for files that exist."""
+    if directory.exists() and not directory.is_dir():
+        raise ClientError(f"{directory} is a file; --output names a directory")
     targets: list[tuple[Item, Path]] = []
     for item in items:
         parts = PurePosixPath(item.path).parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shlex
 import sys
@@ -24,6 +25,14 @@ EXIT_STATUSES = """exit status:
 """
 
 
+def number(text: str) -> float:
+    """A number that JSON can hold. Raises `ValueError`, which argparse turns into "invalid number value"."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
@@ -37,7 +46,9 @@ def parser() -> argparse.ArgumentParser:
     def command(
         under: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str
     ) -> argparse.ArgumentParser:
-        return under.add_parser(name, help=text, description=text, parents=[shared], allow_abbrev=False)
+        made = under.add_parser(name, help=text, description=text, parents=[shared], allow_abbrev=False)
+        made.set_defaults(complain=made.error)
+        return made
 
     top = argparse.ArgumentParser(
         prog="chorus",
@@ -56,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     watch = command(tasks, "watch", "Show a task's output and states until it has ended.")
     watch.add_argument("task_id", metavar="ID")
     watch.add_argument("--after", type=int, default=0, metavar="N", help="only events after this one")
+    watch.add_argument("--no-summary", action="store_true", help="nothing more once it has ended (for scripts)")
     watch.set_defaults(run=commands.watch)
     listing = command(tasks, "list", "List tasks, newest first.")
     listing.add_argument("--state", choices=commands.STATES, help="only tasks in this state")
@@ -106,8 +118,8 @@ def _submit(submit: argparse.ArgumentParser) -> None:
     submit.add_argument("--require-expertise", action="append", metavar="WORD", help="… this expertise (repeatable)")
     submit.add_argument("--require-capability", action="append", metavar="WORD", help="… this capability (repeatable)")
     submit.add_argument("--depends-on", action="append", metavar="ID", help="only after this task (repeatable)")
-    submit.add_argument("--timeout", type=float, metavar="SECONDS", help="time limit of all commands together")
-    submit.add_argument("--cpu", type=float, metavar="CORES", help="limit of processor cores")
+    submit.add_argument("--timeout", type=number, metavar="SECONDS", help="time limit of all commands together")
+    submit.add_argument("--cpu", type=number, metavar="CORES", help="limit of processor cores")
     submit.add_argument("--memory", type=int, metavar="MB", help="limit of memory")
     submit.add_argument("--disk", type=int, metavar="MB", help="limit of disk space")
     submit.add_argument("--priority", type=int, metavar="0-9", help="9 is first (5)")
@@ -148,7 +160,7 @@ def main(words: Sequence[str] | None = None, environ: Mapping[str, str] = os.env
     top = parser()
     options, rest = top.parse_known_args(given)
     if rest:
-        top.error(_unexpected(given, command, options, rest))
+        getattr(options, "complain", top.error)(_unexpected(given, command, options, rest))
     if getattr(options, "version", False):
         from chorus.version import version_line
 
@@ -158,7 +170,7 @@ def main(words: Sequence[str] | None = None, environ: Mapping[str, str] = os.env
         top.print_help()
         return EXIT_USAGE
     if command is not None and options.run is not commands.submit:
-        top.error("only `task submit` takes a command after --")
+        options.complain("only `task submit` takes a command after --")
     options.argv = command
     _warn_of_unknown(environ)
     try:

@@ -50,9 +50,20 @@ def lively(stream: IO[str]) -> bool:
     return stream.isatty() and os.environ.get("TERM", "").lower() not in {"dumb", "unknown"}
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str, *, folds: bool = False) -> None:
-    """Rows under their columns; `empty` where there are none. On a terminal that is too narrow each row becomes a block
-    of names and values, so that nothing that people copy is broken; `folds`: the last column may break."""
+def table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    empty: str,
+    *,
+    folds: bool = False,
+    spare: Sequence[str] = (),
+) -> None:
+    """Rows under their columns; `empty` where there are none.
+
+    On a terminal that is too narrow the columns of `spare` are left out, the first of them first; if that is not
+    enough, each row becomes a block of names and values, so that nothing that people copy is broken. `folds`: the last
+    column may break.
+    """
     texts = [[safe("" if cell is None else str(cell)) for cell in row] for row in rows]
     if not texts:
         print(empty)
@@ -66,28 +77,38 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str, 
         console = Console()
         if folds:
             widths[-1] = min(widths[-1], FOLDED)
-        if sum(widths) + 2 * (len(widths) - 1) > console.width:
+        kept = _fitting(columns, widths, console.width, spare)
+        if kept is None:
             for number, row in enumerate(texts):
                 print(end="\n" if number else "")
                 facts(list(zip(columns, row, strict=True)))
             return
         shown = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-        for at, column in enumerate(columns):
-            shown.add_column(column, min_width=widths[at], no_wrap=not (folds and at == len(columns) - 1))
+        for at in kept:
+            shown.add_column(columns[at], min_width=widths[at], no_wrap=not (folds and at == len(columns) - 1))
         for row in texts:
-            shown.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+            shown.add_row(*(Text(row[at], style=_STYLES.get(row[at], "")) for at in kept))
         console.print(shown)
         return
     for row in [list(columns), *texts]:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
+def _fitting(columns: Sequence[str], widths: Sequence[int], width: int, spare: Sequence[str]) -> list[int] | None:
+    """Which columns fit into `width`, without as few of `spare` as possible; None where even the others do not."""
+    for count in range(len(spare) + 1):
+        kept = [at for at, column in enumerate(columns) if column not in spare[:count]]
+        if sum(widths[at] for at in kept) + 2 * (len(kept) - 1) <= width:
+            return kept
+    return None
+
+
 def facts(rows: Sequence[tuple[str, object]]) -> None:
-    """Names and values, one a line; values that are None or empty are left out."""
+    """Names and values; values that are None or empty are left out. Further lines of a value stand under its first."""
     kept = [(name, safe(str(value))) for name, value in rows if value not in (None, "", [])]
     width = max(len(name) for name, _ in kept)
     for name, value in kept:
-        print(f"{name.ljust(width)}  {value}")
+        print(f"{name.ljust(width)}  " + value.replace("\n", "\n" + " " * (width + 2)))
 
 
 def moment(unix: object) -> str:

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-import os
 import re
 import secrets
 from collections.abc import Collection
 from pathlib import Path
 
 from chorus.errors import LocalError
+from chorus.files import create_once, read_plain
 from chorus.http.problem import HttpError
 
 TOKEN_FILE = "api-token"
 TOKEN_BYTES = 32
+MAX_TOKEN_FILE = 4096
+"""Bytes read of the file: more than any token that fits a header."""
 OPEN_PATHS = frozenset({b"/openapi.json"})
 
 _BEARER = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +([!-~]+) *")
@@ -36,25 +38,23 @@ def load_or_make_token(data_dir: Path) -> str:
     """The token in `api-token` of the data directory, made (0600) at the first start. Raises `TokenFileError`."""
     path = data_dir / TOKEN_FILE
     try:
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            return _existing_token(path)
+        if (token := _existing_token(path)) is not None:
+            return token
         token = secrets.token_urlsafe(TOKEN_BYTES)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(token + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        return token
+        create_once(path, f"{token}\n".encode())
     except OSError as error:
         raise TokenFileError(f"cannot use the API token in {path}: {error.strerror}") from None
+    return token
 
 
-def _existing_token(path: Path) -> str:
-    mode = path.stat().st_mode & 0o777
+def _existing_token(path: Path) -> str | None:
+    try:
+        content, mode = read_plain(path, MAX_TOKEN_FILE)
+    except FileNotFoundError:
+        return None
     if mode & 0o077:
         raise TokenFileError(f"others may use the API token in {path} (mode {mode:04o}); chmod 600 {path}")
-    token = path.read_text(errors="replace").strip()
+    token = content.decode(errors="replace").strip()
     if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:
         raise TokenFileError(f"{path} holds no usable API token; remove it and a new one is made at the next start")
     return token

@@ -94,7 +94,7 @@ class NodeView(Protocol):
         """{topics: [{topic, mesh, subscribers}], peers: [{peer_id, score, …}], thresholds, counters}."""
 
     def status(self) -> Document:
-        """{agent_id, peer_id, cluster_id, version, role, state, uptime_s, addresses, peers, tasks: {…},
+        """{agent_id, peer_id, cluster_id, version, role, state, uptime_s, addresses, peers, alone, tasks: {…},
         sandbox: {…}}."""
 
     def checks(self) -> list[Document]:

@@ -345,10 +345,18 @@ def status() -> Schema:
             "uptime_s": {"type": "number", "minimum": 0},
             "addresses": {"type": "array", "items": {"type": "string"}},
             "peers": {"type": "integer", "minimum": 0},
+            "alone": {
+                **text,
+                "description": "Why no member is connected, where one should be: whether this node has joined, and "
+                "what became of the last dial.",
+            },
             "tasks": {"type": "object"},
             "sandbox": {"type": "object"},
         },
-        required=["agent_id", "peer_id", "cluster_id", "version", "role", "state", "uptime_s", "addresses", "peers"],
+        required=[
+            *("agent_id", "peer_id", "cluster_id", "version", "role", "state", "uptime_s", "addresses", "peers"),
+            "alone",
+        ],
     )
 
 

@@ -37,6 +37,8 @@ MAX_FIELD = 8192
 MAX_TRACEBACK = 32 * 1024
 QUIET = ("twisted", "log_legacy", "zeroconf", "asyncio")
 """Namespaces of libraries: from `warn` up alone, unless everything is asked for by `debug`."""
+SPEAKS = "twisted.scripts"
+"""Of those, twistd itself: its greeting is the first sign of a start, and says the versions."""
 _OURS = frozenset({"isError", "failure", "why", "system", "time", "message", "format", "text"})
 
 
@@ -51,6 +53,12 @@ def install(level: str, format: str, publisher: LogPublisher = globalLogPublishe
         publisher.addObserver(observer(sys.stdout, level, format))
 
 
+def take_over(level: str, format: str, publisher: LogPublisher = globalLogPublisher) -> None:
+    """`install` as soon as the log is open: twistd opens it after the service is made, and writes lines of its own
+    before the service is started."""
+    publisher.addObserver(_TakeOver(level, format, publisher))
+
+
 def observer(file: IO[Any], level: str, format: str) -> ILogObserver:
     """An observer that writes to `file`, filtered."""
     lines: Callable[[LogEvent], str | None] = json_line if format == "json" else text_line
@@ -59,8 +67,25 @@ def observer(file: IO[Any], level: str, format: str) -> ILogObserver:
         least = max(LogLevel.warn, LogLevel.levelWithName(level), key=_rank)
         for namespace in QUIET:
             predicate.setLogLevelForNamespace(namespace, least)
+        predicate.setLogLevelForNamespace(SPEAKS, LogLevel.levelWithName(level))
     filtered: ILogObserver = FilteringLogObserver(_Guarded(FileLogObserver(file, lines)), [predicate])
     return filtered
+
+
+@implementer(ILogObserver)
+class _TakeOver:
+    """Sees the first event before twistd's observer, which came later, and so can put another into its place."""
+
+    def __init__(self, level: str, format: str, publisher: LogPublisher) -> None:
+        self._words = level, format
+        self._publisher = publisher
+        self._done = False
+
+    def __call__(self, event: LogEvent) -> None:
+        # It stays: to leave the list while an event goes along it would hide that event from the next one.
+        if not self._done and any(isinstance(each, FileLogObserver) for each in self._publisher._observers):
+            self._done = True
+            install(*self._words, self._publisher)
 
 
 @implementer(ILogObserver)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import attrs
 
+from chorus.sandbox import trees
 from chorus.sandbox.contract import Artifact
 
 MAX_FILES = 1000
@@ -18,6 +19,9 @@ MAX_FILES = 1000
 
 MAX_ENTRIES = 100_000
 """Directory entries looked at."""
+
+MAX_PATH = 1024
+"""Bytes of an artifact's path, as of a path in an input archive; so folders are entered down to half as many levels."""
 
 MAX_SKIPPED = 100
 """Reasons reported: a million links need no million lines."""
@@ -155,9 +159,7 @@ def collect(output: Path, patterns: Iterable[str], into: Path, max_bytes: int) -
     found: list[Artifact] = []
     skipped: list[str] = []
     left = max_bytes
-    for path, directory, name in _walk(output, skipped):
-        if not globs.matches(path):
-            continue
+    for path, directory, name in _walk(output, globs, skipped):
         if len(found) >= MAX_FILES:
             skipped.append(f"{path}: more than {MAX_FILES} artifacts")
             break
@@ -170,23 +172,84 @@ def collect(output: Path, patterns: Iterable[str], into: Path, max_bytes: int) -
     return Collected(tuple(sorted(found, key=lambda one: one.path)), tuple(skipped[:MAX_SKIPPED]))
 
 
-def _walk(root: Path, skipped: list[str]) -> Iterator[tuple[str, int, str]]:
-    """(path, open folder, name) of everything that is no folder."""
+@attrs.frozen
+class _Level:
+    """A folder on the way to the one looked at."""
+
+    prefix: str
+    states: int
+    """Of the patterns, after the prefix."""
+    folders: list[str]
+    """Still to be entered, the last one first."""
+
+
+def _walk(root: Path, globs: Globs, skipped: list[str]) -> Iterator[tuple[str, int, str]]:
+    """(path, open folder, name) of everything that matches and is no folder."""
     seen = 0
-    for folder, directories, names, fd in os.fwalk(root, follow_symlinks=False, onerror=lambda error: None):
-        directories.sort()
-        below = os.path.relpath(folder, root)
-        prefix = "" if below == "." else f"{below}/"
-        # os.fwalk lists links to folders among the folders, and does not enter them.
-        links = [name for name in directories if stat.S_ISLNK(os.lstat(name, dir_fd=fd).st_mode)]
-        for name in sorted(names + links):
-            seen += 1
-            if seen > MAX_ENTRIES:
-                skipped.append(
-                    f"{prefix}{name}: more than {MAX_ENTRIES} files in the output, the rest was not looked at"
-                )
+    with trees.Place(root, insist=True) as place:
+        levels: list[_Level] = []
+        prefix, states = "", globs.start
+        while True:
+            folders, names = _sorted(place)
+            for name in names:
+                seen += 1
+                if seen > MAX_ENTRIES:
+                    skipped.append(
+                        f"{prefix}{name}: more than {MAX_ENTRIES} files in the output, the rest was not looked at"
+                    )
+                    return
+                if globs.accepts(globs.feed(states, name)):
+                    if _bytes(prefix + name) > MAX_PATH:
+                        skipped.append(_too_long(prefix + name))
+                    else:
+                        yield f"{prefix}{name}", place.fd, name
+            levels.append(_Level(prefix, states, folders))
+            entered = _next(place, levels, globs, skipped)
+            if entered is None:
                 return
-            yield f"{prefix}{name}", fd, name
+            prefix, states = entered
+
+
+def _sorted(place: trees.Place) -> tuple[list[str], list[str]]:
+    """Folders, from the last to the first, and what is none: a link to a folder is none."""
+    folders: list[str] = []
+    names: list[str] = []
+    for entry in place.listing():
+        (folders if entry.is_dir(follow_symlinks=False) else names).append(entry.name)
+    return sorted(folders, reverse=True), sorted(names)
+
+
+def _next(place: trees.Place, levels: list[_Level], globs: Globs, skipped: list[str]) -> tuple[str, int] | None:
+    """Enter the next folder in which something may match: its prefix and states. None when there is none left."""
+    while True:
+        level = levels[-1]
+        while level.folders:
+            name = level.folders.pop()
+            prefix = f"{level.prefix}{name}/"
+            states = globs.feed(level.states, f"{name}/")
+            if not states:
+                continue
+            if _bytes(prefix) >= MAX_PATH:
+                skipped.append(_too_long(prefix))
+                continue
+            try:
+                place.enter(name)
+            except OSError as error:
+                skipped.append(f"{prefix}: {error.strerror}")
+                continue
+            return prefix, states
+        levels.pop()
+        if not levels:
+            return None
+        place.leave()
+
+
+def _bytes(path: str) -> int:
+    return len(os.fsencode(path))
+
+
+def _too_long(path: str) -> str:
+    return f"{path[:80]}...: its path is longer than {MAX_PATH} bytes"
 
 
 def _copy(path: str, directory: int, name: str, into: Path, left: int) -> Artifact | str:

@@ -17,23 +17,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.logger import Logger
 
 from chorus.sandbox import cgroups, seccomp, volumes, workspace
 from chorus.sandbox.bubblewrap_run import FILES_S, BubblewrapRun, Host
 from chorus.sandbox.bwrap_arguments import AS_ROOT, HOST_UID, Mode, launch_arguments, sandbox_arguments
-from chorus.sandbox.bwrap_launch import LAUNCH_ENV, Inherited, can_reroot, conceal, expose, in_chroot, write_etc
+from chorus.sandbox.bwrap_launch import (
+    LAUNCH_ENV,
+    Inherited,
+    can_reroot,
+    conceal,
+    dismantle,
+    expose,
+    in_chroot,
+    write_etc,
+)
 from chorus.sandbox.contract import Job, Limits, OutputSink, Run, RunResult
-from chorus.sandbox.workers import Workers
+from chorus.sandbox.workers import TimedOut, Workers
 from chorus.sandbox.workspace import Box
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
+    from twisted.python.failure import Failure
 
 NAME = "bubblewrap"
 
 INSTALL = "apt-get install bubblewrap"
 
 PROBE_S = 15.0
+
+LEFTOVERS_S = 5.0
+"""Between two attempts to remove what could not be removed: descriptors ran out, or something dying still held it."""
 
 
 def _caveats(mode: Mode, hierarchy: cgroups.Hierarchy | None, filtered: bool) -> tuple[str, ...]:
@@ -49,7 +63,10 @@ def _caveats(mode: Mode, hierarchy: cgroups.Hierarchy | None, filtered: bool) ->
         )
     missing = cgroups.CONTROLLERS if hierarchy is None else hierarchy.missing
     for name, text in (
-        ("memory", "memory_polled: no control group; memory is measured every 25 ms and held per process"),
+        (
+            "memory",
+            "memory_polled: no control group; measured every 25 ms, and not what no process has in use",
+        ),
         ("pids", "pids_polled: no control group; processes are counted every 25 ms"),
         ("cpu", "cpu_unlimited: no control group; the share of the processor is not held"),
     ):
@@ -72,6 +89,7 @@ class Bubblewrap:
     (here: only names); `run_root` is where a root agent mounts boxes so that the task's user can reach them."""
 
     name = NAME
+    _log = Logger()
 
     def __init__(
         self,
@@ -93,6 +111,9 @@ class Bubblewrap:
         self._path = path
         self._host: Host | None = None
         self._count = 0
+        self._leftovers: set[tuple[Path, Path]] = set()
+        self._sweep: Any = None
+        self._closed = False
 
     # -- Backend
 
@@ -122,6 +143,7 @@ class Bubblewrap:
 
     def close(self) -> Deferred[None]:
         async def close() -> None:
+            self._closed = True
             ending: list[Deferred[None]] = []
             for run in list(self.runs):
                 ended: Deferred[None] = Deferred()
@@ -130,6 +152,10 @@ class Bubblewrap:
                 run.detach()
             if ending:
                 await gatherResults(ending)
+            if self._sweep is not None and self._sweep.active():
+                self._sweep.cancel()
+            if self._leftovers:
+                await self._sweep_all()
             self.workers.stop()
 
         return Deferred.fromCoroutine(close())
@@ -148,6 +174,31 @@ class Bubblewrap:
     def owner(self) -> tuple[int, int] | None:
         return (HOST_UID, HOST_UID) if os.geteuid() == 0 else None
 
+    def remove_later(self, place: Path, box: Path) -> None:
+        """Of a sandbox that is over: try again until nothing is left of it, at the latest when this backend closes."""
+        self._leftovers.add((place, box))
+        self._sweep_later()
+
+    def _sweep_later(self) -> None:
+        if self._leftovers and not self._closed and (self._sweep is None or not self._sweep.active()):
+            self._sweep = self.reactor.callLater(
+                LEFTOVERS_S, lambda: Deferred.fromCoroutine(self._sweep_all()).addErrback(self._sweep_broke)
+            )
+
+    def _sweep_broke(self, failure: Failure) -> None:
+        self._log.failure("a sandbox could not be removed", failure)
+        self._sweep_later()
+
+    async def _sweep_all(self) -> None:
+        for place, box in list(self._leftovers):
+            try:
+                await self.workers.call(FILES_S, dismantle, place, box)
+            except (OSError, TimedOut) as error:
+                self._log.warn("{box} cannot be removed: {error}", box=str(box), error=error)
+            else:
+                self._leftovers.discard((place, box))
+        self._sweep_later()
+
     # -- blocking
 
     def _probe(self) -> str | None:
@@ -160,13 +211,14 @@ class Bubblewrap:
         modes: tuple[Mode, ...] = ("drop", "root") if os.geteuid() == 0 else ("user",)
         if os.geteuid() == 0 and in_chroot() and can_reroot(self.reroot):
             modes = (*modes, "chroot")
+        hierarchy = cgroups.find()
         arch = seccomp.architecture()
-        program = seccomp.compile_filter(arch) if arch is not None else None
+        held = hierarchy is not None and "memory" not in hierarchy.missing
+        program = seccomp.compile_filter(arch, memory_held=held) if arch is not None else None
         problems = []
         for mode in modes:
             problem = self._try(bwrap, mode, program)
             if problem is None:
-                hierarchy = cgroups.find()
                 self._host = Host(bwrap, mode, hierarchy, program, _caveats(mode, hierarchy, program is not None))
                 return None
             problems.append(problem)
@@ -196,8 +248,10 @@ class Bubblewrap:
         except (OSError, subprocess.TimeoutExpired, volumes.VolumeError) as error:
             return str(error)
         finally:
-            conceal(place)
-            volumes.remove_tree(box.root.parent)
+            try:
+                dismantle(place, box.root.parent)
+            except OSError as error:
+                self._log.warn("{box} cannot be removed: {error}", box=str(box.root.parent), error=error)
         if done.returncode:
             return done.stderr.decode(errors="replace").strip()[-200:] or f"it ends with {done.returncode}"
         return None
@@ -207,7 +261,10 @@ class Bubblewrap:
         if self.run_root.is_dir():
             for path in self.run_root.glob(f"{self.prefix}*"):
                 if path.name not in mine:
-                    conceal(path)
+                    try:
+                        conceal(path)
+                    except OSError as error:
+                        self._log.error("{path} cannot be removed: {error}", path=str(path), error=error)
         hierarchy = cgroups.find()
         if hierarchy is not None and not mine:
             cgroups.reap(hierarchy, self.prefix)

@@ -15,15 +15,23 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from chorus.sandbox import archives, cgroups, processes, volumes, workspace
-from chorus.sandbox.bwrap_arguments import Folders, Mode, launch_arguments, rlimits, sandbox_arguments
+from chorus.sandbox import archives, cgroups, processes, workspace
+from chorus.sandbox.bwrap_arguments import (
+    Folders,
+    Mode,
+    launch_arguments,
+    rlimits,
+    sandbox_arguments,
+    tmpfs_mb,
+)
 from chorus.sandbox.bwrap_launch import LAUNCH_ENV, Inherited, conceal, expose, write_etc
-from chorus.sandbox.contract import Job, OutputSink, Reason, RunResult
+from chorus.sandbox.contract import FINAL, Job, OutputSink, Reason, RunResult, StreamName
+from chorus.sandbox.gathering import Gathering
 from chorus.sandbox.pipes import Exit, Pipe
 from chorus.sandbox.spool import Spool
 from chorus.sandbox.verdict import FLOOD_FACTOR, GRACE_S, HOST_GRACE_S, Facts, ForkBomb, verdict
-from chorus.sandbox.volumes import Volume
-from chorus.sandbox.workers import Pause
+from chorus.sandbox.volumes import Volume, VolumeError
+from chorus.sandbox.workers import Pause, TimedOut
 from chorus.sandbox.workspace import Box
 
 if TYPE_CHECKING:
@@ -40,6 +48,9 @@ POLL_S = 0.025
 
 DISK_WATCH_S = 0.5
 """Between two walks through a folder that is no file system of its own."""
+
+BLIND_S = 1.0
+"""Before the next look after one that failed."""
 
 DEATH_S = 10.0
 """How long a killed sandbox may take to be gone."""
@@ -91,6 +102,12 @@ class _Refused(Exception):
         self.reason = reason
 
 
+def _not_kept(spool: Spool) -> str:
+    """The machine's fault, not the task's: it is to run where there is space."""
+    why = spool.failed.strerror if spool.failed is not None else ""
+    return f"{spool.name} could not be kept on the disk of this agent: {why}"
+
+
 class BubblewrapRun:
     """One run: prepared in a thread, watched from the reactor, cleaned up in a thread."""
 
@@ -109,6 +126,7 @@ class BubblewrapRun:
         self._place = backend.run_root / name
         self._stopped: tuple[Reason, str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._inherited: Inherited | None = None
         self._ended: Deferred[None] = Deferred()
         self._spools: dict[str, Spool] = {}
         self._pipes: list[Pipe] = []
@@ -120,6 +138,8 @@ class BubblewrapRun:
         self._status = b""
         self._inner: int | None = None
         self._pause = Pause(backend.reactor)
+        self._gathering = Gathering(backend.reactor)
+        self._tmpfs = {path: megabytes << 20 for path, megabytes in tmpfs_mb(job.limits).items()}
 
     # -- Run
 
@@ -152,18 +172,22 @@ class BubblewrapRun:
                 elapsed, exit_code = await self._execute(prepared)
         except _Refused as refused:
             self._stopped = self._stopped or (refused.reason, str(refused))
+        except (OSError, VolumeError) as error:
+            self._log.error("sandbox {name} failed: {error}", name=self.name, error=str(error))
+            self._stopped = self._stopped or (Reason.SANDBOX_UNAVAILABLE, f"the machine failed: {error}")
         except Exception as error:
             self._log.failure("sandbox {name} failed", name=self.name)
             self._stopped = self._stopped or (Reason.SANDBOX_UNAVAILABLE, f"{type(error).__name__}: {error}")
-        try:
-            if prepared is not None:
-                collected = await self._call(workspace.gather, self._box, self._job, self._scratch)
-        except Exception:
-            self._log.failure("artifacts of {name} could not be collected", name=self.name)
-        try:
-            await self._call(self._clean, prepared)
-        except Exception:
-            self._log.failure("sandbox {name} could not be removed", name=self.name)
+            if isinstance(error, TimedOut):
+                # Its thread is still at it, and may make more after the first removal.
+                self._backend.remove_later(self._place, self._box.root)
+        if prepared is not None:
+            collected = await self._gathering.collect(
+                lambda: self._call(workspace.gather, self._box, self._job, self._scratch),
+                self._job.task_id,
+                patient=self._stopped is None or self._stopped[0] in FINAL,
+            )
+        await self._leave(prepared)
         stopped, detail = self._stopped or (None, "")
         facts = Facts(
             exit_code=exit_code,
@@ -190,13 +214,26 @@ class BubblewrapRun:
             stderr_bytes=err.kept if err else 0,
             truncated=tuple(spool.name for spool in (out, err) if spool and spool.truncated),
             artifacts=collected.artifacts if collected else (),
-            artifacts_skipped=collected.skipped if collected else ("the output could not be read",) if prepared else (),
+            artifacts_skipped=collected.skipped if collected else (),
             caveats=prepared.caveats if prepared else (),
             disk_enforcement=prepared.volume.enforcement if prepared else "none",
         )
         self.result.callback(result)
         for waiting in self.gone:
             waiting.callback(None)
+
+    async def _leave(self, prepared: _Prepared | None) -> None:
+        """Remove what there is of the sandbox, however far it came."""
+        for pipe in self._pipes:
+            pipe.close()
+        try:
+            await self._call(self._clean, prepared)
+        except (OSError, TimedOut) as error:
+            self._log.warn("sandbox {name} is left to remove later: {error}", name=self.name, error=error)
+            self._backend.remove_later(self._place, self._box.root)
+        except Exception:
+            self._log.failure("sandbox {name} could not be removed", name=self.name)
+            self._backend.remove_later(self._place, self._box.root)
 
     def _call(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         return self._backend.workers.call(FILES_S, function, *args)
@@ -205,6 +242,8 @@ class BubblewrapRun:
         if self._stopped is None and not self._ended.called:
             self._stopped = (reason, detail)
             self._kill()
+        if self._ended.called:
+            self._gathering.abandon()
 
     def _kill(self) -> None:
         if self._process is not None and self._process.returncode is None:
@@ -220,25 +259,21 @@ class BubblewrapRun:
         except RuntimeError as error:
             raise _Refused(Reason.SANDBOX_UNAVAILABLE, str(error)) from None
         self._scratch.mkdir(parents=True, exist_ok=True)
-        volume = workspace.prepare(self._box, job.limits.disk_mb, backend.owner())
         group = None
         try:
+            volume = workspace.prepare(self._box, job.limits.disk_mb, backend.owner())
             write_etc(self._box)
             workspace.fill(self._box, job, backend.owner(), lambda: self._stopped is not None)
             folders = expose(self._box, self._place, host.mode)
             if host.hierarchy is not None:
                 group = cgroups.Group(host.hierarchy, self.name)
                 group.create(job.limits)
-        except BaseException as error:
-            conceal(self._place)
-            volumes.remove_tree(self._box.root)
-            if isinstance(error, archives.BadArchive):
-                raise _Refused(Reason.REFUSED, f"bad_archive: {error}") from None
-            if isinstance(error, archives.NoSpace):
-                raise _Refused(Reason.DISK, f"the input does not fit the disk of {job.limits.disk_mb} MB") from None
-            if isinstance(error, archives.Interrupted):
-                raise _Refused(Reason.CANCELLED, "") from None
-            raise
+        except archives.BadArchive as error:
+            raise _Refused(Reason.REFUSED, f"bad_archive: {error}") from None
+        except archives.NoSpace:
+            raise _Refused(Reason.DISK, f"the input does not fit the disk of {job.limits.disk_mb} MB") from None
+        except archives.Interrupted:
+            raise _Refused(Reason.CANCELLED, "") from None
         caveats = host.caveats
         if volume.enforcement == "poll":
             caveats += (f"disk_polled: no file system of its own ({volume.note}); measured every {DISK_WATCH_S} s",)
@@ -264,6 +299,8 @@ class BubblewrapRun:
             pipe.close()
         for spool in self._spools.values():
             spool.close()
+            if spool.failed is not None and self._stopped is None:
+                self._stopped = (Reason.SANDBOX_UNAVAILABLE, _not_kept(spool))
         return elapsed, self._exit_code(prepared)
 
     def _launch(self, prepared: _Prepared) -> None:
@@ -271,20 +308,19 @@ class BubblewrapRun:
         missing = cgroups.CONTROLLERS if host.hierarchy is None else host.hierarchy.missing
         lower = rlimits(limits, memory="memory" in missing)
         ends = {}
-        self._inherited = Inherited(sandbox_arguments(host.mode, self._job, prepared.folders), host.filter)
+        inherited = Inherited(sandbox_arguments(host.mode, self._job, prepared.folders), host.filter)
+        self._inherited = inherited
         try:
             for name in ("stdout", "stderr"):
                 read, ends[name] = os.pipe2(os.O_CLOEXEC)
-                spool = Spool(name, self._scratch / name, limits.output_mb << 20, self._sink)
-                self._spools[name] = spool
-                self._pipes.append(Pipe(self._reactor, read, spool, self._flooded))
+                self._collect_stream(name, read)
             argv = launch_arguments(
                 host.mode,
                 host.bwrap,
                 group.join_files if group else (),
                 lower,
                 limits,
-                self._inherited.descriptors,
+                inherited.descriptors,
                 reroot=self._backend.reroot,
                 count_pids="pids" in missing,
             )
@@ -296,13 +332,29 @@ class BubblewrapRun:
                 stdin=subprocess.DEVNULL,
                 stdout=ends["stdout"],
                 stderr=ends["stderr"],
-                pass_fds=self._inherited.all,
+                pass_fds=inherited.all,
             )
         finally:
             for end in ends.values():
                 os.close(end)
-            self._inherited.close_theirs()
-        Exit(self._reactor, self._process.pid, self._reap)
+            inherited.close_theirs()
+        try:
+            Exit(self._reactor, self._process.pid, self._reap)
+        except OSError:
+            # Nobody would see it end.
+            self._process.kill()
+            self._process.wait()
+            raise
+
+    def _collect_stream(self, name: StreamName, read: int) -> None:
+        """Keep what comes out of a pipe; closes it if that cannot be."""
+        try:
+            spool = Spool(name, self._scratch / name, self._job.limits.output_mb << 20, self._sink)
+            self._spools[name] = spool
+            self._pipes.append(Pipe(self._reactor, read, spool, self._output_changed))
+        except OSError:
+            os.close(read)
+            raise
 
     def _reap(self) -> None:
         if self._process is not None:
@@ -310,15 +362,25 @@ class BubblewrapRun:
         if not self._ended.called:
             self._ended.callback(None)
 
-    def _flooded(self) -> None:
+    def _output_changed(self) -> None:
         for spool in self._spools.values():
-            if spool.discarded > FLOOD_FACTOR * (self._job.limits.output_mb << 20):
+            if spool.failed is not None:
+                if self._stopped is None:
+                    self._log.error("{task} is stopped: {why}", task=self._job.task_id, why=_not_kept(spool))
+                self._stop(Reason.SANDBOX_UNAVAILABLE, _not_kept(spool))
+            elif spool.discarded > FLOOD_FACTOR * (self._job.limits.output_mb << 20):
                 self._stop(Reason.OUTPUT, f"{spool.name} got more than {FLOOD_FACTOR} times what is kept of it")
 
     async def _watch(self, prepared: _Prepared) -> None:
         while not self._ended.called:
             began = time.monotonic()
-            sample = await self._call(self._sample, prepared)
+            try:
+                sample = await self._call(self._sample, prepared)
+            except (OSError, TimedOut) as error:
+                # Out of descriptors, for one: what cannot be looked at now is at the next look.
+                self._log.warn("sandbox {name} cannot be looked at: {error}", name=self.name, error=error)
+                await self._pause.wait(BLIND_S)
+                continue
             cost = time.monotonic() - began
             if not self._ended.called:
                 self._judge(sample, prepared)
@@ -351,16 +413,26 @@ class BubblewrapRun:
         if not (prepared.holds("memory") and prepared.holds("pids")) and self._inner is not None:
             seen = processes.tree(self._inner)
             if not prepared.holds("memory"):
-                usage = attrs.evolve(usage, memory=seen.memory)
+                usage = attrs.evolve(usage, memory=seen.with_files(processes.in_tmpfs(self._inner, self._tmpfs)))
             if not prepared.holds("pids"):
                 usage = attrs.evolve(usage, pids=seen.pids)
         full: bool | None = None
         if prepared.volume.enforcement == "loop" or time.monotonic() - self._disk_at >= DISK_WATCH_S:
-            full = prepared.volume.full()
+            held = self._unlinked(prepared)
+            full = prepared.volume.full(held.disk)
             self._disk_at = time.monotonic()
+            if not prepared.holds("memory"):
+                usage = attrs.evolve(usage, memory=usage.memory + held.memory)
         return _Sample(usage, full)
 
+    def _unlinked(self, prepared: _Prepared) -> processes.Unlinked:
+        if prepared.volume.enforcement == "loop" or self._inner is None:
+            # The file system counts them itself.
+            return processes.Unlinked()
+        return processes.unlinked(processes.descendants(self._inner), self._tmpfs)
+
     def _read_status(self) -> None:
+        assert self._inherited is not None
         with contextlib.suppress(BlockingIOError, OSError):
             while len(self._status) < STATUS_BYTES and (data := os.read(self._inherited.report, 4096)):
                 self._status += data
@@ -379,10 +451,14 @@ class BubblewrapRun:
 
     def _bury(self, prepared: _Prepared) -> None:
         """Look once more, then wait until nothing of the sandbox is alive."""
-        last = self._sample(prepared)
-        # The group is emptying by now: how many were there before tells more.
-        usage = attrs.evolve(last.usage, pids=max(last.usage.pids, self._usage.pids), memory=self._usage.memory)
-        self._note(attrs.evolve(last, usage=usage), prepared)
+        try:
+            last = self._sample(prepared)
+        except OSError as error:
+            self._log.warn("sandbox {name} cannot be looked at: {error}", name=self.name, error=error)
+        else:
+            # The group is emptying by now: how many were there before tells more.
+            usage = attrs.evolve(last.usage, pids=max(last.usage.pids, self._usage.pids), memory=self._usage.memory)
+            self._note(attrs.evolve(last, usage=usage), prepared)
         if prepared.group is not None:
             prepared.group.kill()
         if self._inner is not None:
@@ -402,11 +478,9 @@ class BubblewrapRun:
     def _clean(self, prepared: _Prepared | None) -> None:
         for spool in self._spools.values():
             spool.close()
-        if self._process is not None:
-            os.close(self._inherited.report)
-        if prepared is None:
-            return
-        if prepared.group is not None:
+        if self._inherited is not None:
+            self._inherited.close()
+        if prepared is not None and prepared.group is not None:
             prepared.group.remove()
         conceal(self._place)
         workspace.leave(self._box, self._scratch, lambda name: None)

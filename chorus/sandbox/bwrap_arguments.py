@@ -80,8 +80,9 @@ class Folders:
     control: Path
 
 
-def tmp_mb(limits: Limits, most: int) -> int:
-    return max(8, min(most, limits.memory_mb // 4))
+def tmpfs_mb(limits: Limits) -> dict[str, int]:
+    """File systems in memory that the task may write: MB of each."""
+    return {path: max(8, min(most, limits.memory_mb // 4)) for path, most in (("/dev/shm", SHM_MB), ("/tmp", TMP_MB))}
 
 
 def system_binds() -> list[str]:
@@ -128,8 +129,8 @@ def sandbox_arguments(mode: Mode, job: Job, folders: Folders, etc: Sequence[str]
     for path in HIDDEN:
         if os.path.exists(path):
             arguments += ["--ro-bind-try", "/dev/null", path]
-    for path, most in (("/dev/shm", SHM_MB), ("/tmp", TMP_MB)):
-        arguments += ["--perms", "1777", "--size", str(tmp_mb(job.limits, most) << 20), "--tmpfs", path]
+    for path, megabytes in tmpfs_mb(job.limits).items():
+        arguments += ["--perms", "1777", "--size", str(megabytes << 20), "--tmpfs", path]
     arguments += [
         "--ro-bind", str(folders.input), INPUT,
         "--bind", str(folders.fs / "data"), DATA,
@@ -162,9 +163,10 @@ def command_arguments(mode: Mode, limits: Limits, *, count_pids: bool) -> list[s
 
 # Joins the control groups and lowers the resource limits, then becomes what follows; so nothing of the sandbox runs
 # outside of them for an instant. An rlimit is lowered if it can be: it may be lower already. The umask is that of a
-# container, whatever the agent's own.
+# container, whatever the agent's own. A machine that runs out of memory shall take the task first, not the agent.
 LAUNCH = """\
 umask 022
+{ echo 1000 > /proc/self/oom_score_adj; } 2>/dev/null || :
 groups=$1; shift
 while [ "$groups" -gt 0 ]; do echo $$ > "$1" || exit 125; shift; groups=$((groups - 1)); done
 limits=$1; shift

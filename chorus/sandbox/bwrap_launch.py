@@ -34,9 +34,16 @@ def expose(box: Box, place: Path, mode: Mode) -> Folders:
 
 
 def conceal(place: Path) -> None:
+    """Inverse of `expose`. Raises OSError."""
     volumes.release(place)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(FileNotFoundError):
         place.rmdir()
+
+
+def dismantle(place: Path, box: Path) -> None:
+    """Remove a sandbox that is over, from both places. Raises OSError when something remains."""
+    conceal(place)
+    volumes.remove_tree(box)
 
 
 MOUNT_TABLE = Path("/proc/self/mountinfo")
@@ -70,16 +77,26 @@ class Inherited:
     the filter, and the pipe it reports to."""
 
     def __init__(self, options: list[str], program: bytes | None) -> None:
-        self._options = self._filled(b"".join(os.fsencode(option) + b"\0" for option in options))
-        self._filter = self._filled(program) if program is not None else None
-        self.report, self._status = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.report = self._status = self._options = -1
+        self._filter: int | None = None
+        try:
+            self._options = self._filled(b"".join(os.fsencode(option) + b"\0" for option in options))
+            self._filter = self._filled(program) if program is not None else None
+            self.report, self._status = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            self.close()
+            raise
 
     @staticmethod
     def _filled(data: bytes) -> int:
         fd = os.memfd_create("chorus-sandbox", os.MFD_CLOEXEC)
-        with os.fdopen(os.dup(fd), "wb") as file:
-            file.write(data)
-        os.lseek(fd, 0, os.SEEK_SET)
+        try:
+            with open(fd, "wb", closefd=False) as file:
+                file.write(data)
+            os.lseek(fd, 0, os.SEEK_SET)
+        except OSError:
+            os.close(fd)
+            raise
         return fd
 
     @property
@@ -93,14 +110,19 @@ class Inherited:
     def close_theirs(self) -> None:
         """After the start: the child has its own."""
         for fd in self.all:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
         self._options = self._status = -1
         self._filter = None
+
+    def close(self) -> None:
+        self.close_theirs()
+        if self.report >= 0:
+            os.close(self.report)
+            self.report = -1
 
     def __enter__(self) -> Inherited:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for fd in (self.report, self._options, self._status, self._filter):
-            if fd is not None and fd >= 0:
-                os.close(fd)
+        self.close()

@@ -11,7 +11,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import attrs
@@ -229,6 +229,11 @@ def of_process(pid: int, root: Path = Path("/sys/fs/cgroup")) -> tuple[int, dict
     folders = {name: root / name / places[name].lstrip("/") for name in CONTROLLERS if places.get(name, "/") != "/"}
     folders = {name: folder for name, folder in folders.items() if folder.exists()}
     return (1, folders) if folders else None
+
+
+def members(folders: Mapping[str, Path]) -> set[int]:
+    """Processes in the groups of these folders now."""
+    return {pid for folder in set(folders.values()) for pid in _members(folder)}
 
 
 def reap(hierarchy: Hierarchy, prefix: str) -> int:

@@ -42,6 +42,9 @@ class Reason(StrEnum):
 INFRASTRUCTURE = frozenset({Reason.SANDBOX_UNAVAILABLE, Reason.IMAGE_MISSING, Reason.LEASE_LOST})
 """Failures of the machine, not of the task: it moves elsewhere instead of ending."""
 
+FINAL = frozenset({Reason.EXIT, Reason.TIMEOUT, Reason.OOM, Reason.PIDS, Reason.DISK, Reason.OUTPUT})
+"""Ends that are the task's own: what it left behind is wanted."""
+
 
 @attrs.frozen
 class Limits:

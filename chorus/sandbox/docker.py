@@ -222,7 +222,10 @@ class Docker:
             except (EngineError, SandboxUnavailable) as error:
                 self._log.error("orphan {id} could not be removed: {error}", id=entry["Id"][:12], error=error)
             if (box := (entry.get("Labels") or {}).get(LABEL_BOX)) and Path(box).is_absolute():
-                volumes.remove_tree(Path(box))
+                try:
+                    volumes.remove_tree(Path(box))
+                except OSError as error:
+                    self._log.error("{path} could not be removed: {error}", path=box, error=error)
         self.pool.clean(keep_boxes={found.box.root for found, _ in kept.values()})
         return kept
 

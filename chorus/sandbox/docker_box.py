@@ -13,8 +13,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import attrs
+from twisted.logger import Logger
 
-from chorus.sandbox import cgroups, volumes, workspace
+from chorus.sandbox import cgroups, processes, volumes, workspace
+from chorus.sandbox.bwrap_arguments import tmpfs_mb
 from chorus.sandbox.contract import ImageMissing, Job, Limits, SandboxUnavailable
 from chorus.sandbox.docker_spec import Users, cap_file, container, execution, labels, resources
 from chorus.sandbox.engine import Engine, EngineError
@@ -109,14 +111,28 @@ class Contained:
         """The pump left this mark."""
         return (self.out / name).exists()
 
+    def output_lost(self, name: str, cap: int) -> bool:
+        """The pump of this stream gave up below its cap (bytes): this machine's disk took no more of it."""
+        if not self.marked(f"{name}.cut"):
+            return False
+        try:
+            return (self.out / name).lstat().st_size < cap
+        except FileNotFoundError:
+            return True
+
     def usage(self) -> cgroups.Usage:
         """Counters from the kernel's own files, where this machine shows them."""
         places = cgroups.of_process(self.pid) if self.pid else None
         return cgroups.read_usage(*places) if places else cgroups.Usage()
 
     def disk_full(self) -> bool:
-        """A plain folder holds the pump's files too: a task of the same user could write there."""
-        if self.volume.full():
+        """A plain folder holds the pump's files too: a task of the same user could write there. Raises OSError."""
+        unlinked = processes.Unlinked()
+        places = cgroups.of_process(self.pid) if self.volume.enforcement == "poll" and self.pid else None
+        if places is not None:
+            # What the engine executes in a container does not descend from its first process: its group tells.
+            unlinked = processes.unlinked(cgroups.members(places[1]), tmpfs_mb(self.limits))
+        if self.volume.full(unlinked.disk):
             return True
         most = 2 * (self.limits.output_mb << 20) + FILES
         return self.volume.enforcement == "poll" and volumes.measure(self.box.control, most) > most
@@ -128,6 +144,8 @@ def container_name(job: Job) -> str:
 
 class Containers:
     """Makes, fills, starts and removes containers. Blocking."""
+
+    _log = Logger()
 
     def __init__(self, engine: Engine, agent_id: str, images: ImageMap, users: Users) -> None:
         self.engine = engine
@@ -192,7 +210,10 @@ class Containers:
             if made is not None:
                 with contextlib.suppress(SandboxUnavailable, EngineError):
                     self.engine.remove(made)
-            volumes.remove_tree(box.root)
+            try:
+                volumes.remove_tree(box.root)
+            except OSError as error:
+                self._log.error("{path} could not be removed: {error}", path=str(box.root), error=error)
             raise
         return found
 

@@ -5,7 +5,6 @@ The commands and the pump belong to the container, so a run goes on without this
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -17,9 +16,10 @@ from twisted.logger import Logger
 
 from chorus.errors import ChorusError
 from chorus.sandbox import archives, artifacts, cgroups, workspace
-from chorus.sandbox.contract import ImageMissing, Job, OutputSink, Reason, RunResult, SandboxUnavailable
+from chorus.sandbox.contract import FINAL, ImageMissing, Job, OutputSink, Reason, RunResult, SandboxUnavailable
 from chorus.sandbox.docker_box import Binding, Contained
 from chorus.sandbox.engine import EngineError
+from chorus.sandbox.gathering import Gathering
 from chorus.sandbox.spool import Tail
 from chorus.sandbox.verdict import FLOOD_FACTOR, GRACE_S, HOST_GRACE_S, Facts, ForkBomb, verdict
 from chorus.sandbox.workers import Pause, TimedOut
@@ -102,6 +102,7 @@ class DockerRun:
         self._disk_full = False
         self._bomb = ForkBomb()
         self._silent_since: float | None = None
+        self._gathering = Gathering(backend.reactor)
 
     # -- Run
 
@@ -118,6 +119,8 @@ class DockerRun:
             return
         self.detached = True
         self._pause.stir()
+        if self._over:
+            self._gathering.abandon()
 
     # -- the life of it
 
@@ -175,6 +178,8 @@ class DockerRun:
                 # At once, before the engine is asked: its answer may take a while, and it may be away.
                 self.contained.kill_now()
             self._pause.stir()
+        if self._over:
+            self._gathering.abandon()
 
     # -- before
 
@@ -265,7 +270,7 @@ class DockerRun:
         assert self.contained is not None
         try:
             sample: _Sample = await self._call(CONTAINER_S, self._sample, self.contained, binding)
-        except (SandboxUnavailable, TimedOut) as error:
+        except (SandboxUnavailable, TimedOut, OSError) as error:
             self._silent_since = self._silent_since or self._reactor.seconds()
             if self.contained.gone() or self._reactor.seconds() - self._silent_since > ENGINE_PATIENCE_S:
                 self._stop(Reason.SANDBOX_UNAVAILABLE, f"the engine went away: {error}")
@@ -305,8 +310,17 @@ class DockerRun:
         for tail in self._tails:
             if found is not None and found.marked(f"{tail.name}.flood"):
                 self._stop(Reason.OUTPUT, f"{tail.name} got more than {FLOOD_FACTOR} times what is kept of it")
+        self._judge_output()
         if self._bomb.seen(sample.usage.pids_refused, self._reactor.seconds()):
             self._stop(Reason.PIDS, f"it keeps asking for more than {limits.pids} processes")
+
+    def _judge_output(self) -> None:
+        cap = self._job.limits.output_mb << 20
+        for tail in self._tails:
+            if self.contained is not None and self.contained.output_lost(tail.name, cap):
+                # The machine's fault, not the task's: it is to run where there is space.
+                detail = f"{tail.name} could not be kept on the disk of this agent"
+                self._stop(Reason.SANDBOX_UNAVAILABLE, detail)
 
     async def _drained(self) -> None:
         """The commands are over; what they wrote may still be in the pipes. Processes left behind hold those open, so
@@ -319,6 +333,8 @@ class DockerRun:
             # A flood ends here too: its pump writes a mark and nothing else.
             if found is not None and found.marked(f"{tail.name}.flood"):
                 self._stop(Reason.OUTPUT, f"{tail.name} got more than {FLOOD_FACTOR} times what is kept of it")
+
+        self._judge_output()
 
     # -- after
 
@@ -337,8 +353,11 @@ class DockerRun:
                 while tail.poll():
                     pass
                 tail.close()
-            with contextlib.suppress(Exception):
-                collected = await self._call(FILES_S, workspace.gather, found.box, self._job, self._scratch)
+            collected = await self._gathering.collect(
+                lambda: self._call(FILES_S, workspace.gather, found.box, self._job, self._scratch),
+                self._job.task_id,
+                patient=self._stopped is None or self._stopped[0] in FINAL,
+            )
             try:
                 await self._call(FILES_S, workspace.leave, found.box, self._scratch, lambda name: found.out / name)
             except Exception:
@@ -371,7 +390,7 @@ class DockerRun:
             stderr_bytes=kept.get("stderr", 0),
             truncated=truncated,
             artifacts=collected.artifacts if collected else (),
-            artifacts_skipped=collected.skipped if collected else ("the output could not be read",) if found else (),
+            artifacts_skipped=collected.skipped if collected else (),
             caveats=caveats,
             disk_enforcement=found.volume.enforcement if found else "none",
         )

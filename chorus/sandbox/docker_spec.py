@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from chorus.sandbox.bwrap_arguments import SHM_MB, TMP_MB, tmp_mb
+from chorus.sandbox.bwrap_arguments import tmpfs_mb
 from chorus.sandbox.commands import DATA, HOME, INPUT, OUTPUT, SCRIPT, environment
 from chorus.sandbox.contract import Job, Limits
 from chorus.sandbox.verdict import FLOOD_FACTOR, GRACE_S
@@ -119,8 +119,8 @@ def container(
         "IpcMode": "private",
         "Init": True,
         "Privileged": False,
-        "ShmSize": tmp_mb(limits, SHM_MB) << 20,
-        "Tmpfs": {"/tmp": f"rw,nosuid,nodev,exec,size={tmp_mb(limits, TMP_MB)}m,mode=1777", IO: io_options},
+        "ShmSize": tmpfs_mb(limits)["/dev/shm"] << 20,
+        "Tmpfs": {"/tmp": f"rw,nosuid,nodev,exec,size={tmpfs_mb(limits)['/tmp']}m,mode=1777", IO: io_options},
         "Ulimits": [
             {"Name": "nofile", "Soft": NOFILE, "Hard": NOFILE},
             {"Name": "fsize", "Soft": file_size, "Hard": file_size},

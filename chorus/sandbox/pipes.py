@@ -67,6 +67,8 @@ class Pipe(_Descriptor):
                 data = os.read(self._fd, PIECE)
                 if data:
                     self._spool.write(data)
+                    if self._spool.failed is not None:
+                        self._changed()
                 else:
                     self._end()
             elif thrown := os.splice(self._fd, self._null, DISCARD):

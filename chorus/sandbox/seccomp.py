@@ -3,6 +3,10 @@
 Denied is what Docker's default profile denies to a container without capabilities, plus io_uring, keyrings and terminal
 injection; numbers above the last one reviewed answer ENOSYS, so a newer kernel opens nothing by itself. A foreign ABI
 (i386, x32) kills the process: its numbers mean other calls. Numbers: the kernel's own unistd tables.
+
+Where no control group holds memory, what can be held there without a process having it mapped is denied too:
+memfd_create and memfd_secret answer ENOSYS (programs fall back to files), and System V segments may have a page, as a
+database wants of them to find its kin: the kernel has at most 4096 of them in a namespace.
 """
 
 from __future__ import annotations
@@ -34,6 +38,11 @@ _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 
 _PERSONALITIES = (0x0, 0x0008, 0x20000, 0x20008, 0xFFFFFFFF)
 """PER_LINUX, PER_LINUX32, UNAME26 and both, query: Docker's list. Others switch off protections of memory."""
+
+_CLONE_FILES, _CLONE_THREAD = 0x00000400, 0x00010000
+"""A thread with open files of its own would hold them where nobody looks (`processes.unlinked`)."""
+
+_SEGMENT_BYTES = 4096
 
 _AF_ALG, _AF_VSOCK = 38, 40
 """The kernel's crypto API and the hypervisor's socket, neither behind the network namespace."""
@@ -69,9 +78,15 @@ DENIED: Mapping[int, Mapping[str, int]] = {
     },
 }
 
+UNCOUNTED: Mapping[int, Mapping[str, int]] = {
+    X86_64: {"memfd_create": 319, "memfd_secret": 447},
+    AARCH64: {"memfd_create": 279, "memfd_secret": 447},
+}
+"""Memory that no process need have resident."""
+
 CHECKED: Mapping[int, Mapping[str, int]] = {
-    X86_64: {"ioctl": 16, "socket": 41, "clone": 56, "personality": 135, "clone3": 435},
-    AARCH64: {"ioctl": 29, "socket": 198, "clone": 220, "personality": 92, "clone3": 435},
+    X86_64: {"ioctl": 16, "socket": 41, "clone": 56, "personality": 135, "clone3": 435, "shmget": 29},
+    AARCH64: {"ioctl": 29, "socket": 198, "clone": 220, "personality": 92, "clone3": 435, "shmget": 194},
 }
 """Calls whose arguments decide."""
 # fmt: on
@@ -83,7 +98,7 @@ _NUMBER, _ARCH = 0, 4
 
 
 def _argument(index: int) -> int:
-    """Offset of the low 32 bits of an argument (both architectures are little-endian)."""
+    """Offset of the low 32 bits of an argument (both architectures are little-endian); the high ones follow."""
     return 16 + 8 * index
 
 
@@ -122,8 +137,8 @@ def architecture(machine: str | None = None) -> int | None:
     return _MACHINES.get(machine or platform.machine())
 
 
-def compile_filter(arch: int) -> bytes:
-    """The program as an array of `struct sock_filter`, for `bwrap --seccomp`."""
+def compile_filter(arch: int, *, memory_held: bool = True) -> bytes:
+    """The program as an array of `struct sock_filter`, for `bwrap --seccomp`. `memory_held`: a control group does."""
     checked = CHECKED[arch]
     program = _Program()
     program.load(_ARCH)
@@ -135,12 +150,23 @@ def compile_filter(arch: int) -> bytes:
     program.jump(_JUMP_EQUAL, checked["clone3"], then="unknown")  # Its flags lie in memory, where a filter cannot look.
     for name in ("clone", "ioctl", "socket", "personality"):
         program.jump(_JUMP_EQUAL, checked[name], then=name)
+    if not memory_held:
+        for number in sorted(UNCOUNTED[arch].values()):
+            program.jump(_JUMP_EQUAL, number, then="unknown")
+        program.jump(_JUMP_EQUAL, checked["shmget"], then="shmget")
     for number in sorted(DENIED[arch].values()):
         program.jump(_JUMP_EQUAL, number, then="deny")
     program.end(ALLOW)
     program.label("clone")
     program.load(_argument(0))
-    program.jump(_JUMP_ANY_BIT, _NEW_NAMESPACES, then="deny", otherwise="allow")
+    program.jump(_JUMP_ANY_BIT, _NEW_NAMESPACES, then="deny")
+    program.jump(_JUMP_ANY_BIT, _CLONE_THREAD, otherwise="allow")
+    program.jump(_JUMP_ANY_BIT, _CLONE_FILES, then="allow", otherwise="deny")
+    program.label("shmget")
+    program.load(_argument(1) + 4)
+    program.jump(_JUMP_EQUAL, 0, otherwise="deny")
+    program.load(_argument(1))
+    program.jump(_JUMP_ABOVE, _SEGMENT_BYTES, then="deny", otherwise="allow")
     program.label("ioctl")
     program.load(_argument(1))
     program.jump(_JUMP_EQUAL, _TIOCSTI, then="deny")

@@ -25,21 +25,30 @@ class Spool:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         self.kept = 0
         self.discarded = 0
+        self.failed: OSError | None = None
+        """Why nothing more is kept: the disk did not take it."""
 
     def write(self, data: bytes) -> None:
+        if self.failed is not None:
+            return
         keep = data[: max(self._cap - self.kept, 0)]
         self.discarded += len(data) - len(keep)
         if not keep:
             return
-        view = memoryview(keep)
-        while view:
-            view = view[os.write(self._fd, view) :]
-        offset, self.kept = self.kept, self.kept + len(keep)
-        self._sink(self.name, offset, keep)
+        written = 0
+        try:
+            while written < len(keep):
+                written += os.write(self._fd, keep[written:] if written else keep)
+        except OSError as error:
+            # Never to the caller, which is the reactor: it would stop reading, and the task would die of its pipe.
+            self.failed = error
+        offset, self.kept = self.kept, self.kept + written
+        if written:
+            self._sink(self.name, offset, keep[:written])
 
     @property
     def full(self) -> bool:
-        return self.kept >= self._cap
+        return self.kept >= self._cap or self.failed is not None
 
     @property
     def truncated(self) -> bool:

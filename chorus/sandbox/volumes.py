@@ -7,15 +7,18 @@ killed agent too.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import os
-import shutil
-import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import attrs
+
+from chorus.sandbox import trees
 
 TOOL_S = 30.0
 """Time limit of one call of mkfs, mount or umount."""
@@ -26,8 +29,11 @@ OVERHEAD_MB = 8
 FULL_BYTES = 512 * 1024
 """With a hundredth of its size: a file system with less left has refused a write, or will."""
 
-POLL_ENTRIES = 200_000
-"""Files counted in one measurement; a tree of more is over the limit whatever their size."""
+CLOSED_S = 10.0
+"""Time limit of measuring a tree with closed folders, in a process of its own."""
+
+REMOVALS = 3
+"""Walks through a tree that is to go, while something dying still moves folders in it."""
 
 _ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 
@@ -38,15 +44,17 @@ class VolumeError(Exception):
     """A tool is missing or refused."""
 
 
-def _tool(*argv: str | os.PathLike[str]) -> None:
+def _tool(*argv: str | os.PathLike[str], limit_s: float = TOOL_S) -> bytes:
+    """Run it to its end: its output. Raises `VolumeError`."""
     try:
         done = subprocess.run(
-            argv, env=_ENV, stdin=subprocess.DEVNULL, capture_output=True, timeout=TOOL_S, check=False
+            argv, env=_ENV, stdin=subprocess.DEVNULL, capture_output=True, timeout=limit_s, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise VolumeError(str(error)) from None
     if done.returncode:
         raise VolumeError(f"{argv[0]}: {done.stderr.decode(errors='replace').strip()[-200:]}")
+    return done.stdout
 
 
 @attrs.frozen
@@ -66,7 +74,8 @@ class Volume:
             return (room.f_blocks - room.f_bfree) * room.f_frsize / 1e6
         return measure(self.path, self.limit_mb << 20) / 1e6
 
-    def full(self) -> bool:
+    def full(self, unlinked: int = 0) -> bool:
+        """`unlinked`: bytes of files on this disk that have no name any more but are still open. Raises OSError."""
         if self.enforcement == "loop":
             try:
                 room = os.statvfs(self.path)
@@ -75,33 +84,36 @@ class Volume:
             # The last blocks go to metadata: a writer meets ENOSPC a little before zero.
             left = FULL_BYTES + room.f_blocks * room.f_frsize // 100
             return room.f_bavail * room.f_frsize < left or room.f_favail == 0
-        return measure(self.path, self.limit_mb << 20) > self.limit_mb << 20
+        limit = (self.limit_mb << 20) - unlinked
+        return limit < 0 or measure(self.path, limit) > limit
 
 
 def measure(root: Path, stop_at: int) -> int:
-    """Bytes allocated below a folder, counting each inode once; ends early above `stop_at`."""
-    total = entries = 0
-    seen: set[int] = set()
-    stack = [os.fspath(root)]
-    while stack and total <= stop_at:
-        try:
-            with os.scandir(stack.pop()) as found:
-                for entry in found:
-                    entries += 1
-                    with contextlib.suppress(OSError):
-                        status = entry.stat(follow_symlinks=False)
-                        if stat.S_ISDIR(status.st_mode):
-                            stack.append(entry.path)
-                        if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
-                            if status.st_ino in seen:
-                                continue
-                            seen.add(status.st_ino)
-                        total += status.st_blocks * 512
-                    if entries > POLL_ENTRIES:
-                        return stop_at + 1
-        except OSError:
-            continue
-    return total
+    """Bytes allocated below a folder, counting each inode once; ends early above `stop_at`, and is above it where there
+    is a folder that cannot be measured. Raises OSError."""
+    found = trees.measure(root, stop_at)
+    if not found.complete and found.allocated <= stop_at:
+        # An ordinary user's agent cannot read what a task of the same user has closed, and must not open it: the task
+        # may mean it. In a user namespace of its own this user may read all of its files.
+        found = _measure_closed(root, stop_at)
+    return found.allocated if found.complete else max(found.allocated, stop_at + 1)
+
+
+PRIVILEGED = (
+    ("unshare", "--user", "--map-root-user", "--"),
+    ("bwrap", "--unshare-user", "--uid", "0", "--gid", "0", "--cap-add", "CAP_DAC_READ_SEARCH", "--bind", "/", "/"),
+)  # fmt: skip
+"""Ways to be root over one's own files alone; some machines allow only the second."""
+
+
+def _measure_closed(root: Path, stop_at: int) -> trees.Measured:
+    for become in PRIVILEGED:
+        argv = [*become, sys.executable, "-I", "-S", trees.__file__, os.path.abspath(root), str(stop_at)]
+        with contextlib.suppress(VolumeError, ValueError):
+            allocated, complete = _tool(*argv, limit_s=CLOSED_S).split()
+            if int(complete):
+                return trees.Measured(int(allocated), True)
+    return trees.Measured(0, False)
 
 
 def make_folder(path: Path, mode: int, *, exist_ok: bool = False) -> None:
@@ -172,25 +184,43 @@ def mounts_below(root: Path, table: Path = Path("/proc/self/mountinfo")) -> list
 
 
 def release(path: Path) -> None:
-    """Unmount whatever is mounted at or below `path`. The loop device goes with its last mount."""
+    """Unmount whatever is mounted at or below `path`. The loop device goes with its last mount. Raises OSError."""
+    # What is mounted here itself needs no look at the table, and so no descriptor: none may be left.
+    while _unmount(path):
+        pass
     for mount in mounts_below(path):
-        with contextlib.suppress(VolumeError):
-            # Lazy: a process that is dying may still hold it.
-            _tool("umount", "-l", mount)
+        if not _unmount(mount):
+            raise OSError(errno.EBUSY, "still mounted", str(mount))
+
+
+_MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
+
+
+def _unmount(path: Path) -> bool:
+    """Whether something was mounted here; it is not any more. By the system call: the command takes a process and
+    descriptors, which is what a failing start may have run out of."""
+    # Lazy: a process that is dying may still hold it.
+    return bool(_LIBC.umount2(os.fsencode(path), _MNT_DETACH | _UMOUNT_NOFOLLOW) == 0)
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def remove_tree(path: Path) -> None:
-    """Unmount and delete. Folders in it may have been made unreadable by the task; nothing above `path` is touched."""
+    """Unmount and delete, whatever a dead task left there. Nothing above `path` is touched. Raises OSError when
+    something remains."""
     release(path)
     if path.is_symlink() or path.is_file():
         path.unlink(missing_ok=True)
         return
-    shutil.rmtree(path, ignore_errors=True)
-    if path.exists():
-        # Rights are given back from the top down, as far as they reach; then once more.
-        for _, names, _, fd in os.fwalk(path, follow_symlinks=False, onerror=lambda error: None):
-            for name in names:
-                with contextlib.suppress(OSError):
-                    if stat.S_ISDIR(os.lstat(name, dir_fd=fd).st_mode):
-                        os.chmod(name, 0o700, dir_fd=fd)
-        shutil.rmtree(path, ignore_errors=True)
+    for last in range(1 - REMOVALS, 1):
+        try:
+            trees.empty(path)
+            path.rmdir()
+        except FileNotFoundError:
+            return
+        except (OSError, trees.Moved) as error:
+            if not last:
+                raise error if isinstance(error, OSError) else OSError(errno.EBUSY, "still in use", str(path)) from None
+        else:
+            return

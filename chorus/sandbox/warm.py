@@ -90,7 +90,10 @@ class WarmPool:
         if self._folder.is_dir():
             for box in self._folder.iterdir():
                 if box not in keep_boxes:
-                    volumes.remove_tree(box)
+                    try:
+                        volumes.remove_tree(box)
+                    except OSError as error:
+                        self._log.error("{path} could not be removed: {error}", path=str(box), error=error)
 
     def _fill_soon(self, delay: float = 0.0) -> None:
         if self._open and self._wanted and self._filling is None and (self._timer is None or not self._timer.active()):

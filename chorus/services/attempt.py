@@ -16,6 +16,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError, UserError
+from chorus.files import is_shortage
 from chorus.protocols.task_messages import (
     MAX_ARTIFACTS,
     MAX_FRAME,
@@ -42,8 +43,10 @@ from chorus.protocols.task_messages import (
 )
 from chorus.protocols.tasks import MAX_PENDING_RENEWALS
 from chorus.sandbox import languages, volumes
-from chorus.sandbox.contract import ImageMissing, Job, Reason, RunResult, SandboxUnavailable
+from chorus.sandbox.contract import INFRASTRUCTURE, ImageMissing, Job, Reason, RunResult, SandboxUnavailable
+from chorus.services.blob_files import BlobStoreShort, DiskFull
 from chorus.services.spool import STREAMS, InThread, Spool
+from chorus.store.errors import StoreDamaged, StoreUnavailable
 from chorus.tasks import leases
 from chorus.tasks.spec import TaskSpec
 from chorus.tasks.state import DRAINING
@@ -66,6 +69,9 @@ RECONNECT_LIMIT_S = 15.0
 """Back-off between attempts to reach the scheduler; it doubles up to the limit."""
 STORE_RETRY_S = 1.0
 """Between attempts to record an outcome while the store refuses (disk full)."""
+ERASE_TRIES = 3
+ERASE_RETRY_S = 5.0
+"""Tries at removing what an attempt left, and seconds between them: descriptors ran out, something dying holds it."""
 KEEP_OUTCOME_S = 7 * 86400.0
 """Seconds that an outcome is kept for a scheduler that does not come back."""
 RESULT_ROWS_BYTES = MAX_FRAME - 64 * 1024
@@ -197,6 +203,11 @@ class Attempt:
         self._resume_sent = 0.0
         self._collecting = False
         self._stopped_for: str | None = None
+        self._stop_detail = ""
+        self._patience: Deferred[None] | None = None
+        """Waiting for the disk, if it is: cancelled when nobody wants the result any more."""
+        self._waits_for = ""
+        self._patient = True
         self._stale = False
         self._gone = False
 
@@ -215,7 +226,7 @@ class Attempt:
         """Go on after a restart of this agent; `kept` says that the sandbox was found and its lease had not ended."""
         record = self.record
         if self.directory.is_dir():
-            self._spool = Spool(self.directory, self._place.in_thread)
+            self._spool = Spool(self.directory, self._place.in_thread, self._not_kept)
         if record.outcome is None:
             self.executing = True
             run = self._adopt() if kept else None
@@ -250,13 +261,17 @@ class Attempt:
         try:
             outcome = await work
         except CancelledError:
-            outcome = self._stopped_outcome("it had not started")
+            why = "its output could not be kept: the disk is full" if self._collecting else "it had not started"
+            outcome = self._stopped_outcome(why)
         except UserError as error:
             # Nothing wrong with this machine: the archive is bad, and would be everywhere.
             outcome = self._result(Reason.REFUSED, str(error))
         except ChorusError as error:
             reason = Reason.IMAGE_MISSING if isinstance(error, ImageMissing) else Reason.SANDBOX_UNAVAILABLE
-            outcome = self._stopped_outcome(str(error)) if self._stopped_for else _given_back(reason, str(error))
+            outcome = self._not_here(str(error), reason)
+        except OSError as error:
+            self._log.error("an attempt at {task} failed here: {error}", task=self.record.task_id, error=error)
+            outcome = self._not_here(f"the machine failed: {error.strerror or error}")
         except Exception as error:
             self._log.failure("an attempt at {task} broke", task=self.record.task_id)
             outcome = _given_back(Reason.SANDBOX_UNAVAILABLE, f"the agent failed: {type(error).__name__}")
@@ -275,7 +290,7 @@ class Attempt:
         record = self.record
         await self._place.runs.save(record)
         await self._place.in_thread(_make_directory, self.directory)
-        self._spool = Spool(self.directory, self._place.in_thread)
+        self._spool = Spool(self.directory, self._place.in_thread, self._not_kept)
         archive = await self._fetch_input()
         self.progress("preparing")
         language = await self._language(archive)
@@ -328,12 +343,13 @@ class Attempt:
         if self._stale:
             raise CancelledError
         self.progress("collecting")
+        # What the task is to be tried again for elsewhere is not waited for here.
+        self._patient = result.reason not in INFRASTRUCTURE
         return await self._collect(result)
 
     async def _collect(self, result: RunResult) -> Message:
         """The result with everything it names durable in the blob store."""
         spool = self._spool
-        blobs = self._place.blobs
         digests: dict[str, str | None] = {"stdout": None, "stderr": None}
         skipped = [_text(note) for note in result.artifacts_skipped]
         rows: list[ResultArtifact] = []
@@ -344,17 +360,17 @@ class Attempt:
                 skipped.append(_text(f"{artifact.path}: too many or too long names for one result"))
                 continue
             try:
-                ref = await blobs.put_file(artifact.local)
+                ref = await self._kept(artifact.local)
             except (ChorusError, OSError) as error:
                 skipped.append(_text(f"{artifact.path}: {error}"))
                 continue
             rows.append(ResultArtifact(_text(artifact.path), ref.sha256, ref.size))
         if spool is not None:
             try:
-                await spool.flushed()
+                await self._flushed(spool)
                 for stream in STREAMS:
                     if spool.size(stream):
-                        digests[stream] = (await blobs.put_file(spool.path(stream))).sha256
+                        digests[stream] = (await self._kept(spool.path(stream))).sha256
             except (ChorusError, OSError) as error:
                 skipped.append(_text(f"output: {error}"))
         return Result(
@@ -377,11 +393,67 @@ class Attempt:
             agent_id=self._place.name,
         )
 
+    async def _kept(self, path: Path) -> BlobRef:
+        """Store a file of the result, however long the disk is full: it is all that there is of the task's work."""
+        while True:
+            try:
+                return await self._place.blobs.put_file(path)
+            except StoreDamaged:
+                raise
+            except (DiskFull, BlobStoreShort, StoreUnavailable) as error:
+                if not self._patient:
+                    raise
+                await self._be_patient(str(error))
+
+    async def _flushed(self, spool: Spool) -> None:
+        """All output is in its files. Raises `OSError` where waiting is of no use."""
+        while True:
+            try:
+                await spool.flushed()
+            except OSError as error:
+                if not self._patient or not is_shortage(error):
+                    raise
+                await self._be_patient(f"output cannot be kept: {error.strerror}")
+                spool.retry()
+            else:
+                return
+
+    async def _be_patient(self, problem: str) -> None:
+        """Wait before trying again. Raises `CancelledError` once nobody wants the result any more."""
+        if self._gone or self._stale or self._stopped_for not in (None, Reason.CANCELLED):
+            raise CancelledError
+        if self._waits_for != problem:
+            self._waits_for = problem
+            self._log.error(
+                "the result of {task} waits: {error}",
+                event="task.result_waits",
+                task=self.record.task_id,
+                error=problem,
+            )
+            self.progress("waiting_for_disk", problem=_text(problem))
+        self._patience = _sleep(self._place.clock, STORE_RETRY_S)
+        try:
+            await self._patience
+        finally:
+            self._patience = None
+
+    def _not_kept(self, error: OSError) -> None:
+        """The disk takes no more output. While the commands run that is this machine's failure, and the task goes
+        elsewhere; once they have ended the result waits."""
+        self._log.error(
+            "output of {task} cannot be kept: {error}", task=self.record.task_id, error=error.strerror or error
+        )
+        detail = f"output could not be kept on the disk of this agent: {error.strerror}"
+        self._stop(str(Reason.SANDBOX_UNAVAILABLE), detail)
+
+    def _not_here(self, detail: str, reason: Reason = Reason.SANDBOX_UNAVAILABLE) -> Message:
+        return self._stopped_outcome(detail) if self._stopped_for else _given_back(reason, detail)
+
     def _stopped_outcome(self, detail: str) -> Message:
         """The outcome of an attempt that was stopped from outside, without (or whatever) the sandbox's result."""
         if self._stopped_for == Reason.CANCELLED:
             return self._result(Reason.CANCELLED, detail)
-        return Released(self._stopped_for or str(Reason.LEASE_LOST), _text(detail))
+        return Released(self._stopped_for or str(Reason.LEASE_LOST), _text(self._stop_detail or detail))
 
     def _result(self, reason: Reason, detail: str) -> Message:
         """The result of an attempt whose sandbox never began."""
@@ -389,15 +461,28 @@ class Attempt:
         return Result(str(reason), None, _text(detail), "none", None, now, now, agent_id=self._place.name)
 
     async def _record(self, outcome: Message) -> None:
-        """Make the outcome durable, however long the store refuses: it is not sent before."""
+        """Make the outcome durable, however long the store refuses: it is not sent before, unless it never can be, or
+        only hands the task back (which a restart without an outcome does too)."""
         self.record = attrs.evolve(self.record, outcome=outcome)
+        said = ""
         while not self._gone:
             try:
                 await self._place.runs.save(self.record)
-            except ChorusError as error:
+            except StoreDamaged as error:
+                # It will never be: the scheduler, which may be another node, gets it all the same, and the stop of
+                # this node does not wait for it.
                 self._log.error(
-                    "the outcome of {task} cannot be recorded yet: {error}", task=self.record.task_id, error=error
+                    "the outcome of {task} cannot be recorded: {error}", task=self.record.task_id, error=error
                 )
+                return
+            except ChorusError as error:
+                if isinstance(outcome, Released) or (isinstance(outcome, Result) and outcome.reason in INFRASTRUCTURE):
+                    return
+                if said != str(error):
+                    said = str(error)
+                    self._log.error(
+                        "the outcome of {task} cannot be recorded yet: {error}", task=self.record.task_id, error=error
+                    )
                 await _sleep(self._place.clock, STORE_RETRY_S)
             else:
                 return
@@ -425,10 +510,15 @@ class Attempt:
         self._log.warn("lease of {task} lost: killing its sandbox", event="task.lease_lost", task=self.record.task_id)
         self._stop(str(Reason.LEASE_LOST))
 
-    def _stop(self, reason: str) -> None:
-        if not self.executing or self._collecting or self._stopped_for is not None:
+    def _stop(self, reason: str, detail: str = "") -> None:
+        if not self.executing or self._stopped_for is not None:
             return
-        self._stopped_for = reason
+        if self._collecting:
+            if self._patience is not None:
+                self._stopped_for = reason
+                self._patience.cancel()
+            return
+        self._stopped_for, self._stop_detail = reason, detail
         if self._run is not None:
             self._run.cancel(Reason.CANCELLED if reason == Reason.CANCELLED else Reason.LEASE_LOST)
         elif self._work is not None and self.record.outcome is None:
@@ -459,14 +549,28 @@ class Attempt:
         Deferred.fromCoroutine(self._erase()).addErrback(self._broken)
 
     async def _erase(self) -> None:
+        """Whatever goes wrong, this attempt is forgotten: a directory without a row is removed at the next start."""
         try:
-            # With whatever a killed process left mounted in it.
-            await self._place.in_thread(volumes.remove_tree, self.directory)
+            await self._remove_directory()
             await self._place.runs.delete(self.record.task_id, self.record.fence)
         except ChorusError as error:
             # The row comes back at the next start, is resumed, and is answered `stale` or `ack` again.
             self._log.error("the run of {task} stays: {error}", task=self.record.task_id, error=error)
-        self._forgotten_callback(self)
+        finally:
+            self._forgotten_callback(self)
+
+    async def _remove_directory(self) -> None:
+        """With whatever a killed process left mounted in it."""
+        for last in range(1 - ERASE_TRIES, 1):
+            try:
+                await self._place.in_thread(volumes.remove_tree, self.directory)
+            except OSError as error:
+                self._log.error("{path} cannot be removed: {error}", path=str(self.directory), error=error)
+                if not last:
+                    return
+                await _sleep(self._place.clock, ERASE_RETRY_S)
+            else:
+                return
 
     # the lease
 
@@ -719,6 +823,6 @@ async def _already(outcome: Message) -> Message:
 
 
 def _sleep(clock: IReactorTime, seconds: float) -> Deferred[None]:
-    waiting: Deferred[None] = Deferred()
-    clock.callLater(seconds, waiting.callback, None)
+    waiting: Deferred[None] = Deferred(lambda _: timer.cancel())
+    timer = clock.callLater(seconds, waiting.callback, None)
     return waiting

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from chorus.errors import LocalError
+from chorus.files import FULL, is_shortage
 from chorus.protocols.blobs import CHUNK, Manifest, ManifestBuilder, is_blob_id
 
 MAX_PARTIALS = 16
@@ -32,6 +33,10 @@ class BlobStoreUnavailable(LocalError):
     http_status = 503
 
 
+class BlobStoreShort(BlobStoreUnavailable):
+    """This machine is out of descriptors or memory for now."""
+
+
 class BlobStoreFull(LocalError):
     """No space, or over the quota of blobs; nothing of what was being stored is left."""
 
@@ -39,9 +44,17 @@ class BlobStoreFull(LocalError):
     http_status = 507
 
 
+class DiskFull(BlobStoreFull):
+    """No space on the disk, which may pass; a quota does not by itself."""
+
+
 def refuse(problem: OSError) -> NoReturn:
     """Raise what an `OSError` under the blobs means."""
-    if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if problem.errno in FULL:
+        raise DiskFull("the disk under the blobs is full") from problem
+    if is_shortage(problem):
+        raise BlobStoreShort(f"the blobs cannot be used now: {problem.strerror}") from problem
+    if problem.errno == errno.EFBIG:
         raise BlobStoreFull("the disk under the blobs is full") from problem
     raise BlobStoreUnavailable(f"the disk under the blobs failed: {problem.strerror}") from problem
 

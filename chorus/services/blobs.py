@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
 from chorus.errors import ChorusError, LocalError
+from chorus.files import is_shortage
 from chorus.protocols.blobs import (
     PROTOCOL,
     Manifest,
@@ -35,7 +36,15 @@ from chorus.services.blob_fetch import (
     Surroundings,
     UnknownBlob,
 )
-from chorus.services.blob_files import READ_SIZE, BlobFiles, BlobStoreFull, BlobStoreUnavailable, Ingest, Partial
+from chorus.services.blob_files import (
+    READ_SIZE,
+    BlobFiles,
+    BlobStoreFull,
+    BlobStoreUnavailable,
+    Ingest,
+    Partial,
+    refuse,
+)
 from chorus.services.blob_serving import BlobServing, open_sized
 from chorus.services.blob_sharing import BlobLock, SharedFetch, detached
 from chorus.services.blob_upload import DigestMismatch, Upload
@@ -423,6 +432,8 @@ def _open_source(path: Path) -> tuple[IO[bytes], int]:
         # Never wait for the other end of a pipe that somebody put in a file's place.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as problem:
+        if is_shortage(problem):
+            refuse(problem)
         raise SourceUnreadable(f"{path} cannot be read: {problem.strerror}") from None
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):

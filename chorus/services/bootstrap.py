@@ -89,6 +89,8 @@ class Target:
     """The newest signed record, to be passed on once the peer is a member."""
     record_seq: int = -1
     failures: int = 0
+    error: str = ""
+    """Of the last dial; empty once it succeeded."""
     dialling: bool = False
     connected: bool = False
     admitted: bool = False
@@ -120,6 +122,11 @@ class Targets:
     def members(self) -> list[Target]:
         """Admitted here once, also before a restart, the latest last."""
         return [target for target in self._targets.values() if target.admitted or target.source is Source.MEMBER]
+
+    def last_error(self) -> str | None:
+        """Of a dial to the peer that is wanted most, where one failed."""
+        failed = [target for target in self._targets.values() if target.error]
+        return max(failed, key=lambda target: target.source).error if failed else None
 
     @property
     def connected(self) -> int:
@@ -161,7 +168,8 @@ class Targets:
         target = self._targets.pop(peer, None) or Target(peer, Source.MEMBER, 0.0)
         self._targets[peer] = target
         target.source = max(target.source, Source.MEMBER)
-        target.connected, target.admitted, target.dialling, target.failures = True, True, False, 0
+        target.connected, target.admitted, target.dialling = True, True, False
+        target.failures, target.error = 0, ""
         if address is not None:
             target.reached = address.without_peer()
         self._make_room()
@@ -182,12 +190,13 @@ class Targets:
             target.connected = False
             target.due = now + reconnect_delay(self._own, peer, self._rng)
 
-    def failed(self, peer: PeerId, now: float) -> None:
+    def failed(self, peer: PeerId, now: float, why: str) -> None:
         """A dial failed."""
         target = self._targets.get(peer)
         if target is not None:
             target.dialling = False
             target.failures += 1
+            target.error = why
             target.due = now + retry_delay(target.failures, target.source, self._rng)
             if target.source is Source.MEMBER and target.failures >= FORGOTTEN:
                 del self._targets[peer]

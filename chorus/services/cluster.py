@@ -22,7 +22,15 @@ from chorus import strictjson
 from chorus.errors import PeerError, UserError
 from chorus.identity import Identity, PeerId
 from chorus.multiformats.multiaddr import Multiaddr
-from chorus.security.jointoken import CLUSTER_ID, JoinToken, TokenError, parse_secret
+from chorus.security.jointoken import (
+    CLUSTER_ID,
+    MAX_ADDRESSES,
+    MAX_SECRET,
+    MIN_SECRET_BITS,
+    JoinToken,
+    TokenError,
+    parse_secret,
+)
 from chorus.services.datadir import IDENTITY, DataDirectoryError, read_private, write_private
 
 if TYPE_CHECKING:
@@ -36,6 +44,9 @@ SECRET = 32
 """Bytes of a secret made here."""
 STORE_ID = 16
 """Random bytes that tell this store from any other, also one of the same peer before it was wiped."""
+
+NONCE = 16
+"""Random bytes of a genesis entry: two clusters of one founder differ."""
 
 Random = Callable[[int], bytes]
 
@@ -74,6 +85,18 @@ class Membership:
     def founded_here(self) -> bool:
         return self.genesis is not None
 
+    @property
+    def founder(self) -> PeerId | None:
+        """Whose identity the genesis entry names; `None` where there is none. Raises `ValueError` or `ChorusError` for
+        one that `found` did not write for this store."""
+        if self.genesis is None:
+            return None
+        value = cast("dict[str, Any]", strictjson.loads(self.genesis))
+        peer_id, nonce = PeerId.parse(value["roster"][0]["peer_id"]), bytes.fromhex(value["nonce"])
+        if len(nonce) != NONCE or _genesis(peer_id, self.store_id, nonce) != self.genesis:
+            raise ValueError("the genesis entry was not written for this store")
+        return peer_id
+
     def to_json(self) -> bytes:
         return strictjson.canonical(
             {
@@ -94,20 +117,38 @@ class Membership:
         value = cast("dict[str, Any]", strictjson.loads(encoded, max_bytes=MAX_FILE))
         if not isinstance(value, dict) or value.get("version") != 1:
             raise ValueError("written by another version")
+        membership = cls._of(value)
+        membership._check()
+        if membership.to_json() != encoded:
+            raise ValueError("it is not what this program writes")
+        return membership
+
+    @classmethod
+    def _of(cls, value: dict[str, Any]) -> Membership:
         try:
             cluster_id = bytes.fromhex(value["cluster_id"]) if value["cluster_id"] is not None else None
             genesis = value["genesis"].encode() if value["genesis"] is not None else None
             contacts = tuple(Multiaddr.parse(text) for text in value["contacts"])
-            membership = cls(
-                bytes.fromhex(value["store_id"]), bytes.fromhex(value["secret"]), cluster_id, genesis, contacts
-            )
+            return cls(bytes.fromhex(value["store_id"]), bytes.fromhex(value["secret"]), cluster_id, genesis, contacts)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"a field is missing or of another type: {error}") from None
-        if cluster_id is not None and len(cluster_id) != CLUSTER_ID:
-            raise ValueError("the cluster id has the wrong length")
-        if genesis is not None and hashlib.sha256(genesis).digest() != cluster_id:
+
+    def _check(self) -> None:
+        """Raise `ValueError` or `ChorusError` for what no node ever has."""
+        if len(self.store_id) != STORE_ID:
+            raise ValueError(f"the store id does not have {STORE_ID} bytes")
+        if not MIN_SECRET_BITS <= len(self.secret) * 8 <= MAX_SECRET * 8:
+            raise ValueError(f"the secret does not have {MIN_SECRET_BITS // 8} to {MAX_SECRET} bytes")
+        if self.cluster_id is not None and len(self.cluster_id) != CLUSTER_ID:
+            raise ValueError(f"the cluster id does not have {CLUSTER_ID} bytes")
+        if len(self.contacts) > MAX_ADDRESSES or any(each.peer_id() is None for each in self.contacts):
+            raise ValueError(f"its contacts are not up to {MAX_ADDRESSES} addresses with a peer id each")
+        if self.genesis is not None and hashlib.sha256(self.genesis).digest() != self.cluster_id:
             raise ValueError("the genesis entry does not have the cluster id")
-        return membership
+        try:
+            _ = self.founder
+        except (LookupError, TypeError, AttributeError):
+            raise ValueError("the genesis entry is none") from None
 
 
 @attrs.frozen
@@ -139,16 +180,20 @@ class Wishes:
 def found(peer_id: PeerId, secret: bytes, random: Random) -> Membership:
     """A new cluster with this node as its roster."""
     store_id = random(STORE_ID)
-    genesis = strictjson.canonical(
+    genesis = _genesis(peer_id, store_id, random(NONCE))
+    return Membership(store_id, secret, hashlib.sha256(genesis).digest(), genesis)
+
+
+def _genesis(peer_id: PeerId, store_id: bytes, nonce: bytes) -> bytes:
+    return strictjson.canonical(
         {
             "kind": "genesis",
             "version": 1,
-            "nonce": random(16).hex(),
+            "nonce": nonce.hex(),
             "roster": [{"peer_id": str(peer_id), "store_id": store_id.hex(), "voter": True}],
             "authority": None,
         }
     )
-    return Membership(store_id, secret, hashlib.sha256(genesis).digest(), genesis)
 
 
 def decide(stored: Membership | None, wishes: Wishes, peer_id: PeerId, random: Random) -> Membership:
@@ -210,31 +255,44 @@ class ClusterService(Service):
 
     _log = Logger()
 
-    def __init__(self, directory: Path, identity: Identity, membership: Membership) -> None:
+    def __init__(
+        self, directory: Path, identity: Identity, membership: Membership, stored: Membership | None = None
+    ) -> None:
+        """`stored` is what is on disk."""
         self._directory = directory
         self._identity = identity
         self._membership = membership
+        self._stored = stored
         self._adopted: list[Callable[[bytes], None]] = []
 
     @classmethod
     def open(cls, directory: Path, identity: Identity, wishes: Wishes, random: Random = os.urandom) -> ClusterService:
-        """Load or decide, and write what was decided before anything uses it. The directory must be held.
+        """Load or decide; what was decided is on disk after `keep` alone. The directory must be held.
 
-        Raises `ClusterError`, or `DataDirectoryError` for a file that is damaged or cannot be written.
+        Raises `ClusterError`, or `DataDirectoryError` for a file that is damaged.
         """
         stored = load_membership(directory)
-        membership = decide(stored, wishes, identity.peer_id, random)
-        if membership != stored:
-            _write_file(directory / STATE, membership.to_json())
-        if stored is None and membership.founded_here:
-            assert membership.cluster_id is not None
-            cls._log.info(
+        if stored is not None:
+            check_founder(directory, stored, identity.peer_id)
+        return cls(directory, identity, decide(stored, wishes, identity.peer_id, random), stored)
+
+    def keep(self) -> None:
+        """Belong to it for the life of the directory; needed before anybody is met. Raises `DataDirectoryError`."""
+        stored = self._stored
+        self._write(self._membership)
+        if stored is None and self.founded_here:
+            assert self.cluster_id is not None
+            self._log.info(
                 "founded cluster {cluster}; to join another one instead, set CHORUS_JOIN and start with an empty "
                 "CHORUS_DATA_DIR",
                 event="cluster.founded",
-                cluster=membership.cluster_id.hex(),
+                cluster=self.cluster_id.hex(),
             )
-        return cls(directory, identity, membership)
+
+    def _write(self, membership: Membership) -> None:
+        if membership != self._stored:
+            _write_file(self._directory / STATE, membership.to_json())
+            self._stored = membership
 
     @property
     def cluster_id(self) -> bytes | None:
@@ -289,7 +347,7 @@ class ClusterService(Service):
         if len(cluster_id) != CLUSTER_ID:
             raise WrongCluster(f"a cluster id has {CLUSTER_ID} bytes, not {len(cluster_id)}")
         membership = attrs.evolve(self._membership, cluster_id=cluster_id)
-        _write_file(self._directory / STATE, membership.to_json())
+        self._write(membership)
         self._membership = membership
         self._log.info("joined cluster {cluster}", event="cluster.joined", cluster=cluster_id.hex())
         calls, self._adopted = self._adopted, []
@@ -321,6 +379,15 @@ def load_membership(directory: Path) -> Membership | None:
         raise DataDirectoryError(f"{path} is damaged: {error}") from None
 
 
+def check_founder(directory: Path, membership: Membership, peer_id: PeerId) -> None:
+    """Raise `DataDirectoryError` when another node founded what `membership` says was founded here."""
+    if membership.founder not in (None, peer_id):
+        raise DataDirectoryError(
+            f"{directory / STATE} is of the node {membership.founder}, and {directory / IDENTITY} is of {peer_id}: "
+            "put back the file that belongs here, or start with an empty CHORUS_DATA_DIR and join"
+        )
+
+
 def load_token(directory: Path) -> JoinToken:
     """The join token of the node in `directory`, whether it runs or not. Raises a `UserError` that says what to do."""
     membership = load_membership(directory)
@@ -335,7 +402,9 @@ def load_token(directory: Path) -> JoinToken:
         raise DataDirectoryError(f"{directory / ADDRESSES} is damaged: {error}") from None
     if not (directory / IDENTITY).exists():
         raise DataDirectoryError(f"{directory / IDENTITY} is missing")
-    return _token(membership, Identity.load_or_create(directory / IDENTITY).peer_id, addresses)
+    peer_id = Identity.load_or_create(directory / IDENTITY).peer_id
+    check_founder(directory, membership, peer_id)
+    return _token(membership, peer_id, addresses)
 
 
 def _token(membership: Membership, peer_id: PeerId, addresses: Sequence[Multiaddr]) -> JoinToken:

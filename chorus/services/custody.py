@@ -89,6 +89,7 @@ class Custody:
         self._lease: IDelayedCall | None = None
         self._retry: IDelayedCall | None = None
         self._deciding = False
+        self._waits_for = ""
         self._progress = 0
         self.renew_lease()
 
@@ -283,7 +284,9 @@ class Custody:
             self._log.info("an outcome of {task} is stale: {error}", event="task.stale", task=self.task_id, error=error)
             self.drop(Stale())
         except ChorusError as error:
-            self._log.error("an outcome of {task} waits: {error}", task=self.task_id, error=error)
+            if self._waits_for != str(error):
+                self._waits_for = str(error)
+                self._log.error("an outcome of {task} waits: {error}", task=self.task_id, error=error)
             if not self.over:
                 self._retry = self._desk.clock.callLater(APPEND_RETRY_S, self._decide, make, last)
         else:

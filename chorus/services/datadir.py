@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import stat
 from pathlib import Path
 
 from chorus.errors import UserError
+from chorus.files import kind, open_plain, read_plain, sync_folder
 from chorus.identity import Identity
 
 LOCK = "lock"
 IDENTITY = "identity"
+FOLDERS = ("blobs", "runs", "sandbox")
+"""What must be a directory if it is there; a link to one serves, to have blobs on a disk of their own."""
+FILES = (
+    *(IDENTITY, "cluster.json", "addresses.json", "peers.json", "ports.json", "api-token"),
+    *("chorus.db", "chorus.db-wal", "chorus.db-shm"),
+)
+"""What must be a plain file if it is there (docs/architecture.md, "What lies where")."""
 
 
 class DataDirectoryError(UserError):
@@ -50,9 +59,12 @@ class DataDirectory:
             return
         try:
             _prepare(self.path)
-            lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise DataDirectoryError(f"the data directory {self.path} cannot be used: {error.strerror}") from error
+        try:
+            lock = open_plain(self.path / LOCK, os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            raise DataDirectoryError(f"{self.path / LOCK} cannot be used: {error.strerror}") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -63,12 +75,41 @@ class DataDirectory:
             raise DataDirectoryError(f"the data directory {self.path} cannot be locked: {error.strerror}") from error
         self._lock = lock
         self.note_holder()
+        try:
+            self._check_kinds()
+        except BaseException:
+            self.release()
+            raise
 
     def note_holder(self) -> None:
-        """Write this process's id into the lock file, for the error line of the next one."""
-        if self._lock is not None:
-            os.ftruncate(self._lock, 0)
-            os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        """Write this process's id into the lock file, for the error line of the next one; a disk that is too full for
+        it costs that line the number, and nothing else."""
+        if self._lock is None:
+            return
+        holder = f"{os.getpid()}\n".encode()
+        try:
+            os.pwrite(self._lock, holder, 0)
+            os.ftruncate(self._lock, len(holder))
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._lock, 0)
+
+    def _check_kinds(self) -> None:
+        """Raise `DataDirectoryError` for a folder where a file belongs, a pipe where a folder belongs, and so on."""
+        for name in FOLDERS:
+            path = self.path / name
+            if path.is_symlink() or path.exists():
+                try:
+                    mode = path.stat().st_mode
+                except OSError as error:
+                    raise DataDirectoryError(f"{path} cannot be used: {error.strerror}") from error
+                if not stat.S_ISDIR(mode):
+                    raise DataDirectoryError(f"{path} is {kind(mode) or 'a file'}, where a directory belongs")
+        for name in FILES:
+            path = self.path / name
+            with contextlib.suppress(FileNotFoundError):
+                if (found := kind(path.lstat().st_mode)) is not None:
+                    raise DataDirectoryError(f"{path} is {found}, where a plain file belongs: move it away")
 
     def release(self) -> None:
         """Idempotent. The lock file stays: removing it would let two processes lock two files of one name."""
@@ -116,27 +157,21 @@ def _holder(lock: int) -> int | None:
 def write_private(path: Path, content: bytes) -> None:
     """Replace `path` by a file of mode 0600, complete and on disk before it has its name. Raises `OSError`."""
     temporary = path.with_name(f".{path.name}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    descriptor = open_plain(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     with open(descriptor, "wb") as file:
         os.fchmod(file.fileno(), 0o600)
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def read_private(path: Path, limit: int) -> bytes | None:
     """The content, or `None` when there is no such file. Raises `DataDirectoryError` when others may read or change
     it, when it is over `limit` bytes, or when it cannot be read."""
     try:
-        with open(path, "rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            content = file.read(limit + 1)
+        content, mode = read_plain(path, limit + 1)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -184,6 +184,16 @@ class DiscoveryService(Service):
             self._mdns = None
             self._mdns_timer = self._clock.callLater(MDNS_RETRY, self.cluster_known, cluster_id)
 
+    @property
+    def alone(self) -> str | None:
+        """While nobody is connected: what that means, and what refuses; one line."""
+        if self._host.connections():
+            return None
+        known = self.targets.members()
+        said = "no member of the cluster is connected" if known else "this node has not joined its cluster yet"
+        why = self.targets.last_error()
+        return f"{said}: {why}" if why else said
+
     # Dialling
 
     def _schedule(self) -> None:
@@ -220,7 +230,7 @@ class DiscoveryService(Service):
             self._schedule()
         else:
             self.counters["dial_failures"] += 1
-            self.targets.failed(target.peer, self._clock.seconds())
+            self.targets.failed(target.peer, self._clock.seconds(), str(result.value))
             tell = self._log.info if target.source is Source.CONTACT and target.failures == 1 else self._log.debug
             wait = round(target.due - self._clock.seconds(), 1)
             tell("{error}; tried again in {wait} s", error=result.value, wait=wait, peer=target.peer)

@@ -73,7 +73,16 @@ class ExecutorService(Service):
     name = "executor"
     _log = Logger()
 
-    def __init__(self, place: Workplace, profile: AgentProfile, *, changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        place: Workplace,
+        profile: AgentProfile,
+        *,
+        changed: Callable[[], None] = lambda: None,
+        hindrance: Callable[[], tuple[str, str] | None] = lambda: None,
+    ) -> None:
+        """`hindrance`: (reason, one line) while this machine can take nothing new."""
+        self._hindrance = hindrance
         self._place = attrs.evolve(place, name=profile.agent_id)
         self._profile = profile
         self._changed = changed
@@ -123,8 +132,15 @@ class ExecutorService(Service):
             kept = set(await self._place.sandboxes.reconcile(keep))
         except ChorusError as error:
             self._log.error("sandboxes of an earlier run cannot be looked for: {error}", error=error)
+        except Exception:
+            # What a task left must never keep an agent from starting.
+            self._log.failure("sandboxes of an earlier run cannot be looked for")
         known = {f"{task_id}-{fence}" for task_id, fence in records}
-        await self._place.in_thread(_remove_strays, self._place.directory, known)
+        try:
+            for problem in await self._place.in_thread(_remove_strays, self._place.directory, known):
+                self._log.error("an earlier run stays: {error}", error=problem)
+        except Exception:
+            self._log.failure("what earlier runs left cannot be removed")
         for key, record in records.items():
             attempt = self._attempt(record)
             taken = key in kept
@@ -225,6 +241,8 @@ class ExecutorService(Service):
                 # The scheduler offers it again, so the attempt here is void; it must be gone before another begins.
                 attempt.lease_lost()
                 raise _Declined("busy_with_it", f"{profile.agent_id} is still ending an earlier attempt")
+        if (hindered := self._hindrance()) is not None:
+            raise _Declined(hindered[0], f"{profile.agent_id}: {hindered[1]}")
         if self.current_tasks >= profile.max_tasks:
             raise _Declined("full", f"{profile.agent_id} runs {self.current_tasks} of {profile.max_tasks} tasks")
         if not spec.commands:
@@ -358,12 +376,18 @@ def _alive(record: RunRecord, now: float) -> bool:
     return record.language is not None and 0.0 < record.lease_until - now <= record.lease_s
 
 
-def _remove_strays(parent: Path, known: set[str]) -> None:
-    """Directories of attempts that have no row: their process died before it was written, or after it was deleted."""
+def _remove_strays(parent: Path, known: set[str]) -> list[str]:
+    """Directories of attempts that have no row: their process died before it was written, or after it was deleted. Why
+    some of them stay."""
+    problems = []
     if parent.is_dir():
         for path in parent.iterdir():
             if path.name not in known:
-                volumes.remove_tree(path)
+                try:
+                    volumes.remove_tree(path)
+                except OSError as error:
+                    problems.append(f"{path}: {error}")
+    return problems
 
 
 def archive_names(path: Path) -> list[str]:

@@ -118,7 +118,10 @@ class LocalJournal(Service):
                 raise JournalUnreadable(f"the journal's snapshot cannot be read: {problem}") from problem
         ignored = 0
         for index, entry in entries:
-            ignored += machine.apply(index, entry).ignored is not None
+            try:
+                ignored += machine.apply(index, entry).ignored is not None
+            except (ValueError, KeyError, TypeError, AttributeError) as problem:
+                raise JournalUnreadable(f"entry {index} of the journal cannot be read: {problem}") from problem
         self._open = True
         self._log.info(
             "{entries} entries replayed up to index {index}, start {start}",

@@ -3,7 +3,45 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
+import itertools
 import os
+from collections.abc import Sequence
+
+import attrs
+
+
+@attrs.frozen
+class Binding:
+    """An address that the configuration wants; `variable` is the first part of the names, as in `CHORUS_P2P`."""
+
+    variable: str
+    host: str
+    port: int
+
+
+def collision(bindings: Sequence[Binding]) -> str | None:
+    """The first two that want one port, which the system would refuse to the second."""
+    for one, other in itertools.combinations(bindings, 2):
+        if one.port == other.port and one.port and _overlap(one.host, other.host):
+            return (
+                f"{one.variable}_PORT and {other.variable}_PORT are both {one.port}: give one of them another, "
+                f"for example {other.variable}_PORT={_another(one.port)} (0: any that is free)"
+            )
+    return None
+
+
+def _overlap(one: str, other: str) -> bool:
+    # What follows a % is an interface: the same link-local address on two of them is rare enough to be refused.
+    first, second = (ipaddress.ip_address(host.partition("%")[0]) for host in (one, other))
+    if first.version == second.version:
+        return first == second or first.is_unspecified or second.is_unspecified
+    # A socket that listens on :: takes IPv4 too.
+    return (first if first.version == 6 else second).is_unspecified
+
+
+def _another(port: int) -> int:
+    return port + 10 if 0 < port < 65526 else 0
 
 
 def cannot_listen(variable: str, host: str, port: int, error: OSError) -> str:
@@ -19,8 +57,7 @@ def cannot_listen(variable: str, host: str, port: int, error: OSError) -> str:
         )
     if error.errno == errno.EACCES:
         return f"{variable}_PORT: {failed}: {why}; choose a port above 1023"
-    other = port + 10 if 0 < port < 65526 else 0
     return (
-        f"{variable}_PORT: {failed}: {why}; choose another, for example {variable}_PORT={other} (0: any that is free), "
-        f"or check {variable}_BIND"
+        f"{variable}_PORT: {failed}: {why}; choose another, for example {variable}_PORT={_another(port)} "
+        f"(0: any that is free), or check {variable}_BIND"
     )

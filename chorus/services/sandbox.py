@@ -110,9 +110,14 @@ def clean_scratch(root: Path, keep: Collection[Path]) -> int:
     """Remove boxes that a killed agent left below a folder of attempts: their mounts first. Blocking; how many."""
     found = [*root.glob("*/box"), *root.glob("*/scratch/box")]
     left = {path for path in found if path.is_dir() and path not in keep}
+    removed = 0
     for box in left:
-        volumes.remove_tree(box)
-    return len(left)
+        try:
+            volumes.remove_tree(box)
+            removed += 1
+        except OSError as error:
+            SandboxService._log.error("{path} could not be removed: {error}", path=str(box), error=error)
+    return removed
 
 
 def sandbox_service(

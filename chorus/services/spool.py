@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from chorus.files import is_shortage, open_plain
+
 if TYPE_CHECKING:
     from chorus.sandbox.contract import StreamName
 
@@ -36,6 +38,7 @@ class _Stream:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.size = path.stat().st_size if path.exists() else 0
+        self.written = self.size
         self.window = bytearray()
         self.unwritten: list[bytes] = []
 
@@ -45,7 +48,12 @@ class Spool:
 
     _log = Logger()
 
-    def __init__(self, directory: Path, in_thread: InThread) -> None:
+    def __init__(
+        self, directory: Path, in_thread: InThread, failed: Callable[[OSError], None] = lambda error: None
+    ) -> None:
+        """`failed` is called when the files take no more. What a full disk did not take stays in memory for `retry`, at
+        most as much as the run's output limit; what a broken one did not take is gone."""
+        self._failed = failed
         self._streams = {name: _Stream(directory / name) for name in STREAMS}
         self._in_thread = in_thread
         self._flushing = False
@@ -77,10 +85,18 @@ class Spool:
         found.window += data
         if len(found.window) > 2 * WINDOW:
             del found.window[:-WINDOW]
-        if self._broken is not None:
+        if self._broken is not None and not is_shortage(self._broken):
             return
         found.unwritten.append(data)
-        if not self._flushing:
+        self._begin_flush()
+
+    def retry(self) -> None:
+        """Try again to write what the disk did not take."""
+        self._broken = None
+        self._begin_flush()
+
+    def _begin_flush(self) -> None:
+        if not self._flushing and self._broken is None:
             self._flushing = True
             Deferred.fromCoroutine(self._flush()).addErrback(
                 lambda failure: self._log.failure("flushing output broke", failure=failure)
@@ -111,29 +127,35 @@ class Spool:
 
     async def _flush(self) -> None:
         try:
-            while work := [(found.path, _take(found)) for found in self._streams.values() if found.unwritten]:
-                await self._in_thread(_append, work)
+            while waiting := next((each for each in self._streams.values() if each.unwritten), None):
+                count, data = len(waiting.unwritten), b"".join(waiting.unwritten)
+                await self._in_thread(_write, waiting.path, waiting.written, data)
+                waiting.written += len(data)
+                del waiting.unwritten[:count]
         except OSError as error:
             self._broken = error
-            self._log.error("output cannot be kept: {error}", error=error)
+            if not is_shortage(error):
+                for stream in self._streams.values():
+                    stream.unwritten.clear()
         finally:
             self._flushing = False
-            waiting, self._waiting = self._waiting, []
-            for waiter in waiting:
+            waiters, self._waiting = self._waiting, []
+            for waiter in waiters:
                 waiter.callback(None)
+        if self._broken is not None:
+            self._failed(self._broken)
 
 
-def _take(stream: _Stream) -> bytes:
-    data = b"".join(stream.unwritten)
-    stream.unwritten.clear()
-    return data
-
-
-def _append(work: list[tuple[Path, bytes]]) -> None:
-    for path, data in work:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+def _write(path: Path, offset: int, data: bytes) -> None:
+    """At its place, so that what was written in part before is written over."""
+    descriptor = open_plain(path, os.O_WRONLY | os.O_CREAT)
+    try:
+        view = memoryview(data)
+        while view:
+            count = os.pwrite(descriptor, view, offset)
+            offset, view = offset + count, view[count:]
+    finally:
+        os.close(descriptor)
 
 
 def _read(path: Path, offset: int, limit: int) -> bytes:

@@ -8,9 +8,10 @@ sync is shared by all that wait for it, and a lone write waits for nobody.
 from __future__ import annotations
 
 import collections
+import contextlib
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, cast
 
@@ -20,8 +21,9 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from chorus.store.check import CHECK_S, Check, damaged, refuse_cut
 from chorus.store.connection import migrate, open_reader, open_writer, refuse_lost
-from chorus.store.errors import StoreBusy, StoreClosed, needs_new_connection, translate
+from chorus.store.errors import StoreBusy, StoreClosed, StoreDamaged, is_damage, needs_new_connection, translate
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -119,6 +121,8 @@ class Database:
         self._threads: list[threading.Thread] = []
         self._opened = False
         self._unavailable = False
+        self.damage: str | None = None
+        """One line once the file was found not to hold what was written; it stays so until it is replaced."""
 
     @property
     def waiting_writes(self) -> int:
@@ -181,6 +185,10 @@ class Database:
         writer = _Writer(self.path, self.counters)
         try:
             writer.open(self._expected)
+            check = Check(self.path, self._damaged)
+            if not check.wait(CHECK_S):
+                self._log.info("{path} is large: it is still being checked while the node runs", path=self.path)
+            writer.migrate(self._expected)
         except Exception as problem:
             writer.close()
             self._writes.close()
@@ -193,6 +201,7 @@ class Database:
         self._call(lambda: opened.callback(None))
         while jobs := self._writes.take(MAX_GROUP):
             outcomes = writer.commit(jobs)
+            self._look_for_damage(outcomes)
             if writer.trouble is not None and not self._unavailable:
                 self._log.error("store.unavailable {path}: {problem}", path=self.path, problem=str(writer.trouble))
             elif writer.trouble is None and self._unavailable:
@@ -200,6 +209,23 @@ class Database:
             self._unavailable = writer.trouble is not None
             self._call(lambda outcomes=outcomes: _settle(outcomes))  # type: ignore[misc]
         writer.close()
+
+    # Any of the threads
+
+    def _look_for_damage(self, outcomes: Outcomes) -> None:
+        for _, outcome in outcomes:
+            if isinstance(outcome, Failure) and isinstance(outcome.value, StoreDamaged):
+                self._damaged(str(outcome.value))
+
+    def _damaged(self, line: str) -> None:
+        if self.damage is None:
+            self.damage = line
+            self._log.error(
+                "{path} is damaged: {problem}; stop the node and restore the file from a backup",
+                event="store.damaged",
+                path=str(self.path),
+                problem=line,
+            )
 
     # A reader's thread
 
@@ -222,6 +248,7 @@ class Database:
                     connection.close()
                     connection = None
                 outcome = _failure(problem)
+            self._look_for_damage([(jobs[0], outcome)])
             self._call(lambda job=jobs[0], outcome=outcome: _settle([(job, outcome)]))  # type: ignore[misc]
         if connection is not None:
             connection.close()
@@ -243,8 +270,14 @@ class _Writer:
     def open(self, expected: bool) -> None:
         if expected:
             refuse_lost(self._path)
-        self._connection = open_writer(self._path)
-        migrate(self._connection, self._path, expected=expected)
+        refuse_cut(self._path)
+        with _refusing_damage(self._path):
+            self._connection = open_writer(self._path)
+
+    def migrate(self, expected: bool) -> None:
+        assert self._connection is not None
+        with _refusing_damage(self._path):
+            migrate(self._connection, self._path, expected=expected)
 
     def close(self) -> None:
         if self._connection is not None:
@@ -314,6 +347,16 @@ class _Writer:
                 connection.close()
             finally:
                 self._connection = None
+
+
+@contextlib.contextmanager
+def _refusing_damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.DatabaseError as problem:
+        if is_damage(problem):
+            raise damaged(path, str(problem)) from None
+        raise
 
 
 class _JobFailed(Exception):

@@ -20,6 +20,12 @@ class StoreFull(StoreUnavailable):
     http_status = 507
 
 
+class StoreDamaged(StoreUnavailable):
+    """The file does not hold what was written: no later write or read mends that."""
+
+    code = "store_damaged"
+
+
 class StoreBusy(StoreUnavailable):
     """Too many writes or reads wait already."""
 
@@ -73,11 +79,22 @@ def primary_code(error: BaseException) -> int:
 def translate(error: BaseException) -> BaseException:
     """`StoreUnavailable` for trouble of the disk; anything else (a constraint, a bug) as it is."""
     code = primary_code(error)
-    if code == sqlite3.SQLITE_FULL:
+    if code == sqlite3.SQLITE_FULL or getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_SHMSIZE:
+        # The second: the index of the write-ahead log, a file beside it, cannot grow.
         return StoreFull("the store is full: free some space on its disk")
+    if is_damage(error):
+        return StoreDamaged(
+            f"the store is damaged: {error} ({getattr(error, 'sqlite_errorname', 'SQLite')}); "
+            "stop the node and restore the database from a backup"
+        )
     if code in _OF_THE_DISK:
         return StoreUnavailable(f"the store cannot be used: {error} ({getattr(error, 'sqlite_errorname', 'SQLite')})")
     return error
+
+
+def is_damage(error: BaseException) -> bool:
+    """What the file holds is wrong, which is more than that it cannot be read or written now."""
+    return primary_code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def needs_new_connection(error: BaseException) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, cast
 
+from chorus.store.errors import StoreDamaged
+
 if TYPE_CHECKING:
     from chorus.seams import JSON
 
@@ -15,4 +17,8 @@ def dump(value: JSON) -> str:
 
 
 def load(text: str) -> JSON:
-    return cast("JSON", json.loads(text))
+    """Raises `StoreDamaged` for what `dump` did not write."""
+    try:
+        return cast("JSON", json.loads(text))
+    except (ValueError, TypeError, RecursionError) as problem:
+        raise StoreDamaged(f"the store is damaged: a row holds no JSON ({problem})") from None

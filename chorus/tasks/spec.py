@@ -208,15 +208,6 @@ class TaskSpec:
             return self
         return attrs.evolve(self, input=Input(sha256=self.input.digest))
 
-    @property
-    def heading(self) -> str:
-        """The title, or what stands in for one in a list."""
-        if self.title or not self.commands:
-            return self.title
-        first = self.commands[0]
-        line = (first if isinstance(first, str) else " ".join(first)).strip().split("\n", 1)[0]
-        return line if len(line) <= 80 else f"{line[:79]}…"
-
     def argv(self) -> tuple[tuple[str, ...], ...]:
         """`commands` as the sandbox takes them."""
         return tuple(("/bin/sh", "-c", item) if isinstance(item, str) else item for item in self.commands)

@@ -157,6 +157,10 @@ class Submitting(CommandCase):
             run = await self.chorus("task", "submit", ".", *words)
             self.assertEqual(run.status, 2)
             self.assertIn("unrecognized arguments: " + words[0], run.err)
+            self.assertTrue(run.err.startswith("usage: chorus task submit "), run.err)
+        run = await self.chorus("peers", "--", "true")
+        self.assertEqual(run.status, 2)
+        self.assertTrue(run.err.startswith("usage: chorus peers "), run.err)
 
     async def test_watch(self) -> None:
         run = self.start("task", "submit", str(self.project), "--watch", "--", "true")
@@ -172,12 +176,33 @@ class Submitting(CommandCase):
     async def test_what_the_node_refuses(self) -> None:
         text = await self.bad(2, "task", "submit", str(self.project), "--priority", "77", "--", "true")
         self.assertIn("priority: is 77, must be from 0 to 9", text)
+        for option, value, said in (
+            ("--timeout", "-1", "is -1"),
+            ("--memory", "999999999", "is 999999999"),
+            ("--cpu", "0", "is 0"),
+            ("--require-expertise", "two words", "'two words' is not a word"),
+            ("--artifact", "/abs", "must be relative"),
+            ("--env", "1=2", ""),
+            ("--language", "a b", ""),
+        ):
+            text = await self.bad(2, "task", "submit", option, value, "--", "true")
+            self.assertTrue(text.startswith(f"chorus: {option}: {said}"), text)
+        run = await self.chorus("task", "submit", "--cpu", "nan", "--", "true")
+        self.assertIn("argument --cpu: invalid number value: 'nan'", run.err)
+        body = b'{"limits": {"timeout_s": -1}, "commands": ["x"]}'
+        text = await self.bad(2, "task", "submit", "--spec", "-", stdin=body)
+        self.assertTrue(text.startswith("chorus: limits.timeout_s: "), text)
         text = await self.bad(2, "task", "submit", "--spec", "-", stdin=b'{"comands": ["x"], "commands": ["x"]}')
         self.assertIn("did you mean commands?", text)
+        text = await self.bad(2, "task", "submit", "--spec", "-", stdin=b'{"title": "x", "comands": ["x"]}')
+        self.assertIn("did you mean commands?", text)
+        self.assertIn("commands", await self.bad(2, "task", "submit", "--spec", "-", stdin=b'{"title": "x"}'))
 
     async def test_wrong_use(self) -> None:
         for words, said in (
             (("task", "submit", str(self.project)), "say what to run"),
+            (("task", "submit", "", "--", "ls"), "PATH is empty"),
+            (("task", "submit", "--spec", "", "--", "ls"), "--spec is empty"),
             (("task", "submit", str(self.data / "none"), "--", "x"), "is not a directory"),
             (("task", "submit", "make test"), "a command comes after --"),
             (("task", "submit", "--spec", "none.json"), "cannot read none.json"),
@@ -187,6 +212,7 @@ class Submitting(CommandCase):
             (("task", "list", "--limit", "0"), "--limit"),
         ):
             self.assertIn(said, await self.bad(2, *words))
+        self.assertEqual((self.tasks.tasks, self.blobs.blobs), ({}, {}), "nothing was sent")
 
     async def test_an_input_over_the_limit(self) -> None:
         with (self.project / "big").open("wb") as file:
@@ -214,14 +240,31 @@ class Looking(CommandCase):
         found = (await self.good("--json", "task", "list", "--limit", "2")).json
         self.assertEqual((len(found["tasks"]), found["next"]), (2, sorted(made)[1]))
 
+    async def test_a_task_without_a_title_is_listed_by_its_command(self) -> None:
+        self.tasks.make(commands=[["python3", "-c", "print(1)"], "true"])
+        self.tasks.make(commands=["x" * 100])
+        out = (await self.good("task", "list")).out
+        self.assertIn("  python3 -c 'print(1)'\n", out)
+        self.assertIn(f"  {'x' * 79}…\n", out)
+
     async def test_more_than_a_page(self) -> None:
         for _ in range(203):
             self.tasks.make()
         self.assertEqual(len((await self.good("task", "list", "--limit", "500", "--json")).json["tasks"]), 203)
 
     async def test_show_and_cancel(self) -> None:
-        task_id = self.tasks.make(title="the title")
-        self.assertIn("the title", (await self.good("task", "show", task_id)).out)
+        task_id = self.tasks.make(
+            title="the title",
+            commands=["make a\nmake b", ["echo", "a b"]],
+            limits={"timeout_s": 60},
+            required={"role": "developer", "expertise": ["python", "c"]},
+        )
+        out = (await self.good("task", "show", task_id)).out
+        self.assertIn("the title", out)
+        self.assertIn("command   make a\n          make b\n          echo 'a b'\n", out)
+        self.assertIn("limits    time 60 s, cores 1, memory 1024 MB, ", out)
+        self.assertIn("required  role developer, expertise python c\n", out)
+        self.assertNotIn("required", (await self.good("task", "show", self.tasks.make())).out)
         self.assertEqual((await self.good("task", "show", task_id.upper(), "--json")).json["id"], task_id)
         self.assertEqual((await self.good("task", "cancel", task_id, "--reason", "a b")).out, f"{task_id} cancelled\n")
         self.assertEqual(self.tasks.cancels, [(task_id, "api", "a b")])
@@ -245,6 +288,15 @@ class Looking(CommandCase):
         self.assertIn("no task begins with 0000", await self.bad(2, "task", "show", "0000"))
         for text in (first[:3], first + "0", "u000", "list"):
             self.assertIn("is not a task id", await self.bad(2, "task", "show", text))
+
+    async def test_the_beginning_of_the_id_that_a_task_depends_on(self) -> None:
+        first, second = self.tasks.make(), self.tasks.make()
+        common = next(at for at, pair in enumerate(zip(first, second, strict=True)) if len(set(pair)) == 2)
+        words = ("task", "submit", "--json", "--depends-on", second, "--depends-on", first[: common + 1], "--", "true")
+        self.assertEqual((await self.good(*words)).json["depends_on"], [second, first])
+        text = await self.bad(2, "task", "submit", str(self.project), "--depends-on", "0000", "--", "true")
+        self.assertIn("no task begins with 0000", text)
+        self.assertEqual(self.blobs.blobs, {}, "nothing was sent")
 
     async def test_times_say_their_zone(self) -> None:
         self.tasks.make()
@@ -283,6 +335,15 @@ class Looking(CommandCase):
         self.assertEqual((await self.good("peers", "--json")).json, {"peers": self.node.peers()})
         self.assertIn("sandbox    usable", (await self.good("status")).out)
         self.assertEqual((await self.good("status", "--json")).json, self.node.status())
+
+    async def test_a_node_that_has_not_joined_says_so(self) -> None:
+        status = self.node.status() | {"peers": 0, "alone": "this node has not joined: \x1b]0;refused"}
+        self.patch(self.node, "status", lambda: status)
+        self.assertIn("peers      0: this node has not joined: \\x1b]0;refused\n", (await self.good("status")).out)
+        self.patch(self.node, "peers", list)
+        self.assertEqual((await self.good("peers")).out, "no peers: this node has not joined: \\x1b]0;refused\n")
+        status["alone"] = None
+        self.assertEqual((await self.good("peers")).out, "no peers\n")
 
     async def test_openapi(self) -> None:
         self.assertEqual((await self.good("openapi")).json["openapi"], "3.1.0")
@@ -351,6 +412,13 @@ class Watching(CommandCase):
         self.tasks.end(task_id, "completed", "exit", truncated=["stdout"], output=output)
         self.assertIn("chorus: stdout was cut at 16.0 MB\n", (await self.good("task", "watch", task_id)).err)
 
+    async def test_without_a_summary(self) -> None:
+        task_id = self.tasks.make()
+        self.tasks.end(task_id, "completed", "exit", artifacts=[{"path": "a", "sha256": "0" * 64, "size": 1}])
+        self.assertIn(f"chorus task fetch {task_id}", (await self.good("task", "watch", task_id)).err)
+        run = await self.good("task", "watch", task_id, "--no-summary")
+        self.assertTrue(run.err.endswith("chorus: completed: exit\n"), run.err)
+
     async def test_a_node_that_restarts(self) -> None:
         task_id = self.tasks.make()
         run = self.start("task", "watch", task_id)
@@ -406,6 +474,13 @@ class Fetching(CommandCase):
     async def test_a_name_that_leaves_the_directory(self) -> None:
         self.tasks.tasks[self.task]["artifacts"][0]["path"] = "../../x"  # type: ignore[index, call-overload]
         self.assertIn("leaves the directory", await self.bad(2, "task", "fetch", self.task, "-o", "o"))
+
+    async def test_a_file_is_no_directory(self) -> None:
+        (self.data / "README.md").write_text("mine")
+        for more in ((), ("--force",)):
+            text = await self.bad(2, "task", "fetch", self.task, "-o", "README.md", *more)
+            self.assertIn("README.md is a file; --output names a directory", text)
+        self.assertEqual((self.data / "README.md").read_text(), "mine")
 
     async def test_none(self) -> None:
         self.assertEqual((await self.good("task", "fetch", self.tasks.make())).out, "the task has not ended yet\n")
@@ -470,11 +545,13 @@ class Node(CommandCase):
     async def test_a_token_that_no_other_machine_can_use(self) -> None:
         identity = Identity.load_or_create(self.data / "identity")
         cluster = ClusterService.open(self.data, identity, Wishes())
+        cluster.keep()
         for host, warned in (("127.0.0.1", True), ("10.0.0.1", False)):
             cluster.publish_addresses([Multiaddr.tcp("127.0.0.1", 9), Multiaddr.tcp(host, 9)])
             for more in ((), ("--raw",), ("--json",)):
                 run = await self.good("token", *more)
                 self.assertEqual(("CHORUS_P2P_BIND" in run.err, run.err.count("\n")), (warned, int(warned)))
+                self.assertEqual("no other machine can join it" in run.err, warned)
 
     async def test_token(self) -> None:
         self.assertIn("no node has been started", await self.bad(2, "token"))

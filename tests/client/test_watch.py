@@ -211,6 +211,14 @@ class Showing(PureTestCase):
         self.assertTrue(rest[0].startswith("0" * 26 + "  word"))
         self.assertEqual(sum(line.count("word") for line in rest), 20)
 
+    def test_a_narrow_terminal_does_without_the_spare_columns(self) -> None:
+        columns = ("id", "state", "created", "title")
+        rows = [("0" * 26, "completed", "2026-11-21 03:00:01+01:00", "the title")]
+        for width, kept in ((80, columns), (60, ("id", "state", "title")), (45, ("id", "title"))):
+            head, *rest = self.on_terminal(width, columns, rows, folds=True, spare=("created", "state")).splitlines()
+            self.assertEqual((tuple(head.split()), len(rest)), (kept, 1))
+        self.assertEqual(len(self.on_terminal(30, columns, rows, folds=True, spare=("created",)).splitlines()), 4)
+
     def test_a_terminal_is_not_driven_by_what_it_shows(self) -> None:
         text = "\x1b[31mred\x1b[0m \x1b]0;title\x07 \x1b[2J \x9b2J \x08 a\tb\r\n"
         self.assertEqual(show.safe(text), "\x1b[31mred\x1b[0m \\x1b]0;title\\x07 \\x1b[2J \\x9b2J \\x08 a\tb\r\n")

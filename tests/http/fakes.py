@@ -56,7 +56,7 @@ def document(task_id: str, spec: TaskSpec, now: float) -> Document:
         "state": "submitted",
         "reason": None,
         "detail": "waiting for an agent",
-        "title": spec.heading,
+        "title": spec.title,
         "description": spec.description,
         "project": spec.project,
         "created_at": now,
@@ -324,6 +324,7 @@ class FakeNode:
             "uptime_s": 12.5,
             "addresses": ["/ip4/127.0.0.1/tcp/9000"],
             "peers": 1,
+            "alone": None,
             "tasks": {"active": 0},
             "sandbox": {"usable": True},
         }

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
+from unittest import mock
 
 from chorus.http.auth import TokenFileError, check_token, load_or_make_token
 from chorus.http.problem import HttpError
@@ -42,6 +44,18 @@ class TokenFile(PureTestCase):
             self.file.chmod(0o600)
             with self.assertRaisesRegex(TokenFileError, "holds no usable API token"):
                 load_or_make_token(self.directory)
+
+    def test_a_pipe_is_refused_and_waited_for_by_nobody(self) -> None:
+        os.mkfifo(self.file, 0o600)
+        with self.assertRaisesRegex(TokenFileError, "api-token: it is a named pipe"):
+            load_or_make_token(self.directory)
+
+    def test_a_full_disk_leaves_no_empty_token(self) -> None:
+        full = OSError(errno.ENOSPC, "No space left on device")
+        with mock.patch("os.fsync", side_effect=full), self.assertRaisesRegex(TokenFileError, "No space left"):
+            load_or_make_token(self.directory)
+        self.assertEqual(list(self.directory.iterdir()), [])
+        load_or_make_token(self.directory)
 
     def test_no_directory(self) -> None:
         with self.assertRaisesRegex(TokenFileError, "No such file"):

@@ -84,6 +84,9 @@ class MembershipTest(NodeCase):
         self.assertIsNone(stranger.status()["cluster_id"])
         code, said = stranger.probe("/ready")
         self.assertEqual((code, said["failing"]), (503, ["peers"]))
+        alone = until("the reason", lambda: stranger.status()["alone"].partition("not joined its cluster yet: ")[2])
+        self.assertIn(founder.peer_id, alone)
+        self.assertIsNone(founder.status()["alone"])
         self.assertEqual(stranger.probe("/health")[0], 503)
         self.assertEqual(stranger.probe("/healthz")[0], 200)
         self.together(founder, member)
@@ -108,6 +111,7 @@ class MembershipTest(NodeCase):
     def test_a_secret_alone_waits_and_says_what_is_missing(self) -> None:
         node = self.node("node", CHORUS_CLUSTER_SECRET=os.urandom(32).hex()).start()
         self.assertIsNone(node.status()["cluster_id"], "it never founds")
+        self.assertIn("nobody to join: set CHORUS_JOIN", node.status()["alone"])
         self.assertEqual(node.probe("/ready"), (503, {"status": "not ready", "failing": ["peers"]}))
         (line,) = [line for line in node.log.read_text().splitlines() if "cluster.nobody_to_join" in line]
         for variable in ("CHORUS_JOIN", "CHORUS_BOOTSTRAP_PEERS", "CHORUS_FOUND"):

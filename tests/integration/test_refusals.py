@@ -10,10 +10,15 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
-from chorus.services.cluster import load_token
-from tests.integration.agents import until
-from tests.integration.nodes import NodeCase, threaded
+from chorus.identity import Identity
+from chorus.security.jointoken import JoinToken
+from chorus.services.cluster import ClusterService, Wishes, load_token
+from tests.integration.agents import TWISTD, until
+from tests.integration.nodes import FREE_PORTS, NodeCase, environment, threaded
 
 PEER = "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWEuMkCc5oXuffpf9HRxZdEnHPJBBYH6pdKgkY6AnwwnXb"
 
@@ -76,16 +81,13 @@ class OccupiedTest(NodeCase):
 
     @threaded
     def test_one_port_twice(self) -> None:
-        """Free at the look before the start, taken by the node itself: said in one line all the same."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = str(free.getsockname()[1])
-        node = self.node("node", CHORUS_API_PORT=port, CHORUS_HEALTH_PORT=port).launch()
-        self.assertGreater(self.ends(node), 0, node.tail())
-        said = [line for line in node.log.read_text().splitlines() if line.startswith("chorus: ")]
-        self.assertEqual(len(said), 1, node.tail())
-        self.assertRegex(said[0], "CHORUS_(API|HEALTH)_PORT")
-        self.assertNotIn("Traceback", node.log.read_text())
-        self.assertFalse((node.data / "ports.json").exists())
+        data = self.folder / "data"
+        said = self.refusal(data, CHORUS_API_PORT=port, CHORUS_HEALTH_PORT=port)
+        self.assertIn(f"CHORUS_API_PORT and CHORUS_HEALTH_PORT are both {port}", said)
+        self.assertFalse((data / "ports.json").exists())
+        self.assertFalse((data / "cluster.json").exists(), "nothing was founded")
 
     @threaded
     def test_two_processes_in_one_directory(self) -> None:
@@ -139,6 +141,43 @@ class OccupiedTest(NodeCase):
         copy.mkdir(mode=0o700)
         shutil.copy2(data / "identity", copy / "identity")
         return copy
+
+
+class BackgroundTest(NodeCase):
+    """Without `-n`: said on stderr, with a status that is not 0, before twistd leaves the terminal."""
+
+    def refusal_of_background(self, data: Path, **settings: str) -> str:
+        pidfile = self.folder / "twistd.pid"
+        done = subprocess.run(
+            [sys.executable, "-c", TWISTD, f"--pidfile={pidfile}", "--logfile", "twistd.log", "chorus", "agent"],
+            cwd=self.folder,
+            env=environment(**{**FREE_PORTS, "CHORUS_DATA_DIR": str(data), "CHORUS_MDNS_ENABLED": "false", **settings}),
+            check=False,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            timeout=40,
+        )
+        if pidfile.exists():
+            os.kill(int(pidfile.read_text()), signal.SIGKILL)
+        self.assertGreater(done.returncode, 0, done.stdout + done.stderr)
+        self.assertFalse((self.folder / "twistd.log").exists(), "it left the terminal")
+        self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
+        return done.stderr
+
+    @threaded
+    def test_what_can_be_known_before(self) -> None:
+        data = self.folder / "background"
+        for part in ("P2P", "API"):
+            self.assertIn(
+                f"chorus: CHORUS_{part}_BIND: cannot listen on 192.0.2.10",
+                self.refusal_of_background(data, **{f"CHORUS_{part}_BIND": "192.0.2.10"}),
+            )
+        self.assertFalse((data / "cluster.json").exists(), "nothing was founded")
+        identity = Identity.load_or_create(data / "identity")
+        ClusterService.open(data, identity, Wishes()).keep()
+        token = JoinToken.make(b"\7" * 32, Identity.generate().peer_id, bytes(range(32)), [])
+        self.assertIn("for life", self.refusal_of_background(data, CHORUS_JOIN=token.text()))
 
 
 class OpenModeTest(NodeCase):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Callable
@@ -36,6 +37,17 @@ class ShutdownTest(NodeCase):
             self.left_clean(node)
             if node is member:
                 until("its leaving", lambda: not founder.peers(), 10)
+
+    @threaded
+    def test_every_line_of_a_json_log_is_one(self) -> None:
+        """From twistd's greeting to its last word, also where only warnings are wanted."""
+        for level in ("info", "warn"):
+            node = self.node(level, CHORUS_LOG_FORMAT="json", CHORUS_LOG_LEVEL=level, CHORUS_NONSENSE="1").start()
+            node.signal(signal.SIGTERM)
+            self.assertEqual(self.ends(node), 0, node.tail())
+            lines = [json.loads(line) for line in node.log.read_text().splitlines()]
+            self.assertIn("config.unknown_variable", {line.get("event") for line in lines})
+            self.assertEqual(level == "info", any(line["level"] == "info" for line in lines))
 
     @threaded
     def test_asked_twice_it_stops_once(self) -> None:

@@ -127,6 +127,25 @@ class Install(PureTestCase):
         self.assertEqual([json.loads(line)["event"] for line in file.getvalue().splitlines()], ["a"])
         self.assertEqual(len(other), 2)
 
+    def test_from_the_first_line_of_twistd(self) -> None:
+        early, late, other = io.StringIO(), io.StringIO(), []
+        publisher = LogPublisher(other.append)
+        logging.take_over("info", "json", publisher)
+        log = Logger("chorus.test", observer=publisher)
+        log.info("before there is a file")
+        for file in (early, late):
+            publisher.addObserver(textFileLogObserver(file))
+        Logger("twisted.scripts._twistd_unix.UnixAppLogger", observer=publisher).info("starting up")
+        log.warn("one")
+        logging.install("info", "json", publisher)
+        log.warn("two")
+        for file in (early, late):
+            self.assertEqual(
+                [json.loads(line)["message"] for line in file.getvalue().splitlines()],
+                ["starting up", "one", "two"],
+            )
+        self.assertEqual(len(other), 4)
+
 
 class Documentation(PureTestCase):
     def test_every_event_is_documented(self) -> None:

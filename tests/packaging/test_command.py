@@ -15,6 +15,7 @@ from pathlib import Path
 from tests.support import PureTestCase
 
 ROOT = Path(__file__).resolve().parents[2]
+TWISTD = "import sys; from twisted.scripts.twistd import run; sys.argv[0] = 'twistd'; run()"
 
 
 def environment(**extra: str) -> dict[str, str]:
@@ -23,9 +24,8 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def twistd(*words: str, cwd: Path, env: dict[str, str], timeout: float = 60) -> subprocess.CompletedProcess[str]:
-    script = "import sys; from twisted.scripts.twistd import run; sys.argv[0] = 'twistd'; run()"
     return subprocess.run(
-        [sys.executable, "-c", script, *words],
+        [sys.executable, "-c", TWISTD, *words],
         cwd=cwd,
         env=env,
         capture_output=True,
@@ -90,6 +90,23 @@ class CommandTests(PureTestCase):
         for words in ("agent", "hap", "config [--table]", "help"):
             done = twistd("chorus", words.split()[0], "--help", cwd=self.folder, env=environment())
             self.assertEqual(done.stdout.splitlines()[0], f"Usage: twistd [options of twistd] chorus {words}")
+
+    def test_a_reader_that_has_enough(self) -> None:
+        for words in (["config"], ["config", "--table"], ["help"], ["--help"], ["agent", "--help"], ["--version"]):
+            reading, writing = os.pipe()
+            os.close(reading)
+            done = subprocess.run(
+                [sys.executable, "-c", TWISTD, "chorus", *words],
+                cwd=self.folder,
+                env=environment(PYTHONPATH=str(ROOT)),
+                stdout=writing,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            os.close(writing)
+            self.assertEqual((done.returncode, done.stderr), (0, ""), words)
 
     def test_an_argument_is_refused_with_a_hint(self) -> None:
         done = twistd("chorus", "agent", "9000", cwd=self.folder, env=environment())

@@ -1,4 +1,4 @@
-"""`scripts/demo`: what it says to wrong words, and that an interrupt leaves nothing behind."""
+"""`scripts/demo`: what it says to wrong words and of a whole run, and that an interrupt leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class WordsTest(PureTestCase):
         self.demo = load()
 
     def refused(self, *words: str) -> str:
-        return str(self.assertRaises(self.demo.Failed, self.demo.arguments, list(words)))
+        error = self.assertRaises(self.demo.WrongUse, self.demo.arguments, list(words))
+        self.assertEqual(error.status, 2)
+        return str(error)
 
     def test_a_directory_and_a_command(self) -> None:
         self.assertEqual(self.demo.arguments(["/", "--", "a", "b"]), (Path("/"), ["a", "b"]))
@@ -46,6 +48,13 @@ class WordsTest(PureTestCase):
         self.assertIn("usage", self.refused("/"))
         self.assertIn("usage", self.refused("/", "--"))
         self.assertIn("usage", self.refused("/", "x", "--", "true"))
+
+    def test_an_empty_word_is_no_directory(self) -> None:
+        self.assertIn("the directory is empty", self.refused("", "--", "ls"))
+        done = subprocess.run(
+            [sys.executable, str(SCRIPT), "", "--", "ls"], capture_output=True, text=True, timeout=60, check=False
+        )
+        self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (2, "", 1), done.stderr)
 
     def test_no_such_directory_is_named_in_full(self) -> None:
         self.assertIn(f"{Path.cwd()}/nope is not a directory", self.refused("./nope", "--", "true"))
@@ -87,7 +96,7 @@ class SignalsTest(PureTestCase):
         self.assertEqual(killed, self.signals.nodes)
 
 
-class InterruptTest(PureTestCase):
+class WholeTest(PureTestCase):
     skip = no_bubblewrap()
 
     def setUp(self) -> None:
@@ -97,11 +106,10 @@ class InterruptTest(PureTestCase):
         (self.folder / "work" / "file").write_text("input")
         (self.folder / "tmp").mkdir()
 
-    def running(self) -> subprocess.Popen[str]:
-        """A demonstration whose command runs for minutes."""
+    def started(self, command: str) -> subprocess.Popen[str]:
         env = {k: v for k, v in os.environ.items() if not k.startswith("CHORUS_")}
         process = subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(self.folder / "work"), "--", f"echo {BEGUN}; sleep 300"],
+            [sys.executable, str(SCRIPT), str(self.folder / "work"), "--", command],
             env=env | {"CHORUS_SANDBOX": "bubblewrap", "TMPDIR": str(self.folder / "tmp")},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -111,6 +119,12 @@ class InterruptTest(PureTestCase):
         self.addCleanup(process.kill)
         assert process.stdout is not None
         self.addCleanup(process.stdout.close)
+        return process
+
+    def running(self) -> subprocess.Popen[str]:
+        """A demonstration whose command runs for minutes."""
+        process = self.started(f"echo {BEGUN}; sleep 300")
+        assert process.stdout is not None
         self.head = ""
         for line in process.stdout:
             self.head += line
@@ -129,6 +143,15 @@ class InterruptTest(PureTestCase):
                 continue
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
         return found + [line for line in mounts if str(self.folder) in line]
+
+    def test_what_it_says_of_itself_is_true_when_it_is_over(self) -> None:
+        process = self.started("echo x > /workspace/output/x")
+        said, _ = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 0, said)
+        self.assertNotIn("chorus: the node listens", said, "node-2 and node-3 join with that token")
+        self.assertNotIn("chorus task fetch", said, "the node is gone")
+        (fetched,) = [line for line in said.splitlines() if line.startswith("demo: fetched")]
+        self.assertEqual((Path(fetched.split()[-1]) / "x").read_text(), "x\n")
 
     def test_an_interrupt_cancels_and_stops_quickly(self) -> None:
         process = self.running()

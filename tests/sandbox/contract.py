@@ -8,6 +8,7 @@ from typing import Any
 
 from twisted.internet.defer import gatherResults
 
+from chorus.sandbox import volumes
 from chorus.sandbox.contract import Reason
 from tests.sandbox.support import Recorder, archive, loop_mounts, python, shell
 
@@ -190,3 +191,31 @@ class ContractTests:
         await self.backend.close()
         self.assertEqual([result.reason for result in seen], [Reason.SANDBOX_UNAVAILABLE])
         self.assert_clean(scratch)
+
+    def measure_disk(self: Any) -> None:
+        """No file system of the task's own, as under an agent that is not root."""
+        real = volumes.mount_volume
+        self.patch(volumes, "mount_volume", lambda *args, loop: real(*args, loop=False))
+
+    async def test_a_measured_disk_is_not_cheated_by_folders(self) -> None:
+        self.measure_disk()
+        hide = "import os\n{}\nfor i in range(40): open(f'f{{i}}', 'wb').write(bytes(1 << 20))\nos.system('sleep 15')"
+        for name, code in [
+            ("deeper than a path", "for i in range(30): os.mkdir('d' * 200); os.chdir('d' * 200)"),
+            ("closed", "os.mkdir('h'); os.chdir('h'); os.chmod('.', 0o300)"),
+            ("listed only", "os.mkdir('h'); os.chdir('h'); os.mkdir('i'); os.chdir('i'); os.chmod('..', 0o400)"),
+        ]:
+            result, _, err = await self.outcome(python(hide.format(code), limits={"disk_mb": 16}))
+            self.assertEqual(result.reason, Reason.DISK, (name, result, err))
+
+    async def test_a_measured_disk_is_not_cheated_by_files_without_a_name(self) -> None:
+        self.measure_disk()
+        code = (
+            "import os, time\n"
+            "kept = []\n"
+            "for i in range(8):\n"
+            "    kept.append(open('f', 'wb', 0)); kept[-1].write(bytes(5 << 20)); os.unlink('f')\n"
+            "time.sleep(15)"
+        )
+        result, _, err = await self.outcome(python(code, limits={"disk_mb": 16}))
+        self.assertEqual(result.reason, Reason.DISK, (result, err))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 from twisted.internet import reactor
+from twisted.logger import LogLevel, capturedLogs
+from twisted.trial.unittest import SkipTest
 
-from chorus.sandbox import bubblewrap, bwrap_launch, cgroups, volumes
+from chorus.sandbox import bubblewrap, bubblewrap_run, bwrap_launch, cgroups, gathering, trees, volumes
 from chorus.sandbox.bubblewrap import Bubblewrap
 from chorus.sandbox.bwrap_arguments import (
     AS_ROOT,
@@ -21,7 +26,7 @@ from chorus.sandbox.bwrap_arguments import (
 )
 from chorus.sandbox.contract import Limits, Reason
 from tests.sandbox.contract import ContractTests
-from tests.sandbox.support import SandboxCase, child, import_path, no_bubblewrap, shell
+from tests.sandbox.support import Recorder, SandboxCase, child, import_path, no_bubblewrap, python, shell
 from tests.support import PureTestCase
 
 
@@ -175,6 +180,95 @@ class Real(ContractTests, SandboxCase):
             self.assertEqual(result.reason, reason, result)
             self.assertIn("memory_polled", " ".join(result.caveats))
 
+    def poll(self) -> None:
+        """As for an ordinary user: no control groups, and no file system for the task's disk."""
+        self.patch(cgroups, "find", lambda *_: None)
+        self.measure_disk()
+
+    async def test_a_closed_folder_is_no_offence(self) -> None:
+        """Measuring neither takes it for too much nor opens it."""
+        self.poll()
+        script = "mkdir a; echo > a/b; chmod 000 a; sleep 1.2; stat -c %a a; chmod 700 a"
+        self.assertEqual(await self.exits(shell(script)), b"0\n")
+
+    async def test_memory_that_no_process_has_mapped(self) -> None:
+        self.poll()
+        code = (
+            "import ctypes, errno, os\n"
+            "libc = ctypes.CDLL(None, use_errno=True)\n"
+            "libc.shmget.argtypes = ctypes.c_int, ctypes.c_size_t, ctypes.c_int\n"
+            "print(libc.shmget(0, 4096, 0o1600) >= 0, libc.shmget(0, 1 << 20, 0o1600))\n"
+            "print(ctypes.get_errno() == errno.EPERM)\n"
+            "try: os.memfd_create('x')\n"
+            "except OSError as error: print(error.errno == errno.ENOSYS)\n"
+        )
+        self.assertEqual(await self.exits(python(code)), b"True -1\nTrue\nTrue\n")
+        code = (
+            "import time\n"
+            "for name in ('/tmp/x', '/dev/shm/x'): open(name, 'wb').write(bytes(15 << 20))\n"
+            "x = bytearray(40 << 20); time.sleep(15)\n"
+        )
+        result, _, err = await self.outcome(python(code, limits={"memory_mb": 64}))
+        self.assertEqual(result.reason, Reason.OOM, (result, err))
+
+    async def test_the_task_goes_before_the_agent_when_the_machine_has_no_memory(self) -> None:
+        self.assertEqual(await self.exits(shell("cat /proc/self/oom_score_adj")), b"1000\n")
+
+    async def test_deep_folders_are_removed_and_cost_no_deliverable(self) -> None:
+        """Deeper than a function may call itself, and with a report beside them."""
+        code = (
+            "import os\n"
+            "open('/workspace/output/report', 'w').write('precious')\n"
+            "for top in '/workspace/data', '/workspace/output':\n"
+            "    os.chdir(top)\n"
+            "    for _ in range(1100): os.mkdir('d'); os.chdir('d')\n"
+        )
+        result, _, err = await self.outcome(python(code, artifacts=("**",)))
+        self.assertEqual((result.reason, result.exit_code), (Reason.EXIT, 0), err)
+        self.assertEqual([one.path for one in result.artifacts], ["report"])
+        self.assertIn("its path is longer", result.artifacts_skipped[0])
+
+    async def test_a_start_that_fails_leaves_nothing(self) -> None:
+        """Out of descriptors in the middle of it: while the sandbox is prepared, and while it is launched."""
+        await self.backend.probe()
+        opened = len(os.listdir("/proc/self/fd"))
+        for module, name in (
+            (bubblewrap_run.cgroups.Group, "create"),
+            (bubblewrap_run, "Pipe"),
+            (bubblewrap_run.subprocess, "Popen"),
+            (bubblewrap_run, "Exit"),
+        ):
+            if name == "create" and cgroups.find() is None:
+                continue
+            broken = self.patch(module, name, _no_descriptors)
+            run, scratch = self.go(shell("sleep 30"))
+            result = await run.result
+            broken.restore()
+            self.assertEqual(result.reason, Reason.SANDBOX_UNAVAILABLE, (name, result))
+            self.assert_clean(scratch)
+            # Others run such tests at the same time, under the same name and another process id.
+            self.assertEqual(_left_by(f"agent-test-{os.getpid()}-"), [], name)
+        self.assertEqual(len(os.listdir("/proc/self/fd")), opened)
+
+    async def test_what_cannot_be_removed_is_removed_later(self) -> None:
+        """No descriptors for that either: tried again until it is done, and once more when the agent stops."""
+        self.patch(bubblewrap, "LEFTOVERS_S", 0.01)
+        await self.backend.probe()
+        for closes in (False, True):
+            broken = self.patch(trees, "empty", _no_descriptors)
+            run, scratch = self.go(shell("true"))
+            self.assertEqual((await run.result).exit_code, 0)
+            self.assertIn("box", os.listdir(scratch))
+            if closes:
+                self.patch(bubblewrap, "LEFTOVERS_S", 1e6)
+                await self.sleep(0.1)
+            broken.restore()
+            if closes:
+                await self.backend.close()
+            else:
+                await self.until(lambda scratch=scratch: "box" not in os.listdir(scratch))
+            self.assert_clean(scratch)
+
     async def test_reconcile_removes_what_a_killed_agent_left(self) -> None:
         if os.geteuid():
             raise self.skipTest("an ordinary user's agent leaves no mounts and groups")
@@ -220,6 +314,7 @@ class OrdinaryUser(SandboxCase):
         folder = self.scratch()
         folder.chmod(0o777)
         names = [f"tests.sandbox.test_bubblewrap.Real.{name}" for name in AS_NOBODY]
+        names += [f"tests.sandbox.test_files.Volumes.{name}" for name in FILES_AS_NOBODY]
         env = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "PYTHONPATH": import_path(), "TMPDIR": str(folder)}
         env["HOME"] = str(folder)
         arguments = ("-B", "-c", BECOME_NOBODY, str(folder), *names)
@@ -231,27 +326,44 @@ class OrdinaryUser(SandboxCase):
 
 
 AS_NOBODY = (
+    "test_a_measured_disk_is_not_cheated_by_folders", "test_a_measured_disk_is_not_cheated_by_files_without_a_name",
+    "test_a_closed_folder_is_no_offence", "test_memory_that_no_process_has_mapped",
+    "test_a_start_that_fails_leaves_nothing",
     "test_streams_exit_code_and_offsets", "test_the_workspace", "test_time_limit", "test_disk_limit",
     "test_memory_limit", "test_what_a_task_sees", "test_no_network", "test_namespaces_are_its_own",
     "test_the_filter_is_on", "test_output_is_cut_and_the_task_goes_on", "test_what_it_cannot_hold_is_named",
 )  # fmt: skip
 
 
+FILES_AS_NOBODY = (
+    "test_closed_folders_are_counted_and_stay_closed", "test_remove_tree_with_folders_made_unreadable",
+)  # fmt: skip
+
+
 # Everything is imported before privileges go: the checkout and its environment may lie where only root may read.
+# What is started as a process of its own is put where that user may read it.
 BECOME_NOBODY = """
-import ctypes, gzip, os, sys
+import ctypes, gzip, os, shutil, sys
 from twisted.internet import asyncioreactor
 asyncioreactor.install()
 from twisted.trial.reporter import TextReporter
 from twisted.trial.runner import TestLoader, TrialRunner
 folder, *names = sys.argv[1:]
 suite = TestLoader().loadByNames(names)
+from chorus.sandbox import trees
+trees.__file__ = shutil.copy(trees.__file__, folder)
+os.chmod(trees.__file__, 0o644)
+sys.executable = shutil.which("python3", path="/usr/bin:/usr/local/bin") or sys.executable
 os.setgroups([])
 os.setresgid(65534, 65534, 65534)
 os.setresuid(65534, 65534, 65534)
 ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
 sys.exit(not TrialRunner(TextReporter, workingDirectory=folder + "/trial").run(suite).wasSuccessful())
 """
+
+
+def _no_descriptors(*_: object, **__: object) -> None:
+    raise OSError(errno.EMFILE, "Too many open files")
 
 
 def _left_by(agent: str) -> list[str]:
@@ -322,3 +434,77 @@ class Arguments(PureTestCase):
         one, two = (Bubblewrap(reactor, f"agent-{n}") for n in "ab")  # type: ignore[arg-type]
         self.assertNotEqual(one.prefix, two.prefix)
         self.assertEqual(bubblewrap.NAME, "bubblewrap")
+
+
+class FullDisk(SandboxCase):
+    """A machine whose disk is full while a task runs there."""
+
+    skip = no_bubblewrap() or (None if os.geteuid() == 0 else "needs root to mount a small tmpfs")
+
+    def setUp(self) -> None:
+        self.backend = Bubblewrap(reactor, "agent-full")  # type: ignore[arg-type]
+        self.addCleanup(self.backend.close)
+
+    def scratch(self) -> Path:
+        path = super().scratch()
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m,mode=755", "none", str(path)], check=False)
+        if mounted.returncode:
+            raise SkipTest("a tmpfs cannot be mounted here")
+        self.addCleanup(volumes.remove_tree, path)
+        self.disk = path
+        return path
+
+    def fill(self) -> None:
+        with (self.disk / "filler").open("ab", buffering=0) as file:
+            for size in (1 << 20, 4096, 1):
+                with contextlib.suppress(OSError):
+                    while True:
+                        file.write(b"x" * size)
+
+    async def test_output_that_cannot_be_kept_is_this_machines_failure(self) -> None:
+        seen = Recorder()
+        loud = "i=0; while [ $i -lt 200 ]; do head -c 20000 /dev/zero | tr '\\0' x; sleep 0.05; i=$((i+1)); done"
+        run, scratch = self.go(shell(loud, limits={"disk_mb": 4}), seen)
+        await seen.seen("stdout", b"x" * 20000)
+        self.fill()
+        with capturedLogs() as said:
+            result = await run.result
+        self.assertEqual(result.reason, Reason.SANDBOX_UNAVAILABLE, result)
+        self.assertIn("stdout could not be kept on the disk of this agent: No space left", result.detail)
+        self.assertGreaterEqual(result.stdout_bytes, 20000)
+        self.assertEqual((scratch / "stdout").read_bytes(), seen.got["stdout"])
+        self.assertEqual([event["log_text"] for event in said if event["log_level"] is LogLevel.critical], [])
+        self.assert_clean(scratch)
+
+    async def test_deliverables_wait_for_space(self) -> None:
+        self.patch(gathering, "RETRY_S", 0.1)
+        seen = Recorder()
+        work = "head -c 300000 /dev/urandom >/workspace/output/it; cat /workspace/output/it; sleep 1"
+        run, scratch = self.go(shell(work, limits={"disk_mb": 4}, artifacts=("it",)), seen)
+        await self.until(lambda: len(seen.got["stdout"]) == 300000)
+        self.fill()
+        with capturedLogs() as said:
+            await self.until(lambda: any(event.get("event") == "sandbox.output_waits" for event in said))
+            await self.sleep(0.5)
+        self.assertFalse(run.result.called)
+        self.assertEqual(len([event for event in said if event.get("event") == "sandbox.output_waits"]), 1)
+        (self.disk / "filler").unlink()
+        result = await run.result
+        self.assertEqual((result.reason, result.exit_code), (Reason.EXIT, 0), result)
+        (kept,) = result.artifacts
+        self.assertEqual(kept.local.read_bytes(), seen.got["stdout"])
+        self.assert_clean(scratch)
+
+    async def test_nobody_waits_for_whom_the_task_was_taken_from(self) -> None:
+        seen = Recorder()
+        work = "head -c 300000 /dev/urandom >/workspace/output/it; echo made; sleep 1"
+        run, scratch = self.go(shell(work, limits={"disk_mb": 4}, artifacts=("it",)), seen)
+        await seen.seen("stdout", b"made")
+        self.fill()
+        with capturedLogs() as said:
+            await self.until(lambda: any(event.get("event") == "sandbox.output_waits" for event in said))
+        run.cancel(Reason.LEASE_LOST)
+        result = await run.result
+        self.assertEqual(result.artifacts, ())
+        self.assertIn("No space left", result.artifacts_skipped[0])
+        self.assert_clean(scratch)

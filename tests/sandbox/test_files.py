@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import os
 import stat
+import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest import mock
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chorus.sandbox import artifacts, cgroups, processes, volumes
+from chorus.sandbox import artifacts, cgroups, processes, trees, volumes
 from chorus.sandbox.artifacts import Globs, collect
 from chorus.sandbox.bwrap_launch import write_etc
 from chorus.sandbox.contract import Limits
+from chorus.sandbox.docker_box import Contained
+from chorus.sandbox.pipes import Pipe
 from chorus.sandbox.spool import PIECE, TURN, Spool, Tail
 from chorus.sandbox.workspace import Box, fill, leave, prepare
 from tests.sandbox.support import Recorder, archive, shell
@@ -42,6 +49,51 @@ class Spools(Folder):
         self.assertEqual(path.read_bytes(), everything[:cap])
         self.assertEqual(spool.truncated, len(everything) > cap)
         self.assertEqual(spool.discarded, max(0, len(everything) - cap))
+
+    def test_a_disk_that_takes_no_more(self) -> None:
+        """What was written is kept, the reader goes on, and the one who watches is told."""
+        seen, told = Recorder(), []
+        spool = Spool("stdout", self.root / "out", 100, seen)
+        write = os.write
+
+        def full(fd: int, data: bytes) -> int:
+            if os.fstat(fd).st_size >= 6:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(fd, data[: 6 - os.fstat(fd).st_size])
+
+        read, end = os.pipe()
+        reactor = SimpleNamespace(addReader=lambda pipe: None, removeReader=lambda pipe: None)
+        pipe = Pipe(cast("Any", reactor), read, spool, lambda: told.append(spool.failed is not None))
+        os.write(end, b"abcd")
+        pipe.doRead()
+        self.assertEqual(told, [])
+        with mock.patch("os.write", full):
+            write(end, b"efgh")
+            pipe.doRead()
+            self.assertEqual(told, [True])
+            write(end, b"more")
+            pipe.doRead()
+        os.close(end)
+        pipe.doRead()
+        self.assertTrue(pipe.at_end)
+        spool.close()
+        self.assertEqual((seen.got["stdout"], spool.kept), (b"abcdef", 6))
+        self.assertEqual((self.root / "out").read_bytes(), b"abcdef")
+
+    def test_a_pump_that_gave_up_below_its_cap(self) -> None:
+        box = Box(self.root / "box")
+        (box.control / "out").mkdir(parents=True)
+        found = Contained("id", "image", box, cast("Any", None), Limits())
+        out = box.control / "out" / "stdout"
+        self.assertFalse(found.output_lost("stdout", 1 << 20))
+        out.write_bytes(b"x" * (1 << 20))
+        self.assertFalse(found.output_lost("stdout", 1 << 20))
+        (box.control / "out" / "stdout.cut").touch()
+        self.assertFalse(found.output_lost("stdout", 1 << 20), "cut at the cap, as it should be")
+        os.truncate(out, 5000)
+        self.assertTrue(found.output_lost("stdout", 1 << 20))
+        out.unlink()
+        self.assertTrue(found.output_lost("stdout", 1 << 20))
 
     def test_tail_follows_from_an_offset(self) -> None:
         path = self.root / "out"
@@ -208,6 +260,21 @@ class Artifacts(Folder):
         self.assertEqual(self.got("**"), [])
         self.assertIn("not UTF-8", self.collected.skipped[0])
 
+    def test_deep_folders(self) -> None:
+        self.output = nested(Volumes.memory(self) / "output", 2500, data=b"x")  # type: ignore[arg-type]
+        self.put("report")
+        self.assertEqual(self.got("**"), ["report"])
+        self.assertIn(f"its path is longer than {artifacts.MAX_PATH} bytes", self.collected.skipped[0])
+        self.assertEqual(self.got("*/file", "report"), ["report"])
+        self.assertEqual(self.collected.skipped, (), "no folder is entered where nothing can match")
+
+    def test_a_path_as_long_as_it_may_be(self) -> None:
+        folder = "/".join(["d" * 100] * 9)
+        for length in (artifacts.MAX_PATH, artifacts.MAX_PATH + 1):
+            self.put(f"{folder}/{'f' * (length - len(folder) - 1)}")
+        self.assertEqual([len(path) for path in self.got("**")], [artifacts.MAX_PATH])
+        self.assertEqual(len(self.collected.skipped), 1)
+
     def test_many_reasons_are_cut(self) -> None:
         for index in range(artifacts.MAX_SKIPPED + 20):
             (self.output / f"l{index}").symlink_to("x")
@@ -224,7 +291,7 @@ class Volumes(Folder):
         self.assertGreaterEqual(used, 100_000)
         self.assertLess(used, 190_000, "a hard link counts once")
         self.assertGreater(volumes.measure(self.root, 10), 10)
-        self.patch(volumes, "POLL_ENTRIES", 1)
+        self.patch(trees, "ENTRIES", 1)
         self.assertEqual(volumes.measure(self.root, 1 << 30), (1 << 30) + 1)
 
     def test_a_file_system_of_its_own(self) -> None:
@@ -291,9 +358,93 @@ class Volumes(Folder):
         before = self.root.stat().st_mode
         volumes.remove_tree(self.root / "never-there")
         (self.root / "t").mkdir()
-        self.patch(volumes.shutil, "rmtree", lambda *_, **__: None)
-        volumes.remove_tree(self.root / "t")
+        self.patch(trees, "empty", _refuse)
+        self.assertRaises(PermissionError, volumes.remove_tree, self.root / "t")
         self.assertEqual(self.root.stat().st_mode, before)
+
+    def test_a_tree_deeper_than_calls_and_paths_can_be(self) -> None:
+        tree = nested(self.memory() / "t", 2500)
+        (tree / "file").write_bytes(b"x" * 100_000)
+        self.assertGreaterEqual(volumes.measure(tree, 1 << 30), 100_000)
+        volumes.remove_tree(tree)
+        self.assertFalse(tree.exists())
+
+    def test_files_below_the_longest_path_are_counted(self) -> None:
+        tree = nested(self.memory() / "t", 40, "d" * 200, b"x" * (1 << 20))
+        self.assertRaises(OSError, os.stat, tree / "/".join(["d" * 200] * 40))
+        self.assertGreaterEqual(volumes.measure(tree, 1 << 30), 1 << 20)
+        volumes.remove_tree(tree)
+        self.assertFalse(tree.exists())
+
+    def test_no_descriptor_stays_open(self) -> None:
+        before = len(os.listdir("/proc/self/fd"))
+        tree = nested(self.root / "t", 20)
+        (tree / "d/l").symlink_to("..")
+        volumes.measure(tree, 1 << 30)
+        volumes.measure(tree, 0)
+        volumes.remove_tree(tree)
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+
+    def test_closed_folders_are_counted_and_stay_closed(self) -> None:
+        """As root this is no riddle: `OrdinaryUser` runs it too."""
+        (self.root / "t/h/i").mkdir(parents=True)
+        (self.root / "t/h/i/big").write_bytes(b"x" * (1 << 20))
+        for mode in (0o300, 0o400, 0o000):
+            (self.root / "t/h").chmod(mode)
+            used = volumes.measure(self.root / "t", 2 << 20)
+            self.assertTrue(1 << 20 <= used <= 2 << 20, (oct(mode), used))
+            self.assertEqual(stat.S_IMODE((self.root / "t/h").stat().st_mode), mode)
+        volumes.remove_tree(self.root / "t")
+        self.assertFalse((self.root / "t").exists())
+
+    def test_what_cannot_be_measured_is_over_the_limit(self) -> None:
+        self.patch(trees, "measure", lambda *_: trees.Measured(7, False))
+        self.patch(volumes, "PRIVILEGED", (("false",),))
+        self.assertEqual(volumes.measure(self.root, 100), 101)
+
+    def test_folders_that_move_while_they_are_measured(self) -> None:
+        """The way back is checked: a walk that was carried off begins anew, and is at last taken for too much."""
+        (self.root / "t/a/b").mkdir(parents=True)
+        (self.root / "other").mkdir()
+        real, moves = trees.Place.enter, iter(range(100))
+
+        def enter(place: trees.Place, name: str) -> None:
+            real(place, name)
+            if name == "b":
+                here = self.root / "t/a/b"
+                away = self.root / f"other/{next(moves)}"
+                here.rename(away)
+                here.mkdir()
+
+        self.patch(trees.Place, "enter", enter)
+        self.assertEqual(trees.measure(self.root / "t", 1 << 30).complete, False)
+        self.assertEqual(next(moves), trees.TRIES)
+
+    def memory(self) -> Path:
+        """A folder in memory: thousands of folders take a disk long."""
+        path = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+        self.addCleanup(volumes.remove_tree, path)
+        return path
+
+
+def _refuse(*_: object) -> None:
+    raise PermissionError("not this one")
+
+
+def nested(root: Path, depth: int, name: str = "d", data: bytes | None = None) -> Path:
+    """`depth` folders in each other, and a file with `data` in the innermost."""
+    root.mkdir()
+    here = os.open(root, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir(name, dir_fd=here)
+        inner = os.open(name, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    if data is not None:
+        with open(os.open("file", os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=here), "wb") as file:
+            file.write(data)
+    os.close(here)
+    return root
 
 
 class Groups(Folder):
@@ -388,3 +539,31 @@ class Groups(Folder):
         self.assertGreater(seen.memory, 1 << 20)
         self.assertEqual(processes.tree(1 << 22), processes.Tree())
         self.assertFalse(processes.alive(1 << 22))
+
+    def test_files_without_a_name(self) -> None:
+        me = [os.getpid()]
+        before = processes.unlinked(me)
+        with (self.root / "a").open("wb") as file, open(os.memfd_create("test"), "wb") as memory:
+            file.write(b"x" * (1 << 20))
+            file.flush()
+            memory.write(b"x" * (2 << 20))
+            memory.flush()
+            self.assertEqual(processes.unlinked(me).disk, before.disk, "it has a name")
+            (self.root / "a").unlink()
+            again = os.dup(file.fileno())
+            seen = processes.unlinked([*me, *me])
+            os.close(again)
+            self.patch(processes, "MAX_DESCRIPTORS", 2)
+            self.assertEqual(processes.unlinked(me).disk, processes.OVER_ANY)
+        self.assertTrue(1 << 20 <= seen.disk - before.disk < 2 << 20, "once, however often it is open")
+        self.assertTrue(2 << 20 <= seen.memory - before.memory < 3 << 20)
+
+    def test_files_in_memory(self) -> None:
+        """Never less than what is in use, and what is mapped is not added to what is mapped."""
+        self.assertEqual(processes.Tree(memory=100, shared=30).with_files(50), 120)
+        self.assertEqual(processes.Tree(memory=100, shared=60).with_files(50), 100)
+        room = os.statvfs("/dev/shm")
+        size = room.f_blocks * room.f_frsize
+        used = processes.in_tmpfs(os.getpid(), {"/dev/shm": size})
+        self.assertLess(abs(used - (room.f_blocks - room.f_bfree) * room.f_frsize), 64 << 20)
+        self.assertEqual(processes.in_tmpfs(os.getpid(), {"/dev/shm": size + 4096, "/nonexistent": 1}), 0)

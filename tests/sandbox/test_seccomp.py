@@ -9,7 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chorus.sandbox import seccomp
-from chorus.sandbox.seccomp import AARCH64, ALLOW, CHECKED, DENIED, ERRNO, KILL, LAST_REVIEWED, X86_64, compile_filter
+from chorus.sandbox.seccomp import (
+    AARCH64,
+    ALLOW,
+    CHECKED,
+    DENIED,
+    ERRNO,
+    KILL,
+    LAST_REVIEWED,
+    UNCOUNTED,
+    X86_64,
+    compile_filter,
+)
 from tests.support import PureTestCase
 
 EPERM, ENOSYS = ERRNO | errno.EPERM, ERRNO | errno.ENOSYS
@@ -65,6 +76,26 @@ class Filter(PureTestCase):
             self.assertEqual(run(program, arch, checked["socket"], 2), ALLOW)
             self.assertEqual(run(program, arch, checked["personality"], 0x0040000), EPERM)
             self.assertEqual(run(program, arch, checked["personality"], 0xFFFFFFFF), ALLOW)
+
+    def test_memory_that_nobody_counts(self) -> None:
+        for arch, calls in UNCOUNTED.items():
+            counted, polled = compile_filter(arch), compile_filter(arch, memory_held=False)
+            for name, number in calls.items():
+                self.assertEqual((run(counted, arch, number), run(polled, arch, number)), (ALLOW, ENOSYS), name)
+            shmget = CHECKED[arch]["shmget"]
+            self.assertEqual(run(counted, arch, shmget, 0, 1 << 40), ALLOW)
+            for size, verdict in [(0, ALLOW), (56, ALLOW), (4096, ALLOW), (4097, EPERM), (1 << 32, EPERM)]:
+                self.assertEqual(run(polled, arch, shmget, 0, size, 0o1600), verdict, size)
+            for name, number in DENIED[arch].items():
+                self.assertEqual(run(polled, arch, number), EPERM, name)
+
+    def test_threads_share_their_open_files(self) -> None:
+        for arch in DENIED:
+            program, clone = compile_filter(arch), CHECKED[arch]["clone"]
+            self.assertEqual(run(program, arch, clone, 0x003D0F00 & ~0x400), EPERM)
+            # vfork, and a child that shares nothing.
+            self.assertEqual(run(program, arch, clone, 0x4111), ALLOW)
+            self.assertEqual(run(program, arch, clone, 17), ALLOW)
 
     def test_foreign_abi(self) -> None:
         program = compile_filter(X86_64)

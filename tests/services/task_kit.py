@@ -42,7 +42,7 @@ from chorus.services.retention import RetentionService
 from chorus.services.task_events import TaskEvents
 from chorus.services.task_store import StoredEvents, StoredRuns
 from chorus.services.task_streams import TaskStreams
-from chorus.store.errors import StoreUnavailable
+from chorus.store.errors import StoreDamaged, StoreUnavailable
 from chorus.store.inline import InlineDatabase
 from chorus.tasks.machine import TaskMachine
 from chorus.tasks.scoring import Candidate
@@ -211,6 +211,8 @@ class FakeBlobs:
         directory.mkdir(parents=True, exist_ok=True)
         self.hold: Deferred[None] | None = None
         """Set to make fetches wait."""
+        self.refuse: ChorusError | None = None
+        """Set to fail when a file is to become a blob."""
         self.fetched: list[str] = []
         self.holders: dict[str, PeerId] = {}
 
@@ -223,6 +225,8 @@ class FakeBlobs:
         return succeed(Ref(self.put(data), len(data)))
 
     def put_file(self, path: Path) -> Deferred[Any]:
+        if self.refuse is not None:
+            return fail(self.refuse)
         return self.put_bytes(path.read_bytes())
 
     def get(self, sha256: str) -> bytes | None:
@@ -398,6 +402,7 @@ class FragileStore:
     def __init__(self, store: InlineDatabase) -> None:
         self._store = store
         self.full = False
+        self.damaged = False
         self.slow = False
         """Set to hold writes back until `release`."""
         self._held: list[tuple[Any, Deferred[Any]]] = []
@@ -405,6 +410,8 @@ class FragileStore:
     def write(self, work: Any) -> Deferred[Any]:
         if self.full:
             return fail(StoreUnavailable("the disk is full"))
+        if self.damaged:
+            return fail(StoreDamaged("the store is damaged"))
         if not self.slow:
             return self._store.write(work)
         waiting: Deferred[Any] = Deferred()
@@ -453,6 +460,8 @@ class Node:
         self.announced: list[dict[str, Any]] = []
         self.hearsay: dict[str, Agent] = {}
         """What this node believes of others instead of the truth."""
+        self.hindrance: tuple[str, str] | None = None
+        """Why its machine can take nothing new."""
         self.visible = True
         """Whether schedulers count it among the agents."""
         self.up = False
@@ -525,7 +534,9 @@ class Node:
             max_input=10**6,
             list_archive=_names,
         )
-        self.executor = ExecutorService(place, self.profile, changed=self.placement.agents_changed)
+        self.executor = ExecutorService(
+            place, self.profile, changed=self.placement.agents_changed, hindrance=lambda: self.hindrance
+        )
         self.up = True
         self.streams.start()
         self.wait(self.journal.startService())

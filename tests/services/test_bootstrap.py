@@ -98,7 +98,7 @@ class TargetsTests(PureTestCase):
         now, waits = 0.0, []
         for _ in range(12):
             known.take_due(now, 9)
-            known.failed(PEER, now)
+            known.failed(PEER, now, "refused")
             waits.append(known.next_due() - now)
             now = known.next_due()
         self.assertTrue(all(wait <= RETRY_MAX for wait in waits))
@@ -116,7 +116,7 @@ class TargetsTests(PureTestCase):
         for _ in range(FORGOTTEN):
             now += RETRY_MAX_LONG_GONE
             for target in known.take_due(now, 9):
-                known.failed(target.peer, now)
+                known.failed(target.peer, now, "refused")
         self.assertIn(PEER, known)
         self.assertNotIn(stranger(1), known)
         self.assertGreater(now, 2 * 86400)
@@ -150,7 +150,7 @@ class TargetsTests(PureTestCase):
         known.add(stranger(0), [FIRST], Source.HEARD, 0.0)
         for number in range(1, MAX_HEARD):
             known.add(stranger(number), [FIRST], Source.HEARD, 0.0)
-        known.failed(stranger(5), 0.0)
+        known.failed(stranger(5), 0.0, "refused")
         known.add(stranger(9999), [FIRST], Source.HEARD, 0.0)
         self.assertNotIn(stranger(5), known)
         self.assertIn(stranger(0), known)
@@ -187,12 +187,23 @@ class TargetsTests(PureTestCase):
         self.assertEqual(len(known.get(PEER).addresses), 4)
         self.assertIs(known.get(PEER).source, Source.CONTACT)
 
+    def test_the_last_error_is_that_of_the_peer_wanted_most(self) -> None:
+        known = targets()
+        known.add(stranger(1), [FIRST], Source.HEARD, 0.0)
+        known.add(PEER, [FIRST], Source.CONTACT, 0.0)
+        self.assertIsNone(known.last_error())
+        known.failed(PEER, 0.0, "wrong secret")
+        known.failed(stranger(1), 1.0, "refused")
+        self.assertEqual(known.last_error(), "wrong secret")
+        known.admitted(PEER, FIRST)
+        self.assertEqual(known.last_error(), "refused")
+
     def test_new_address_is_worth_a_dial_at_once(self) -> None:
         known = targets()
         known.add(PEER, [FIRST], Source.MEMBER, 0.0)
         for _ in range(5):
             known.take_due(1e9, 9)
-            known.failed(PEER, 100.0)
+            known.failed(PEER, 100.0, "refused")
         known.add(PEER, [FIRST], Source.HEARD, 100.0)
         self.assertGreater(known.next_due(), 105.0)
         known.add(PEER, [SECOND], Source.HEARD, 100.0)
@@ -218,7 +229,7 @@ class TargetsTests(PureTestCase):
     def test_events_of_unknown_peers(self) -> None:
         known = targets()
         known.lost(PEER, 0.0)
-        known.failed(PEER, 0.0)
+        known.failed(PEER, 0.0, "refused")
         known.settle(PEER, 0.0)
         self.assertEqual(len(known), 0)
 
@@ -262,7 +273,7 @@ class TargetsMachine(RuleBasedStateMachine):
     def fail(self, peer: PeerId) -> None:
         if peer in self.dialling:
             self.dialling.discard(peer)
-            self.known.failed(peer, self.now)
+            self.known.failed(peer, self.now, "refused")
 
     @rule(peer=peers)
     def admit(self, peer: PeerId) -> None:

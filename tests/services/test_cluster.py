@@ -12,6 +12,8 @@ from unittest import mock
 import attrs
 from twisted.logger import capturedLogs
 
+from chorus import strictjson
+from chorus.errors import ChorusError
 from chorus.identity import Identity
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.security.jointoken import JoinToken, TokenError, WeakSecret
@@ -158,7 +160,33 @@ class ClusterServiceTests(PureTestCase):
         self.directory.mkdir(mode=0o700)
 
     def open(self, wishes: Wishes = Wishes(), identity: Identity = ALICE) -> ClusterService:  # noqa: B008
-        return ClusterService.open(self.directory, identity, wishes)
+        service = ClusterService.open(self.directory, identity, wishes)
+        service.keep()
+        return service
+
+    def test_nothing_is_on_disk_until_it_is_kept(self) -> None:
+        for wishes, identity in ((Wishes(), ALICE), (Wishes(join=TOKEN), BOB), (Wishes(secret=SECRET), BOB)):
+            with capturedLogs() as said:
+                service = ClusterService.open(self.directory, identity, wishes)
+            self.assertEqual((os.listdir(self.directory), said), ([], []))
+            with capturedLogs() as said:
+                service.keep()
+                service.keep()
+            self.assertEqual(
+                [event.get("event") for event in said], ["cluster.founded"] if service.founded_here else []
+            )
+            stored = load_membership(self.directory)
+            assert stored is not None
+            self.assertEqual((stored.store_id, stored.cluster_id), (service.store_id, service.cluster_id))
+            (self.directory / STATE).unlink()
+
+    def test_what_was_adopted_stays_kept(self) -> None:
+        service = ClusterService.open(self.directory, BOB, Wishes(secret=SECRET))
+        service.meet(OTHER_CLUSTER)
+        service.keep()
+        stored = load_membership(self.directory)
+        assert stored is not None
+        self.assertEqual(stored.cluster_id, OTHER_CLUSTER)
 
     def test_founded_once(self) -> None:
         first = self.open()
@@ -177,6 +205,57 @@ class ClusterServiceTests(PureTestCase):
     def test_every_membership_survives_a_restart(self) -> None:
         for membership in (FOUNDED, JOINED, WAITING):
             self.assertEqual(Membership.from_json(membership.to_json()), membership)
+
+    def test_every_field_is_checked(self) -> None:
+        good = json.loads(FOUNDED.to_json())
+
+        def genesis(**changed: object) -> dict[str, object]:
+            text = strictjson.canonical({**json.loads(good["genesis"]), **changed})
+            return {"genesis": text.decode(), "cluster_id": hashlib.sha256(text).hexdigest()}
+
+        row = json.loads(good["genesis"])["roster"][0]
+        for changed in (
+            *(
+                {name: value}
+                for name in good
+                for value in ("", "00", 5, [], {}, True)
+                if value != good[name] or value is True
+            ),
+            {"secret": "00" * 15},
+            {"secret": "00" * 129},
+            {"store_id": "11" * 16},
+            {"store_id": good["store_id"].upper()},
+            {"cluster_id": None},
+            {"contacts": [str(ADDRESS)]},
+            {"contacts": [str(ADDRESS.with_peer(BOB.peer_id))] * 9},
+            {"more": 1},
+            genesis(kind="other"),
+            genesis(version=2),
+            genesis(nonce="00"),
+            genesis(nonce=5),
+            genesis(roster=[]),
+            genesis(roster=[row, row]),
+            genesis(roster=[{**row, "peer_id": "x"}]),
+            genesis(roster=[{**row, "store_id": "11" * 16}]),
+            genesis(roster=[{**row, "voter": False}]),
+            genesis(authority="x"),
+            genesis(more=1),
+        ):
+            with self.assertRaises((ValueError, ChorusError), msg=changed):
+                Membership.from_json(strictjson.canonical({**good, **changed}))
+        for name in good:
+            with self.assertRaises((ValueError, ChorusError), msg=name):
+                Membership.from_json(strictjson.canonical({key: good[key] for key in good if key != name}))
+        self.assertEqual(Membership.from_json(strictjson.canonical(good)), FOUNDED)
+
+    def test_the_file_of_another_node(self) -> None:
+        Identity.load_or_create(self.directory / "identity")
+        self.open().publish_addresses([ADDRESS])
+        for use in (lambda: self.open(identity=BOB), lambda: load_token(self.directory)):
+            with self.assertRaises(DataDirectoryError) as caught:
+                use()
+            self.assertIn(str(ALICE.peer_id), str(caught.exception))
+            self.assertNotIn("\n", str(caught.exception))
 
     def test_damaged(self) -> None:
         self.open()

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
+from chorus.identity import IdentityError
 from chorus.services.datadir import (
+    FILES,
+    FOLDERS,
     LOCK,
     DataDirectory,
     DataDirectoryError,
@@ -128,6 +133,49 @@ class DataDirectoryTests(PureTestCase):
         self.refused()
         self.assertFalse(target.exists())
 
+    def test_the_lock_is_no_pipe(self) -> None:
+        self.path.mkdir(mode=0o700)
+        os.mkfifo(self.path / LOCK)
+        self.assertIn("a named pipe", self.refused())
+
+    def test_odd_things_under_known_names(self) -> None:
+        self.held().release()
+        for name in FILES:
+            path = self.path / name
+            os.mkfifo(path)
+            self.assertIn(f"{path} is a named pipe", self.refused())
+            path.unlink()
+            path.mkdir()
+            self.assertIn(f"{path} is a directory", self.refused())
+            path.rmdir()
+        for name in FOLDERS:
+            path = self.path / name
+            path.touch()
+            self.assertIn(f"{path} is a file", self.refused())
+            path.unlink()
+            path.symlink_to("/nonexistent/folder")
+            self.assertIn(f"{path} cannot be used", self.refused())
+            path.unlink()
+        elsewhere = Path(self.mktemp()).absolute()
+        elsewhere.mkdir()
+        (self.path / "blobs").symlink_to(elsewhere)
+        self.held()
+
+    def test_a_full_disk_costs_the_holders_number_alone(self) -> None:
+        with mock.patch("os.pwrite", side_effect=OSError(errno.ENOSPC, "No space left on device")):
+            self.held()
+        with self.assertRaises(DataDirectoryInUse) as caught:
+            DataDirectory(self.path).acquire()
+        self.assertIsNone(caught.exception.pid)
+
+    def test_a_new_identity_on_a_full_disk(self) -> None:
+        directory = self.held()
+        full = OSError(errno.ENOSPC, "No space left on device")
+        with mock.patch("os.fsync", side_effect=full), self.assertRaises(IdentityError) as caught:
+            directory.identity()
+        self.assertIn("No space left", str(caught.exception))
+        self.assertEqual(sorted(path.name for path in self.path.iterdir()), [LOCK])
+
     def test_parent_is_a_file(self) -> None:
         self.path.write_text("")
         with self.assertRaises(DataDirectoryError):
@@ -170,3 +218,9 @@ class PrivateFileTests(PureTestCase):
             self.assertIn("chmod 600", str(caught.exception))
         with self.assertRaises(DataDirectoryError):
             read_private(self.folder, 10)
+
+    def test_a_pipe_is_refused_and_waited_for_by_nobody(self) -> None:
+        os.mkfifo(self.path, 0o600)
+        with self.assertRaises(DataDirectoryError) as caught:
+            read_private(self.path, 10)
+        self.assertIn("a named pipe", str(caught.exception))

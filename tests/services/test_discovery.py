@@ -176,8 +176,9 @@ class BootstrapTests(DiscoveryTestCase):
 
         globalLogPublisher.addObserver(observe)
         self.addCleanup(globalLogPublisher.removeObserver, observe)
-        host, _ = self.node(1, contacts=[self.contact(0)])
+        host, service = self.node(1, contacts=[self.contact(0)])
         self.wait(2000)
+        self.assertRegex(str(service.alone), "this node has not joined its cluster yet: .*refused")
         times = [at for at, _, _ in seen]
         gaps = [after - before for before, after in zip([0.0, *times], times, strict=False)]
         for gap, least in zip(gaps, (ALONE_FIRST, 30, 60, 120, 240, 480, ALONE_MAX), strict=False):
@@ -190,7 +191,7 @@ class BootstrapTests(DiscoveryTestCase):
         seen.clear()
         self.node(2, contacts=[self.contact(1)])
         self.wait(1)
-        self.assertEqual(self.connected(host), {2})
+        self.assertEqual((self.connected(host), service.alone), ({2}, None))
         self.wait(3000)
         self.assertEqual(seen, [])
         # Alone once more, it starts afresh.
@@ -200,6 +201,7 @@ class BootstrapTests(DiscoveryTestCase):
         begun = self.time.seconds()
         self.wait(RETRY_MAX + ALONE_FIRST + RETRY_MAX)
         self.assertLess(seen[0][0] - begun, RETRY_MAX + ALONE_FIRST + RETRY_MAX)
+        self.assertRegex(str(service.alone), "no member of the cluster is connected: .*refused")
 
     def test_several_addresses_of_one_contact(self) -> None:
         self.node(0)

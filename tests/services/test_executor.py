@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from typing import Any
+from unittest import mock
 
 from twisted.internet.defer import Deferred
+from twisted.logger import LogLevel, capturedLogs
 
 from chorus.protocols.task_messages import (
     MAX_OUTPUT,
@@ -23,13 +26,16 @@ from chorus.protocols.task_messages import (
     Stale,
     encode,
 )
+from chorus.sandbox import volumes
 from chorus.sandbox.contract import Limits, Reason
 from chorus.services import executor as executor_module
-from chorus.services.attempt import KEEP_OUTCOME_S
+from chorus.services.attempt import ERASE_RETRY_S, ERASE_TRIES, KEEP_OUTCOME_S
+from chorus.services.blob_files import BlobStoreFull, BlobStoreShort, DiskFull
 from chorus.services.collection import BRING_S
 from chorus.services.executor import ASSIGN_S
 from chorus.services.task_streams import FIRST_MESSAGE_S
 from chorus.store import blobs as blob_table
+from chorus.store.errors import StoreFull
 from chorus.tasks import ids
 from chorus.tasks.journal import Fence
 from tests.services.task_kit import EPOCH, LEASE, Node, World, missing, spec, unavailable
@@ -37,6 +43,18 @@ from tests.support import PureTestCase
 
 TASK = ids.make(EPOCH, bytes)
 FENCE = Fence(0, 1, 5)
+
+
+def _recursion(*_: Any) -> Any:
+    raise RecursionError("maximum recursion depth exceeded")
+
+
+def _refusing(calls: list[int], error: Exception) -> Any:
+    def refuse(*_: Any) -> None:
+        calls.append(1)
+        raise error
+
+    return refuse
 
 
 class ExecutorCase(PureTestCase):
@@ -101,6 +119,17 @@ class AdmissionTest(ExecutorCase):
         self.assertEqual(self.declined(), "draining")
         self.assertEqual(sum(self.worker.executor.declined.values()), 9)
         self.assertEqual(self.worker.executor.current_tasks, 0)
+
+    def test_a_machine_that_is_short_of_something_takes_nothing_new(self) -> None:
+        self.worker.hindrance = ("no_disk", "/data has 3 MiB free")
+        task = self.scheduler.submit("true", required={"expertise": ["python"]})
+        self.world.advance(60, 5)
+        document = self.scheduler.show(task)
+        self.assertEqual((document["state"], document["attempt"]), ("submitted", 0))
+        self.assertIn("worker: /data has 3 MiB free", document["detail"])
+        self.worker.hindrance = None
+        self.world.advance(60, 5)
+        self.assertEqual(self.scheduler.state(task), "running")
 
     def test_places_promised_count(self) -> None:
         channels = [self.talk(self.scheduler, self.worker) for _ in range(3)]
@@ -240,6 +269,109 @@ class ExecutionTest(ExecutorCase):
         self.worker.store.full = False
         self.world.advance(5)
         self.assertEqual(self.scheduler.state(task), "completed")
+
+    def test_a_result_waits_for_a_full_disk_and_loses_nothing(self) -> None:
+        for refusal in (DiskFull("full"), BlobStoreShort("no descriptors"), StoreFull("full")):
+            task = self.submit()
+            self.worker.engine.only().say("stdout", b"said")
+            self.worker.blobs.refuse = refusal
+            with capturedLogs() as said:
+                self.worker.engine.only().finish(0, artifacts={"it": b"made"})
+                self.world.advance(90, 5)
+            self.assertEqual(self.scheduler.state(task), "running", refusal)
+            self.assertEqual([e["event"] for e in said if e["log_level"] is LogLevel.error], ["task.result_waits"])
+            self.worker.blobs.refuse = None
+            self.world.advance(5)
+            document = self.scheduler.show(task)
+            self.assertEqual((document["state"], document["attempt"]), ("completed", 1))
+            self.assertEqual([row["path"] for row in document["artifacts"]], ["it"])
+            self.assertEqual(document["output"]["stdout"]["sha256"], hashlib.sha256(b"said").hexdigest())
+
+    def test_what_no_waiting_mends_is_named_and_left_out(self) -> None:
+        task = self.submit()
+        self.worker.blobs.refuse = BlobStoreFull("over the quota")
+        self.worker.engine.only().finish(0, artifacts={"it": b"made"})
+        self.world.advance(2)
+        document = self.scheduler.show(task)
+        self.assertEqual((document["state"], document["artifacts_skipped"]), ("completed", ["it: over the quota"]))
+
+    def test_a_result_that_waits_is_handed_back_by_an_agent_that_stops(self) -> None:
+        task = self.submit()
+        self.worker.blobs.refuse = DiskFull("full")
+        self.worker.engine.only().finish(0, artifacts={"it": b"made"})
+        self.world.advance(2)
+        drained = self.worker.executor.drain(10)
+        self.world.advance(11)
+        self.successResultOf(drained)
+        self.assertEqual(self.scheduler.state(task), "submitted")
+        self.assertEqual(self.scheduler.machine.get(task).reason, "draining")
+
+    def test_a_result_that_waits_ends_with_its_lease(self) -> None:
+        task = self.submit()
+        self.worker.blobs.refuse = DiskFull("full")
+        self.worker.engine.only().finish(0, artifacts={"it": b"made"})
+        self.world.advance(2)
+        self.world.cut(self.scheduler, self.worker)
+        self.world.advance(LEASE + 10)
+        self.assertEqual(self.worker.executor.current_tasks, 0)
+        self.assertEqual(self.scheduler.state(task), "submitted")
+
+    def test_output_that_the_disk_refuses_costs_the_task_nothing(self) -> None:
+        task = self.submit(retries=1)
+        container = self.worker.engine.only()
+        container.say("stdout", b"kept")
+        self.world.settle()
+        with mock.patch("os.pwrite", side_effect=OSError(errno.ENOSPC, "No space left on device")):
+            container.say("stdout", b"not kept")
+            self.world.settle()
+        self.assertFalse(container.alive)
+        self.world.advance(1)
+        state = self.scheduler.machine.get(task)
+        self.assertEqual((state.state, state.reason), ("submitted", "sandbox_unavailable"))
+        self.assertIn("disk of this agent: No space left", state.detail or "")
+        self.assertEqual((state.moves, state.retried), (1, 0))
+        self.world.advance(5)
+        self.worker.engine.only().finish(0)
+        self.world.advance(1)
+        self.assertEqual(self.scheduler.state(task), "completed")
+
+    def test_an_agent_whose_disk_is_full_lets_go_at_once(self) -> None:
+        """Neither the result of what failed here nor its record is waited for: the task can run elsewhere."""
+        for released in (False, True):
+            task = self.submit()
+            self.worker.store.full = True
+            self.worker.blobs.refuse = DiskFull("full")
+            container = self.worker.engine.only()
+            container.say("stdout", b"some")
+            if released:
+                self.worker.executor._attempts[task, self.scheduler.machine.get(task).fence].lease_lost()
+            else:
+                container.finish(None, Reason.SANDBOX_UNAVAILABLE, {"it": b"made"})
+            self.world.advance(1)
+            self.assertEqual(self.scheduler.state(task), "submitted")
+            self.assertEqual(self.worker.executor.current_tasks, 0)
+            self.worker.store.full = False
+            self.worker.blobs.refuse = None
+            self.world.advance(10)
+            self.worker.engine.only().finish(0)
+            self.world.advance(1)
+            self.assertEqual(self.scheduler.state(task), "completed")
+
+    def test_a_folder_that_cannot_be_made_moves_the_task(self) -> None:
+        with mock.patch("os.mkdir", side_effect=OSError(errno.ENOSPC, "No space left on device")):
+            task = self.submit()
+            self.world.settle()
+        state = self.scheduler.machine.get(task)
+        self.assertEqual((state.state, state.reason), ("submitted", "sandbox_unavailable"))
+        self.assertIn("No space left", state.detail or "")
+
+    def test_a_damaged_store_keeps_no_result_from_its_scheduler(self) -> None:
+        task = self.submit()
+        self.worker.store.damaged = True
+        self.worker.engine.only().finish(0)
+        self.world.advance(1)
+        self.assertEqual(self.scheduler.state(task), "completed")
+        self.assertEqual(self.worker.executor.current_tasks, 0, "nothing to wait for at a stop")
 
     def test_a_scheduler_whose_store_refuses_acknowledges_nothing(self) -> None:
         task = self.submit()
@@ -408,6 +540,53 @@ class RestartTest(ExecutorCase):
             (worker.directory / name).unlink(missing_ok=True)
         worker.restart()
         self.assertFalse(container.alive)
+
+    def test_what_an_earlier_run_left_never_keeps_the_agent_from_starting(self) -> None:
+        worker = self.world.node("worker", expertise=("x",))
+        (worker.directory / "runs" / "nobody-0.1.2").mkdir(parents=True)
+        for place, name in [(volumes, "remove_tree"), (worker.engine, "reconcile")]:
+            worker.kill()
+            broken = self.patch(place, name, _recursion)
+            worker.restart()
+            broken.restore()
+            self.assertEqual(len(self.flushLoggedErrors(RecursionError)), 1, name)
+            task = self.scheduler.submit("true", required={"expertise": ["x"]})
+            worker.engine.only().finish(0)
+            self.world.settle()
+            self.assertEqual(self.scheduler.state(task), "completed")
+            worker.engine.containers.clear()
+
+    def test_a_run_that_cannot_be_removed_is_forgotten(self) -> None:
+        """Its directory is all that stays, until the next start."""
+        worker = self.world.node("worker", expertise=("x",))
+        for error in (OSError(24, "Too many open files"), RecursionError("too deep")):
+            task = self.scheduler.submit("true", required={"expertise": ["x"]})
+            refusals: list[int] = []
+            broken = self.patch(volumes, "remove_tree", _refusing(refusals, error))
+            worker.engine.only().finish(0)
+            self.world.advance(30)
+            broken.restore()
+            self.assertEqual(self.scheduler.state(task), "completed")
+            self.assertEqual(len(refusals), ERASE_TRIES if isinstance(error, OSError) else 1)
+            self.assertEqual(worker.executor.unacknowledged, 0)
+            self.assertEqual(len(self.flushLoggedErrors(RecursionError)), isinstance(error, RecursionError))
+            worker.engine.containers.clear()
+        self.assertEqual(len(list((worker.directory / "runs").iterdir())), 2)
+        worker.kill()
+        worker.restart()
+        self.world.advance(30)
+        self.assertEqual(list((worker.directory / "runs").iterdir()), [])
+
+    def test_a_run_that_could_not_be_removed_at_first(self) -> None:
+        worker = self.world.node("worker", expertise=("x",))
+        self.scheduler.submit("true", required={"expertise": ["x"]})
+        broken = self.patch(volumes, "remove_tree", _refusing([], OSError(24, "Too many open files")))
+        worker.engine.only().finish(0)
+        self.world.settle()
+        broken.restore()
+        self.world.advance(ERASE_RETRY_S + 1)
+        self.assertEqual(list((worker.directory / "runs").iterdir()), [])
+        self.assertEqual(worker.executor.unacknowledged, 0)
 
     def test_a_directory_without_a_row_is_removed(self) -> None:
         worker = self.world.node("worker", expertise=("x",))

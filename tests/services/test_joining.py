@@ -57,6 +57,7 @@ class Node:
 
     def start(self) -> None:
         self.host.startService()
+        self.cluster.keep()
         self.discovery.startService()
         self.cluster.when_adopted(self.discovery.cluster_known)
 

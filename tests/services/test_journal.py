@@ -13,6 +13,7 @@ from chorus.services import journal as service
 from chorus.services.journal import JournalUnreadable, LocalJournal
 from chorus.services.store import StoreService
 from chorus.store import journal as table
+from chorus.store.errors import StoreDamaged
 from chorus.store.inline import InlineDatabase
 from chorus.tasks import entries, ids
 from chorus.tasks.journal import Entry, Fence, NoQuorum
@@ -126,6 +127,33 @@ class JournalTests(PureTestCase):
         again.attach(TaskMachine(again.fence_of))
         self.assertIn("version 99", str(self.failureResultOf(again.startService(), JournalUnreadable).value))
         self.failureResultOf(again.append(submission(B)), NoQuorum)
+
+    def test_entries_that_are_not_what_was_written_stop_the_start(self) -> None:
+        for body in (None, "[]", "{", b"\0"):
+            self.path = Path(self.mktemp())
+            journal, _ = self.start()
+            self.append(journal, submission(A))
+            self.successResultOf(journal.stopService())
+            # What a page that lost its content reads as.
+            connection = self.store._connection
+            assert connection is not None
+            schema = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'journal'").fetchone()[0]
+            connection.execute("PRAGMA writable_schema = ON")
+            connection.execute(
+                "UPDATE sqlite_master SET sql = ? WHERE name = 'journal'",
+                (schema.replace("NOT NULL", "").replace("STRICT", ""),),
+            )
+            self.store.close()
+            changed = sqlite3.connect(self.path)
+            changed.execute("UPDATE journal SET body = ?", (body,))
+            changed.commit()
+            changed.close()
+            self.store = InlineDatabase(self.path)
+            self.addCleanup(self.store.close)
+            journal = LocalJournal(self.store)
+            journal.attach(TaskMachine(journal.fence_of))
+            failure = self.failureResultOf(journal.startService())
+            self.assertIsInstance(failure.value, (JournalUnreadable, StoreDamaged), body)
 
     def test_only_while_open(self) -> None:
         journal, _ = self.start()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import errno
 
-from chorus.services.listening import cannot_listen
+from chorus.services.listening import Binding, cannot_listen, collision
 from tests.support import PureTestCase
 
 
@@ -33,3 +33,32 @@ class CannotListenTests(PureTestCase):
 
     def test_an_error_without_a_number_keeps_its_words(self) -> None:
         self.assertIn("no such thing", cannot_listen("CHORUS_API", "::", 1, OSError("no such thing")))
+
+
+class CollisionTests(PureTestCase):
+    def said(self, one: str, other: str, ports: tuple[int, int] = (9000, 9000)) -> str | None:
+        bindings = [Binding("CHORUS_P2P", one, ports[0]), Binding("CHORUS_API", other, ports[1])]
+        said = collision(bindings)
+        self.assertEqual(said is None, collision(bindings[::-1]) is None)
+        return said
+
+    def test_one_port_twice(self) -> None:
+        for one, other in (
+            ("127.0.0.1", "127.0.0.1"),
+            ("127.0.0.1", "0.0.0.0"),
+            ("::1", "::"),
+            ("::", "127.0.0.1"),
+            ("::", "0.0.0.0"),
+            ("fe80::1%eth0", "fe80::1%eth0"),
+        ):
+            text = self.said(one, other)
+            assert text is not None
+            self.assertIn("CHORUS_P2P_PORT and CHORUS_API_PORT are both 9000", text)
+            self.assertIn("CHORUS_API_PORT=9010", text)
+
+    def test_what_can_be_had(self) -> None:
+        self.assertIsNone(self.said("127.0.0.1", "127.0.0.2"))
+        self.assertIsNone(self.said("127.0.0.1", "::1"))
+        self.assertIsNone(self.said("0.0.0.0", "::1"))
+        self.assertIsNone(self.said("127.0.0.1", "127.0.0.1", (9000, 9001)))
+        self.assertIsNone(self.said("127.0.0.1", "127.0.0.1", (0, 0)))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -368,6 +371,30 @@ class SpoolTest(PureTestCase):
         spool.append("stdout", 0, b"x")
         spool.append("stdout", 1, b"y" * 1000)
         self.failureResultOf(Deferred.fromCoroutine(spool.flushed()), OSError)
+        self.assertEqual(spool._streams["stdout"].unwritten, [])
+
+    def test_what_a_full_disk_did_not_take_is_written_later(self) -> None:
+        told: list[OSError] = []
+        spool = self.spool()
+        spool = Spool(self.directory, maybeDeferred, told.append)  # type: ignore[arg-type]
+        spool.append("stdout", 0, b"abc")
+        write = os.pwrite
+
+        def full(fd: int, data: bytes, offset: int) -> int:
+            if offset >= 5:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(fd, data[: 5 - offset], offset)
+
+        with mock.patch("os.pwrite", full):
+            spool.append("stdout", 3, b"defg")
+            spool.append("stdout", 7, b"hi")
+            self.failureResultOf(Deferred.fromCoroutine(spool.flushed()), OSError)
+            spool.retry()
+        self.assertEqual((self.directory / "stdout").read_bytes(), b"abcde")
+        self.assertEqual([error.errno for error in told], [errno.ENOSPC] * 2)
+        spool.retry()
+        self.successResultOf(Deferred.fromCoroutine(spool.flushed()))
+        self.assertEqual((self.directory / "stdout").read_bytes(), b"abcdefghi")
         self.assertEqual(spool._streams["stdout"].unwritten, [])
 
 

@@ -7,19 +7,24 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import TestCase
 
-from chorus.store import meta
+from chorus.store import check, database, meta, rows
+from chorus.store.check import refuse_cut
 from chorus.store.database import Database
-from chorus.store.errors import StoreFull
+from chorus.store.errors import StoreDamaged, StoreFull, StoreRefused
 from tests.support import PureTestCase
 
 SCRIPT = Path(__file__).with_name("writer_process.py")
 ROOT = Path(__file__).parents[2]
+PAGE = 4096
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
@@ -129,3 +134,93 @@ class FullDiskTests(TestCase):
             self.assertEqual(keys(self.folder / "chorus.db"), {f"small{n}" for n in range(20)})
 
         return Deferred.fromCoroutine(check())
+
+
+class DamageTests(TestCase):
+    timeout = 60
+
+    async def filled(self) -> Path:
+        path = Path(self.mktemp())
+        store = Database(path, reactor)  # type: ignore[arg-type]
+        await store.open()
+        for number in range(40):
+            await store.write(lambda c, n=number: meta.put(c, str(n), "x" * 1000))  # type: ignore[misc]
+        await store.close()
+        return path
+
+    async def refused(self, path: Path) -> str:
+        store = Database(path, reactor, expected=True)  # type: ignore[arg-type]
+        try:
+            await store.open()
+        except StoreRefused as problem:
+            text = str(problem)
+        else:
+            text = ""
+        await store.close()
+        return text
+
+    async def test_no_page_is_damaged_unnoticed(self) -> None:
+        path = await self.filled()
+        good = path.read_bytes()
+        self.assertGreater(len(good), 20 * PAGE)
+        for start in range(0, len(good), PAGE):
+            for junk in (b"\xff", b"\0"):
+                # The first bytes of the file say what it is; without them it is no database at all.
+                at = start or 100
+                path.write_bytes(good[:at] + junk * (start + PAGE - at) + good[start + PAGE :])
+                text = await self.refused(path)
+                if junk == b"\xff" or start == 0:
+                    self.assertIn("restore the file from a backup", text, start)
+                    self.assertNotIn("\n", text)
+        for size in (len(good) - 1000, len(good) - PAGE, len(good) // 2, PAGE + 1, 100):
+            path.write_bytes(good[:size])
+            self.assertIn("restore the file from a backup", await self.refused(path), size)
+        path.write_bytes(good)
+        self.assertEqual(await self.refused(path), "")
+
+    async def test_a_file_whose_log_is_left_may_end_anywhere(self) -> None:
+        path = await self.filled()
+        with path.open("ab") as file:
+            file.write(b"x" * 1000)
+        path.with_name(path.name + "-wal").write_bytes(b"x")
+        refuse_cut(path)
+        path.with_name(path.name + "-wal").write_bytes(b"")
+        self.assertRaises(StoreRefused, refuse_cut, path)
+
+    async def test_a_check_that_takes_long_goes_on_beside_the_node(self) -> None:
+        path = await self.filled()
+        go = threading.Event()
+        self.patch(check, "trouble", lambda path: (go.wait(30), "page 7 is wrong")[1])
+        self.patch(database, "CHECK_S", 0.01)
+        store = Database(path, reactor)  # type: ignore[arg-type]
+        await store.open()
+        self.assertIsNone(store.damage)
+        with capturedLogs() as said:
+            go.set()
+            while store.damage is None:
+                await deferLater(reactor, 0.01)  # type: ignore[arg-type]
+        self.assertEqual(store.damage, "page 7 is wrong")
+        self.assertEqual([event.get("event") for event in said], ["store.damaged"])
+        await store.close()
+
+    async def test_damage_met_while_running(self) -> None:
+        path = await self.filled()
+        store = Database(path, reactor)  # type: ignore[arg-type]
+        await store.open()
+        good = path.read_bytes()
+        path.write_bytes(good[:PAGE] + b"\xff" * (len(good) - PAGE))
+        with capturedLogs() as said:
+            for operation in (store.read, store.write):
+                with self.assertRaises(StoreDamaged) as caught:
+                    await operation(lambda c: c.execute("SELECT sum(length(value)) FROM meta").fetchone())
+                self.assertIn("backup", str(caught.exception))
+                self.assertEqual((caught.exception.code, caught.exception.http_status), ("store_damaged", 503))
+        self.assertEqual([event["event"] for event in said if "event" in event], ["store.damaged"])
+        self.assertIn("malformed", store.damage or "")
+        await store.close()
+
+
+class RowTests(PureTestCase):
+    def test_what_is_no_json(self) -> None:
+        for text in (None, b"\xff", "", "{", 5, "[" * 100_000):
+            self.assertRaises(StoreDamaged, rows.load, text)

@@ -38,7 +38,7 @@ class SpecTests(PureTestCase):
         task = TaskSpec.parse({"commands": ["make test"]})
         self.assertEqual(task.argv(), (("/bin/sh", "-c", "make test"),))
         self.assertEqual(task.limits, Limits())
-        self.assertEqual((task.priority, task.retries, task.heading), (5, 0, "make test"))
+        self.assertEqual((task.priority, task.retries), (5, 0))
 
     def test_every_field(self) -> None:
         body = {

@@ -1,0 +1,106 @@
+"""What would certainly fail at the start, said before anything is made and before twistd goes into the background."""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from chorus import descriptors
+from chorus.errors import UserError
+from chorus.services.datadir import DataDirectory
+from chorus.services.listening import Binding, cannot_listen, collision
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
+
+    from chorus.config.settings import Settings
+    from chorus.services.cluster import Wishes
+
+
+class PortInUse(UserError):
+    """Found before the start."""
+
+    code = "port_in_use"
+
+
+def preflight(settings: Settings) -> None:
+    """The data directory, the addresses to listen on, and whether what is wished for the cluster can be had there.
+
+    Raises `UserError`. Decides nothing: all that is left behind is the directory with its lock and identity.
+    """
+    descriptors.raise_to(descriptors_wanted(settings))
+    directory = DataDirectory(settings.data_dir)
+    directory.acquire()
+    try:
+        wishes = wishes_of(settings)
+        _check_addresses(settings)
+        _check_membership(settings, directory, wishes)
+    finally:
+        directory.release()
+
+
+def descriptors_wanted(settings: Settings) -> int:
+    """How many file descriptors a node configured so may use at once."""
+    from chorus.http.limits import MAX_CONNECTIONS
+
+    # The API and the health port each have so many.
+    tasks = 0 if settings.open else settings.agent_max_tasks
+    return descriptors.wanted(tasks=tasks, peers=settings.max_connections, http=2 * MAX_CONNECTIONS)
+
+
+def wishes_of(settings: Settings) -> Wishes:
+    """What the configuration says about the cluster. Raises `UserError`."""
+    from chorus.services.cluster import Wishes
+
+    return Wishes.parse(
+        join=plain(settings.join),
+        cluster_secret=plain(settings.cluster_secret),
+        found=settings.found,
+        bootstrap=bool(settings.bootstrap_peers),
+    )
+
+
+def plain(value: SecretStr | None) -> str | None:
+    """The text of a secret setting."""
+    return None if value is None else value.get_secret_value()
+
+
+def _check_addresses(settings: Settings) -> None:
+    bindings = (
+        Binding("CHORUS_P2P", settings.p2p_bind, settings.p2p_port),
+        Binding("CHORUS_API", settings.api_bind, settings.api_port),
+        Binding("CHORUS_HEALTH", settings.health_bind, settings.health_port),
+    )
+    if problem := collision(bindings):
+        raise PortInUse(problem)
+    with ExitStack() as probes:
+        for each in bindings:
+            _probe(each, probes)
+
+
+def _probe(binding: Binding, probes: ExitStack) -> None:
+    """Listen there for a moment. With port 0 this tells whether the address is one of this machine."""
+    try:
+        family = socket.AF_INET6 if ":" in binding.host else socket.AF_INET
+        probe = probes.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((binding.host, binding.port))
+        probe.listen(1)
+    except OSError as error:
+        raise PortInUse(cannot_listen(binding.variable, binding.host, binding.port, error)) from None
+
+
+def _check_membership(settings: Settings, directory: DataDirectory, wishes: Wishes) -> None:
+    """The founding rule, without its result. Raises `ClusterError`, `DataDirectoryError` or `IdentityError`."""
+    from chorus.services.cluster import check_founder, check_open_mode, decide, load_membership
+
+    stored = load_membership(directory.path)
+    if settings.open:
+        check_open_mode(listen_host=settings.p2p_bind, wishes=wishes, stored=stored is not None)
+    else:
+        me = directory.identity().peer_id
+        if stored is not None:
+            check_founder(directory.path, stored, me)
+        decide(stored, wishes, me, os.urandom)

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+from chorus.config.settings import Settings, load
+from chorus.errors import UserError
+from chorus.identity import Identity
+from chorus.preflight import PortInUse, preflight
+from chorus.security.jointoken import JoinToken
+from chorus.services.cluster import ClusterError, ClusterService, Wishes
+from chorus.services.datadir import IDENTITY, LOCK, DataDirectory
+from tests.support import PureTestCase
+
+FREE = {f"CHORUS_{name}_PORT": "0" for name in ("P2P", "API", "HEALTH")}
+FOREIGN = "192.0.2.10"
+"""Of TEST-NET-1 (RFC 5737): no machine has it."""
+
+
+class PreflightTests(PureTestCase):
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp()).absolute()
+
+    def settings(self, **given: str) -> Settings:
+        return load({**FREE, "CHORUS_DATA_DIR": str(self.folder), **given})
+
+    def refused(self, error: type[UserError], **given: str) -> str:
+        text = str(self.assertRaises(error, preflight, self.settings(**given)))
+        self.assertNotIn("\n", text)
+        return text
+
+    def test_nothing_is_decided(self) -> None:
+        preflight(self.settings())
+        self.assertEqual(set(os.listdir(self.folder)), {LOCK, IDENTITY})
+        DataDirectory(self.folder).acquire()
+
+    def test_an_address_of_another_machine_whatever_the_port(self) -> None:
+        for part in ("P2P", "API", "HEALTH"):
+            text = self.refused(PortInUse, **{f"CHORUS_{part}_BIND": FOREIGN})
+            self.assertIn(f"CHORUS_{part}_BIND: cannot listen on {FOREIGN} port 0", text)
+        self.assertEqual(os.listdir(self.folder), [LOCK])
+
+    def test_a_port_in_use(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = str(taken.getsockname()[1])
+            self.assertIn("CHORUS_API_PORT: cannot listen", self.refused(PortInUse, CHORUS_API_PORT=port))
+
+    def test_one_port_twice(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = str(free.getsockname()[1])
+        text = self.refused(PortInUse, CHORUS_API_PORT=port, CHORUS_HEALTH_PORT=port)
+        self.assertIn(f"CHORUS_API_PORT and CHORUS_HEALTH_PORT are both {port}", text)
+
+    def test_a_directory_of_another_cluster(self) -> None:
+        preflight(self.settings())
+        identity = Identity.load_or_create(self.folder / IDENTITY)
+        ClusterService.open(self.folder, identity, Wishes()).keep()
+        token = JoinToken.make(b"\7" * 32, Identity.generate().peer_id, bytes(range(32)), []).text()
+        self.assertIn("for life", self.refused(ClusterError, CHORUS_JOIN=token))
+        self.assertIn("CHORUS_OPEN", self.refused(ClusterError, CHORUS_OPEN="1"))
+        preflight(self.settings())
