@@ -10,7 +10,6 @@ from __future__ import annotations
 import hmac
 import os
 import stat
-from collections.abc import Callable
 from enum import IntEnum
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +18,7 @@ import attrs
 from nacl import bindings
 from nacl.exceptions import BadSignatureError
 
+from chorus.entropy import RandomBytes, system_random
 from chorus.errors import PeerError, UserError
 from chorus.multiformats import base58, multibase, multihash, varint
 
@@ -254,7 +254,7 @@ class Identity:
         return f"Identity({self.peer_id})"
 
     @classmethod
-    def generate(cls, random: Callable[[int], bytes] = os.urandom) -> Identity:
+    def generate(cls, random: RandomBytes = system_random) -> Identity:
         return cls(random(32))
 
     @classmethod
@@ -284,7 +284,7 @@ class Identity:
         return bindings.crypto_sign(message, self._pair)[:64]
 
     @classmethod
-    def load_or_create(cls, path: Path, random: Callable[[int], bytes] = os.urandom) -> Identity:
+    def load_or_create(cls, path: Path, random: RandomBytes = system_random) -> Identity:
         """Read the identity file, or make it once: mode 0600, complete and on disk before it has its name.
 
         Raises `IdentityError` when the file is damaged, readable by others, or cannot be made.

@@ -7,7 +7,6 @@ and kad ever is. A pair keeps one connection.
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chorus import __version__
+from chorus.entropy import RandomBytes, system_random
 from chorus.errors import ChorusError, LimitExceeded, PeerError
 from chorus.identity import Identity, PeerId
 from chorus.multiformats.multiaddr import Multiaddr
@@ -98,7 +98,7 @@ class P2PService(Service):
         limits: HostLimits | None = None,
         connection_limits: ConnectionLimits | None = None,
         rng: random.Random | None = None,
-        random_bytes: Callable[[int], bytes] = os.urandom,
+        random_bytes: RandomBytes = system_random,
         wall_ns: Callable[[], int] = time.time_ns,
         agent_version: str = f"chorus/{__version__}",
         security: MakeHandshake = NoiseHandshake,
