@@ -179,6 +179,9 @@ class SimNet:
             self._links[source, target] = link
         return link
 
+    def links(self) -> list[Link]:
+        return list(self._links.values())
+
     def record(self, lane: int, kind: str, payload: bytes = b"") -> None:
         self.trace.record(self.world.now_ns, lane, kind, payload)
 

@@ -29,7 +29,7 @@ from chorus.simulation.disk import DiskFaults, SimDisk
 from chorus.simulation.net import SimNet
 from chorus.simulation.reactor import SimReactor
 from chorus.simulation.security import SeededNoise, plain
-from chorus.simulation.tap import Heard, TappedHost
+from chorus.simulation.tap import Sink, TappedHost
 from chorus.simulation.world import SECOND, World
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def ip_of(number: int) -> str:
 
 
 class SimNode:
-    """`neighbours` are the nodes that it keeps connections to. `heard` gets what pub/sub peers say to it."""
+    """`neighbours` are the nodes that it keeps connections to."""
 
     honest = True
 
@@ -104,7 +104,8 @@ class SimNode:
         self.running = False
         self.started_ns = 0
         """True time of the last start."""
-        self.heard: Heard | None = None
+        self.listen: Callable[[SimNode, PeerId], Sink] = _deaf
+        """Gives what hears a new pub/sub stream, from whom; observers set it."""
         self.when_started: list[Callable[[SimNode], None]] = []
         """What runs on the node, besides host and pub/sub; called at each start."""
         self.reactor: SimReactor
@@ -154,7 +155,7 @@ class SimNode:
         )
         host: Host = self.p2p
         if options.tapped:
-            host = TappedHost(self.p2p, lambda peer, data: self.heard(self, peer, data) if self.heard else None)
+            host = TappedHost(self.p2p, lambda peer: self.listen(self, peer))
         self.pubsub = self.make_pubsub(host, rng)
         self.p2p.startService()
         self.pubsub.startService()
@@ -202,6 +203,10 @@ class SimNode:
         if self.running:
             self.net.record(self.number, "pause")
             self.reactor.pause(round(seconds * SECOND))
+
+
+def _deaf(node: SimNode, peer: PeerId) -> Sink:
+    return lambda data: None
 
 
 def _expected(failure: Failure) -> None:

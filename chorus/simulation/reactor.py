@@ -60,6 +60,10 @@ class SimDelayedCall:
         self._place = -1
         """True time of the place in the heap that counts; older ones are passed over."""
 
+    def __repr__(self) -> str:
+        name = getattr(self._function, "__qualname__", repr(self._function))
+        return f"<{name} at {self.getTime():.3f} s of the node's clock>"
+
     def __call__(self) -> None:
         """The world has come to a place of this call in its heap."""
         reactor = self._reactor

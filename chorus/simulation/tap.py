@@ -10,47 +10,46 @@ from chorus.protocols.stream import Stream, StreamOpened, StreamReceiver
 
 if TYPE_CHECKING:
     from chorus.services.p2p import P2PService
-    from chorus.simulation.node import SimNode
 
-Heard = Callable[["SimNode", PeerId, bytes], None]
-"""(who hears, who speaks, bytes of the speaker's stream)."""
+Sink = Callable[[bytes], object]
+Listen = Callable[[PeerId], Sink]
+"""Called for each inbound stream with its speaker; gives what takes the stream's bytes."""
 
 
 class TappedHost:
     """A host whose inbound streams are heard; everything else is the host's."""
 
-    def __init__(self, host: P2PService, heard: Callable[[PeerId, bytes], None]) -> None:
+    def __init__(self, host: P2PService, listen: Listen) -> None:
         self._host = host
-        self._heard = heard
+        self._listen = listen
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._host, name)
 
     def register(self, protocol: str, opened: StreamOpened, options: Any) -> None:
-        self._host.register(protocol, lambda stream: opened(TappedStream(stream, self._heard)), options)
+        self._host.register(protocol, lambda stream: opened(TappedStream(stream, self._listen)), options)
 
 
 class TappedStream:
-    def __init__(self, stream: Stream, heard: Callable[[PeerId, bytes], None]) -> None:
+    def __init__(self, stream: Stream, listen: Listen) -> None:
         self._stream = stream
-        self._heard = heard
+        self._sink = listen(stream.connection.peer_id)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def set_receiver(self, receiver: StreamReceiver) -> None:
-        self._stream.set_receiver(_TappedReceiver(receiver, self._stream.connection.peer_id, self._heard))
+        self._stream.set_receiver(_TappedReceiver(receiver, self._sink))
 
 
 class _TappedReceiver:
-    def __init__(self, receiver: StreamReceiver, peer: PeerId, heard: Callable[[PeerId, bytes], None]) -> None:
+    def __init__(self, receiver: StreamReceiver, sink: Sink) -> None:
         self._receiver = receiver
-        self._peer = peer
-        self._heard = heard
+        self._sink = sink
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._receiver, name)
 
     def data_received(self, data: bytes) -> None:
-        self._heard(self._peer, data)
+        self._sink(data)
         self._receiver.data_received(data)
