@@ -39,7 +39,10 @@ class GossipWatch:
         self._subscribed: dict[int, set[str]] = {}
         """Every topic that a node has ever asked for."""
         self._published: dict[tuple[bytes, str, bytes], int] = {}
-        self._seen: set[tuple[int, int, bytes]] = set()
+        self._seen: dict[tuple[int, int, bytes], int] = {}
+        """When a node, in one of its starts, got a message."""
+        self.late_replays = 0
+        """Deliveries of what was delivered more than `seen_ttl` before: GossipSub remembers no longer."""
         self.deliveries = 0
         self.copies = 0
         """Messages in the RPCs of honest nodes, as they arrived at honest nodes."""
@@ -63,8 +66,7 @@ class GossipWatch:
         judge = self._judge
         self.deliveries += 1
         key = (node.number, node.starts, received.id)
-        judge.require(key not in self._seen, "gossip.once", lambda: f"{node} got {received.id.hex()} again")
-        self._seen.add(key)
+        self._check_once(node, key)
         judge.require(
             received.topic in self._subscribed.get(node.number, ()),
             "gossip.unsubscribed",
@@ -76,6 +78,14 @@ class GossipWatch:
             self.latencies.append((node.world.now_ns - at) / SECOND)
         if received.data in self.reached:
             self.reached[received.data].add(node.number)
+
+    def _check_once(self, node: SimNode, key: tuple[int, int, bytes]) -> None:
+        before, self._seen[key] = self._seen.get(key), node.world.now_ns
+        if before is None:
+            return
+        if node.world.now_ns - before < (node.options.gossip.seen_ttl - 1) * SECOND:
+            self._judge.accuse("gossip.once", f"{node} got {key[2].hex()} again")
+        self.late_replays += 1
 
     def _check_origin(self, node: SimNode, origin: bytes, topic: str, data: bytes) -> None:
         """What claims to be of one of our nodes is what that node published."""

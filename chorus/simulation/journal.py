@@ -75,6 +75,11 @@ class SimJournal:
         """Fails with `NoQuorum` when the journal is closed, with `DiskFailed` when the disk refused."""
         if not self._open:
             return fail(NoQuorum("the journal is not open"))
+        try:
+            self._write({"kind": entry.kind, "subject": entry.subject, "body": dict(entry.body), "time": entry.time})
+        except OSError as error:
+            self._break(error)
+            return fail(DiskFailed(str(error)))
         done: Deferred[int] = Deferred()
         self._asked.append((entry, done))
         if not self._syncing:
@@ -91,29 +96,27 @@ class SimJournal:
         return Fence(0, start, index)
 
     def _commit(self) -> None:
-        asked, self._asked = self._asked, []
         self._syncing = False
+        if not self._open:
+            return
         try:
-            for entry, _ in asked:
-                self._write(
-                    {"kind": entry.kind, "subject": entry.subject, "body": dict(entry.body), "time": entry.time}
-                )
             self._sync()
         except OSError as error:
-            # What is on the disk is not known any more: only a new start may go on.
-            self._open = False
-            for _, done in [*asked, *self._take_asked()]:
-                done.errback(DiskFailed(str(error)))
+            self._break(error)
             return
+        asked, self._asked = self._asked, []
         for entry, done in asked:
             self.entries.append(entry)
             index = len(self.entries)
             self.machine.apply(index, entry)
             done.callback(index)
 
-    def _take_asked(self) -> list[tuple[Entry, Deferred[int]]]:
+    def _break(self, error: OSError) -> None:
+        """What is on the disk is not known any more: only a new start may go on."""
+        self._open = False
         asked, self._asked = self._asked, []
-        return asked
+        for _, done in asked:
+            done.errback(DiskFailed(str(error)))
 
     def _sync(self) -> None:
         self._disk.fsync(FILE)

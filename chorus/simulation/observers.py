@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import attrs
 from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 
 from chorus.simulation.world import SECOND, World
+
+UNHANDLED: Final = "Unhandled error in Deferred"
+"""Twisted's headline; the event with the failure itself follows it."""
 
 
 @attrs.frozen
@@ -82,5 +85,5 @@ class ErrorWatch:
         failure: Any = event.get("log_failure")
         if failure is not None:
             self._judge.accuse("whole.errors", f"{formatEvent(event)}: {failure.getTraceback()}")
-        elif level is not None and level >= LogLevel.critical:
+        elif level is not None and level >= LogLevel.critical and not formatEvent(event).startswith(UNHANDLED):
             self._judge.accuse("whole.errors", formatEvent(event))

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
 from chorus.protocols.gossip_params import GossipParams
-from chorus.protocols.limits import HostLimits
 from chorus.simulation import byzantine
 from chorus.simulation.byzantine import ByzantineNode
 from chorus.simulation.configuration import Configuration
-from chorus.simulation.disk import DiskFaults
 from chorus.simulation.gossip_watch import GossipWatch
 from chorus.simulation.ledger import LedgerClient
 from chorus.simulation.nemesis import Nemesis
@@ -32,6 +30,9 @@ TOPICS: Final = ("a", "b")
 SETTLE: Final = 150.0
 """Seconds after healing until the mesh must be right: 40 s until a dead connection is noticed, 30 s of back-off between
 dials, 60 s of back-off after a PRUNE, and a few heartbeats."""
+
+BUSY: Final = 20.0
+"""Seconds of these in which the nodes go on with what they did."""
 
 DELIVER: Final = 15.0
 """Seconds in which a message must reach everybody after that: an IHAVE every heartbeat, a round trip, and the patience
@@ -103,14 +104,12 @@ def quality(tier: str, world: World) -> LinkQuality:
 
 
 class Run:
-    """Everything of one run. `gossip`, `node_type`, `ledger_type` are for the checkers' own tests."""
+    """Everything of one run. `options` are for the checkers' own tests, and so are the two types."""
 
     node_type: type[SimNode] = SimNode
     ledger_type: type[LedgerClient] = LedgerClient
 
-    def __init__(
-        self, configuration: Configuration, *, gossip: GossipParams | None = None, disk: DiskFaults | None = None
-    ) -> None:
+    def __init__(self, configuration: Configuration, **options: Any) -> None:
         self.configuration = configuration
         self.world = World(configuration.seed, shuffle_ties=True)
         self.trace = Trace()
@@ -123,16 +122,8 @@ class Run:
             cutting=SMALL if tier == "A" else LARGE,
             trace=self.trace,
         )
-        self.options = NodeOptions(
-            plain_security=tier == "C",
-            tapped=tier != "C",
-            gossip=gossip or GossipParams(),
-            limits=HostLimits(),
-            disk=disk or DiskFaults(),
-        )
-        self.nodes = [
-            self.node_type(self.world, self.net, number, self.options) for number in range(configuration.nodes)
-        ]
+        self.options = NodeOptions(**{"plain_security": tier == "C", "tapped": tier != "C"} | options)
+        self.nodes = [self.make_node(number) for number in range(configuration.nodes)]
         self.attackers = [self._attacker(number, kind) for number, kind in enumerate(configuration.byzantine)]
         self.gossip = GossipWatch(self.judge, self.nodes)
         self.streams = StreamTraffic(self.judge, self.world) if tier != "C" else None
@@ -143,6 +134,9 @@ class Run:
         self.ledgers: list[LedgerClient] = []
         self.nemesis = Nemesis(self.world, self.net, self.nodes, configuration.faults, died=self._died)
         self._wire()
+
+    def make_node(self, number: int) -> SimNode:
+        return self.node_type(self.world, self.net, number, self.options)
 
     def _attacker(self, number: int, kind: str) -> ByzantineNode:
         node = ByzantineNode(self.world, self.net, self.configuration.nodes + number, self.options)
@@ -207,17 +201,18 @@ class Run:
 
     def _check_bounds(self) -> None:
         check_buffers(self.judge, self.nodes)
-        self.gossip.check_bounds(GossipParams().seen_entries)
+        self.gossip.check_bounds(self.options.gossip.seen_entries)
         self.world.after(BOUNDS_EVERY, self._check_bounds)
 
     def _calm(self) -> None:
         self.nemesis.heal()
         for link in self.net.links():
             link.quality = attrs.evolve(link.quality, loss=0.0)
-        self._go(SETTLE)
+        self._go(BUSY)
         self.conversation.hush()
         for ledger in self.ledgers:
             ledger.quiet = True
+        self._go(SETTLE - BUSY)
         self._check_meshes()
         self._check_delivery()
         if self.streams is not None:
@@ -225,7 +220,7 @@ class Run:
         self._check_amplification()
 
     def _check_meshes(self) -> None:
-        params = self.options.gossip if self.configuration.tier == "C" else GossipParams()
+        params = GossipParams()
         for node in self.nodes:
             for topic in self.conversation.topics[node.number]:
                 self._check_mesh(node, topic, params)
@@ -235,7 +230,9 @@ class Run:
         honest = [
             other
             for other in self.nodes
-            if topic in self.conversation.topics[other.number] and node.p2p.connection(other.peer_id) is not None
+            if topic in self.conversation.topics[other.number]
+            and node.p2p.connection(other.peer_id) is not None
+            and self._takes(other, node, topic, params.d_hi)
         ]
         least = min(params.d_lo, len(honest))
         self.judge.require(
@@ -252,28 +249,41 @@ class Run:
             lambda: f"{node} has {len(dialled)} of the mesh of {topic!r} dialled itself, not {wanted}",
         )
 
+    def _takes(self, other: SimNode, node: SimNode, topic: str, d_hi: int) -> bool:
+        """A full mesh refuses whoever is not in it."""
+        mesh = other.pubsub.mesh_of(topic)
+        return len(mesh) < d_hi or node.peer_id in mesh
+
     def _inbound(self, node: SimNode, other: SimNode) -> bool:
         connection = node.p2p.connection(other.peer_id)
         return connection is None or connection.inbound
 
     def _check_delivery(self) -> None:
-        """What each of some nodes says now, everybody who asked for it hears."""
+        """What each of some nodes says now, everybody hears who asked for it and can be reached by those who did."""
         wanted: dict[bytes, set[int]] = {}
         for node in self.nodes[:20]:
             for topic in self.conversation.topics[node.number]:
                 data = self.conversation.publish(node, topic)
                 self.gossip.expect(data)
-                wanted[data] = {
-                    other.number
-                    for other in self.nodes
-                    if other is not node and topic in self.conversation.topics[other.number]
-                }
+                wanted[data] = self._reachable(node, topic)
         self._go(DELIVER)
         for data, nodes in wanted.items():
             missing = sorted(nodes - self.gossip.reached[data])
             if missing:
                 self.judge.accuse("gossip.delivery", f"{data[:20]!r} did not reach nodes {missing}")
         self.judge.check()
+
+    def _reachable(self, node: SimNode, topic: str) -> set[int]:
+        """Who asked for the topic and is connected to the node through others who did."""
+        members = {other.peer_id: other for other in self.nodes if topic in self.conversation.topics[other.number]}
+        found, waiting = {node.number}, [node]
+        while waiting:
+            for connection in waiting.pop().p2p.connections():
+                other = members.get(connection.peer_id)
+                if other is not None and other.number not in found:
+                    found.add(other.number)
+                    waiting.append(other)
+        return found - {node.number}
 
     def _check_amplification(self) -> None:
         deliveries, copies = self.gossip.deliveries, self.gossip.copies
@@ -299,6 +309,7 @@ class Run:
             counts.update({f"disk.{name}": count for name, count in node.disk.counters.items()})
         counts["starts"] = sum(node.starts for node in self.nodes)
         counts["deliveries"], counts["copies"] = self.gossip.deliveries, self.gossip.copies
+        counts["late_replays"] = self.gossip.late_replays
         if self.streams is not None:
             counts["streams"], counts["streams.whole"] = self.streams.opened, self.streams.completed
         for ledger in self.ledgers:
