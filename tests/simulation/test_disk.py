@@ -179,7 +179,7 @@ class Journals(PureTestCase):
                 number += 1
                 entry = self.entry(number)
                 journal.append(entry).addCallback(lambda index, entry=entry: acknowledged.setdefault(index, entry))
-                world.run_for(world.rng("wait", number).random() * 0.006)
+                world.run_for(world.rng("wait", number).random() * 0.04)
             for index in acknowledged:
                 if journal.fence_of(index).term == journal.start_count:
                     self.assertNotIn(journal.fence_of(index), fences)

@@ -307,7 +307,7 @@ class Ledger(Mutants):
         class Forgetful(SimJournal):
             def _replay(self, content: bytes) -> None:
                 super()._replay(content)
-                del self.entries[-1:]
+                del self.entries[-10:]
 
         run = self.keeping(Forgetful)
         self.assertIn("lost entry", self.assertCaught("ledger.durable", run=run, faults=("kill",), seconds=60))

@@ -30,7 +30,7 @@ class Tiers(PureTestCase):
         self.assertGreater(report.counts["ledger.acknowledged"], 1000)
 
     def test_tier_a_holds_when_power_fails_again_and_again(self) -> None:
-        report = run(Configuration(tier="A", seed=13, nodes=3, seconds=60, faults=("power",)))
+        report = run(Configuration(tier="A", seed=13, nodes=3, seconds=120, faults=("power",)))
         self.assertBusy(report, "fault.power", "disk.dropped", "disk.torn", "ledger.acknowledged", "deliveries")
 
     def test_tier_a_holds_among_every_kind_of_attacker(self) -> None:
