@@ -2,8 +2,9 @@
 
 Records are `4-byte length ‖ 4-byte CRC-32 ‖ JSON`, appended and synced before they are acknowledged. Reading stops at
 the first record that is cut off or does not have its checksum: nothing after it was acknowledged, unless the disk
-damaged what it had promised to keep. The file is cut there, so that new records follow what is read. Several entries
-that were asked for within one sync share it.
+damaged what it had promised to keep. Each start writes what it has read to a new file: after a failed sync the page
+cache may show what is not on the disk, and a second sync of it would say nothing. Several entries that were asked for
+within one sync share it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import random
 
 FILE: Final = "journal"
+NEW_FILE: Final = "journal.new"
 
 SYNC_MAX: Final = 60 * MILLISECOND
 """What a sync takes at most, as on a busy disk; drawn for each. Long enough that crashes often come before its end."""
@@ -59,12 +61,13 @@ class SimJournal:
     def start(self) -> None:
         """Raises `DiskFailed`."""
         try:
-            self._disk.create(FILE)
-            self._replay(self._disk.read(FILE))
+            content = self._disk.read(FILE) if self._disk.exists(FILE) else b""
+            self._begin_anew(content[: self._replay(content)])
             self.start_count = self._starts[-1][1] + 1 if self._starts else 1
             # Durable before the first entry of this start, so that no fence is ever given twice.
-            self._write({"start": self.start_count})
-            self._sync()
+            self._write(NEW_FILE, {"start": self.start_count})
+            self._sync(NEW_FILE)
+            self._disk.rename(NEW_FILE, FILE)
             self._disk.sync_directory()
         except OSError as error:
             raise DiskFailed(str(error)) from error
@@ -76,7 +79,9 @@ class SimJournal:
         if not self._open:
             return fail(NoQuorum("the journal is not open"))
         try:
-            self._write({"kind": entry.kind, "subject": entry.subject, "body": dict(entry.body), "time": entry.time})
+            self._write(
+                FILE, {"kind": entry.kind, "subject": entry.subject, "body": dict(entry.body), "time": entry.time}
+            )
         except OSError as error:
             self._break(error)
             return fail(DiskFailed(str(error)))
@@ -100,7 +105,7 @@ class SimJournal:
         if not self._open:
             return
         try:
-            self._sync()
+            self._sync(FILE)
         except OSError as error:
             self._break(error)
             return
@@ -118,14 +123,22 @@ class SimJournal:
         for _, done in asked:
             done.errback(DiskFailed(str(error)))
 
-    def _sync(self) -> None:
-        self._disk.fsync(FILE)
+    def _begin_anew(self, content: bytes) -> None:
+        if self._disk.exists(NEW_FILE):
+            self._disk.unlink(NEW_FILE)
+        self._disk.create(NEW_FILE)
+        if content:
+            self._disk.append(NEW_FILE, content)
 
-    def _write(self, document: dict[str, Any]) -> None:
+    def _sync(self, name: str) -> None:
+        self._disk.fsync(name)
+
+    def _write(self, name: str, document: dict[str, Any]) -> None:
         data = json.dumps(document, separators=(",", ":")).encode()
-        self._disk.append(FILE, _HEAD.pack(len(data), zlib.crc32(data)) + data)
+        self._disk.append(name, _HEAD.pack(len(data), zlib.crc32(data)) + data)
 
-    def _replay(self, content: bytes) -> None:
+    def _replay(self, content: bytes) -> int:
+        """How many bytes of it are whole records."""
         whole = 0
         for document, end in records(content):
             whole = end
@@ -135,8 +148,7 @@ class SimJournal:
             entry = Entry(document["kind"], document["subject"], document["body"], document["time"])
             self.entries.append(entry)
             self.machine.apply(len(self.entries), entry)
-        if whole < len(content):
-            self._disk.truncate(FILE, whole)
+        return whole
 
 
 def records(content: bytes) -> list[tuple[dict[str, Any], int]]:

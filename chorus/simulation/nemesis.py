@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+import attrs
+
 from chorus.simulation.world import MILLISECOND, SECOND, World, nanoseconds
 
 if TYPE_CHECKING:
@@ -160,6 +162,18 @@ class Nemesis:
         node.clock.jump_wall(rng.randint(-WALL_JUMP, WALL_JUMP) * SECOND)
         node.clock.set_drift(rng.randint(-limit, limit))
 
+    def disk(self, rng: random.Random, duration: int) -> None:
+        """One disk refuses now and then: syncs fail and lose what they should have written, reads fail, it is full."""
+        node = rng.choice(self._nodes)
+        before = node.disk.faults
+        room = node.disk.used() if rng.random() < 0.3 else before.capacity
+        node.disk.faults = attrs.evolve(before, sync_error=0.2, read_error=0.2, capacity=room)
+
+        def undo() -> None:
+            node.disk.faults = node.options.disk
+
+        self._for(duration, undo)
+
     def reset(self, rng: random.Random, duration: int) -> None:
         """A box in the middle ends some connections, in the middle of whatever they carry."""
         node = rng.choice(self._nodes)
@@ -196,6 +210,7 @@ KINDS: Final[dict[str, Callable[[Nemesis, random.Random, int], None]]] = {
     "power": Nemesis.power,
     "pause": Nemesis.pause,
     "clock": Nemesis.clock,
+    "disk": Nemesis.disk,
     "reset": Nemesis.reset,
     "corrupt": Nemesis.corrupt,
 }

@@ -298,16 +298,27 @@ class Ledger(Mutants):
 
     def test_nothing_is_synced(self) -> None:
         class Unsynced(SimJournal):
-            def _sync(self) -> None:
+            def _sync(self, name: str) -> None:
                 pass
 
         self.assertIn("before it was durable", self.assertCaught("ledger.durable", run=self.keeping(Unsynced)))
 
+    def test_a_failed_sync_is_repeated_and_believed(self) -> None:
+        class Believing(SimJournal):
+            def _sync(self, name: str) -> None:
+                try:
+                    super()._sync(name)
+                except OSError:
+                    super()._sync(name)
+
+        self.assertCaught("ledger.durable", run=self.keeping(Believing), faults=("disk", "power"), seconds=60)
+
     def test_what_was_acknowledged_is_not_read_again(self) -> None:
         class Forgetful(SimJournal):
-            def _replay(self, content: bytes) -> None:
-                super()._replay(content)
+            def _replay(self, content: bytes) -> int:
+                whole = super()._replay(content)
                 del self.entries[-10:]
+                return whole
 
         run = self.keeping(Forgetful)
         self.assertIn("lost entry", self.assertCaught("ledger.durable", run=run, faults=("kill",), seconds=60))
@@ -319,7 +330,7 @@ class Ledger(Mutants):
         watch = LedgerWatch(judge, node)
 
         class Careless(SimJournal):
-            def _sync(self) -> None:
+            def _sync(self, name: str) -> None:
                 pass
 
         for number in range(3):
@@ -336,12 +347,13 @@ class Ledger(Mutants):
 
     def test_the_replay_makes_something_else_of_it(self) -> None:
         class Skipping(SimJournal):
-            def _replay(self, content: bytes) -> None:
+            def _replay(self, content: bytes) -> int:
                 original = self.machine.apply
                 kept: Any = lambda index, entry: original(index, entry) if entry.kind != "task.started" else None  # noqa: E731
                 self.machine.apply = kept  # type: ignore[method-assign]
-                super()._replay(content)
+                whole = super()._replay(content)
                 self.machine.apply = original  # type: ignore[method-assign]
+                return whole
 
         self.assertCaught("ledger.replay", run=self.keeping(Skipping), faults=("kill",), seconds=60)
 

@@ -33,6 +33,10 @@ class Tiers(PureTestCase):
         report = run(Configuration(tier="A", seed=13, nodes=3, seconds=120, faults=("power",)))
         self.assertBusy(report, "fault.power", "disk.dropped", "disk.torn", "ledger.acknowledged", "deliveries")
 
+    def test_tier_a_holds_on_bad_disks(self) -> None:
+        report = run(Configuration(tier="A", seed=14, nodes=3, seconds=60, faults=("power", "disk")))
+        self.assertBusy(report, "disk.sync_errors", "disk.read_errors", "disk.full", "ledger.refused", "disk.crashes")
+
     def test_tier_a_holds_among_every_kind_of_attacker(self) -> None:
         kinds = tuple(byzantine.KINDS)
         report = run(Configuration(tier="A", seed=12, nodes=4, seconds=10, byzantine=kinds))
