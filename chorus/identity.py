@@ -8,8 +8,6 @@ non-canonical S, non-canonical and small-order public keys, so that all nodes ag
 from __future__ import annotations
 
 import hmac
-import os
-from collections.abc import Callable
 from enum import IntEnum
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +16,7 @@ import attrs
 from nacl import bindings
 from nacl.exceptions import BadSignatureError
 
+from chorus.entropy import RandomBytes, system_random
 from chorus.errors import PeerError, UserError
 from chorus.files import create_once, read_plain
 from chorus.multiformats import base58, multibase, multihash, varint
@@ -254,7 +253,7 @@ class Identity:
         return f"Identity({self.peer_id})"
 
     @classmethod
-    def generate(cls, random: Callable[[int], bytes] = os.urandom) -> Identity:
+    def generate(cls, random: RandomBytes = system_random) -> Identity:
         return cls(random(32))
 
     @classmethod
@@ -284,7 +283,7 @@ class Identity:
         return bindings.crypto_sign(message, self._pair)[:64]
 
     @classmethod
-    def load_or_create(cls, path: Path, random: Callable[[int], bytes] = os.urandom) -> Identity:
+    def load_or_create(cls, path: Path, random: RandomBytes = system_random) -> Identity:
         """Read the identity file, or make it once: mode 0600, complete and on disk before it has its name.
 
         Raises `IdentityError` when the file is damaged, readable by others, or cannot be made.

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import struct
 from collections.abc import Callable
 
 from nacl import bindings
 
+from chorus.entropy import RandomBytes, system_random
 from chorus.errors import PeerError
 from chorus.protocols.aead import Aead, AuthenticationError, Buffer, ChaCha20Poly1305
 
@@ -45,9 +45,9 @@ class NonceExhausted(NoiseError):
     code = "nonce_exhausted"
 
 
-def generate_keypair() -> KeyPair:
-    """X25519 key pair from the operating system's randomness."""
-    private = os.urandom(KEY)
+def generate_keypair(random: RandomBytes = system_random) -> KeyPair:
+    """X25519 key pair; its private half is 32 bytes of `random`."""
+    private = random(KEY)
     return private, bindings.crypto_scalarmult_base(private)
 
 

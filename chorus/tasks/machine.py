@@ -199,9 +199,9 @@ class TaskMachine:
             self._open.pop(task.id, None)
         else:
             self._open[task.id] = None
-            for dependency in task.waiting_for:
+            for dependency in sorted(task.waiting_for):
                 self._dependents.setdefault(dependency, {})[task.id] = None
-        for dependency in gone:
+        for dependency in sorted(gone):
             waiting = self._dependents.get(dependency)
             if waiting is not None:
                 waiting.pop(task.id, None)
@@ -295,7 +295,7 @@ class TaskMachine:
             if each == task_id:
                 raise DependencyCycle(_cycle(task_id, came_from))
             task = self._tasks.get(each)
-            for dependency in task.waiting_for if task is not None and not task.terminal else ():
+            for dependency in sorted(task.waiting_for) if task is not None and not task.terminal else ():
                 if dependency not in came_from:
                     came_from[dependency] = each
                     waiting.append(dependency)

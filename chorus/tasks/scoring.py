@@ -148,7 +148,8 @@ def _why_nobody(spec: TaskSpec, candidates: Sequence[Candidate], suitable: Seque
     if not suitable:
         lacks = {what for each in candidates if (what := missing(spec, each)) is not None}
         if len(lacks) == 1:
-            return f"no agent has {next(iter(lacks))} ({_agents(len(candidates))} known)"
+            (what,) = lacks
+            return f"no agent has {what} ({_agents(len(candidates))} known)"
         return f"no agent has all that the task requires: one lacks {', another '.join(sorted(lacks)[:3])}"
     executing = [each for each in suitable if each.max_tasks]
     if not executing:

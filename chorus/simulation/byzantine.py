@@ -1,0 +1,277 @@
+"""Members that break the rules: admitted like everybody, with a pub/sub service of their own."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+
+from twisted.internet.task import LoopingCall
+from twisted.python.failure import Failure
+
+from chorus.errors import ChorusError, PeerError
+from chorus.identity import Identity, PeerId
+from chorus.multiformats import varint
+from chorus.protocols.delimited import DelimitedDecoder
+from chorus.protocols.gossip_params import MAX_RPC, MESHSUB_1_1, PROTOCOLS
+from chorus.protocols.gossip_sign import Signer
+from chorus.protocols.proto import rpc_pb2 as pb
+from chorus.protocols.stream import Connection, ProtocolOptions, Stream, StreamClosed
+from chorus.simulation.node import SimNode
+
+if TYPE_CHECKING:
+    from chorus.protocols.stream import Host
+    from chorus.services.pubsub import PubSubService
+
+INTERVAL: Final = 0.1
+"""Seconds between two acts."""
+
+KEPT: Final = 200
+"""Messages that an attacker remembers."""
+
+
+def delimited(rpc: pb.RPC) -> bytes:
+    raw = rpc.SerializeToString()
+    return varint.encode(len(raw)) + raw
+
+
+class Attacker:
+    """Stands where `PubSubService` does. Reads everything, says what its kind says."""
+
+    greets: ClassVar[bool] = True
+    """Whether it announces the topics, so that others take it into their meshes."""
+
+    def __init__(self, host: Host, node: SimNode, rng: random.Random, topics: tuple[str, ...]) -> None:
+        self.host = host
+        self.node = node
+        self.rng = rng
+        self.topics = topics
+        self.heard: list[bytes] = []
+        """Serialised messages of others."""
+        self._streams: dict[bytes, Stream] = {}
+        self._loop = LoopingCall(self._act)
+        self._loop.clock = node.reactor
+
+    def startService(self) -> None:
+        for protocol in PROTOCOLS:
+            self.host.register(protocol, self._opened, ProtocolOptions(max_inbound_per_peer=4))
+        self.host.watch_peers(self._joined, lambda connection: None)
+        self._loop.start(INTERVAL, now=False).addErrback(self.node._failed)
+
+    def stopService(self) -> None:
+        if self._loop.running:
+            self._loop.stop()
+
+    def subscribe(self, topic: str, callback: object) -> None:
+        """An attacker has no application."""
+
+    def publish(self, topic: str, data: bytes) -> bytes:
+        return b""
+
+    def _opened(self, stream: Stream) -> None:
+        stream.set_receiver(_Listening(self, stream))
+
+    def _joined(self, connection: Connection) -> None:
+        connection.open_stream([MESHSUB_1_1]).addCallbacks(self._speak, _expected, callbackArgs=(connection,))
+
+    def _speak(self, stream: Stream, connection: Connection) -> None:
+        self._streams[connection.peer_id.raw] = stream
+        stream.set_receiver(_Listening(self, stream))
+        if self.greets:
+            rpc = pb.RPC(subscriptions=[pb.RPC.SubOpts(subscribe=True, topicid=topic) for topic in self.topics])
+            rpc.control.graft.extend(pb.ControlGraft(topicID=topic) for topic in self.topics)
+            self.send(stream, delimited(rpc))
+
+    def _act(self) -> None:
+        for raw, stream in list(self._streams.items()):
+            if self.host.connection(PeerId(raw)) is not None:
+                self.act(stream)
+
+    def send(self, stream: Stream, data: bytes) -> None:
+        try:
+            stream.write(data)
+        except StreamClosed:
+            for raw in [raw for raw, known in self._streams.items() if known is stream]:
+                del self._streams[raw]
+
+    def send_message(self, stream: Stream, message: bytes) -> None:
+        rpc = pb.RPC()
+        rpc.publish.append(pb.Message.FromString(message))
+        self.send(stream, delimited(rpc))
+
+    def keep(self, message: bytes) -> None:
+        if len(self.heard) < KEPT:
+            self.heard.append(message)
+        else:
+            self.heard[self.rng.randrange(KEPT)] = message
+
+    # What a kind does
+
+    def act(self, stream: Stream) -> None:
+        """Ten times a second for every peer."""
+
+    def hears(self, rpc: pb.RPC, stream: Stream) -> None:
+        """Somebody said something."""
+
+
+class Silent(Attacker):
+    """Takes connections and streams, and never says a word."""
+
+    greets = False
+
+
+class Selfish(Attacker):
+    """Joins every mesh and passes nothing on."""
+
+
+class SlowReader(Attacker):
+    """Joins every mesh and stops reading."""
+
+    def hears(self, rpc: pb.RPC, stream: Stream) -> None:
+        stream.pause_reading()
+
+
+class Flooding(Attacker):
+    """GRAFT, IHAVE of ids that do not exist, IWANT of ids that nobody has: as much as fits."""
+
+    def act(self, stream: Stream) -> None:
+        rpc = pb.RPC()
+        topic = self.rng.choice(self.topics)
+        ids = [self.rng.randbytes(46) for _ in range(100)]
+        rpc.control.ihave.append(pb.ControlIHave(topicID=topic, messageIDs=ids))
+        rpc.control.iwant.append(pb.ControlIWant(messageIDs=ids))
+        rpc.control.graft.extend(pb.ControlGraft(topicID=topic) for _ in range(10))
+        self.send(stream, delimited(rpc))
+
+
+class Replaying(Attacker):
+    """Says again and again what others have said."""
+
+    def hears(self, rpc: pb.RPC, stream: Stream) -> None:
+        for message in rpc.publish:
+            self.keep(message.SerializeToString())
+
+    def act(self, stream: Stream) -> None:
+        for message in self.rng.sample(self.heard, min(5, len(self.heard))):
+            self.send_message(stream, message)
+
+
+class WrongSignature(Replaying):
+    """Speaks for others: signed with its own key, with noise, or with the signature of other data."""
+
+    def act(self, stream: Stream) -> None:
+        if not self.heard:
+            return
+        message = pb.Message.FromString(self.rng.choice(self.heard))
+        kind = self.rng.randrange(4)
+        message.seqno = self.rng.randbytes(8)
+        if kind == 0:
+            message.signature = self.rng.randbytes(64)
+        elif kind == 1:
+            message.data = message.data + b"!"
+        elif kind == 2:
+            message.ClearField("signature")
+        else:
+            own = Signer(self.node.identity).sign(message.topic, message.data, message.seqno)
+            message.signature = pb.Message.FromString(own).signature
+        rpc = pb.RPC()
+        rpc.publish.append(message)
+        self.send(stream, delimited(rpc))
+
+
+class Mutating(Replaying):
+    """Passes on what it hears with bits turned over: in the message, in the RPC, or in its length."""
+
+    def act(self, stream: Stream) -> None:
+        if self.heard and self.rng.random() < 0.3:
+            rpc = pb.RPC()
+            rpc.publish.append(pb.Message.FromString(self.rng.choice(self.heard)))
+            data = bytearray(delimited(rpc))
+            for _ in range(self.rng.randrange(1, 4)):
+                data[self.rng.randrange(len(data))] ^= 1 << self.rng.randrange(8)
+            self.send(stream, bytes(data))
+
+
+class SlowWriter(Attacker):
+    """Begins an RPC and never ends it: one byte at a time."""
+
+    greets = False
+
+    def act(self, stream: Stream) -> None:
+        if not hasattr(self, "_begun"):
+            self._begun: dict[Stream, None] = {}
+        if stream not in self._begun:
+            self._begun[stream] = None
+            self.send(stream, varint.encode(100_000))
+        elif self.rng.random() < 0.2:
+            self.send(stream, self.rng.randbytes(1))
+
+
+class Relaying(Attacker):
+    """Asks for every topic and passes on all that it hears, of whatever topic and as often as it comes.
+
+    Not against the protocol for who asked for the topic; for checkers, an honest node that passes on too much.
+    """
+
+    def hears(self, rpc: pb.RPC, stream: Stream) -> None:
+        for message in rpc.publish:
+            for other in list(self._streams.values()):
+                self.send_message(other, message.SerializeToString())
+
+
+KINDS: Final[dict[str, type[Attacker]]] = {
+    "silent": Silent,
+    "selfish": Selfish,
+    "slow-reader": SlowReader,
+    "flooding": Flooding,
+    "replaying": Replaying,
+    "wrong-signature": WrongSignature,
+    "mutating": Mutating,
+    "slow-writer": SlowWriter,
+}
+
+
+class ByzantineNode(SimNode):
+    """A node whose pub/sub is an attacker's."""
+
+    honest = False
+    kind: type[Attacker] = Silent
+    topics: tuple[str, ...] = ()
+
+    def make_pubsub(self, host: Host, rng: Any) -> PubSubService:
+        return cast("PubSubService", self.kind(host, self, rng, self.topics))
+
+
+class _Listening:
+    """Receiver of a stream: decodes RPCs and hands them to the attacker."""
+
+    def __init__(self, attacker: Attacker, stream: Stream) -> None:
+        self._attacker = attacker
+        self._stream = stream
+        self._decoder = DelimitedDecoder(MAX_RPC)
+
+    def data_received(self, data: bytes) -> None:
+        self._decoder.feed(data)
+        try:
+            while (raw := self._decoder.next_message()) is not None:
+                self._attacker.hears(pb.RPC.FromString(raw), self._stream)
+        except PeerError:
+            self._stream.reset()
+
+    def eof_received(self) -> None:
+        self._stream.close()
+
+    def stream_closed(self, error: ChorusError | None) -> None:
+        """It tries again with the next connection."""
+
+    def pause_writing(self) -> None:
+        """An attacker does not wait."""
+
+    def resume_writing(self) -> None:
+        """Nothing waited."""
+
+
+def _expected(failure: Failure) -> None:
+    failure.trap(ChorusError)  # type: ignore[no-untyped-call]
+
+
+__all__ = ["KINDS", "Attacker", "ByzantineNode", "Identity", "Relaying"]

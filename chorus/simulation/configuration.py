@@ -1,0 +1,80 @@
+"""What one run is, besides its seed: drawn from the seed (every seed has its own mix of faults), or given in full."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+
+from chorus.simulation import byzantine, nemesis
+from chorus.simulation.world import World
+
+
+class BadConfiguration(ValueError):
+    """A run that cannot be."""
+
+
+@attrs.frozen(kw_only=True)
+class Configuration:
+    """`tier` A: bytes cut at random, real cryptography; B: large segments; C: no cryptography, nothing tapped."""
+
+    tier: str = "A"
+    seed: int = 1
+    nodes: int = 5
+    """Honest ones; each kind in `byzantine` is one more."""
+    seconds: float = 60.0
+    """Of chaos, simulated."""
+    faults: tuple[str, ...] = ()
+    byzantine: tuple[str, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        """Raises `BadConfiguration`."""
+        if self.tier not in TIERS:
+            raise BadConfiguration(f"there is no tier {self.tier!r} here: {', '.join(TIERS)}")
+        for name, known in (("faults", nemesis.KINDS), ("byzantine", byzantine.KINDS)):
+            for kind in getattr(self, name):
+                if kind not in known:
+                    raise BadConfiguration(f"unknown among {name}: {kind!r}; there are {', '.join(known)}")
+        if self.nodes < 2 or self.seconds < 0:
+            raise BadConfiguration("a run has at least 2 nodes and no negative time")
+        if self.tier == "C" and "corrupt" in self.faults:
+            raise BadConfiguration("tier C has no cipher that could notice corrupt bytes")
+
+    def arguments(self) -> str:
+        """The command line that makes exactly this run."""
+        lists = "".join(
+            f" --{name} {','.join(values)}"
+            for name, values in (("faults", self.faults or ("none",)), ("byzantine", self.byzantine or ("none",)))
+        )
+        return f"--tier {self.tier} --nodes {self.nodes} --seconds {self.seconds:g}{lists} --seed {self.seed}"
+
+
+@attrs.frozen
+class _Tier:
+    nodes: tuple[int, int]
+    seconds: float
+    attackers: int
+    """At most so many of them."""
+
+
+TIERS: Final = {
+    "A": _Tier((3, 8), 60.0, 2),
+    "B": _Tier((30, 50), 120.0, 4),
+    "C": _Tier((300, 400), 30.0, 0),
+}
+
+
+def draw(seed: int, tier: str = "A") -> Configuration:
+    """Swarm testing: each kind of fault is in a run or not, so that rare ones are not always masked by common ones."""
+    if tier not in TIERS:
+        raise BadConfiguration(f"there is no tier {tier!r} here: {', '.join(TIERS)}")
+    rng, known = World(seed).rng("configuration"), TIERS[tier]
+    kinds = [kind for kind in nemesis.KINDS if tier != "C" or kind != "corrupt"]
+    return Configuration(
+        tier=tier,
+        seed=seed,
+        nodes=rng.randint(*known.nodes),
+        seconds=known.seconds,
+        faults=tuple(kind for kind in kinds if rng.random() < 0.4),
+        byzantine=tuple(rng.sample(list(byzantine.KINDS), rng.randint(0, known.attackers))),
+    )

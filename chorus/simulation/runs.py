@@ -1,0 +1,330 @@
+"""One run: chaos with safety checks, then everything is healed and the mesh must do its work again.
+
+A failure ends in `RunFailed`, whose last line is the command that replays it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import Any, Final
+
+import attrs
+
+from chorus.protocols.gossip_params import GossipParams
+from chorus.simulation import byzantine
+from chorus.simulation.byzantine import ByzantineNode
+from chorus.simulation.configuration import Configuration
+from chorus.simulation.gossip_watch import GossipWatch
+from chorus.simulation.ledger import LedgerClient
+from chorus.simulation.nemesis import Nemesis
+from chorus.simulation.net import LARGE, SMALL, LinkQuality, SimNet
+from chorus.simulation.node import NodeOptions, SimNode
+from chorus.simulation.observers import ErrorWatch, Judge, Violated
+from chorus.simulation.trace import Trace
+from chorus.simulation.traffic import Conversation, StreamTraffic, check_buffers, check_stopped
+from chorus.simulation.world import MILLISECOND, SECOND, World
+
+TOPICS: Final = ("a", "b")
+
+SETTLE: Final = 150.0
+"""Seconds after healing until the mesh must be right: 40 s until a dead connection is noticed, 30 s of back-off between
+dials, 60 s of back-off after a PRUNE, and a few heartbeats."""
+
+BUSY: Final = 20.0
+"""Seconds of these in which the nodes go on with what they did."""
+
+DELIVER: Final = 15.0
+"""Seconds in which a message must reach everybody after that: an IHAVE every heartbeat, a round trip, and the patience
+of two more."""
+
+STOP: Final = 20.0
+"""Seconds in which a node must have stopped, with nothing left."""
+
+CHECK_EVERY: Final = 100
+"""Events between two looks at what was noted; the time of a violation is exact all the same."""
+
+BOUNDS_EVERY: Final = SECOND
+
+DEGREE: Final = 4
+"""Neighbours that each node dials; about as many dial it."""
+
+MAX_EVENTS: Final = 200_000
+"""Events of one simulated second for each node, above which something runs in circles."""
+
+AMPLIFICATION: Final = 1.0
+"""Copies on the wire for one delivery may be `d_hi` times this, and a little for IWANT."""
+
+LEDGERS: Final = 3
+"""Nodes that keep a journal."""
+
+
+class RunFailed(Exception):
+    """The text ends with the line that replays the run."""
+
+    def __init__(self, configuration: Configuration, invariant: str, detail: str) -> None:
+        super().__init__(f"{detail}\npython -m chorus.simulation {configuration.arguments()}")
+        self.configuration = configuration
+        self.invariant = invariant
+
+
+@attrs.frozen(kw_only=True)
+class Report:
+    """What a run that passed has done: a run in which nothing happened proves nothing."""
+
+    configuration: Configuration
+    trace: str
+    simulated: float
+    """Seconds."""
+    cpu: float
+    """Seconds of processor time."""
+    events: int
+    counts: Counter[str]
+
+    def __str__(self) -> str:
+        told = " ".join(f"{name}={count}" for name, count in sorted(self.counts.items()) if count)
+        rate = self.events / self.cpu if self.cpu else 0.0
+        return (
+            f"ok {self.configuration.arguments()}\n"
+            f"   {self.simulated:.0f} s simulated in {self.cpu:.1f} s, {self.events} events ({rate:.0f}/s), "
+            f"trace {self.trace}\n   {told}"
+        )
+
+
+def quality(tier: str, world: World) -> LinkQuality:
+    """One mix of delay, jitter, loss and rate for a whole run's links to be drawn around."""
+    rng = world.rng("links")
+    loss = rng.choice((0.0, 0.0, 0.01, 0.05)) if tier != "C" else 0.0
+    return LinkQuality(
+        delay=rng.randrange(1, 150) * MILLISECOND,
+        jitter=rng.choice((0, 1, 20, 100)) * MILLISECOND if tier != "C" else 0,
+        rate=rng.choice((0.0, 0.0, 1_000_000.0)) if tier == "A" else 0.0,
+        loss=loss,
+    )
+
+
+class Run:
+    """Everything of one run. `options` are for the checkers' own tests, and so are the two types."""
+
+    node_type: type[SimNode] = SimNode
+    ledger_type: type[LedgerClient] = LedgerClient
+
+    def __init__(self, configuration: Configuration, **options: Any) -> None:
+        self.configuration = configuration
+        self.world = World(configuration.seed, shuffle_ties=True)
+        self.trace = Trace()
+        self.judge = Judge(self.world)
+        tier = configuration.tier
+        mean = quality(tier, self.world)
+        self.net = SimNet(
+            self.world,
+            quality=lambda rng, one, other: attrs.evolve(mean, delay=int(mean.delay * (0.2 + rng.random()))),
+            cutting=SMALL if tier == "A" else LARGE,
+            trace=self.trace,
+        )
+        self.options = NodeOptions(**{"plain_security": tier == "C", "tapped": tier != "C"} | options)
+        self.nodes = [self.make_node(number) for number in range(configuration.nodes)]
+        self.attackers = [self._attacker(number, kind) for number, kind in enumerate(configuration.byzantine)]
+        self.gossip = GossipWatch(self.judge, self.nodes)
+        self.streams = StreamTraffic(self.judge, self.world) if tier != "C" else None
+        every = {"A": 2.0, "B": 8.0, "C": 60.0}[tier]
+        self.conversation = Conversation(
+            self.gossip, self.streams, [*self.nodes], publish_every=every, stream_every=every * 1.5
+        )
+        self.ledgers: list[LedgerClient] = []
+        self.nemesis = Nemesis(self.world, self.net, self.nodes, configuration.faults, died=self._died)
+        self._wire()
+
+    def make_node(self, number: int) -> SimNode:
+        return self.node_type(self.world, self.net, number, self.options)
+
+    def _attacker(self, number: int, kind: str) -> ByzantineNode:
+        node = ByzantineNode(self.world, self.net, self.configuration.nodes + number, self.options)
+        node.kind = byzantine.KINDS[kind]
+        node.topics = TOPICS
+        return node
+
+    def _wire(self) -> None:
+        rng = self.world.rng("graph")
+        everybody: list[SimNode] = [*self.nodes, *self.attackers]
+        for place, node in enumerate(self.nodes):
+            # A ring of the honest keeps them connected whatever the attackers do.
+            others = [other for other in everybody if other is not node]
+            drawn = rng.sample(others, min(DEGREE, len(others)))
+            node.neighbours = list(dict.fromkeys([self.nodes[(place + 1) % len(self.nodes)], *drawn]))
+            self.conversation.topics[node.number] = TOPICS[: 1 + (rng.random() < 0.5)] if place else TOPICS
+            node.listen = self.gossip.listen
+            node.when_started.append(self.conversation.attach)
+        for attacker in self.attackers:
+            attacker.neighbours = rng.sample(self.nodes, min(DEGREE, len(self.nodes)))
+        for node in self.nodes[:LEDGERS] if self.configuration.tier == "A" else ():
+            client = self.ledger_type(self.judge, node)
+            self.ledgers.append(client)
+            node.when_started.append(client.attach)
+
+    def _died(self, node: SimNode) -> None:
+        if self.streams is not None:
+            self.streams.node_died(node)
+
+    # The two phases
+
+    def run(self) -> Report:
+        """Raises `RunFailed`."""
+        began = time.process_time()
+        try:
+            with ErrorWatch(self.judge) as errors:
+                self._chaos()
+                self._calm()
+                self._stop()
+                errors.collect()
+            self.judge.check()
+        except Violated as violated:
+            violation = violated.violation
+            raise RunFailed(self.configuration, violation.invariant, str(violation)) from None
+        return self._report(time.process_time() - began)
+
+    def _go(self, seconds: float) -> None:
+        """Let time pass. A node that runs in circles is a violation too."""
+        budget = int(MAX_EVENTS * max(1.0, seconds) * len(self.net.hosts()))
+        if not self.world.run_until(self.world.now_ns + round(seconds * SECOND), budget):
+            self.judge.accuse("whole.events", f"{budget} events in less than {seconds:g} s")
+        self.judge.check()
+
+    def _chaos(self) -> None:
+        self.world.watch(self.judge.check, CHECK_EVERY)
+        self._check_bounds()
+        for node in [*self.nodes, *self.attackers]:
+            # Machines do not start in the same instant.
+            self.world.after(self.world.rng("start", node.number).randrange(SECOND), node.start)
+        self.nemesis.start()
+        self._go(self.configuration.seconds)
+
+    def _check_bounds(self) -> None:
+        check_buffers(self.judge, self.nodes)
+        self.gossip.check_bounds(self.options.gossip.seen_entries)
+        self.world.after(BOUNDS_EVERY, self._check_bounds)
+
+    def _calm(self) -> None:
+        self.nemesis.heal()
+        for link in self.net.links():
+            link.quality = attrs.evolve(link.quality, loss=0.0)
+        self._go(BUSY)
+        self.conversation.hush()
+        for ledger in self.ledgers:
+            ledger.quiet = True
+        self._go(SETTLE - BUSY)
+        self._check_meshes()
+        self._check_delivery()
+        if self.streams is not None:
+            self.streams.check_ended()
+        self._check_amplification()
+
+    def _check_meshes(self) -> None:
+        params = GossipParams()
+        for node in self.nodes:
+            for topic in self.conversation.topics[node.number]:
+                self._check_mesh(node, topic, params)
+
+    def _check_mesh(self, node: SimNode, topic: str, params: GossipParams) -> None:
+        mesh = node.pubsub.mesh_of(topic)
+        honest = [
+            other
+            for other in self.nodes
+            if topic in self.conversation.topics[other.number]
+            and node.p2p.connection(other.peer_id) is not None
+            and self._takes(other, node, topic, params.d_hi)
+        ]
+        least = min(params.d_lo, len(honest))
+        self.judge.require(
+            least <= len(mesh) <= params.d_hi,
+            "gossip.mesh",
+            lambda: f"{node} has {len(mesh)} in the mesh of {topic!r}; {least} to {params.d_hi} are right",
+        )
+        dialled = [peer for peer in mesh if (link := node.p2p.connection(peer)) is not None and not link.inbound]
+        could = sum(1 for other in honest if not self._inbound(node, other))
+        wanted = min(params.d_out, could) if len(mesh) >= params.d_lo else 0
+        self.judge.require(
+            len(dialled) >= wanted,
+            "gossip.outbound",
+            lambda: f"{node} has {len(dialled)} of the mesh of {topic!r} dialled itself, not {wanted}",
+        )
+
+    def _takes(self, other: SimNode, node: SimNode, topic: str, d_hi: int) -> bool:
+        """A full mesh refuses whoever is not in it."""
+        mesh = other.pubsub.mesh_of(topic)
+        return len(mesh) < d_hi or node.peer_id in mesh
+
+    def _inbound(self, node: SimNode, other: SimNode) -> bool:
+        connection = node.p2p.connection(other.peer_id)
+        return connection is None or connection.inbound
+
+    def _check_delivery(self) -> None:
+        """What each of some nodes says now, everybody hears who asked for it and can be reached by those who did."""
+        wanted: dict[bytes, set[int]] = {}
+        for node in self.nodes[:20]:
+            for topic in self.conversation.topics[node.number]:
+                data = self.conversation.publish(node, topic)
+                self.gossip.expect(data)
+                wanted[data] = self._reachable(node, topic)
+        self._go(DELIVER)
+        for data, nodes in wanted.items():
+            missing = sorted(nodes - self.gossip.reached[data])
+            if missing:
+                self.judge.accuse("gossip.delivery", f"{data[:20]!r} did not reach nodes {missing}")
+        self.judge.check()
+
+    def _reachable(self, node: SimNode, topic: str) -> set[int]:
+        """Who asked for the topic and is connected to the node through others who did."""
+        members = {other.peer_id: other for other in self.nodes if topic in self.conversation.topics[other.number]}
+        found, waiting = {node.number}, [node]
+        while waiting:
+            for connection in waiting.pop().p2p.connections():
+                other = members.get(connection.peer_id)
+                if other is not None and other.number not in found:
+                    found.add(other.number)
+                    waiting.append(other)
+        return found - {node.number}
+
+    def _check_amplification(self) -> None:
+        deliveries, copies = self.gossip.deliveries, self.gossip.copies
+        limit = GossipParams().d_hi * AMPLIFICATION * deliveries + 1000
+        self.judge.require(
+            copies <= limit, "whole.amplification", lambda: f"{copies} copies for {deliveries} deliveries"
+        )
+
+    def _stop(self) -> None:
+        for node in [*self.nodes, *self.attackers]:
+            if node.running:
+                node.reactor.guard(node.stop)
+        self._go(STOP)
+        for node in [*self.nodes, *self.attackers]:
+            check_stopped(self.judge, node)
+        self.judge.check()
+
+    def _report(self, cpu: float) -> Report:
+        counts: Counter[str] = Counter()
+        counts.update({f"fault.{name}": count for name, count in self.nemesis.counters.items()})
+        counts.update({f"net.{name}": value for name, value in attrs.asdict(self.net.counters).items()})
+        for node in self.nodes:
+            counts.update({f"disk.{name}": count for name, count in node.disk.counters.items()})
+        counts["starts"] = sum(node.starts for node in self.nodes)
+        counts["deliveries"], counts["copies"] = self.gossip.deliveries, self.gossip.copies
+        counts["late_replays"] = self.gossip.late_replays
+        if self.streams is not None:
+            counts["streams"], counts["streams.whole"] = self.streams.opened, self.streams.completed
+        for ledger in self.ledgers:
+            counts["ledger.acknowledged"] += ledger.watch.acknowledged
+            counts["ledger.refused"] += ledger.watch.refused
+        return Report(
+            configuration=self.configuration,
+            trace=self.trace.hexdigest(),
+            simulated=self.world.now,
+            cpu=cpu,
+            events=self.world.events,
+            counts=counts,
+        )
+
+
+def run(configuration: Configuration) -> Report:
+    """Raises `RunFailed`."""
+    return Run(configuration).run()

@@ -1,0 +1,405 @@
+"""Each invariant is broken on purpose here, and the run must fail with its name: a checker that cannot fail is none."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+from chorus.errors import ChorusError
+from chorus.protocols.gossip_params import GossipParams
+from chorus.protocols.gossip_sign import Verifier
+from chorus.protocols.muxed_stream import MuxedStream
+from chorus.protocols.seen import SeenCache
+from chorus.protocols.stream import ProtocolOptions
+from chorus.protocols.yamux_frames import YamuxLimits
+from chorus.protocols.yamux_stream import YamuxStream
+from chorus.simulation import runs, traffic
+from chorus.simulation.byzantine import Attacker, ByzantineNode, Flooding, Mutating, Relaying, Replaying
+from chorus.simulation.configuration import Configuration
+from chorus.simulation.disk import DiskFaults, SimDisk
+from chorus.simulation.journal import SimJournal
+from chorus.simulation.ledger import LedgerClient, LedgerWatch
+from chorus.simulation.node import SimNode
+from chorus.simulation.observers import Judge, Violated
+from chorus.simulation.reactor import SimReactor
+from chorus.simulation.runs import Run, RunFailed
+from chorus.simulation.world import World
+from chorus.tasks import entries, ids
+from chorus.tasks.journal import Entry, Fence
+from chorus.tasks.machine import TaskMachine
+from chorus.tasks.state import State, TaskState
+from tests.support import PureTestCase
+
+
+class Mutants(PureTestCase):
+    def assertCaught(
+        self, invariant: str, *, run: type[Run] = Run, options: dict[str, Any] | None = None, **changed: Any
+    ) -> str:
+        values: dict[str, Any] = {"tier": "A", "seed": 31, "nodes": 3, "seconds": 20.0} | changed
+        with self.subTest(invariant):
+            failed = self.assertRaises(RunFailed, run(Configuration(**values), **(options or {})).run)
+            self.assertEqual(failed.invariant, invariant, str(failed))
+            return str(failed)
+        raise AssertionError
+
+
+class Transport(Mutants):
+    def hand_over(self, change: Any) -> None:
+        original = YamuxStream._hand_over
+
+        def changed(stream: Any, data: bytes) -> None:
+            wanted = isinstance(stream.receiver, traffic.Endpoint) and len(data) > 20
+            original(stream, change(data) if wanted else data)
+
+        self.patch(YamuxStream, "_hand_over", changed)
+
+    def test_a_byte_is_dropped(self) -> None:
+        self.hand_over(lambda data: data[:-1])
+        self.assertCaught("transport.bytes")
+
+    def test_bytes_change_their_order(self) -> None:
+        self.hand_over(lambda data: data[:-2] + data[:-3:-1])
+        self.assertCaught("transport.bytes")
+
+    def test_a_byte_is_changed(self) -> None:
+        self.hand_over(lambda data: data[:-1] + bytes((data[-1] ^ 1,)))
+        self.assertCaught("transport.bytes")
+
+    def test_the_end_comes_before_the_last_bytes(self) -> None:
+        self.hand_over(lambda data: b"")
+        self.assertCaught("transport.bytes")
+
+    def finish(self, times: int) -> None:
+        original = YamuxStream.finish
+
+        def changed(stream: Any, error: ChorusError | None) -> None:
+            if stream._told or not isinstance(stream.receiver, traffic.Endpoint):
+                original(stream, error)
+                return
+            receiver, stream.receiver = stream.receiver, None
+            original(stream, error)
+            stream._told = True
+            for _ in range(times):
+                receiver.stream_closed(error)
+
+        self.patch(MuxedStream, "finish", changed)
+
+    def test_a_stream_never_ends(self) -> None:
+        self.finish(0)
+        self.assertCaught("transport.ends")
+
+    def test_a_stream_ends_twice(self) -> None:
+        self.finish(2)
+        self.assertCaught("transport.ends")
+
+    def test_a_timer_is_left(self) -> None:
+        class Careless(SimNode):
+            def stop(self) -> Any:
+                self.reactor.callLater(3600, lambda: None)
+                return super().stop()
+
+        class Careless_(Run):
+            node_type = Careless
+
+        self.assertIn("timers", self.assertCaught("transport.timers", run=Careless_, seconds=1))
+
+    def test_a_socket_is_left(self) -> None:
+        class Careless(SimNode):
+            def stop(self) -> Any:
+                self._loop.stop()
+                self.running = False
+                for call in self.reactor.getDelayedCalls():
+                    call.cancel()
+
+        class Careless_(Run):
+            node_type = Careless
+
+        self.assertIn("sockets", self.assertCaught("transport.timers", run=Careless_, seconds=1))
+
+    def test_buffers_without_a_bound(self) -> None:
+        from chorus.protocols.connection import ConnectionLimits
+
+        class Hoarding(Run):
+            def _wire(self) -> None:
+                super()._wire()
+                for node in self.nodes:
+                    node.when_started.append(self.hoard)
+
+            def hoard(self, node: SimNode) -> None:
+                def opened(stream: Any) -> None:
+                    stream.set_receiver(SimpleNamespace(pause_writing=lambda: None, stream_closed=lambda error: None))
+                    for _ in range(40):
+                        stream.write(bytes(1 << 20))
+
+                def serve(stream: Any) -> None:
+                    stream.set_receiver(SimpleNamespace(stream_closed=lambda error: None))
+                    stream.pause_reading()
+
+                def send() -> None:
+                    node.p2p.open_stream(self.nodes[0].peer_id, ["/hoard"]).addCallbacks(opened, lambda failure: None)
+
+                node.p2p.register("/hoard", serve, ProtocolOptions())
+                node.reactor.callLater(5, send)
+
+        connections = ConnectionLimits(yamux=YamuxLimits(send_budget=1 << 30))
+        self.assertCaught("transport.buffered", run=Hoarding, options={"connections": connections})
+
+
+class HonestBut(ByzantineNode):
+    """What an honest node would be whose router had that fault."""
+
+    honest = True
+    topics = ("a", "b")
+
+    def make_pubsub(self, host: Any, rng: Any) -> Any:
+        pubsub: Any = super().make_pubsub(host, rng)
+        pubsub.router = SimpleNamespace(_seen=())
+        return pubsub
+
+
+class One(Run):
+    """The last node has the fault, and has asked for `topics` only."""
+
+    fault: ClassVar[type[Attacker]]
+    topics: ClassVar[tuple[str, ...]] = ("a",)
+
+    def make_node(self, number: int) -> SimNode:
+        if number < self.configuration.nodes - 1:
+            return super().make_node(number)
+        node = HonestBut(self.world, self.net, number, self.options)
+        node.kind = self.fault
+        return node
+
+    def _wire(self) -> None:
+        super()._wire()
+        for node in self.nodes[:-1]:
+            self.conversation.topics[node.number] = ("a", "b")
+        self.conversation.topics[self.nodes[-1].number] = self.topics
+
+    def _check_meshes(self) -> None:
+        """An attacker has no mesh to look at."""
+
+    def _reachable(self, node: SimNode, topic: str) -> set[int]:
+        """Nor an application."""
+        last = self.nodes[-1]
+        return super()._reachable(node, topic) - {last.number} if node is not last else set()
+
+
+def one(fault: type[Attacker], topics: tuple[str, ...] = ("a",)) -> type[Run]:
+    return type("One", (One,), {"fault": fault, "topics": topics})
+
+
+class Dense(Run):
+    """Everybody is connected to everybody."""
+
+    def _wire(self) -> None:
+        super()._wire()
+        for node in self.nodes:
+            node.neighbours = [other for other in self.nodes if other is not node]
+
+
+class Gossip(Mutants):
+    def test_messages_are_delivered_again(self) -> None:
+        self.patch(SeenCache, "add", lambda cache, message_id, now: True)
+        self.patch(SeenCache, "__contains__", lambda cache, message_id: False)
+        self.assertCaught("gossip.once", nodes=4)
+
+    def test_signatures_are_not_verified(self) -> None:
+        self.patch(Verifier, "verify", lambda verifier, message: None)
+        self.assertCaught("gossip.signature", byzantine=("wrong-signature",))
+
+    def test_other_topics_are_delivered(self) -> None:
+        class Curious(Run):
+            def _wire(self) -> None:
+                super()._wire()
+                self.conversation.topics[1] = ("a",)
+                self.nodes[1].when_started.append(
+                    lambda node: node.pubsub.subscribe("b", lambda received: self.gossip.delivered(node, received))
+                )
+
+        self.assertCaught("gossip.unsubscribed", run=Curious)
+
+    def test_other_topics_are_passed_on(self) -> None:
+        self.assertIn("passed on", self.assertCaught("gossip.unsubscribed", run=one(Relaying)))
+
+    def test_control_without_a_limit(self) -> None:
+        self.assertCaught("gossip.control_rate", run=one(Flooding))
+
+    def test_what_is_no_rpc(self) -> None:
+        class Garbling(Mutating):
+            def act(self, stream: Any) -> None:
+                self.send(stream, b"\x05\xff\xff\xff\xff\xff")
+
+        self.assertCaught("gossip.form", run=one(Garbling))
+
+    def test_ids_are_remembered_for_ever(self) -> None:
+        def add(cache: Any, message_id: bytes, now: float) -> bool:
+            new = message_id not in cache._ids
+            cache._ids.add(message_id)
+            return new
+
+        self.patch(SeenCache, "add", add)
+        self.assertCaught("gossip.seen", options={"gossip": GossipParams(seen_entries=20)})
+
+    def test_a_mesh_without_an_upper_bound(self) -> None:
+        params = GossipParams(d=15, d_lo=15, d_hi=40)
+        self.assertCaught("gossip.mesh", run=Dense, nodes=16, seconds=1, tier="C", options={"gossip": params})
+
+    def test_a_mesh_without_a_lower_bound(self) -> None:
+        params = GossipParams(d=2, d_lo=1, d_hi=2, d_out=0, d_score=1)
+        self.assertCaught("gossip.mesh", run=Dense, nodes=8, seconds=1, tier="C", options={"gossip": params})
+
+    def test_a_mesh_of_those_who_dialled_in(self) -> None:
+        params = GossipParams(d=5, d_lo=5, d_hi=6, d_out=0, d_score=1)
+        self.assertCaught(
+            "gossip.outbound", run=Dense, seed=33, nodes=14, seconds=1, tier="C", options={"gossip": params}
+        )
+
+    def test_messages_get_lost(self) -> None:
+        self.patch(SeenCache, "__contains__", lambda cache, message_id: True)
+        self.patch(SeenCache, "add", lambda cache, message_id, now: False)
+        self.assertCaught("gossip.delivery", seconds=1)
+
+    def test_everything_is_said_many_times(self) -> None:
+        self.assertCaught("whole.amplification", run=one(Replaying, ("a", "b")))
+
+
+class Whole(Mutants):
+    def failing(self, fault: Any) -> type[Run]:
+        class Failing(Run):
+            def _wire(self) -> None:
+                super()._wire()
+                self.nodes[0].when_started.append(fault)
+
+        return Failing
+
+    def test_an_exception_in_a_node(self) -> None:
+        run = self.failing(lambda node: node.reactor.callLater(1, lambda: 1 / 0))
+        self.assertIn("ZeroDivisionError", self.assertCaught("whole.errors", run=run))
+        self.flushLoggedErrors(ZeroDivisionError)
+
+    def test_a_deferred_that_fails_and_nobody_takes_it(self) -> None:
+        run = self.failing(lambda node: node.reactor.callLater(1, node.reactor.in_thread, lambda: 1 / 0) and None)
+        self.assertIn("ZeroDivisionError", self.assertCaught("whole.errors", run=run, seconds=1))
+        self.flushLoggedErrors(ZeroDivisionError)
+
+    def test_a_node_that_runs_in_circles(self) -> None:
+        def circle(node: SimNode) -> None:
+            node.reactor.callLater(0, circle, node)
+
+        self.patch(runs, "MAX_EVENTS", 2000)
+        self.assertCaught("whole.events", run=self.failing(circle))
+
+
+class Ledger(Mutants):
+    def keeping(self, journal: type[SimJournal]) -> type[Run]:
+        client = type("Client", (LedgerClient,), {"journal": journal})
+        return type("Keeping", (Run,), {"ledger_type": client})
+
+    def test_nothing_is_synced(self) -> None:
+        class Unsynced(SimJournal):
+            def _sync(self, name: str) -> None:
+                pass
+
+        self.assertIn("before it was durable", self.assertCaught("ledger.durable", run=self.keeping(Unsynced)))
+
+    def test_a_failed_sync_is_repeated_and_believed(self) -> None:
+        class Believing(SimJournal):
+            def _sync(self, name: str) -> None:
+                try:
+                    super()._sync(name)
+                except OSError:
+                    super()._sync(name)
+
+        self.assertCaught("ledger.durable", run=self.keeping(Believing), faults=("disk", "power"), seconds=60)
+
+    def test_what_was_acknowledged_is_not_read_again(self) -> None:
+        class Forgetful(SimJournal):
+            def _replay(self, content: bytes) -> int:
+                whole = super()._replay(content)
+                del self.entries[-10:]
+                return whole
+
+        run = self.keeping(Forgetful)
+        self.assertIn("lost entry", self.assertCaught("ledger.durable", run=run, faults=("kill",), seconds=60))
+
+    def test_what_was_read_once_is_not_read_again(self) -> None:
+        world, disk = World(1), SimDisk(World(1).rng("disk"), DiskFaults(drop=1.0))
+        judge = Judge(world)
+        node: Any = SimpleNamespace(disk=disk)
+        watch = LedgerWatch(judge, node)
+
+        class Careless(SimJournal):
+            def _sync(self, name: str) -> None:
+                pass
+
+        for number in range(3):
+            journal = Careless(disk, SimReactor(world), world.rng("sync", number))
+            journal.start()
+            watch.started(journal)
+            if number == 0:
+                self.assertNoResult(journal.append(_submitted(1)))
+            elif number == 1:
+                self.assertEqual(len(journal.entries), 1)
+                disk.crash()
+        violated = self.assertRaises(Violated, judge.check)
+        self.assertEqual(violated.violation.invariant, "ledger.prefix")
+
+    def test_the_replay_makes_something_else_of_it(self) -> None:
+        class Skipping(SimJournal):
+            def _replay(self, content: bytes) -> int:
+                original = self.machine.apply
+                kept: Any = lambda index, entry: original(index, entry) if entry.kind != "task.started" else None  # noqa: E731
+                self.machine.apply = kept  # type: ignore[method-assign]
+                whole = super()._replay(content)
+                self.machine.apply = original  # type: ignore[method-assign]
+                return whole
+
+        self.assertCaught("ledger.replay", run=self.keeping(Skipping), faults=("kill",), seconds=60)
+
+    def test_two_owners_under_one_fence(self) -> None:
+        class Coarse(SimJournal):
+            def fence_of(self, index: int) -> Fence:
+                return Fence(0, 1, index // 8)
+
+        self.assertCaught("ledger.one_owner", run=self.keeping(Coarse))
+
+    def test_a_stale_fence_is_accepted(self) -> None:
+        def owned(machine: TaskMachine, entry: Entry) -> TaskState:
+            task = machine._unfinished(entry)
+            if task.state not in (State.ASSIGNED, State.RUNNING):
+                entries.fence({"fence": "none"})
+            return task
+
+        self.patch(TaskMachine, "_owned", owned)
+        self.assertCaught("ledger.fence")
+
+    def test_a_result_is_accepted_twice(self) -> None:
+        def owned(machine: TaskMachine, entry: Entry) -> TaskState:
+            task = machine.get(entry.subject)
+            if task.state in (State.SUBMITTED, State.CANCELLED) or task.fence != entries.fence(entry.body):
+                entries.fence({"fence": "none"})
+            return task
+
+        self.patch(TaskMachine, "_owned", owned)
+        self.assertCaught("ledger.result_once")
+
+    def test_a_running_task_is_given_to_another(self) -> None:
+        original = TaskMachine._assigned
+
+        def assigned(machine: Any, index: int, entry: Entry) -> Any:
+            import attrs
+
+            task = machine.get(entry.subject)
+            if task.state is State.RUNNING:
+                machine._tasks[task.id] = attrs.evolve(task, state=State.SUBMITTED)
+            return original(machine, index, entry)
+
+        from chorus.tasks import machine as module
+
+        self.patch(module, "_TRANSITIONS", dict(module._TRANSITIONS) | {"task.assigned": assigned})
+        self.assertCaught("ledger.transitions")
+
+
+def _submitted(number: int) -> Entry:
+    return entries.submitted(1.0, ids.make(number, bytes), {"commands": ["true"]}, "x", max_attempts=3)
