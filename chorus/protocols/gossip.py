@@ -142,6 +142,10 @@ class GossipRouter:
     def subscribers(self, topic: str) -> list[bytes]:
         return list(self._peers.subscribers(topic))
 
+    def in_backoff(self, topic: str, peer: bytes, now: float) -> bool:
+        """Whether neither side may graft the other yet."""
+        return now < self._meshes.backoffs.until(topic, peer) + self.params.backoff_slack
+
     def score(self, peer: bytes) -> float:
         return self.scores.score(peer)
 
@@ -167,17 +171,21 @@ class GossipRouter:
             return
         if self._peers.add(peer, Peer(protocol, outbound, peer in self._direct)):
             self.scores.joined(peer, group)
-            self.greet(peer)
+            self._tell_subscriptions(peer)
 
-    def greet(self, peer: bytes) -> None:
+    def greet(self, peer: bytes, now: float) -> None:
         """Tell a peer everything again: our subscriptions, and the meshes it is in. For a stream opened anew."""
-        if peer not in self._peers:
+        state = self._peers.get(peer)
+        if state is None:
             return
         self._outbox.forget(peer)
+        self._tell_subscriptions(peer)
+        self._meshes.greet(peer, state, now)
+        self._outbox.flush()
+
+    def _tell_subscriptions(self, peer: bytes) -> None:
         frames = self._codec.subscription_frames([(True, topic) for topic in self._validators])
         self._outbox.send_all(peer, Kind.CONTROL, frames)
-        self._meshes.greet(peer)
-        self._outbox.flush()
 
     def peer_left(self, peer: bytes, now: float) -> None:
         """Forget a peer; its backoffs, a bad score and the ids of its messages stay."""
@@ -370,8 +378,9 @@ class GossipRouter:
             return
         self._seen.add(message_id, now)
         self._lazy.promises.kept(message_id)
-        self.scores.arrived(peer, message_id, message.signature, now)
-        if len(message.data) >= self.params.idontwant_threshold:
+        large = len(message.data) >= self.params.idontwant_threshold
+        self.scores.arrived(peer, message.origin, message_id, message.signature, now, told=large)
+        if large:
             self._lazy.tell_idontwant(topic, message_id, peer, message.origin)
         frame = self._codec.message_frame(raw)
         verdict = self._validators[topic](delivery)

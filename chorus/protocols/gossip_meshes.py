@@ -104,7 +104,7 @@ class Meshes:
         if members is None:
             return False
         # A thin mesh does not wait for the heartbeat: a node that has just joined gets messages at once.
-        if len(members) < self._params.d_lo and self._may_graft(topic, peer, state, now):
+        if len(members) < self._params.d and self._may_graft(topic, peer, state, now):
             self._graft(topic, members, peer, now)
         return True
 
@@ -117,11 +117,15 @@ class Meshes:
         if fanout is not None:
             fanout.peers.pop(peer, None)
 
-    def greet(self, peer: bytes) -> None:
-        """Tell a peer again which meshes it is in."""
+    def greet(self, peer: bytes, state: Peer, now: float) -> None:
+        """Tell a peer again which meshes it is in, and which not: a PRUNE that was lost with a stream would leave it
+        believing for ever that it gets our messages."""
         for topic, members in self._meshes.items():
             if peer in members:
                 self._outbox.graft(peer, topic)
+            elif topic in state.topics and not state.floods:
+                left = max(1.0, self.backoffs.until(topic, peer) - now)
+                self._outbox.prune(peer, Prune(topic, None if state.old else ceil(left)))
 
     # What comes in
 

@@ -22,6 +22,9 @@ RECORD_TTL: Final = 120.0
 REPLAY: Final = 0.1
 """Of a misbehaviour (P7): the same message once more from the same peer."""
 
+CHANCE: Final = 1.0
+"""Deliveries that P3 lets a peer lack: of few messages an honest one may by chance have brought none."""
+
 MAX_RETAINED: Final = 4096
 """Peers that have left and whose bad score is kept; the one that left longest ago goes first."""
 
@@ -29,7 +32,17 @@ MAX_RETAINED: Final = 4096
 class _Topic:
     """What a peer did in one topic."""
 
-    __slots__ = ("active", "failure", "first", "grafted_at", "in_mesh", "invalid", "mesh_deliveries", "mesh_time")
+    __slots__ = (
+        "active",
+        "before",
+        "failure",
+        "first",
+        "grafted_at",
+        "in_mesh",
+        "invalid",
+        "mesh_deliveries",
+        "mesh_time",
+    )
 
     def __init__(self) -> None:
         self.in_mesh = False
@@ -39,6 +52,8 @@ class _Topic:
         """In the mesh for long enough that P3 counts."""
         self.first = 0.0
         self.mesh_deliveries = 0.0
+        self.before = 0.0
+        """Of the topic's traffic, what nobody can expect of it: from before it came to the mesh, and its own words."""
         self.failure = 0.0
         self.invalid = 0.0
 
@@ -60,10 +75,12 @@ class _Peer:
 class _Record:
     """Who sent one message: `at` is when it was accepted, None while that is open or when it was not."""
 
-    __slots__ = ("at", "invalid", "mark", "senders")
+    __slots__ = ("at", "invalid", "mark", "origin", "senders", "told")
 
-    def __init__(self, first: bytes, mark: bytes) -> None:
+    def __init__(self, first: bytes, origin: bytes, mark: bytes, told: bool) -> None:
+        self.origin = origin
         self.mark = mark
+        self.told = told
         self.at: float | None = None
         self.invalid = False
         self.senders: tuple[bytes, ...] = (first,)
@@ -175,6 +192,7 @@ class PeerScores:
         entry.grafted_at = now
         entry.mesh_time = 0.0
         entry.active = False
+        entry.before = self._traffic.get(topic, 0.0)
         stats.value = None
 
     def pruned(self, peer: bytes, topic: str) -> None:
@@ -199,9 +217,12 @@ class PeerScores:
 
     # Messages
 
-    def arrived(self, peer: bytes, message_id: bytes, mark: bytes, now: float) -> None:
-        """A message's first copy; its validity is not known yet. `mark` is equal for equal messages (the signature)."""
-        self._records[message_id] = _Record(peer, mark)
+    def arrived(
+        self, peer: bytes, origin: bytes, message_id: bytes, mark: bytes, now: float, *, told: bool = False
+    ) -> None:
+        """A message's first copy; its validity is not known yet. `origin` is its publisher, `mark` is equal for equal
+        messages (the signature); `told` when the mesh is asked not to send it (IDONTWANT), so that nobody can be expected to."""
+        self._records[message_id] = _Record(peer, origin, mark, told)
         self._order.append((now + RECORD_TTL, message_id))
         if len(self._order) > MAX_RECORDS:
             self._records.pop(self._order.popleft()[1], None)
@@ -214,8 +235,8 @@ class PeerScores:
             return
         record.at = now
         params = self.params.of(topic)
-        if len(record.senders) > 1:
-            self._count_redundant(topic)
+        if len(record.senders) > 1 and not record.told:
+            self._count_redundant(topic, record.origin)
         for sender in record.senders:
             stats = self._peers.get(sender)
             if stats is None:
@@ -223,7 +244,7 @@ class PeerScores:
             entry = self._entry(stats, topic)
             if sender == peer:
                 entry.first = min(entry.first + 1.0, params.first_cap)
-            self._near_first(entry, params)
+            self._near_first(entry, params, record, sender)
             stats.value = None
 
     def duplicate(self, peer: bytes, topic: str, message_id: bytes, mark: bytes, now: float) -> bool:
@@ -243,9 +264,9 @@ class PeerScores:
             self.invalid(peer, topic)
         elif record.at is not None and now - record.at <= (params := self.params.of(topic)).mesh_deliveries_window:
             entry = self._entry(stats, topic)
-            self._near_first(entry, params)
-            if entry.in_mesh and len(record.senders) == 2:
-                self._count_redundant(topic)
+            self._near_first(entry, params, record, peer)
+            if entry.in_mesh and len(record.senders) == 2 and not record.told:
+                self._count_redundant(topic, record.origin)
             stats.value = None
         return True
 
@@ -269,12 +290,16 @@ class PeerScores:
             self._entry(stats, topic).invalid += 1.0
             stats.value = None
 
-    def _count_redundant(self, topic: str) -> None:
+    def _count_redundant(self, topic: str, origin: bytes) -> None:
         self._traffic[topic] = self._traffic.get(topic, 0.0) + 1.0
+        publisher = self._peers.get(origin)
+        if publisher is not None and topic in publisher.topics:
+            publisher.topics[topic].before += 1.0
 
     @staticmethod
-    def _near_first(entry: _Topic, params: TopicScoreParams) -> None:
-        if entry.in_mesh:
+    def _near_first(entry: _Topic, params: TopicScoreParams, record: _Record, sender: bytes) -> None:
+        # Who publishes much is no more of a forwarder for it.
+        if entry.in_mesh and sender != record.origin:
             entry.mesh_deliveries = min(entry.mesh_deliveries + 1.0, params.mesh_deliveries_cap)
 
     # Behaviour
@@ -316,6 +341,7 @@ class PeerScores:
         zero = self.params.decay_to_zero
         entry.first = _decay(entry.first, params.first_decay, zero)
         entry.mesh_deliveries = _decay(entry.mesh_deliveries, params.mesh_deliveries_decay, zero)
+        entry.before = _decay(entry.before, params.mesh_deliveries_decay, zero)
         entry.failure = _decay(entry.failure, params.mesh_failure_decay, zero)
         entry.invalid = _decay(entry.invalid, params.invalid_decay, zero)
         if entry.in_mesh:
@@ -359,13 +385,14 @@ class PeerScores:
         score += params.mesh_failure_weight * entry.failure
         return score + params.invalid_weight * entry.invalid * entry.invalid
 
-    def wanted(self, topic: str) -> float:
-        """P3's threshold as it is now: a share of the recent messages that several brought, at most the configured."""
+    def _wanted(self, topic: str, entry: _Topic) -> float:
+        """P3's threshold as it is now: a share of what several brought since the peer came, at most the configured."""
         params = self.params.of(topic)
-        return min(params.mesh_deliveries_threshold, params.mesh_deliveries_share * self._traffic.get(topic, 0.0))
+        traffic = self._traffic.get(topic, 0.0) - entry.before
+        return max(0.0, min(params.mesh_deliveries_threshold, params.mesh_deliveries_share * traffic - CHANCE))
 
     def _deficit(self, topic: str, entry: _Topic) -> float:
-        return max(0.0, self.wanted(topic) - entry.mesh_deliveries)
+        return max(0.0, self._wanted(topic, entry) - entry.mesh_deliveries)
 
     def _group_size(self, stats: _Peer) -> int:
         return self._groups.get(stats.group, 0) if stats.group is not None else 0
@@ -383,7 +410,7 @@ class PeerScores:
                     time_in_mesh=entry.mesh_time,
                     first_deliveries=entry.first,
                     mesh_deliveries=entry.mesh_deliveries,
-                    mesh_deliveries_wanted=self.wanted(topic),
+                    mesh_deliveries_wanted=self._wanted(topic, entry) if entry.in_mesh else 0.0,
                     mesh_failure=entry.failure,
                     invalid=entry.invalid,
                     score=self._of_topic(topic, entry),

@@ -4,10 +4,10 @@ The defaults are for a closed mesh of members on quiet topics. Two things differ
 topic:
 
 - P1 is worth little (3 points at most), so that staying is no substitute for forwarding (CVE-2022-47547).
-- P3's threshold follows what the topic's mesh really does: `share` of the recent messages that more than one member
-  brought, at most `threshold`. Where hardly anything is said, and where messages come by one way only (a chain, a star
-  of members that know nobody else), nothing is asked. Copies count for `window` seconds after the first one, since a
-  peer behind a slow link forwards late but does forward.
+- P3's threshold follows what the topic's mesh really does: `share` of the messages that more than one member brought
+  since a peer came to the mesh, its own words and one for chance taken off, at most `threshold`. Where hardly anything
+  is said, and where messages come by one way only (a chain, a star of members that know nobody else), nothing is asked.
+  Copies count for `window` seconds after the first one: a peer behind a slow link forwards late but does forward.
 - P3 and P3b together cost a peer its place in the mesh and never the gossip: an honest member with one connection has
   nothing to bring, and must still hear everything.
 """
@@ -63,8 +63,8 @@ class TopicScoreParams:
     mesh_deliveries_decay: float = 0.995
     mesh_deliveries_cap: float = 100.0
     mesh_deliveries_threshold: float = 5.0
-    mesh_deliveries_share: float = 0.15
-    """Of the topic's recent messages that several members of its mesh brought."""
+    mesh_deliveries_share: float = 0.2
+    """Of the topic's recent messages that several members of its mesh brought; honest ones bring a third and more."""
     mesh_deliveries_activation: float = 30.0
     mesh_deliveries_window: float = 2.0
     mesh_failure_weight: float = -0.5

@@ -363,7 +363,7 @@ class PubSubService(Service):
         self._drained()
 
     def _greet(self, raw: bytes) -> None:
-        self.router.greet(raw)
+        self.router.greet(raw, self._clock.seconds())
         self._transmit()
 
     # Streams

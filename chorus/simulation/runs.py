@@ -214,6 +214,7 @@ class Run:
             ledger.quiet = True
         self._go(SETTLE - BUSY)
         self._check_meshes()
+        self._check_scores()
         self._check_delivery()
         if self.streams is not None:
             self.streams.check_ended()
@@ -250,9 +251,22 @@ class Run:
         )
 
     def _takes(self, other: SimNode, node: SimNode, topic: str, d_hi: int) -> bool:
-        """A full mesh refuses whoever is not in it."""
+        """A full mesh refuses whoever is not in it, and who was pruned waits for the end of its backoff."""
         mesh = other.pubsub.mesh_of(topic)
-        return len(mesh) < d_hi or node.peer_id in mesh
+        if node.peer_id in mesh:
+            return True
+        return len(mesh) < d_hi and not any(
+            one.pubsub.router.in_backoff(topic, another.peer_id.raw, one.reactor.seconds())
+            for one, another in ((node, other), (other, node))
+        )
+
+    def _check_scores(self) -> None:
+        """Faults end, and so does what they made honest nodes do to each other's scores."""
+        for node in self.nodes:
+            worst = min(self.nodes, key=lambda other: node.pubsub.router.score(other.peer_id.raw))
+            score = node.pubsub.router.score(worst.peer_id.raw)
+            if score < 0:
+                self.judge.accuse("gossip.score", f"{node} gives {worst} a score of {score:.2f}")
 
     def _inbound(self, node: SimNode, other: SimNode) -> bool:
         connection = node.p2p.connection(other.peer_id)

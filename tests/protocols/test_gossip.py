@@ -95,9 +95,9 @@ class RouterCase(PureTestCase):
 
 
 class Grafting(RouterCase):
-    def test_a_thin_mesh_grafts_at_once_and_stops_at_d_lo(self) -> None:
+    def test_a_thin_mesh_grafts_at_once_and_stops_at_d(self) -> None:
         node = self.router(10)
-        self.assertEqual(len(node.mesh(TOPIC)), node.params.d_lo)
+        self.assertEqual(len(node.mesh(TOPIC)), node.params.d)
 
     def test_subscribing_grafts_d_of_those_who_have_the_topic(self) -> None:
         node = self.router(10, subscribed=False)
@@ -219,9 +219,20 @@ class Grafting(RouterCase):
     def test_greeting_again_repeats_the_mesh(self) -> None:
         node = self.router(1)
         self.assertEqual(node.mesh(TOPIC), [peer(1)])
-        node.greet(peer(1))
+        node.greet(peer(1), NOW)
         sent = self.sent(node, 1)
-        self.assertEqual((sent.subscriptions, sent.graft), ([(True, TOPIC)], [TOPIC]))
+        self.assertEqual((sent.subscriptions, sent.graft, sent.prune), ([(True, TOPIC)], [TOPIC], []))
+
+    def test_greeting_again_repeats_who_is_not_in_the_mesh(self) -> None:
+        """A PRUNE that was lost with its stream."""
+        node = self.router(2)
+        node.subscribe("other", NOW)
+        node.receive(peer(2), prune(TOPIC, 40), NOW)
+        node.take_sends()
+        node.greet(peer(2), NOW + 10)
+        self.assertEqual(self.sent(node, 2).prune, [(TOPIC, 30, ())])
+        node.greet(peer(2), NOW + 100)
+        self.assertEqual(self.sent(node, 2).prune, [(TOPIC, 1, ())])
 
 
 class Messages(RouterCase):

@@ -181,7 +181,7 @@ class Silence(RouterCase):
         for second in range(600):
             node.receive(peer(1), published(9, seqno=second), NOW + second)
             node.heartbeat(NOW + second + 0.9)
-        self.assertEqual(len(node.mesh(TOPIC)), node.params.d_lo)
+        self.assertEqual(len(node.mesh(TOPIC)), node.params.d)
         self.assertGreaterEqual(min(node.score(peer(number)) for number in range(1, 8)), 0)
 
     def test_cve_2022_47547_who_never_forwards_loses_score_and_place(self) -> None:

@@ -28,7 +28,7 @@ def scores(*peers: bytes, topic: TopicScoreParams = OFF, **more: object) -> Peer
 
 def deliver(made: PeerScores, number: int, first: bytes, *others: bytes, now: float) -> None:
     message_id = number.to_bytes(8, "big")
-    made.arrived(first, message_id, b"sig", now)
+    made.arrived(first, b"author", message_id, b"sig", now)
     made.accepted(first, T, message_id, now)
     for other in others:
         made.duplicate(other, T, message_id, b"sig", now + 0.01)
@@ -70,7 +70,7 @@ class Parts(PureTestCase):
             made.grafted(peer, T, 0.0)
         for number in range(8):
             message_id = bytes([number])
-            made.arrived(A, message_id, b"sig", 1.0)
+            made.arrived(A, b"author", message_id, b"sig", 1.0)
             made.accepted(A, T, message_id, 1.0)
             made.duplicate(B, T, message_id, b"sig", 1.9)
             made.duplicate(B, T, message_id, b"sig", 1.9)
@@ -81,7 +81,7 @@ class Parts(PureTestCase):
         self.assertAlmostEqual(made.score(C), -16.0)
 
     def test_p3_asks_nothing_where_messages_come_by_one_way_only(self) -> None:
-        """A chain, a star of members that know nobody else, large messages that an IDONTWANT kept away."""
+        """A chain, a star of members that know nobody else."""
         topic = attrs.evolve(OFF, mesh_deliveries_weight=-1.0, mesh_deliveries_activation=0.0)
         made = scores(A, B, topic=topic)
         made.grafted(A, T, 0.0)
@@ -89,7 +89,55 @@ class Parts(PureTestCase):
         for number in range(1000):
             deliver(made, number, A, now=1.0)
         made.refresh(2.0)
-        self.assertEqual((made.score(B), made.wanted(T)), (0.0, 0.0))
+        self.assertEqual(made.score(B), 0.0)
+
+    def test_p3_asks_nothing_that_an_idontwant_kept_away(self) -> None:
+        topic = attrs.evolve(OFF, mesh_deliveries_weight=-1.0, mesh_deliveries_activation=0.0)
+        made = scores(A, B, C, topic=topic)
+        for peer in (A, B, C):
+            made.grafted(peer, T, 0.0)
+        for number in range(1000):
+            message_id = number.to_bytes(8, "big")
+            made.arrived(A, b"author", message_id, b"sig", 1.0, told=True)
+            made.accepted(A, T, message_id, 1.0)
+            made.duplicate(B, T, message_id, b"sig", 1.01)
+        made.refresh(2.0)
+        self.assertEqual(made.score(C), 0.0)
+
+    def test_p3_neither_credits_nor_expects_own_words(self) -> None:
+        topic = attrs.evolve(OFF, mesh_deliveries_weight=-1.0, mesh_deliveries_activation=0.0)
+        for others, low in ((0, 0.0), (100, -16.0)):
+            made = scores(A, B, C, topic=topic)
+            for peer in (A, B, C):
+                made.grafted(peer, T, 0.0)
+            for number in range(50):
+                message_id = number.to_bytes(8, "big")
+                made.arrived(C, C, message_id, b"sig", 1.0)
+                made.accepted(C, T, message_id, 1.0)
+                made.duplicate(A, T, message_id, b"sig", 1.1)
+                made.duplicate(B, T, message_id, b"sig", 1.1)
+            for number in range(others):
+                deliver(made, 1000 + number, A, B, now=1.0)
+            made.refresh(2.0)
+            self.assertLessEqual(made.score(C), low)
+            self.assertGreaterEqual(made.score(C), low * 2)
+
+    def test_p3_counts_from_when_a_peer_came_to_the_mesh(self) -> None:
+        topic = attrs.evolve(
+            OFF, mesh_deliveries_weight=-1.0, mesh_deliveries_activation=0.0, mesh_deliveries_decay=0.9999
+        )
+        made = scores(A, B, C, topic=topic)
+        made.grafted(A, T, 0.0)
+        made.grafted(B, T, 0.0)
+        for number in range(1000):
+            deliver(made, number, A, B, now=1.0)
+        made.grafted(C, T, 1.0)
+        made.refresh(2.0)
+        self.assertEqual(made.score(C), 0.0)
+        for number in range(1000, 1010):
+            deliver(made, number, A, B, now=3.0)
+        made.refresh(4.0)
+        self.assertAlmostEqual(made.score(C), -1.0, places=2)
 
     def test_p3_asks_nothing_of_a_quiet_topic(self) -> None:
         topic = attrs.evolve(OFF, mesh_deliveries_weight=-1.0, mesh_deliveries_activation=0.0)
@@ -146,7 +194,7 @@ class Parts(PureTestCase):
 
     def test_p4_is_for_everybody_who_sent_it_before_or_after_the_verdict(self) -> None:
         made = scores(A, B, C, topic=attrs.evolve(OFF, invalid_weight=-2.0))
-        made.arrived(A, b"m", b"sig", 0.0)
+        made.arrived(A, b"author", b"m", b"sig", 0.0)
         made.duplicate(B, T, b"m", b"sig", 0.1)
         made.rejected(T, b"m")
         made.rejected(T, b"m")
@@ -158,7 +206,7 @@ class Parts(PureTestCase):
 
     def test_an_ignored_message_is_nobodys_fault(self) -> None:
         made = scores(A, B, topic=attrs.evolve(OFF, invalid_weight=-2.0, first_weight=1.0))
-        made.arrived(A, b"m", b"sig", 0.0)
+        made.arrived(A, b"author", b"m", b"sig", 0.0)
         made.ignored(b"m")
         made.duplicate(B, T, b"m", b"sig", 0.1)
         self.assertEqual((made.score(A), made.score(B)), (0.0, 0.0))
@@ -176,7 +224,7 @@ class Parts(PureTestCase):
         made.grafted(B, T, 0.0)
         made.grafted(A, T, 0.0)
         for number in range(5):
-            made.arrived(A, bytes([number]), b"sig", 1.0)
+            made.arrived(A, b"author", bytes([number]), b"sig", 1.0)
             made.duplicate(B, T, bytes([number]), b"sig", 8.0)
             made.accepted(A, T, bytes([number]), 9.0)
         made.refresh(10.0)
