@@ -26,10 +26,12 @@ from chorus.identity import Identity, PeerId
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols import identify, perf, ping
 from chorus.protocols.connection import ConnectionLimits, ConnectionProtocol
+from chorus.protocols.connection_core import MakeHandshake
 from chorus.protocols.dialing import Backoffs, DialError, newcomer_stays
 from chorus.protocols.envelope import PeerRecord
 from chorus.protocols.identify import Identification
 from chorus.protocols.limits import ConnectionCounts, HostLimits, Place
+from chorus.protocols.noise import NoiseHandshake
 from chorus.protocols.peerstore import PeerStore
 from chorus.protocols.stream import (
     Connection,
@@ -77,6 +79,7 @@ class P2PService(Service):
     """`listen` are addresses of plain TCP, loopback unless told otherwise; `announce` replaces them for others.
 
     `reactor` is IReactorTCP and IReactorTime; `random_bytes` gives nonces; `rng` is chance that need not be secret.
+    `security` makes the handshake of each connection: Noise, but in simulations.
     `startService` raises `CannotListen`. Cancel a Deferred of `dial` to give it up.
     """
 
@@ -98,6 +101,7 @@ class P2PService(Service):
         random_bytes: Callable[[int], bytes] = os.urandom,
         wall_ns: Callable[[], int] = time.time_ns,
         agent_version: str = f"chorus/{__version__}",
+        security: MakeHandshake = NoiseHandshake,
     ) -> None:
         if open_mode != (admission.protocol == ""):
             raise ValueError("open mode is the only one without admission")
@@ -110,6 +114,7 @@ class P2PService(Service):
         self._gate = Gate(reactor, admission, self._admit, self.counters.admission_failed)
         self._announce = list(announce)
         self._connection_limits = connection_limits
+        self._security = security
         self._rng = rng or random.Random()
         self._random_bytes = random_bytes
         self._counts = ConnectionCounts(self.limits)
@@ -288,6 +293,7 @@ class P2PService(Service):
             clock=self._reactor,
             delegate=self,
             limits=self._connection_limits,
+            security=self._security,
             counters=self.counters.peer_errors,
         )
 
