@@ -125,7 +125,7 @@ class Scenario:
     links: LinkParams = attrs.field(factory=LinkParams)
     joins: float = 0.0
     """0: nodes subscribe before they dial, as they do when started. Else they are connected first and subscribe one by
-    one in so many seconds, as in the simulations that were published."""
+    one in so many seconds; the value of the calibration is fitted (docs/benchmarks.md)."""
     churn: float = 0.0
     """Share of the nodes that leave in a minute, each to come back as a new router after `DOWN`."""
     attacks: tuple[Attack, ...] = ()
