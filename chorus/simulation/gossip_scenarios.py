@@ -1,7 +1,7 @@
 """The scenarios that have names: for tests (in a small version), for `chorus simulate`, and for docs/benchmarks.md.
 
-The figures wanted are those of spec/anchors.md 1 and of the published evaluations it names, but for `started`, whose bound
-marks what was measured.
+The figures wanted are those of spec/anchors.md 1 and of the published evaluations it names, but for `started`, whose
+bound marks what was measured.
 """
 
 from __future__ import annotations
