@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 
-from chorus.client import commands, show
+from chorus.client import commands, show, simulate
 from chorus.client.errors import EXIT_INTERRUPTED, EXIT_USAGE
 from chorus.errors import UserError
 
@@ -96,6 +96,11 @@ def parser() -> argparse.ArgumentParser:
     token = command(words, "token", "Print what another machine needs to join this node's cluster (a secret).")
     token.add_argument("--raw", action="store_true", help="the token alone")
     token.set_defaults(run=commands.token)
+    simulate.add_options(
+        command(
+            words, "simulate", "Simulate a network of pub/sub nodes in this process, and write a report with plots."
+        )
+    )
     return top
 
 

@@ -221,7 +221,8 @@ class PeerScores:
         self, peer: bytes, origin: bytes, message_id: bytes, mark: bytes, now: float, *, told: bool = False
     ) -> None:
         """A message's first copy; its validity is not known yet. `origin` is its publisher, `mark` is equal for equal
-        messages (the signature); `told` when the mesh is asked not to send it (IDONTWANT), so that nobody can be expected to."""
+        messages (the signature); `told` when the mesh is asked not to send it (IDONTWANT), so that nobody can be
+        expected to."""
         self._records[message_id] = _Record(peer, origin, mark, told)
         self._order.append((now + RECORD_TTL, message_id))
         if len(self._order) > MAX_RECORDS:

@@ -1,0 +1,284 @@
+"""`chorus simulate`: a network of GossipSub nodes in this process, and a report of how it did (docs/simulate.md).
+
+It needs no node. Nothing of `chorus.simulation` is imported before the command runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from chorus.client import show
+from chorus.client.errors import EXIT_TASK_FAILED, EXIT_USAGE, ClientError
+
+if TYPE_CHECKING:
+    from chorus.client.api import Api
+    from chorus.simulation.gossip_run import Result
+    from chorus.simulation.gossip_scenario import Attack, Scenario
+
+MAX_SEED: Final = 2**63 - 1
+SPREAD: Final = 0.1
+"""How far a link's delay is from a single number that was given, to both sides."""
+
+SHOWN: Final = (
+    "p50_ms",
+    "p95_ms",
+    "p99_ms",
+    "max_ms",
+    "delivered_percent",
+    "sends_per_delivery",
+    "mean_hops",
+    "mesh_degree",
+    "events_per_second",
+    "cpu_s",
+    "memory_mb",
+)
+
+Options = argparse.Namespace
+T = TypeVar("T")
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """What it takes; values are read when it runs, so that every mistake is said at once."""
+    option = command.add_argument
+    option("scenario", metavar="SCENARIO", nargs="?", default="calibration", help="where to begin (calibration)")
+    option("--list", action="store_true", help="show the scenarios and the kinds of attackers")
+    option("--nodes", metavar="N", help="honest nodes; attackers and publishers keep their proportion")
+    option("--degree", metavar="N", help="connections of a node")
+    option("--links", metavar="MS", help="delay of a link one way: 10-150, or 25 for 25 ms and 10 %% around it")
+    option("--loss", metavar="SHARE", help="of TCP segments, each sent again: 5%% or 0.05")
+    option("--uplink", metavar="MBIT", help="what a node can send in all, Mbit/s (no bound)")
+    option("--churn", metavar="SHARE", help="nodes that leave in a minute, to come back 10 s later: 20%%")
+    option("--attackers", metavar="KIND:NxK", action="append", help="N attackers with K connections each (repeatable)")
+    option("--publishers", metavar="N", help="nodes that publish")
+    option("--rate", metavar="N", help="messages a second, over all publishers")
+    option("--size", metavar="BYTES", help="of a message")
+    option("--flood-publish", action=argparse.BooleanOptionalAction, default=None, help="publish to all peers")
+    option("--seconds", metavar="T", help="how long messages are published")
+    option("--seed", metavar="S", default="1", help="the same seed gives the same run (1)")
+    option("--output", "-o", metavar="FILE", help="the report (simulate-SCENARIO-SEED.html)")
+    option("--no-report", action="store_true", help="figures alone, without pictures")
+    command.set_defaults(run=run)
+
+
+def run(options: Options, api: Api) -> int:
+    """0 when the scenario's figures are reached, 1 when one is not, 2 for what cannot be run."""
+    from chorus.simulation.gossip_scenario import ScenarioError
+
+    if options.list:
+        _list(bool(getattr(options, "json", False)))
+        return 0
+    try:
+        scenario, seed = read(options)
+    except ScenarioError as error:
+        for mistake in error.mistakes:
+            show.note(mistake)
+        return EXIT_USAGE
+    return _simulate(scenario, seed, options)
+
+
+def _list(as_json: bool) -> None:
+    from chorus.simulation.gossip_scenario import ATTACKS
+    from chorus.simulation.gossip_scenarios import SCENARIOS
+
+    if as_json:
+        show.document({"scenarios": {name: each.summary for name, each in SCENARIOS.items()}, "attackers": ATTACKS})
+        return
+    show.table(("scenario", "what"), [(name, each.summary) for name, each in SCENARIOS.items()], "", folds=True)
+    print()
+    show.table(("attackers", "what they do"), list(ATTACKS.items()), "", folds=True)
+
+
+# What was asked for
+
+
+def read(options: Options) -> tuple[Scenario, int]:
+    """The scenario with what was said otherwise, and the seed. Raises `ScenarioError` with all mistakes."""
+    import attrs
+
+    from chorus.simulation.gossip_scenario import MAX_NODES, MIN_NODES, ScenarioError
+    from chorus.simulation.gossip_scenarios import SCENARIOS
+
+    base = SCENARIOS.get(options.scenario)
+    if base is None:
+        raise ScenarioError(f"no such scenario: {options.scenario}; there are {', '.join(SCENARIOS)}")
+    reader = _Reader(options)
+    seed = reader("seed", _whole)
+    nodes = reader("nodes", _whole)
+    changes: dict[str, Any] = {
+        "degree": reader("degree", _whole),
+        "churn": reader("churn", _share),
+        "attacks": reader("attackers", _attacks),
+        "publishers": reader("publishers", _whole),
+        "rate": reader("rate", _decimal),
+        "size": reader("size", _whole),
+        "seconds": reader("seconds", _decimal),
+    }
+    links: dict[str, Any] = {
+        "delay_ms": reader("links", _delays),
+        "loss": reader("loss", _share),
+        "rate_mbit": reader("uplink", _decimal),
+    }
+    if nodes is not None and not MIN_NODES <= nodes <= MAX_NODES:
+        reader.mistakes.append(f"--nodes must be between {MIN_NODES} and {MAX_NODES}, not {nodes}")
+    if seed is not None and not 0 <= seed <= MAX_SEED:
+        reader.mistakes.append(f"--seed must be between 0 and {MAX_SEED}, not {seed}")
+    if reader.mistakes or seed is None:
+        raise ScenarioError(*reader.mistakes)
+    scenario = base.resized(nodes) if nodes is not None and nodes != base.nodes else base
+    changes = {name: value for name, value in changes.items() if value is not None}
+    links = {name: value for name, value in links.items() if value is not None}
+    if links:
+        changes["links"] = attrs.evolve(scenario.links, **links)
+    if options.flood_publish is not None:
+        changes["params"] = attrs.evolve(scenario.params, flood_publish=options.flood_publish)
+    if changes or scenario is not base:
+        # What is wanted of a scenario is wanted of it as it stands.
+        scenario = attrs.evolve(scenario, **changes, wanted=())
+    return scenario, seed
+
+
+class _Reader:
+    """Reads options by their names; what cannot be read is a mistake, to be said with the others."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self.mistakes: list[str] = []
+
+    def __call__(self, name: str, parse: Callable[[Any], T]) -> T | None:
+        given = getattr(self._options, name)
+        if given is None:
+            return None
+        try:
+            return parse(given)
+        except ValueError as error:
+            self.mistakes.append(f"--{name} {error}")
+            return None
+
+
+def _whole(text: str) -> int:
+    if not re.fullmatch(r"-?[0-9]{1,20}", text):
+        raise ValueError(f"is a whole number, not {text[:40]!r}")
+    return int(text)
+
+
+def _decimal(text: str) -> float:
+    if not re.fullmatch(r"-?[0-9]{1,12}(\.[0-9]{1,9})?", text):
+        raise ValueError(f"is a number, not {text[:40]!r}")
+    return float(text)
+
+
+def _share(text: str) -> float:
+    try:
+        return _decimal(text[:-1]) / 100 if text.endswith("%") else _decimal(text)
+    except ValueError:
+        raise ValueError(f"is a share such as 5% or 0.05, not {text[:40]!r}") from None
+
+
+def _delays(text: str) -> tuple[float, float]:
+    parts = text.removesuffix("ms").strip().split("-")
+    try:
+        low, high = (_decimal(part) for part in parts) if len(parts) > 1 else (_decimal(parts[0]),) * 2
+    except ValueError:
+        raise ValueError(f"is a delay in ms such as 25, or two such as 10-150, not {text[:40]!r}") from None
+    return (low, high) if len(parts) > 1 else (low * (1 - SPREAD), high * (1 + SPREAD))
+
+
+def _attacks(texts: list[str]) -> tuple[Attack, ...]:
+    from chorus.simulation.gossip_scenario import Attack, ScenarioError
+
+    attacks = []
+    for text in texts:
+        found = re.fullmatch(r"([a-z]+):([0-9]{1,9})x([0-9]{1,9})", text)
+        if found is None:
+            raise ValueError(f"is KIND:NxK such as silent:400x100, not {text[:40]!r}")
+        try:
+            attacks.append(Attack(found[1], int(found[2]), int(found[3])))
+        except ScenarioError as error:
+            raise ValueError(f"{text}: {error}") from None
+    return tuple(attacks)
+
+
+# The run
+
+
+def _simulate(scenario: Scenario, seed: int, options: Options) -> int:
+    from chorus.simulation import gossip_plots, gossip_run
+
+    as_json = bool(getattr(options, "json", False))
+    output: Path | None = None
+    if options.output is not None:
+        output = Path(options.output)
+    elif not options.no_report and not as_json:
+        output = Path(f"simulate-{scenario.name}-{seed}.html")
+    if output is not None:
+        # Before the run: it may take minutes.
+        gossip_plots.require()
+        _check_writable(output)
+    result = gossip_run.simulate(scenario, seed, _progress())
+    if output is not None:
+        _write(output, result, replay_line(options, seed))
+    if as_json:
+        show.document(result.document())
+    else:
+        _show(result, output, replay_line(options, seed))
+    return EXIT_TASK_FAILED if result.missed() else 0
+
+
+def replay_line(options: Options, seed: int) -> str:
+    """The command for the same run."""
+    words = ["chorus", "simulate", options.scenario]
+    for name in ("nodes", "degree", "links", "loss", "uplink", "churn", "publishers", "rate", "size", "seconds"):
+        value = getattr(options, name)
+        if value is not None:
+            words += [f"--{name}", value]
+    for attack in options.attackers or ():
+        words += ["--attackers", attack]
+    if options.flood_publish is not None:
+        words.append("--flood-publish" if options.flood_publish else "--no-flood-publish")
+    return shlex.join([*words, "--seed", str(seed)])
+
+
+def _progress() -> Callable[[float, float], None]:
+    lively = show.lively(sys.stderr)
+
+    def progress(done: float, total: float) -> None:
+        if lively:
+            end = "\n" if done >= total else ""
+            print(f"\r{done:.0f} of {total:.0f} simulated seconds", end=end, file=sys.stderr, flush=True)
+
+    return progress
+
+
+def _check_writable(output: Path) -> None:
+    if output.is_dir():
+        raise ClientError(f"{output} is a directory; --output names a file")
+    if not output.parent.is_dir():
+        raise ClientError(f"{output.parent} is no directory; --output names a file in one that is there")
+
+
+def _write(output: Path, result: Result, replay: str) -> None:
+    from chorus.simulation.gossip_report import page
+    from chorus.version import version_line
+
+    try:
+        output.write_text(page(result, replay, version_line({}).replace("CHORUS-agent", "chorus", 1)))
+    except OSError as error:
+        raise ClientError(f"cannot write {output}: {error.strerror}") from None
+
+
+def _show(result: Result, output: Path | None, replay: str) -> None:
+    from chorus.simulation.gossip_report import label, number
+
+    names = [*SHOWN, *(name for name in result.figures if name.endswith("_score") and name != "honest_score")]
+    show.facts([(label(name), number(result.figures[name])) for name in names])
+    for missed in result.missed():
+        show.note(f"missed: {missed}")
+    print(f"again: {replay}")
+    if output is not None:
+        print(f"report: {output}")

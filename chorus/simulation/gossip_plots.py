@@ -1,0 +1,198 @@
+"""Pictures of a run, with matplotlib (the extra `simulate`). Each function draws one and returns the figure."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from chorus.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from chorus.simulation.gossip_measures import Spread
+    from chorus.simulation.gossip_run import Result
+
+SIZE: Final = (7.2, 4.0)
+"""Inches."""
+
+COLOURS: Final = ("#1f5fa8", "#c8501e", "#2f8a4c", "#7a4fa3", "#a8861f", "#4f7f8a", "#a33f5f", "#5f5f5f", "#8a6a4f")
+"""Honest nodes first, then the kinds of attackers; told apart by lightness too."""
+
+
+class NoPlots(UserError):
+    code = "no_plots"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "pictures need matplotlib: pip install 'chorus[simulate]' (or say --no-report for the figures alone)"
+        )
+
+
+def require() -> None:
+    """Raises `NoPlots` where matplotlib is missing; to be called before a long run, not after it."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise NoPlots from None
+
+
+def _figure(title: str, x: str, y: str) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, fontsize=11)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", linewidth=0.4, alpha=0.6)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def latency(result: Result) -> Figure:
+    """Distribution of the time from publication to delivery, and its sum."""
+    figure, axes = _figure("Delivery latency", "ms after publication", "share of deliveries (bars, %)")
+    values = result.latencies_ms
+    # Without the last stragglers, who would press all the rest to the left.
+    end = max(1.0, values[int(0.995 * len(values)) - 1] * 1.08)
+    axes.hist(
+        values,
+        bins=40,
+        range=(0, end),
+        weights=[100 / len(values)] * len(values),
+        color=COLOURS[0],
+        alpha=0.45,
+    )
+    summed = axes.twinx()
+    summed.plot(values, [100 * (at + 1) / len(values) for at in range(len(values))], color=COLOURS[0], linewidth=1.8)
+    summed.set_ylim(0, 104)
+    summed.set_xlim(0, end)
+    summed.set_ylabel("delivered up to then (line, %)")
+    summed.spines["top"].set_visible(False)
+    for name, height in (("p50", 50), ("p99", 99)):
+        at = result.figures[f"{name}_ms"]
+        summed.plot([at, at], [0, height], color="#333333", linewidth=0.9, linestyle=":")
+        summed.annotate(
+            f"{name} {at:.0f} ms",
+            (at, height),
+            xytext=(-6, -4),
+            textcoords="offset points",
+            ha="right",
+            va="top",
+            fontsize=9,
+        )
+    return figure
+
+
+def propagation(result: Result) -> Figure:
+    """How far messages have come, and how long they took."""
+    figure, axes = _figure("Propagation", "hops from the publisher", "share of deliveries (bars, %)")
+    hops = [each for each in result.hops if each[1] >= result.figures["deliveries"] / 10_000]
+    total = sum(count for _, count, _ in hops) or 1
+    numbers = [number for number, _, _ in hops]
+    axes.bar(numbers, [100 * count / total for _, count, _ in hops], color=COLOURS[0], alpha=0.45, width=0.8)
+    axes.set_xticks(numbers)
+    times = axes.twinx()
+    times.plot(numbers, [mean for _, _, mean in hops], color=COLOURS[1], marker="o", markersize=4)
+    times.set_ylim(bottom=0)
+    times.set_ylabel("mean latency (line, ms)")
+    times.spines["top"].set_visible(False)
+    return figure
+
+
+def duplicates(result: Result) -> Figure:
+    figure, axes = _figure("Copies too many", "duplicates of each message, by node", "nodes")
+    axes.hist(result.duplicates, bins=40, color=COLOURS[0], alpha=0.6)
+    return figure
+
+
+def _band(axes: Axes, seconds: list[float], spreads: list[Spread], colour: str, label: str) -> None:
+    axes.fill_between(
+        seconds, [each.p10 for each in spreads], [each.p90 for each in spreads], color=colour, alpha=0.2, linewidth=0
+    )
+    axes.plot(seconds, [each.p50 for each in spreads], color=colour, linewidth=1.8, label=label)
+
+
+def _mark_begin(axes: Axes, result: Result) -> None:
+    begin = result.scenario.warm_up
+    axes.axvline(begin, color="#333333", linewidth=0.9, linestyle=":")
+    axes.annotate(
+        "first message",
+        (begin, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(4, -3),
+        textcoords="offset points",
+        va="top",
+        fontsize=8,
+    )
+
+
+def degree(result: Result) -> Figure:
+    """Sizes of the honest nodes' meshes over time, and who has places in them."""
+    figure, axes = _figure("Mesh degree", "seconds", "peers in a node's mesh")
+    seconds = [sample.seconds for sample in result.samples]
+    spreads = [sample.degrees for sample in result.samples]
+    axes.plot(seconds, [each.low for each in spreads], color=COLOURS[0], linewidth=0.7, linestyle="--")
+    axes.plot(
+        seconds,
+        [each.high for each in spreads],
+        color=COLOURS[0],
+        linewidth=0.7,
+        linestyle="--",
+        label="least, greatest",
+    )
+    _band(axes, seconds, spreads, COLOURS[0], "median, 10th to 90th percentile")
+    for index, kind in enumerate(kind for kind in result.samples[-1].places if kind != "honest"):
+        held = [sample.places[kind] for sample in result.samples]
+        axes.plot(
+            seconds,
+            held,
+            color=COLOURS[1 + index % (len(COLOURS) - 1)],
+            linewidth=1.5,
+            label=f"meshes that hold one {kind} attacker",
+        )
+    params = result.scenario.params
+    for bound in (params.d_lo, params.d_hi):
+        axes.axhline(bound, color="#333333", linewidth=0.6, alpha=0.6)
+    axes.set_ylim(bottom=0)
+    _mark_begin(axes, result)
+    axes.legend(fontsize=8, frameon=False, loc="best")
+    return figure
+
+
+def scores(result: Result) -> Figure:
+    """What honest nodes think of each kind of node."""
+    figure, axes = _figure("Score as honest nodes see it", "seconds", "score (linear from -10 to 10)")
+    for index, kind in enumerate(result.samples[-1].scores):
+        rows = [(sample.seconds, sample.scores[kind]) for sample in result.samples if kind in sample.scores]
+        _band(axes, [second for second, _ in rows], [spread for _, spread in rows], COLOURS[index % len(COLOURS)], kind)
+    axes.set_yscale("symlog", linthresh=10)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.axhline(0, color="#333333", linewidth=0.6)
+    _mark_begin(axes, result)
+    axes.legend(fontsize=8, frameon=False, loc="best")
+    return figure
+
+
+PLOTS: Final[dict[str, Callable[[Any], Any]]] = {
+    "latency": latency,
+    "propagation": propagation,
+    "duplicates": duplicates,
+    "degree": degree,
+    "scores": scores,
+}
+
+
+def picture(figure: Figure, kind: str = "svg") -> bytes:
+    """`svg` or `png`; the same bytes for the same run."""
+    from matplotlib import rc_context
+
+    out = io.BytesIO()
+    with rc_context({"svg.hashsalt": "chorus"}):
+        metadata = {"Date": None} if kind == "svg" else {"Software": None}
+        figure.savefig(out, format=kind, dpi=110, metadata=metadata)
+    return out.getvalue()

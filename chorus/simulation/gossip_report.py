@@ -1,0 +1,125 @@
+"""A run as one HTML page with its pictures inside, and as a row of Markdown."""
+
+from __future__ import annotations
+
+import base64
+from html import escape
+from typing import TYPE_CHECKING, Final
+
+from chorus.simulation.gossip_plots import PLOTS, picture
+
+if TYPE_CHECKING:
+    from chorus.simulation.gossip_run import Result
+
+LABELS: Final = {
+    "p50_ms": "latency, median (ms)",
+    "p95_ms": "latency, 95th percentile (ms)",
+    "p99_ms": "latency, 99th percentile (ms)",
+    "max_ms": "latency, greatest (ms)",
+    "messages": "messages published",
+    "deliveries": "deliveries",
+    "delivered_percent": "delivered of what was owed (%)",
+    "delivered_twice": "delivered twice",
+    "sends_per_delivery": "sends for each delivery",
+    "duplicates_per_delivery": "duplicates for each delivery",
+    "mean_hops": "hops, mean",
+    "max_hops": "hops, greatest",
+    "mesh_degree": "mesh degree, mean at the end",
+    "mesh_degree_low": "mesh degree, least",
+    "mesh_degree_high": "mesh degree, greatest",
+    "honest_score_low": "least score of an honest node",
+    "honest_below_0_percent": "views of honest nodes below 0 at the end (%)",
+    "simulated_s": "simulated seconds",
+    "cpu_s": "processor seconds",
+    "events": "events",
+    "events_per_second": "events a processor second",
+    "times_real_time": "processor time over simulated time",
+    "memory_mb": "resident memory (MB)",
+}
+"""Of figures; those of a kind of node are named by `label`."""
+
+STYLE: Final = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b; }
+table { border-collapse: collapse; margin: 1rem 0; }
+td, th { padding: .2rem .8rem .2rem 0; text-align: left; border-bottom: 1px solid #ddd; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; }
+code { background: #f3f3f3; padding: .1rem .3rem; overflow-wrap: anywhere; }
+img { width: 100%; max-width: 45rem; display: block; margin: 1rem 0; }
+.missed { color: #a32020; font-weight: 600; }
+"""
+
+
+def label(figure: str) -> str:
+    if figure in LABELS:
+        return LABELS[figure]
+    kind, _, what = figure.rpartition("_")
+    return f"{kind} nodes: " + ("score, median at the end" if what == "score" else "places in honest meshes, each")
+
+
+def number(value: float) -> str:
+    """For a table: whole numbers in full, others with what matters."""
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def page(result: Result, replay: str, version: str) -> str:
+    """`replay` is the command that gives the same run, `version` of what it was made with."""
+    scenario = result.scenario
+    wanted = {each.figure: each for each in scenario.wanted}
+    rows = []
+    for figure, value in result.figures.items():
+        bound = wanted.get(figure)
+        state = "" if bound is None else (" class=missed" if not bound.holds(result.figures) else "")
+        said = "" if bound is None else escape(str(bound).replace(figure, "").strip())
+        rows.append(
+            f"<tr{state}><td>{escape(label(figure))}</td><td class=number>{number(value)}</td><td>{said}</td></tr>"
+        )
+    pictures = []
+    for name, draw in PLOTS.items():
+        image = base64.b64encode(picture(draw(result))).decode()
+        pictures.append(f'<img alt="{name}" src="data:image/svg+xml;base64,{image}">')
+    return f"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>Simulation {escape(scenario.name)}, seed {result.seed}</title>
+<style>{STYLE}</style>
+<h1>Simulation: {escape(scenario.name)}</h1>
+<p>{escape(scenario.summary)}</p>
+<p>Seed {result.seed}, trace <code>{result.trace}</code>, made with {escape(version)}. The same run again:</p>
+<p><code>{escape(replay)}</code></p>
+<table>
+<tr><th>figure</th><th>value</th><th>wanted</th></tr>
+{"".join(rows)}
+</table>
+{"".join(pictures)}
+<p>Latencies count from publication to delivery, over all honest nodes that were there. A node is owed a message when it
+has been there for 3 seconds and stays for 10. Times are simulated; processor time and memory are this machine's.</p>
+</html>
+"""
+
+
+COLUMNS: Final = (
+    ("p50_ms", "p50 ms"),
+    ("p95_ms", "p95 ms"),
+    ("p99_ms", "p99 ms"),
+    ("delivered_percent", "delivered %"),
+    ("sends_per_delivery", "sends / delivery"),
+    ("mesh_degree", "mesh degree"),
+    ("events", "events"),
+    ("events_per_second", "events / s"),
+    ("cpu_s", "CPU s"),
+    ("memory_mb", "memory MB"),
+)
+
+
+def markdown_head() -> str:
+    names = ["scenario", *(name for _, name in COLUMNS), "wanted"]
+    return f"| {' | '.join(names)} |\n|{' --- |' * len(names)}"
+
+
+def markdown_row(name: str, figures: dict[str, float], wanted: list[str], missed: list[str]) -> str:
+    cells = [f"`{name}`", *(number(figures[figure]) for figure, _ in COLUMNS)]
+    cells.append(", ".join(wanted) + (f"; **missed: {', '.join(missed)}**" if missed else ""))
+    return f"| {' | '.join(cells)} |"

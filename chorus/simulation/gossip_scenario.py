@@ -1,0 +1,183 @@
+"""What a simulation of gossip is made of, and what is wanted of it: values with named bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import attrs
+
+from chorus.errors import UserError
+from chorus.protocols.gossip_params import GossipParams
+from chorus.protocols.gossip_score_params import ScoreParams
+from chorus.simulation.gossip_links import LinkParams
+
+MAX_NODES: Final = 20_000
+"""Honest nodes; each takes about 60 kB."""
+
+MAX_ATTACKERS: Final = 5_000
+MAX_CONNECTIONS: Final = 1_000
+"""Of one attacker; a router takes `MAX_PEERS` at most."""
+
+MIN_NODES: Final = 4
+MAX_DEGREE: Final = 200
+MAX_DELAY_MS: Final = 10_000.0
+MAX_LOSS: Final = 0.5
+MAX_CHURN: Final = 2.0
+"""Of the nodes a minute: each twice."""
+
+MAX_SECONDS: Final = 86_400.0
+MAX_MESSAGES: Final = 100_000
+"""Published in one run."""
+
+MAX_SIZE: Final = 60_000
+"""Bytes of a message; with its envelope it must fit the smallest deployed RPC, 64 KiB."""
+
+ATTACKS: Final = {
+    "silent": "joins meshes, forwards nothing, says nothing",
+    "withholding": "a whole router that forwards nobody else's messages",
+    "flooding": "publishes 20 valid messages a second",
+    "replaying": "sends what it heard again and again",
+    "equivocating": "signs two messages with one sequence number, for two halves of its peers",
+    "forging": "sends messages in other nodes' names",
+    "advertising": "advertises messages with IHAVE that it never sends",
+    "grafting": "grafts again as soon as it is pruned",
+}
+
+
+class ScenarioError(UserError):
+    """A scenario that cannot be run; a line for each mistake, with its bounds."""
+
+    code = "bad_scenario"
+
+    def __init__(self, *mistakes: str) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = mistakes
+
+
+class _Bounds:
+    """Collects what is out of bounds."""
+
+    def __init__(self) -> None:
+        self._mistakes: list[str] = []
+
+    def __call__(self, name: str, value: float, low: float, high: float) -> None:
+        if not low <= value <= high:
+            self._mistakes.append(f"{name} must be between {low:g} and {high:g}, not {value:g}")
+
+    def check(self) -> None:
+        if self._mistakes:
+            raise ScenarioError(*self._mistakes)
+
+
+@attrs.frozen
+class Attack:
+    """`count` attackers of one kind; each dials `connections` honest nodes."""
+
+    kind: str
+    count: int
+    connections: int
+
+    def __attrs_post_init__(self) -> None:
+        if self.kind not in ATTACKS:
+            raise ScenarioError(f"no such attack: {self.kind}; there are {', '.join(ATTACKS)}")
+        within = _Bounds()
+        within("attackers", self.count, 1, MAX_ATTACKERS)
+        within("connections of an attacker", self.connections, 1, MAX_CONNECTIONS)
+        within.check()
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.count}x{self.connections}"
+
+
+@attrs.frozen
+class Wanted:
+    """A bound on one figure of a run."""
+
+    figure: str
+    """A key of `Result.figures`."""
+    low: float | None = None
+    high: float | None = None
+
+    def holds(self, figures: Mapping[str, float]) -> bool:
+        value = figures[self.figure]
+        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+
+    def __str__(self) -> str:
+        if self.low is None:
+            return f"{self.figure} ≤ {self.high:g}"
+        if self.high is None:
+            return f"{self.figure} ≥ {self.low:g}"
+        if self.low == self.high:
+            return f"{self.figure} = {self.low:g}"
+        return f"{self.low:g} ≤ {self.figure} ≤ {self.high:g}"
+
+
+@attrs.frozen(kw_only=True)
+class Scenario:
+    """One run but for its seed. Raises `ScenarioError` where a quantity is out of its bounds."""
+
+    name: str
+    summary: str = ""
+    nodes: int = 1000
+    degree: int = 20
+    """Connections of a node on average; it dials half of them."""
+    links: LinkParams = attrs.field(factory=LinkParams)
+    joins: float = 0.0
+    """0: nodes subscribe before they dial, as they do when started. Else they are connected first and subscribe one by
+    one in so many seconds; the value of the calibration is fitted (docs/benchmarks.md)."""
+    churn: float = 0.0
+    """Share of the nodes that leave in a minute, each to come back as a new router after `DOWN`."""
+    attacks: tuple[Attack, ...] = ()
+    params: GossipParams = attrs.field(factory=lambda: GossipParams(flood_publish=False))
+    score_params: ScoreParams = attrs.field(factory=ScoreParams)
+    publishers: int = 100
+    rate: float = 1.0
+    """Messages a second, over all publishers."""
+    size: int = 512
+    warm_up: float = 20.0
+    """Seconds before the first message: meshes settle."""
+    seconds: float = 60.0
+    """In which messages are published and measured."""
+    wanted: tuple[Wanted, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        within = _Bounds()
+        within("nodes", self.nodes, MIN_NODES, MAX_NODES)
+        within("degree", self.degree, 2, min(MAX_DEGREE, max(2, self.nodes - 1)))
+        low, high = self.links.delay_ms
+        within("the shortest link in ms", low, 0, MAX_DELAY_MS)
+        within("the longest link in ms", high, low, MAX_DELAY_MS)
+        within("loss", self.links.loss, 0, MAX_LOSS)
+        if self.links.rate_mbit is not None:
+            within("the uplink in Mbit/s", self.links.rate_mbit, 0.01, 100_000)
+        within("the seconds of joining", self.joins, 0, 60)
+        within("churn", self.churn, 0, MAX_CHURN)
+        within("publishers", self.publishers, 1, MAX_NODES)
+        within("the size of a message in bytes", self.size, 0, MAX_SIZE)
+        within("the warm-up in seconds", self.warm_up, 0, MAX_SECONDS)
+        within("seconds", self.seconds, 1, MAX_SECONDS)
+        within("messages a second", self.rate, 0.001, 10_000)
+        within("messages in all", self.rate * self.seconds, 1, MAX_MESSAGES)
+        within("attackers in all", sum(attack.count for attack in self.attacks), 0, MAX_ATTACKERS)
+        for attack in self.attacks:
+            within(f"connections of a {attack.kind} attacker", attack.connections, 1, self.nodes)
+        within.check()
+
+    def resized(self, nodes: int) -> Scenario:
+        """The same with another number of nodes; publishers, attackers and their connections keep their proportions."""
+        share = nodes / self.nodes
+
+        def scaled(count: int) -> int:
+            return max(1, round(count * share))
+
+        attacks = (
+            attrs.evolve(each, count=scaled(each.count), connections=scaled(each.connections)) for each in self.attacks
+        )
+        return attrs.evolve(
+            self,
+            nodes=nodes,
+            degree=min(self.degree, max(2, nodes - 1)),
+            publishers=scaled(self.publishers),
+            attacks=tuple(attacks),
+        )

@@ -1,0 +1,132 @@
+"""The scenarios that have names: for tests (in a small version), for `chorus simulate`, and for docs/benchmarks.md.
+
+The figures wanted are those of spec/anchors.md 1 and of the published evaluations it names, but for `started`, whose
+bound marks what was measured.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+
+from chorus.protocols.gossip_params import GossipParams
+from chorus.simulation.gossip_links import LinkParams
+from chorus.simulation.gossip_scenario import Attack, Scenario, Wanted
+
+ALL: Final = Wanted("delivered_percent", low=100)
+ONCE: Final = Wanted("delivered_twice", high=0)
+
+CALIBRATION: Final = Scenario(
+    name="calibration",
+    summary="1,000 nodes, links 10-150 ms: the published simulations' network",
+    joins=2.0,
+    rate=2.0,
+    seconds=30.0,
+    wanted=(
+        Wanted("p50_ms", 184.5, 225.5),
+        Wanted("p99_ms", high=325),
+        Wanted("sends_per_delivery", high=7),
+        ALL,
+        ONCE,
+    ),
+)
+
+FLOOD_PUBLISH: Final = attrs.evolve(
+    CALIBRATION,
+    name="flood-publish",
+    summary="the same, publishers send to every peer of the topic",
+    params=GossipParams(flood_publish=True),
+    wanted=(
+        Wanted("p50_ms", 153.9, 188.1),
+        Wanted("p99_ms", high=325),
+        Wanted("sends_per_delivery", high=7),
+        ALL,
+        ONCE,
+    ),
+)
+
+NEAR: Final = attrs.evolve(
+    CALIBRATION,
+    name="near",
+    summary="1,000 nodes, links of 25 ms",
+    links=LinkParams(delay_ms=(22.5, 27.5)),
+    wanted=(Wanted("p99_ms", high=300), Wanted("sends_per_delivery", high=7.5), ALL, ONCE),
+)
+
+LOSS: Final = attrs.evolve(
+    CALIBRATION,
+    name="loss",
+    summary="links 10-150 ms, 5 % of the segments lost and sent again by TCP",
+    links=LinkParams(loss=0.05),
+    wanted=(Wanted("p99_ms", high=1000), ALL, ONCE),
+)
+
+STARTED: Final = attrs.evolve(
+    CALIBRATION,
+    name="started",
+    summary="links 10-150 ms, nodes that subscribe first and are connected then, as real ones",
+    joins=0.0,
+    wanted=(Wanted("p99_ms", high=400), Wanted("sends_per_delivery", high=7), ALL, ONCE),
+)
+
+CHURN: Final = attrs.evolve(
+    STARTED,
+    name="churn",
+    summary="links 10-150 ms, in each minute a fifth of the nodes leaves without a word and comes back 10 s later",
+    churn=0.2,
+    seconds=60.0,
+    wanted=(Wanted("p99_ms", high=1000), ALL, ONCE),
+)
+
+SYBILS: Final = attrs.evolve(
+    STARTED,
+    name="sybils",
+    summary="400 silent attackers with 100 connections each against 1,000 nodes: two of three connections are theirs",
+    attacks=(Attack("silent", 400, 100),),
+    seconds=60.0,
+    wanted=(Wanted("p99_ms", high=2000), ALL, ONCE),
+)
+
+MISBEHAVIOUR: Final = attrs.evolve(
+    STARTED,
+    name="misbehaviour",
+    summary="200 nodes and 5 of each kind of attacker that scores are to find, with 20 connections each",
+    nodes=200,
+    attacks=tuple(Attack(kind, 5, 20) for kind in ("silent", "withholding", "forging", "advertising", "grafting")),
+    seconds=120.0,
+    wanted=(
+        *(
+            Wanted(f"{kind}_{figure}", high=bound)
+            for kind in ("silent", "withholding", "forging", "advertising", "grafting")
+            for figure, bound in (("score", -0.01), ("places", 1.0))
+        ),
+        Wanted("p99_ms", high=1000),
+        ALL,
+        ONCE,
+    ),
+)
+
+TEN_THOUSAND: Final = attrs.evolve(
+    CALIBRATION,
+    name="ten-thousand",
+    summary="10,000 nodes, links 10-150 ms",
+    nodes=10_000,
+    rate=1.0,
+    wanted=(Wanted("p99_ms", high=450), Wanted("sends_per_delivery", high=7), ALL, ONCE),
+)
+
+SCENARIOS: Final = {
+    scenario.name: scenario
+    for scenario in (
+        CALIBRATION,
+        FLOOD_PUBLISH,
+        NEAR,
+        LOSS,
+        STARTED,
+        CHURN,
+        SYBILS,
+        MISBEHAVIOUR,
+        TEN_THOUSAND,
+    )
+}

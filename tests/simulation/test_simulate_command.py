@@ -1,0 +1,157 @@
+"""`chorus simulate`, from its words to its report."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+from chorus.client.main import main
+from tests.support import PureTestCase
+
+QUICK = ["simulate", "started", "--nodes", "12", "--seconds", "3"]
+
+
+class Command(PureTestCase):
+    def setUp(self) -> None:
+        self.here = Path(self.mktemp())
+        self.here.mkdir()
+
+    def chorus(self, *words: str) -> tuple[int, str, str]:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = main(words, {})
+        return status, out.getvalue(), err.getvalue()
+
+    def assert_refused(self, words: list[str], *lines: str) -> None:
+        status, out, err = self.chorus("simulate", *words, "--no-report")
+        self.assertEqual((status, out, err.splitlines()), (2, "", [f"chorus: {line}" for line in lines]))
+
+    def test_every_mistake_has_a_line(self) -> None:
+        self.assert_refused(
+            ["--nodes", "many", "--links", "150-", "--loss", "some", "--churn", "1x", "--seed", "1.5", "--size", ""],
+            "--seed is a whole number, not '1.5'",
+            "--nodes is a whole number, not 'many'",
+            "--churn is a share such as 5% or 0.05, not '1x'",
+            "--size is a whole number, not ''",
+            "--links is a delay in ms such as 25, or two such as 10-150, not '150-'",
+            "--loss is a share such as 5% or 0.05, not 'some'",
+        )
+
+    def test_bounds_are_named(self) -> None:
+        self.assert_refused(["--nodes", "3"], "--nodes must be between 4 and 20000, not 3")
+        self.assert_refused(["--seed", "-1"], "--seed must be between 0 and 9223372036854775807, not -1")
+        self.assert_refused(
+            ["--links", "150-10", "--loss", "70%", "--seconds", "0"],
+            "the longest link in ms must be between 150 and 10000, not 10",
+            "loss must be between 0 and 0.5, not 0.7",
+            "seconds must be between 1 and 86400, not 0",
+            "messages in all must be between 1 and 100000, not 0",
+        )
+        self.assert_refused(["--uplink", "0"], "the uplink in Mbit/s must be between 0.01 and 100000, not 0")
+        self.assert_refused(["--seconds", "9" * 400], f"--seconds is a number, not {'9' * 40!r}")
+
+    def test_attackers(self) -> None:
+        self.assert_refused(["--attackers", "silent"], "--attackers is KIND:NxK such as silent:400x100, not 'silent'")
+        self.assert_refused(
+            ["--attackers", "silent:0x5"], "--attackers silent:0x5: attackers must be between 1 and 5000, not 0"
+        )
+        status, _, err = self.chorus("simulate", "--attackers", "rude:1x1")
+        self.assertEqual((status, len(err.splitlines())), (2, 1))
+        self.assertIn("no such attack: rude; there are silent, ", err)
+        self.assert_refused(
+            ["--nodes", "20", "--attackers", "silent:2x21"],
+            "connections of a silent attacker must be between 1 and 20, not 21",
+        )
+
+    def test_an_unknown_scenario(self) -> None:
+        status, _, err = self.chorus("simulate", "storm")
+        self.assertEqual((status, len(err.splitlines())), (2, 1))
+        self.assertIn("no such scenario: storm; there are calibration, ", err)
+
+    def test_the_output_is_checked_before_the_run(self) -> None:
+        for output, words in ((self.here, "is a directory"), (self.here / "none" / "x.html", "is no directory")):
+            with mock.patch("chorus.simulation.gossip_run.simulate", side_effect=AssertionError("ran")):
+                status, _, err = self.chorus(*QUICK, "-o", str(output))
+            self.assertEqual((status, len(err.splitlines())), (2, 1))
+            self.assertIn(words, err)
+
+    def test_without_matplotlib_a_line_says_what_to_install(self) -> None:
+        with mock.patch.dict(sys.modules, {"matplotlib": None}):
+            status, out, err = self.chorus(*QUICK, "-o", str(self.here / "x.html"))
+            self.assertEqual((status, out, len(err.splitlines())), (2, "", 1))
+            self.assertIn("pip install 'chorus[simulate]'", err)
+            self.assertEqual(self.chorus(*QUICK, "--no-report")[0], 0, "the figures need no pictures")
+
+    def test_list(self) -> None:
+        status, out, _ = self.chorus("simulate", "--list")
+        self.assertEqual(status, 0)
+        for word in ("calibration", "sybils", "withholding"):
+            self.assertIn(word, out)
+        document = json.loads(self.chorus("simulate", "--list", "--json")[1])
+        self.assertIn("ten-thousand", document["scenarios"])
+        self.assertIn("silent", document["attackers"])
+
+    def test_a_report_is_one_page_with_its_pictures_and_the_line_that_replays_it(self) -> None:
+        output = self.here / "report.html"
+        words = [*QUICK, "--attackers", "silent:2x4", "--links", "20-40", "--flood-publish", "--seed", "7"]
+        status, out, err = self.chorus(*words, "-o", str(output))
+        self.assertEqual((status, err), (0, ""))
+        page = output.read_text()
+        pictures = re.findall(r'<img alt="(\w+)" src="data:image/svg\+xml;base64,([^"]+)">', page)
+        self.assertEqual([name for name, _ in pictures], ["latency", "propagation", "duplicates", "degree", "scores"])
+        for _, picture in pictures:
+            self.assertIn(b"<svg", base64.b64decode(picture))
+        self.assertNotRegex(page, r'(src|href)="(?!data:)', "nothing is fetched from elsewhere")
+        replay = "chorus simulate started --nodes 12 --links 20-40 --seconds 3 --attackers silent:2x4"
+        replay += " --flood-publish --seed 7"
+        self.assertIn(replay, page)
+        self.assertIn(f"again: {replay}\n", out)
+        self.assertIn(f"report: {output}\n", out)
+        trace = re.findall(r"trace <code>(\w+)</code>", page)[0]
+        again = json.loads(self.chorus(*replay.split()[1:], "--json")[1])
+        self.assertEqual(again["trace"], trace, "the line gives the same run")
+
+    def test_json_alone_writes_no_report(self) -> None:
+        status, out, _ = self.chorus(*QUICK, "--json", "--churn", "10%", "--loss", "1%", "--rate", "1.5")
+        document = json.loads(out)
+        self.assertEqual(status, 0)
+        scenario = document["scenario"]
+        self.assertEqual((scenario["churn"], scenario["links"]["loss"], scenario["rate"]), (0.1, 0.01, 1.5))
+        self.assertEqual(document["wanted"], [], "a changed scenario has no figures to reach")
+        self.assertFalse(Path("simulate-started-1.html").exists())
+
+    def test_a_single_delay_is_ten_percent_around_it(self) -> None:
+        document = json.loads(self.chorus(*QUICK, "--json", "--links", "25")[1])
+        self.assertEqual([round(each, 6) for each in document["scenario"]["links"]["delay_ms"]], [22.5, 27.5])
+
+    def test_a_missed_figure_is_exit_status_1(self) -> None:
+        from chorus.simulation import gossip_scenarios
+        from chorus.simulation.gossip_scenario import Scenario, Wanted
+
+        scenario = Scenario(name="odd", nodes=8, degree=4, seconds=2.0, wanted=(Wanted("p50_ms", high=1),))
+        with mock.patch.dict(gossip_scenarios.SCENARIOS, {"odd": scenario}):
+            status, _, err = self.chorus("simulate", "odd", "--no-report")
+        self.assertEqual(status, 1)
+        self.assertIn("chorus: missed: p50_ms ≤ 1, but it is", err)
+
+    def test_other_commands_import_nothing_of_the_simulation(self) -> None:
+        program = (
+            "import sys\nfrom chorus.client.main import parser\nparser()\n"
+            "print([name for name in sys.modules if 'simulation' in name or name.startswith('matplotlib')])"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+            stdout=subprocess.PIPE,
+            check=True,
+            timeout=30,
+        )
+        self.assertEqual(done.stdout.strip(), b"[]")
