@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError, UserError
@@ -130,6 +130,9 @@ class ExecutorService(Service):
         kept: set[tuple[str, str]] = set()
         try:
             kept = set(await self._place.sandboxes.reconcile(keep))
+        except CancelledError:
+            # The start is given up: the node was asked to stop meanwhile.
+            raise
         except ChorusError as error:
             self._log.error("sandboxes of an earlier run cannot be looked for: {error}", error=error)
         except Exception:
@@ -139,6 +142,8 @@ class ExecutorService(Service):
         try:
             for problem in await self._place.in_thread(_remove_strays, self._place.directory, known):
                 self._log.error("an earlier run stays: {error}", error=problem)
+        except CancelledError:
+            raise
         except Exception:
             self._log.failure("what earlier runs left cannot be removed")
         for key, record in records.items():

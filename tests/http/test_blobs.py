@@ -6,6 +6,7 @@ import random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.internet import reactor
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
@@ -118,7 +119,7 @@ class Uploads(ApiCase):
         self.assertTrue(self.blobs.writers[0].aborted)
 
     async def test_a_disk_that_falls_behind_holds_the_sender(self) -> None:
-        self.patch(limits, "UPLOAD_WINDOW_S", 0.02)
+        self.patch(limits, "UPLOAD_WINDOW_S", 0.2)
         size = MAX_BLOB - 10
         wire = await self.connect()
         wire.transport.write(self.head("PUT", "/v1/blobs", f"Content-Length: {size}") + b"x")
@@ -128,8 +129,8 @@ class Uploads(ApiCase):
         assert writer.on_pressure is not None
         writer.on_pressure(True)
         wire.transport.write(bytes(size - 1))
-        before = -1
-        while len(writer.data) != before:
+        before, until = -1, reactor.seconds() + 1.0
+        while len(writer.data) != before or reactor.seconds() < until:
             before = len(writer.data)
             for _ in range(20):
                 await self.ask("GET", "/v1/status")

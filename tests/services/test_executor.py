@@ -7,7 +7,7 @@ import hashlib
 from typing import Any
 from unittest import mock
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import LogLevel, capturedLogs
 
 from chorus.protocols.task_messages import (
@@ -555,6 +555,18 @@ class RestartTest(ExecutorCase):
             self.world.settle()
             self.assertEqual(self.scheduler.state(task), "completed")
             worker.engine.containers.clear()
+
+    def test_a_start_that_is_given_up_is_no_failure(self) -> None:
+        """The node was asked to stop while its engine was still looking for what an earlier run left."""
+        worker = self.world.node("worker", expertise=("x",))
+        looking: Deferred[list[tuple[str, str]]] = Deferred()
+        self.patch(worker.engine, "reconcile", lambda keep: looking)
+        executor = worker.executor
+        starting = Deferred.fromCoroutine(executor.start())
+        self.world.settle()
+        starting.cancel()
+        self.failureResultOf(starting, CancelledError)
+        self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_a_run_that_cannot_be_removed_is_forgotten(self) -> None:
         """Its directory is all that stays, until the next start."""
