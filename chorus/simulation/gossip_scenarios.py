@@ -10,9 +10,8 @@ from typing import Final
 
 import attrs
 
-from chorus.protocols.gossip_params import GossipParams
 from chorus.simulation.gossip_links import LinkParams
-from chorus.simulation.gossip_scenario import Attack, Scenario, Wanted
+from chorus.simulation.gossip_scenario import PARAMS, Attack, Scenario, Wanted
 
 ALL: Final = Wanted("delivered_percent", low=100)
 ONCE: Final = Wanted("delivered_twice", high=0)
@@ -36,7 +35,7 @@ FLOOD_PUBLISH: Final = attrs.evolve(
     CALIBRATION,
     name="flood-publish",
     summary="the same, publishers send to every peer of the topic",
-    params=GossipParams(flood_publish=True),
+    params=attrs.evolve(PARAMS, flood_publish=True),
     wanted=(
         Wanted("p50_ms", 153.9, 188.1),
         Wanted("p99_ms", high=325),
