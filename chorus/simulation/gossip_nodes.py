@@ -100,17 +100,11 @@ class RouterNode(Node):
         self._rates = PublisherRates()
         self.router = self.net.router(self.number, self._rng)
         self.router.scores.application = self._overdraft
-        joins = nanoseconds(self.net.scenario.joins)
-        if joins and self.starts == 1:
-            self.net.world.at(STARTUP + self._rng.randrange(joins), self._subscribe)
-        else:
-            self._subscribe()
-        beat = nanoseconds(self.router.params.heartbeat)
-        self.net.world.after(self._rng.randrange(beat), partial(self._heartbeat, self.starts, beat))
-
-    def _subscribe(self) -> None:
+        # Before it is connected, as a real one.
         self.router.subscribe(TOPIC, self.net.world.now, self._validate)
         self.drain()
+        beat = nanoseconds(self.router.params.heartbeat)
+        self.net.world.after(self._rng.randrange(beat), partial(self._heartbeat, self.starts, beat))
 
     def _validate(self, delivery: Delivery) -> Validation:
         flooded = self._rates.spend(delivery.origin, self.net.world.now) < 0

@@ -126,9 +126,6 @@ class Scenario:
     degree: int = 20
     """Connections of a node on average; it dials half of them."""
     links: LinkParams = attrs.field(factory=LinkParams)
-    joins: float = 0.0
-    """0: nodes subscribe before they dial, as they do when started. Else they are connected first and subscribe one by
-    one in so many seconds; the value of the calibration is fitted (docs/benchmarks.md)."""
     churn: float = 0.0
     """Share of the nodes that leave in a minute, each to come back as a new router after `DOWN`."""
     attacks: tuple[Attack, ...] = ()
@@ -154,7 +151,6 @@ class Scenario:
         within("loss", self.links.loss, 0, MAX_LOSS)
         if self.links.rate_mbit is not None:
             within("the uplink in Mbit/s", self.links.rate_mbit, 0.01, 100_000)
-        within("the seconds of joining", self.joins, 0, 60)
         within("churn", self.churn, 0, MAX_CHURN)
         within("publishers", self.publishers, 1, MAX_NODES)
         within("the size of a message in bytes", self.size, 0, MAX_SIZE)
