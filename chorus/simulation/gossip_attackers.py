@@ -109,11 +109,15 @@ class Misbehaving(RouterNode):
 
 
 class Flooding(Misbehaving):
+    """Five times what a publisher may say for long (`chorus.messages.rates`)."""
+
     kind = "flooding"
-    interval = 50 * MILLISECOND
+    interval = 10 * MILLISECOND
+    AT_ONCE: Final = 10
 
     def misbehave(self) -> None:
-        self.router.publish(TOPIC, self.net.data, self.net.world.now)
+        for _ in range(self.AT_ONCE):
+            self.router.publish(TOPIC, self.net.data, self.net.world.now)
         self.drain()
 
 

@@ -1,11 +1,15 @@
-"""Honest nodes of the simulation without bytes: the real router on simulated links and heartbeats."""
+"""Honest nodes of the simulation without bytes: the real router on simulated links and heartbeats.
+
+Above it stands what `chorus.services.messaging` does about who says too much, since scores depend on it.
+"""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from chorus.protocols.gossip_events import Kind, Send
+from chorus.messages.rates import PublisherRates
+from chorus.protocols.gossip_events import Delivery, Kind, Send, Validation
 from chorus.protocols.gossip_params import MESHSUB_1_2
 from chorus.simulation.world import SECOND, nanoseconds
 
@@ -93,18 +97,22 @@ class RouterNode(Node):
             self._duplicates += self.router.counters.duplicates
         self.starts += 1
         self.joined_ns = self.net.world.now_ns
+        self._rates = PublisherRates()
         self.router = self.net.router(self.number, self._rng)
-        joins = nanoseconds(self.net.scenario.joins)
-        if joins and self.starts == 1:
-            self.net.world.at(STARTUP + self._rng.randrange(joins), self._subscribe)
-        else:
-            self._subscribe()
+        self.router.scores.application = self._overdraft
+        # Before it is connected, as a real one.
+        self.router.subscribe(TOPIC, self.net.world.now, self._validate)
+        self.drain()
         beat = nanoseconds(self.router.params.heartbeat)
         self.net.world.after(self._rng.randrange(beat), partial(self._heartbeat, self.starts, beat))
 
-    def _subscribe(self) -> None:
-        self.router.subscribe(TOPIC, self.net.world.now)
-        self.drain()
+    def _validate(self, delivery: Delivery) -> Validation:
+        flooded = self._rates.spend(delivery.origin, self.net.world.now) < 0
+        return Validation.IGNORE if flooded else Validation.ACCEPT
+
+    def _overdraft(self, peer: bytes) -> float:
+        """P5."""
+        return min(0.0, self._rates.level(peer, self.net.world.now))
 
     def stop(self) -> None:
         self.online = False

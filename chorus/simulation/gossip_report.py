@@ -107,6 +107,8 @@ COLUMNS: Final = (
     ("delivered_percent", "delivered %"),
     ("sends_per_delivery", "sends / delivery"),
     ("mesh_degree", "mesh degree"),
+    ("honest_score_low", "least honest score"),
+    ("honest_below_0_percent", "honest below 0 %"),
     ("events", "events"),
     ("events_per_second", "events / s"),
     ("cpu_s", "CPU s"),

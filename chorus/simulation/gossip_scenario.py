@@ -26,6 +26,9 @@ MAX_LOSS: Final = 0.5
 MAX_CHURN: Final = 2.0
 """Of the nodes a minute: each twice."""
 
+PARAMS: Final = GossipParams(flood_publish=False, growing_seqno=True)
+"""As nodes of a closed mesh have them, without flood publish, which the published simulations leave out."""
+
 MAX_SECONDS: Final = 86_400.0
 MAX_MESSAGES: Final = 100_000
 """Published in one run."""
@@ -36,7 +39,7 @@ MAX_SIZE: Final = 60_000
 ATTACKS: Final = {
     "silent": "joins meshes, forwards nothing, says nothing",
     "withholding": "a whole router that forwards nobody else's messages",
-    "flooding": "publishes 20 valid messages a second",
+    "flooding": "publishes 1,000 valid messages a second",
     "replaying": "sends what it heard again and again",
     "equivocating": "signs two messages with one sequence number, for two halves of its peers",
     "forging": "sends messages in other nodes' names",
@@ -123,13 +126,10 @@ class Scenario:
     degree: int = 20
     """Connections of a node on average; it dials half of them."""
     links: LinkParams = attrs.field(factory=LinkParams)
-    joins: float = 0.0
-    """0: nodes subscribe before they dial, as they do when started. Else they are connected first and subscribe one by
-    one in so many seconds; the value of the calibration is fitted (docs/benchmarks.md)."""
     churn: float = 0.0
     """Share of the nodes that leave in a minute, each to come back as a new router after `DOWN`."""
     attacks: tuple[Attack, ...] = ()
-    params: GossipParams = attrs.field(factory=lambda: GossipParams(flood_publish=False))
+    params: GossipParams = PARAMS
     score_params: ScoreParams = attrs.field(factory=ScoreParams)
     publishers: int = 100
     rate: float = 1.0
@@ -151,7 +151,6 @@ class Scenario:
         within("loss", self.links.loss, 0, MAX_LOSS)
         if self.links.rate_mbit is not None:
             within("the uplink in Mbit/s", self.links.rate_mbit, 0.01, 100_000)
-        within("the seconds of joining", self.joins, 0, 60)
         within("churn", self.churn, 0, MAX_CHURN)
         within("publishers", self.publishers, 1, MAX_NODES)
         within("the size of a message in bytes", self.size, 0, MAX_SIZE)

@@ -1,7 +1,6 @@
 """The scenarios that have names: for tests (in a small version), for `chorus simulate`, and for docs/benchmarks.md.
 
-The figures wanted are those of spec/anchors.md 1 and of the published evaluations it names, but for `started`, whose
-bound marks what was measured.
+The figures wanted are those of spec/anchors.md 1 and of the published evaluations it names.
 """
 
 from __future__ import annotations
@@ -10,9 +9,8 @@ from typing import Final
 
 import attrs
 
-from chorus.protocols.gossip_params import GossipParams
 from chorus.simulation.gossip_links import LinkParams
-from chorus.simulation.gossip_scenario import Attack, Scenario, Wanted
+from chorus.simulation.gossip_scenario import PARAMS, Attack, Scenario, Wanted
 
 ALL: Final = Wanted("delivered_percent", low=100)
 ONCE: Final = Wanted("delivered_twice", high=0)
@@ -20,7 +18,6 @@ ONCE: Final = Wanted("delivered_twice", high=0)
 CALIBRATION: Final = Scenario(
     name="calibration",
     summary="1,000 nodes, links 10-150 ms: the published simulations' network",
-    joins=2.0,
     rate=2.0,
     seconds=30.0,
     wanted=(
@@ -36,7 +33,7 @@ FLOOD_PUBLISH: Final = attrs.evolve(
     CALIBRATION,
     name="flood-publish",
     summary="the same, publishers send to every peer of the topic",
-    params=GossipParams(flood_publish=True),
+    params=attrs.evolve(PARAMS, flood_publish=True),
     wanted=(
         Wanted("p50_ms", 153.9, 188.1),
         Wanted("p99_ms", high=325),
@@ -62,16 +59,8 @@ LOSS: Final = attrs.evolve(
     wanted=(Wanted("p99_ms", high=1000), ALL, ONCE),
 )
 
-STARTED: Final = attrs.evolve(
-    CALIBRATION,
-    name="started",
-    summary="links 10-150 ms, nodes that subscribe first and are connected then, as real ones",
-    joins=0.0,
-    wanted=(Wanted("p99_ms", high=400), Wanted("sends_per_delivery", high=7), ALL, ONCE),
-)
-
 CHURN: Final = attrs.evolve(
-    STARTED,
+    CALIBRATION,
     name="churn",
     summary="links 10-150 ms, in each minute a fifth of the nodes leaves without a word and comes back 10 s later",
     churn=0.2,
@@ -80,7 +69,7 @@ CHURN: Final = attrs.evolve(
 )
 
 SYBILS: Final = attrs.evolve(
-    STARTED,
+    CALIBRATION,
     name="sybils",
     summary="400 silent attackers with 100 connections each against 1,000 nodes: two of three connections are theirs",
     attacks=(Attack("silent", 400, 100),),
@@ -88,23 +77,35 @@ SYBILS: Final = attrs.evolve(
     wanted=(Wanted("p99_ms", high=2000), ALL, ONCE),
 )
 
+LOST: Final = ("silent", "withholding", "replaying", "equivocating", "forging", "advertising", "grafting")
+
 MISBEHAVIOUR: Final = attrs.evolve(
-    STARTED,
+    CALIBRATION,
     name="misbehaviour",
     summary="200 nodes and 5 of each kind of attacker that scores are to find, with 20 connections each",
     nodes=200,
-    attacks=tuple(Attack(kind, 5, 20) for kind in ("silent", "withholding", "forging", "advertising", "grafting")),
+    attacks=tuple(Attack(kind, 5, 20) for kind in LOST),
     seconds=120.0,
     wanted=(
         *(
             Wanted(f"{kind}_{figure}", high=bound)
-            for kind in ("silent", "withholding", "forging", "advertising", "grafting")
+            for kind in LOST
             for figure, bound in (("score", -0.01), ("places", 1.0))
         ),
         Wanted("p99_ms", high=1000),
         ALL,
         ONCE,
     ),
+)
+
+FLOOD: Final = attrs.evolve(
+    CALIBRATION,
+    name="flood",
+    summary="50 nodes, one of whose neighbours says 1,000 messages a second",
+    nodes=50,
+    attacks=(Attack("flooding", 1, 20),),
+    seconds=20.0,
+    wanted=(Wanted("flooding_score", high=-0.01), Wanted("flooding_places", high=1), ALL, ONCE),
 )
 
 TEN_THOUSAND: Final = attrs.evolve(
@@ -123,10 +124,11 @@ SCENARIOS: Final = {
         FLOOD_PUBLISH,
         NEAR,
         LOSS,
-        STARTED,
+        CALIBRATION,
         CHURN,
         SYBILS,
         MISBEHAVIOUR,
+        FLOOD,
         TEN_THOUSAND,
     )
 }

@@ -55,6 +55,9 @@ MAX_EVENTS: Final = 200_000
 AMPLIFICATION: Final = 1.0
 """Copies on the wire for one delivery may be `d_hi` times this, and a little for IWANT."""
 
+TOGETHER: Final = 5.0
+"""Messages a second that all nodes of tier C say together."""
+
 LEDGERS: Final = 3
 """Nodes that keep a journal."""
 
@@ -127,7 +130,7 @@ class Run:
         self.attackers = [self._attacker(number, kind) for number, kind in enumerate(configuration.byzantine)]
         self.gossip = GossipWatch(self.judge, self.nodes)
         self.streams = StreamTraffic(self.judge, self.world) if tier != "C" else None
-        every = {"A": 2.0, "B": 8.0, "C": 60.0}[tier]
+        every = {"A": 2.0, "B": 8.0, "C": configuration.nodes / TOGETHER}[tier]
         self.conversation = Conversation(
             self.gossip, self.streams, [*self.nodes], publish_every=every, stream_every=every * 1.5
         )

@@ -13,7 +13,7 @@ from chorus.protocols.gossip_ids import publisher_id
 from chorus.protocols.gossip_params import MAX_RPC
 from chorus.protocols.gossip_rpc import RPC, Exchanged, MessageError, MessageTooLarge, Prune
 from chorus.protocols.gossip_sign import Signer
-from chorus.simulation.objects import ObjectCodec, known_id, make_message, object_codec, signer, verify
+from chorus.simulation.objects import ObjectCodec, ObjectFrame, make_message, object_codec, signer, verify
 from tests.support import PureTestCase
 
 WIRE = cast("Codec", gossip_rpc)
@@ -91,7 +91,21 @@ class Messages(PureTestCase):
         self.assertIs(codec.message_frame(codec.decode_rpc(frame).messages[0]), frame)
         message = codec.decode_message(raw)
         self.assertEqual((message.origin, message.data, message.topic), (b"alice", b"words", TOPIC))
-        self.assertEqual(known_id(message), publisher_id(message))
+        self.assertEqual(publisher_id(message), b"alice" + b"\0" * 7 + b"\1")
+
+    def test_only_a_frame_of_one_message_is_taken_for_one(self) -> None:
+        codec = ObjectCodec()
+        raw = make_message(b"alice", b"alice", TOPIC, b"words", bytes(8))
+        self.assertIs(codec.lone_message(raw.frame), raw)
+        for frame in (*codec.mesh_frames([TOPIC], []), *codec.iwant_frames(IDS[:3])):
+            self.assertIsNone(codec.lone_message(cast("ObjectFrame", frame)))
+
+    def test_two_messages_under_one_number_are_told_apart(self) -> None:
+        one, other = (make_message(b"alice", b"alice", TOPIC, data, bytes(8)).message for data in (b"aye", b"nay"))
+        self.assertEqual(publisher_id(one), publisher_id(other))
+        self.assertNotEqual(one.signature, other.signature)
+        verify(one)
+        verify(other)
 
     def test_a_forgery_is_found(self) -> None:
         verify(make_message(b"alice", b"alice", TOPIC, b"", bytes(8)).message)

@@ -16,7 +16,7 @@ from unittest import mock
 from chorus.client.main import main
 from tests.support import PureTestCase
 
-QUICK = ["simulate", "started", "--nodes", "12", "--seconds", "3"]
+QUICK = ["simulate", "calibration", "--nodes", "12", "--seconds", "3"]
 
 
 class Command(PureTestCase):
@@ -110,7 +110,7 @@ class Command(PureTestCase):
         for _, picture in pictures:
             self.assertIn(b"<svg", base64.b64decode(picture))
         self.assertNotRegex(page, r'(src|href)="(?!data:)', "nothing is fetched from elsewhere")
-        replay = "chorus simulate started --nodes 12 --links 20-40 --seconds 3 --attackers silent:2x4"
+        replay = "chorus simulate calibration --nodes 12 --links 20-40 --seconds 3 --attackers silent:2x4"
         replay += " --flood-publish --seed 7"
         self.assertIn(replay, page)
         self.assertIn(f"again: {replay}\n", out)
@@ -126,7 +126,7 @@ class Command(PureTestCase):
         scenario = document["scenario"]
         self.assertEqual((scenario["churn"], scenario["links"]["loss"], scenario["rate"]), (0.1, 0.01, 1.5))
         self.assertEqual(document["wanted"], [], "a changed scenario has no figures to reach")
-        self.assertFalse(Path("simulate-started-1.html").exists())
+        self.assertFalse(Path("simulate-calibration-1.html").exists())
 
     def test_a_single_delay_is_ten_percent_around_it(self) -> None:
         document = json.loads(self.chorus(*QUICK, "--json", "--links", "25")[1])
