@@ -343,7 +343,7 @@ class GossipRouter:
             self.counters.replays += 1
             if peer != message.origin:
                 # The publisher itself may only have set its clock back.
-                self.scores.misbehaved(peer)
+                self.scores.passed_on_old(peer)
             return
         # The signature comes before the seen cache: a forgery with a message's id must not keep the message out.
         try:

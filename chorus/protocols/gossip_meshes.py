@@ -166,12 +166,13 @@ class Meshes:
             self._counters.passed_over += 1
             state.useless += 1
             return ()
-        if peer in members:
-            del members[peer]
-            self._scores.pruned(peer, prune.topic)
-        else:
-            state.useless += 1
         self.backoffs.set(prune.topic, peer, now + clamp(prune.backoff, self._params.prune_backoff))
+        if peer not in members:
+            # It has nobody to name instead of itself.
+            state.useless += 1
+            return ()
+        del members[peer]
+        self._scores.pruned(peer, prune.topic)
         if self._scores.score(peer) < self._scores.params.thresholds.accept_px:
             return ()
         return prune.peers

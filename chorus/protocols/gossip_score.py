@@ -19,6 +19,9 @@ MAX_RECORDS: Final = 65536
 RECORD_TTL: Final = 120.0
 """Seconds a message's senders are remembered: as long as its id is in the seen cache by default."""
 
+OLD_LIMIT: Final = 2.0
+"""Misbehaviours above the threshold that old messages can cost."""
+
 REPLAY: Final = 0.1
 """Of a misbehaviour (P7): the same message once more from the same peer."""
 
@@ -310,6 +313,15 @@ class PeerScores:
         stats = self._peers.get(peer)
         if stats is not None:
             stats.behaviour += times
+            stats.value = None
+
+    def passed_on_old(self, peer: bytes) -> None:
+        """P7 of who sends what is too old to be known, up to `OLD_LIMIT` above the threshold: the mesh is lost, gossip
+        is not. A node that has just started knows no better, and others could make it do so."""
+        stats = self._peers.get(peer)
+        if stats is not None:
+            limit = self.params.behaviour_threshold + OLD_LIMIT
+            stats.behaviour = max(stats.behaviour, min(stats.behaviour + 1.0, limit))
             stats.value = None
 
     # Time

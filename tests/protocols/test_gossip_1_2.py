@@ -103,6 +103,11 @@ class Exchange(RouterCase):
         for seqno in range(10):
             node.receive(peer(1), published(9, seqno=seqno), NOW)
         node.receive(peer(1), rpc, NOW)
+        self.assertEqual(node.take_exchanged(), [], "it was not in the mesh any more, and has nobody to name")
+        node = self.router(3)
+        for seqno in range(10):
+            node.receive(peer(1), published(9, seqno=seqno), NOW)
+        node.receive(peer(1), rpc, NOW)
         self.assertEqual(
             node.take_exchanged(),
             [(peer(1), Exchanged(peer(40), b"r40")), (peer(1), Exchanged(peer(41), b"r41"))],
