@@ -7,15 +7,19 @@ took more than 50 ms of processor time.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.defer import Deferred, gatherResults
+
 from chorus.identity import Identity
+from chorus.messages import COORDINATION
 from chorus.protocols.delimited import delimit
-from chorus.protocols.gossip_params import MAX_RPC, MAX_TOPICS_PER_PEER
+from chorus.protocols.gossip_params import MAX_MESSAGES, MAX_RPC, MAX_TOPICS_PER_PEER
 from chorus.protocols.gossip_rpc import idontwant_frames, mesh_frames, message_frame, subscription_frames
 from chorus.protocols.gossip_score_params import ScoreThresholds
 from chorus.protocols.proto import rpc_pb2 as pb
-from tests.integration.hostile_pubsub import TOPIC, PubSubCase, Speaker
+from tests.integration.hostile_pubsub import ELSEWHERE, TOPIC, PubSubCase, Speaker
 from tests.protocols.test_gossip import control, graft, ihave, iwant, prune, subscription
 
 GRAYLIST = ScoreThresholds().graylist
@@ -173,6 +177,19 @@ class Scores(PubSubCase):
                 return
         self.fail(f"a flood of {kind} costs too little")
 
+    async def test_a_flood_of_valid_messages(self) -> None:
+        """Messages without a fault, and of a type that the node cannot know: only their number is wrong."""
+        await self.attacked()
+        speaker = await self.speaker(grafted=True)
+        await self.status_when(lambda status: speaker.name in status["mesh"], "it has its place")
+        words = b'{"type":"Later","id":"abcdefgh","from":"%s","timestamp":1,"data":{}}' % speaker.name.encode()
+        for start in range(0, 3000, 500):
+            said = [speaker.signed(start + number, words, COORDINATION) for number in range(500)]
+            self.assertIsNone(await self.say(speaker, *map(message_frame, said)))
+            await self.pause(0)
+        await self.lost_its_place(speaker)
+        await self.harmless(speaker)
+
     async def test_replays_forgeries_and_two_messages_under_one_number(self) -> None:
         await self.attacked()
         attacks = (self.replays, self.forgeries, self.equivocations)
@@ -197,6 +214,47 @@ class Scores(PubSubCase):
 
     def equivocations(self, speaker: Speaker) -> list[bytes]:
         return [speaker.published(number, data) for number in range(100) for data in (b"one", b"other")]
+
+
+class Turns(PubSubCase):
+    """Valid messages, as many and as fast as they are taken: the dearest that can be said."""
+
+    async def flooded(self, count: int, said: int, frames: Callable[[list[bytes]], bytes]) -> None:
+        """`count` speakers say `said` messages each, all at the same time; they are passed on to one who listens."""
+        await self.attacked()
+        ear, *speakers = await self.speakers(1 + count, subscribed=False)
+        await self.say(ear, *subscription_frames([(True, ELSEWHERE)]), delimit(graft(ELSEWHERE)))
+        floods = []
+        for speaker in speakers:
+            floods.append(frames([speaker.signed(number, topic=ELSEWHERE) for number in range(said)]))
+            await self.pause(0)
+        await gatherResults(
+            Deferred.fromCoroutine(self.say(speaker, flood)) for speaker, flood in zip(speakers, floods, strict=True)
+        )
+        before = self.before["counters"]["delivered"]
+        await self.status_when(
+            lambda status: status["counters"]["delivered"] - before >= count * said, "the node has heard all of it"
+        )
+        await self.harmless(ear, *speakers)
+
+    async def test_full_rpcs_of_one(self) -> None:
+        await self.flooded(1, 8 * MAX_MESSAGES, full_rpcs)
+
+    async def test_full_rpcs_of_many_at_once(self) -> None:
+        await self.flooded(8, 2 * MAX_MESSAGES, full_rpcs)
+
+    async def test_single_messages_of_many_at_once(self) -> None:
+        """Each may hold the reactor for 10 ms: that does not add up."""
+        await self.flooded(12, 1000, lambda signed: b"".join(map(message_frame, signed)))
+
+
+def full_rpcs(signed: list[bytes]) -> bytes:
+    """As many messages in one RPC as there may be."""
+    messages = [pb.Message.FromString(each) for each in signed]
+    return b"".join(
+        delimit(pb.RPC(publish=messages[start : start + MAX_MESSAGES]).SerializeToString())
+        for start in range(0, len(messages), MAX_MESSAGES)
+    )
 
 
 class Malformed(PubSubCase):

@@ -25,10 +25,13 @@ from twisted.internet.stdio import StandardIO  # noqa: E402
 from twisted.protocols.basic import LineOnlyReceiver  # noqa: E402
 
 from chorus.identity import Identity, PeerId  # noqa: E402
+from chorus.messages import COORDINATION  # noqa: E402
 from chorus.protocols.connection import ConnectionLimits  # noqa: E402
 from chorus.protocols.gossip_params import GossipParams  # noqa: E402
 from chorus.protocols.gossip_score_params import ScoreParams, TopicScoreParams  # noqa: E402
 from chorus.protocols.limits import HostLimits  # noqa: E402
+from chorus.seams import PassThrough  # noqa: E402
+from chorus.services.messaging import Messaging  # noqa: E402
 from chorus.services.p2p import OpenAdmission, P2PService  # noqa: E402
 from chorus.services.pubsub import PubSubService, Received  # noqa: E402
 
@@ -135,6 +138,10 @@ class Victim(LineOnlyReceiver):
         self.host.startService()
         if self.pubsub is not None:
             self.pubsub.startService()
+            messaging = Messaging(
+                self.pubsub, self.host.peer_id, redactor=PassThrough(), wall=time.time, random=os.urandom
+            )
+            messaging.take_part([COORDINATION])
             self.pubsub.subscribe("attacked", burning)
             self.pubsub.subscribe("elsewhere", burning)
         self.say(peer_id=str(self.host.peer_id), addr=str(self.host.bound_addresses()[0]))
