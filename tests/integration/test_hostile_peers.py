@@ -248,7 +248,8 @@ class HostileCase(TestCase):
         end = reactor.seconds() + seconds
         while not condition(status := await self._polled()):
             if reactor.seconds() > end:
-                self.fail(f"not within {seconds:g} s: {what}; {str(status)[:1500]}\n{self.node.errors.decode()[-2000:]}")
+                said = f"{str(status)[:1500]}\n{self.node.errors.decode()[-2000:]}"
+                self.fail(f"not within {seconds:g} s: {what}; {said}")
             await self.pause(0.05)
         return status
 
