@@ -24,6 +24,7 @@ from chorus.protocols.gossip_sign import Signer, SigningKey, Verifier
 from chorus.protocols.limits import HostLimits, groups
 from chorus.protocols.stream import ProtocolOptions
 from chorus.services.pubsub_link import Inbound, Outbound
+from chorus.services.turn_queue import TurnQueue
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -147,6 +148,7 @@ class PubSubService(Service):
         self._topics: dict[str, _Topic] = {}
         self._arrival_watchers: list[Callable[[PeerId, str], None]] = []
         self._timer: IDelayedCall | None = None
+        self._turns = TurnQueue(clock)
         self._waiters: list[tuple[Deferred[None], IDelayedCall]] = []
         self._watching = False
 
@@ -376,6 +378,7 @@ class PubSubService(Service):
         inbound = Inbound(
             stream,
             clock=self._clock,
+            turns=self._turns,
             receive=lambda rpc, now: self._receive(raw, rpc, now),
             turn_ended=self._transmit,
             closed=lambda closed: self._inbound_closed(raw, closed),

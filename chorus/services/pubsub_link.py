@@ -14,6 +14,7 @@ from chorus.protocols.gossip_events import Send
 from chorus.protocols.gossip_params import MAX_RPC
 from chorus.protocols.gossip_queue import SendQueue
 from chorus.protocols.stream import ProtocolNotSupported, StreamClosed
+from chorus.services.turn_queue import TurnQueue
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -25,7 +26,7 @@ WRITE_BATCH: Final = 64 * 1024
 """Bytes joined into one write when a queue drains."""
 
 TURN_BUDGET: Final = 0.01
-"""Seconds that one peer's RPCs may hold the reactor; the rest waits for the next turn, with reading paused."""
+"""Seconds that one peer's RPCs may hold the reactor; the rest waits for a later turn, with reading paused."""
 
 READ_LIMIT: Final = 60.0
 """Seconds an RPC may take from its first byte to its last."""
@@ -223,7 +224,8 @@ class Inbound:
     """The peer's stream: RPCs are handed to `receive` in order, for at most `TURN_BUDGET` seconds a turn.
 
     Held, with reading paused, until `release`: a peer's first bytes can come before the host has said that it is
-    identified.
+    identified. A peer that has used up its turn waits in `turns` for the next one, with all others that have; who says
+    little is heard at once.
     """
 
     _log = Logger()
@@ -233,6 +235,7 @@ class Inbound:
         stream: Stream,
         *,
         clock: IReactorTime,
+        turns: TurnQueue,
         receive: Callable[[bytes, float], None],
         turn_ended: Callable[[], None],
         closed: Callable[[Inbound], None],
@@ -248,7 +251,9 @@ class Inbound:
         self._paused = False
         self._decoder = DelimitedDecoder(MAX_RPC)
         self._partial_since: float | None = None
-        self._next_turn: IDelayedCall | None = None
+        self._turns = turns
+        self._waits = False
+        """For its next turn."""
         self.over = False
         """Nothing more is handed on."""
         self._ended = False
@@ -275,7 +280,7 @@ class Inbound:
         if self.over:
             return
         self._decoder.feed(data)
-        if not self._held and self._next_turn is None:
+        if not self._held and not self._waits:
             self._turn()
 
     def eof_received(self) -> None:
@@ -283,7 +288,7 @@ class Inbound:
 
     def stream_closed(self, error: ChorusError | None) -> None:
         self._ended = True
-        if error is not None or self._next_turn is None:
+        if error is not None or not self._waits:
             self._finish()
 
     def pause_writing(self) -> None:
@@ -293,7 +298,7 @@ class Inbound:
         pass
 
     def _turn(self) -> None:
-        self._next_turn = None
+        self._waits = False
         now = self._clock.seconds()
         end = now + TURN_BUDGET
         try:
@@ -303,7 +308,8 @@ class Inbound:
                 now = self._clock.seconds()
                 if now > end:
                     self._pause()
-                    self._next_turn = self._clock.callLater(0, self._turn)
+                    self._waits = True
+                    self._turns.add(self._turn)
                     break
             else:
                 self._caught_up(now)
@@ -335,9 +341,8 @@ class Inbound:
         self.stream.reset(error)
 
     def _finish(self) -> None:
-        if self._next_turn is not None:
-            self._next_turn.cancel()
-            self._next_turn = None
+        self._waits = False
+        self._turns.remove(self._turn)
         if not self.over:
             self.over = True
             self._closed(self)

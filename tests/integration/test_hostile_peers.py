@@ -39,6 +39,11 @@ BYSTANDER_LIMIT = 1.0
 GROWTH_KB = 24 * 1024
 """What an attack may leave behind in the node's resident memory: allocators keep some of what they once had."""
 
+ANSWER_LIMIT = 20.0
+"""Seconds in which the node must say how it is, or it stands still."""
+WAIT_LIMIT = 40.0
+"""Seconds for a state that the node must come to."""
+
 DATA, UPDATE, PING, GO_AWAY = range(4)
 SYN, ACK, FIN, RST = 1, 2, 4, 8
 
@@ -61,8 +66,15 @@ class VictimProcess(ProcessProtocol):
         return answer
 
     def status(self) -> Deferred[dict[str, Any]]:
-        self.transport.write(b"status\n")
-        return self._expect()
+        return self._ask(b"status\n")
+
+    def glance(self) -> Deferred[dict[str, Any]]:
+        """What costs the node little to say, without `slowness` and with its garbage not yet collected."""
+        return self._ask(b"glance\n")
+
+    def _ask(self, line: bytes) -> Deferred[dict[str, Any]]:
+        self.transport.write(line)
+        return self._expect().addTimeout(ANSWER_LIMIT, reactor)
 
     def outReceived(self, data: bytes) -> None:
         *lines, self._buffer = (self._buffer + data).split(b"\n")
@@ -226,10 +238,23 @@ class HostileCase(TestCase):
             peer.transport.abortConnection()
         await attacker.closed
 
-    async def status_when(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        while not condition(status := await self.node.status()):
+    async def status_when(
+        self,
+        condition: Callable[[dict[str, Any]], bool],
+        what: str = "what the test waits for",
+        seconds: float = WAIT_LIMIT,
+    ) -> dict[str, Any]:
+        """The first status that meets `condition`; fails when none does in time."""
+        end = reactor.seconds() + seconds
+        while not condition(status := await self._polled()):
+            if reactor.seconds() > end:
+                said = f"{str(status)[:1500]}\n{self.node.errors.decode()[-2000:]}"
+                self.fail(f"not within {seconds:g} s: {what}; {said}")
             await self.pause(0.05)
         return status
+
+    def _polled(self) -> Deferred[dict[str, Any]]:
+        return self.node.status()
 
     async def unharmed(self) -> dict[str, Any]:
         """The bystander never waited, nothing is left of the attackers, and a newcomer is welcome."""

@@ -17,7 +17,7 @@ class Numbers(PureTestCase):
     def test_defaults_are_within_the_checklists(self) -> None:
         """The named defaults are those of the checklists, or stricter; each has a test of its own that it holds."""
         host, connection = HostLimits(), ConnectionLimits()
-        muxer = connection.yamux
+        muxer, gossip = connection.yamux, gossip_params.GossipParams()
         for name, value, most in (
             ("1.2 token", multistream.MAX_TOKEN, 1024),
             ("1.2 proposals", multistream.MAX_PROPOSALS, 16),
@@ -38,6 +38,17 @@ class Numbers(PureTestCase):
             ("1.5 protocols", identify.MAX_PROTOCOLS, 256),
             ("1.5 length of a protocol", identify.MAX_PROTOCOL_BYTES, 256),
             ("1.6 RPC", gossip_params.MAX_RPC, MIB),
+            ("1.6 subscriptions of an RPC", gossip_params.MAX_SUBSCRIPTIONS, 100),
+            ("1.6 topics of a peer", gossip_params.MAX_TOPICS_PER_PEER, 100),
+            ("1.6 topic", gossip_params.MAX_TOPIC_BYTES, 256),
+            ("1.6 control of an RPC", gossip_params.MAX_CONTROL, 16 * 1024),
+            ("1.6 IHAVE ids of a heartbeat", gossip.max_ihave_length, 5000),
+            ("1.6 IHAVE messages of a heartbeat", gossip.max_ihave_messages, 10),
+            ("1.6 answers to IWANT", gossip.retransmissions, 3),
+            ("1.6 IDONTWANT", gossip.idontwant_per_heartbeat, 1000),
+            ("1.6 backoff", gossip_params.MAX_BACKOFF, 3600),
+            ("1.6 peers of a PRUNE", gossip_params.MAX_PX_PEERS, 16),
+            ("1.6 validation queue of a peer", gossip_params.MAX_PENDING_PER_PEER, 32),
             ("1.8 inbound connections", host.max_inbound_connections, 64 + 128),
             ("1.8 connections of a peer", host.max_connections_per_peer, 8),
             ("1.8 connections of an address", host.max_connections_per_ip, 8),

@@ -364,7 +364,10 @@ class BadPeers(ServiceCase):
     def attack(self, data: bytes) -> tuple[Node, MemoryStream]:
         """Node 1 under a peer that writes `data` on its stream."""
         node = self.node(1, TOPIC)
-        peer = MemoryHost(identity(9).peer_id, self.time)
+        return node, self.attacker(node, 9, data)
+
+    def attacker(self, node: Node, number: int, data: bytes) -> MemoryStream:
+        peer = MemoryHost(identity(number).peer_id, self.time)
         peer.register(MESHSUB_1_1, lambda stream: stream.set_receiver(_Deaf()), None)
         out, _ = connect(peer, node.host)
         stream = self.successResultOf(out.open_stream([MESHSUB_1_1]))
@@ -372,7 +375,7 @@ class BadPeers(ServiceCase):
         self.run_a_while(0)
         stream.write(data)
         self.run_a_while(0)
-        return node, stream
+        return stream
 
     def test_garbage_resets_the_stream_and_is_counted(self) -> None:
         for data in (b"\xff" * 10, varint.encode(MAX_RPC + 1), b"\x02\x0a\x7f", b"\x80\x00"):
@@ -434,6 +437,36 @@ class BadPeers(ServiceCase):
         by_turn = [sum(1 for when, _ in handled if when == number) for number in range(41)]
         self.assertLessEqual(max(by_turn), 3, "10 ms a turn, 4 ms an RPC")
         self.assertFalse(inbound.paused)
+
+    def test_bursts_of_many_do_not_add_up(self) -> None:
+        """Each goes on in a turn of its own; who says little is not made to wait for them."""
+        node = self.node(1, TOPIC)
+        *floods, quiet = [self.attacker(node, number, b"") for number in range(5, 10)]
+        handled: list[tuple[int, bytes]] = []
+        turn = 0
+
+        def costly(peer: bytes, rpc: bytes, now: float) -> None:
+            self.time.rightNow += 0.004
+            handled.append((turn, rpc))
+
+        def next_turn() -> None:
+            nonlocal turn
+            turn += 1
+            if turn == 5:
+                quiet.write(b"\x02\x0a\x02")
+            if turn < 40:
+                self.time.callLater(0, next_turn)
+
+        node.pubsub.router.receive = costly  # type: ignore[method-assign]
+        for stream in floods:
+            stream.write(b"\x02\x0a\x01" * 30)
+        next_turn()
+        self.run_a_while(0)
+        self.assertEqual(len(handled), 4 * 30 + 1)
+        # The first turn of each is an event of its own.
+        later = [when for when, _ in handled if when > 1]
+        self.assertLessEqual(max(later.count(when) for when in later), 3 + 1, "10 ms a turn, 4 ms an RPC")
+        self.assertLess(next(when for when, rpc in handled if rpc == b"\x0a\x02"), 8)
 
     def test_a_second_stream_replaces_the_first(self) -> None:
         node, first = self.attack(subscription_frames([(True, TOPIC)])[0])
