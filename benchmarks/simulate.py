@@ -1,4 +1,4 @@
-"""Every scenario of the gossip simulation in full, as the table of docs/benchmarks.md: one command, about 15 minutes.
+"""Every scenario of the gossip simulation in full, as the table of docs/benchmarks.md: one command, eight minutes.
 
     python benchmarks/simulate.py [--seed 1] [--pictures docs/pictures] [SCENARIO…]
 

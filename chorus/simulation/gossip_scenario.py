@@ -13,7 +13,7 @@ from chorus.protocols.gossip_score_params import ScoreParams
 from chorus.simulation.gossip_links import LinkParams
 
 MAX_NODES: Final = 20_000
-"""Honest nodes; each takes about 60 kB."""
+"""Honest nodes; each takes about 80 kB."""
 
 MAX_ATTACKERS: Final = 5_000
 MAX_CONNECTIONS: Final = 1_000
