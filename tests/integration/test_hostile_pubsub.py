@@ -331,11 +331,11 @@ class Malformed(PubSubCase):
                 *mesh_frames([TOPIC], []),
                 delimit(ihave(*[b"id"] * 300, topic=TOPIC)),
                 delimit(iwant(*[b"id"] * 300)),
-                delimit(exchange),
                 *[speaker.published(number) for number in range(20)],
+                delimit(exchange),
                 delimit(exchange),
             )
         )
         status = await self.worked_off()
-        self.assertEqual(status["counters"]["exchanged"], 16, "from who has been of use, not before")
+        self.assertEqual(status["counters"]["exchanged"], 16, "from who has been of use, and once: then it is not in the mesh")
         await self.harmless(speaker)
