@@ -19,8 +19,9 @@ MAX_RECORDS: Final = 65536
 RECORD_TTL: Final = 120.0
 """Seconds a message's senders are remembered: as long as its id is in the seen cache by default."""
 
-OLD_LIMIT: Final = 2.0
-"""Misbehaviours above the threshold that old messages can cost."""
+OLD_LIMIT: Final = 3.1
+"""Misbehaviours above the threshold that old messages can cost: 48 points, more than most useful peers have, and above
+the gossip threshold."""
 
 REPLAY: Final = 0.1
 """Of a misbehaviour (P7): the same message once more from the same peer."""
@@ -78,12 +79,13 @@ class _Peer:
 class _Record:
     """Who sent one message: `at` is when it was accepted, None while that is open or when it was not."""
 
-    __slots__ = ("at", "invalid", "mark", "origin", "senders", "told")
+    __slots__ = ("at", "counted", "invalid", "mark", "origin", "senders")
 
     def __init__(self, first: bytes, origin: bytes, mark: bytes, told: bool) -> None:
         self.origin = origin
         self.mark = mark
-        self.told = told
+        self.counted = told
+        """Whether the mesh is held to it already, or cannot be."""
         self.at: float | None = None
         self.invalid = False
         self.senders: tuple[bytes, ...] = (first,)
@@ -127,7 +129,7 @@ class PeerScores:
         """Peers that left with a bad score, in the order in which they did."""
         self._groups: dict[str, int] = {}
         self._traffic: dict[str, float] = {}
-        """Topic → messages that more than one member of its mesh brought, decaying as P3's counters do."""
+        """Topic → messages that its mesh could have brought more often than it did, decaying as P3's counters do."""
         self._records: dict[bytes, _Record] = {}
         self._order: deque[tuple[float, bytes]] = deque()
         self._next_refresh = 0.0
@@ -239,8 +241,8 @@ class PeerScores:
             return
         record.at = now
         params = self.params.of(topic)
-        if len(record.senders) > 1 and not record.told:
-            self._count_redundant(topic, record.origin)
+        if len(record.senders) > 1 or self._past_the_mesh(topic, record):
+            self._count_redundant(topic, record)
         for sender in record.senders:
             stats = self._peers.get(sender)
             if stats is None:
@@ -269,8 +271,8 @@ class PeerScores:
         elif record.at is not None and now - record.at <= (params := self.params.of(topic)).mesh_deliveries_window:
             entry = self._entry(stats, topic)
             self._near_first(entry, params, record, peer)
-            if entry.in_mesh and len(record.senders) == 2 and not record.told:
-                self._count_redundant(topic, record.origin)
+            if entry.in_mesh:
+                self._count_redundant(topic, record)
             stats.value = None
         return True
 
@@ -294,9 +296,20 @@ class PeerScores:
             self._entry(stats, topic).invalid += 1.0
             stats.value = None
 
-    def _count_redundant(self, topic: str, origin: bytes) -> None:
+    def _past_the_mesh(self, topic: str, record: _Record) -> bool:
+        """Whether gossip brought it first, which the mesh should have: of a mesh that silent peers fill, nothing ever
+        comes twice."""
+        (first,) = record.senders
+        stats = self._peers.get(first)
+        entry = stats.topics.get(topic) if stats is not None else None
+        return first != record.origin and (entry is None or not entry.in_mesh)
+
+    def _count_redundant(self, topic: str, record: _Record) -> None:
+        if record.counted:
+            return
+        record.counted = True
         self._traffic[topic] = self._traffic.get(topic, 0.0) + 1.0
-        publisher = self._peers.get(origin)
+        publisher = self._peers.get(record.origin)
         if publisher is not None and topic in publisher.topics:
             publisher.topics[topic].before += 1.0
 

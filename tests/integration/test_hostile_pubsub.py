@@ -337,5 +337,7 @@ class Malformed(PubSubCase):
             )
         )
         status = await self.worked_off()
-        self.assertEqual(status["counters"]["exchanged"], 16, "from who has been of use, and once: then it is not in the mesh")
+        self.assertEqual(
+            status["counters"]["exchanged"], 16, "from who has been of use, and once: then it is not in the mesh"
+        )
         await self.harmless(speaker)
