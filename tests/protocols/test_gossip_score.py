@@ -104,6 +104,20 @@ class Parts(PureTestCase):
         made.refresh(2.0)
         self.assertEqual(made.score(C), 0.0)
 
+    def test_p3_counts_what_gossip_had_to_bring(self) -> None:
+        """In a mesh that silent peers fill nothing comes twice; that it comes by another way shows them."""
+        topic = attrs.evolve(OFF, mesh_deliveries_weight=-1.0, mesh_deliveries_activation=0.0)
+        for author, low, high in ((b"author", -100.0, -10.0), (A, 0.0, 0.0)):
+            made = scores(A, B, topic=topic)
+            made.grafted(B, T, 0.0)
+            for number in range(50):
+                message_id = number.to_bytes(8, "big")
+                made.arrived(A, author, message_id, b"sig", 1.0)
+                made.accepted(A, T, message_id, 1.0)
+            made.refresh(2.0)
+            self.assertGreaterEqual(made.score(B), low)
+            self.assertLessEqual(made.score(B), high, "what a publisher floods is no gossip")
+
     def test_p3_neither_credits_nor_expects_own_words(self) -> None:
         topic = attrs.evolve(OFF, mesh_deliveries_weight=-1.0, mesh_deliveries_activation=0.0)
         for others, low in ((0, 0.0), (100, -16.0)):
