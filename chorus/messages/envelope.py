@@ -74,7 +74,7 @@ def decode(raw: bytes, sender: PeerId | str) -> Envelope:
         raise BadEnvelope("data must be an object")
     cls = PAYLOADS.get(name)
     if cls is None:
-        raise UnknownType(name)
+        raise UnknownType(name, cast("int", arguments["timestamp"]))
     payload = cast("Callable[..., Payload]", cls)(**_arguments(cls, data, "data."))
     if getattr(payload, "node_id", whole["from"]) != whole["from"]:
         raise ForeignSender("data.node_id must be the sender")

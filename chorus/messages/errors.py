@@ -22,6 +22,7 @@ class UnknownType(BadEnvelope):
 
     code = "unknown_type"
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, timestamp: int = 0) -> None:
         super().__init__(f"type {name} is not known here")
         self.type = name
+        self.timestamp = timestamp

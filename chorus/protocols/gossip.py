@@ -65,6 +65,8 @@ class GossipRouter:
         self._peers = peers = Peers()
         self._outbox = outbox = Outbox(codec)
         self._floors = SeqnoFloors()
+        self._not_passed_on: dict[bytes, None] = {}
+        """Ids in the seen cache that raise no floor: others need not know them."""
         self._seen = seen = SeenCache(params.seen_ttl, params.seen_entries, self._forgotten)
         self._direct = dict.fromkeys(direct)
         self._meshes = meshes = Meshes(
@@ -333,17 +335,15 @@ class GossipRouter:
         message_id = self._message_ids.get(topic, publisher_id)(message)
         if message_id in self._seen:
             self.counters.duplicates += 1
-            if not self.scores.duplicate(peer, topic, message_id, message.signature, now):
+            if not self.scores.duplicate(peer, topic, message_id, _mark(message), now):
                 self._second_message(peer, message)
             return
         if message.origin == self.peer_id:
             self.counters.own += 1
             return
         if self._floors and self._floors.is_replay(message.origin, message.seqno):
+            # Nobody is blamed: a node that has just started passes on in good faith what others have forgotten.
             self.counters.replays += 1
-            if peer != message.origin:
-                # The publisher itself may only have set its clock back.
-                self.scores.passed_on_old(peer)
             return
         # The signature comes before the seen cache: a forgery with a message's id must not keep the message out.
         try:
@@ -366,7 +366,7 @@ class GossipRouter:
         self.scores.invalid(message.origin, message.topic)
 
     def _forgotten(self, message_id: bytes) -> None:
-        if self.params.growing_seqno:
+        if self.params.growing_seqno and self._not_passed_on.pop(message_id, ...) is ...:
             self._floors.forgotten(message_id)
 
     def _validate(self, peer: bytes, message: Message, message_id: bytes, raw: bytes, now: float) -> None:
@@ -378,9 +378,8 @@ class GossipRouter:
             return
         self._seen.add(message_id, now)
         self._lazy.promises.kept(message_id)
-        large = len(message.data) >= self.params.idontwant_threshold
-        self.scores.arrived(peer, message.origin, message_id, message.signature, now, told=large)
-        if large:
+        self.scores.arrived(peer, message.origin, message_id, _mark(message), now)
+        if len(message.data) >= self.params.idontwant_threshold:
             self._lazy.tell_idontwant(topic, message_id, peer, message.origin)
         frame = self._codec.message_frame(raw)
         verdict = self._validators[topic](delivery)
@@ -399,9 +398,11 @@ class GossipRouter:
         topic = delivery.topic
         if verdict is Validation.REJECT:
             self.counters.reject("validator")
+            self._not_passed_on[delivery.message_id] = None
             self.scores.rejected(topic, delivery.message_id)
         elif verdict is Validation.IGNORE:
             self.counters.ignored += 1
+            self._not_passed_on[delivery.message_id] = None
             self.scores.ignored(delivery.message_id)
         else:
             self.counters.delivered += 1
@@ -428,3 +429,9 @@ class GossipRouter:
         self._outbox.flush()
         self._lazy.end_heartbeat()
         self._seen.expire(now)
+
+
+def _mark(message: Message) -> int:
+    """Equal for equal messages, under a secret of this process (SipHash): a copy with other words under a known id and
+    signature is not taken for one."""
+    return hash((message.signed, message.signature, message.topic))

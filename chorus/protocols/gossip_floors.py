@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from typing import Final
 
-MAX_PUBLISHERS: Final = 4096
-"""Publishers whose floor is kept; the one raised longest ago leaves first."""
+MAX_PUBLISHERS: Final = 65536
+"""Publishers whose floor is kept (10 MB); the one raised longest ago leaves first. More than anybody can invent in the
+time that new publishers are let in by (`chorus.messages.rates`)."""
 
 _SEQNO = 8
 

@@ -19,12 +19,14 @@ MAX_RECORDS: Final = 65536
 RECORD_TTL: Final = 120.0
 """Seconds a message's senders are remembered: as long as its id is in the seen cache by default."""
 
-OLD_LIMIT: Final = 3.1
-"""Misbehaviours above the threshold that old messages can cost: 48 points, more than most useful peers have, and above
-the gossip threshold."""
-
 REPLAY: Final = 0.1
 """Of a misbehaviour (P7): the same message once more from the same peer."""
+
+MESH_PART: Final = 3
+"""More than a third of a mesh must have brought a message before it is expected of the rest."""
+
+GOSSIP_LEFT: Final = 0.9
+"""Of the way to the gossip threshold that P3 and P3b of all topics together may cost."""
 
 CHANCE: Final = 1.0
 """Deliveries that P3 lets a peer lack: of few messages an honest one may by chance have brought none."""
@@ -61,6 +63,11 @@ class _Topic:
         self.failure = 0.0
         self.invalid = 0.0
 
+    @property
+    def empty(self) -> bool:
+        """Nothing of it counts: a topic that was left is forgotten so."""
+        return not (self.in_mesh or self.first or self.mesh_deliveries or self.failure or self.invalid)
+
 
 class _Peer:
     __slots__ = ("application", "behaviour", "connected", "expires", "group", "topics", "value")
@@ -81,11 +88,11 @@ class _Record:
 
     __slots__ = ("at", "counted", "invalid", "mark", "origin", "senders")
 
-    def __init__(self, first: bytes, origin: bytes, mark: bytes, told: bool) -> None:
+    def __init__(self, first: bytes, origin: bytes, mark: int) -> None:
         self.origin = origin
         self.mark = mark
-        self.counted = told
-        """Whether the mesh is held to it already, or cannot be."""
+        self.counted = False
+        """Whether the mesh is held to it already."""
         self.at: float | None = None
         self.invalid = False
         self.senders: tuple[bytes, ...] = (first,)
@@ -130,6 +137,7 @@ class PeerScores:
         self._groups: dict[str, int] = {}
         self._traffic: dict[str, float] = {}
         """Topic → messages that its mesh could have brought more often than it did, decaying as P3's counters do."""
+        self._mesh_sizes: dict[str, int] = {}
         self._records: dict[bytes, _Record] = {}
         self._order: deque[tuple[float, bytes]] = deque()
         self._next_refresh = 0.0
@@ -169,6 +177,8 @@ class PeerScores:
     def _forget(self, peer: bytes) -> None:
         stats = self._peers.pop(peer)
         self._gone.pop(peer, None)
+        for topic, entry in stats.topics.items():
+            self._leave_mesh(topic, entry)
         self._set_group(stats, None)
 
     def _set_group(self, stats: _Peer, group: str | None) -> None:
@@ -193,6 +203,8 @@ class PeerScores:
         if stats is None:
             return
         entry = self._entry(stats, topic)
+        if not entry.in_mesh:
+            self._mesh_sizes[topic] = self._mesh_sizes.get(topic, 0) + 1
         entry.in_mesh = True
         entry.grafted_at = now
         entry.mesh_time = 0.0
@@ -208,9 +220,16 @@ class PeerScores:
             stats.value = None
 
     def _leave_mesh(self, topic: str, entry: _Topic) -> None:
-        if entry.in_mesh and entry.active:
+        if not entry.in_mesh:
+            return
+        if entry.active:
             deficit = self._deficit(topic, entry)
             entry.failure += deficit * deficit
+        left = self._mesh_sizes[topic] - 1
+        if left:
+            self._mesh_sizes[topic] = left
+        else:
+            del self._mesh_sizes[topic]
         entry.in_mesh = entry.active = False
         entry.mesh_time = 0.0
 
@@ -222,13 +241,10 @@ class PeerScores:
 
     # Messages
 
-    def arrived(
-        self, peer: bytes, origin: bytes, message_id: bytes, mark: bytes, now: float, *, told: bool = False
-    ) -> None:
+    def arrived(self, peer: bytes, origin: bytes, message_id: bytes, mark: int, now: float) -> None:
         """A message's first copy; its validity is not known yet. `origin` is its publisher, `mark` is equal for equal
-        messages (the signature); `told` when the mesh is asked not to send it (IDONTWANT), so that nobody can be
-        expected to."""
-        self._records[message_id] = _Record(peer, origin, mark, told)
+        messages."""
+        self._records[message_id] = _Record(peer, origin, mark)
         self._order.append((now + RECORD_TTL, message_id))
         if len(self._order) > MAX_RECORDS:
             self._records.pop(self._order.popleft()[1], None)
@@ -241,7 +257,7 @@ class PeerScores:
             return
         record.at = now
         params = self.params.of(topic)
-        if len(record.senders) > 1 or self._past_the_mesh(topic, record):
+        if self._is_redundant(topic, record) or self._past_the_mesh(topic, record):
             self._count_redundant(topic, record)
         for sender in record.senders:
             stats = self._peers.get(sender)
@@ -253,7 +269,7 @@ class PeerScores:
             self._near_first(entry, params, record, sender)
             stats.value = None
 
-    def duplicate(self, peer: bytes, topic: str, message_id: bytes, mark: bytes, now: float) -> bool:
+    def duplicate(self, peer: bytes, topic: str, message_id: bytes, mark: int, now: float) -> bool:
         """One more copy of a message that has been here; false when it is another message under the same id."""
         record = self._records.get(message_id)
         stats = self._peers.get(peer)
@@ -271,7 +287,7 @@ class PeerScores:
         elif record.at is not None and now - record.at <= (params := self.params.of(topic)).mesh_deliveries_window:
             entry = self._entry(stats, topic)
             self._near_first(entry, params, record, peer)
-            if entry.in_mesh:
+            if self._is_redundant(topic, record):
                 self._count_redundant(topic, record)
             stats.value = None
         return True
@@ -296,13 +312,18 @@ class PeerScores:
             self._entry(stats, topic).invalid += 1.0
             stats.value = None
 
+    def _is_redundant(self, topic: str, record: _Record) -> bool:
+        """Whether so many brought it that the others could have, too: of a mesh of six three, so that two who work
+        together cannot make the rest look silent."""
+        return len(record.senders) > max(1, self._mesh_sizes.get(topic, 0) // MESH_PART)
+
     def _past_the_mesh(self, topic: str, record: _Record) -> bool:
         """Whether gossip brought it first, which the mesh should have: of a mesh that silent peers fill, nothing ever
         comes twice."""
-        (first,) = record.senders
+        first = record.senders[0]
         stats = self._peers.get(first)
         entry = stats.topics.get(topic) if stats is not None else None
-        return first != record.origin and (entry is None or not entry.in_mesh)
+        return len(record.senders) == 1 and first != record.origin and (entry is None or not entry.in_mesh)
 
     def _count_redundant(self, topic: str, record: _Record) -> None:
         if record.counted:
@@ -328,15 +349,6 @@ class PeerScores:
             stats.behaviour += times
             stats.value = None
 
-    def passed_on_old(self, peer: bytes) -> None:
-        """P7 of who sends what is too old to be known, up to `OLD_LIMIT` above the threshold: the mesh is lost, gossip
-        is not. A node that has just started knows no better, and others could make it do so."""
-        stats = self._peers.get(peer)
-        if stats is not None:
-            limit = self.params.behaviour_threshold + OLD_LIMIT
-            stats.behaviour = max(stats.behaviour, min(stats.behaviour + 1.0, limit))
-            stats.value = None
-
     # Time
 
     def refresh(self, now: float) -> None:
@@ -360,8 +372,10 @@ class PeerScores:
             if stats.connected:
                 stats.application = self.application(peer)
             stats.behaviour = _decay(stats.behaviour, params.behaviour_decay, zero)
-            for topic, entry in stats.topics.items():
+            for topic, entry in list(stats.topics.items()):
                 self._age(entry, params.of(topic), now)
+                if entry.empty:
+                    del stats.topics[topic]
 
     def _age(self, entry: _Topic, params: TopicScoreParams, now: float) -> None:
         zero = self.params.decay_to_zero
@@ -387,9 +401,14 @@ class PeerScores:
 
     def _compute(self, stats: _Peer) -> float:
         params = self.params
-        topics = sum(params.of(topic).weight * self._of_topic(topic, entry) for topic, entry in stats.topics.items())
+        topics = owed = 0.0
+        for topic, entry in stats.topics.items():
+            weight = params.of(topic).weight
+            topics += weight * self._earned(topic, entry)
+            owed += weight * self._owed(topic, entry)
         if params.topic_cap:
             topics = min(topics, params.topic_cap)
+        topics += max(owed, GOSSIP_LEFT * params.thresholds.gossip)
         crowd = max(0, self._group_size(stats) - params.group_threshold)
         excess = max(0.0, stats.behaviour - params.behaviour_threshold)
         return (
@@ -399,17 +418,23 @@ class PeerScores:
             + params.behaviour_weight * excess * excess
         )
 
-    def _of_topic(self, topic: str, entry: _Topic) -> float:
+    def _earned(self, topic: str, entry: _Topic) -> float:
+        """P1, P2 and P4."""
         params = self.params.of(topic)
-        score = params.first_weight * entry.first
+        score = params.first_weight * entry.first + params.invalid_weight * entry.invalid * entry.invalid
         if entry.in_mesh:
             quanta = min(entry.mesh_time / params.mesh_time_quantum, params.mesh_time_cap)
             score += params.mesh_time_weight * quanta
-            if entry.active:
-                deficit = self._deficit(topic, entry)
-                score += params.mesh_deliveries_weight * deficit * deficit
-        score += params.mesh_failure_weight * entry.failure
-        return score + params.invalid_weight * entry.invalid * entry.invalid
+        return score
+
+    def _owed(self, topic: str, entry: _Topic) -> float:
+        """P3 and P3b."""
+        params = self.params.of(topic)
+        score = params.mesh_failure_weight * entry.failure
+        if entry.in_mesh and entry.active:
+            deficit = self._deficit(topic, entry)
+            score += params.mesh_deliveries_weight * deficit * deficit
+        return score
 
     def _wanted(self, topic: str, entry: _Topic) -> float:
         """P3's threshold as it is now: a share of what several brought since the peer came, at most the configured."""
@@ -439,7 +464,7 @@ class PeerScores:
                     mesh_deliveries_wanted=self._wanted(topic, entry) if entry.in_mesh else 0.0,
                     mesh_failure=entry.failure,
                     invalid=entry.invalid,
-                    score=self._of_topic(topic, entry),
+                    score=self._earned(topic, entry) + self._owed(topic, entry),
                 )
                 for topic, entry in stats.topics.items()
             },

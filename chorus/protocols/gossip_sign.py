@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from chorus.errors import ChorusError
-from chorus.identity import PeerId, PublicKey
+from chorus.identity import KeyType, PeerId, PublicKey
 from chorus.multiformats import varint
 from chorus.protocols.gossip_rpc import Message, MessageError
 
@@ -60,16 +60,21 @@ class Signer:
 
 
 class Verifier:
-    """Verifies messages over the bytes received; keeps the keys of recent publishers parsed."""
+    """Verifies messages over the bytes received; keeps the keys of recent publishers parsed.
 
-    __slots__ = ("_keys",)
+    Publishers with other keys than Ed25519 are refused unless `any_key`: a signature on P-521 costs fifteen times as
+    much to check, and one RPC of them would hold the reactor for half a second.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_any_key", "_keys")
+
+    def __init__(self, *, any_key: bool = False) -> None:
+        self._any_key = any_key
         self._keys: dict[bytes, tuple[PublicKey, bytes]] = {}
         """Publisher → its key, and the key's protobuf as a message may show it."""
 
     def verify(self, message: Message) -> None:
-        """Raises `MessageError`: `bad_from`, `no_key`, `key_mismatch` or `bad_signature`."""
+        """Raises `MessageError`: `bad_from`, `no_key`, `key_type`, `key_mismatch` or `bad_signature`."""
         if len(message.signature) > MAX_SIGNATURE:
             raise MessageError("bad_signature")
         known = self._keys.pop(message.origin, None)
@@ -83,8 +88,7 @@ class Verifier:
         except ChorusError as error:
             raise MessageError("bad_signature") from error
 
-    @staticmethod
-    def _parse(origin: bytes, key: bytes | None) -> tuple[PublicKey, bytes]:
+    def _parse(self, origin: bytes, key: bytes | None) -> tuple[PublicKey, bytes]:
         """The key of `origin`: given beside the message and hashing to it, or inlined in it."""
         try:
             peer = PeerId.from_bytes(origin)
@@ -98,6 +102,8 @@ class Verifier:
             public = PublicKey.from_protobuf(key)
         except ChorusError as error:
             raise MessageError("key_mismatch") from error
+        if public.type is not KeyType.ED25519 and not self._any_key:
+            raise MessageError("key_type")
         if PeerId.from_public_key(public) != peer:
             raise MessageError("key_mismatch")
         return public, key

@@ -25,7 +25,7 @@ from chorus.messages import (
     may_be_said,
     redacted,
 )
-from chorus.messages.rates import BURST, PublisherRates
+from chorus.messages.rates import MAX_AGE, NEWCOMERS, OWN, RELAYED, Buckets
 from chorus.messages.topics import MAX_JOINED_TOPICS, STATIC, BadTopic, TooManyTopics, pattern_of
 from chorus.protocols.gossip_events import Validation
 from chorus.seams import MembersMayAll
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 MAX_COUNTED_TYPES: Final = 64
 """Unknown types counted by name; what comes after is counted together under `other`."""
+
+MAX_AUTHORS: Final = 16384
+"""Publishers that are not connected and are remembered as heard before; the one heard longest ago leaves first."""
 
 Heard = Callable[[Envelope, "Received"], None]
 
@@ -55,7 +58,9 @@ class MessageCounters:
     misplaced: int = 0
     """Messages on a topic where their type does not belong."""
     flooded: int = 0
-    """Messages of publishers that say more than `chorus.messages.rates` allows."""
+    """Messages beyond what `chorus.messages.rates` lets a publisher say, or a peer pass on."""
+    stale: int = 0
+    """Messages whose own time is too far from ours."""
     held_back: int = 0
     """News of our own that was not said, for the same reason."""
     unknown: dict[str, int] = attrs.field(factory=dict)
@@ -84,7 +89,12 @@ class Messaging:
     ) -> None:
         self.peer_id = peer_id
         self.counters = MessageCounters()
-        self._rates = PublisherRates()
+        self._own = Buckets(OWN)
+        """Of connected publishers, by what they say themselves; and our own."""
+        self._relayed = Buckets(RELAYED)
+        self._newcomers = Buckets(NEWCOMERS)
+        self._authors: dict[bytes, None] = {}
+        """Publishers that are not connected and were let in, the one heard longest ago first."""
         pubsub.set_application_score(self._overdraft)
         self._pubsub = pubsub
         self._redactor = redactor
@@ -175,7 +185,7 @@ class Messaging:
         )
         envelope = redacted(envelope, lambda text: self._redactor.redact(text, context=f"pubsub.{payload.TYPE}")[0])
         self._pubsub.publish(topic, encode(envelope))
-        self._rates.spend(self.peer_id.raw, self._pubsub.seconds())
+        self._own.spend(self.peer_id.raw, self._pubsub.seconds())
         self.counters.sent += 1
 
     def announce_task(self, document: Document) -> None:
@@ -184,7 +194,7 @@ class Messaging:
         Never fails: news that cannot be said is logged. Where this node has said so much that others would begin to
         take it for a flood, news is kept to itself: the journal has it, and what else we say must be heard.
         """
-        if self._rates.level(self.peer_id.raw, self._pubsub.seconds()) < BURST / 2:
+        if self._own.level(self.peer_id.raw, self._pubsub.seconds()) < OWN.burst / 2:
             self.counters.held_back += 1
             return
         try:
@@ -216,28 +226,56 @@ class Messaging:
         if not self._roles.is_member(str(received.from_peer)):
             self.counters.strangers += 1
             return Validation.IGNORE
-        if self._rates.spend(received.from_peer.raw, self._pubsub.seconds()) < 0:
-            self.counters.flooded += 1
-            return Validation.IGNORE
+        envelope: Envelope | None = None
         try:
             envelope = decode(received.data, received.from_peer)
-        except UnknownType:
-            return Validation.ACCEPT
+            timestamp = envelope.timestamp
+        except UnknownType as error:
+            timestamp = error.timestamp
         except ForeignSender:
             self.counters.foreign += 1
             return Validation.REJECT
         except BadEnvelope:
             self.counters.refused += 1
             return Validation.REJECT
-        if not may_be_said(envelope.data, received.topic):
-            self.counters.misplaced += 1
+        if abs(self.now() - timestamp) > MAX_AGE:
+            self.counters.stale += 1
             return Validation.IGNORE
-        self._last = (received.id, envelope)
+        if self._too_much(received):
+            self.counters.flooded += 1
+            return Validation.IGNORE
+        if envelope is not None:
+            if not may_be_said(envelope.data, received.topic):
+                self.counters.misplaced += 1
+                return Validation.IGNORE
+            self._last = (received.id, envelope)
         return Validation.ACCEPT
+
+    def _too_much(self, received: Received) -> bool:
+        """Whether this is one message too many: of its publisher, where that says it itself, else of who passes it on.
+
+        Each pays for its own doing alone: what a publisher says through others, or what others repeat of it, must not
+        make it unheard.
+        """
+        now, author = self._pubsub.seconds(), received.from_peer
+        source = received.source or author
+        if source == author:
+            return self._own.spend(author.raw, now) < 0
+        if self._relayed.spend(source.raw, now) < 0:
+            return True
+        if self._pubsub.is_connected(author):
+            return False
+        known = self._authors.pop(author.raw, ...) is not ...
+        if not known and self._newcomers.spend(source.raw, now) < 0:
+            return True
+        self._authors[author.raw] = None
+        if len(self._authors) > MAX_AUTHORS:
+            del self._authors[next(iter(self._authors))]
+        return False
 
     def _overdraft(self, peer: bytes) -> float:
         """P5: what a publisher has said too much is held against it, until it has been quiet for long enough."""
-        return min(0.0, self._rates.level(peer, self._pubsub.seconds()))
+        return min(0.0, self._own.level(peer, self._pubsub.seconds()))
 
     def _deliver(self, received: Received) -> None:
         envelope = self._last[1] if self._last[0] == received.id else None

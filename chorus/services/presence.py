@@ -110,8 +110,9 @@ class NodePresence:
 class PresenceView:
     """The other nodes' last words: bounded, and forgotten when they fall silent."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], connected: Callable[[PeerId], bool] = lambda peer: False) -> None:
         self._clock = clock
+        self._connected = connected
         self._nodes: dict[bytes, NodePresence] = {}
         """Ordered by when each was last heard of."""
 
@@ -137,7 +138,9 @@ class PresenceView:
         self._nodes.pop(key, None)
         self._nodes[key] = node
         if len(self._nodes) > MAX_NODES:
-            del self._nodes[next(iter(self._nodes))]
+            # Who is connected stays, however many others are heard of.
+            oldest = (key for key, node in self._nodes.items() if not self._connected(node.peer))
+            del self._nodes[next(oldest, next(iter(self._nodes)))]
         return self._decides(node, now) != before
 
     def expire(self) -> None:
@@ -218,7 +221,7 @@ class PresenceService(Service):
         profile: Profile,
         load: Callable[[], Load],
     ) -> None:
-        self.view = PresenceView(clock.seconds)
+        self.view = PresenceView(clock.seconds, pubsub.is_connected)
         self.errors = 0
         """Periodic bodies and watchers that failed (each is logged)."""
         self._messaging = messaging

@@ -55,6 +55,8 @@ class Received:
     """Who published and signed it."""
     data: bytes
     id: bytes
+    source: PeerId | None = attrs.field(default=None, eq=False)
+    """The connected peer that brought it; the publisher itself, or one that passes it on."""
 
 
 Callback = Callable[[Received], None]
@@ -255,6 +257,10 @@ class PubSubService(Service):
         """The steady clock that pub/sub runs on."""
         return float(self._clock.seconds())
 
+    def is_connected(self, peer: PeerId) -> bool:
+        """Whether it is a connected peer that speaks pub/sub."""
+        return peer.raw in self._peers
+
     def mesh_of(self, topic: str) -> list[PeerId]:
         return [PeerId(raw) for raw in self.router.mesh(topic)]
 
@@ -446,7 +452,7 @@ class PubSubService(Service):
         entry = self._topics.get(delivery.topic)
         if entry is None:
             return
-        received = Received(delivery.topic, PeerId(delivery.origin), delivery.data, delivery.message_id)
+        received = _received(delivery)
         for callback in list(entry.callbacks):
             try:
                 callback(received)
@@ -466,7 +472,7 @@ class PubSubService(Service):
         entry = self._topics.get(delivery.topic)
         if entry is None or not entry.validators:
             return Validation.ACCEPT
-        received = Received(delivery.topic, PeerId(delivery.origin), delivery.data, delivery.message_id)
+        received = _received(delivery)
         verdict = self._ask(received, list(entry.validators))
         if not isinstance(verdict, Deferred):
             return verdict
@@ -563,3 +569,8 @@ class PubSubService(Service):
 
     def _direct_failed(self, failure: Failure) -> None:
         self._log.debug("a direct peer does not answer: {reason}", reason=failure.value)
+
+
+def _received(delivery: Delivery) -> Received:
+    topic, origin, data, message_id, source = delivery
+    return Received(topic, PeerId(origin), data, message_id, PeerId(source))

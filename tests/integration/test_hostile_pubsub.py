@@ -182,7 +182,8 @@ class Scores(PubSubCase):
         await self.attacked()
         speaker = await self.speaker(grafted=True)
         await self.status_when(lambda status: speaker.name in status["mesh"], "it has its place")
-        words = b'{"type":"Later","id":"abcdefgh","from":"%s","timestamp":1,"data":{}}' % speaker.name.encode()
+        name, now = speaker.name.encode(), int(time.time())
+        words = b'{"type":"Later","id":"abcdefgh","from":"%s","timestamp":%d,"data":{}}' % (name, now)
         for start in range(0, 3000, 500):
             said = [speaker.signed(start + number, words, COORDINATION) for number in range(500)]
             self.assertIsNone(await self.say(speaker, *map(message_frame, said)))

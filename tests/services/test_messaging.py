@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import attrs
 from twisted.logger import capturedLogs
 
+from chorus.identity import Identity
 from chorus.messages import (
     COORDINATION,
     HEALTH,
@@ -17,7 +20,7 @@ from chorus.messages import (
     WhoIsAdmin,
     encode,
 )
-from chorus.messages.rates import BURST, DEPTH, RATE
+from chorus.messages.rates import MAX_AGE, NEWCOMERS, OWN, RELAYED
 from chorus.messages.topics import (
     MAX_JOINED_TOPICS,
     STATIC,
@@ -27,7 +30,10 @@ from chorus.messages.topics import (
     project_topic,
     role_topic,
 )
+from chorus.protocols.gossip_events import Validation
+from chorus.services.pubsub import Received
 from tests.messages.values import envelope, full
+from tests.protocols.gossip_network import identity
 from tests.services.memory_host import connect
 from tests.services.test_presence import Node, PresenceCase
 
@@ -191,7 +197,7 @@ class Strangers(MessagingCase):
     def say(self, author: Node) -> None:
         author.messaging.announce_task({"task_id": "t-1", "state": "running", "attempt": 1})
         me = str(author.identity.peer_id).encode()
-        later = b'{"type":"Later","id":"abcdefgh","from":"%s","timestamp":1,"data":{}}' % me
+        later = b'{"type":"Later","id":"abcdefgh","from":"%s","timestamp":%d,"data":{}}' % (me, author.messaging.now())
         author.pubsub.publish(COORDINATION, later)
         author.pubsub.publish(COORDINATION, b"garbage")
         self.run_for(1)
@@ -239,7 +245,7 @@ class Floods(MessagingCase):
 
     def flood(self, author: Node, count: int) -> None:
         me = str(author.identity.peer_id).encode()
-        later = b'{"type":"Later","id":"abcdefgh","from":"%s","timestamp":1,"data":{}}' % me
+        later = b'{"type":"Later","id":"abcdefgh","from":"%s","timestamp":%d,"data":{}}' % (me, author.messaging.now())
         for number in range(count):
             author.pubsub.publish(COORDINATION, later)
             if number % 50 == 0:
@@ -252,7 +258,7 @@ class Floods(MessagingCase):
         heard, passed = two.messaging.counters, three.messaging.counters
         self.assertGreater(heard.flooded, 200)
         self.assertEqual(passed.unknown["Later"], heard.unknown["Later"])
-        self.assertLess(heard.unknown["Later"], BURST + 6 * RATE)
+        self.assertLess(heard.unknown["Later"], OWN.burst + 6 * OWN.per_second)
         router = two.pubsub.router
         self.assertLess(router.score(one.identity.peer_id.raw), 0)
         self.assertNotIn(one.identity.peer_id, two.pubsub.mesh_of(COORDINATION))
@@ -261,7 +267,7 @@ class Floods(MessagingCase):
             three.pubsub.router.score(two.identity.peer_id.raw), 0, "who passed it on is not blamed"
         )
         # The overdraft is forgotten after five seconds; promises that it broke meanwhile fade more slowly.
-        self.run_for(DEPTH / RATE + 120)
+        self.run_for(OWN.depth / OWN.per_second + 120)
         self.assertGreaterEqual(router.score(one.identity.peer_id.raw), 0)
         three.heard.clear()
         one.messaging.announce_task({"task_id": "t-2", "state": "running", "attempt": 1})
@@ -278,3 +284,40 @@ class Floods(MessagingCase):
         self.assertGreater(one.messaging.counters.held_back, 1000)
         self.assertEqual(two.messaging.counters.flooded, 0)
         self.assertGreaterEqual(two.pubsub.router.score(one.identity.peer_id.raw), 0)
+
+    def relayed(self, author: Identity, number: int, *, age: int = 0, source: Identity | None = None) -> Received:
+        timestamp = self.one.messaging.now() - age
+        word = {"type": "Later", "id": "abcdefgh", "from": str(author.peer_id), "timestamp": timestamp, "data": {}}
+        source = source or identity(30)
+        return Received(COORDINATION, author.peer_id, json.dumps(word).encode(), bytes([number % 256]), source.peer_id)
+
+    def heard(self, *words: Received) -> int:
+        return sum(self.one.messaging._validate(word) is Validation.ACCEPT for word in words)
+
+    def test_one_peer_brings_few_authors_that_nobody_knows(self) -> None:
+        """Invented ones; who passes them on is not blamed, and who is connected is always known."""
+        self.one, two, _ = self.chain()
+        authors = [identity(1000 + number) for number in range(400)]
+        self.assertEqual(self.heard(*(self.relayed(author, 1) for author in authors)), NEWCOMERS.burst)
+        self.assertEqual(self.heard(*(self.relayed(author, 2) for author in authors[:200])), 200, "known from now on")
+        self.assertEqual(self.heard(self.relayed(authors[399], 3)), 0)
+        self.assertEqual(self.heard(self.relayed(authors[399], 3, source=identity(31))), 1, "another brings others")
+        self.assertEqual(self.heard(self.relayed(two.identity, 4)), 1)
+        self.assertEqual(self.one.messaging._overdraft(identity(30).peer_id.raw), 0.0)
+
+    def test_others_cannot_make_an_author_unheard(self) -> None:
+        """All that a member says in an hour, played at once to a node that has just started."""
+        self.one, two, _ = self.chain()
+        old = [self.relayed(two.identity, number, age=MAX_AGE + 1 + number) for number in range(5000)]
+        self.assertEqual(self.heard(*old), 0)
+        self.assertEqual(self.one.messaging.counters.stale, 5000)
+        recent = [self.relayed(two.identity, number, age=MAX_AGE - 1) for number in range(8000)]
+        self.assertEqual(self.heard(*recent), RELAYED.burst)
+        self.assertEqual(self.one.messaging._overdraft(two.identity.peer_id.raw), 0.0)
+        own = self.relayed(two.identity, 1, source=two.identity)
+        self.assertEqual(self.heard(own), 1, "what it says itself is heard")
+
+    def test_clocks_may_differ_by_a_quarter_of_an_hour(self) -> None:
+        self.one, two, _ = self.chain()
+        for age, heard in ((MAX_AGE, 1), (-MAX_AGE, 1), (MAX_AGE + 1, 0), (-MAX_AGE - 1, 0)):
+            self.assertEqual(self.heard(self.relayed(two.identity, 1, age=age)), heard)

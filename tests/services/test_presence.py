@@ -336,7 +336,8 @@ class Typed(PresenceCase):
         for number in range(MAX_COUNTED_TYPES + 5):
             two.pubsub.publish(
                 COORDINATION,
-                b'{"type":"Later%d","id":"abcdefgh","from":"%s","timestamp":1,"data":{}}' % (number, me),
+                b'{"type":"Later%d","id":"abcdefgh","from":"%s","timestamp":%d,"data":{}}'
+                % (number, me, two.messaging.now()),
             )
         self.run_for(0.1)
         counters = one.messaging.counters
@@ -355,7 +356,8 @@ class Typed(PresenceCase):
         connect(two.host, three.host)
         self.run_for(2)
         me = str(one.identity.peer_id).encode()
-        one.pubsub.publish(COORDINATION, b'{"type":"Later","id":"abcdefgh","from":"%s","timestamp":1,"data":{}}' % me)
+        word = b'{"type":"Later","id":"abcdefgh","from":"%s","timestamp":%d,"data":{}}' % (me, one.messaging.now())
+        one.pubsub.publish(COORDINATION, word)
         self.run_for(0.2)
         self.assertEqual(three.messaging.counters.unknown, {"Later": 1})
 

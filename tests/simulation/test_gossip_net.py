@@ -12,7 +12,7 @@ from unittest import mock
 
 import attrs
 
-from chorus.messages.rates import BURST, RATE
+from chorus.messages.rates import OWN
 from chorus.protocols.gossip_events import Frame, Kind, Send
 from chorus.simulation.gossip_attackers import CLASSES, Replaying
 from chorus.simulation.gossip_links import RETRANSMISSION, SEGMENT, Line, LinkParams, Uplink, link
@@ -261,8 +261,8 @@ class Attackers(PureTestCase):
         owed, came = net.measures.owed(net.honest)
         self.assertEqual((came, net.measures.twice), (owed, 0))
         self.assert_lost(net, "flooding")
-        self.assertGreater(net.measures.unasked, 12 * BURST)
-        self.assertLess(net.measures.unasked, 12 * (BURST + 10 * RATE))
+        self.assertGreater(net.measures.unasked, 12 * OWN.burst)
+        self.assertLess(net.measures.unasked, 12 * (OWN.burst + 10 * OWN.per_second))
         graylist = net.scenario.score_params.thresholds.graylist
         self.assertTrue(any(sample.scores["flooding"].p90 < graylist for sample in net.measures.samples[17:]))
         self.assertGreater(sum(node.router.counters.graylisted for node in net.honest), 100)
