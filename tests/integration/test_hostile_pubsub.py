@@ -7,6 +7,7 @@ took more than 50 ms of processor time.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
