@@ -41,8 +41,6 @@ class GossipWatch:
         self._published: dict[tuple[bytes, str, bytes], int] = {}
         self._seen: dict[tuple[int, int, bytes], int] = {}
         """When a node, in one of its starts, got a message."""
-        self.late_replays = 0
-        """Deliveries of what was delivered more than `seen_ttl` before: GossipSub remembers no longer."""
         self.deliveries = 0
         self.copies = 0
         """Messages in the RPCs of honest nodes, as they arrived at honest nodes."""
@@ -83,9 +81,11 @@ class GossipWatch:
         before, self._seen[key] = self._seen.get(key), node.world.now_ns
         if before is None:
             return
-        if node.world.now_ns - before < (node.options.gossip.seen_ttl - 1) * SECOND:
-            self._judge.accuse("gossip.once", f"{node} got {key[2].hex()} again")
-        self.late_replays += 1
+        age = (node.world.now_ns - before) / SECOND
+        remembered = age < node.options.gossip.seen_ttl - 1
+        self._judge.accuse(
+            "gossip.once" if remembered else "gossip.replay", f"{node} got {key[2].hex()} again, {age:.0f} s later"
+        )
 
     def _check_origin(self, node: SimNode, origin: bytes, topic: str, data: bytes) -> None:
         """What claims to be of one of our nodes is what that node published."""

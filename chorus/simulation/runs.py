@@ -323,7 +323,7 @@ class Run:
             counts.update({f"disk.{name}": count for name, count in node.disk.counters.items()})
         counts["starts"] = sum(node.starts for node in self.nodes)
         counts["deliveries"], counts["copies"] = self.gossip.deliveries, self.gossip.copies
-        counts["late_replays"] = self.gossip.late_replays
+        counts["gossip.replays_refused"] = sum(node.pubsub.router.counters.replays for node in self.nodes)
         if self.streams is not None:
             counts["streams"], counts["streams.whole"] = self.streams.opened, self.streams.completed
         for ledger in self.ledgers:

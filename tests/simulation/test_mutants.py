@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from chorus.errors import ChorusError
+from chorus.protocols.gossip_floors import SeqnoFloors
 from chorus.protocols.gossip_params import GossipParams
 from chorus.protocols.gossip_sign import Verifier
 from chorus.protocols.muxed_stream import MuxedStream
@@ -13,6 +14,7 @@ from chorus.protocols.seen import SeenCache
 from chorus.protocols.stream import ProtocolOptions
 from chorus.protocols.yamux_frames import YamuxLimits
 from chorus.protocols.yamux_stream import YamuxStream
+from chorus.simulation import node as nodes
 from chorus.simulation import runs, traffic
 from chorus.simulation.byzantine import Attacker, ByzantineNode, Flooding, Mutating, Relaying, Replaying
 from chorus.simulation.configuration import Configuration
@@ -23,7 +25,7 @@ from chorus.simulation.node import SimNode
 from chorus.simulation.observers import Judge, Violated
 from chorus.simulation.reactor import SimReactor
 from chorus.simulation.runs import Run, RunFailed
-from chorus.simulation.world import World
+from chorus.simulation.world import SECOND, World
 from chorus.tasks import entries, ids
 from chorus.tasks.journal import Entry, Fence
 from chorus.tasks.machine import TaskMachine
@@ -179,6 +181,9 @@ class One(Run):
     def _check_meshes(self) -> None:
         """An attacker has no mesh to look at."""
 
+    def _check_scores(self) -> None:
+        """It gives no scores, and has earned what it gets."""
+
     def _reachable(self, node: SimNode, topic: str) -> set[int]:
         """Nor an application."""
         last = self.nodes[-1]
@@ -203,6 +208,11 @@ class Gossip(Mutants):
         self.patch(SeenCache, "add", lambda cache, message_id, now: True)
         self.patch(SeenCache, "__contains__", lambda cache, message_id: False)
         self.assertCaught("gossip.once", nodes=4)
+
+    def test_what_was_forgotten_is_delivered_again(self) -> None:
+        self.patch(SeqnoFloors, "is_replay", lambda floors, origin, seqno: False)
+        short = GossipParams(seen_ttl=6.0)
+        self.assertCaught("gossip.replay", byzantine=("replaying",), options={"gossip": short})
 
     def test_signatures_are_not_verified(self) -> None:
         self.patch(Verifier, "verify", lambda verifier, message: None)
@@ -259,6 +269,22 @@ class Gossip(Mutants):
         self.patch(SeenCache, "__contains__", lambda cache, message_id: True)
         self.patch(SeenCache, "add", lambda cache, message_id, now: False)
         self.assertCaught("gossip.delivery", seconds=1)
+
+    def test_numbers_begin_again_when_a_clock_was_set_back(self) -> None:
+        class SetBack(Run):
+            def _wire(self) -> None:
+                super()._wire()
+                self.world.after(15 * SECOND, self.set_back)
+
+            def set_back(self) -> None:
+                self.nodes[0].kill()
+                self.nodes[0].clock.jump_wall(-3600 * SECOND)
+                self.nodes[0].start()
+
+        short = GossipParams(seen_ttl=6.0)
+        SetBack(Configuration(seed=31, nodes=3, seconds=20.0), gossip=short).run()
+        self.patch(nodes, "begin", lambda wall_ns, reserved: (wall_ns, 0))
+        self.assertCaught("gossip.delivery", run=SetBack, options={"gossip": short})
 
     def test_everything_is_said_many_times(self) -> None:
         self.assertCaught("whole.amplification", run=one(Replaying, ("a", "b")))
