@@ -15,6 +15,7 @@ from chorus.protocols.gossip_params import GossipParams
 from chorus.simulation import byzantine
 from chorus.simulation.byzantine import ByzantineNode
 from chorus.simulation.configuration import Configuration
+from chorus.simulation.gossip_idle import IdleWatch
 from chorus.simulation.gossip_watch import GossipWatch
 from chorus.simulation.ledger import LedgerClient
 from chorus.simulation.nemesis import Nemesis
@@ -125,7 +126,8 @@ class Run:
         self.options = NodeOptions(**{"plain_security": tier == "C", "tapped": tier != "C"} | options)
         self.nodes = [self.make_node(number) for number in range(configuration.nodes)]
         self.attackers = [self._attacker(number, kind) for number, kind in enumerate(configuration.byzantine)]
-        self.gossip = GossipWatch(self.judge, self.nodes)
+        idle = IdleWatch(self.judge, self.nodes, [each for each in self.attackers if each.kind.idle])
+        self.gossip = GossipWatch(self.judge, self.nodes, idle)
         self.streams = StreamTraffic(self.judge, self.world) if tier != "C" else None
         every = {"A": 2.0, "B": 8.0, "C": 60.0}[tier]
         self.conversation = Conversation(
@@ -202,6 +204,7 @@ class Run:
     def _check_bounds(self) -> None:
         check_buffers(self.judge, self.nodes)
         self.gossip.check_bounds(self.options.gossip.seen_entries)
+        self.gossip.idle.look(TOPICS)
         self.world.after(BOUNDS_EVERY, self._check_bounds)
 
     def _calm(self) -> None:
@@ -324,6 +327,7 @@ class Run:
         counts["starts"] = sum(node.starts for node in self.nodes)
         counts["deliveries"], counts["copies"] = self.gossip.deliveries, self.gossip.copies
         counts["gossip.replays_refused"] = sum(node.pubsub.router.counters.replays for node in self.nodes)
+        counts["gossip.equivocal"], counts["gossip.places_lost"] = self.gossip.equivocal, self.gossip.idle.lost
         if self.streams is not None:
             counts["streams"], counts["streams.whole"] = self.streams.opened, self.streams.completed
         for ledger in self.ledgers:

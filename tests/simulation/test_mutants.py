@@ -6,8 +6,10 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from chorus.errors import ChorusError
+from chorus.protocols import gossip
 from chorus.protocols.gossip_floors import SeqnoFloors
 from chorus.protocols.gossip_params import GossipParams
+from chorus.protocols.gossip_score import PeerScores
 from chorus.protocols.gossip_sign import Verifier
 from chorus.protocols.muxed_stream import MuxedStream
 from chorus.protocols.seen import SeenCache
@@ -203,6 +205,14 @@ class Dense(Run):
             node.neighbours = [other for other in self.nodes if other is not node]
 
 
+class Busy(Dense):
+    """… and says much."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.conversation._publish_every = 0.5
+
+
 class Gossip(Mutants):
     def test_messages_are_delivered_again(self) -> None:
         self.patch(SeenCache, "add", lambda cache, message_id, now: True)
@@ -213,6 +223,42 @@ class Gossip(Mutants):
         self.patch(SeqnoFloors, "is_replay", lambda floors, origin, seqno: False)
         short = GossipParams(seen_ttl=6.0)
         self.assertCaught("gossip.replay", byzantine=("replaying",), options={"gossip": short})
+
+    def test_both_versions_are_delivered(self) -> None:
+        def by_signature(message: Any) -> bytes:
+            return bytes(message.origin + message.signature[:8] + message.seqno)
+
+        self.patch(gossip, "publisher_id", by_signature)
+        self.assertCaught("gossip.equivocation", byzantine=("equivocating",))
+
+    def test_who_comes_late_is_blamed_for_what_was_before(self) -> None:
+        original = PeerScores.grafted
+
+        def grafted(scores: Any, peer: bytes, topic: str, now: float) -> None:
+            original(scores, peer, topic, now)
+            if peer in scores._peers:
+                scores._peers[peer].topics[topic].before = 0.0
+
+        class Late(Busy):
+            def _wire(self) -> None:
+                super()._wire()
+                # When nobody speaks any more, so that it cannot make up for it.
+                self.world.after(round((self.configuration.seconds + runs.BUSY + 5) * SECOND), self.again)
+
+            def again(self) -> None:
+                self.nodes[0].kill()
+                self.nodes[0].start()
+
+        Late(Configuration(seed=31, nodes=4, seconds=5.0)).run()
+        self.patch(PeerScores, "grafted", grafted)
+        self.assertCaught("gossip.score", run=Late, nodes=4, seconds=5.0)
+
+    def test_who_brings_nothing_keeps_its_place(self) -> None:
+        report = Busy(Configuration(seed=31, nodes=4, seconds=50.0, byzantine=("selfish",))).run()
+        # It had a place in two meshes of each of the four.
+        self.assertGreater(report.counts["gossip.places_lost"], 4)
+        self.patch(PeerScores, "_deficit", lambda scores, topic, entry: 0.0)
+        self.assertCaught("gossip.idle", run=Busy, nodes=4, seconds=50.0, byzantine=("selfish",))
 
     def test_signatures_are_not_verified(self) -> None:
         self.patch(Verifier, "verify", lambda verifier, message: None)

@@ -40,7 +40,7 @@ class Tiers(PureTestCase):
     def test_tier_a_holds_among_every_kind_of_attacker(self) -> None:
         kinds = tuple(byzantine.KINDS)
         report = run(Configuration(tier="A", seed=12, nodes=4, seconds=10, byzantine=kinds))
-        self.assertBusy(report, "streams.whole", "deliveries")
+        self.assertBusy(report, "streams.whole", "deliveries", "gossip.equivocal")
 
     def test_tier_a_holds_for_drawn_seeds(self) -> None:
         for seed in (1, 4):
