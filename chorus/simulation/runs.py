@@ -16,6 +16,7 @@ from chorus.simulation import byzantine
 from chorus.simulation.byzantine import ByzantineNode
 from chorus.simulation.configuration import Configuration
 from chorus.simulation.gossip_idle import IdleWatch
+from chorus.simulation.gossip_scores import ScoreWatch
 from chorus.simulation.gossip_watch import GossipWatch
 from chorus.simulation.ledger import LedgerClient
 from chorus.simulation.nemesis import Nemesis
@@ -34,6 +35,10 @@ dials, 60 s of back-off after a PRUNE, and a few heartbeats."""
 
 BUSY: Final = 20.0
 """Seconds of these in which the nodes go on with what they did."""
+
+BLAME: Final = 40.0
+"""Seconds after healing in which nodes may still find that others brought nothing while there were faults: P3 looks
+after 30 s in a mesh."""
 
 DELIVER: Final = 15.0
 """Seconds in which a message must reach everybody after that: an IHAVE every heartbeat, a round trip, and the patience
@@ -128,6 +133,7 @@ class Run:
         self.attackers = [self._attacker(number, kind) for number, kind in enumerate(configuration.byzantine)]
         idle = IdleWatch(self.judge, self.nodes, [each for each in self.attackers if each.kind.idle])
         self.gossip = GossipWatch(self.judge, self.nodes, idle)
+        self.scores = ScoreWatch(self.judge, self.nodes)
         self.streams = StreamTraffic(self.judge, self.world) if tier != "C" else None
         every = {"A": 2.0, "B": 8.0, "C": 60.0}[tier]
         self.conversation = Conversation(
@@ -215,7 +221,9 @@ class Run:
         self.conversation.hush()
         for ledger in self.ledgers:
             ledger.quiet = True
-        self._go(SETTLE - BUSY)
+        self._go(BLAME - BUSY)
+        self._excuse()
+        self._go(SETTLE - BLAME)
         self._check_meshes()
         self._check_scores()
         self._check_delivery()
@@ -254,22 +262,22 @@ class Run:
         )
 
     def _takes(self, other: SimNode, node: SimNode, topic: str, d_hi: int) -> bool:
-        """A full mesh refuses whoever is not in it, and who was pruned waits for the end of its backoff."""
+        """A full mesh refuses whoever is not in it, who was pruned waits for the end of its backoff, and nobody grafts
+        who has a score below 0: whether it may have one, `gossip.score` says."""
         mesh = other.pubsub.mesh_of(topic)
         if node.peer_id in mesh:
             return True
         return len(mesh) < d_hi and not any(
             one.pubsub.router.in_backoff(topic, another.peer_id.raw, one.reactor.seconds())
+            or one.pubsub.router.score(another.peer_id.raw) < 0
             for one, another in ((node, other), (other, node))
         )
 
+    def _excuse(self) -> None:
+        self.scores.excuse()
+
     def _check_scores(self) -> None:
-        """Faults end, and so does what they made honest nodes do to each other's scores."""
-        for node in self.nodes:
-            worst = min(self.nodes, key=lambda other: node.pubsub.router.score(other.peer_id.raw))
-            score = node.pubsub.router.score(worst.peer_id.raw)
-            if score < 0:
-                self.judge.accuse("gossip.score", f"{node} gives {worst} a score of {score:.2f}")
+        self.scores.check()
 
     def _inbound(self, node: SimNode, other: SimNode) -> bool:
         connection = node.p2p.connection(other.peer_id)

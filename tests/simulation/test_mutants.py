@@ -183,6 +183,9 @@ class One(Run):
     def _check_meshes(self) -> None:
         """An attacker has no mesh to look at."""
 
+    def _excuse(self) -> None:
+        pass
+
     def _check_scores(self) -> None:
         """It gives no scores, and has earned what it gets."""
 
