@@ -140,6 +140,8 @@ class Run:
             self.gossip, self.streams, [*self.nodes], publish_every=every, stream_every=every * 1.5
         )
         self.ledgers: list[LedgerClient] = []
+        self.operations = 0
+        """Of clients of ledgers, whose histories were searched."""
         self.nemesis = Nemesis(self.world, self.net, self.nodes, configuration.faults, died=self._died)
         self._wire()
 
@@ -220,13 +222,14 @@ class Run:
         self._go(BUSY)
         self.conversation.hush()
         for ledger in self.ledgers:
-            ledger.quiet = True
+            ledger.hush()
         self._go(BLAME - BUSY)
         self._excuse()
         self._go(SETTLE - BLAME)
         self._check_meshes()
         self._check_scores()
         self._check_delivery()
+        self.operations = sum(ledger.check() for ledger in self.ledgers)
         if self.streams is not None:
             self.streams.check_ended()
         self._check_amplification()
@@ -338,7 +341,10 @@ class Run:
         counts["gossip.equivocal"], counts["gossip.places_lost"] = self.gossip.equivocal, self.gossip.idle.lost
         if self.streams is not None:
             counts["streams"], counts["streams.whole"] = self.streams.opened, self.streams.completed
+        counts["ledger.operations"] = self.operations
         for ledger in self.ledgers:
+            counts["ledger.unknown"] += ledger.clients.unknown
+            counts["ledger.undecided"] += ledger.clients.undecided
             counts["ledger.acknowledged"] += ledger.watch.acknowledged
             counts["ledger.refused"] += ledger.watch.refused
         return Report(

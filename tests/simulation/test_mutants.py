@@ -16,13 +16,14 @@ from chorus.protocols.seen import SeenCache
 from chorus.protocols.stream import ProtocolOptions
 from chorus.protocols.yamux_frames import YamuxLimits
 from chorus.protocols.yamux_stream import YamuxStream
+from chorus.simulation import journal, runs, traffic
 from chorus.simulation import node as nodes
-from chorus.simulation import runs, traffic
 from chorus.simulation.byzantine import Attacker, ByzantineNode, Flooding, Mutating, Relaying, Replaying
 from chorus.simulation.configuration import Configuration
 from chorus.simulation.disk import DiskFaults, SimDisk
 from chorus.simulation.journal import SimJournal
 from chorus.simulation.ledger import LedgerClient, LedgerWatch
+from chorus.simulation.ledger_clients import LedgerClients
 from chorus.simulation.node import SimNode
 from chorus.simulation.observers import Judge, Violated
 from chorus.simulation.reactor import SimReactor
@@ -367,8 +368,8 @@ class Whole(Mutants):
 
 
 class Ledger(Mutants):
-    def keeping(self, journal: type[SimJournal]) -> type[Run]:
-        client = type("Client", (LedgerClient,), {"journal": journal})
+    def keeping(self, kind: type[SimJournal]) -> type[Run]:
+        client = type("Client", (LedgerClient,), {"journal": kind})
         return type("Keeping", (Run,), {"ledger_type": client})
 
     def test_nothing_is_synced(self) -> None:
@@ -409,13 +410,13 @@ class Ledger(Mutants):
                 pass
 
         for number in range(3):
-            journal = Careless(disk, SimReactor(world), world.rng("sync", number))
-            journal.start()
-            watch.started(journal)
+            careless = Careless(disk, SimReactor(world), world.rng("sync", number))
+            careless.start()
+            watch.started(careless)
             if number == 0:
-                self.assertNoResult(journal.append(_submitted(1)))
+                self.assertNoResult(careless.append(_submitted(1)))
             elif number == 1:
-                self.assertEqual(len(journal.entries), 1)
+                self.assertEqual(len(careless.entries), 1)
                 disk.crash()
         violated = self.assertRaises(Violated, judge.check)
         self.assertEqual(violated.violation.invariant, "ledger.prefix")
@@ -431,6 +432,36 @@ class Ledger(Mutants):
                 return whole
 
         self.assertCaught("ledger.replay", run=self.keeping(Skipping), faults=("kill",), seconds=60)
+
+    def test_clients_hear_of_what_is_not_durable(self) -> None:
+        class Hasty(SimJournal):
+            def append(self, entry: Entry) -> Any:
+                done = super().append(entry)
+                if self._asked and self._asked[-1][1] is done:
+                    self.entries.append(self._asked.pop()[0])
+                    self.applied = self.machine.apply(len(self.entries), entry)
+                    done.callback(len(self.entries))
+                return done
+
+        # On a slow disk, where a crash comes before the sync now and then; and only what clients see is looked at.
+        self.patch(journal, "SYNC_MAX", 2 * SECOND)
+        self.patch(LedgerWatch, "appended", lambda *arguments: None)
+        self.assertCaught("ledger.linearizable", run=self.keeping(Hasty), faults=("power",), seconds=40)
+
+    def test_clients_read_what_is_not_committed(self) -> None:
+        class Ahead(LedgerClients):
+            def seen(self, journal: SimJournal) -> TaskMachine:
+                machine = TaskMachine(journal.fence_of)
+                for index, entry in enumerate([*journal.entries, *(entry for entry, _ in journal._asked)], 1):
+                    machine.apply(index, entry)
+                return machine
+
+        self.patch(journal, "SYNC_MAX", 2 * SECOND)
+        honest = Run(Configuration(seed=31, nodes=3, seconds=30.0, faults=("power",))).run()
+        self.assertGreater(honest.counts["ledger.operations"], 500)
+        client = type("Client", (LedgerClient,), {"clients_type": Ahead})
+        run = type("Keeping", (Run,), {"ledger_type": client})
+        self.assertCaught("ledger.linearizable", run=run, faults=("power",), seconds=30)
 
     def test_two_owners_under_one_fence(self) -> None:
         class Coarse(SimJournal):

@@ -28,6 +28,8 @@ class Tiers(PureTestCase):
         self.assertBusy(report, "streams.whole", "deliveries", "net.resets", "disk.crashes")
         self.assertGreater(report.counts["starts"], 10)
         self.assertGreater(report.counts["ledger.acknowledged"], 1000)
+        self.assertGreater(report.counts["ledger.operations"], 500)
+        self.assertEqual(report.counts["ledger.undecided"], 0)
 
     def test_tier_a_holds_when_power_fails_again_and_again(self) -> None:
         report = run(Configuration(tier="A", seed=13, nodes=3, seconds=120, faults=("power",)))
