@@ -268,6 +268,10 @@ class PubSubService(Service):
         """Connected peers that speak pub/sub."""
         return [PeerId(raw) for raw in self._peers]
 
+    def queued(self) -> list[int]:
+        """Bytes that wait, for each peer."""
+        return [peer.link.queue.size for peer in self._peers.values()]
+
     def counters(self) -> dict[str, int]:
         """Plain numbers since start, for metrics. `sent` and `received` are messages; `rejected` is over all reasons
         (see `router.counters.rejected`)."""

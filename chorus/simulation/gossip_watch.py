@@ -153,7 +153,7 @@ class GossipWatch:
         """The seen cache of each honest node is within its bound."""
         for node in self._nodes.values():
             if node.honest and node.running:
-                size = len(node.pubsub.router._seen)
+                size = node.pubsub.router.held().seen
                 if size > seen_entries:
                     self._judge.accuse("gossip.seen", f"{node} remembers {size} ids")
 

@@ -19,6 +19,7 @@ from chorus.simulation.gossip_idle import IdleWatch
 from chorus.simulation.gossip_scores import ScoreWatch
 from chorus.simulation.gossip_watch import GossipWatch
 from chorus.simulation.ledger import LedgerClient
+from chorus.simulation.memory import MemoryWatch
 from chorus.simulation.nemesis import Nemesis
 from chorus.simulation.net import LARGE, SMALL, LinkQuality, SimNet
 from chorus.simulation.node import NodeOptions, SimNode
@@ -134,6 +135,7 @@ class Run:
         idle = IdleWatch(self.judge, self.nodes, [each for each in self.attackers if each.kind.idle])
         self.gossip = GossipWatch(self.judge, self.nodes, idle)
         self.scores = ScoreWatch(self.judge, self.nodes)
+        self.memory = MemoryWatch(self.judge, self.nodes)
         self.streams = StreamTraffic(self.judge, self.world) if tier != "C" else None
         every = {"A": 2.0, "B": 8.0, "C": 60.0}[tier]
         self.conversation = Conversation(
@@ -213,6 +215,7 @@ class Run:
         check_buffers(self.judge, self.nodes)
         self.gossip.check_bounds(self.options.gossip.seen_entries)
         self.gossip.idle.look(TOPICS)
+        self.memory.look()
         self.world.after(BOUNDS_EVERY, self._check_bounds)
 
     def _calm(self) -> None:
@@ -338,6 +341,7 @@ class Run:
         counts["starts"] = sum(node.starts for node in self.nodes)
         counts["deliveries"], counts["copies"] = self.gossip.deliveries, self.gossip.copies
         counts["gossip.replays_refused"] = sum(node.pubsub.router.counters.replays for node in self.nodes)
+        counts["memory.most"] = self.memory.most
         counts["gossip.equivocal"], counts["gossip.places_lost"] = self.gossip.equivocal, self.gossip.idle.lost
         if self.streams is not None:
             counts["streams"], counts["streams.whole"] = self.streams.opened, self.streams.completed

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from chorus.errors import ChorusError
-from chorus.protocols import gossip
+from chorus.protocols import gossip, gossip_promises, gossip_queue, gossip_score
+from chorus.protocols.gossip_events import Held
 from chorus.protocols.gossip_floors import SeqnoFloors
 from chorus.protocols.gossip_params import GossipParams
+from chorus.protocols.gossip_promises import Promises
 from chorus.protocols.gossip_score import PeerScores
 from chorus.protocols.gossip_sign import Verifier
+from chorus.protocols.mcache import MessageCache
 from chorus.protocols.muxed_stream import MuxedStream
 from chorus.protocols.seen import SeenCache
 from chorus.protocols.stream import ProtocolOptions
 from chorus.protocols.yamux_frames import YamuxLimits
 from chorus.protocols.yamux_stream import YamuxStream
-from chorus.simulation import journal, runs, traffic
+from chorus.services.pubsub_link import Outbound
+from chorus.simulation import journal, memory, runs, traffic
 from chorus.simulation import node as nodes
 from chorus.simulation.byzantine import Attacker, ByzantineNode, Flooding, Mutating, Relaying, Replaying
 from chorus.simulation.configuration import Configuration
@@ -158,7 +164,8 @@ class HonestBut(ByzantineNode):
 
     def make_pubsub(self, host: Any, rng: Any) -> Any:
         pubsub: Any = super().make_pubsub(host, rng)
-        pubsub.router = SimpleNamespace(_seen=())
+        pubsub.router = SimpleNamespace(held=Held)
+        pubsub.queued = list
         return pubsub
 
 
@@ -365,6 +372,55 @@ class Whole(Mutants):
 
         self.patch(runs, "MAX_EVENTS", 2000)
         self.assertCaught("whole.events", run=self.failing(circle))
+
+
+class Memory(Mutants):
+    def assertOver(self, what: str, **changed: Any) -> None:
+        self.assertIn(what, self.assertCaught("whole.memory", **changed))
+
+    def test_promises_without_a_limit(self) -> None:
+        original = Promises.made
+
+        def made(promises: Promises, peer: bytes, message_id: bytes, until: float) -> None:
+            with patched(gossip_promises, "MAX_PROMISES", 1 << 30):
+                original(promises, peer, message_id, until)
+
+        self.patch(gossip_promises, "MAX_PROMISES", 5)
+        self.patch(Promises, "made", made)
+        self.assertOver("promises", byzantine=("flooding",))
+
+    def test_records_without_a_limit(self) -> None:
+        original = PeerScores.arrived
+
+        def arrived(scores: PeerScores, *arguments: Any, **named: Any) -> None:
+            with patched(gossip_score, "MAX_RECORDS", 1 << 30):
+                original(scores, *arguments, **named)
+
+        self.patch(gossip_score, "MAX_RECORDS", 10)
+        Run(Configuration(seed=31, nodes=3, seconds=10.0)).run()
+        self.patch(PeerScores, "arrived", arrived)
+        self.assertOver("records")
+
+    def test_a_queue_without_a_limit(self) -> None:
+        self.patch(gossip_queue, "MAX_QUEUE", 1000)
+        self.patch(Outbound, "send", lambda link, sends: [link.queue.push(item) for item in sends])
+        self.assertOver("queued")
+
+    def test_a_cache_that_keeps_everything(self) -> None:
+        self.patch(memory, "BUDGET", 250_000)
+        Busy(Configuration(seed=31, nodes=4, seconds=10.0)).run()
+        self.patch(MessageCache, "shift", lambda cache: None)
+        self.assertOver("bytes", run=Busy, nodes=4)
+
+
+@contextmanager
+def patched(module: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
 
 
 class Ledger(Mutants):
