@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from chorus.services.datadir import read_private, write_private
+from chorus.files import is_shortage
+from chorus.services.datadir import DataDirectoryError, read_private, write_private
 
 FILE: Final = "seqno"
 
@@ -29,10 +30,15 @@ def begin(wall_ns: int, reserved: int) -> tuple[int, int]:
 
 
 def first_seqno(folder: Path, wall_ns: int) -> int:
-    """Raises `OSError` and `DataDirectoryError`. A damaged file is no reason not to start: then the clock decides."""
+    """Raises `DataDirectoryError`. A damaged file and a full disk are no reasons not to start: then the clock decides,
+    now or the next time."""
     text = read_private(folder / FILE, _LENGTH) or b""
     reserved = int(text) if text.isdigit() else 0
     # A number near the end of what fits is not ours: nothing could be said after it.
     first, after = begin(wall_ns, reserved if reserved < 1 << 63 else 0)
-    write_private(folder / FILE, str(after).encode())
+    try:
+        write_private(folder / FILE, str(after).encode())
+    except OSError as error:
+        if not is_shortage(error):
+            raise DataDirectoryError(f"{folder / FILE} cannot be written: {error.strerror}") from error
     return first

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
+from chorus.services import pubsub_seqno
 from chorus.services.datadir import FILES, DataDirectoryError
 from chorus.services.pubsub_seqno import FILE, RESERVED, begin, first_seqno
 from tests.support import PureTestCase
@@ -40,6 +42,18 @@ class FirstSeqno(PureTestCase):
     def test_a_file_that_others_may_change_is_refused(self) -> None:
         (self.folder / FILE).write_text("1")
         (self.folder / FILE).chmod(0o644)
+        self.assertRaises(DataDirectoryError, first_seqno, self.folder, NOW)
+
+    def test_a_full_disk_does_not_keep_a_node_from_starting(self) -> None:
+        first_seqno(self.folder, NOW)
+
+        def refuse(path: Path, content: bytes) -> None:
+            raise OSError(self.number, "no")
+
+        self.patch(pubsub_seqno, "write_private", refuse)
+        self.number = errno.ENOSPC
+        self.assertEqual(first_seqno(self.folder, NOW - HOUR), NOW + RESERVED)
+        self.number = errno.EROFS
         self.assertRaises(DataDirectoryError, first_seqno, self.folder, NOW)
 
     def test_all_numbers_fit(self) -> None:
