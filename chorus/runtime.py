@@ -248,6 +248,7 @@ class NodeService(Service):
         from chorus.services.messaging import Messaging
         from chorus.services.presence import Load, PresenceService, Profile
         from chorus.services.pubsub import PubSubService
+        from chorus.services.pubsub_seqno import first_seqno
 
         settings, identity, p2p = self.settings, self.parts["identity"], self.parts["p2p"]
         pubsub = PubSubService(
@@ -260,6 +261,7 @@ class NodeService(Service):
             direct=[Multiaddr.parse(each) for each in settings.gossip_direct_peers],
             record_of=self._record_of,
             take_up=self._exchanged,
+            first_seqno=lambda: first_seqno(self._directory.path, time.time_ns()),
         )
         messaging = Messaging(
             pubsub,

@@ -14,7 +14,17 @@ from typing import cast
 
 from chorus.protocols import gossip_rpc
 from chorus.protocols.gossip_codec import Codec
-from chorus.protocols.gossip_events import Counters, Delivery, Frame, Kind, Send, Validation, Validator, accept_all
+from chorus.protocols.gossip_events import (
+    Counters,
+    Delivery,
+    Frame,
+    Held,
+    Kind,
+    Send,
+    Validation,
+    Validator,
+    accept_all,
+)
 from chorus.protocols.gossip_floors import SeqnoFloors
 from chorus.protocols.gossip_ids import MessageId, publisher_id
 from chorus.protocols.gossip_lazy import LazyGossip
@@ -161,6 +171,17 @@ class GossipRouter:
     def pending(self) -> int:
         """Messages that await their validators."""
         return len(self._pending)
+
+    def held(self) -> Held:
+        return Held(
+            seen=len(self._seen),
+            cache_bytes=self._lazy.cache.size,
+            records=self.scores.records,
+            scored=len(self.scores),
+            promises=len(self._lazy.promises),
+            backoffs=len(self._meshes.backoffs),
+            floors=len(self._floors),
+        )
 
     # Peers
 

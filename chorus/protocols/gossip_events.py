@@ -99,3 +99,18 @@ class Counters:
 
     def reject(self, reason: str) -> None:
         self.rejected[reason] = self.rejected.get(reason, 0) + 1
+
+
+@attrs.frozen(kw_only=True)
+class Held:
+    """How full a router's bounded tables are: entries, and bytes where the name says so."""
+
+    seen: int = 0
+    cache_bytes: int = 0
+    records: int = 0
+    """Of the senders of messages (P3, P4)."""
+    scored: int = 0
+    """Peers with a score, those that left with a bad one included."""
+    promises: int = 0
+    backoffs: int = 0
+    floors: int = 0

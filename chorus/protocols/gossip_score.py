@@ -145,6 +145,11 @@ class PeerScores:
     def __len__(self) -> int:
         return len(self._peers)
 
+    @property
+    def records(self) -> int:
+        """Messages whose senders are remembered, or were until a validator passed them over."""
+        return len(self._order)
+
     # Peers
 
     def joined(self, peer: bytes, group: str | None) -> None:

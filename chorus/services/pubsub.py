@@ -97,7 +97,8 @@ class LinkCounters:
 class PubSubService(Service):
     """Subscribe and publish. Own messages are not delivered to the node itself.
 
-    `rng` is the only chance in it; `wall_ns` gives the Unix time in nanoseconds for the first sequence number.
+    `rng` is the only chance in it; `first_seqno` gives a number above all that this identity has used: the Unix time in
+    nanoseconds, where no clock is ever set back.
     `record_of` gives the signed records that peer exchange passes on, `take_up` gets those of others. `direct` are
     addresses that end in `/p2p/…`: these peers are kept connected and get every message, whatever their score.
     """
@@ -116,7 +117,7 @@ class PubSubService(Service):
         direct: Sequence[Multiaddr] = (),
         record_of: RecordOf = lambda peer: None,
         take_up: TakeUp = lambda source, peer, record: None,
-        wall_ns: Callable[[], int] = time.time_ns,
+        first_seqno: Callable[[], int] = time.time_ns,
     ) -> None:
         self.params = params or GossipParams()
         self._direct: dict[PeerId, list[Multiaddr]] = {}
@@ -129,7 +130,7 @@ class PubSubService(Service):
             sign=Signer(identity).sign,
             verify=Verifier().verify,
             rng=rng,
-            first_seqno=wall_ns(),
+            first_seqno=first_seqno(),
             params=self.params,
             score_params=score_params,
             record=lambda raw: record_of(PeerId(raw)),
@@ -274,6 +275,10 @@ class PubSubService(Service):
     def peers(self) -> list[PeerId]:
         """Connected peers that speak pub/sub."""
         return [PeerId(raw) for raw in self._peers]
+
+    def queued(self) -> list[int]:
+        """Bytes that wait, for each peer."""
+        return [peer.link.queue.size for peer in self._peers.values()]
 
     def counters(self) -> dict[str, int]:
         """Plain numbers since start, for metrics. `sent` and `received` are messages; `rejected` is over all reasons

@@ -29,6 +29,10 @@ KEPT: Final = 200
 """Messages that an attacker remembers."""
 
 
+EQUIVOCAL: Final = b"equivocal "
+"""How data begins of which there are two versions; they differ in the last byte alone."""
+
+
 def delimited(rpc: pb.RPC) -> bytes:
     raw = rpc.SerializeToString()
     return varint.encode(len(raw)) + raw
@@ -39,6 +43,8 @@ class Attacker:
 
     greets: ClassVar[bool] = True
     """Whether it announces the topics, so that others take it into their meshes."""
+    idle: ClassVar[bool] = False
+    """Whether it has a place in meshes and brings nothing."""
 
     def __init__(self, host: Host, node: SimNode, rng: random.Random, topics: tuple[str, ...]) -> None:
         self.host = host
@@ -82,6 +88,7 @@ class Attacker:
             self.send(stream, delimited(rpc))
 
     def _act(self) -> None:
+        self.begin()
         for raw, stream in list(self._streams.items()):
             if self.host.connection(PeerId(raw)) is not None:
                 self.act(stream)
@@ -106,6 +113,9 @@ class Attacker:
 
     # What a kind does
 
+    def begin(self) -> None:
+        """Ten times a second, before it acts."""
+
     def act(self, stream: Stream) -> None:
         """Ten times a second for every peer."""
 
@@ -122,9 +132,13 @@ class Silent(Attacker):
 class Selfish(Attacker):
     """Joins every mesh and passes nothing on."""
 
+    idle = True
+
 
 class SlowReader(Attacker):
     """Joins every mesh and stops reading."""
+
+    idle = True
 
     def hears(self, rpc: pb.RPC, stream: Stream) -> None:
         stream.pause_reading()
@@ -191,6 +205,30 @@ class Mutating(Replaying):
             self.send(stream, bytes(data))
 
 
+class Equivocating(Attacker):
+    """Says one thing to some and another to others, both signed and under one number; to a few it says both."""
+
+    def __init__(self, host: Host, node: SimNode, rng: random.Random, topics: tuple[str, ...]) -> None:
+        super().__init__(host, node, rng, topics)
+        self._signer = Signer(node.identity)
+        # Above all numbers of earlier starts, so that they are not taken for replays.
+        self._seqno = node.clock.wall_ns() + (node.starts << 50)
+        self._versions: list[bytes] = []
+
+    def begin(self) -> None:
+        self._versions = []
+        if self.rng.random() < 0.1:
+            self._seqno += 1
+            topic, seqno = self.rng.choice(self.topics), self._seqno.to_bytes(8, "big")
+            about = EQUIVOCAL + self.node.peer_id.raw + seqno
+            self._versions = [self._signer.sign(topic, about + version, seqno) for version in (b"+", b"-")]
+
+    def act(self, stream: Stream) -> None:
+        if self._versions:
+            for version in self.rng.sample(self._versions, self.rng.choice((1, 1, 1, 2))):
+                self.send_message(stream, version)
+
+
 class SlowWriter(Attacker):
     """Begins an RPC and never ends it: one byte at a time."""
 
@@ -226,6 +264,7 @@ KINDS: Final[dict[str, type[Attacker]]] = {
     "replaying": Replaying,
     "wrong-signature": WrongSignature,
     "mutating": Mutating,
+    "equivocating": Equivocating,
     "slow-writer": SlowWriter,
 }
 

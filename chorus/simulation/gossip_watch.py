@@ -15,6 +15,8 @@ from chorus.identity import PeerId
 from chorus.protocols.delimited import DelimitedDecoder
 from chorus.protocols.gossip_params import MAX_RPC
 from chorus.protocols.proto import rpc_pb2 as pb
+from chorus.simulation.byzantine import EQUIVOCAL
+from chorus.simulation.gossip_idle import IdleWatch
 from chorus.simulation.observers import Judge
 from chorus.simulation.tap import Sink
 from chorus.simulation.world import SECOND
@@ -33,7 +35,7 @@ BURST: Final = 5
 class GossipWatch:
     """`joined` and `published` are told what nodes do; `delivered` and `listen` are called by the nodes."""
 
-    def __init__(self, judge: Judge, nodes: list[SimNode]) -> None:
+    def __init__(self, judge: Judge, nodes: list[SimNode], idle: IdleWatch) -> None:
         self._judge = judge
         self._nodes = {node.peer_id.raw: node for node in nodes}
         self._subscribed: dict[int, set[str]] = {}
@@ -41,8 +43,11 @@ class GossipWatch:
         self._published: dict[tuple[bytes, str, bytes], int] = {}
         self._seen: dict[tuple[int, int, bytes], int] = {}
         """When a node, in one of its starts, got a message."""
-        self.late_replays = 0
-        """Deliveries of what was delivered more than `seen_ttl` before: GossipSub remembers no longer."""
+        self._versions: dict[tuple[int, int, bytes], bytes] = {}
+        """Which version a node, in one of its starts, got of what an equivocating publisher said."""
+        self.equivocal = 0
+        """Deliveries of one version of two."""
+        self.idle = idle
         self.deliveries = 0
         self.copies = 0
         """Messages in the RPCs of honest nodes, as they arrived at honest nodes."""
@@ -67,6 +72,8 @@ class GossipWatch:
         self.deliveries += 1
         key = (node.number, node.starts, received.id)
         self._check_once(node, key)
+        if received.data.startswith(EQUIVOCAL):
+            self._check_version(node, received.data)
         judge.require(
             received.topic in self._subscribed.get(node.number, ()),
             "gossip.unsubscribed",
@@ -83,9 +90,19 @@ class GossipWatch:
         before, self._seen[key] = self._seen.get(key), node.world.now_ns
         if before is None:
             return
-        if node.world.now_ns - before < (node.options.gossip.seen_ttl - 1) * SECOND:
-            self._judge.accuse("gossip.once", f"{node} got {key[2].hex()} again")
-        self.late_replays += 1
+        age = (node.world.now_ns - before) / SECOND
+        remembered = age < node.options.gossip.seen_ttl - 1
+        self._judge.accuse(
+            "gossip.once" if remembered else "gossip.replay", f"{node} got {key[2].hex()} again, {age:.0f} s later"
+        )
+
+    def _check_version(self, node: SimNode, data: bytes) -> None:
+        """Of two versions under one number a node's application sees one at most, whatever the router names them."""
+        self.equivocal += 1
+        known = self._versions.setdefault((node.number, node.starts, data[:-1]), data)
+        self._judge.require(
+            known == data, "gossip.equivocation", lambda: f"{node} got {known!r} and {data!r} under one number"
+        )
 
     def _check_origin(self, node: SimNode, origin: bytes, topic: str, data: bytes) -> None:
         """What claims to be of one of our nodes is what that node published."""
@@ -106,6 +123,7 @@ class GossipWatch:
     def check_message(self, node: SimNode, speaker: SimNode, message: pb.Message) -> None:
         origin, topic = getattr(message, "from"), message.topic
         self.copies += 1
+        self.idle.heard(node, speaker, message)
         if origin == speaker.peer_id.raw:
             return
         self._judge.require(
@@ -135,7 +153,7 @@ class GossipWatch:
         """The seen cache of each honest node is within its bound."""
         for node in self._nodes.values():
             if node.honest and node.running:
-                size = len(node.pubsub.router._seen)
+                size = node.pubsub.router.held().seen
                 if size > seen_entries:
                     self._judge.accuse("gossip.seen", f"{node} remembers {size} ids")
 

@@ -21,7 +21,7 @@ from chorus.simulation.disk import SimDisk
 from chorus.simulation.reactor import SimReactor
 from chorus.simulation.world import MILLISECOND, SECOND
 from chorus.tasks.journal import Entry, Fence, NoQuorum
-from chorus.tasks.machine import TaskMachine
+from chorus.tasks.machine import Applied, TaskMachine
 
 if TYPE_CHECKING:
     import random
@@ -48,6 +48,8 @@ class SimJournal:
         self.machine = TaskMachine(self.fence_of)
         self.entries: list[Entry] = []
         """Everything that is in the journal, from index 1."""
+        self.applied = Applied()
+        """What the last entry did."""
         self.start_count = 0
         self._disk = disk
         self._reactor = reactor
@@ -73,6 +75,10 @@ class SimJournal:
             raise DiskFailed(str(error)) from error
         self._starts.append((len(self.entries) + 1, self.start_count))
         self._open = True
+
+    @property
+    def open(self) -> bool:
+        return self._open
 
     def append(self, entry: Entry) -> Deferred[int]:
         """Fails with `NoQuorum` when the journal is closed, with `DiskFailed` when the disk refused."""
@@ -113,7 +119,7 @@ class SimJournal:
         for entry, done in asked:
             self.entries.append(entry)
             index = len(self.entries)
-            self.machine.apply(index, entry)
+            self.applied = self.machine.apply(index, entry)
             done.callback(index)
 
     def _break(self, error: OSError) -> None:

@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from chorus.errors import ChorusError
 from chorus.simulation.clock import BILLION
 from chorus.simulation.journal import FILE, DiskFailed, SimJournal
+from chorus.simulation.ledger_clients import LedgerClients
 from chorus.simulation.observers import Judge
 from chorus.tasks import entries, ids
 from chorus.tasks.journal import Entry, Fence
@@ -124,12 +125,18 @@ class Model:
 
     def __init__(self) -> None:
         self.tasks: dict[str, _Known] = {}
+        self._keys: dict[str, str] = {}
+
+    def _is_new(self, entry: Entry) -> bool:
+        """Not what an idempotency key stands for already: no run is as long as a key lives."""
+        found = entries.idempotency(entry.body)
+        return found is None or self._keys.setdefault(found[0], entry.subject) == entry.subject
 
     def apply(self, entry: Entry, fence: Fence) -> None:
         known = self.tasks.get(entry.subject)
         kind = entry.kind.removeprefix("task.")
         if known is None:
-            if kind == "submitted":
+            if kind == "submitted" and self._is_new(entry):
                 self.tasks[entry.subject] = _Known(State.SUBMITTED)
             return
         owned = known.state in (State.ASSIGNED, State.RUNNING) and entry.body.get("fence") == str(known.fence)
@@ -153,15 +160,25 @@ class LedgerClient:
     """Runs on one node; `attach` is called at each start."""
 
     journal: type[SimJournal] = SimJournal
+    clients_type: type[LedgerClients] = LedgerClients
 
     def __init__(self, judge: Judge, node: SimNode) -> None:
         self.watch = LedgerWatch(judge, node)
+        self.clients = self.clients_type(judge, node, self.watch.appended)
         self.quiet = False
         self._node = node
         self._current: SimJournal | None = None
         self._tasks: list[str] = []
         self._fences: list[tuple[str, Fence]] = []
         """Every fence ever given, to come back late with."""
+
+    def hush(self) -> None:
+        """Nothing new is asked of the journal."""
+        self.quiet = self.clients.quiet = True
+
+    def check(self) -> int:
+        """What clients saw, of the whole run; returns the number of their operations."""
+        return self.clients.check(self._current)
 
     def attach(self, node: SimNode) -> None:
         rng = node.world.rng("ledger", node.number, node.starts)
@@ -177,17 +194,21 @@ class LedgerClient:
             return
         self._current = journal
         self.watch.started(journal)
+        self.clients.opened(journal, node.world.rng("clients", node.number, node.starts, journal.start_count))
         self._turn(node, journal, rng)
 
     def _turn(self, node: SimNode, journal: SimJournal, rng: random.Random) -> None:
         if self.quiet or not node.running:
+            return
+        if not journal.open:
+            self._open_again(node, journal, rng)
             return
         entry = self._draw(node, journal, rng)
         if entry is not None:
             done = journal.append(entry)
             done.addCallback(self._acknowledged, journal, entry)
             done.addErrback(self._refused, node, journal, rng)
-        if journal._open:
+        if journal.open:
             node.reactor.callLater(rng.expovariate(1 / BETWEEN), self._turn, node, journal, rng)
 
     def _acknowledged(self, index: int, journal: SimJournal, entry: Entry) -> None:
@@ -198,6 +219,9 @@ class LedgerClient:
     def _refused(self, failure: Failure, node: SimNode, journal: SimJournal, rng: random.Random) -> None:
         failure.trap(ChorusError)  # type: ignore[no-untyped-call]
         self.watch.refused += 1
+        self._open_again(node, journal, rng)
+
+    def _open_again(self, node: SimNode, journal: SimJournal, rng: random.Random) -> None:
         if self._current is journal:
             self._current = None
             node.reactor.callLater(RETRY, self._open, node, rng)

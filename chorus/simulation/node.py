@@ -24,6 +24,7 @@ from chorus.protocols.limits import HostLimits
 from chorus.services.admission import AdmissionService
 from chorus.services.p2p import OpenAdmission, P2PService
 from chorus.services.pubsub import PubSubService
+from chorus.services.pubsub_seqno import begin
 from chorus.simulation.clock import NodeClock
 from chorus.simulation.disk import DiskFaults, SimDisk
 from chorus.simulation.net import SimNet
@@ -99,6 +100,8 @@ class SimNode:
             wall_offset_ns=error.randint(-SECOND, SECOND),
         )
         self.disk = SimDisk(world.rng("disk", number), options.disk, self._disk_used)
+        self._seqno = 0
+        """What the data directory keeps (`chorus.services.pubsub_seqno`), always synced before it is used."""
         self.neighbours: list[SimNode] = []
         self.starts = 0
         self.running = False
@@ -166,9 +169,13 @@ class SimNode:
             call(self)
 
     def make_pubsub(self, host: Host, rng: Any) -> PubSubService:
-        return PubSubService(
-            host, self.identity, self.reactor, rng=rng, params=self.options.gossip, wall_ns=self.clock.wall_ns
-        )
+        # As the runtime does: in a cluster every member counts its messages up.
+        params = attrs.evolve(self.options.gossip, growing_seqno=bool(self.options.secret))
+        return PubSubService(host, self.identity, self.reactor, rng=rng, params=params, first_seqno=self._first_seqno)
+
+    def _first_seqno(self) -> int:
+        first, self._seqno = begin(self.clock.wall_ns(), self._seqno)
+        return first
 
     def _failed(self, failure: Failure) -> None:
         self.reactor.guard(failure.raiseException)

@@ -15,8 +15,11 @@ from chorus.protocols.gossip_params import GossipParams
 from chorus.simulation import byzantine
 from chorus.simulation.byzantine import ByzantineNode
 from chorus.simulation.configuration import Configuration
+from chorus.simulation.gossip_idle import IdleWatch
+from chorus.simulation.gossip_scores import ScoreWatch
 from chorus.simulation.gossip_watch import GossipWatch
 from chorus.simulation.ledger import LedgerClient
+from chorus.simulation.memory import MemoryWatch
 from chorus.simulation.nemesis import Nemesis
 from chorus.simulation.net import LARGE, SMALL, LinkQuality, SimNet
 from chorus.simulation.node import NodeOptions, SimNode
@@ -33,6 +36,10 @@ dials, 60 s of back-off after a PRUNE, and a few heartbeats."""
 
 BUSY: Final = 20.0
 """Seconds of these in which the nodes go on with what they did."""
+
+BLAME: Final = 40.0
+"""Seconds after healing in which nodes may still find that others brought nothing while there were faults: P3 looks
+after 30 s in a mesh."""
 
 DELIVER: Final = 15.0
 """Seconds in which a message must reach everybody after that: an IHAVE every heartbeat, a round trip, and the patience
@@ -128,13 +135,18 @@ class Run:
         self.options = NodeOptions(**{"plain_security": tier == "C", "tapped": tier != "C"} | options)
         self.nodes = [self.make_node(number) for number in range(configuration.nodes)]
         self.attackers = [self._attacker(number, kind) for number, kind in enumerate(configuration.byzantine)]
-        self.gossip = GossipWatch(self.judge, self.nodes)
+        idle = IdleWatch(self.judge, self.nodes, [each for each in self.attackers if each.kind.idle])
+        self.gossip = GossipWatch(self.judge, self.nodes, idle)
+        self.scores = ScoreWatch(self.judge, self.nodes)
+        self.memory = MemoryWatch(self.judge, self.nodes)
         self.streams = StreamTraffic(self.judge, self.world) if tier != "C" else None
         every = {"A": 2.0, "B": 8.0, "C": configuration.nodes / TOGETHER}[tier]
         self.conversation = Conversation(
             self.gossip, self.streams, [*self.nodes], publish_every=every, stream_every=every * 1.5
         )
         self.ledgers: list[LedgerClient] = []
+        self.operations = 0
+        """Of clients of ledgers, whose histories were searched."""
         self.nemesis = Nemesis(self.world, self.net, self.nodes, configuration.faults, died=self._died)
         self._wire()
 
@@ -205,6 +217,8 @@ class Run:
     def _check_bounds(self) -> None:
         check_buffers(self.judge, self.nodes)
         self.gossip.check_bounds(self.options.gossip.seen_entries)
+        self.gossip.idle.look(TOPICS)
+        self.memory.look()
         self.world.after(BOUNDS_EVERY, self._check_bounds)
 
     def _calm(self) -> None:
@@ -214,11 +228,14 @@ class Run:
         self._go(BUSY)
         self.conversation.hush()
         for ledger in self.ledgers:
-            ledger.quiet = True
-        self._go(SETTLE - BUSY)
+            ledger.hush()
+        self._go(BLAME - BUSY)
+        self._excuse()
+        self._go(SETTLE - BLAME)
         self._check_meshes()
         self._check_scores()
         self._check_delivery()
+        self.operations = sum(ledger.check() for ledger in self.ledgers)
         if self.streams is not None:
             self.streams.check_ended()
         self._check_amplification()
@@ -254,22 +271,22 @@ class Run:
         )
 
     def _takes(self, other: SimNode, node: SimNode, topic: str, d_hi: int) -> bool:
-        """A full mesh refuses whoever is not in it, and who was pruned waits for the end of its backoff."""
+        """A full mesh refuses whoever is not in it, who was pruned waits for the end of its backoff, and nobody grafts
+        who has a score below 0: whether it may have one, `gossip.score` says."""
         mesh = other.pubsub.mesh_of(topic)
         if node.peer_id in mesh:
             return True
         return len(mesh) < d_hi and not any(
             one.pubsub.router.in_backoff(topic, another.peer_id.raw, one.reactor.seconds())
+            or one.pubsub.router.score(another.peer_id.raw) < 0
             for one, another in ((node, other), (other, node))
         )
 
+    def _excuse(self) -> None:
+        self.scores.excuse()
+
     def _check_scores(self) -> None:
-        """Faults end, and so does what they made honest nodes do to each other's scores."""
-        for node in self.nodes:
-            worst = min(self.nodes, key=lambda other: node.pubsub.router.score(other.peer_id.raw))
-            score = node.pubsub.router.score(worst.peer_id.raw)
-            if score < 0:
-                self.judge.accuse("gossip.score", f"{node} gives {worst} a score of {score:.2f}")
+        self.scores.check()
 
     def _inbound(self, node: SimNode, other: SimNode) -> bool:
         connection = node.p2p.connection(other.peer_id)
@@ -326,10 +343,15 @@ class Run:
             counts.update({f"disk.{name}": count for name, count in node.disk.counters.items()})
         counts["starts"] = sum(node.starts for node in self.nodes)
         counts["deliveries"], counts["copies"] = self.gossip.deliveries, self.gossip.copies
-        counts["late_replays"] = self.gossip.late_replays
+        counts["gossip.replays_refused"] = sum(node.pubsub.router.counters.replays for node in self.nodes)
+        counts["memory.most"] = self.memory.most
+        counts["gossip.equivocal"], counts["gossip.places_lost"] = self.gossip.equivocal, self.gossip.idle.lost
         if self.streams is not None:
             counts["streams"], counts["streams.whole"] = self.streams.opened, self.streams.completed
+        counts["ledger.operations"] = self.operations
         for ledger in self.ledgers:
+            counts["ledger.unknown"] += ledger.clients.unknown
+            counts["ledger.undecided"] += ledger.clients.undecided
             counts["ledger.acknowledged"] += ledger.watch.acknowledged
             counts["ledger.refused"] += ledger.watch.refused
         return Report(

@@ -132,6 +132,7 @@ class HealthTest(NodeCase):
         until("the reason for waiting", lambda: node.task(task)["detail"], 10)
         self.assertEqual(node.task(task)["state"], "submitted")
         self.assertTrue(os.path.exists(node.data / "ports.json"))
+        self.assertTrue(os.path.exists(node.data / "seqno"))
 
 
 class DescriptionTest(NodeCase):

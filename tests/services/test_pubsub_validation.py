@@ -165,7 +165,7 @@ class DirectPeers(ServiceCase):
             rng=random.Random(1),
             params=GossipParams(direct_ticks=5),
             direct=[address, own],
-            wall_ns=lambda: 1,
+            first_seqno=lambda: 1,
         )
         pubsub.startService()
         self.addCleanup(self.run_a_while, 0.0)

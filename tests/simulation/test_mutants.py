@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from chorus.errors import ChorusError
+from chorus.protocols import gossip, gossip_promises, gossip_queue, gossip_score
+from chorus.protocols.gossip_events import Held
+from chorus.protocols.gossip_floors import SeqnoFloors
 from chorus.protocols.gossip_params import GossipParams
+from chorus.protocols.gossip_promises import Promises
+from chorus.protocols.gossip_score import PeerScores
 from chorus.protocols.gossip_sign import Verifier
+from chorus.protocols.mcache import MessageCache
 from chorus.protocols.muxed_stream import MuxedStream
 from chorus.protocols.seen import SeenCache
 from chorus.protocols.stream import ProtocolOptions
 from chorus.protocols.yamux_frames import YamuxLimits
 from chorus.protocols.yamux_stream import YamuxStream
-from chorus.simulation import runs, traffic
+from chorus.services.pubsub_link import Outbound
+from chorus.simulation import journal, memory, runs, traffic
+from chorus.simulation import node as nodes
 from chorus.simulation.byzantine import Attacker, ByzantineNode, Flooding, Mutating, Relaying, Replaying
 from chorus.simulation.configuration import Configuration
 from chorus.simulation.disk import DiskFaults, SimDisk
 from chorus.simulation.journal import SimJournal
 from chorus.simulation.ledger import LedgerClient, LedgerWatch
+from chorus.simulation.ledger_clients import LedgerClients
 from chorus.simulation.node import SimNode
 from chorus.simulation.observers import Judge, Violated
 from chorus.simulation.reactor import SimReactor
 from chorus.simulation.runs import Run, RunFailed
-from chorus.simulation.world import World
+from chorus.simulation.world import SECOND, World
 from chorus.tasks import entries, ids
 from chorus.tasks.journal import Entry, Fence
 from chorus.tasks.machine import TaskMachine
@@ -153,7 +164,8 @@ class HonestBut(ByzantineNode):
 
     def make_pubsub(self, host: Any, rng: Any) -> Any:
         pubsub: Any = super().make_pubsub(host, rng)
-        pubsub.router = SimpleNamespace(_seen=(), score=lambda peer: 0.0)
+        pubsub.router = SimpleNamespace(held=Held, score=lambda peer: 0.0)
+        pubsub.queued = list
         return pubsub
 
 
@@ -179,6 +191,12 @@ class One(Run):
     def _check_meshes(self) -> None:
         """An attacker has no mesh to look at."""
 
+    def _excuse(self) -> None:
+        pass
+
+    def _check_scores(self) -> None:
+        """It gives no scores, and has earned what it gets."""
+
     def _reachable(self, node: SimNode, topic: str) -> set[int]:
         """Nor an application."""
         last = self.nodes[-1]
@@ -198,11 +216,60 @@ class Dense(Run):
             node.neighbours = [other for other in self.nodes if other is not node]
 
 
+class Busy(Dense):
+    """… and says much."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.conversation._publish_every = 0.5
+
+
 class Gossip(Mutants):
     def test_messages_are_delivered_again(self) -> None:
         self.patch(SeenCache, "add", lambda cache, message_id, now: True)
         self.patch(SeenCache, "__contains__", lambda cache, message_id: False)
         self.assertCaught("gossip.once", nodes=4)
+
+    def test_what_was_forgotten_is_delivered_again(self) -> None:
+        self.patch(SeqnoFloors, "is_replay", lambda floors, origin, seqno: False)
+        short = GossipParams(seen_ttl=6.0)
+        self.assertCaught("gossip.replay", byzantine=("replaying",), options={"gossip": short})
+
+    def test_both_versions_are_delivered(self) -> None:
+        def by_signature(message: Any) -> bytes:
+            return bytes(message.origin + message.signature[:8] + message.seqno)
+
+        self.patch(gossip, "publisher_id", by_signature)
+        self.assertCaught("gossip.equivocation", byzantine=("equivocating",))
+
+    def test_who_comes_late_is_blamed_for_what_was_before(self) -> None:
+        original = PeerScores.grafted
+
+        def grafted(scores: Any, peer: bytes, topic: str, now: float) -> None:
+            original(scores, peer, topic, now)
+            if peer in scores._peers:
+                scores._peers[peer].topics[topic].before = 0.0
+
+        class Late(Busy):
+            def _wire(self) -> None:
+                super()._wire()
+                # When nobody speaks any more, so that it cannot make up for it.
+                self.world.after(round((self.configuration.seconds + runs.BUSY + 5) * SECOND), self.again)
+
+            def again(self) -> None:
+                self.nodes[0].kill()
+                self.nodes[0].start()
+
+        Late(Configuration(seed=31, nodes=4, seconds=5.0)).run()
+        self.patch(PeerScores, "grafted", grafted)
+        self.assertCaught("gossip.score", run=Late, nodes=4, seconds=5.0)
+
+    def test_who_brings_nothing_keeps_its_place(self) -> None:
+        report = Busy(Configuration(seed=31, nodes=4, seconds=50.0, byzantine=("selfish",))).run()
+        # It had a place in two meshes of each of the four.
+        self.assertGreater(report.counts["gossip.places_lost"], 4)
+        self.patch(PeerScores, "_deficit", lambda scores, topic, entry: 0.0)
+        self.assertCaught("gossip.idle", run=Busy, nodes=4, seconds=50.0, byzantine=("selfish",))
 
     def test_signatures_are_not_verified(self) -> None:
         self.patch(Verifier, "verify", lambda verifier, message: None)
@@ -260,6 +327,22 @@ class Gossip(Mutants):
         self.patch(SeenCache, "add", lambda cache, message_id, now: False)
         self.assertCaught("gossip.delivery", seconds=1)
 
+    def test_numbers_begin_again_when_a_clock_was_set_back(self) -> None:
+        class SetBack(Run):
+            def _wire(self) -> None:
+                super()._wire()
+                self.world.after(15 * SECOND, self.set_back)
+
+            def set_back(self) -> None:
+                self.nodes[0].kill()
+                self.nodes[0].clock.jump_wall(-3600 * SECOND)
+                self.nodes[0].start()
+
+        short = GossipParams(seen_ttl=6.0)
+        SetBack(Configuration(seed=31, nodes=3, seconds=20.0), gossip=short).run()
+        self.patch(nodes, "begin", lambda wall_ns, reserved: (wall_ns, 0))
+        self.assertCaught("gossip.delivery", run=SetBack, options={"gossip": short})
+
     def test_everything_is_said_many_times(self) -> None:
         run = one(Replaying, ("a", "b"))
         self.assertCaught("gossip.score", run=run)
@@ -295,9 +378,58 @@ class Whole(Mutants):
         self.assertCaught("whole.events", run=self.failing(circle))
 
 
+class Memory(Mutants):
+    def assertOver(self, what: str, **changed: Any) -> None:
+        self.assertIn(what, self.assertCaught("whole.memory", **changed))
+
+    def test_promises_without_a_limit(self) -> None:
+        original = Promises.made
+
+        def made(promises: Promises, peer: bytes, message_id: bytes, until: float) -> None:
+            with patched(gossip_promises, "MAX_PROMISES", 1 << 30):
+                original(promises, peer, message_id, until)
+
+        self.patch(gossip_promises, "MAX_PROMISES", 5)
+        self.patch(Promises, "made", made)
+        self.assertOver("promises", byzantine=("flooding",))
+
+    def test_records_without_a_limit(self) -> None:
+        original = PeerScores.arrived
+
+        def arrived(scores: PeerScores, *arguments: Any, **named: Any) -> None:
+            with patched(gossip_score, "MAX_RECORDS", 1 << 30):
+                original(scores, *arguments, **named)
+
+        self.patch(gossip_score, "MAX_RECORDS", 10)
+        Run(Configuration(seed=31, nodes=3, seconds=10.0)).run()
+        self.patch(PeerScores, "arrived", arrived)
+        self.assertOver("records")
+
+    def test_a_queue_without_a_limit(self) -> None:
+        self.patch(gossip_queue, "MAX_QUEUE", 1000)
+        self.patch(Outbound, "send", lambda link, sends: [link.queue.push(item) for item in sends])
+        self.assertOver("queued")
+
+    def test_a_cache_that_keeps_everything(self) -> None:
+        self.patch(memory, "BUDGET", 250_000)
+        Busy(Configuration(seed=31, nodes=4, seconds=10.0)).run()
+        self.patch(MessageCache, "shift", lambda cache: None)
+        self.assertOver("bytes", run=Busy, nodes=4)
+
+
+@contextmanager
+def patched(module: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
 class Ledger(Mutants):
-    def keeping(self, journal: type[SimJournal]) -> type[Run]:
-        client = type("Client", (LedgerClient,), {"journal": journal})
+    def keeping(self, kind: type[SimJournal]) -> type[Run]:
+        client = type("Client", (LedgerClient,), {"journal": kind})
         return type("Keeping", (Run,), {"ledger_type": client})
 
     def test_nothing_is_synced(self) -> None:
@@ -338,13 +470,13 @@ class Ledger(Mutants):
                 pass
 
         for number in range(3):
-            journal = Careless(disk, SimReactor(world), world.rng("sync", number))
-            journal.start()
-            watch.started(journal)
+            careless = Careless(disk, SimReactor(world), world.rng("sync", number))
+            careless.start()
+            watch.started(careless)
             if number == 0:
-                self.assertNoResult(journal.append(_submitted(1)))
+                self.assertNoResult(careless.append(_submitted(1)))
             elif number == 1:
-                self.assertEqual(len(journal.entries), 1)
+                self.assertEqual(len(careless.entries), 1)
                 disk.crash()
         violated = self.assertRaises(Violated, judge.check)
         self.assertEqual(violated.violation.invariant, "ledger.prefix")
@@ -360,6 +492,36 @@ class Ledger(Mutants):
                 return whole
 
         self.assertCaught("ledger.replay", run=self.keeping(Skipping), faults=("kill",), seconds=60)
+
+    def test_clients_hear_of_what_is_not_durable(self) -> None:
+        class Hasty(SimJournal):
+            def append(self, entry: Entry) -> Any:
+                done = super().append(entry)
+                if self._asked and self._asked[-1][1] is done:
+                    self.entries.append(self._asked.pop()[0])
+                    self.applied = self.machine.apply(len(self.entries), entry)
+                    done.callback(len(self.entries))
+                return done
+
+        # On a slow disk, where a crash comes before the sync now and then; and only what clients see is looked at.
+        self.patch(journal, "SYNC_MAX", 2 * SECOND)
+        self.patch(LedgerWatch, "appended", lambda *arguments: None)
+        self.assertCaught("ledger.linearizable", run=self.keeping(Hasty), faults=("power",), seconds=40)
+
+    def test_clients_read_what_is_not_committed(self) -> None:
+        class Ahead(LedgerClients):
+            def seen(self, journal: SimJournal) -> TaskMachine:
+                machine = TaskMachine(journal.fence_of)
+                for index, entry in enumerate([*journal.entries, *(entry for entry, _ in journal._asked)], 1):
+                    machine.apply(index, entry)
+                return machine
+
+        self.patch(journal, "SYNC_MAX", 2 * SECOND)
+        honest = Run(Configuration(seed=31, nodes=3, seconds=30.0, faults=("power",))).run()
+        self.assertGreater(honest.counts["ledger.operations"], 500)
+        client = type("Client", (LedgerClient,), {"clients_type": Ahead})
+        run = type("Keeping", (Run,), {"ledger_type": client})
+        self.assertCaught("ledger.linearizable", run=run, faults=("power",), seconds=30)
 
     def test_two_owners_under_one_fence(self) -> None:
         class Coarse(SimJournal):

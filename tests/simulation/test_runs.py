@@ -28,6 +28,8 @@ class Tiers(PureTestCase):
         self.assertBusy(report, "streams.whole", "deliveries", "net.resets", "disk.crashes")
         self.assertGreater(report.counts["starts"], 10)
         self.assertGreater(report.counts["ledger.acknowledged"], 1000)
+        self.assertGreater(report.counts["ledger.operations"], 500)
+        self.assertEqual(report.counts["ledger.undecided"], 0)
 
     def test_tier_a_holds_when_power_fails_again_and_again(self) -> None:
         report = run(Configuration(tier="A", seed=13, nodes=3, seconds=120, faults=("power",)))
@@ -40,7 +42,7 @@ class Tiers(PureTestCase):
     def test_tier_a_holds_among_every_kind_of_attacker(self) -> None:
         kinds = tuple(byzantine.KINDS)
         report = run(Configuration(tier="A", seed=12, nodes=4, seconds=10, byzantine=kinds))
-        self.assertBusy(report, "streams.whole", "deliveries")
+        self.assertBusy(report, "streams.whole", "deliveries", "gossip.equivocal")
 
     def test_tier_a_holds_for_drawn_seeds(self) -> None:
         for seed in (1, 4):
