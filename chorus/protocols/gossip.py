@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from hashlib import blake2b
 from typing import cast
 
 from chorus.protocols import gossip_rpc
@@ -452,7 +453,6 @@ class GossipRouter:
         self._seen.expire(now)
 
 
-def _mark(message: Message) -> int:
-    """Equal for equal messages, under a secret of this process (SipHash): a copy with other words under a known id and
-    signature is not taken for one."""
-    return hash((message.signed, message.signature, message.topic))
+def _mark(message: Message) -> bytes:
+    """Equal for equal messages: a copy with other words under a known id and signature is not taken for one."""
+    return blake2b(message.signed + message.signature + message.topic.encode(), digest_size=16).digest()

@@ -22,8 +22,12 @@ RECORD_TTL: Final = 120.0
 REPLAY: Final = 0.1
 """Of a misbehaviour (P7): the same message once more from the same peer."""
 
-MESH_PART: Final = 3
-"""More than a third of a mesh must have brought a message before it is expected of the rest."""
+WITNESSES: Final = 3
+"""Peers that must have brought a message before it is expected of the rest of a mesh: two who work together cannot make
+the others look silent."""
+
+SMALL_MESH: Final = 4
+"""Up to so many members one witness less is enough: there may be no third one."""
 
 GOSSIP_LEFT: Final = 0.9
 """Of the way to the gossip threshold that P3 and P3b of all topics together may cost."""
@@ -88,7 +92,7 @@ class _Record:
 
     __slots__ = ("at", "counted", "invalid", "mark", "origin", "senders")
 
-    def __init__(self, first: bytes, origin: bytes, mark: int) -> None:
+    def __init__(self, first: bytes, origin: bytes, mark: bytes) -> None:
         self.origin = origin
         self.mark = mark
         self.counted = False
@@ -246,7 +250,7 @@ class PeerScores:
 
     # Messages
 
-    def arrived(self, peer: bytes, origin: bytes, message_id: bytes, mark: int, now: float) -> None:
+    def arrived(self, peer: bytes, origin: bytes, message_id: bytes, mark: bytes, now: float) -> None:
         """A message's first copy; its validity is not known yet. `origin` is its publisher, `mark` is equal for equal
         messages."""
         self._records[message_id] = _Record(peer, origin, mark)
@@ -274,7 +278,7 @@ class PeerScores:
             self._near_first(entry, params, record, sender)
             stats.value = None
 
-    def duplicate(self, peer: bytes, topic: str, message_id: bytes, mark: int, now: float) -> bool:
+    def duplicate(self, peer: bytes, topic: str, message_id: bytes, mark: bytes, now: float) -> bool:
         """One more copy of a message that has been here; false when it is another message under the same id."""
         record = self._records.get(message_id)
         stats = self._peers.get(peer)
@@ -318,9 +322,9 @@ class PeerScores:
             stats.value = None
 
     def _is_redundant(self, topic: str, record: _Record) -> bool:
-        """Whether so many brought it that the others could have, too: of a mesh of six three, so that two who work
-        together cannot make the rest look silent."""
-        return len(record.senders) > max(1, self._mesh_sizes.get(topic, 0) // MESH_PART)
+        """Whether so many brought it that the others could have, too."""
+        size = self._mesh_sizes.get(topic, 0)
+        return len(record.senders) >= (WITNESSES if size > SMALL_MESH else WITNESSES - 1)
 
     def _past_the_mesh(self, topic: str, record: _Record) -> bool:
         """Whether gossip brought it first, which the mesh should have: of a mesh that silent peers fill, nothing ever

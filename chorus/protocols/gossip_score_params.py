@@ -4,7 +4,7 @@ The defaults are for a closed mesh of members on quiet topics. Two things differ
 topic:
 
 - P1 is worth little (3 points at most), so that staying is no substitute for forwarding (CVE-2022-47547).
-- P3's threshold follows what the topic's mesh really does: `share` of the messages that more than a third of it brought
+- P3's threshold follows what the topic's mesh really does: `share` of the messages that three or more of it brought
   (or that gossip had to bring) since a peer came to the mesh, its own words and one for chance taken off, at most
   `threshold`. Where hardly anything is said, and where messages come by one way only (a chain, a star of members that
   know nobody else), nothing is asked. Copies count for `window` seconds after the first one: a peer behind a slow link

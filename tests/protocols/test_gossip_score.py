@@ -28,10 +28,10 @@ def scores(*peers: bytes, topic: TopicScoreParams = OFF, **more: object) -> Peer
 
 def deliver(made: PeerScores, number: int, first: bytes, *others: bytes, now: float) -> None:
     message_id = number.to_bytes(8, "big")
-    made.arrived(first, b"author", message_id, 7, now)
+    made.arrived(first, b"author", message_id, b"mark", now)
     made.accepted(first, T, message_id, now)
     for other in others:
-        made.duplicate(other, T, message_id, 7, now + 0.01)
+        made.duplicate(other, T, message_id, b"mark", now + 0.01)
 
 
 class Parts(PureTestCase):
@@ -70,11 +70,11 @@ class Parts(PureTestCase):
             made.grafted(peer, T, 0.0)
         for number in range(8):
             message_id = bytes([number])
-            made.arrived(A, b"author", message_id, 7, 1.0)
+            made.arrived(A, b"author", message_id, b"mark", 1.0)
             made.accepted(A, T, message_id, 1.0)
-            made.duplicate(B, T, message_id, 7, 1.9)
-            made.duplicate(B, T, message_id, 7, 1.9)
-            made.duplicate(C, T, message_id, 7, 2.1)
+            made.duplicate(B, T, message_id, b"mark", 1.9)
+            made.duplicate(B, T, message_id, b"mark", 1.9)
+            made.duplicate(C, T, message_id, b"mark", 2.1)
         self.assertEqual(made.score(C), 0.0, "not active yet")
         made.refresh(11.0)
         self.assertEqual((made.score(A), made.score(B)), (0.0, 0.0))
@@ -92,7 +92,7 @@ class Parts(PureTestCase):
         self.assertEqual(made.score(B), 0.0)
 
     def test_two_who_work_together_cannot_make_the_rest_look_silent(self) -> None:
-        """More than a third of a mesh must have brought a message before it is expected of the others."""
+        """Three of a mesh must have brought a message before it is expected of the others."""
         topic = attrs.evolve(OFF, mesh_deliveries_weight=-1.0, mesh_deliveries_activation=0.0)
         honest = [bytes([100 + number]) for number in range(4)]
         made = scores(A, B, C, *honest, topic=topic)
@@ -116,9 +116,9 @@ class Parts(PureTestCase):
                 made.grafted(peer, topic, 0.0)
             for number in range(100):
                 message_id = topic.encode() + bytes([number])
-                made.arrived(A, b"author", message_id, 7, 1.0)
+                made.arrived(A, b"author", message_id, b"mark", 1.0)
                 made.accepted(A, topic, message_id, 1.0)
-                made.duplicate(B, topic, message_id, 7, 1.0)
+                made.duplicate(B, topic, message_id, b"mark", 1.0)
         made.refresh(40.0)
         self.assertLess(made.score(C), -30.0)
         self.assertGreater(made.score(C), made.params.thresholds.gossip)
@@ -142,7 +142,7 @@ class Parts(PureTestCase):
             made.grafted(B, T, 0.0)
             for number in range(50):
                 message_id = number.to_bytes(8, "big")
-                made.arrived(A, author, message_id, 7, 1.0)
+                made.arrived(A, author, message_id, b"mark", 1.0)
                 made.accepted(A, T, message_id, 1.0)
             made.refresh(2.0)
             self.assertGreaterEqual(made.score(B), low)
@@ -156,10 +156,10 @@ class Parts(PureTestCase):
                 made.grafted(peer, T, 0.0)
             for number in range(50):
                 message_id = number.to_bytes(8, "big")
-                made.arrived(C, C, message_id, 7, 1.0)
+                made.arrived(C, C, message_id, b"mark", 1.0)
                 made.accepted(C, T, message_id, 1.0)
-                made.duplicate(A, T, message_id, 7, 1.1)
-                made.duplicate(B, T, message_id, 7, 1.1)
+                made.duplicate(A, T, message_id, b"mark", 1.1)
+                made.duplicate(B, T, message_id, b"mark", 1.1)
             for number in range(others):
                 deliver(made, 1000 + number, A, B, now=1.0)
             made.refresh(2.0)
@@ -238,21 +238,21 @@ class Parts(PureTestCase):
 
     def test_p4_is_for_everybody_who_sent_it_before_or_after_the_verdict(self) -> None:
         made = scores(A, B, C, topic=attrs.evolve(OFF, invalid_weight=-2.0))
-        made.arrived(A, b"author", b"m", 7, 0.0)
-        made.duplicate(B, T, b"m", 7, 0.1)
+        made.arrived(A, b"author", b"m", b"mark", 0.0)
+        made.duplicate(B, T, b"m", b"mark", 0.1)
         made.rejected(T, b"m")
         made.rejected(T, b"m")
-        made.duplicate(C, T, b"m", 7, 0.2)
-        made.duplicate(C, T, b"m", 7, 0.3)
+        made.duplicate(C, T, b"m", b"mark", 0.2)
+        made.duplicate(C, T, b"m", b"mark", 0.3)
         self.assertEqual([made.score(peer) for peer in (A, B, C)], [-2.0, -2.0, -2.0])
         made.invalid(A, T)
         self.assertEqual(made.score(A), -8.0, "the square")
 
     def test_an_ignored_message_is_nobodys_fault(self) -> None:
         made = scores(A, B, topic=attrs.evolve(OFF, invalid_weight=-2.0, first_weight=1.0))
-        made.arrived(A, b"author", b"m", 7, 0.0)
+        made.arrived(A, b"author", b"m", b"mark", 0.0)
         made.ignored(b"m")
-        made.duplicate(B, T, b"m", 7, 0.1)
+        made.duplicate(B, T, b"m", b"mark", 0.1)
         self.assertEqual((made.score(A), made.score(B)), (0.0, 0.0))
 
     def test_copies_that_came_while_validators_thought_count_as_near_first(self) -> None:
@@ -268,8 +268,8 @@ class Parts(PureTestCase):
         made.grafted(B, T, 0.0)
         made.grafted(A, T, 0.0)
         for number in range(5):
-            made.arrived(A, b"author", bytes([number]), 7, 1.0)
-            made.duplicate(B, T, bytes([number]), 7, 8.0)
+            made.arrived(A, b"author", bytes([number]), b"mark", 1.0)
+            made.duplicate(B, T, bytes([number]), b"mark", 8.0)
             made.accepted(A, T, bytes([number]), 9.0)
         made.refresh(10.0)
         self.assertEqual(made.score(B), 0.0)

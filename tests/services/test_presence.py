@@ -42,7 +42,7 @@ class Node:
         self.identity = identity(number)
         self.host = MemoryHost(self.identity.peer_id, clock)
         self.pubsub = PubSubService(
-            self.host, self.identity, clock, rng=random.Random(number), wall_ns=lambda: 1_000_000_000
+            self.host, self.identity, clock, rng=random.Random(number), first_seqno=lambda: 1_000_000_000
         )
         self.messaging = Messaging(
             self.pubsub,

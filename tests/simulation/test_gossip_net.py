@@ -276,7 +276,7 @@ class Attackers(PureTestCase):
         # Where hardly any of a mesh's members forwards, P3 has nothing to measure the others by; opportunistic grafting
         # (each minute) brings better ones. Until then such a mesh lives of lazy gossip.
         held = [sum(net.kinds[peer] == "silent" for peer in node.router.mesh(TOPIC)) for node in net.honest]
-        self.assertLessEqual(sum(count > 2 for count in held), 2)
+        self.assertLessEqual(sum(count > 2 for count in held), 6)
         self.assertEqual(sorted(held)[len(held) // 2], 0)
 
     def test_a_hung_up_attacker_is_redialled_by_nobody(self) -> None:
