@@ -101,6 +101,7 @@ def read(options: Options) -> tuple[Scenario, int]:
     """The scenario with what was said otherwise, and the seed. Raises `ScenarioError` with all mistakes."""
     import attrs
 
+    from chorus.simulation.gossip_parameters import changed
     from chorus.simulation.gossip_scenario import MAX_NODES, MIN_NODES, ScenarioError
     from chorus.simulation.gossip_scenarios import SCENARIOS
 
@@ -137,10 +138,7 @@ def read(options: Options) -> tuple[Scenario, int]:
         changes["links"] = attrs.evolve(scenario.links, **links)
     if options.flood_publish is not None:
         changes["params"] = attrs.evolve(scenario.params, flood_publish=options.flood_publish)
-    if changes or scenario is not base:
-        # What is wanted of a scenario is wanted of it as it stands.
-        scenario = attrs.evolve(scenario, **changes, wanted=())
-    return scenario, seed
+    return changed(base, attrs.evolve(scenario, **changes)), seed
 
 
 class _Reader:
@@ -273,8 +271,11 @@ def _write(output: Path, result: Result, replay: str) -> None:
 
 
 def _show(result: Result, output: Path | None, replay: str) -> None:
-    from chorus.simulation.gossip_report import label, number
+    from chorus.simulation.gossip_numbers import number
+    from chorus.simulation.gossip_report import label
 
+    scenario = result.scenario
+    print(f"{scenario.name}: {scenario.summary}")
     names = [*SHOWN, *(name for name in result.figures if name.endswith("_score") and name != "honest_score")]
     show.facts([(label(name), number(result.figures[name])) for name in names])
     for missed in result.missed():

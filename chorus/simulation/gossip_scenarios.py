@@ -32,7 +32,7 @@ CALIBRATION: Final = Scenario(
 FLOOD_PUBLISH: Final = attrs.evolve(
     CALIBRATION,
     name="flood-publish",
-    summary="the same, publishers send to every peer of the topic",
+    summary="1,000 nodes, links 10-150 ms, publishers send to every peer of the topic",
     params=attrs.evolve(PARAMS, flood_publish=True),
     wanted=(
         Wanted("p50_ms", 153.9, 188.1),
@@ -124,7 +124,6 @@ SCENARIOS: Final = {
         FLOOD_PUBLISH,
         NEAR,
         LOSS,
-        CALIBRATION,
         CHURN,
         SYBILS,
         MISBEHAVIOUR,

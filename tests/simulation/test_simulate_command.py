@@ -115,6 +115,27 @@ class Command(PureTestCase):
         self.assertIn(replay, page)
         self.assertIn(f"again: {replay}\n", out)
         self.assertIn(f"report: {output}\n", out)
+        differences = (
+            "changed from calibration: nodes 12 instead of 1,000, connections of a node 11 instead of 20, "
+            "links 20-40 ms instead of 10-150 ms, attackers silent:2x4 instead of none, publishers 1 instead of 100, "
+            "flood publish yes instead of no, publishing 3 s instead of 30 s"
+        )
+        self.assertIn(f"<p>{differences}</p>", page)
+        self.assertIn(f"calibration: {differences}\n", out)
+        self.assertNotIn("published simulations", page)
+        for name, value in (
+            ("nodes", "12"),
+            ("connections of a node", "11"),
+            ("links", "20-40 ms"),
+            ("loss", "0 %"),
+            ("churn", "0 % a minute"),
+            ("attackers", "silent:2x4"),
+            ("publishers", "1"),
+            ("rate", "2 messages/s"),
+            ("size", "512 bytes"),
+            ("publishing", "3 s"),
+        ):
+            self.assertIn(f"<tr><td>{name}</td><td>{value}</td></tr>", page)
         trace = re.findall(r"trace <code>(\w+)</code>", page)[0]
         again = json.loads(self.chorus(*replay.split()[1:], "--json")[1])
         self.assertEqual(again["trace"], trace, "the line gives the same run")
@@ -125,6 +146,10 @@ class Command(PureTestCase):
         self.assertEqual(status, 0)
         scenario = document["scenario"]
         self.assertEqual((scenario["churn"], scenario["links"]["loss"], scenario["rate"]), (0.1, 0.01, 1.5))
+        self.assertTrue(scenario["summary"].startswith("changed from calibration: nodes 12 instead of 1,000, "))
+        effective = document["parameters"]
+        self.assertEqual((effective["nodes"], effective["links_ms"], effective["loss"]), (12, [10, 150], 0.01))
+        self.assertEqual((effective["uplink_mbit"], effective["attackers"], effective["size"]), (None, [], 512))
         self.assertEqual(document["wanted"], [], "a changed scenario has no figures to reach")
         self.assertFalse(Path("simulate-calibration-1.html").exists())
 
