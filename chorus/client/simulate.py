@@ -10,11 +10,12 @@ import re
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from chorus.client import show
-from chorus.client.errors import EXIT_TASK_FAILED, EXIT_USAGE, ClientError
+from chorus.client.errors import EXIT_INTERRUPTED, EXIT_TASK_FAILED, EXIT_USAGE
 
 if TYPE_CHECKING:
     from chorus.client.api import Api
@@ -67,7 +68,8 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: Options, api: Api) -> int:
-    """0 when the scenario's figures are reached, 1 when one is not, 2 for what cannot be run."""
+    """0 when the scenario's figures are reached, 1 when one is not, 2 for what cannot be run or written, 130 when
+    interrupted."""
     from chorus.simulation.gossip_scenario import ScenarioError
 
     if options.list:
@@ -79,7 +81,14 @@ def run(options: Options, api: Api) -> int:
         for mistake in error.mistakes:
             show.note(mistake)
         return EXIT_USAGE
-    return _simulate(scenario, seed, options)
+    try:
+        return _simulate(scenario, seed, options)
+    except KeyboardInterrupt:
+        if show.lively(sys.stderr):
+            # The line of the progress has no end.
+            print(file=sys.stderr)
+        show.note("interrupted: no report was written")
+        return EXIT_INTERRUPTED
 
 
 def _list(as_json: bool) -> None:
@@ -206,25 +215,29 @@ def _attacks(texts: list[str]) -> tuple[Attack, ...]:
 
 
 def _simulate(scenario: Scenario, seed: int, options: Options) -> int:
+    from chorus.client.page_file import PageFile
     from chorus.simulation import gossip_plots, gossip_run
 
     as_json = bool(getattr(options, "json", False))
-    output: Path | None = None
-    if options.output is not None:
-        output = Path(options.output)
-    elif not options.no_report and not as_json:
-        output = Path(f"simulate-{scenario.name}-{seed}.html")
-    if output is not None:
-        # Before the run: it may take minutes.
-        gossip_plots.require()
-        _check_writable(output)
-    result = gossip_run.simulate(scenario, seed, _progress())
-    if output is not None:
-        _write(output, result, replay_line(options, seed))
-    if as_json:
-        show.document(result.document())
-    else:
-        _show(result, output, replay_line(options, seed))
+    replay = replay_line(options, seed)
+    with ExitStack() as stack:
+        output: PageFile | None = None
+        if options.output is not None or not (options.no_report or as_json):
+            # Before the run: it may take minutes.
+            gossip_plots.require()
+            name = options.output if options.output is not None else f"simulate-{scenario.name}-{seed}.html"
+            output = stack.enter_context(PageFile(Path(name)))
+        result = gossip_run.simulate(scenario, seed, _progress())
+        # Before the page, which may find the disk full.
+        if as_json:
+            show.document(result.document())
+        else:
+            _show(result, replay)
+        if output is not None:
+            sys.stdout.flush()
+            output.write(_page(result, replay))
+            if not as_json:
+                print(f"report: {output.path}")
     return EXIT_TASK_FAILED if result.missed() else 0
 
 
@@ -253,24 +266,14 @@ def _progress() -> Callable[[float, float], None]:
     return progress
 
 
-def _check_writable(output: Path) -> None:
-    if output.is_dir():
-        raise ClientError(f"{output} is a directory; --output names a file")
-    if not output.parent.is_dir():
-        raise ClientError(f"{output.parent} is no directory; --output names a file in one that is there")
-
-
-def _write(output: Path, result: Result, replay: str) -> None:
+def _page(result: Result, replay: str) -> bytes:
     from chorus.simulation.gossip_report import page
     from chorus.version import version_line
 
-    try:
-        output.write_text(page(result, replay, version_line({}).replace("CHORUS-agent", "chorus", 1)))
-    except OSError as error:
-        raise ClientError(f"cannot write {output}: {error.strerror}") from None
+    return page(result, replay, version_line({}).replace("CHORUS-agent", "chorus", 1)).encode()
 
 
-def _show(result: Result, output: Path | None, replay: str) -> None:
+def _show(result: Result, replay: str) -> None:
     from chorus.simulation.gossip_numbers import number
     from chorus.simulation.gossip_report import label
 
@@ -281,5 +284,3 @@ def _show(result: Result, output: Path | None, replay: str) -> None:
     for missed in result.missed():
         show.note(f"missed: {missed}")
     print(f"again: {replay}")
-    if output is not None:
-        print(f"report: {output}")

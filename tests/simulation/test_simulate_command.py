@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import io
 import json
 import os
@@ -77,11 +78,59 @@ class Command(PureTestCase):
         self.assertIn("no such scenario: storm; there are calibration, ", err)
 
     def test_the_output_is_checked_before_the_run(self) -> None:
-        for output, words in ((self.here, "is a directory"), (self.here / "none" / "x.html", "is no directory")):
-            with mock.patch("chorus.simulation.gossip_run.simulate", side_effect=AssertionError("ran")):
+        closed = self.here / "closed.html"
+        closed.write_text("before")
+        loop = self.here / "loop.html"
+        loop.symlink_to(loop.name)
+        pipe = self.here / "pipe.html"
+        os.mkfifo(pipe)
+        for output, words in (
+            (self.here, "is a directory"),
+            (self.here / "none" / "x.html", "is no directory"),
+            (self.here / ("x" * 300), "cannot write"),
+            (Path("/proc/x.html"), "cannot write /proc/x.html: "),
+            (Path("/dev/full"), "/dev/full is a device"),
+            (pipe, "is a named pipe"),
+            (loop, "cannot write"),
+            (closed, "Permission denied"),
+        ):
+            allowed = mock.patch("os.access", return_value=output != closed)
+            with allowed, mock.patch("chorus.simulation.gossip_run.simulate", side_effect=AssertionError("ran")):
                 status, _, err = self.chorus(*QUICK, "-o", str(output))
-            self.assertEqual((status, len(err.splitlines())), (2, 1))
+            self.assertEqual((status, len(err.splitlines())), (2, 1), err)
             self.assertIn(words, err)
+        self.assertEqual(sorted(os.listdir(self.here)), ["closed.html", "loop.html", "pipe.html"])
+        self.assertEqual(closed.read_text(), "before")
+
+    def test_a_page_takes_the_place_of_an_older_one_behind_a_link_with_its_mode(self) -> None:
+        old, link = self.here / "old.html", self.here / "link.html"
+        old.write_text("before")
+        old.chmod(0o640)
+        link.symlink_to(old.name)
+        self.assertEqual(self.chorus(*QUICK, "-o", str(link))[0], 0)
+        self.assertTrue(link.is_symlink())
+        self.assertIn("<h1>", old.read_text())
+        self.assertEqual(old.stat().st_mode & 0o777, 0o640)
+        self.assertEqual(sorted(os.listdir(self.here)), ["link.html", "old.html"])
+
+    def test_figures_are_not_lost_with_a_page_that_cannot_be_written(self) -> None:
+        full = OSError(errno.ENOSPC, "No space left on device")
+        for form, figure in ((), "latency, median (ms)"), (("--json",), '"p50_ms"'):
+            with mock.patch("os.replace", side_effect=full):
+                status, out, err = self.chorus(*QUICK, *form, "-o", str(self.here / "x.html"))
+            self.assertEqual(status, 2)
+            self.assertEqual(err, f"chorus: cannot write {self.here}/x.html: No space left on device\n")
+            self.assertIn(figure, out)
+            self.assertNotIn("report:", out)
+            self.assertEqual(os.listdir(self.here), [], "nothing half written stays")
+
+    def test_who_interrupts_it_is_told_that_nothing_was_written(self) -> None:
+        output = self.here / "x.html"
+        output.write_text("before")
+        with mock.patch("chorus.simulation.gossip_run.simulate", side_effect=KeyboardInterrupt):
+            status, out, err = self.chorus(*QUICK, "-o", str(output))
+        self.assertEqual((status, out, err), (130, "", "chorus: interrupted: no report was written\n"))
+        self.assertEqual((os.listdir(self.here), output.read_text()), (["x.html"], "before"))
 
     def test_without_matplotlib_a_line_says_what_to_install(self) -> None:
         with mock.patch.dict(sys.modules, {"matplotlib": None}):
