@@ -9,7 +9,7 @@ import argparse
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -40,6 +40,20 @@ SHOWN: Final = (
     "memory_mb",
 )
 
+QUANTITIES: Final = (
+    "nodes",
+    "degree",
+    "links",
+    "loss",
+    "uplink",
+    "churn",
+    "publishers",
+    "rate",
+    "size",
+    "seconds",
+)
+"""Options with a quantity, as they stand in a line that repeats a run."""
+
 Options = argparse.Namespace
 T = TypeVar("T")
 
@@ -65,6 +79,22 @@ def add_options(command: argparse.ArgumentParser) -> None:
     option("--output", "-o", metavar="FILE", help="the report (simulate-SCENARIO-SEED.html)")
     option("--no-report", action="store_true", help="figures alone, without pictures")
     command.set_defaults(run=run)
+
+
+def joined(words: Sequence[str]) -> list[str]:
+    """The words of a command line, with `--loss -1%` as `--loss=-1%`: argparse would take the value for an option, and
+    answer with its usage instead of the line that says what is wrong with it."""
+    given = list(words)
+    if "simulate" not in given:
+        return given
+    names = {f"--{name}" for name in (*QUANTITIES, "seed")}
+    made = given[: (begin := given.index("simulate") + 1)]
+    for word in given[begin:]:
+        if made[-1] in names and re.match(r"-[0-9.]", word):
+            made[-1] += f"={word}"
+        else:
+            made.append(word)
+    return made
 
 
 def run(options: Options, api: Api) -> int:
@@ -138,6 +168,8 @@ def read(options: Options) -> tuple[Scenario, int]:
         reader.mistakes.append(f"--nodes must be between {MIN_NODES} and {MAX_NODES}, not {nodes}")
     if seed is not None and not 0 <= seed <= MAX_SEED:
         reader.mistakes.append(f"--seed must be between 0 and {MAX_SEED}, not {seed}")
+    if options.no_report and options.output is not None:
+        reader.mistakes.append("--output and --no-report exclude each other")
     if reader.mistakes or seed is None:
         raise ScenarioError(*reader.mistakes)
     scenario = base.resized(nodes) if nodes is not None and nodes != base.nodes else base
@@ -244,7 +276,7 @@ def _simulate(scenario: Scenario, seed: int, options: Options) -> int:
 def replay_line(options: Options, seed: int) -> str:
     """The command for the same run."""
     words = ["chorus", "simulate", options.scenario]
-    for name in ("nodes", "degree", "links", "loss", "uplink", "churn", "publishers", "rate", "size", "seconds"):
+    for name in QUANTITIES:
         value = getattr(options, name)
         if value is not None:
             words += [f"--{name}", value]

@@ -103,6 +103,7 @@ FLOOD: Final = attrs.evolve(
     name="flood",
     summary="50 nodes, one of whose neighbours says 1,000 messages a second",
     nodes=50,
+    publishers=50,
     attacks=(Attack("flooding", 1, 20),),
     seconds=20.0,
     wanted=(Wanted("flooding_score", high=-0.01), Wanted("flooding_places", high=1), ALL, ONCE),

@@ -257,7 +257,7 @@ class Attackers(PureTestCase):
 
     def test_who_floods_loses_its_place(self) -> None:
         """It may say 2,000 at once; then nothing more of it is passed on, and soon nothing is heard."""
-        net = ran(nodes=12, degree=6, attacks=(Attack("flooding", 1, 6),), seconds=5.0)
+        net = ran(nodes=12, degree=6, publishers=12, attacks=(Attack("flooding", 1, 6),), seconds=5.0)
         owed, came = net.measures.owed(net.honest)
         self.assertEqual((came, net.measures.twice), (owed, 0))
         self.assert_lost(net, "flooding")

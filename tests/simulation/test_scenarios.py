@@ -41,7 +41,7 @@ class Values(PureTestCase):
         )
         self.assertEqual(len(self.mistakes(rate=100.0, seconds=10_000.0)), 1)
         self.assertEqual(len(self.mistakes(seconds=float("nan"))), 2)
-        self.assertEqual(len(self.mistakes(nodes=50, attacks=(Attack("silent", 2, 51),))), 1)
+        self.assertEqual(len(self.mistakes(nodes=50, publishers=50, attacks=(Attack("silent", 2, 51),))), 1)
         self.assertEqual(len(self.mistakes(attacks=(Attack("silent", 4000, 51), Attack("grafting", 4000, 51)))), 1)
 
     def test_attacks(self) -> None:

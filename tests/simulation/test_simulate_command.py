@@ -59,6 +59,42 @@ class Command(PureTestCase):
         self.assert_refused(["--uplink", "0"], "the uplink in Mbit/s must be between 0.01 and 100000, not 0")
         self.assert_refused(["--seconds", "9" * 400], f"--seconds is a number, not {'9' * 40!r}")
 
+    def test_a_number_is_said_as_it_was_given(self) -> None:
+        self.assert_refused(
+            ["--size", "9999999"], "the size of a message in bytes must be between 0 and 60000, not 9999999"
+        )
+        self.assert_refused(["--rate", "0.0001"], *self.rates("0.0001", "0.003"))
+
+    @staticmethod
+    def rates(rate: str, total: str) -> tuple[str, str]:
+        return (
+            f"messages a second must be between 0.001 and 10000, not {rate}",
+            f"messages in all must be between 1 and 100000, not {total}",
+        )
+
+    def test_what_is_below_0_is_a_mistake_like_others(self) -> None:
+        self.assert_refused(["--loss", "-1%"], "loss must be between 0 and 0.5, not -0.01")
+        self.assert_refused(
+            ["--links", "-5-10"], "--links is a delay in ms such as 25, or two such as 10-150, not '-5-10'"
+        )
+        self.assert_refused(["--churn", "-.5"], "--churn is a share such as 5% or 0.05, not '-.5'")
+        self.assert_refused(["--rate", "-1"], *self.rates("-1", "-30"))
+
+    def test_a_tasks_own_command_is_left_as_it_is(self) -> None:
+        seen: list[list[str]] = []
+        with mock.patch(
+            "chorus.client.commands.submit", side_effect=lambda options, api: seen.append(options.argv) or 0
+        ):
+            self.assertEqual(self.chorus("task", "submit", ".", "--", "simulate", "--loss", "-1%")[0], 0)
+        self.assertEqual(seen, [["simulate", "--loss", "-1%"]])
+
+    def test_more_publishers_than_nodes(self) -> None:
+        self.assert_refused(["--publishers", "50", "--nodes", "10"], "publishers must be between 1 and 10, not 50")
+
+    def test_a_page_is_wanted_or_not(self) -> None:
+        self.assert_refused([*QUICK[1:], "-o", "c.html"], "--output and --no-report exclude each other")
+        self.assertFalse(Path("c.html").exists())
+
     def test_attackers(self) -> None:
         self.assert_refused(["--attackers", "silent"], "--attackers is KIND:NxK such as silent:400x100, not 'silent'")
         self.assert_refused(
@@ -210,7 +246,9 @@ class Command(PureTestCase):
         from chorus.simulation import gossip_scenarios
         from chorus.simulation.gossip_scenario import Scenario, Wanted
 
-        scenario = Scenario(name="odd", nodes=8, degree=4, seconds=2.0, wanted=(Wanted("p50_ms", high=1),))
+        scenario = Scenario(
+            name="odd", nodes=8, degree=4, publishers=8, seconds=2.0, wanted=(Wanted("p50_ms", high=1),)
+        )
         with mock.patch.dict(gossip_scenarios.SCENARIOS, {"odd": scenario}):
             status, _, err = self.chorus("simulate", "odd", "--no-report")
         self.assertEqual(status, 1)
