@@ -157,11 +157,12 @@ def _unexpected(given: list[str], command: list[str] | None, options: argparse.N
 
 def main(words: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
     """Run one command; returns the exit status."""
-    given: list[str] = [_Word(word) for word in (sys.argv[1:] if words is None else words)]
+    given = list(sys.argv[1:] if words is None else words)
     command: list[str] | None = None
     if "--" in given:
         at = given.index("--")
         given, command = given[:at], given[at + 1 :]
+    given = [_Word(word) for word in simulate.joined(given)]
     top = parser()
     options, rest = top.parse_known_args(given)
     if rest:

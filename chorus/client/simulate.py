@@ -9,12 +9,13 @@ import argparse
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from chorus.client import show
-from chorus.client.errors import EXIT_TASK_FAILED, EXIT_USAGE, ClientError
+from chorus.client.errors import EXIT_INTERRUPTED, EXIT_TASK_FAILED, EXIT_USAGE
 
 if TYPE_CHECKING:
     from chorus.client.api import Api
@@ -38,6 +39,20 @@ SHOWN: Final = (
     "cpu_s",
     "memory_mb",
 )
+
+QUANTITIES: Final = (
+    "nodes",
+    "degree",
+    "links",
+    "loss",
+    "uplink",
+    "churn",
+    "publishers",
+    "rate",
+    "size",
+    "seconds",
+)
+"""Options with a quantity, as they stand in a line that repeats a run."""
 
 Options = argparse.Namespace
 T = TypeVar("T")
@@ -66,8 +81,25 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.set_defaults(run=run)
 
 
+def joined(words: Sequence[str]) -> list[str]:
+    """The words of a command line, with `--loss -1%` as `--loss=-1%`: argparse would take the value for an option, and
+    answer with its usage instead of the line that says what is wrong with it."""
+    given = list(words)
+    if "simulate" not in given:
+        return given
+    names = {f"--{name}" for name in (*QUANTITIES, "seed")}
+    made = given[: (begin := given.index("simulate") + 1)]
+    for word in given[begin:]:
+        if made[-1] in names and re.match(r"-[0-9.]", word):
+            made[-1] += f"={word}"
+        else:
+            made.append(word)
+    return made
+
+
 def run(options: Options, api: Api) -> int:
-    """0 when the scenario's figures are reached, 1 when one is not, 2 for what cannot be run."""
+    """0 when the scenario's figures are reached, 1 when one is not, 2 for what cannot be run or written, 130 when
+    interrupted."""
     from chorus.simulation.gossip_scenario import ScenarioError
 
     if options.list:
@@ -79,7 +111,14 @@ def run(options: Options, api: Api) -> int:
         for mistake in error.mistakes:
             show.note(mistake)
         return EXIT_USAGE
-    return _simulate(scenario, seed, options)
+    try:
+        return _simulate(scenario, seed, options)
+    except KeyboardInterrupt:
+        if show.lively(sys.stderr):
+            # The line of the progress has no end.
+            print(file=sys.stderr)
+        show.note("interrupted: no report was written")
+        return EXIT_INTERRUPTED
 
 
 def _list(as_json: bool) -> None:
@@ -101,6 +140,7 @@ def read(options: Options) -> tuple[Scenario, int]:
     """The scenario with what was said otherwise, and the seed. Raises `ScenarioError` with all mistakes."""
     import attrs
 
+    from chorus.simulation.gossip_parameters import changed
     from chorus.simulation.gossip_scenario import MAX_NODES, MIN_NODES, ScenarioError
     from chorus.simulation.gossip_scenarios import SCENARIOS
 
@@ -128,6 +168,8 @@ def read(options: Options) -> tuple[Scenario, int]:
         reader.mistakes.append(f"--nodes must be between {MIN_NODES} and {MAX_NODES}, not {nodes}")
     if seed is not None and not 0 <= seed <= MAX_SEED:
         reader.mistakes.append(f"--seed must be between 0 and {MAX_SEED}, not {seed}")
+    if options.no_report and options.output is not None:
+        reader.mistakes.append("--output and --no-report exclude each other")
     if reader.mistakes or seed is None:
         raise ScenarioError(*reader.mistakes)
     scenario = base.resized(nodes) if nodes is not None and nodes != base.nodes else base
@@ -137,10 +179,7 @@ def read(options: Options) -> tuple[Scenario, int]:
         changes["links"] = attrs.evolve(scenario.links, **links)
     if options.flood_publish is not None:
         changes["params"] = attrs.evolve(scenario.params, flood_publish=options.flood_publish)
-    if changes or scenario is not base:
-        # What is wanted of a scenario is wanted of it as it stands.
-        scenario = attrs.evolve(scenario, **changes, wanted=())
-    return scenario, seed
+    return changed(base, attrs.evolve(scenario, **changes)), seed
 
 
 class _Reader:
@@ -208,32 +247,36 @@ def _attacks(texts: list[str]) -> tuple[Attack, ...]:
 
 
 def _simulate(scenario: Scenario, seed: int, options: Options) -> int:
+    from chorus.client.page_file import PageFile
     from chorus.simulation import gossip_plots, gossip_run
 
     as_json = bool(getattr(options, "json", False))
-    output: Path | None = None
-    if options.output is not None:
-        output = Path(options.output)
-    elif not options.no_report and not as_json:
-        output = Path(f"simulate-{scenario.name}-{seed}.html")
-    if output is not None:
-        # Before the run: it may take minutes.
-        gossip_plots.require()
-        _check_writable(output)
-    result = gossip_run.simulate(scenario, seed, _progress())
-    if output is not None:
-        _write(output, result, replay_line(options, seed))
-    if as_json:
-        show.document(result.document())
-    else:
-        _show(result, output, replay_line(options, seed))
+    replay = replay_line(options, seed)
+    with ExitStack() as stack:
+        output: PageFile | None = None
+        if options.output is not None or not (options.no_report or as_json):
+            # Before the run: it may take minutes.
+            gossip_plots.require()
+            name = options.output if options.output is not None else f"simulate-{scenario.name}-{seed}.html"
+            output = stack.enter_context(PageFile(Path(name)))
+        result = gossip_run.simulate(scenario, seed, _progress())
+        # Before the page, which may find the disk full.
+        if as_json:
+            show.document(result.document())
+        else:
+            _show(result, replay)
+        if output is not None:
+            sys.stdout.flush()
+            output.write(_page(result, replay))
+            if not as_json:
+                print(f"report: {output.path}")
     return EXIT_TASK_FAILED if result.missed() else 0
 
 
 def replay_line(options: Options, seed: int) -> str:
     """The command for the same run."""
     words = ["chorus", "simulate", options.scenario]
-    for name in ("nodes", "degree", "links", "loss", "uplink", "churn", "publishers", "rate", "size", "seconds"):
+    for name in QUANTITIES:
         value = getattr(options, name)
         if value is not None:
             words += [f"--{name}", value]
@@ -255,30 +298,21 @@ def _progress() -> Callable[[float, float], None]:
     return progress
 
 
-def _check_writable(output: Path) -> None:
-    if output.is_dir():
-        raise ClientError(f"{output} is a directory; --output names a file")
-    if not output.parent.is_dir():
-        raise ClientError(f"{output.parent} is no directory; --output names a file in one that is there")
-
-
-def _write(output: Path, result: Result, replay: str) -> None:
+def _page(result: Result, replay: str) -> bytes:
     from chorus.simulation.gossip_report import page
     from chorus.version import version_line
 
-    try:
-        output.write_text(page(result, replay, version_line({}).replace("CHORUS-agent", "chorus", 1)))
-    except OSError as error:
-        raise ClientError(f"cannot write {output}: {error.strerror}") from None
+    return page(result, replay, version_line({}).replace("CHORUS-agent", "chorus", 1)).encode()
 
 
-def _show(result: Result, output: Path | None, replay: str) -> None:
-    from chorus.simulation.gossip_report import label, number
+def _show(result: Result, replay: str) -> None:
+    from chorus.simulation.gossip_numbers import number
+    from chorus.simulation.gossip_report import label
 
+    scenario = result.scenario
+    print(f"{scenario.name}: {scenario.summary}")
     names = [*SHOWN, *(name for name in result.figures if name.endswith("_score") and name != "honest_score")]
     show.facts([(label(name), number(result.figures[name])) for name in names])
     for missed in result.missed():
         show.note(f"missed: {missed}")
     print(f"again: {replay}")
-    if output is not None:
-        print(f"report: {output}")

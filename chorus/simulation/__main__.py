@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from typing import Final
 
 import attrs
 
@@ -13,9 +14,13 @@ from chorus.simulation import byzantine, nemesis
 from chorus.simulation.configuration import TIERS, BadConfiguration, Configuration, draw
 from chorus.simulation.runs import Run, RunFailed
 from chorus.simulation.shrink import shrink
+from chorus.simulation.trace import LAST
 
 MANY = 50
 """Seeds of a swarm in which a kind of fault that never occurs is a failure of the swarm."""
+
+MAX_SEEDS: Final = 1_000_000
+"""Weeks, at a second each."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,8 +47,18 @@ def configuration(arguments: argparse.Namespace, seed: int) -> Configuration:
     return attrs.evolve(draw(seed, arguments.tier), **given)
 
 
+def _out_of_bounds(arguments: argparse.Namespace) -> str | None:
+    """What `Configuration` does not look at."""
+    for name, low, high in (("seeds", 1, MAX_SEEDS), ("last", 0, LAST)):
+        if not low <= (value := getattr(arguments, name)) <= high:
+            return f"--{name} must be between {low} and {high}, not {value}"
+    return None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
+    if mistake := _out_of_bounds(arguments):
+        parser().error(mistake)
     total: Counter[str] = Counter()
     failures = 0
     unused: list[str] = []

@@ -9,6 +9,14 @@ import attrs
 from chorus.simulation import byzantine, nemesis
 from chorus.simulation.world import World
 
+MAX_NODES: Final = 5_000
+"""Each takes about 0.7 MB, and the run a time that grows with their number."""
+
+MAX_SECONDS: Final = 86_400
+"""A day."""
+
+MAX_SEED: Final = 2**63 - 1
+
 
 class BadConfiguration(ValueError):
     """A run that cannot be."""
@@ -35,8 +43,11 @@ class Configuration:
             for kind in getattr(self, name):
                 if kind not in known:
                     raise BadConfiguration(f"unknown among {name}: {kind!r}; there are {', '.join(known)}")
-        if self.nodes < 2 or self.seconds < 0:
-            raise BadConfiguration("a run has at least 2 nodes and no negative time")
+        for name, low, high in (("nodes", 2, MAX_NODES), ("seed", 0, MAX_SEED)):
+            if not low <= (value := getattr(self, name)) <= high:
+                raise BadConfiguration(f"{name} must be between {low} and {high}, not {value}")
+        if not 0 < self.seconds <= MAX_SECONDS:
+            raise BadConfiguration(f"seconds must be above 0 and at most {MAX_SECONDS}, not {self.seconds:g}")
         if self.tier == "C" and "corrupt" in self.faults:
             raise BadConfiguration("tier C has no cipher that could notice corrupt bytes")
 

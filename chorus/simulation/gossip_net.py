@@ -174,7 +174,7 @@ class GossipNet:
 
     def _schedule_messages(self, begin: int, end: int) -> None:
         chance = self.world.rng("publishers")
-        count = min(self.scenario.publishers, self.scenario.nodes)
+        count = self.scenario.publishers
         publishers = chance.sample(self.honest, count)
         for number in range(round(self.scenario.rate * self.scenario.seconds)):
             when = begin + 1 + nanoseconds(number / self.scenario.rate)

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 SIZE: Final = (7.2, 4.0)
 """Inches."""
 
+LEGEND_COLUMNS: Final = 2
+LEGEND_ROW: Final = 0.18
+"""Inches."""
+
 COLOURS: Final = ("#1f5fa8", "#c8501e", "#2f8a4c", "#7a4fa3", "#a8861f", "#4f7f8a", "#a33f5f", "#5f5f5f", "#8a6a4f")
 """Honest nodes first, then the kinds of attackers; told apart by lightness too."""
 
@@ -131,6 +135,14 @@ def _mark_begin(axes: Axes, result: Result) -> None:
     )
 
 
+def _legend_below(figure: Figure) -> None:
+    """Under the axes, which keep their size: with many kinds of attackers there is no room for it among the curves."""
+    _, labels = figure.axes[0].get_legend_handles_labels()
+    rows = -(-len(labels) // LEGEND_COLUMNS)
+    figure.set_figheight(SIZE[1] + rows * LEGEND_ROW)
+    figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=LEGEND_COLUMNS)
+
+
 def degree(result: Result) -> Figure:
     """Sizes of the honest nodes' meshes over time, and who has places in them."""
     figure, axes = _figure("Mesh degree", "seconds", "peers in a node's mesh")
@@ -160,7 +172,7 @@ def degree(result: Result) -> Figure:
         axes.axhline(bound, color="#333333", linewidth=0.6, alpha=0.6)
     axes.set_ylim(bottom=0)
     _mark_begin(axes, result)
-    axes.legend(fontsize=8, frameon=False, loc="best")
+    _legend_below(figure)
     return figure
 
 
@@ -174,7 +186,7 @@ def scores(result: Result) -> Figure:
     axes.yaxis.set_major_formatter("{x:g}")
     axes.axhline(0, color="#333333", linewidth=0.6)
     _mark_begin(axes, result)
-    axes.legend(fontsize=8, frameon=False, loc="best")
+    _legend_below(figure)
     return figure
 
 

@@ -6,6 +6,8 @@ import base64
 from html import escape
 from typing import TYPE_CHECKING, Final
 
+from chorus.simulation.gossip_numbers import number
+from chorus.simulation.gossip_parameters import parameters
 from chorus.simulation.gossip_plots import PLOTS, picture
 
 if TYPE_CHECKING:
@@ -56,13 +58,6 @@ def label(figure: str) -> str:
     return f"{kind} nodes: " + ("score, median at the end" if what == "score" else "places in honest meshes, each")
 
 
-def number(value: float) -> str:
-    """For a table: whole numbers in full, others with what matters."""
-    if value == int(value) and abs(value) < 1e15:
-        return f"{int(value):,}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
 def page(result: Result, replay: str, version: str) -> str:
     """`replay` is the command that gives the same run, `version` of what it was made with."""
     scenario = result.scenario
@@ -75,6 +70,7 @@ def page(result: Result, replay: str, version: str) -> str:
         rows.append(
             f"<tr{state}><td>{escape(label(figure))}</td><td class=number>{number(value)}</td><td>{said}</td></tr>"
         )
+    given = [f"<tr><td>{escape(each.label)}</td><td>{escape(each.text)}</td></tr>" for each in parameters(scenario)]
     pictures = []
     for name, draw in PLOTS.items():
         image = base64.b64encode(picture(draw(result))).decode()
@@ -89,6 +85,10 @@ def page(result: Result, replay: str, version: str) -> str:
 <p>{escape(scenario.summary)}</p>
 <p>Seed {result.seed}, trace <code>{result.trace}</code>, made with {escape(version)}. The same run again:</p>
 <p><code>{escape(replay)}</code></p>
+<table>
+<tr><th>parameter</th><th>value</th></tr>
+{"".join(given)}
+</table>
 <table>
 <tr><th>figure</th><th>value</th><th>wanted</th></tr>
 {"".join(rows)}

@@ -15,6 +15,7 @@ import attrs
 from chorus.simulation.gossip_measures import MAX_HOPS, Sample, percentile
 from chorus.simulation.gossip_net import GossipNet, Progress
 from chorus.simulation.gossip_nodes import HONEST
+from chorus.simulation.gossip_parameters import parameters
 from chorus.simulation.gossip_scenario import Scenario
 from chorus.simulation.world import MILLISECOND
 
@@ -51,6 +52,7 @@ class Result:
         """As JSON."""
         return {
             "scenario": attrs.asdict(self.scenario, filter=lambda attribute, _: attribute.name != "wanted"),
+            "parameters": {each.key: each.value for each in parameters(self.scenario)},
             "seed": self.seed,
             "trace": self.trace,
             "figures": dict(self.figures),

@@ -11,6 +11,7 @@ from chorus.errors import UserError
 from chorus.protocols.gossip_params import GossipParams
 from chorus.protocols.gossip_score_params import ScoreParams
 from chorus.simulation.gossip_links import LinkParams
+from chorus.simulation.gossip_numbers import exact
 
 MAX_NODES: Final = 20_000
 """Honest nodes; each takes about 80 kB."""
@@ -66,7 +67,7 @@ class _Bounds:
 
     def __call__(self, name: str, value: float, low: float, high: float) -> None:
         if not low <= value <= high:
-            self._mistakes.append(f"{name} must be between {low:g} and {high:g}, not {value:g}")
+            self._mistakes.append(f"{name} must be between {exact(low)} and {exact(high)}, not {exact(value)}")
 
     def check(self) -> None:
         if self._mistakes:
@@ -152,7 +153,7 @@ class Scenario:
         if self.links.rate_mbit is not None:
             within("the uplink in Mbit/s", self.links.rate_mbit, 0.01, 100_000)
         within("churn", self.churn, 0, MAX_CHURN)
-        within("publishers", self.publishers, 1, MAX_NODES)
+        within("publishers", self.publishers, 1, self.nodes if self.nodes >= MIN_NODES else MAX_NODES)
         within("the size of a message in bytes", self.size, 0, MAX_SIZE)
         within("the warm-up in seconds", self.warm_up, 0, MAX_SECONDS)
         within("seconds", self.seconds, 1, MAX_SECONDS)

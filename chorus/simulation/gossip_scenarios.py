@@ -32,7 +32,7 @@ CALIBRATION: Final = Scenario(
 FLOOD_PUBLISH: Final = attrs.evolve(
     CALIBRATION,
     name="flood-publish",
-    summary="the same, publishers send to every peer of the topic",
+    summary="1,000 nodes, links 10-150 ms, publishers send to every peer of the topic",
     params=attrs.evolve(PARAMS, flood_publish=True),
     wanted=(
         Wanted("p50_ms", 153.9, 188.1),
@@ -103,6 +103,7 @@ FLOOD: Final = attrs.evolve(
     name="flood",
     summary="50 nodes, one of whose neighbours says 1,000 messages a second",
     nodes=50,
+    publishers=50,
     attacks=(Attack("flooding", 1, 20),),
     seconds=20.0,
     wanted=(Wanted("flooding_score", high=-0.01), Wanted("flooding_places", high=1), ALL, ONCE),
@@ -124,7 +125,6 @@ SCENARIOS: Final = {
         FLOOD_PUBLISH,
         NEAR,
         LOSS,
-        CALIBRATION,
         CHURN,
         SYBILS,
         MISBEHAVIOUR,

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import attrs
 
@@ -104,9 +105,30 @@ class Configurations(PureTestCase):
             {"byzantine": ("polite",)},
             {"nodes": 1},
             {"seconds": -1.0},
+            {"seconds": 0.0},
+            {"seconds": float("nan")},
+            {"seconds": float("inf")},
+            {"seed": -1},
+            {"seed": 2**63},
+            {"nodes": 5_001},
             {"tier": "C", "faults": ("corrupt",)},
         ):
             self.assertRaises(BadConfiguration, Configuration, **wrong)
+
+    def test_numbers_that_mean_nothing_are_refused_by_the_command(self) -> None:
+        for words, line in (
+            (["--seeds", "0"], "--seeds must be between 1 and 1000000, not 0"),
+            (["--seeds", "-3"], "--seeds must be between 1 and 1000000, not -3"),
+            (["--last", "-1"], "--last must be between 0 and 200, not -1"),
+            (["--seed", "-1"], "seed must be between 0 and 9223372036854775807, not -1"),
+            (["--seconds", "0"], "seconds must be above 0 and at most 86400, not 0"),
+            (["--nodes", "1"], "nodes must be between 2 and 5000, not 1"),
+        ):
+            written: list[str] = []
+            with mock.patch.object(sys, "stderr", mock.Mock(write=written.append)):
+                stopped = self.assertRaises(SystemExit, main, words)
+            self.assertEqual(stopped.code, 2)
+            self.assertIn(f"error: {line}\n", "".join(written))
 
     def test_the_command_says_what_is_wrong_with_its_arguments(self) -> None:
         done = subprocess.run(

@@ -9,6 +9,7 @@ import attrs
 
 from chorus.simulation.gossip_links import LinkParams
 from chorus.simulation.gossip_nodes import HONEST
+from chorus.simulation.gossip_parameters import changed
 from chorus.simulation.gossip_run import Result, simulate
 from chorus.simulation.gossip_scenario import Attack, Scenario, ScenarioError, Wanted
 from chorus.simulation.gossip_scenarios import SCENARIOS
@@ -40,7 +41,7 @@ class Values(PureTestCase):
         )
         self.assertEqual(len(self.mistakes(rate=100.0, seconds=10_000.0)), 1)
         self.assertEqual(len(self.mistakes(seconds=float("nan"))), 2)
-        self.assertEqual(len(self.mistakes(nodes=50, attacks=(Attack("silent", 2, 51),))), 1)
+        self.assertEqual(len(self.mistakes(nodes=50, publishers=50, attacks=(Attack("silent", 2, 51),))), 1)
         self.assertEqual(len(self.mistakes(attacks=(Attack("silent", 4000, 51), Attack("grafting", 4000, 51)))), 1)
 
     def test_attacks(self) -> None:
@@ -75,6 +76,49 @@ class Values(PureTestCase):
                 else:
                     self.assertIn(wanted.figure, result.figures)
             self.assertTrue(scenario.summary)
+
+
+class Changes(PureTestCase):
+    BASE = SCENARIOS["calibration"]
+
+    def test_a_changed_scenario_says_what_is_changed_and_no_more_what_it_was(self) -> None:
+        made = changed(self.BASE, self.BASE.resized(60))
+        self.assertEqual(
+            made.summary, "changed from calibration: nodes 60 instead of 1,000, publishers 6 instead of 100"
+        )
+        self.assertEqual(made.wanted, ())
+
+    def test_an_unchanged_one_keeps_its_words_and_what_is_wanted_of_it(self) -> None:
+        same = changed(self.BASE, attrs.evolve(self.BASE, degree=self.BASE.degree))
+        self.assertEqual((same.summary, same.wanted), (self.BASE.summary, self.BASE.wanted))
+
+    def test_every_quantity_of_a_scenario_is_among_its_parameters(self) -> None:
+        others: dict[str, Any] = {
+            "nodes": 999,
+            "degree": 19,
+            "churn": 0.123,
+            "attacks": (Attack("silent", 3, 5), Attack("grafting", 1, 2)),
+            "publishers": 7,
+            "rate": 1.25,
+            "size": 1000,
+            "warm_up": 21.0,
+            "seconds": 31.5,
+        }
+        words = {attribute.name for attribute in attrs.fields(Scenario)}
+        self.assertEqual(words - set(others), {"name", "summary", "links", "params", "score_params", "wanted"})
+        for name, value in others.items():
+            self.assertIn(" instead of ", changed(self.BASE, attrs.evolve(self.BASE, **{name: value})).summary, name)
+        for links, text in (
+            (LinkParams(delay_ms=(22.5, 27.5)), "links 22.5-27.5 ms instead of 10-150 ms"),
+            (LinkParams(loss=0.07), "loss 7 % instead of 0 %"),
+            (LinkParams(rate_mbit=0.5), "uplink 0.5 Mbit/s instead of no bound"),
+        ):
+            made = changed(self.BASE, attrs.evolve(self.BASE, links=links))
+            self.assertEqual(made.summary, f"changed from calibration: {text}")
+        flooding = attrs.evolve(self.BASE, params=attrs.evolve(self.BASE.params, flood_publish=True))
+        self.assertIn("flood publish yes instead of no", changed(self.BASE, flooding).summary)
+        attacked = attrs.evolve(self.BASE, attacks=others["attacks"])
+        self.assertIn("attackers silent:3x5, grafting:1x2 instead of none", changed(self.BASE, attacked).summary)
 
 
 class SmallVersions(PureTestCase):

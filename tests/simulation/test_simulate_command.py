@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import io
 import json
 import os
@@ -58,6 +59,42 @@ class Command(PureTestCase):
         self.assert_refused(["--uplink", "0"], "the uplink in Mbit/s must be between 0.01 and 100000, not 0")
         self.assert_refused(["--seconds", "9" * 400], f"--seconds is a number, not {'9' * 40!r}")
 
+    def test_a_number_is_said_as_it_was_given(self) -> None:
+        self.assert_refused(
+            ["--size", "9999999"], "the size of a message in bytes must be between 0 and 60000, not 9999999"
+        )
+        self.assert_refused(["--rate", "0.0001"], *self.rates("0.0001", "0.003"))
+
+    @staticmethod
+    def rates(rate: str, total: str) -> tuple[str, str]:
+        return (
+            f"messages a second must be between 0.001 and 10000, not {rate}",
+            f"messages in all must be between 1 and 100000, not {total}",
+        )
+
+    def test_what_is_below_0_is_a_mistake_like_others(self) -> None:
+        self.assert_refused(["--loss", "-1%"], "loss must be between 0 and 0.5, not -0.01")
+        self.assert_refused(
+            ["--links", "-5-10"], "--links is a delay in ms such as 25, or two such as 10-150, not '-5-10'"
+        )
+        self.assert_refused(["--churn", "-.5"], "--churn is a share such as 5% or 0.05, not '-.5'")
+        self.assert_refused(["--rate", "-1"], *self.rates("-1", "-30"))
+
+    def test_a_tasks_own_command_is_left_as_it_is(self) -> None:
+        seen: list[list[str]] = []
+        with mock.patch(
+            "chorus.client.commands.submit", side_effect=lambda options, api: seen.append(options.argv) or 0
+        ):
+            self.assertEqual(self.chorus("task", "submit", ".", "--", "simulate", "--loss", "-1%")[0], 0)
+        self.assertEqual(seen, [["simulate", "--loss", "-1%"]])
+
+    def test_more_publishers_than_nodes(self) -> None:
+        self.assert_refused(["--publishers", "50", "--nodes", "10"], "publishers must be between 1 and 10, not 50")
+
+    def test_a_page_is_wanted_or_not(self) -> None:
+        self.assert_refused([*QUICK[1:], "-o", "c.html"], "--output and --no-report exclude each other")
+        self.assertFalse(Path("c.html").exists())
+
     def test_attackers(self) -> None:
         self.assert_refused(["--attackers", "silent"], "--attackers is KIND:NxK such as silent:400x100, not 'silent'")
         self.assert_refused(
@@ -77,11 +114,59 @@ class Command(PureTestCase):
         self.assertIn("no such scenario: storm; there are calibration, ", err)
 
     def test_the_output_is_checked_before_the_run(self) -> None:
-        for output, words in ((self.here, "is a directory"), (self.here / "none" / "x.html", "is no directory")):
-            with mock.patch("chorus.simulation.gossip_run.simulate", side_effect=AssertionError("ran")):
+        closed = self.here / "closed.html"
+        closed.write_text("before")
+        loop = self.here / "loop.html"
+        loop.symlink_to(loop.name)
+        pipe = self.here / "pipe.html"
+        os.mkfifo(pipe)
+        for output, words in (
+            (self.here, "is a directory"),
+            (self.here / "none" / "x.html", "is no directory"),
+            (self.here / ("x" * 300), "cannot write"),
+            (Path("/proc/x.html"), "cannot write /proc/x.html: "),
+            (Path("/dev/full"), "/dev/full is a device"),
+            (pipe, "is a named pipe"),
+            (loop, "cannot write"),
+            (closed, "Permission denied"),
+        ):
+            allowed = mock.patch("os.access", return_value=output != closed)
+            with allowed, mock.patch("chorus.simulation.gossip_run.simulate", side_effect=AssertionError("ran")):
                 status, _, err = self.chorus(*QUICK, "-o", str(output))
-            self.assertEqual((status, len(err.splitlines())), (2, 1))
+            self.assertEqual((status, len(err.splitlines())), (2, 1), err)
             self.assertIn(words, err)
+        self.assertEqual(sorted(os.listdir(self.here)), ["closed.html", "loop.html", "pipe.html"])
+        self.assertEqual(closed.read_text(), "before")
+
+    def test_a_page_takes_the_place_of_an_older_one_behind_a_link_with_its_mode(self) -> None:
+        old, link = self.here / "old.html", self.here / "link.html"
+        old.write_text("before")
+        old.chmod(0o640)
+        link.symlink_to(old.name)
+        self.assertEqual(self.chorus(*QUICK, "-o", str(link))[0], 0)
+        self.assertTrue(link.is_symlink())
+        self.assertIn("<h1>", old.read_text())
+        self.assertEqual(old.stat().st_mode & 0o777, 0o640)
+        self.assertEqual(sorted(os.listdir(self.here)), ["link.html", "old.html"])
+
+    def test_figures_are_not_lost_with_a_page_that_cannot_be_written(self) -> None:
+        full = OSError(errno.ENOSPC, "No space left on device")
+        for form, figure in ((), "latency, median (ms)"), (("--json",), '"p50_ms"'):
+            with mock.patch("os.replace", side_effect=full):
+                status, out, err = self.chorus(*QUICK, *form, "-o", str(self.here / "x.html"))
+            self.assertEqual(status, 2)
+            self.assertEqual(err, f"chorus: cannot write {self.here}/x.html: No space left on device\n")
+            self.assertIn(figure, out)
+            self.assertNotIn("report:", out)
+            self.assertEqual(os.listdir(self.here), [], "nothing half written stays")
+
+    def test_who_interrupts_it_is_told_that_nothing_was_written(self) -> None:
+        output = self.here / "x.html"
+        output.write_text("before")
+        with mock.patch("chorus.simulation.gossip_run.simulate", side_effect=KeyboardInterrupt):
+            status, out, err = self.chorus(*QUICK, "-o", str(output))
+        self.assertEqual((status, out, err), (130, "", "chorus: interrupted: no report was written\n"))
+        self.assertEqual((os.listdir(self.here), output.read_text()), (["x.html"], "before"))
 
     def test_without_matplotlib_a_line_says_what_to_install(self) -> None:
         with mock.patch.dict(sys.modules, {"matplotlib": None}):
@@ -115,6 +200,27 @@ class Command(PureTestCase):
         self.assertIn(replay, page)
         self.assertIn(f"again: {replay}\n", out)
         self.assertIn(f"report: {output}\n", out)
+        differences = (
+            "changed from calibration: nodes 12 instead of 1,000, connections of a node 11 instead of 20, "
+            "links 20-40 ms instead of 10-150 ms, attackers silent:2x4 instead of none, publishers 1 instead of 100, "
+            "flood publish yes instead of no, publishing 3 s instead of 30 s"
+        )
+        self.assertIn(f"<p>{differences}</p>", page)
+        self.assertIn(f"calibration: {differences}\n", out)
+        self.assertNotIn("published simulations", page)
+        for name, value in (
+            ("nodes", "12"),
+            ("connections of a node", "11"),
+            ("links", "20-40 ms"),
+            ("loss", "0 %"),
+            ("churn", "0 % a minute"),
+            ("attackers", "silent:2x4"),
+            ("publishers", "1"),
+            ("rate", "2 messages/s"),
+            ("size", "512 bytes"),
+            ("publishing", "3 s"),
+        ):
+            self.assertIn(f"<tr><td>{name}</td><td>{value}</td></tr>", page)
         trace = re.findall(r"trace <code>(\w+)</code>", page)[0]
         again = json.loads(self.chorus(*replay.split()[1:], "--json")[1])
         self.assertEqual(again["trace"], trace, "the line gives the same run")
@@ -125,6 +231,10 @@ class Command(PureTestCase):
         self.assertEqual(status, 0)
         scenario = document["scenario"]
         self.assertEqual((scenario["churn"], scenario["links"]["loss"], scenario["rate"]), (0.1, 0.01, 1.5))
+        self.assertTrue(scenario["summary"].startswith("changed from calibration: nodes 12 instead of 1,000, "))
+        effective = document["parameters"]
+        self.assertEqual((effective["nodes"], effective["links_ms"], effective["loss"]), (12, [10, 150], 0.01))
+        self.assertEqual((effective["uplink_mbit"], effective["attackers"], effective["size"]), (None, [], 512))
         self.assertEqual(document["wanted"], [], "a changed scenario has no figures to reach")
         self.assertFalse(Path("simulate-calibration-1.html").exists())
 
@@ -136,7 +246,9 @@ class Command(PureTestCase):
         from chorus.simulation import gossip_scenarios
         from chorus.simulation.gossip_scenario import Scenario, Wanted
 
-        scenario = Scenario(name="odd", nodes=8, degree=4, seconds=2.0, wanted=(Wanted("p50_ms", high=1),))
+        scenario = Scenario(
+            name="odd", nodes=8, degree=4, publishers=8, seconds=2.0, wanted=(Wanted("p50_ms", high=1),)
+        )
         with mock.patch.dict(gossip_scenarios.SCENARIOS, {"odd": scenario}):
             status, _, err = self.chorus("simulate", "odd", "--no-report")
         self.assertEqual(status, 1)

@@ -1,0 +1,15 @@
+"""How figures and quantities of the simulation are written for people."""
+
+from __future__ import annotations
+
+
+def exact(value: float) -> str:
+    """As it was given: for mistakes. Whole numbers in full, whatever their size; others with twelve digits."""
+    return str(int(value)) if value == value // 1 else f"{value:.12g}"
+
+
+def number(value: float) -> str:
+    """For a table: whole numbers in full, others with what matters."""
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
