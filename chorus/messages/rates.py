@@ -27,6 +27,9 @@ OWN: Final = Rate(per_second=200.0, burst=2000.0, depth=1000.0)
 """Messages that a connected publisher says itself: a scheduler of fifty tasks a second says four words of each. What it
 overdraws is held against it, and forgiven five seconds after it ends."""
 
+THROUGH_OTHERS: Final = Rate(per_second=200.0, burst=2000.0)
+"""Messages of one publisher that others pass on: who floods many neighbours a little is no more heard for it."""
+
 RELAYED: Final = Rate(per_second=1000.0, burst=5000.0)
 """Messages that one peer passes on: a bound on what it can make us check. Nobody is blamed for others' words."""
 

@@ -25,7 +25,7 @@ from chorus.messages import (
     may_be_said,
     redacted,
 )
-from chorus.messages.rates import MAX_AGE, NEWCOMERS, OWN, RELAYED, Buckets
+from chorus.messages.rates import MAX_AGE, NEWCOMERS, OWN, RELAYED, THROUGH_OTHERS, Buckets
 from chorus.messages.topics import MAX_JOINED_TOPICS, STATIC, BadTopic, TooManyTopics, pattern_of
 from chorus.protocols.gossip_events import Validation
 from chorus.seams import MembersMayAll
@@ -91,7 +91,10 @@ class Messaging:
         self.counters = MessageCounters()
         self._own = Buckets(OWN)
         """Of connected publishers, by what they say themselves; and our own."""
+        self._through_others = Buckets(THROUGH_OTHERS)
+        """Of publishers, by what others pass on of theirs."""
         self._relayed = Buckets(RELAYED)
+        """Of peers, by what they pass on."""
         self._newcomers = Buckets(NEWCOMERS)
         self._authors: dict[bytes, None] = {}
         """Publishers that are not connected and were let in, the one heard longest ago first."""
@@ -254,14 +257,14 @@ class Messaging:
     def _too_much(self, received: Received) -> bool:
         """Whether this is one message too many: of its publisher, where that says it itself, else of who passes it on.
 
-        Each pays for its own doing alone: what a publisher says through others, or what others repeat of it, must not
-        make it unheard.
+        Each pays for its own doing alone: what others repeat of a publisher must not make it unheard where it speaks
+        itself, nor cost it any score.
         """
         now, author = self._pubsub.seconds(), received.from_peer
         source = received.source or author
         if source == author:
             return self._own.spend(author.raw, now) < 0
-        if self._relayed.spend(source.raw, now) < 0:
+        if self._relayed.spend(source.raw, now) < 0 or self._through_others.spend(author.raw, now) < 0:
             return True
         if self._pubsub.is_connected(author):
             return False

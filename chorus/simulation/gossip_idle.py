@@ -1,7 +1,8 @@
 """`gossip.idle`: who joins a mesh and brings nothing, where others bring the same again and again, loses its place.
 
 Counted from the wire, apart from the router's own P3, and less than it counts: only small messages (large ones are
-announced, and nobody can be expected to send them), only second copies from honest members of the mesh, in time.
+announced, and nobody can be expected to send them), only those that three honest peers brought, two of them members of
+the mesh, in time.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from chorus.protocols.gossip_score import WITNESSES
 from chorus.simulation.observers import Judge
 from chorus.simulation.world import SECOND
 
@@ -53,7 +55,7 @@ class IdleWatch:
         self._judge = judge
         self._nodes = nodes
         self._idlers = idlers
-        self._first: dict[tuple[int, int, bytes, bytes], tuple[int, bytes]] = {}
+        self._first: dict[tuple[int, int, bytes, bytes], tuple[int, tuple[bytes, ...]]] = {}
         """(node, its start, publisher, number) → when it came first, and from whom; oldest first."""
         self._redundant: dict[tuple[int, int, str], float] = {}
         self._places: dict[tuple[int, int, int, str], _Place] = {}
@@ -69,12 +71,15 @@ class IdleWatch:
         key = (node.number, node.starts, origin, message.seqno)
         first = self._first.get(key)
         if first is None:
-            self._first[key] = (now, speaker.peer_id.raw)
+            self._first[key] = (now, (speaker.peer_id.raw,))
             self._forget(now)
             return
         at, by = first
-        another = by != speaker.peer_id.raw != origin
+        another = speaker.peer_id.raw not in (*by, origin)
         if another and now - at <= WINDOW * SECOND and speaker.peer_id.raw in node.pubsub.router.mesh(message.topic):
+            self._first[key] = (at, (*by, speaker.peer_id.raw))
+            if len(by) + 1 < WITNESSES:
+                return
             del self._first[key]
             mesh = (node.number, node.starts, message.topic)
             self._redundant[mesh] = self._redundant.get(mesh, 0.0) + 1.0

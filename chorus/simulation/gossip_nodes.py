@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from chorus.messages.rates import OWN, Buckets
+from chorus.messages.rates import OWN, THROUGH_OTHERS, Buckets
 from chorus.protocols.gossip_events import Delivery, Kind, Send, Validation
 from chorus.protocols.gossip_params import MESHSUB_1_2
 from chorus.simulation.world import SECOND, nanoseconds
@@ -98,6 +98,7 @@ class RouterNode(Node):
         self.starts += 1
         self.joined_ns = self.net.world.now_ns
         self._rates = Buckets(OWN)
+        self._through_others = Buckets(THROUGH_OTHERS)
         self.router = self.net.router(self.number, self._rng)
         self.router.scores.application = self._overdraft
         # Before it is connected, as a real one.
@@ -107,9 +108,9 @@ class RouterNode(Node):
         self.net.world.after(self._rng.randrange(beat), partial(self._heartbeat, self.starts, beat))
 
     def _validate(self, delivery: Delivery) -> Validation:
-        # As `services/messaging.py` does with what a connected publisher says itself.
-        own = delivery.source == delivery.origin
-        flooded = own and self._rates.spend(delivery.origin, self.net.world.now) < 0
+        # As `services/messaging.py` does.
+        buckets = self._rates if delivery.source == delivery.origin else self._through_others
+        flooded = buckets.spend(delivery.origin, self.net.world.now) < 0
         return Validation.IGNORE if flooded else Validation.ACCEPT
 
     def _overdraft(self, peer: bytes) -> float:

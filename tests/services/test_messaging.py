@@ -20,7 +20,7 @@ from chorus.messages import (
     WhoIsAdmin,
     encode,
 )
-from chorus.messages.rates import MAX_AGE, NEWCOMERS, OWN, RELAYED
+from chorus.messages.rates import MAX_AGE, NEWCOMERS, OWN, RELAYED, THROUGH_OTHERS
 from chorus.messages.topics import (
     MAX_JOINED_TOPICS,
     STATIC,
@@ -312,10 +312,16 @@ class Floods(MessagingCase):
         self.assertEqual(self.heard(*old), 0)
         self.assertEqual(self.one.messaging.counters.stale, 5000)
         recent = [self.relayed(two.identity, number, age=MAX_AGE - 1) for number in range(8000)]
-        self.assertEqual(self.heard(*recent), RELAYED.burst)
+        self.assertEqual(self.heard(*recent), THROUGH_OTHERS.burst)
         self.assertEqual(self.one.messaging._overdraft(two.identity.peer_id.raw), 0.0)
         own = self.relayed(two.identity, 1, source=two.identity)
         self.assertEqual(self.heard(own), 1, "what it says itself is heard")
+
+    def test_what_one_peer_passes_on_is_bounded_whoever_said_it(self) -> None:
+        self.one, _, _ = self.chain()
+        authors = [identity(2000 + number) for number in range(100)]
+        words = [self.relayed(authors[number % 100], number) for number in range(int(RELAYED.burst) + 500)]
+        self.assertEqual(self.heard(*words), RELAYED.burst)
 
     def test_clocks_may_differ_by_a_quarter_of_an_hour(self) -> None:
         self.one, two, _ = self.chain()
