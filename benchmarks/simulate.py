@@ -29,6 +29,7 @@ def run_here(name: str, seed: int, pictures: Path | None) -> None:
     """Print one scenario's figures as JSON."""
     result = gossip_run.simulate(SCENARIOS[name], seed)
     if pictures is not None:
+        pictures.mkdir(parents=True, exist_ok=True)
         for plot in PICTURES.get(name, ()):
             image = gossip_plots.picture(gossip_plots.PLOTS[plot](result), "png")
             (pictures / f"simulate-{name}-{plot}.png").write_bytes(image)
