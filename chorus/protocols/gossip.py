@@ -77,8 +77,11 @@ class GossipRouter:
         self._outbox = outbox = Outbox(codec)
         self._floors = SeqnoFloors()
         self._not_passed_on: dict[bytes, None] = {}
-        """Ids in the seen cache that raise no floor: others need not know them."""
-        self._seen = seen = SeenCache(params.seen_ttl, params.seen_entries, self._forgotten)
+        """Ids in the seen cache that raise no floor, for others need not know them: kept where numbers grow, and gone
+        with the id or its acceptance."""
+        self._seen = seen = SeenCache(
+            params.seen_ttl, params.seen_entries, self._forgotten if params.growing_seqno else None
+        )
         self._direct = dict.fromkeys(direct)
         self._meshes = meshes = Meshes(
             params=params,
@@ -358,7 +361,7 @@ class GossipRouter:
         if message_id in self._seen:
             self.counters.duplicates += 1
             if not self.scores.duplicate(peer, topic, message_id, _mark(message), now):
-                self._second_message(peer, message)
+                self._second_message(peer, message, message_id)
             return
         if message.origin == self.peer_id:
             self.counters.own += 1
@@ -376,8 +379,9 @@ class GossipRouter:
             return
         self._validate(peer, message, message_id, raw, now)
 
-    def _second_message(self, peer: bytes, message: Message) -> None:
-        """Another message under an id that has been here: forged by who sent it, or signed twice by its publisher."""
+    def _second_message(self, peer: bytes, message: Message, message_id: bytes) -> None:
+        """Another message under an id that has been here: forged by who sent it, or signed twice by its publisher. Once
+        that is proven, the signatures of further ones are not checked."""
         try:
             self._verify(message)
         except MessageError as error:
@@ -385,10 +389,12 @@ class GossipRouter:
             self.scores.invalid(peer, message.topic)
             return
         self.counters.equivocations += 1
-        self.scores.invalid(message.origin, message.topic)
+        self.scores.equivocated(peer, message.topic, message_id)
 
     def _forgotten(self, message_id: bytes) -> None:
-        if self.params.growing_seqno and self._not_passed_on.pop(message_id, ...) is ...:
+        if message_id in self._not_passed_on:
+            del self._not_passed_on[message_id]
+        else:
             self._floors.forgotten(message_id)
 
     def _validate(self, peer: bytes, message: Message, message_id: bytes, raw: bytes, now: float) -> None:
@@ -399,6 +405,8 @@ class GossipRouter:
             self.counters.throttled += 1
             return
         self._seen.add(message_id, now)
+        if self.params.growing_seqno:
+            self._not_passed_on[message_id] = None
         self._lazy.promises.kept(message_id)
         self.scores.arrived(peer, message.origin, message_id, _mark(message), now)
         if len(message.data) >= self.params.idontwant_threshold:
@@ -420,13 +428,12 @@ class GossipRouter:
         topic = delivery.topic
         if verdict is Validation.REJECT:
             self.counters.reject("validator")
-            self._not_passed_on[delivery.message_id] = None
             self.scores.rejected(topic, delivery.message_id)
         elif verdict is Validation.IGNORE:
             self.counters.ignored += 1
-            self._not_passed_on[delivery.message_id] = None
             self.scores.ignored(delivery.message_id)
         else:
+            self._not_passed_on.pop(delivery.message_id, None)
             self.counters.delivered += 1
             self.scores.accepted(delivery.source, topic, delivery.message_id, now)
             self._deliveries.append(delivery)

@@ -23,8 +23,8 @@ REPLAY: Final = 0.1
 """Of a misbehaviour (P7): the same message once more from the same peer."""
 
 WITNESSES: Final = 3
-"""Peers that must have brought a message before it is expected of the rest of a mesh: two who work together cannot make
-the others look silent."""
+"""Members of a mesh that must have brought a message before it is expected of the rest: two who work together cannot
+make the others look silent."""
 
 SMALL_MESH: Final = 4
 """Up to so many members one witness less is enough: there may be no third one."""
@@ -90,13 +90,15 @@ class _Peer:
 class _Record:
     """Who sent one message: `at` is when it was accepted, None while that is open or when it was not."""
 
-    __slots__ = ("at", "counted", "invalid", "mark", "origin", "senders")
+    __slots__ = ("at", "counted", "invalid", "mark", "origin", "others", "senders")
 
     def __init__(self, first: bytes, origin: bytes, mark: bytes) -> None:
         self.origin = origin
         self.mark = mark
         self.counted = False
         """Whether the mesh is held to it already."""
+        self.others: tuple[bytes, ...] = ()
+        """Who sent another message under its id; empty as long as none is proven to be its publisher's."""
         self.at: float | None = None
         self.invalid = False
         self.senders: tuple[bytes, ...] = (first,)
@@ -279,13 +281,20 @@ class PeerScores:
             stats.value = None
 
     def duplicate(self, peer: bytes, topic: str, message_id: bytes, mark: bytes, now: float) -> bool:
-        """One more copy of a message that has been here; false when it is another message under the same id."""
+        """One more copy of a message that has been here; false when it is another message under the same id, and it is
+        not known yet that there are several."""
         record = self._records.get(message_id)
         stats = self._peers.get(peer)
         if record is None or stats is None:
             return True
         if record.mark != mark:
-            return False
+            if not record.others:
+                return False
+            if peer in record.others:
+                self.misbehaved(peer, REPLAY)
+            else:
+                self.equivocated(peer, topic, message_id)
+            return True
         if peer in record.senders:
             # Gossip and mesh may bring the same once each; who plays it again and again is a flood.
             self.misbehaved(peer, REPLAY)
@@ -300,6 +309,14 @@ class PeerScores:
                 self._count_redundant(topic, record)
             stats.value = None
         return True
+
+    def equivocated(self, peer: bytes, topic: str, message_id: bytes) -> None:
+        """Its publisher signed another message under this id, which `peer` sent: the publisher pays once for each who
+        does, so that no peer alone sets the price."""
+        record = self._records.get(message_id)
+        if record is not None:
+            record.others += (peer,)
+            self.invalid(record.origin, topic)
 
     def rejected(self, topic: str, message_id: bytes) -> None:
         """A validator found it invalid, whoever looks at it: all who sent it should have seen that."""
@@ -322,17 +339,25 @@ class PeerScores:
             stats.value = None
 
     def _is_redundant(self, topic: str, record: _Record) -> bool:
-        """Whether so many brought it that the others could have, too."""
-        size = self._mesh_sizes.get(topic, 0)
-        return len(record.senders) >= (WITNESSES if size > SMALL_MESH else WITNESSES - 1)
+        """Whether so many of the mesh, or the publisher itself and so many less one, brought it that the others could
+        have, too. Who is outside of the mesh can have it say nothing."""
+        if record.counted:
+            return False
+        wanted = WITNESSES if self._mesh_sizes.get(topic, 0) > SMALL_MESH else WITNESSES - 1
+        if len(record.senders) < wanted:
+            return False
+        return sum(each == record.origin or self._in_mesh(each, topic) for each in record.senders) >= wanted
+
+    def _in_mesh(self, peer: bytes, topic: str) -> bool:
+        stats = self._peers.get(peer)
+        entry = stats.topics.get(topic) if stats is not None else None
+        return entry is not None and entry.in_mesh
 
     def _past_the_mesh(self, topic: str, record: _Record) -> bool:
         """Whether gossip brought it first, which the mesh should have: of a mesh that silent peers fill, nothing ever
         comes twice."""
         first = record.senders[0]
-        stats = self._peers.get(first)
-        entry = stats.topics.get(topic) if stats is not None else None
-        return len(record.senders) == 1 and first != record.origin and (entry is None or not entry.in_mesh)
+        return len(record.senders) == 1 and first != record.origin and not self._in_mesh(first, topic)
 
     def _count_redundant(self, topic: str, record: _Record) -> None:
         if record.counted:

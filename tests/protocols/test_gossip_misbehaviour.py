@@ -143,6 +143,18 @@ class Replays(RouterCase):
             self.assertEqual((len(node.take_deliveries()), node.counters.replays), (1, 0))
             node = self.router(2, params=GossipParams(seen_ttl=10, growing_seqno=True))
 
+    def test_nothing_is_kept_of_what_was_not_passed_on(self) -> None:
+        """Longer than its id; and not even so long where numbers need not grow."""
+        for growing in (True, False):
+            node = self.router(2, params=GossipParams(seen_ttl=10, growing_seqno=growing))
+            verdicts = (Validation.IGNORE, Validation.REJECT, Validation.LATER, Validation.ACCEPT)
+            for seqno, verdict in enumerate(verdicts, 1):
+                node.subscribe(TOPIC, NOW, lambda delivery, verdict=verdict: verdict, waits=True)
+                node.receive(peer(1), published(9, seqno=seqno), NOW)
+            self.assertEqual(len(node._not_passed_on), 3 if growing else 0)
+            node.heartbeat(NOW + 11)
+            self.assertEqual((len(node._not_passed_on), len(node._seen)), (0, 0))
+
     def test_messages_that_overtake_each_other_are_all_heard(self) -> None:
         node = self.router(2, params=GossipParams(seen_ttl=10, growing_seqno=True))
         for seqno in (5, 3, 9, 1, 7):
@@ -191,6 +203,21 @@ class Equivocation(RouterCase):
         self.assertEqual(sum(each.mesh_deliveries for each in view.topics.values()), 0.0)
         self.assertLess(node.score(peer(3)), 0)
         self.assertEqual(node.counters.equivocations, 0)
+
+    def test_a_second_message_is_checked_once_and_playing_it_again_costs(self) -> None:
+        node = self.router(3)
+        checked: list[bytes] = []
+        verify = node._verify
+        node._verify = lambda message: (checked.append(message.data), verify(message))[1]
+        node.receive(peer(2), published(1, b"one"), NOW)
+        for _ in range(200):
+            node.receive(peer(3), published(1, b"other"), NOW)
+        self.assertEqual((checked, node.counters.equivocations), ([b"one", b"other"], 1))
+        view = node.score_view(peer(1))
+        assert view is not None
+        self.assertEqual(view.topics[TOPIC].invalid, 1.0, "once for each who sends it")
+        self.assertLess(node.score(peer(3)), 0)
+        self.assertGreaterEqual(node.score(peer(2)), 0)
 
     def test_a_forged_second_message_costs_who_sent_it(self) -> None:
         node = self.router(3)

@@ -107,6 +107,18 @@ class Parts(PureTestCase):
         made.refresh(4.0)
         self.assertLess(made.score(honest[0]), 0.0)
 
+    def test_who_is_outside_of_the_mesh_is_no_witness(self) -> None:
+        topic = attrs.evolve(OFF, mesh_deliveries_weight=-1.0, mesh_deliveries_activation=0.0)
+        inside = [bytes([100 + number]) for number in range(6)]
+        outside = [bytes([200 + number]) for number in range(6)]
+        made = scores(*inside, *outside, topic=topic)
+        for peer in inside:
+            made.grafted(peer, T, 0.0)
+        for number in range(200):
+            deliver(made, number, inside[0], *outside, now=1.0)
+        made.refresh(2.0)
+        self.assertEqual(made.score(inside[5]), 0.0)
+
     def test_all_topics_together_leave_the_gossip(self) -> None:
         made = PeerScores()
         for peer in (A, B, C):
