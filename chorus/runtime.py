@@ -317,13 +317,13 @@ class NodeService(Service):
 
     def _build_execution(self) -> list[Step]:
         from chorus.sandbox import archives
-        from chorus.services.attempt import Workplace
         from chorus.services.blobs import BlobLimits, BlobService, ThreadOffload
         from chorus.services.executor import AgentProfile, ExecutorService
         from chorus.services.headroom import Headroom
         from chorus.services.sandbox import sandbox_service
         from chorus.services.task_store import StoredRuns
         from chorus.services.task_streams import TaskStreams
+        from chorus.services.workplace import Workplace
 
         settings, parts, path = self.settings, self.parts, self._directory.path
         default, maximum = _limits(settings)

@@ -7,9 +7,9 @@ counted from the send time of the last acknowledged renewal (spec/tasks.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
@@ -26,7 +26,6 @@ from chorus.protocols.task_messages import (
     Ack,
     Cancel,
     Continue,
-    InputBlob,
     Message,
     Output,
     Progress,
@@ -38,29 +37,27 @@ from chorus.protocols.task_messages import (
     Resume,
     Stale,
     Started,
-    from_json,
-    to_json,
 )
 from chorus.protocols.tasks import MAX_PENDING_RENEWALS
-from chorus.sandbox import languages, volumes
-from chorus.sandbox.contract import INFRASTRUCTURE, ImageMissing, Job, Reason, RunResult, SandboxUnavailable
+from chorus.sandbox import volumes
+from chorus.sandbox.contract import INFRASTRUCTURE, ImageMissing, Reason, RunResult
+from chorus.services import preparation
 from chorus.services.blob_files import BlobStoreShort, DiskFull
-from chorus.services.spool import STREAMS, InThread, Spool
+from chorus.services.spool import STREAMS, Spool
 from chorus.store.errors import StoreDamaged, StoreUnavailable
 from chorus.tasks import leases
-from chorus.tasks.spec import TaskSpec
 from chorus.tasks.state import DRAINING
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
     from twisted.python.failure import Failure
 
-    from chorus.identity import PeerId
-    from chorus.sandbox.contract import Choice, OutputSink, Run, StreamName
+    from chorus.sandbox.contract import Run, StreamName
     from chorus.seams import JSON
     from chorus.services.blobs import BlobRef
-    from chorus.services.task_streams import ExecutorChannel, TaskStreams
-    from chorus.tasks.journal import Fence
+    from chorus.services.run_record import RunRecord
+    from chorus.services.task_streams import ExecutorChannel
+    from chorus.services.workplace import Workplace
 
 ANSWER_S = 30.0
 """Seconds a scheduler has to answer a `resume` or to acknowledge an outcome before the conversation is begun anew."""
@@ -76,94 +73,6 @@ KEEP_OUTCOME_S = 7 * 86400.0
 """Seconds that an outcome is kept for a scheduler that does not come back."""
 RESULT_ROWS_BYTES = MAX_FRAME - 64 * 1024
 """Bytes of artifact rows in one result; the rest is named in `artifacts_skipped`."""
-
-
-class Blobs(Protocol):
-    """What an attempt asks of the blob service."""
-
-    def put_file(self, path: Path) -> Deferred[BlobRef]: ...
-
-    def fetch(self, sha256: str, size_limit: int, holders: Sequence[PeerId]) -> Deferred[Path]: ...
-
-
-class Sandboxes(Protocol):
-    """What executors ask of the sandbox service."""
-
-    def choose(self, job: Job) -> Deferred[Choice]:
-        """What would run it now. Fails with `SandboxUnavailable` or `ImageMissing`."""
-
-    def start(self, job: Job, scratch: Path, sink: OutputSink) -> Run: ...
-
-    def reconcile(self, keep: Callable[[str, str], bool]) -> Deferred[list[tuple[str, str]]]: ...
-
-    def adopt(self, job: Job, scratch: Path, sink: OutputSink, stdout_from: int, stderr_from: int) -> Run | None: ...
-
-
-@attrs.frozen
-class RunRecord:
-    """The durable row of an attempt."""
-
-    task_id: str
-    fence: Fence
-    attempt: int
-    scheduler: PeerId
-    spec: TaskSpec
-    input: InputBlob | None
-    lease_s: float
-    lease_until: float
-    """Unix seconds after which the sandbox must be gone: the kill time, for a restart to judge by."""
-    language: str | None = None
-    """Known, as are the next three, once the sandbox may have been started."""
-    sandbox: str | None = None
-    image: str | None = None
-    started_at: float | None = None
-    outcome: Message | None = None
-    """`Result` or `Released`, once there is one."""
-
-    def outcome_json(self) -> dict[str, JSON] | None:
-        return None if self.outcome is None else to_json(self.outcome)
-
-
-def outcome_from_json(document: Mapping[str, JSON] | None) -> Message | None:
-    """Inverse of `RunRecord.outcome_json`."""
-    return None if document is None else from_json(dict(document))
-
-
-class RunStore(Protocol):
-    """Rows of attempts. A row is gone only after `delete`."""
-
-    def save(self, record: RunRecord) -> Deferred[None]:
-        """Insert or replace the row of (task, fence)."""
-
-    def renewed(self, record: RunRecord) -> Deferred[None]:
-        """Only `lease_until` (and what else moves) has changed."""
-
-    def delete(self, task_id: str, fence: Fence) -> Deferred[None]: ...
-
-    def all(self) -> Deferred[list[RunRecord]]: ...
-
-
-@attrs.frozen
-class Workplace:
-    """What every attempt of one executor shares."""
-
-    agent_id: str
-    """What marks this agent's sandboxes."""
-    streams: TaskStreams
-    runs: RunStore
-    blobs: Blobs
-    sandboxes: Sandboxes
-    clock: IReactorTime
-    wall: Callable[[], float]
-    in_thread: InThread
-    directory: Path
-    """Parent of each attempt's own directory."""
-    max_input: int
-    """Bytes of the largest input that is fetched."""
-    list_archive: Callable[[Path], Sequence[str]]
-    """Names in an archive; blocking. Raises `archives.BadArchive`."""
-    name: str | None = None
-    """The agent's name in results."""
 
 
 class Attempt:
@@ -243,7 +152,7 @@ class Attempt:
         spool = self._spool
         if spool is None or self.record.language is None:
             return None
-        job = job_of(self.record, self._place.agent_id, self.record.language, None)
+        job = preparation.job_of(self.record, self._place.agent_id, self.record.language, None)
         return self._place.sandboxes.adopt(
             job, self.directory / "scratch", self._sink, spool.size("stdout"), spool.size("stderr")
         )
@@ -291,14 +200,13 @@ class Attempt:
         await self._place.runs.save(record)
         await self._place.in_thread(_make_directory, self.directory)
         self._spool = Spool(self.directory, self._place.in_thread, self._not_kept)
-        archive = await self._fetch_input()
+        archive = await preparation.fetch_input(self._place, record, self._say)
         self.progress("preparing")
-        language = await self._language(archive)
-        job = job_of(record, self._place.agent_id, language, archive)
+        job = await preparation.make_job(self._place, record, archive)
         choice = await self._place.sandboxes.choose(job)
         self.record = attrs.evolve(
             self.record,
-            language=language,
+            language=job.language,
             sandbox=choice.sandbox,
             image=choice.image,
             started_at=self._place.wall(),
@@ -314,25 +222,6 @@ class Attempt:
         record = self.record
         if record.sandbox is not None:
             self._say(Started(record.sandbox, record.image, record.started_at or 0.0))
-
-    async def _fetch_input(self) -> Path | None:
-        blob = self.record.input
-        if blob is None:
-            return None
-        if blob.size > self._place.max_input:
-            raise SandboxUnavailable(f"the input has {blob.size} bytes, this agent takes {self._place.max_input}")
-        self.progress("fetching_input", size=blob.size)
-        try:
-            return await self._place.blobs.fetch(blob.sha256, blob.size, [self.record.scheduler])
-        except ChorusError as error:
-            raise SandboxUnavailable(f"the input cannot be fetched from its scheduler: {error}") from error
-
-    async def _language(self, archive: Path | None) -> str:
-        spec = self.record.spec
-        names: Sequence[str] = ()
-        if archive is not None:
-            names = await self._place.in_thread(self._place.list_archive, archive)
-        return detect(spec, names)
 
     async def _finish(self, run: Run) -> Message:
         result = await run.result
@@ -779,30 +668,6 @@ class Attempt:
     def _cancel_timers(self) -> None:
         for name in ("_renewal", "_deadline", "_answer", "_reconnect"):
             self._cancel_timer(name)
-
-
-def job_of(record: RunRecord, agent_id: str, language: str, archive: Path | None) -> Job:
-    spec = record.spec
-    return Job(
-        task_id=record.task_id,
-        attempt=record.attempt,
-        fence=str(record.fence),
-        agent_id=agent_id,
-        commands=spec.argv(),
-        env=dict(spec.env),
-        limits=spec.limits,
-        language=language,
-        image=spec.image,
-        input_archive=archive,
-        artifacts=spec.artifacts,
-    )
-
-
-def detect(spec: TaskSpec, names: Sequence[str]) -> str:
-    """The task's language, by what is known of it (spec/system.md 10.1)."""
-    metadata = [word for word in (spec.repository, spec.project, *spec.required.expertise) if word]
-    text = f"{spec.title}\n{spec.description}"
-    return languages.detect(explicit=spec.language, metadata=metadata, names=names, description=text).language
 
 
 def _given_back(reason: Reason, detail: str) -> Message:

@@ -20,7 +20,9 @@ from chorus.errors import ChorusError, UserError
 from chorus.protocols.task_messages import Accept, Assign, Decline, Message, Offer
 from chorus.sandbox import archives, volumes
 from chorus.sandbox.contract import Choice, ImageMissing, Limits, SandboxUnavailable
-from chorus.services.attempt import Attempt, RunRecord, Workplace, detect, job_of
+from chorus.services.attempt import Attempt
+from chorus.services.preparation import detect, job_of
+from chorus.services.run_record import RunRecord
 from chorus.tasks import leases
 from chorus.tasks.journal import Fence
 from chorus.tasks.spec import TaskSpec
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from chorus.identity import PeerId
     from chorus.protocols.stream import Connection
     from chorus.services.task_streams import ExecutorChannel
+    from chorus.services.workplace import Workplace
 
 ASSIGN_S = 30.0
 """Seconds a place is kept after `accept`; a scheduler that committed nothing by then offers again."""

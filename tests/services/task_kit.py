@@ -31,7 +31,6 @@ from chorus.sandbox.contract import (
     SandboxUnavailable,
 )
 from chorus.seams import MembersMayAll, PassThrough
-from chorus.services.attempt import Workplace
 from chorus.services.collection import Collection
 from chorus.services.coordinator import CoordinatorService, CoordinatorSettings
 from chorus.services.executor import AgentProfile, ExecutorService
@@ -42,6 +41,7 @@ from chorus.services.retention import RetentionService
 from chorus.services.task_events import TaskEvents
 from chorus.services.task_store import StoredEvents, StoredRuns
 from chorus.services.task_streams import TaskStreams
+from chorus.services.workplace import Workplace
 from chorus.store.errors import StoreDamaged, StoreUnavailable
 from chorus.store.inline import InlineDatabase
 from chorus.tasks.machine import TaskMachine
