@@ -13,16 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError, UserError
-from chorus.files import is_shortage
 from chorus.protocols.task_messages import (
-    MAX_ARTIFACTS,
-    MAX_FRAME,
-    MAX_NOTES,
     MAX_OUTPUT,
-    MAX_TEXT,
     Ack,
     Cancel,
     Continue,
@@ -33,28 +29,26 @@ from chorus.protocols.task_messages import (
     Renew,
     Renewed,
     Result,
-    ResultArtifact,
     Resume,
     Stale,
     Started,
 )
 from chorus.protocols.tasks import MAX_PENDING_RENEWALS
 from chorus.sandbox import volumes
-from chorus.sandbox.contract import INFRASTRUCTURE, ImageMissing, Reason, RunResult
-from chorus.services import preparation
-from chorus.services.blob_files import BlobStoreShort, DiskFull
+from chorus.sandbox.contract import INFRASTRUCTURE, ImageMissing, Reason
+from chorus.services import preparation, run_outcome
+from chorus.services.result_blobs import ResultBlobs
 from chorus.services.spool import STREAMS, Spool
-from chorus.store.errors import StoreDamaged, StoreUnavailable
+from chorus.store.errors import StoreDamaged
 from chorus.tasks import leases
 from chorus.tasks.state import DRAINING
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
     from chorus.sandbox.contract import Run, StreamName
     from chorus.seams import JSON
-    from chorus.services.blobs import BlobRef
     from chorus.services.run_record import RunRecord
     from chorus.services.task_streams import ExecutorChannel
     from chorus.services.workplace import Workplace
@@ -71,8 +65,6 @@ ERASE_RETRY_S = 5.0
 """Tries at removing what an attempt left, and seconds between them: descriptors ran out, something dying holds it."""
 KEEP_OUTCOME_S = 7 * 86400.0
 """Seconds that an outcome is kept for a scheduler that does not come back."""
-RESULT_ROWS_BYTES = MAX_FRAME - 64 * 1024
-"""Bytes of artifact rows in one result; the rest is named in `artifacts_skipped`."""
 
 
 class Attempt:
@@ -113,12 +105,9 @@ class Attempt:
         self._collecting = False
         self._stopped_for: str | None = None
         self._stop_detail = ""
-        self._patience: Deferred[None] | None = None
-        """Waiting for the disk, if it is: cancelled when nobody wants the result any more."""
-        self._waits_for = ""
-        self._patient = True
         self._stale = False
         self._gone = False
+        self._result_blobs = ResultBlobs(place, record.task_id, say=self._say, wanted=self._is_wanted)
 
     # how it begins
 
@@ -138,19 +127,19 @@ class Attempt:
             self._spool = Spool(self.directory, self._place.in_thread, self._not_kept)
         if record.outcome is None:
             self.executing = True
-            run = self._adopt() if kept else None
-            if run is not None:
+            spool = self._spool
+            run = self._adopt(spool) if kept and spool is not None else None
+            if run is not None and spool is not None:
                 self._run = run
                 self._arm_deadline(record.lease_until - self._place.wall())
-                self._start(self._finish(run))
+                self._start(self._finish(run, spool))
             else:
                 detail = "the agent restarted and its sandbox could not be taken back"
-                self._start(_already(Released(str(Reason.LEASE_LOST), detail)))
+                self._start(_already(run_outcome.given_back(Reason.LEASE_LOST, detail)))
         self.connect()
 
-    def _adopt(self) -> Run | None:
-        spool = self._spool
-        if spool is None or self.record.language is None:
+    def _adopt(self, spool: Spool) -> Run | None:
+        if self.record.language is None:
             return None
         job = preparation.job_of(self.record, self._place.agent_id, self.record.language, None)
         return self._place.sandboxes.adopt(
@@ -174,7 +163,7 @@ class Attempt:
             outcome = self._stopped_outcome(why)
         except UserError as error:
             # Nothing wrong with this machine: the archive is bad, and would be everywhere.
-            outcome = self._result(Reason.REFUSED, str(error))
+            outcome = self._without_run(Reason.REFUSED, str(error))
         except ChorusError as error:
             reason = Reason.IMAGE_MISSING if isinstance(error, ImageMissing) else Reason.SANDBOX_UNAVAILABLE
             outcome = self._not_here(str(error), reason)
@@ -183,7 +172,7 @@ class Attempt:
             outcome = self._not_here(f"the machine failed: {error.strerror or error}")
         except Exception as error:
             self._log.failure("an attempt at {task} broke", task=self.record.task_id)
-            outcome = _given_back(Reason.SANDBOX_UNAVAILABLE, f"the agent failed: {type(error).__name__}")
+            outcome = run_outcome.given_back(Reason.SANDBOX_UNAVAILABLE, f"the agent failed: {type(error).__name__}")
         self._run = None
         if not self._stale:
             await self._record(outcome)
@@ -199,7 +188,7 @@ class Attempt:
         record = self.record
         await self._place.runs.save(record)
         await self._place.in_thread(_make_directory, self.directory)
-        self._spool = Spool(self.directory, self._place.in_thread, self._not_kept)
+        self._spool = spool = Spool(self.directory, self._place.in_thread, self._not_kept)
         archive = await preparation.fetch_input(self._place, record, self._say)
         self.progress("preparing")
         job = await preparation.make_job(self._place, record, archive)
@@ -216,14 +205,14 @@ class Attempt:
             raise CancelledError
         self._say_started()
         self._run = run = self._place.sandboxes.start(job, self.directory / "scratch", self._sink)
-        return await self._finish(run)
+        return await self._finish(run, spool)
 
     def _say_started(self) -> None:
         record = self.record
         if record.sandbox is not None:
             self._say(Started(record.sandbox, record.image, record.started_at or 0.0))
 
-    async def _finish(self, run: Run) -> Message:
+    async def _finish(self, run: Run, spool: Spool) -> Message:
         result = await run.result
         self._run = None
         self._collecting = True
@@ -233,98 +222,12 @@ class Attempt:
             raise CancelledError
         self.progress("collecting")
         # What the task is to be tried again for elsewhere is not waited for here.
-        self._patient = result.reason not in INFRASTRUCTURE
-        return await self._collect(result)
+        kept = await self._result_blobs.keep(result, spool, patient=result.reason not in INFRASTRUCTURE)
+        return run_outcome.of_run(result, kept, self._place.name)
 
-    async def _collect(self, result: RunResult) -> Message:
-        """The result with everything it names durable in the blob store."""
-        spool = self._spool
-        digests: dict[str, str | None] = {"stdout": None, "stderr": None}
-        skipped = [_text(note) for note in result.artifacts_skipped]
-        rows: list[ResultArtifact] = []
-        size = 0
-        for artifact in result.artifacts:
-            size += 6 * len(artifact.path.encode("utf-8", "surrogateescape")) + 160
-            if len(rows) >= MAX_ARTIFACTS or size > RESULT_ROWS_BYTES or len(artifact.path) > MAX_TEXT:
-                skipped.append(_text(f"{artifact.path}: too many or too long names for one result"))
-                continue
-            try:
-                ref = await self._kept(artifact.local)
-            except (ChorusError, OSError) as error:
-                skipped.append(_text(f"{artifact.path}: {error}"))
-                continue
-            rows.append(ResultArtifact(_text(artifact.path), ref.sha256, ref.size))
-        if spool is not None:
-            try:
-                await self._flushed(spool)
-                for stream in STREAMS:
-                    if spool.size(stream):
-                        digests[stream] = (await self._kept(spool.path(stream))).sha256
-            except (ChorusError, OSError) as error:
-                skipped.append(_text(f"output: {error}"))
-        return Result(
-            reason=str(result.reason),
-            exit_code=result.exit_code,
-            detail=_text(result.detail),
-            sandbox=result.sandbox,
-            image=result.image,
-            started_at=max(0.0, result.started_at),
-            ended_at=max(0.0, result.ended_at),
-            stdout_bytes=spool.size("stdout") if spool is not None else result.stdout_bytes,
-            stderr_bytes=spool.size("stderr") if spool is not None else result.stderr_bytes,
-            stdout_sha256=digests["stdout"],
-            stderr_sha256=digests["stderr"],
-            truncated=tuple(result.truncated),
-            artifacts=tuple(rows),
-            artifacts_skipped=tuple(skipped[:MAX_NOTES]),
-            caveats=tuple(_text(note) for note in result.caveats[:MAX_NOTES]),
-            disk_enforcement=result.disk_enforcement,
-            agent_id=self._place.name,
-        )
-
-    async def _kept(self, path: Path) -> BlobRef:
-        """Store a file of the result, however long the disk is full: it is all that there is of the task's work."""
-        while True:
-            try:
-                return await self._place.blobs.put_file(path)
-            except StoreDamaged:
-                raise
-            except (DiskFull, BlobStoreShort, StoreUnavailable) as error:
-                if not self._patient:
-                    raise
-                await self._be_patient(str(error))
-
-    async def _flushed(self, spool: Spool) -> None:
-        """All output is in its files. Raises `OSError` where waiting is of no use."""
-        while True:
-            try:
-                await spool.flushed()
-            except OSError as error:
-                if not self._patient or not is_shortage(error):
-                    raise
-                await self._be_patient(f"output cannot be kept: {error.strerror}")
-                spool.retry()
-            else:
-                return
-
-    async def _be_patient(self, problem: str) -> None:
-        """Wait before trying again. Raises `CancelledError` once nobody wants the result any more."""
-        if self._gone or self._stale or self._stopped_for not in (None, Reason.CANCELLED):
-            raise CancelledError
-        if self._waits_for != problem:
-            self._waits_for = problem
-            self._log.error(
-                "the result of {task} waits: {error}",
-                event="task.result_waits",
-                task=self.record.task_id,
-                error=problem,
-            )
-            self.progress("waiting_for_disk", problem=_text(problem))
-        self._patience = _sleep(self._place.clock, STORE_RETRY_S)
-        try:
-            await self._patience
-        finally:
-            self._patience = None
+    def _is_wanted(self) -> bool:
+        """Whether somebody waits for the result of a run that has ended."""
+        return not self._gone and not self._stale and self._stopped_for in (None, Reason.CANCELLED)
 
     def _not_kept(self, error: OSError) -> None:
         """The disk takes no more output. While the commands run that is this machine's failure, and the task goes
@@ -336,18 +239,16 @@ class Attempt:
         self._stop(str(Reason.SANDBOX_UNAVAILABLE), detail)
 
     def _not_here(self, detail: str, reason: Reason = Reason.SANDBOX_UNAVAILABLE) -> Message:
-        return self._stopped_outcome(detail) if self._stopped_for else _given_back(reason, detail)
+        return self._stopped_outcome(detail) if self._stopped_for else run_outcome.given_back(reason, detail)
 
     def _stopped_outcome(self, detail: str) -> Message:
         """The outcome of an attempt that was stopped from outside, without (or whatever) the sandbox's result."""
         if self._stopped_for == Reason.CANCELLED:
-            return self._result(Reason.CANCELLED, detail)
-        return Released(self._stopped_for or str(Reason.LEASE_LOST), _text(self._stop_detail or detail))
+            return self._without_run(Reason.CANCELLED, detail)
+        return run_outcome.given_back(self._stopped_for or Reason.LEASE_LOST, self._stop_detail or detail)
 
-    def _result(self, reason: Reason, detail: str) -> Message:
-        """The result of an attempt whose sandbox never began."""
-        now = self._place.wall()
-        return Result(str(reason), None, _text(detail), "none", None, now, now, agent_id=self._place.name)
+    def _without_run(self, reason: Reason, detail: str) -> Message:
+        return run_outcome.without_run(reason, detail, self._place.wall(), self._place.name)
 
     async def _record(self, outcome: Message) -> None:
         """Make the outcome durable, however long the store refuses: it is not sent before, unless it never can be, or
@@ -372,7 +273,7 @@ class Attempt:
                     self._log.error(
                         "the outcome of {task} cannot be recorded yet: {error}", task=self.record.task_id, error=error
                     )
-                await _sleep(self._place.clock, STORE_RETRY_S)
+                await deferLater(self._place.clock, STORE_RETRY_S)
             else:
                 return
 
@@ -403,9 +304,9 @@ class Attempt:
         if not self.executing or self._stopped_for is not None:
             return
         if self._collecting:
-            if self._patience is not None:
+            if self._result_blobs.waits:
                 self._stopped_for = reason
-                self._patience.cancel()
+                self._result_blobs.give_up()
             return
         self._stopped_for, self._stop_detail = reason, detail
         if self._run is not None:
@@ -457,7 +358,7 @@ class Attempt:
                 self._log.error("{path} cannot be removed: {error}", path=str(self.directory), error=error)
                 if not last:
                     return
-                await _sleep(self._place.clock, ERASE_RETRY_S)
+                await deferLater(self._place.clock, ERASE_RETRY_S)
             else:
                 return
 
@@ -670,24 +571,9 @@ class Attempt:
             self._cancel_timer(name)
 
 
-def _given_back(reason: Reason, detail: str) -> Message:
-    return Released(str(reason), _text(detail))
-
-
-def _text(text: str) -> str:
-    """Fit for the wire: names of files may be no Unicode, and details may be long."""
-    return text.encode("utf-8", "replace").decode()[:MAX_TEXT]
-
-
 def _make_directory(path: Path) -> None:
     (path / "scratch").mkdir(parents=True, mode=0o700, exist_ok=True)
 
 
 async def _already(outcome: Message) -> Message:
     return outcome
-
-
-def _sleep(clock: IReactorTime, seconds: float) -> Deferred[None]:
-    waiting: Deferred[None] = Deferred(lambda _: timer.cancel())
-    timer = clock.callLater(seconds, waiting.callback, None)
-    return waiting
