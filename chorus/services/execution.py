@@ -1,0 +1,256 @@
+"""Execution of one attempt at this agent: from its input to a recorded outcome, or until it is stopped.
+
+It prepares, runs the sandbox, collects; what goes wrong on the way becomes an outcome as well. Stopped before its run
+has ended it is over at once, with a `Released` (or a `Result` for a cancelled task); a result that is being collected
+is given up only while it waits for a full disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+
+from chorus.errors import ChorusError, UserError
+from chorus.protocols.task_messages import Message, Progress, Started
+from chorus.sandbox.contract import INFRASTRUCTURE, ImageMissing, Reason
+from chorus.services import preparation, run_outcome
+from chorus.services.result_blobs import ResultBlobs
+from chorus.services.spool import Spool
+
+if TYPE_CHECKING:
+    from twisted.python.failure import Failure
+
+    from chorus.sandbox.contract import Run, StreamName
+    from chorus.services.delivery import Delivery
+    from chorus.services.run_row import RunRow
+    from chorus.services.workplace import Workplace
+
+
+class Execution:
+    """Output goes to `delivery`, news for the scheduler to `say`; `ended` gets the outcome, which is recorded then,
+    unless the execution was abandoned."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        place: Workplace,
+        row: RunRow,
+        directory: Path,
+        delivery: Delivery,
+        *,
+        say: Callable[[Message], None],
+        ended: Callable[[Message], None],
+    ) -> None:
+        self._place = place
+        self._row = row
+        self._directory = directory
+        self._delivery = delivery
+        self._say = say
+        self._ended = ended
+        self._result_blobs = ResultBlobs(place, row.record.task_id, say=say, wanted=self._is_wanted)
+        self._spool: Spool | None = None
+        self._run: Run | None = None
+        self._work: Deferred[None] | None = None
+        self._collecting = False
+        self._stop_detail = ""
+        self._detached = False
+        self.executing = False
+        self.stopped_for: str | None = None
+        self.abandoned = False
+        """Whether nobody wants its outcome any more."""
+
+    # how it begins
+
+    def begin(self) -> None:
+        self.executing = True
+        self._start(self._execute())
+
+    def reopen(self) -> None:
+        """Deliver from the output that an earlier process left, if it left any."""
+        if self._directory.is_dir():
+            self._open_spool()
+
+    def take_back(self, *, kept: bool, adopted: Callable[[], None]) -> None:
+        """Go on where an earlier process ended. `adopted` is called when the sandbox could be taken back, which can be
+        if it was `kept`; the task is handed back otherwise."""
+        self.executing = True
+        spool = self._spool
+        run = self._adopt(spool) if kept and spool is not None else None
+        if run is not None and spool is not None:
+            self._run = run
+            adopted()
+            self._start(self._finish(run, spool))
+        else:
+            detail = "the agent restarted and its sandbox could not be taken back"
+            self._start(_already(run_outcome.given_back(Reason.LEASE_LOST, detail)))
+
+    def _adopt(self, spool: Spool) -> Run | None:
+        record = self._row.record
+        if record.language is None:
+            return None
+        job = preparation.job_of(record, self._place.agent_id, record.language, None)
+        return self._place.sandboxes.adopt(
+            job, self._directory / "scratch", self._sink, spool.size("stdout"), spool.size("stderr")
+        )
+
+    # how it goes on
+
+    def _start(self, work: Coroutine[Any, Any, Message]) -> None:
+        self._work = Deferred.fromCoroutine(self._carry_out(work))
+        self._work.addErrback(self._broken)
+
+    def _broken(self, failure: Failure) -> None:
+        self._log.failure("an attempt at {task} broke", task=self._row.record.task_id, failure=failure)
+
+    async def _carry_out(self, work: Coroutine[Any, Any, Message]) -> None:
+        outcome = await self._outcome_of(work)
+        self._run = None
+        if not self.abandoned:
+            await self._row.settle(outcome, lambda: self._detached)
+        self.executing = False
+        self._ended(outcome)
+
+    async def _execute(self) -> Message:
+        row, place = self._row, self._place
+        await row.save()
+        await place.in_thread(_make_directory, self._directory)
+        spool = self._open_spool()
+        archive = await preparation.fetch_input(place, row.record, self._say)
+        self._say(Progress("preparing", {}))
+        job = await preparation.make_job(place, row.record, archive)
+        choice = await place.sandboxes.choose(job)
+        row.record = attrs.evolve(
+            row.record, language=job.language, sandbox=choice.sandbox, image=choice.image, started_at=place.wall()
+        )
+        await row.save()
+        if self.stopped_for or self.abandoned:
+            raise CancelledError
+        self.say_started()
+        self._run = run = place.sandboxes.start(job, self._directory / "scratch", self._sink)
+        return await self._finish(run, spool)
+
+    def say_started(self) -> None:
+        """If it has; a scheduler may hear it more than once."""
+        record = self._row.record
+        if record.sandbox is not None:
+            self._say(Started(record.sandbox, record.image, record.started_at or 0.0))
+
+    async def _finish(self, run: Run, spool: Spool) -> Message:
+        result = await run.result
+        self._run = None
+        self._collecting = True
+        if self.stopped_for and self.stopped_for != Reason.CANCELLED:
+            return self._stopped_outcome(result.detail)
+        if self.abandoned:
+            raise CancelledError
+        self._say(Progress("collecting", {}))
+        # What the task is to be tried again for elsewhere is not waited for here.
+        kept = await self._result_blobs.keep(result, spool, patient=result.reason not in INFRASTRUCTURE)
+        return run_outcome.of_run(result, kept, self._place.name)
+
+    # its output
+
+    def _open_spool(self) -> Spool:
+        self._spool = spool = Spool(self._directory, self._place.in_thread, self._not_kept)
+        self._delivery.take_from(spool)
+        return spool
+
+    def _sink(self, stream: StreamName, offset: int, data: bytes) -> None:
+        if self._spool is not None:
+            self._spool.append(stream, offset, data)
+            self._delivery.pump()
+
+    def _not_kept(self, error: OSError) -> None:
+        """The disk takes no more output. While the commands run that is this machine's failure, and the task goes
+        elsewhere; once they have ended the result waits."""
+        self._log.error(
+            "output of {task} cannot be kept: {error}", task=self._row.record.task_id, error=error.strerror or error
+        )
+        detail = f"output could not be kept on the disk of this agent: {error.strerror}"
+        self.stop(str(Reason.SANDBOX_UNAVAILABLE), detail)
+
+    # its outcome
+
+    async def _outcome_of(self, work: Coroutine[Any, Any, Message]) -> Message:
+        try:
+            return await work
+        except CancelledError:
+            why = "its output could not be kept: the disk is full" if self._collecting else "it had not started"
+            return self._stopped_outcome(why)
+        except UserError as error:
+            # Nothing wrong with this machine: the archive is bad, and would be everywhere.
+            return self._without_run(Reason.REFUSED, str(error))
+        except ChorusError as error:
+            reason = Reason.IMAGE_MISSING if isinstance(error, ImageMissing) else Reason.SANDBOX_UNAVAILABLE
+            return self._not_here(str(error), reason)
+        except OSError as error:
+            self._log.error("an attempt at {task} failed here: {error}", task=self._row.record.task_id, error=error)
+            return self._not_here(f"the machine failed: {error.strerror or error}")
+        except Exception as error:
+            self._log.failure("an attempt at {task} broke", task=self._row.record.task_id)
+            return run_outcome.given_back(Reason.SANDBOX_UNAVAILABLE, f"the agent failed: {type(error).__name__}")
+
+    def _not_here(self, detail: str, reason: Reason = Reason.SANDBOX_UNAVAILABLE) -> Message:
+        return self._stopped_outcome(detail) if self.stopped_for else run_outcome.given_back(reason, detail)
+
+    def _stopped_outcome(self, detail: str) -> Message:
+        """The outcome of an attempt that was stopped from outside, without (or whatever) the sandbox's result."""
+        if self.stopped_for == Reason.CANCELLED:
+            return self._without_run(Reason.CANCELLED, detail)
+        return run_outcome.given_back(self.stopped_for or Reason.LEASE_LOST, self._stop_detail or detail)
+
+    def _without_run(self, reason: Reason, detail: str) -> Message:
+        return run_outcome.without_run(reason, detail, self._place.wall(), self._place.name)
+
+    # stopping it
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it executes and nobody has stopped it."""
+        return self.executing and not self.stopped_for
+
+    def stop(self, reason: str, detail: str = "") -> None:
+        """End it for `reason` (a `Reason`, or `DRAINING`). The first one counts."""
+        if not self.executing or self.stopped_for is not None:
+            return
+        if self._collecting:
+            if self._result_blobs.waits:
+                self.stopped_for = reason
+                self._result_blobs.give_up()
+            return
+        self.stopped_for, self._stop_detail = reason, detail
+        if self._run is not None:
+            self._run.cancel(Reason.CANCELLED if reason == Reason.CANCELLED else Reason.LEASE_LOST)
+        elif self._work is not None and self._row.record.outcome is None:
+            self._work.cancel()
+
+    def abandon(self) -> None:
+        """Nobody wants its outcome: end it and record none."""
+        self.abandoned = True
+        self.stop(str(Reason.LEASE_LOST))
+
+    def detach(self) -> None:
+        """This process ends: leave the sandbox to the next one, and record nothing."""
+        self._detached = True
+        if self._run is not None:
+            self._run.detach()
+        elif self._work is not None:
+            self._work.cancel()
+
+    def _is_wanted(self) -> bool:
+        """Whether somebody waits for the result of a run that has ended."""
+        return not self._detached and not self.abandoned and self.stopped_for in (None, Reason.CANCELLED)
+
+
+def _make_directory(path: Path) -> None:
+    (path / "scratch").mkdir(parents=True, mode=0o700, exist_ok=True)
+
+
+async def _already(outcome: Message) -> Message:
+    return outcome

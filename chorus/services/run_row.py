@@ -1,0 +1,77 @@
+"""The live row of one attempt: what its parts know and change of it, and how that becomes durable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import attrs
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from chorus.errors import ChorusError
+from chorus.protocols.task_messages import Message, Released, Result
+from chorus.sandbox.contract import INFRASTRUCTURE
+from chorus.store.errors import StoreDamaged
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+    from twisted.internet.interfaces import IReactorTime
+    from twisted.python.failure import Failure
+
+    from chorus.services.run_record import RunRecord, RunStore
+
+STORE_RETRY_S = 1.0
+"""Between attempts to record an outcome while the store refuses (disk full)."""
+
+
+class RunRow:
+    """`record` may be replaced by one that differs in what moves; it is durable once it was saved."""
+
+    _log = Logger()
+
+    def __init__(self, runs: RunStore, clock: IReactorTime, record: RunRecord) -> None:
+        self._runs = runs
+        self._clock = clock
+        self.record = record
+
+    def save(self) -> Deferred[None]:
+        return self._runs.save(self.record)
+
+    def delete(self) -> Deferred[None]:
+        return self._runs.delete(self.record.task_id, self.record.fence)
+
+    def renewed(self) -> None:
+        """The lease has a new end."""
+        self._runs.renewed(self.record).addErrback(self._not_renewed)
+
+    def _not_renewed(self, failure: Failure) -> None:
+        # Harmless: a restart before the next renewal judges by an earlier time, and hands the task back.
+        self._log.warn("a renewal is not recorded: {error}", error=failure.value)
+
+    async def settle(self, outcome: Message, stopped: Callable[[], bool]) -> None:
+        """Make the outcome durable, however long the store refuses: it is not sent before, unless it never can be, or
+        only hands the task back (which a restart without an outcome does too). Once `stopped` it tries no more."""
+        self.record = attrs.evolve(self.record, outcome=outcome)
+        said = ""
+        while not stopped():
+            try:
+                await self.save()
+            except StoreDamaged as error:
+                # It will never be: the scheduler, which may be another node, gets it all the same, and the stop of
+                # this node does not wait for it.
+                self._log.error(
+                    "the outcome of {task} cannot be recorded: {error}", task=self.record.task_id, error=error
+                )
+                return
+            except ChorusError as error:
+                if isinstance(outcome, Released) or (isinstance(outcome, Result) and outcome.reason in INFRASTRUCTURE):
+                    return
+                if said != str(error):
+                    said = str(error)
+                    self._log.error(
+                        "the outcome of {task} cannot be recorded yet: {error}", task=self.record.task_id, error=error
+                    )
+                await deferLater(self._clock, STORE_RETRY_S)
+            else:
+                return
