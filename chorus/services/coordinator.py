@@ -7,7 +7,6 @@ commit (docs/architecture.md, "The way of a task").
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -21,6 +20,8 @@ from chorus.protocols.task_messages import MAX_FRAME, Ack, InputBlob, Resume, St
 from chorus.seams import JSON
 from chorus.services import task_documents
 from chorus.services.custody import Custody, Desk
+from chorus.services.state_events import differs, logged, state_event
+from chorus.services.task_counters import Counters
 from chorus.tasks import entries, ids
 from chorus.tasks.errors import AlreadySubmitted, UnknownTask
 from chorus.tasks.fields import SpecError
@@ -49,7 +50,6 @@ NOT_CLONED = "the repository is not cloned yet: its name only tells the language
 """What a task that names one hears."""
 MAX_LIST = 1000
 """Documents of one page; the API asks for fewer."""
-DURATION_BUCKETS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 14400.0)
 
 SUBMIT, READ, CANCEL = "task.submit", "task.read", "task.cancel"
 """The actions that `Roles` is asked about."""
@@ -96,39 +96,6 @@ class Placing(Protocol):
     def freed(self, agent: str) -> None: ...
 
     def stop(self) -> None: ...
-
-
-@attrs.define
-class Counters:
-    """For the metrics; only ever grow."""
-
-    submitted: int = 0
-    completed: int = 0
-    failed: int = 0
-    cancelled: int = 0
-    refused: int = 0
-    reassigned: int = 0
-    """Tasks that went back to the queue: lease lost, handed back, tried again."""
-    failed_by_reason: Counter[str] = attrs.field(factory=Counter)
-    durations: list[int] = attrs.field(factory=lambda: [0] * (len(DURATION_BUCKETS) + 1))
-    """Finished tasks by seconds from submission to end: one count per bucket of `DURATION_BUCKETS`, then the rest."""
-    duration_sum: float = 0.0
-    duration_count: int = 0
-    recoveries: int = 0
-    recovery_sum: float = 0.0
-    recovery_last: float = 0.0
-    """Seconds from losing an agent to the start on the next one."""
-
-    def ended(self, seconds: float) -> None:
-        place = next((n for n, edge in enumerate(DURATION_BUCKETS) if seconds <= edge), len(DURATION_BUCKETS))
-        self.durations[place] += 1
-        self.duration_sum += seconds
-        self.duration_count += 1
-
-    def recovered(self, seconds: float) -> None:
-        self.recoveries += 1
-        self.recovery_sum += seconds
-        self.recovery_last = seconds
 
 
 @attrs.frozen
@@ -187,7 +154,6 @@ class CoordinatorService(Service):
         self._seen: dict[str, TaskState] = {}
         """Each task as it was when its last state event was queued."""
         self._custody: dict[str, Custody] = {}
-        self._lost_at: dict[str, float] = {}
         self._ignored: dict[int, IllegalEntry] = {}
         self._desk = Desk(clock, wall, events, self.append, machine.get, self._custody_ended, bring)
         self._running = False
@@ -201,7 +167,7 @@ class CoordinatorService(Service):
         last = await self._stored_events.last_states([task.id for task in tasks])
         for task in tasks:
             self._seen[task.id] = task
-            if _differs(last.get(task.id), task):
+            if differs(last.get(task.id), task):
                 # The process ended between the commit and its event.
                 self._events.append(task.id, "state", self._state_event(task))
         owned = [task for task in tasks if task.state in OWNED]
@@ -498,8 +464,9 @@ class CoordinatorService(Service):
             return
         event = self._state_event(task)
         self._events.append(task.id, "state", event)
-        self._count(before, task)
-        self._log.info("task {task} is {state}", event=f"task.{task.state}", task=task.id, **_logged(event))
+        self.counters.changed(before, task, self._clock.seconds())
+        self._judge(before, task)
+        self._log.info("task {task} is {state}", event=f"task.{task.state}", task=task.id, **logged(event))
         try:
             self._announce({"task_id": task.id, "title": task.spec.get("title") or "", **event})
         except Exception:
@@ -511,66 +478,25 @@ class CoordinatorService(Service):
         if before is None or before.state is not task.state:
             self.placement.settled(task)
 
-    def _count(self, before: TaskState | None, task: TaskState) -> None:
-        counters = self.counters
-        if task.terminal:
-            counters.ended(max(0.0, task.updated_at - task.created_at))
-            self._lost_at.pop(task.id, None)
-            if task.state is State.COMPLETED:
-                counters.completed += 1
-                if task.agent is not None:
-                    self.placement.outcome(task.agent, well=True)
-            elif task.state is State.FAILED:
-                counters.failed += 1
-                counters.failed_by_reason[task.reason or ""] += 1
-            elif task.state is State.CANCELLED:
-                counters.cancelled += 1
-            else:
-                counters.refused += 1
-        elif before is not None and before.state in OWNED and task.state is State.SUBMITTED:
-            counters.reassigned += 1
-            if before.agent is not None and task.reason != DRAINING:
-                self.placement.outcome(before.agent, well=task.reason in OWN_FAILURES)
-            self._lost_at[task.id] = self._clock.seconds()
-        elif task.state is State.RUNNING and task.id in self._lost_at:
-            counters.recovered(self._clock.seconds() - self._lost_at.pop(task.id))
+    def _judge(self, before: TaskState | None, task: TaskState) -> None:
+        """Tell placement how the task's agent did."""
+        if task.state is State.COMPLETED and task.agent is not None:
+            self.placement.outcome(task.agent, well=True)
+        elif (
+            task.state is State.SUBMITTED
+            and before is not None
+            and before.state in OWNED
+            and before.agent is not None
+            and task.reason != DRAINING
+        ):
+            self.placement.outcome(before.agent, well=task.reason in OWN_FAILURES)
 
     def _state_event(self, task: TaskState) -> Document:
-        event: Document = {"state": str(task.state), "attempt": task.attempt}
-        owned = task.state in OWNED
-        agent_id = self._agent_id(task.agent) if task.agent is not None else None
-        # Waiting again, it is in no sandbox any more.
-        placed = task.state is not State.SUBMITTED
-        retry = task.retry
-        optional: Document = {
-            "reason": task.reason,
-            "detail": task.detail,
-            "agent": task.agent,
-            "agent_id": agent_id,
-            "fence": str(task.fence) if task.fence is not None else None,
-            "sandbox": task.sandbox if placed else None,
-            "image": task.image if placed else None,
-            "retry": {"number": retry[0], "of": retry[1]} if retry is not None else None,
-            "exit_code": (task.result or {}).get("exit_code") if not owned else None,
-        }
-        event.update({name: value for name, value in optional.items() if value is not None})
-        return event
+        return state_event(task, self._agent_id(task.agent) if task.agent is not None else None)
 
 
 class UnknownInput(UserError):
     code = "unknown_input"
 
 
-def _differs(event: Mapping[str, JSON] | None, task: TaskState) -> bool:
-    """Whether the newest state event does not tell of the task's state."""
-    if event is None:
-        return True
-    fence = str(task.fence) if task.fence is not None else None
-    return event.get("state") != task.state or event.get("attempt") != task.attempt or event.get("fence") != fence
-
-
-def _logged(event: Document) -> dict[str, object]:
-    return {name: value for name, value in event.items() if name not in {"detail"}}
-
-
-__all__ = ["CoordinatorService", "CoordinatorSettings", "Counters", "Forbidden", "UnknownTask"]
+__all__ = ["CoordinatorService", "CoordinatorSettings", "Forbidden", "UnknownTask"]
