@@ -16,16 +16,15 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from chorus.errors import UserError
-from chorus.protocols.task_messages import MAX_FRAME, Ack, InputBlob, Resume, Stale
+from chorus.protocols.task_messages import Ack, InputBlob, Resume, Stale
 from chorus.seams import JSON
 from chorus.services import task_documents
 from chorus.services.custody import Custody, Desk
+from chorus.services.intake import BlobsHere, Forbidden, Intake, IntakeSettings
 from chorus.services.state_events import differs, logged, state_event
 from chorus.services.task_counters import Counters
-from chorus.tasks import entries, ids
-from chorus.tasks.errors import AlreadySubmitted, UnknownTask
-from chorus.tasks.fields import SpecError
-from chorus.tasks.spec import LimitPolicy, TaskSpec, body_digest
+from chorus.tasks import entries
+from chorus.tasks.spec import LimitPolicy
 from chorus.tasks.state import DRAINING, OWN_FAILURES, OWNED, State, TaskState
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from chorus.http.ports import Document, Subscription, TaskEvent
     from chorus.sandbox.contract import StreamName
     from chorus.seams import Redactor, Roles
-    from chorus.services.blobs import BlobRef
     from chorus.services.task_events import TaskEvents
     from chorus.services.task_store import StoredEvents
     from chorus.services.task_streams import SchedulerChannel, TaskStreams
@@ -44,22 +42,11 @@ if TYPE_CHECKING:
     from chorus.tasks.journal import Entry, Journal
     from chorus.tasks.machine import Applied, TaskMachine
 
-MAX_SPEC = MAX_FRAME - 16 * 1024
-"""Bytes of a specification in canonical JSON: it must fit in one offer."""
-NOT_CLONED = "the repository is not cloned yet: its name only tells the language; give the sources as input"
-"""What a task that names one hears."""
 MAX_LIST = 1000
 """Documents of one page; the API asks for fewer."""
 
-SUBMIT, READ, CANCEL = "task.submit", "task.read", "task.cancel"
-"""The actions that `Roles` is asked about."""
-
-
-class Forbidden(UserError):
-    """The submitter's role does not allow it."""
-
-    code = "forbidden"
-    http_status = 403
+READ, CANCEL = "task.read", "task.cancel"
+"""Actions that `Roles` is asked about."""
 
 
 class UnknownCursor(UserError):
@@ -68,14 +55,6 @@ class UnknownCursor(UserError):
 
 class UnknownState(UserError):
     code = "unknown_state"
-
-
-class BlobsHere(Protocol):
-    """What the coordinator asks of the blob service."""
-
-    def put_bytes(self, data: bytes) -> Deferred[BlobRef]: ...
-
-    def stat(self, sha256: str) -> Deferred[Document | None]: ...
 
 
 class Placing(Protocol):
@@ -147,7 +126,6 @@ class CoordinatorService(Service):
         self._roles = roles
         self._clock = clock
         self._wall = wall
-        self._random = random
         self.settings = settings
         self._announce = announce
         self._result_known = result_known
@@ -158,6 +136,22 @@ class CoordinatorService(Service):
         self._desk = Desk(clock, wall, events, self.append, machine.get, self._custody_ended, bring)
         self._running = False
         self.counters = Counters()
+        self._intake = Intake(
+            machine=machine,
+            events=events,
+            blobs=blobs,
+            redactor=redactor,
+            roles=roles,
+            wall=wall,
+            random=random,
+            settings=IntakeSettings(settings.policy, settings.max_attempts, settings.idempotency_days),
+            counters=self.counters,
+            append=self.append,
+            accepted=self._schedule,
+        )
+
+    def _schedule(self) -> None:
+        self.placement.schedule()
 
     # life
 
@@ -251,71 +245,7 @@ class CoordinatorService(Service):
         }
 
     async def _submit(self, body: object, submitter: str) -> Document:
-        if not self._roles.may(submitter, SUBMIT):
-            raise Forbidden(f"{submitter} may not submit tasks")
-        spec = self._redacted(TaskSpec.parse(body, self.settings.policy))
-        key = spec.idempotency_key
-        digest = body_digest(cast("JSON", body)) if key is not None else ""
-        if key is not None:
-            known = self._machine.submitted_before(submitter, key, digest, self._wall())
-            if known is not None:
-                return self.document(self._machine.get(known))
-        spec = await self._with_input(spec)
-        size = len(spec.canonical())
-        if size > MAX_SPEC:
-            raise SpecError("", f"the specification has {size} bytes, at most {MAX_SPEC} fit in an offer")
-        now = self._wall()
-        entry = entries.submitted(
-            now,
-            ids.make(now, self._random),
-            spec.to_json(),
-            submitter,
-            max_attempts=self.settings.max_attempts,
-            idempotency=None if key is None else (key, digest),
-            idempotency_days=self.settings.idempotency_days,
-        )
-        try:
-            await self.append(entry)
-        except AlreadySubmitted as same:
-            return self.document(self._machine.get(same.task_id))
-        self.counters.submitted += 1
-        self._log.info("task {task} accepted", event="task.submitted", task=entry.subject, submitter=submitter)
-        if spec.repository is not None:
-            self._events.append(entry.subject, "note", {"text": NOT_CLONED})
-        self.placement.schedule()
-        return self.document(self._machine.get(entry.subject))
-
-    def _redacted(self, spec: TaskSpec) -> TaskSpec:
-        """Refuse a secret in what runs; take it out of what is only read."""
-        for index, item in enumerate(spec.commands):
-            text = item if isinstance(item, str) else " ".join(item)
-            self._refuse_secret(text, f"commands[{index}]")
-        for name, value in spec.env.items():
-            self._refuse_secret(f"{name}={value}", f"env.{name}")
-        for index, path in enumerate(spec.artifacts):
-            self._refuse_secret(path, f"artifacts[{index}]")
-        for name in ("repository", "project", "image"):
-            self._refuse_secret(getattr(spec, name) or "", name)
-        title, _ = self._redactor.redact(spec.title, context="task.title")
-        description, _ = self._redactor.redact(spec.description, context="task.description")
-        return attrs.evolve(spec, title=title, description=description)
-
-    def _refuse_secret(self, text: str, field: str) -> None:
-        _, findings = self._redactor.redact(text, context=f"task.{field}")
-        if findings:
-            rules = ", ".join(sorted({finding.rule for finding in findings}))
-            raise SpecError(field, f"holds what looks like a secret ({rules}); keep secrets out of tasks")
-
-    async def _with_input(self, spec: TaskSpec) -> TaskSpec:
-        """The specification with its input as a blob that is here, durable."""
-        if spec.input is None:
-            return spec
-        if spec.input.inline is not None:
-            await self._blobs.put_bytes(spec.input.inline)
-            return spec.with_input_blob()
-        if await self._blobs.stat(spec.input.digest) is None:
-            raise SpecError("input.sha256", "names no blob of this node; upload it first with PUT /v1/blobs")
-        return spec
+        return self.document(self._machine.get(await self._intake.submit(body, submitter)))
 
     async def _cancel(self, task_id: str, by: str, reason: str) -> Document:
         if not self._roles.may(by, CANCEL):
@@ -499,4 +429,4 @@ class UnknownInput(UserError):
     code = "unknown_input"
 
 
-__all__ = ["CoordinatorService", "CoordinatorSettings", "Forbidden", "UnknownTask"]
+__all__ = ["CoordinatorService", "CoordinatorSettings"]

@@ -9,7 +9,7 @@ from twisted.logger import globalLogPublisher
 
 from chorus.http.ports import TaskEvent
 from chorus.seams import Finding
-from chorus.services.coordinator import NOT_CLONED
+from chorus.services.intake import NOT_CLONED
 from chorus.services.placement import Agent
 from chorus.store.errors import StoreUnavailable
 from chorus.tasks.errors import IdempotencyConflict, TaskFinished, UnknownTask

@@ -1,0 +1,166 @@
+"""Intake of tasks: what a submission must fulfil before it is this node's task, and durable.
+
+Whoever is answered with an id can rely on it: the input is a blob here, and the entry is committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Protocol, cast
+
+import attrs
+from twisted.logger import Logger
+
+from chorus.errors import UserError
+from chorus.protocols.task_messages import MAX_FRAME
+from chorus.tasks import entries, ids
+from chorus.tasks.errors import AlreadySubmitted
+from chorus.tasks.fields import SpecError
+from chorus.tasks.spec import LimitPolicy, TaskSpec, body_digest
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+
+    from chorus.http.ports import Document
+    from chorus.seams import JSON, Redactor, Roles
+    from chorus.services.blobs import BlobRef
+    from chorus.services.task_counters import Counters
+    from chorus.services.task_events import TaskEvents
+    from chorus.tasks.journal import Entry
+    from chorus.tasks.machine import TaskMachine
+
+MAX_SPEC = MAX_FRAME - 16 * 1024
+"""Bytes of a specification in canonical JSON: it must fit in one offer."""
+NOT_CLONED = "the repository is not cloned yet: its name only tells the language; give the sources as input"
+"""What a task that names one hears."""
+
+SUBMIT = "task.submit"
+"""The action that `Roles` is asked about."""
+
+
+class Forbidden(UserError):
+    """The submitter's role does not allow it."""
+
+    code = "forbidden"
+    http_status = 403
+
+
+class BlobsHere(Protocol):
+    """What a scheduler asks of the blob service."""
+
+    def put_bytes(self, data: bytes) -> Deferred[BlobRef]: ...
+
+    def stat(self, sha256: str) -> Deferred[Document | None]: ...
+
+
+@attrs.frozen
+class IntakeSettings:
+    policy: LimitPolicy
+    max_attempts: int
+    idempotency_days: float
+
+
+class Intake:
+    """`append` commits an entry; `accepted` is called after each task that was taken in."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        machine: TaskMachine,
+        events: TaskEvents,
+        blobs: BlobsHere,
+        redactor: Redactor,
+        roles: Roles,
+        wall: Callable[[], float],
+        random: Callable[[int], bytes],
+        settings: IntakeSettings,
+        counters: Counters,
+        append: Callable[[Entry], Awaitable[int]],
+        accepted: Callable[[], None],
+    ) -> None:
+        self._machine = machine
+        self._events = events
+        self._blobs = blobs
+        self._redactor = redactor
+        self._roles = roles
+        self._wall = wall
+        self._random = random
+        self._settings = settings
+        self._counters = counters
+        self._append = append
+        self._accepted = accepted
+
+    async def submit(self, body: object, submitter: str) -> str:
+        """The id of the task that `body` specifies: a new one, or the one submitted before under the same key. Raises
+        `Forbidden`, `SpecError`, what the machine has against the entry, and what the journal and the blobs raise."""
+        if not self._roles.may(submitter, SUBMIT):
+            raise Forbidden(f"{submitter} may not submit tasks")
+        spec = without_secrets(TaskSpec.parse(body, self._settings.policy), self._redactor)
+        idempotency: tuple[str, str] | None = None
+        if spec.idempotency_key is not None:
+            idempotency = spec.idempotency_key, body_digest(cast("JSON", body))
+            known = self._machine.submitted_before(submitter, *idempotency, self._wall())
+            if known is not None:
+                return known
+        spec = await self._with_input(spec)
+        size = len(spec.canonical())
+        if size > MAX_SPEC:
+            raise SpecError("", f"the specification has {size} bytes, at most {MAX_SPEC} fit in an offer")
+        entry = self._entry(spec, submitter, idempotency)
+        try:
+            await self._append(entry)
+        except AlreadySubmitted as same:
+            return same.task_id
+        self._counters.submitted += 1
+        self._log.info("task {task} accepted", event="task.submitted", task=entry.subject, submitter=submitter)
+        if spec.repository is not None:
+            self._events.append(entry.subject, "note", {"text": NOT_CLONED})
+        self._accepted()
+        return entry.subject
+
+    def _entry(self, spec: TaskSpec, submitter: str, idempotency: tuple[str, str] | None) -> Entry:
+        now = self._wall()
+        return entries.submitted(
+            now,
+            ids.make(now, self._random),
+            spec.to_json(),
+            submitter,
+            max_attempts=self._settings.max_attempts,
+            idempotency=idempotency,
+            idempotency_days=self._settings.idempotency_days,
+        )
+
+    async def _with_input(self, spec: TaskSpec) -> TaskSpec:
+        """The specification with its input as a blob that is here, durable."""
+        if spec.input is None:
+            return spec
+        if spec.input.inline is not None:
+            await self._blobs.put_bytes(spec.input.inline)
+            return spec.with_input_blob()
+        if await self._blobs.stat(spec.input.digest) is None:
+            raise SpecError("input.sha256", "names no blob of this node; upload it first with PUT /v1/blobs")
+        return spec
+
+
+def without_secrets(spec: TaskSpec, redactor: Redactor) -> TaskSpec:
+    """Take a secret out of what is only read. Raises `SpecError` for one in what runs."""
+
+    def refuse(text: str, field: str) -> None:
+        _, findings = redactor.redact(text, context=f"task.{field}")
+        if findings:
+            rules = ", ".join(sorted({finding.rule for finding in findings}))
+            raise SpecError(field, f"holds what looks like a secret ({rules}); keep secrets out of tasks")
+
+    for index, item in enumerate(spec.commands):
+        refuse(item if isinstance(item, str) else " ".join(item), f"commands[{index}]")
+    for name, value in spec.env.items():
+        refuse(f"{name}={value}", f"env.{name}")
+    for index, path in enumerate(spec.artifacts):
+        refuse(path, f"artifacts[{index}]")
+    for name in ("repository", "project", "image"):
+        refuse(getattr(spec, name) or "", name)
+    title, _ = redactor.redact(spec.title, context="task.title")
+    description, _ = redactor.redact(spec.description, context="task.description")
+    return attrs.evolve(spec, title=title, description=description)
