@@ -16,16 +16,16 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from chorus.errors import UserError
-from chorus.protocols.task_messages import Ack, InputBlob, Resume, Stale
+from chorus.protocols.task_messages import InputBlob
 from chorus.seams import JSON
 from chorus.services import task_documents
-from chorus.services.custody import Custody, Desk
+from chorus.services.change_feed import ChangeFeed
+from chorus.services.custodies import Custodies
 from chorus.services.intake import BlobsHere, Forbidden, Intake, IntakeSettings
-from chorus.services.state_events import differs, logged, state_event
 from chorus.services.task_counters import Counters
 from chorus.tasks import entries
 from chorus.tasks.spec import LimitPolicy
-from chorus.tasks.state import DRAINING, OWN_FAILURES, OWNED, State, TaskState
+from chorus.tasks.state import OWNED, State, TaskState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
     from chorus.http.ports import Document, Subscription, TaskEvent
-    from chorus.sandbox.contract import StreamName
     from chorus.seams import Redactor, Roles
+    from chorus.services.custody import Custody
     from chorus.services.task_events import TaskEvents
     from chorus.services.task_store import StoredEvents
     from chorus.services.task_streams import SchedulerChannel, TaskStreams
@@ -55,6 +55,10 @@ class UnknownCursor(UserError):
 
 class UnknownState(UserError):
     code = "unknown_state"
+
+
+class UnknownInput(UserError):
+    code = "unknown_input"
 
 
 class Placing(Protocol):
@@ -124,16 +128,9 @@ class CoordinatorService(Service):
         self._blobs = blobs
         self._redactor = redactor
         self._roles = roles
-        self._clock = clock
         self._wall = wall
         self.settings = settings
-        self._announce = announce
-        self._result_known = result_known
-        self._seen: dict[str, TaskState] = {}
-        """Each task as it was when its last state event was queued."""
-        self._custody: dict[str, Custody] = {}
         self._ignored: dict[int, IllegalEntry] = {}
-        self._desk = Desk(clock, wall, events, self.append, machine.get, self._custody_ended, bring)
         self._running = False
         self.counters = Counters()
         self._intake = Intake(
@@ -149,6 +146,27 @@ class CoordinatorService(Service):
             append=self.append,
             accepted=self._schedule,
         )
+        self._custodies = Custodies(
+            machine=machine,
+            events=events,
+            clock=clock,
+            wall=wall,
+            lease_s=settings.lease_s,
+            append=self.append,
+            bring=bring,
+            ended=self._custody_ended,
+        )
+        self._feed = ChangeFeed(
+            machine=machine,
+            events=events,
+            custodies=self._custodies,
+            counters=self.counters,
+            clock=clock,
+            placement=lambda: self.placement,
+            agent_id=self._agent_id,
+            announce=announce,
+            result_known=result_known,
+        )
 
     def _schedule(self) -> None:
         self.placement.schedule()
@@ -160,17 +178,12 @@ class CoordinatorService(Service):
         tasks = list(self._machine)
         last = await self._stored_events.last_states([task.id for task in tasks])
         for task in tasks:
-            self._seen[task.id] = task
-            if differs(last.get(task.id), task):
-                # The process ended between the commit and its event.
-                self._events.append(task.id, "state", self._state_event(task))
+            self._feed.restore(task, last.get(task.id))
         owned = [task for task in tasks if task.state in OWNED]
         for task in owned:
-            assert task.fence is not None and task.agent is not None
-            received = await self._stored_events.received(task.id)
-            self._take_custody(task, received)
+            self._custodies.take(task, await self._stored_events.received(task.id))
         self._running = True
-        self._streams.resumed = self._resumed
+        self._streams.resumed = self._custodies.resumed
         if owned:
             self._log.info(
                 "{count} tasks are with agents: their leases begin anew",
@@ -189,8 +202,7 @@ class CoordinatorService(Service):
         self._running = False
         self._streams.resumed = None
         self.placement.stop()
-        for custody in list(self._custody.values()):
-            custody.detach()
+        self._custodies.detach()
         return self._events.stop()
 
     # http.ports.Tasks
@@ -256,19 +268,16 @@ class CoordinatorService(Service):
         return self.document(self._machine.get(task_id))
 
     def document(self, task: TaskState) -> Document:
-        custody = self._custody.get(task.id)
-        received: Mapping[str, int] | None = None
-        if custody is not None and task.state in OWNED:
-            received = dict(custody.received.items())
         return task_documents.document(
-            task, waiting=self.placement.waiting(task.id), received=received, agent_id=self._agent_id
+            task,
+            waiting=self.placement.waiting(task.id),
+            received=self._custodies.received(task),
+            agent_id=self._agent_id,
         )
 
     def _agent_id(self, agent: str) -> str | None:
-        for custody in self._custody.values():
-            if custody.agent == agent and custody.agent_id is not None:
-                return custody.agent_id
-        return self.placement.agent_id(agent)
+        found = self._custodies.agent_id(agent)
+        return found if found is not None else self.placement.agent_id(agent)
 
     # for placement and custody
 
@@ -282,7 +291,7 @@ class CoordinatorService(Service):
 
     def custodies_of(self, agent: str) -> int:
         """Tasks of ours that this agent has."""
-        return sum(custody.agent == agent and not custody.collecting for custody in self._custody.values())
+        return self._custodies.count(agent)
 
     @property
     def active(self) -> int:
@@ -311,122 +320,25 @@ class CoordinatorService(Service):
 
     async def assign(self, task: TaskState, channel: SchedulerChannel, agent_id: str | None) -> Custody:
         """Commit the assignment to the agent at the other end of `channel`, and take custody."""
-        agent = str(channel.peer)
-        lease_s = self.settings.lease_s
-        await self.append(
-            entries.assigned(self._wall(), task.id, agent=agent, attempt=task.attempt + 1, lease_s=lease_s)
-        )
-        custody = self._take_custody(self._machine.get(task.id), {})
-        custody.agent_id = agent_id
-        custody.attach(channel)
-        return custody
-
-    def _take_custody(self, task: TaskState, received: Mapping[StreamName, int]) -> Custody:
-        assert task.fence is not None and task.agent is not None
-        lease_s = task.lease_s or self.settings.lease_s
-        custody = Custody(self._desk, task.id, task.fence, task.agent, lease_s, received)
-        self._custody[task.id] = custody
-        return custody
+        return await self._custodies.assign(task, channel, agent_id)
 
     def _custody_ended(self, custody: Custody) -> None:
-        if self._custody.get(custody.task_id) is custody:
-            del self._custody[custody.task_id]
         if self._running:
             if not custody.collecting:
                 self.placement.freed(custody.agent)
             self.placement.agents_changed()
             self.placement.schedule()
 
-    def _resumed(self, channel: SchedulerChannel, resume: Resume) -> None:
-        """An agent asks to go on with a task it holds."""
-        agent = str(channel.peer)
-        task = self._machine.get(resume.task_id) if resume.task_id in self._machine else None
-        if task is None or task.fence != resume.fence or task.agent != agent:
-            self._log.info("{agent} resumes {task} in vain", event="task.stale", agent=agent, task=resume.task_id)
-            channel.send(Stale())
-            return
-        custody = self._custody.get(task.id)
-        if custody is not None and custody.fence == resume.fence:
-            custody.resume(channel)
-        elif task.state is State.CANCELLED and task.result is None:
-            custody = self._take_custody(task, {})
-            custody.collecting = True
-            custody.resume(channel)
-        else:
-            channel.send(Ack())
-
     # what changed
 
     def is_settled(self, task_id: str) -> bool:
         """Whether the task is over and its last state event is queued (or written)."""
-        seen = self._seen.get(task_id)
-        return seen is None or seen.terminal
+        return self._feed.is_settled(task_id)
 
     def entry_applied(self, index: int, entry: Entry, applied: Applied) -> None:
         """Watcher of the journal: tell of every task that this entry changed."""
         if applied.ignored is not None:
             self._ignored[index] = applied.ignored
-            return
-        ended = False
-        for task_id in applied.changed:
-            if task_id in self._machine:
-                task = self._machine.get(task_id)
-                self._changed(task)
-                ended = ended or task.terminal
-            else:
-                self._seen.pop(task_id, None)
-        if ended:
+        elif self._feed.changed(applied.changed):
             # Tasks may have waited for these.
             self.placement.schedule()
-
-    def _changed(self, task: TaskState) -> None:
-        before = self._seen.get(task.id)
-        if before is task:
-            return
-        self._seen[task.id] = task
-        if task.result is not None and (before is None or before.result is not task.result):
-            self._result_known(task)
-        if before is not None and (before.state, before.fence, before.attempt) == (
-            task.state,
-            task.fence,
-            task.attempt,
-        ):
-            return
-        event = self._state_event(task)
-        self._events.append(task.id, "state", event)
-        self.counters.changed(before, task, self._clock.seconds())
-        self._judge(before, task)
-        self._log.info("task {task} is {state}", event=f"task.{task.state}", task=task.id, **logged(event))
-        try:
-            self._announce({"task_id": task.id, "title": task.spec.get("title") or "", **event})
-        except Exception:
-            self._log.failure("announcing {task} failed", task=task.id)
-        if task.state is State.CANCELLED and before is not None and before.state in OWNED:
-            custody = self._custody.get(task.id)
-            if custody is not None:
-                custody.cancel(task.detail or "")
-        if before is None or before.state is not task.state:
-            self.placement.settled(task)
-
-    def _judge(self, before: TaskState | None, task: TaskState) -> None:
-        """Tell placement how the task's agent did."""
-        if task.state is State.COMPLETED and task.agent is not None:
-            self.placement.outcome(task.agent, well=True)
-        elif (
-            task.state is State.SUBMITTED
-            and before is not None
-            and before.state in OWNED
-            and before.agent is not None
-            and task.reason != DRAINING
-        ):
-            self.placement.outcome(before.agent, well=task.reason in OWN_FAILURES)
-
-    def _state_event(self, task: TaskState) -> Document:
-        return state_event(task, self._agent_id(task.agent) if task.agent is not None else None)
-
-
-class UnknownInput(UserError):
-    code = "unknown_input"
-
-
-__all__ = ["CoordinatorService", "CoordinatorSettings"]

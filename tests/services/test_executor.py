@@ -406,7 +406,7 @@ class ExecutionTest(ExecutorCase):
             self.world.settle(2)
         held = self.scheduler.events._pending_bytes
         self.assertLess(held, 5 * 1024 * 1024, "what is not durable yet is bounded")
-        self.assertLess(self.scheduler.coordinator._custody[task].received["stdout"], 6 * 1024 * 1024)
+        self.assertLess(self.scheduler.coordinator._custodies.of(task).received["stdout"], 6 * 1024 * 1024)
         self.scheduler.store.full = False
         self.world.advance(5)
         self.worker.engine.only().finish(0)
@@ -813,7 +813,7 @@ class HostileTest(ExecutorCase):
         task = scheduler.submit("true")
         self.world.settle()
         self.assertEqual(scheduler.state(task), "assigned")
-        self.assertEqual(scheduler.coordinator._custody[task]._channel, None)
+        self.assertEqual(scheduler.coordinator._custodies.of(task)._channel, None)
 
 
 class RetentionTest(ExecutorCase):
