@@ -5,7 +5,6 @@ The only file that knows everybody. Nothing imports it but `tap.py`.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import sys
@@ -26,7 +25,9 @@ from chorus.lifecycle import Sequence, Step
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.preflight import descriptors_wanted, plain, wishes_of
 from chorus.seams import MembersMayAll, PassThrough
-from chorus.services.datadir import DataDirectory, write_private
+from chorus.services.datadir import DataDirectory
+from chorus.services.isolation import Isolation
+from chorus.services.ports_file import PortsFile
 
 if TYPE_CHECKING:
     from chorus.config.settings import Settings
@@ -36,18 +37,11 @@ if TYPE_CHECKING:
     from chorus.seams import JSON
     from chorus.services.discovery import DiscoveryService
     from chorus.services.mdns import MdnsService
-    from chorus.services.node_view import NodeView
     from chorus.tap import ExitStatus
 
-PORTS = "ports.json"
-"""Where the node writes the ports in use, for the `chorus` command and for scripts."""
 STOP_RESERVE_S = 8.0
 """Of the shutdown budget, kept for everything after the tasks have been finished or handed back."""
 MIB = 1024 * 1024
-NOBODY_TO_JOIN = (
-    "this node has a secret, but no cluster and nobody to join: set CHORUS_JOIN or CHORUS_BOOTSTRAP_PEERS, or "
-    "CHORUS_FOUND=1 on one node to found the cluster"
-)
 THREADS = 8
 """Of the pool for file work: archives, result spools, blobs."""
 
@@ -66,6 +60,7 @@ class NodeService(Service):
         self._exit_status = exit_status
         self._sequence = Sequence(reactor)
         self._directory = DataDirectory(settings.data_dir)
+        self._ports_file = PortsFile(self._directory.path)
         self._starting: Deferred[None] | None = None
         self._wall: Callable[[], float] = time.time
         self._random: Callable[[int], bytes] = os.urandom
@@ -129,7 +124,7 @@ class NodeService(Service):
             for step in build():
                 await self._sequence.start(step)
         self._write_ports()
-        await self._sequence.start(Step("ports file", stop=self._remove_ports))
+        await self._sequence.start(Step("ports file", stop=self._ports_file.remove))
         self.state = "running"
         p2p = self.parts["p2p"]
         self._log.info(
@@ -484,8 +479,8 @@ class NodeService(Service):
 
     def _build_faces(self) -> list[Step]:
         from chorus.http.auth import load_or_make_token
+        from chorus.observe import node_checks, node_metrics
         from chorus.observe.metrics import Metrics
-        from chorus.observe.node_metrics import register
         from chorus.services.api import ApiService
         from chorus.services.health import HealthService
         from chorus.services.node_view import NodeView
@@ -493,6 +488,11 @@ class NodeService(Service):
 
         settings, parts = self.settings, self.parts
         presence, cluster = parts["presence"], parts["cluster"]
+        discovery = self._build_discovery()
+        isolation = Isolation(
+            cluster, discovery, bootstrap=bool(settings.bootstrap_peers), join=settings.join is not None
+        )
+        parts["isolation"] = isolation
         view = NodeView(
             host=parts["p2p"],
             presence=presence.view,
@@ -503,10 +503,10 @@ class NodeService(Service):
             wall=self._wall,
             state=lambda: self.state,
             pubsub=parts["pubsub"],
-            extra=(("alone", self._alone), ("tasks", self._task_counts), ("sandbox", self._sandbox_status)),
+            extra=(("alone", isolation.reason), ("tasks", self._task_counts), ("sandbox", self._sandbox_status)),
         )
         metrics = Metrics()
-        register(metrics, parts)
+        node_metrics.register(metrics, parts)
         token = plain(settings.api_token) or load_or_make_token(self._directory.path)
         api = ApiService(
             tasks=parts["coordinator"],
@@ -529,8 +529,14 @@ class NodeService(Service):
             reactor=self._reactor,
         )
         parts.update(view=view, metrics=metrics, api=api, health=health)
-        self._add_checks(view)
-        discovery = self._build_discovery()
+        node_checks.register(
+            view,
+            parts,
+            state=lambda: self.state,
+            alone=isolation.reason,
+            load=parts["load"],
+            max_tasks=self.max_tasks,
+        )
         return [
             Step("presence", start=presence.startService, stop=presence.stopService),
             Step("discovery", start=self._start_discovery, stop=discovery.stopService, fatal=False),
@@ -584,21 +590,7 @@ class NodeService(Service):
         discovery.startService()
         if cluster is not None:
             cluster.when_adopted(discovery.cluster_known)
-            if self._nobody_to_join:
-                self._log.warn("{text}", event="cluster.nobody_to_join", text=NOBODY_TO_JOIN)
-
-    @property
-    def _nobody_to_join(self) -> bool:
-        cluster = self.parts["cluster"]
-        return cluster.cluster_id is None and not (cluster.contacts or self.settings.bootstrap_peers)
-
-    def _alone(self) -> str | None:
-        """Why nobody is connected, where somebody should be; one line."""
-        cluster, settings = self.parts["cluster"], self.settings
-        if cluster is None or (cluster.founded_here and not settings.bootstrap_peers and settings.join is None):
-            return None
-        alone: str | None = self.parts["discovery"].alone
-        return NOBODY_TO_JOIN if alone is not None and self._nobody_to_join else alone
+        self.parts["isolation"].warn()
 
     def _task_counts(self) -> JSON:
         coordinator, load = self.parts["coordinator"], self.parts["load"]()
@@ -614,38 +606,9 @@ class NodeService(Service):
         found: JSON = sandbox.status().to_json()
         return found
 
-    def _add_checks(self, view: NodeView) -> None:
-        from chorus.services.node_view import Check
-
-        parts, settings = self.parts, self.settings
-
-        def running(name: str) -> Callable[[], str | None]:
-            return lambda: None if parts[name].running else f"{name} is not running"
-
-        def capacity() -> str | None:
-            load = parts["load"]()
-            return None if load.current_tasks < load.max_tasks else f"{load.current_tasks} of {load.max_tasks} tasks"
-
-        view.add_check(Check("node", lambda: None if self.state == "running" else self.state, critical=True))
-        for name in ("p2p", "pubsub", "api"):
-            view.add_check(Check(name, running(name), critical=True))
-        view.add_check(Check("store", lambda: running("store")() or parts["store"].database.damage, critical=True))
-        view.add_check(Check("peers", self._alone, critical=True))
-        if settings.open:
-            return
-        view.add_check(Check("coordinator", running("coordinator"), critical=True))
-        if self.max_tasks:
-            sandbox = parts["sandbox"]
-            view.add_check(
-                Check("sandbox", lambda: None if sandbox.usable else sandbox.status().detail, for_ready=True)
-            )
-            view.add_check(Check("capacity", capacity, for_ready=True))
-            view.add_check(Check("descriptors", descriptors.trouble, for_ready=True))
-        view.add_check(Check("disk", parts["headroom"].disk, for_ready=True))
-
     def _write_ports(self) -> None:
         (p2p,) = (address.tcp_endpoint() for address in self.parts["p2p"].bound_addresses())
-        ports = {
+        ports: dict[str, JSON] = {
             "pid": os.getpid(),
             "p2p": p2p[1],
             "api": self.parts["api"].port,
@@ -653,23 +616,7 @@ class NodeService(Service):
             "api_host": self.settings.api_bind,
             "health_host": self.settings.health_bind,
         }
-        try:
-            write_private(self._directory.path / PORTS, json.dumps(ports).encode())
-        except OSError as error:
-            # Others are served all the same; an older file would send the command to a wrong port.
-            self._log.warn(
-                "{file} cannot be written: {reason}; the chorus command needs to be told the port",
-                event="node.ports_not_written",
-                file=PORTS,
-                reason=error.strerror,
-            )
-            self._remove_ports()
-
-    def _remove_ports(self) -> None:
-        try:
-            (self._directory.path / PORTS).unlink(missing_ok=True)
-        except OSError as error:
-            self._log.warn("{file} cannot be removed: {reason}", file=PORTS, reason=error.strerror)
+        self._ports_file.write(ports)
 
 
 def _limits(settings: Settings) -> tuple[Limits, Limits]:
