@@ -1,55 +1,49 @@
-"""The node: builds every part, hands each its collaborators, starts and stops them in order (docs/architecture.md).
+"""The node: has every part built, hands each its collaborators, starts and stops them in order (docs/architecture.md).
 
-The only file that knows everybody. Nothing imports it but `tap.py`.
+The only file that knows everybody. Nothing imports it but `tap.py`. Parts that belong together are built by one file
+of `chorus/wiring`, which knows those alone; what the files hand each other, and the order of all steps, is said here.
+They are imported late: a start that is refused needs none of them, and open mode no sandbox.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
-from twisted.python.threadpool import ThreadPool
 
 from chorus import __version__, descriptors
 from chorus.errors import ChorusError
 from chorus.lifecycle import Sequence, Step
-from chorus.multiformats.multiaddr import Multiaddr
-from chorus.preflight import descriptors_wanted, plain, wishes_of
-from chorus.seams import MembersMayAll, PassThrough
-from chorus.services.datadir import DataDirectory, write_private
+from chorus.preflight import descriptors_wanted
+from chorus.services.datadir import DataDirectory
+from chorus.services.isolation import Isolation
+from chorus.services.ports_file import PortsFile
+from chorus.wiring.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from chorus.config.settings import Settings
     from chorus.identity import PeerId
     from chorus.protocols.stream import Connection
-    from chorus.sandbox.contract import Limits
     from chorus.seams import JSON
     from chorus.services.discovery import DiscoveryService
-    from chorus.services.mdns import MdnsService
-    from chorus.services.node_view import NodeView
+    from chorus.services.presence import Load
     from chorus.tap import ExitStatus
+    from chorus.wiring.execution import Execution
+    from chorus.wiring.faces import Faces
+    from chorus.wiring.messages import Messages
+    from chorus.wiring.network import Network
+    from chorus.wiring.storage import Storage
 
-PORTS = "ports.json"
-"""Where the node writes the ports in use, for the `chorus` command and for scripts."""
 STOP_RESERVE_S = 8.0
 """Of the shutdown budget, kept for everything after the tasks have been finished or handed back."""
-MIB = 1024 * 1024
-NOBODY_TO_JOIN = (
-    "this node has a secret, but no cluster and nobody to join: set CHORUS_JOIN or CHORUS_BOOTSTRAP_PEERS, or "
-    "CHORUS_FOUND=1 on one node to found the cluster"
-)
-THREADS = 8
-"""Of the pool for file work: archives, result spools, blobs."""
 
 
 class NodeService(Service):
@@ -66,11 +60,19 @@ class NodeService(Service):
         self._exit_status = exit_status
         self._sequence = Sequence(reactor)
         self._directory = DataDirectory(settings.data_dir)
+        self._ports_file = PortsFile(self._directory.path)
         self._starting: Deferred[None] | None = None
-        self._wall: Callable[[], float] = time.time
-        self._random: Callable[[int], bytes] = os.urandom
-        self._rng = random.Random(int.from_bytes(os.urandom(16)))
+        self._around = Surroundings(
+            settings=settings,
+            reactor=reactor,
+            path=self._directory.path,
+            wall=time.time,
+            wall_ns=time.time_ns,
+            random_bytes=os.urandom,
+            rng=random.Random(int.from_bytes(os.urandom(16))),
+        )
         self._last_activity = 0.0
+        self._execution: Execution | None = None
         self.parts: dict[str, Any] = {}
         """Every part by name once it is built; for tests and for whoever looks into a running node."""
 
@@ -114,22 +116,22 @@ class NodeService(Service):
     # the start, phase by phase
 
     async def _start(self) -> None:
-        settings = self.settings
         self._start_logging()
         self._directory.acquire()
-        await self._sequence.start(Step("data directory", stop=self._directory.release))
+        await self._run(Step("data directory", stop=self._directory.release))
         self._directory.note_holder()
         self.parts["identity"] = self._directory.identity()
         # The licence is validated here, before anything opens the network; fatal when it fails.
-        for build in (self._build_store, self._build_network, self._build_messaging):
-            for step in build():
-                await self._sequence.start(step)
-        builds = [self._build_closed_ports] if settings.open else [self._build_tasks]
-        for build in [*builds, self._build_faces]:
-            for step in build():
-                await self._sequence.start(step)
+        storage = await self._start_storage()
+        network = await self._start_network()
+        messages = await self._start_messages(network)
+        if self.settings.open:
+            self._close_tasks()
+        else:
+            await self._start_tasks(storage, network, messages)
+        await self._start_faces(storage, network, messages)
         self._write_ports()
-        await self._sequence.start(Step("ports file", stop=self._remove_ports))
+        await self._run(Step("ports file", stop=self._ports_file.remove))
         self.state = "running"
         p2p = self.parts["p2p"]
         self._log.info(
@@ -142,6 +144,14 @@ class NodeService(Service):
             mode=self.mode,
             version=__version__,
         )
+
+    async def _run(self, *steps: Step) -> None:
+        for step in steps:
+            await self._sequence.start(step)
+
+    def _add(self, built: attrs.AttrsInstance) -> None:
+        """The fields of what a file of `chorus/wiring` built are the names of its parts."""
+        self.parts.update(attrs.asdict(built, recurse=False))
 
     @property
     def agent_id(self) -> str:
@@ -175,53 +185,25 @@ class NodeService(Service):
                 wanted=wanted,
             )
 
-    def _build_store(self) -> list[Step]:
-        from chorus.services.cluster import STATE
-        from chorus.services.store import FILE_NAME, StoreService
+    async def _start_storage(self) -> Storage:
+        from chorus.wiring.storage import build_storage
 
-        pool = ThreadPool(1, THREADS, "chorus-files")
-        self.parts["pool"] = pool
-        self.parts["in_thread"] = partial(deferToThreadPool, self._reactor, pool)
-        path = self._directory.path
-        # cluster.json is written once the node listens, after the store was opened for the first time.
-        store = StoreService(path / FILE_NAME, self._reactor, expected=(path / STATE).exists())
-        self.parts["store"] = store
-        return [
-            Step("file threads", start=pool.start, stop=pool.stop),
-            Step("store", start=store.startService, stop=store.stopService, limit_s=60),
-        ]
-
-    def _build_network(self) -> list[Step]:
-        from chorus.protocols.limits import HostLimits
-        from chorus.services.admission import AdmissionService
-        from chorus.services.cluster import ClusterService, check_open_mode, load_membership
-        from chorus.services.p2p import Admission, OpenAdmission, P2PService
-
-        settings, identity = self.settings, self.parts["identity"]
-        wishes = wishes_of(settings)
-        if settings.open:
-            stored = load_membership(self._directory.path) is not None
-            check_open_mode(listen_host=settings.p2p_bind, wishes=wishes, stored=stored)
-            cluster: ClusterService | None = None
-            admission: Admission = OpenAdmission()
-        else:
-            cluster = ClusterService.open(self._directory.path, identity, wishes, self._random)
-            admission = AdmissionService(identity.peer_id, cluster, self._reactor)
-        half = max(2, settings.max_connections // 2)
-        p2p = P2PService(
-            self._reactor,
-            identity,
-            admission=admission,
-            listen=[Multiaddr.tcp(settings.p2p_bind, settings.p2p_port)],
-            announce=[Multiaddr.parse(each) for each in settings.announce],
-            open_mode=settings.open,
-            limits=HostLimits(max_inbound_connections=half, max_outbound_connections=settings.max_connections - half),
-            rng=self._rng,
-            random_bytes=self._random,
+        storage = build_storage(self._around)
+        self._add(storage)
+        await self._run(
+            Step("file threads", start=storage.pool.start, stop=storage.pool.stop),
+            _service("store", storage.store, limit_s=60),
         )
-        self.parts.update(cluster=cluster, admission=admission, p2p=p2p)
-        p2p.watch_peers(partial(self._log_peer, "connected"), partial(self._log_peer, "disconnected"))
-        return [Step("P2P node", start=self._listen, stop=p2p.stopService)]
+        return storage
+
+    async def _start_network(self) -> Network:
+        from chorus.wiring.network import build_network
+
+        network = build_network(self._around, self.parts["identity"])
+        self._add(network)
+        network.p2p.watch_peers(partial(self._log_peer, "connected"), partial(self._log_peer, "disconnected"))
+        await self._run(Step("P2P node", start=self._listen, stop=network.p2p.stopService))
+        return network
 
     def _log_peer(self, what: str, connection: Connection) -> None:
         self._log.info(
@@ -243,59 +225,22 @@ class NodeService(Service):
             cluster.keep()
             cluster.publish_addresses(p2p.listen_addresses())
 
-    def _build_messaging(self) -> list[Step]:
-        from chorus.protocols.gossip_params import GossipParams
-        from chorus.services.messaging import Messaging
-        from chorus.services.presence import Load, PresenceService, Profile
-        from chorus.services.pubsub import PubSubService
-        from chorus.services.pubsub_seqno import first_seqno
+    async def _start_messages(self, network: Network) -> Messages:
+        from chorus.wiring.messages import build_messages
 
-        settings, identity, p2p = self.settings, self.parts["identity"], self.parts["p2p"]
-        pubsub = PubSubService(
-            p2p,
-            identity,
-            self._reactor,
-            rng=self._rng,
-            # Members count their sequence numbers up; foreign peers of open mode may draw them (js does).
-            params=GossipParams(growing_seqno=not settings.open),
-            direct=[Multiaddr.parse(each) for each in settings.gossip_direct_peers],
+        messages = build_messages(
+            self._around,
+            self.parts["identity"],
+            network.p2p,
+            agent_id=self.agent_id,
+            role=self.role,
+            load=self._load,
             record_of=self._record_of,
             take_up=self._exchanged,
-            first_seqno=lambda: first_seqno(self._directory.path, time.time_ns()),
         )
-        messaging = Messaging(
-            pubsub,
-            identity.peer_id,
-            redactor=PassThrough(),
-            wall=self._wall,
-            random=self._random,
-            role=lambda: self.role,
-            roles=MembersMayAll(),
-        )
-        profile = Profile(
-            agent_id=self.agent_id,
-            version=__version__,
-            role=self.role,
-            reports_to=settings.agent_reports_to,
-            specialization=settings.agent_specialization,
-            expertise=settings.agent_expertise,
-            capabilities=settings.agent_capabilities,
-        )
-
-        def load() -> Load:
-            executor = self.parts.get("executor")
-            if executor is None:
-                return Load(0, self.max_tasks, accepting=False)
-            return Load(
-                executor.current_tasks,
-                self.max_tasks,
-                accepting=not executor.draining and self._can_execute(),
-                last_activity=self._last_activity,
-            )
-
-        presence = PresenceService(messaging, pubsub, self._reactor, profile, load)
-        self.parts.update(pubsub=pubsub, messaging=messaging, presence=presence, load=load)
-        return [Step("pub/sub", start=pubsub.startService, stop=pubsub.stopService)]
+        self._add(messages)
+        await self._run(_service("pub/sub", messages.pubsub))
+        return messages
 
     def _record_of(self, peer: PeerId) -> bytes | None:
         # Discovery is built after pub/sub, and stopped before it.
@@ -309,343 +254,126 @@ class NodeService(Service):
 
     # tasks
 
-    def _can_execute(self) -> bool:
-        return self.parts["sandbox"].usable and self.parts["headroom"].hindrance() is None
+    async def _start_tasks(self, storage: Storage, network: Network, messages: Messages) -> None:
+        from chorus.wiring.execution import build_execution
+        from chorus.wiring.scheduling import build_scheduling
 
-    def _build_tasks(self) -> list[Step]:
-        return [*self._build_execution(), *self._build_scheduling()]
-
-    def _build_execution(self) -> list[Step]:
-        from chorus.sandbox import archives
-        from chorus.services.blobs import BlobLimits, BlobService, ThreadOffload
-        from chorus.services.executor import AgentProfile, ExecutorService
-        from chorus.services.headroom import Headroom
-        from chorus.services.sandbox import sandbox_service
-        from chorus.services.task_store import StoredRuns
-        from chorus.services.task_streams import TaskStreams
-        from chorus.services.workplace import Workplace
-
-        settings, parts, path = self.settings, self.parts, self._directory.path
-        default, maximum = _limits(settings)
-        offload = ThreadOffload(self._reactor)
-        blobs = BlobService(
-            directory=path / "blobs",
-            store=parts["store"].database,
-            host=parts["p2p"],
-            clock=self._reactor,
-            offload=offload,
-            wall=self._wall,
-            limits=BlobLimits(max_blob=settings.max_blob_mb * MIB, max_store=settings.blob_store_mb * MIB),
-        )
-        # The peer id, not the agent id, marks our containers: two agents may be given one name.
-        marked = str(parts["identity"].peer_id)
-        sandbox = sandbox_service(
-            self._reactor,
-            marked,
-            data_dir=path,
-            scratch_root=path / "runs",
-            mode=settings.sandbox,
-            docker_host=settings.docker_host,
-            image_map=settings.image_map,
-            warm_pool=settings.warm_pool,
-            defaults=default,
-        )
-        streams = TaskStreams(parts["p2p"], self._reactor, MembersMayAll())
-        place = Workplace(
-            agent_id=marked,
-            streams=streams,
-            runs=StoredRuns(parts["store"].database, self._wall),
-            blobs=blobs,
-            sandboxes=sandbox,
-            clock=self._reactor,
-            wall=self._wall,
-            in_thread=parts["in_thread"],
-            directory=path / "runs",
-            max_input=settings.max_blob_mb * MIB,
-            list_archive=lambda archive: [member.path for member in archives.listing(archive)],
-        )
-        profile = AgentProfile(
+        execution = build_execution(
+            self._around,
+            storage,
+            network.p2p,
             agent_id=self.agent_id,
-            max_tasks=self.max_tasks,
             role=self.role,
-            expertise=settings.agent_expertise,
-            capabilities=settings.agent_capabilities,
-            specialization=settings.agent_specialization,
-            maximum=maximum,
+            max_tasks=self.max_tasks,
+            changed=self._load_changed,
         )
-        headroom = Headroom(path, self._reactor, lambda: parts["store"].database.damage, self._load_changed)
-        executor = ExecutorService(place, profile, changed=self._load_changed, hindrance=headroom.hindrance)
-        parts.update(blobs=blobs, sandbox=sandbox, streams=streams, executor=executor, headroom=headroom)
-        return [
-            Step("blob threads", start=offload.start, stop=offload.stop),
-            Step("blobs", start=blobs.startService, stop=blobs.stopService, limit_s=60),
-            Step("sandbox", start=sandbox.startService, stop=sandbox.stopService, limit_s=30, fatal=False),
-        ]
+        self._execution = execution
+        self._add(execution)
+        scheduling = build_scheduling(self._around, storage, network.p2p, messages, execution)
+        self._add(scheduling)
+        await self._run(
+            Step("blob threads", start=execution.offload.start, stop=execution.offload.stop),
+            _service("blobs", execution.blobs, limit_s=60),
+            _service("sandbox", execution.sandbox, limit_s=30, fatal=False),
+            _service("journal", scheduling.journal, limit_s=120),
+            Step("task streams", start=execution.streams.start, stop=execution.streams.stop),
+            _service("headroom", execution.headroom),
+            _service("executor", execution.executor, limit_s=60),
+            _service("coordinator", scheduling.coordinator, limit_s=60),
+            _service("collection", scheduling.collection),
+            _service("retention", scheduling.retention),
+        )
+
+    def _close_tasks(self) -> None:
+        from chorus.http.closed import ClosedBlobs, ClosedTasks
+
+        self.parts.update(coordinator=ClosedTasks(), blobs=ClosedBlobs())
+
+    def _load(self) -> Load:
+        from chorus.services.presence import Load
+
+        execution = self._execution
+        if execution is None:
+            return Load(0, self.max_tasks, accepting=False)
+        return Load(
+            execution.executor.current_tasks,
+            self.max_tasks,
+            accepting=not execution.executor.draining and execution.usable(),
+            last_activity=self._last_activity,
+        )
 
     def _load_changed(self) -> None:
-        self._last_activity = self._wall()
+        self._last_activity = self._around.wall()
         self.parts["presence"].load_changed()
         coordinator = self.parts.get("coordinator")
         if coordinator is not None:
             coordinator.placement.agents_changed()
 
-    def _build_scheduling(self) -> list[Step]:
-        from chorus.services.agents import KnownAgents
-        from chorus.services.collection import Collection
-        from chorus.services.coordinator import CoordinatorService, CoordinatorSettings
-        from chorus.services.journal import LocalJournal
-        from chorus.services.placement import Placement
-        from chorus.services.retention import RetentionService
-        from chorus.services.task_events import TaskEvents
-        from chorus.services.task_store import StoredEvents
-        from chorus.tasks.machine import TaskMachine
-        from chorus.tasks.spec import LimitPolicy
-
-        settings, parts = self.settings, self.parts
-        database, executor, presence = parts["store"].database, parts["executor"], parts["presence"]
-        journal = LocalJournal(database)
-        machine = TaskMachine(journal.fence_of)
-        journal.attach(machine)
-        stored = StoredEvents(database)
-        coordinator: CoordinatorService
-
-        def settled(task_id: str) -> bool:
-            return coordinator.is_settled(task_id)
-
-        events = TaskEvents(stored, self._reactor, self._wall, settled)
-        collection = Collection(machine, parts["blobs"], parts["identity"].peer_id, self._reactor)
-        default, maximum = _limits(settings)
-        coordinator = CoordinatorService(
-            journal=journal,
-            machine=machine,
-            events=events,
-            stored_events=stored,
-            streams=parts["streams"],
-            blobs=parts["blobs"],
-            redactor=PassThrough(),
-            roles=MembersMayAll(),
-            clock=self._reactor,
-            wall=self._wall,
-            random=self._random,
-            settings=CoordinatorSettings(
-                policy=LimitPolicy(default, maximum),
-                lease_s=settings.lease_s,
-                max_attempts=settings.max_attempts,
-                idempotency_days=settings.idempotency_days,
-            ),
-            announce=parts["messaging"].announce_task,
-            result_known=collection.result_known,
-            bring=collection.bring,
-        )
-        coordinator.placement = Placement(
-            scheduler=coordinator,
-            streams=parts["streams"],
-            events=events,
-            agents=KnownAgents(parts["p2p"], presence.view, executor, usable=self._can_execute),
-            clock=self._reactor,
-            wall=self._wall,
-        )
-        journal.watch(coordinator.entry_applied)
-        presence.watch(coordinator.placement.agents_changed)
-        retention = RetentionService(
-            machine=machine,
-            append=coordinator.append,
-            events=events,
-            stored_events=stored,
-            blobs=parts["blobs"],
-            clock=self._reactor,
-            wall=self._wall,
-            retention_days=settings.retention_days,
-            idempotency_days=settings.idempotency_days,
-        )
-        parts.update(journal=journal, coordinator=coordinator, events=events, collection=collection)
-        parts["p2p"].watch_peers(self._peer_joined, lambda _: coordinator.placement.agents_changed())
-        return [
-            Step("journal", start=journal.startService, stop=journal.stopService, limit_s=120),
-            Step("task streams", start=parts["streams"].start, stop=parts["streams"].stop),
-            Step("headroom", start=parts["headroom"].startService, stop=parts["headroom"].stopService),
-            Step("executor", start=executor.startService, stop=executor.stopService, limit_s=60),
-            Step("coordinator", start=coordinator.startService, stop=coordinator.stopService, limit_s=60),
-            Step("collection", start=collection.startService, stop=collection.stopService),
-            Step("retention", start=retention.startService, stop=retention.stopService),
-        ]
-
-    def _peer_joined(self, connection: Connection) -> None:
-        self.parts["executor"].peer_joined(connection)
-        self.parts["collection"].peer_joined(connection.peer_id)
-
-    def _build_closed_ports(self) -> list[Step]:
-        from chorus.http.closed import ClosedBlobs, ClosedTasks
-
-        self.parts.update(coordinator=ClosedTasks(), blobs=ClosedBlobs())
-        return []
+    def _drain(self) -> Deferred[None] | None:
+        if self._execution is None:
+            return None
+        return self._execution.executor.drain(max(1.0, self.settings.shutdown_s - STOP_RESERVE_S))
 
     # what looks at the node from outside
 
-    def _build_faces(self) -> list[Step]:
-        from chorus.http.auth import load_or_make_token
-        from chorus.observe.metrics import Metrics
-        from chorus.observe.node_metrics import register
-        from chorus.services.api import ApiService
-        from chorus.services.health import HealthService
-        from chorus.services.node_view import NodeView
-        from chorus.tasks.spec import LimitPolicy
-
-        settings, parts = self.settings, self.parts
-        presence, cluster = parts["presence"], parts["cluster"]
-        view = NodeView(
-            host=parts["p2p"],
-            presence=presence.view,
-            profile=lambda: presence.profile,
-            load=parts["load"],
-            cluster_id=lambda: None if cluster is None else cluster.cluster_id,
-            clock=self._reactor,
-            wall=self._wall,
-            state=lambda: self.state,
-            pubsub=parts["pubsub"],
-            extra=(("alone", self._alone), ("tasks", self._task_counts), ("sandbox", self._sandbox_status)),
-        )
-        metrics = Metrics()
-        register(metrics, parts)
-        token = plain(settings.api_token) or load_or_make_token(self._directory.path)
-        api = ApiService(
-            tasks=parts["coordinator"],
-            blobs=parts["blobs"],
-            node=view,
-            metrics=metrics,
-            token=token,
-            address=settings.api_bind,
-            port=settings.api_port,
-            host_names=settings.api_hosts,
-            max_blob=settings.max_blob_mb * MIB,
-            reactor=self._reactor,
-            policy=LimitPolicy(*_limits(settings)),
-        )
-        health = HealthService(
-            node=view,
-            address=settings.health_bind,
-            port=settings.health_port,
-            host_names=settings.api_hosts,
-            reactor=self._reactor,
-        )
-        parts.update(view=view, metrics=metrics, api=api, health=health)
-        self._add_checks(view)
-        discovery = self._build_discovery()
-        return [
-            Step("presence", start=presence.startService, stop=presence.stopService),
-            Step("discovery", start=self._start_discovery, stop=discovery.stopService, fatal=False),
-            Step("health", start=health.startService, stop=health.stopService),
+    async def _start_faces(self, storage: Storage, network: Network, messages: Messages) -> None:
+        discovery = self._build_discovery(storage, network)
+        faces = self._build_faces(network, messages)
+        await self._run(
+            _service("presence", messages.presence),
+            Step("discovery", start=self._discover, stop=discovery.stopService, fatal=False),
+            _service("health", faces.health),
             # Stopping goes backwards: no more submissions, then what runs is finished or handed back, then the rest.
-            Step("tasks under way", stop=self._drain, limit_s=settings.shutdown_s),
-            Step("API", start=api.startService, stop=api.stopService),
-        ]
-
-    def _drain(self) -> Deferred[None] | None:
-        executor = self.parts.get("executor")
-        if executor is None:
-            return None
-        drained: Deferred[None] = executor.drain(max(1.0, self.settings.shutdown_s - STOP_RESERVE_S))
-        return drained
-
-    def _build_discovery(self) -> DiscoveryService:
-        from chorus.services.discovery import MEMORY, DiscoveryService
-
-        settings, parts = self.settings, self.parts
-        cluster, identity = parts["cluster"], parts["identity"]
-        contacts = [Multiaddr.parse(each) for each in settings.bootstrap_peers]
-        if cluster is not None:
-            contacts += cluster.contacts
-        discovery = DiscoveryService(
-            parts["p2p"],
-            identity,
-            self._reactor,
-            rng=self._rng,
-            wall_ns=time.time_ns,
-            contacts=contacts,
-            join_stagger_ms=settings.join_stagger_ms,
-            memory=None if settings.open else self._directory.path / MEMORY,
-            make_mdns=self._make_mdns if settings.mdns_enabled and not settings.open else None,
-            exchange_peers=not settings.open,
-            in_thread=parts["in_thread"],
+            Step("tasks under way", stop=self._drain, limit_s=self.settings.shutdown_s),
+            _service("API", faces.api),
         )
-        parts["discovery"] = discovery
+
+    def _build_discovery(self, storage: Storage, network: Network) -> DiscoveryService:
+        from chorus.wiring.discovery import build_discovery
+
+        settings, cluster = self.settings, network.cluster
+        identity = self.parts["identity"]
+        discovery = build_discovery(self._around, identity, network.p2p, cluster, storage.in_thread)
+        isolation = Isolation(
+            cluster, discovery, bootstrap=bool(settings.bootstrap_peers), join=settings.join is not None
+        )
+        self.parts.update(discovery=discovery, isolation=isolation)
         return discovery
 
-    def _make_mdns(self, cluster_id: bytes, found: Callable[[PeerId, tuple[Multiaddr, ...]], None]) -> MdnsService:
-        from chorus.services.mdns import MdnsService
+    def _build_faces(self, network: Network, messages: Messages) -> Faces:
+        from chorus.observe import node_checks, node_metrics, node_status
+        from chorus.wiring.faces import build_faces
 
-        p2p = self.parts["p2p"]
-        return MdnsService(
-            peer=p2p.peer_id, cluster_id=cluster_id, addresses=p2p.listen_addresses(), found=found, rng=self._rng
+        parts, alone = self.parts, self.parts["isolation"].reason
+
+        def state() -> str:
+            return self.state
+
+        faces = build_faces(
+            self._around,
+            network,
+            messages,
+            tasks=parts["coordinator"],
+            blobs=parts["blobs"],
+            load=self._load,
+            state=state,
+            extra=node_status.members(parts, alone=alone, load=self._load),
         )
+        self._add(faces)
+        node_metrics.register(faces.metrics, parts)
+        node_checks.register(faces.view, parts, state=state, alone=alone, load=self._load, max_tasks=self.max_tasks)
+        return faces
 
-    def _start_discovery(self) -> None:
+    def _discover(self) -> None:
         discovery, cluster = self.parts["discovery"], self.parts["cluster"]
         discovery.startService()
         if cluster is not None:
             cluster.when_adopted(discovery.cluster_known)
-            if self._nobody_to_join:
-                self._log.warn("{text}", event="cluster.nobody_to_join", text=NOBODY_TO_JOIN)
-
-    @property
-    def _nobody_to_join(self) -> bool:
-        cluster = self.parts["cluster"]
-        return cluster.cluster_id is None and not (cluster.contacts or self.settings.bootstrap_peers)
-
-    def _alone(self) -> str | None:
-        """Why nobody is connected, where somebody should be; one line."""
-        cluster, settings = self.parts["cluster"], self.settings
-        if cluster is None or (cluster.founded_here and not settings.bootstrap_peers and settings.join is None):
-            return None
-        alone: str | None = self.parts["discovery"].alone
-        return NOBODY_TO_JOIN if alone is not None and self._nobody_to_join else alone
-
-    def _task_counts(self) -> JSON:
-        coordinator, load = self.parts["coordinator"], self.parts["load"]()
-        counts: dict[str, JSON] = {"running_here": load.current_tasks, "maximum_here": load.max_tasks}
-        if not self.settings.open:
-            counts["unfinished"] = coordinator.active
-        return counts
-
-    def _sandbox_status(self) -> JSON:
-        sandbox = self.parts.get("sandbox")
-        if sandbox is None:
-            return {"usable": False, "detail": "open mode runs no tasks"}
-        found: JSON = sandbox.status().to_json()
-        return found
-
-    def _add_checks(self, view: NodeView) -> None:
-        from chorus.services.node_view import Check
-
-        parts, settings = self.parts, self.settings
-
-        def running(name: str) -> Callable[[], str | None]:
-            return lambda: None if parts[name].running else f"{name} is not running"
-
-        def capacity() -> str | None:
-            load = parts["load"]()
-            return None if load.current_tasks < load.max_tasks else f"{load.current_tasks} of {load.max_tasks} tasks"
-
-        view.add_check(Check("node", lambda: None if self.state == "running" else self.state, critical=True))
-        for name in ("p2p", "pubsub", "api"):
-            view.add_check(Check(name, running(name), critical=True))
-        view.add_check(Check("store", lambda: running("store")() or parts["store"].database.damage, critical=True))
-        view.add_check(Check("peers", self._alone, critical=True))
-        if settings.open:
-            return
-        view.add_check(Check("coordinator", running("coordinator"), critical=True))
-        if self.max_tasks:
-            sandbox = parts["sandbox"]
-            view.add_check(
-                Check("sandbox", lambda: None if sandbox.usable else sandbox.status().detail, for_ready=True)
-            )
-            view.add_check(Check("capacity", capacity, for_ready=True))
-            view.add_check(Check("descriptors", descriptors.trouble, for_ready=True))
-        view.add_check(Check("disk", parts["headroom"].disk, for_ready=True))
+        self.parts["isolation"].warn()
 
     def _write_ports(self) -> None:
         (p2p,) = (address.tcp_endpoint() for address in self.parts["p2p"].bound_addresses())
-        ports = {
+        ports: dict[str, JSON] = {
             "pid": os.getpid(),
             "p2p": p2p[1],
             "api": self.parts["api"].port,
@@ -653,31 +381,8 @@ class NodeService(Service):
             "api_host": self.settings.api_bind,
             "health_host": self.settings.health_bind,
         }
-        try:
-            write_private(self._directory.path / PORTS, json.dumps(ports).encode())
-        except OSError as error:
-            # Others are served all the same; an older file would send the command to a wrong port.
-            self._log.warn(
-                "{file} cannot be written: {reason}; the chorus command needs to be told the port",
-                event="node.ports_not_written",
-                file=PORTS,
-                reason=error.strerror,
-            )
-            self._remove_ports()
-
-    def _remove_ports(self) -> None:
-        try:
-            (self._directory.path / PORTS).unlink(missing_ok=True)
-        except OSError as error:
-            self._log.warn("{file} cannot be removed: {reason}", file=PORTS, reason=error.strerror)
+        self._ports_file.write(ports)
 
 
-def _limits(settings: Settings) -> tuple[Limits, Limits]:
-    """(default, maximum) of what a task gets."""
-    from chorus.sandbox.contract import Limits
-
-    def limits(suffix: str) -> Limits:
-        names = ("cpu", "memory_mb", "pids", "disk_mb", "timeout_s", "output_mb")
-        return Limits(**{name: getattr(settings, f"task_{name}{suffix}") for name in names})
-
-    return limits(""), limits("_max")
+def _service(name: str, service: Service, *, limit_s: float = 10.0, fatal: bool = True) -> Step:
+    return Step(name, start=service.startService, stop=service.stopService, limit_s=limit_s, fatal=fatal)

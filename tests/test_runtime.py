@@ -11,9 +11,10 @@ from twisted.logger import capturedLogs
 
 from chorus.identity import Identity
 from chorus.multiformats.multiaddr import Multiaddr
-from chorus.runtime import PORTS, NodeService
+from chorus.runtime import NodeService
 from chorus.services.cluster import ClusterService, Wishes, load_membership
 from chorus.services.p2p_listener import CannotListen
+from chorus.services.ports_file import PORTS
 from tests.support import PureTestCase
 
 

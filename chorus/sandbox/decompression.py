@@ -1,0 +1,156 @@
+"""The bytes of an archive, decompressed as they are asked for and counted against the limits as they come.
+
+Takes plain, gzip, bzip2 and xz files, told apart by their first bytes. No step gives more than `CHUNK` bytes, whatever
+the file says of itself, so a bomb is refused while it grows. Blocking.
+"""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import zlib
+from collections.abc import Callable
+from typing import IO, Protocol
+
+from chorus.sandbox.archive_limits import BadArchive, Bounds, Interrupted
+
+CHUNK = 256 * 1024
+
+XZ_MEMORY = 192 * 1024 * 1024
+"""What an xz dictionary may take (the largest preset needs 65 MiB)."""
+
+MAX_STREAMS = 20_000
+"""Compressed streams one after the other: each may be empty and still costs work."""
+
+RATIO_FLOOR = 32 * 1024 * 1024
+"""Below this many unpacked bytes the compression ratio does not matter."""
+
+
+class _Decompressor(Protocol):
+    """The common part of the three standard decompressors."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def needs_input(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, max_length: int = ...) -> bytes: ...
+
+
+class _Gzip:
+    """zlib's decompressor with the same face as bz2's and lzma's: it keeps what it has not taken yet."""
+
+    def __init__(self) -> None:
+        self._inner = zlib.decompressobj(wbits=31)
+        self._left = b""
+
+    def decompress(self, data: bytes, max_length: int = CHUNK) -> bytes:
+        out = self._inner.decompress(self._left + data, max_length)
+        self._left = self._inner.unconsumed_tail
+        return out
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inner.unused_data
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._left
+
+
+def _factory(head: bytes) -> Callable[[], _Decompressor] | None:
+    if head.startswith(b"\x1f\x8b"):
+        return _Gzip
+    if head.startswith(b"BZh"):
+        return bz2.BZ2Decompressor
+    if head.startswith(b"\xfd7zXZ\x00"):
+        return lambda: lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
+    return None
+
+
+class Source:
+    """Unpacked bytes of the archive, counted against the limits as they come."""
+
+    def __init__(self, file: IO[bytes], bounds: Bounds, stop: Callable[[], bool]) -> None:
+        self._file = file
+        self._bounds = bounds
+        self._stop = stop
+        head = file.read(6)
+        file.seek(0)
+        self._new = _factory(head)
+        self._decompressor = self._new() if self._new else None
+        self._buffer = b""
+        self._packed = 0
+        self._streams = 1
+        self._total = 0
+
+    def take(self, size: int) -> bytes:
+        """Up to `size` bytes; fewer only at the end."""
+        parts = []
+        while size > 0:
+            if not self._buffer:
+                self._buffer = self._more()
+                if not self._buffer:
+                    break
+            part, self._buffer = self._buffer[:size], self._buffer[size:]
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def exactly(self, size: int, what: str) -> bytes:
+        data = self.take(size)
+        if len(data) != size:
+            raise BadArchive(f"the archive ends in the middle of {what}")
+        return data
+
+    def _more(self) -> bytes:
+        if self._stop():
+            raise Interrupted
+        data = self._raw() if self._decompressor is None else self._inflate()
+        self._total += len(data)
+        if self._total > self._bounds.max_stream:
+            raise BadArchive(f"the archive holds more than {self._bounds.max_bytes} bytes")
+        if self._total > RATIO_FLOOR and self._total > self._packed * self._bounds.max_ratio:
+            raise BadArchive(f"the archive grows more than {self._bounds.max_ratio} times when unpacked")
+        return data
+
+    def _raw(self) -> bytes:
+        data = self._file.read(CHUNK)
+        self._packed += len(data)
+        return data
+
+    def _inflate(self) -> bytes:
+        while True:
+            decompressor = self._decompressor
+            assert decompressor is not None and self._new is not None
+            feed, starved = b"", False
+            if decompressor.eof:
+                # Concatenated streams are one archive, as gzip and xz themselves say; what else follows is not read.
+                self._streams += 1
+                if self._streams > MAX_STREAMS:
+                    raise BadArchive(f"more than {MAX_STREAMS} compressed streams in a row")
+                rest = decompressor.unused_data or self._raw()
+                if not rest or _factory(rest) is None:
+                    return b""
+                self._decompressor = decompressor = self._new()
+                feed = rest
+            elif decompressor.needs_input:
+                feed = self._raw()
+                starved = not feed
+            try:
+                data = decompressor.decompress(feed, CHUNK)
+            except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+                raise BadArchive(f"the archive does not decompress: {error}") from None
+            if data:
+                return data
+            # Asked once more without input before this: zlib may hold back bytes that did not fit the last time.
+            if starved and not decompressor.eof:
+                raise BadArchive("the compressed archive is cut short")

@@ -1,0 +1,75 @@
+"""Pub/sub, the envelopes on it, and what the node says of itself there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import attrs
+
+from chorus import __version__
+from chorus.multiformats.multiaddr import Multiaddr
+from chorus.protocols.gossip_params import GossipParams
+from chorus.seams import MembersMayAll, PassThrough
+from chorus.services.messaging import Messaging
+from chorus.services.presence import Load, PresenceService, Profile
+from chorus.services.pubsub import PubSubService
+from chorus.services.pubsub_seqno import first_seqno
+
+if TYPE_CHECKING:
+    from chorus.identity import Identity, PeerId
+    from chorus.services.p2p import P2PService
+    from chorus.wiring.surroundings import Surroundings
+
+
+@attrs.frozen
+class Messages:
+    pubsub: PubSubService
+    messaging: Messaging
+    presence: PresenceService
+
+
+def build_messages(
+    around: Surroundings,
+    identity: Identity,
+    p2p: P2PService,
+    *,
+    agent_id: str,
+    role: str | None,
+    load: Callable[[], Load],
+    record_of: Callable[[PeerId], bytes | None],
+    take_up: Callable[[PeerId, PeerId, bytes | None], None],
+) -> Messages:
+    """`record_of` and `take_up`: what peer exchange needs of discovery, which is built later and stopped earlier."""
+    settings = around.settings
+    pubsub = PubSubService(
+        p2p,
+        identity,
+        around.reactor,
+        rng=around.rng,
+        # Members count their sequence numbers up; foreign peers of open mode may draw them (js does).
+        params=GossipParams(growing_seqno=not settings.open),
+        direct=[Multiaddr.parse(each) for each in settings.gossip_direct_peers],
+        record_of=record_of,
+        take_up=take_up,
+        first_seqno=lambda: first_seqno(around.path, around.wall_ns()),
+    )
+    messaging = Messaging(
+        pubsub,
+        identity.peer_id,
+        redactor=PassThrough(),
+        wall=around.wall,
+        random=around.random_bytes,
+        role=lambda: role,
+        roles=MembersMayAll(),
+    )
+    profile = Profile(
+        agent_id=agent_id,
+        version=__version__,
+        role=role,
+        reports_to=settings.agent_reports_to,
+        specialization=settings.agent_specialization,
+        expertise=settings.agent_expertise,
+        capabilities=settings.agent_capabilities,
+    )
+    return Messages(pubsub, messaging, PresenceService(messaging, pubsub, around.reactor, profile, load))

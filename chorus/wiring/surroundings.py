@@ -1,0 +1,32 @@
+"""What every part of a node is made from, whatever it does."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+if TYPE_CHECKING:
+    from chorus.config.settings import Settings
+
+MIB = 1024 * 1024
+
+
+@attrs.frozen
+class Surroundings:
+    """Settings, reactor, time and chance. The one place where a node says which clock and which randomness it has."""
+
+    settings: Settings
+    reactor: Any
+    path: Path
+    """The data directory, held by this process before any part is built."""
+    wall: Callable[[], float]
+    """Unix seconds, for dates alone."""
+    wall_ns: Callable[[], int]
+    random_bytes: Callable[[int], bytes]
+    """So many bytes for keys, nonces and ids."""
+    rng: random.Random
+    """For choices and jitter, shared by all parts."""

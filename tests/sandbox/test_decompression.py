@@ -1,0 +1,52 @@
+"""The bytes of an archive: four kinds of compression, and what compression can be made to do."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import os
+from unittest import mock
+
+from chorus.sandbox import decompression
+from chorus.sandbox.archives import BadArchive, listing
+from tests.sandbox.archive_kit import Base, member, tar
+
+
+class Decompression(Base):
+    def test_concatenated_streams(self) -> None:
+        data = tar(member("a", b"x" * 5000))
+        for compress in (gzip.compress, bz2.compress, lzma.compress):
+            path = self.archive(compress(data[:700]) + compress(b"") + compress(data[700:]))
+            self.assertEqual([entry.size for entry in listing(path)], [5000])
+
+    def test_gzip_that_fills_the_buffer_exactly(self) -> None:
+        for size in (decompression.CHUNK - 2048, decompression.CHUNK, decompression.CHUNK * 2 + 7):
+            path = self.archive(gzip.compress(tar(member("a", os.urandom(size)))))
+            self.assertEqual([entry.size for entry in listing(path)], [size])
+
+    def test_compression_bomb_is_stopped_while_it_streams(self) -> None:
+        for compress in (lambda d: gzip.compress(d, 9), bz2.compress, lzma.compress):
+            bomb = compress(tar(member("zeros", bytes(decompression.RATIO_FLOOR + (8 << 20)))))
+            taken = []
+            real = decompression.Source._more
+
+            def count(source: decompression.Source, real=real, taken=taken) -> bytes:
+                data = real(source)
+                taken.append(len(data))
+                return data
+
+            with mock.patch.object(decompression.Source, "_more", count):
+                error = self.assertRaises(BadArchive, listing, self.archive(bomb))
+            self.assertIn("times when unpacked", str(error))
+            self.assertLessEqual(sum(taken), decompression.RATIO_FLOOR + decompression.CHUNK)
+            self.assertLessEqual(max(taken), decompression.CHUNK)
+
+    def test_bomb_of_empty_streams(self) -> None:
+        with mock.patch.object(decompression, "MAX_STREAMS", 50):
+            self.refused(gzip.compress(b"") * 60, "compressed streams in a row")
+
+    def test_xz_with_an_absurd_dictionary(self) -> None:
+        filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 512 << 20}]
+        data = lzma.compress(tar(member("x", b"1")), format=lzma.FORMAT_XZ, filters=filters)
+        self.refused(data, "does not decompress")
