@@ -225,7 +225,7 @@ class ConnectionCore:
         """What is to be written to the socket; ask again until it is empty, or `pause_output`."""
         session = self.yamux
         sealed = b""
-        if session is not None and (parts := session.data_to_send()):
+        if session is not None and (parts := session.output.data_to_send()):
             sealed = self._noise.seal(parts)
         if self._raw:
             sealed = b"".join(self._raw) + sealed
@@ -468,21 +468,21 @@ class ConnectionCore:
 
     def pause_output(self) -> None:
         if self.yamux is not None:
-            self.yamux.pause_output()
+            self.yamux.output.pause()
 
     def resume_output(self) -> None:
         if self.yamux is not None:
-            self.yamux.resume_output()
+            self.yamux.output.resume()
 
     @property
     def overfull(self) -> bool:
         """Receivers are paused on so much that the socket should not be read."""
-        return self.yamux is not None and self.yamux.overfull
+        return self.yamux is not None and self.yamux.budgets.overfull
 
     def reading_paused(self, now: float) -> None:
         """The socket is not read: silence is ours, not the peer's."""
         if self.yamux is not None:
-            self.yamux.starved = True
+            self.yamux.budgets.starved = True
         self._stalled_until = now + self.limits.read_stall_s
         self._expect(self._stalled_until)
 

@@ -553,7 +553,7 @@ class Time(PureTestCase):
         peer.pause_reading()
         stream.write(bytes(100_001))
         pair.pump()
-        self.assertTrue(pair.listener.yamux.overfull)
+        self.assertTrue(pair.listener.yamux.budgets.overfull)
         pair.listener.reading_paused(1.0)
         self.assertEqual(pair.listener.next_timer(), 10.0)
         pair.listener.handle_timer(10.0)
@@ -702,7 +702,7 @@ class RecordedSession(PureTestCase):
     def check_gone(self, side, events: CoreRecorder) -> None:
         session = side.yamux
         if session is not None:
-            self.assertEqual((session.streams, session.held, session.queued, session._waiting), ({}, 0, 0, {}))
+            self.assertEqual((session.streams, session.held, session.queued, session.output._waiting), ({}, 0, 0, {}))
             self.assertEqual((len(side._negotiating), len(side._lingering)), (0, 0))
         for receiver in events.receivers:
             self.assertEqual(len(receiver.closed), 1)
