@@ -26,7 +26,8 @@ from chorus.errors import ChorusError
 from chorus.identity import Identity
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols.connection import ConnectionProtocol
-from chorus.protocols.connection_core import ConnectionCore, ConnectionLimits
+from chorus.protocols.connection_core import ConnectionCore
+from chorus.protocols.connection_limits import ConnectionLimits
 from chorus.protocols.muxed_stream import MuxedStream
 from chorus.protocols.noise import HandshakeResult
 from chorus.protocols.stream import Connection, Stream

@@ -22,15 +22,13 @@ from zope.interface import implementer
 from chorus.errors import ChorusError, LimitExceeded, LocalError, PeerError
 from chorus.identity import Identity, PeerId
 from chorus.multiformats.multiaddr import Multiaddr
-from chorus.protocols.connection_core import (
-    ConnectionCore,
+from chorus.protocols.connection_core import ConnectionCore, MakeHandshake, Truncated
+from chorus.protocols.connection_limits import (
     ConnectionLimits,
     HandshakeTimeout,
     KeepaliveTimeout,
-    MakeHandshake,
     NegotiationTimeout,
     ReadStalled,
-    Truncated,
 )
 from chorus.protocols.muxed_stream import MuxedStream
 from chorus.protocols.noise import HandshakeResult, NoiseHandshake

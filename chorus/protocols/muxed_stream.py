@@ -106,7 +106,7 @@ class MuxedStream(YamuxStream):
         self._leave_negotiation()
         self.core.stream_agreed(self)
         if self.wants_fin and not self.ended:
-            self.session.send_fin(self)
+            self.session.output.send_fin(self)
         if self._close_waits:
             self.close()
 
@@ -165,7 +165,7 @@ class Offer(_Negotiation):
         self._expected = multistream.lazy_offer(protocol)
         """Sent, and echoed by a peer that agrees."""
         stream.negotiate(self)
-        stream.session.send_opening(stream, self._expected)
+        stream.session.output.send_opening(stream, self._expected)
 
     def data_received(self, data: bytes) -> None:
         stream = self._stream
@@ -198,7 +198,7 @@ class Proposals(_Negotiation):
         self._dialer = multistream.Dialer(protocols)
         self._opened = opened
         stream.negotiate(self)
-        stream.session.send_opening(stream, self._dialer.data_to_send())
+        stream.session.output.send_opening(stream, self._dialer.data_to_send())
 
     def data_received(self, data: bytes) -> None:
         stream, dialer = self._stream, self._dialer

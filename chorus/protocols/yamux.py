@@ -1,17 +1,20 @@
 """The yamux session: many streams over one ordered byte stream (spec/wire.md 7, spec/security.md 1.4).
 
-Pure: plaintext in (`receive_data`), parts to send out (`data_to_send`), what happened through `SessionEvents`, called
-synchronously (an event object a frame would cost more than the frame). Nothing here reads a clock.
+Pure: plaintext in (`receive_data`), parts to send out (`output.data_to_send`), what happened through `SessionEvents`,
+called synchronously (an event object a frame would cost more than the frame). Nothing here reads a clock.
+
+Reading frames and what they do to streams is one machine, and all here: whether a body is legal, and whose it is, is
+known by the stream alone. What is sent (`yamux_output`), ids (`yamux_ids`) and memory (`yamux_budgets`) are beside it.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Protocol
 
 from chorus.errors import ChorusError, LimitExceeded
 from chorus.protocols.stream import StreamReset
+from chorus.protocols.yamux_budgets import Budgets
+from chorus.protocols.yamux_events import SessionEvents
 from chorus.protocols.yamux_frames import (
     ACK,
     DATA,
@@ -21,7 +24,6 @@ from chorus.protocols.yamux_frames import (
     HEADER,
     HEADER_SIZE,
     INITIAL_WINDOW,
-    MAX_STREAM_ID,
     MAX_WINDOW,
     PING,
     RST,
@@ -32,46 +34,19 @@ from chorus.protocols.yamux_frames import (
     StreamLimitReached,
     YamuxError,
     YamuxLimits,
+    YamuxStreamError,
 )
+from chorus.protocols.yamux_ids import StreamIds
+from chorus.protocols.yamux_output import YamuxOutput
 from chorus.protocols.yamux_stream import YamuxStream
 
 PROTOCOL = "/yamux/1.0.0"
 
-MAX_GAPS = 256
-"""Stream ids that the peer skipped and may still open: go-yamux takes ids and sends SYNs in two steps, so concurrent
-opens overtake each other by at most its backlog."""
-
-_pack = HEADER.pack
 _unpack = HEADER.unpack_from
 
 
-class SessionEvents(Protocol):
-    """What a session tells its owner."""
-
-    def stream_arrived(self, stream: YamuxStream) -> None:
-        """The peer opened a stream; set a receiver, or it counts as paused."""
-
-    def output_waiting(self) -> None:
-        """There is something to send, and it is not `receive_data` that made it."""
-
-    def receiver_failed(self, stream: YamuxStream, error: Exception) -> None:
-        """A receiver raised; called in the `except` clause. The stream is reset next."""
-
-    def stream_ended(self, stream: YamuxStream) -> None:
-        """The stream has left the session."""
-
-    def pong_received(self, value: int) -> None:
-        """The answer to `ping(value)`, or an unasked one."""
-
-    def peer_going_away(self, code: int) -> None:
-        """The peer takes no new streams."""
-
-    def read_again(self) -> None:
-        """`starved` was set, and receivers have taken enough."""
-
-
 class YamuxSession:
-    """`initiator` is the side that dialled: it opens odd stream ids, the other even ones."""
+    """`initiator` is the side that dialled. Streams use `output` and `budgets` themselves."""
 
     def __init__(
         self,
@@ -84,38 +59,21 @@ class YamuxSession:
         limits = limits or YamuxLimits()
         self.limits = limits
         self.streams: dict[int, YamuxStream] = {}
-        self.queued = 0
-        """Bytes in the streams' send queues."""
-        self.held = 0
-        """Bytes received that receivers have not taken."""
-        self.starved = False
         self.closed = False
         self.going_away = False
         """We sent GoAway: no new inbound streams."""
         self.peer_gone: int | None = None
         """The code of the peer's GoAway: no new outbound streams."""
-        self.writable = True
-        self.room = limits.max_output
-        """Data bytes that may still go out before the next drain; 0 or less while the socket is slow."""
+        self.budgets = Budgets(limits, events.read_again)
+        self.output = YamuxOutput(limits, self.budgets, events.output_waiting)
 
         self._events = events
         self._stream_type = stream_type
-        self._odd_peer = not initiator
-        self._next_id = 1 if initiator else 2
-        self._highest_peer_id = -1 if not initiator else 0
-        self._gaps: OrderedDict[int, None] = OrderedDict()
+        self._ids = StreamIds(initiator)
         self._unaccepted = 0
         self._unacknowledged = 0
-        self._growth = 0
-
-        self._out: list[bytes | memoryview] = []
-        self._control = 0
-        self._waiting: dict[YamuxStream, None] = {}
-        """Streams with queued bytes and window, in the order of their turn."""
 
         self._now = 0.0
-        self._receiving = False
-        self._announced = False
         self._partial = b""
         self._body = 0
         """Bytes of the current Data frame's body still to come, …"""
@@ -144,19 +102,12 @@ class YamuxSession:
             raise StreamLimitReached(f"{len(self.streams)} streams are open on the connection")
         if self._unacknowledged >= limits.max_unacknowledged:
             raise StreamLimitReached(f"{self._unacknowledged} streams await the peer's answer")
-        stream_id = self._next_id
-        if stream_id > MAX_STREAM_ID:
-            raise StreamLimitReached("the connection's stream ids are used up")
-        self._next_id = stream_id + 2
+        stream_id = self._ids.next()
         stream = self._stream_type(self, stream_id, False)
         stream.flags = SYN
         self.streams[stream_id] = stream
         self._unacknowledged += 1
         return stream
-
-    def announce(self, stream: YamuxStream) -> None:
-        """Send the SYN (or ACK) of a stream that has no data to send it with."""
-        self._control_frame(WINDOW_UPDATE, 0, stream.stream_id, 0, stream)
 
     def accept(self, stream: YamuxStream) -> None:
         """The protocol of an inbound stream is agreed: it leaves the backlog."""
@@ -168,7 +119,7 @@ class YamuxSession:
         """Take no new streams; those that live go on. Idempotent."""
         if not self.going_away and not self.closed:
             self.going_away = True
-            self._control_frame(GO_AWAY, 0, 0, code)
+            self.output.control_frame(GO_AWAY, 0, 0, code)
 
     def close(self, error: ChorusError, code: int | None = None) -> None:
         """End every stream with `error`; with a code, GoAway is what is sent last."""
@@ -177,13 +128,23 @@ class YamuxSession:
         if code is not None:
             self.go_away(code)
         self.closed = True
-        self._waiting.clear()
+        self.output.close()
         for stream in list(self.streams.values()):
             stream.finish(error)
 
     def ping(self, value: int) -> None:
         """Send a ping request with an opaque value of 32 bits."""
-        self._control_frame(PING, SYN, 0, value)
+        self.output.control_frame(PING, SYN, 0, value)
+
+    @property
+    def held(self) -> int:
+        """Bytes received that receivers have not taken."""
+        return self.budgets.held
+
+    @property
+    def queued(self) -> int:
+        """Bytes in the streams' send queues."""
+        return self.budgets.queued
 
     @property
     def incomplete(self) -> bool:
@@ -195,7 +156,8 @@ class YamuxSession:
     def receive_data(self, chunks: Iterable[bytes], now: float) -> None:
         """Raises `YamuxError` or `LimitExceeded`, after which only `close` may be called."""
         self._now = now
-        self._receiving = True
+        output = self.output
+        output.receiving = True
         try:
             for data in chunks:
                 if self.closed:
@@ -203,15 +165,11 @@ class YamuxSession:
                 self._parse(data)
             if self._arrived:
                 self._acknowledge()
-            self._check_control()
-            if self.held > self.limits.receive_budget:
-                raise LimitExceeded("yamux_receive_buffer", self.held, self.limits.receive_budget)
+            output.check_control()
+            if self.budgets.held > self.limits.receive_budget:
+                raise LimitExceeded("yamux_receive_buffer", self.budgets.held, self.limits.receive_budget)
         finally:
-            self._receiving = False
-
-    def _check_control(self) -> None:
-        if self._control > self.limits.max_control:
-            raise LimitExceeded("yamux_control_queue", self._control, self.limits.max_control)
+            output.receiving = False
 
     def _parse(self, data: bytes) -> None:
         position = 0
@@ -321,7 +279,7 @@ class YamuxSession:
             self._events.peer_going_away(value)
         elif flags & SYN:
             self._pings.hit(self._now)
-            self._control_frame(PING, ACK, 0, value)
+            self.output.control_frame(PING, ACK, 0, value)
         elif flags & ACK:
             self._events.pong_received(value)
         else:
@@ -331,20 +289,19 @@ class YamuxSession:
         """Register an inbound stream, or refuse it and return None."""
         if stream is not None:
             raise YamuxError(f"SYN on the live stream {stream_id}")
-        if bool(stream_id & 1) is not self._odd_peer:
-            raise YamuxError(f"SYN on stream {stream_id}, whose parity is ours")
+        self._ids.check_parity(stream_id)
         if body > INITIAL_WINDOW:
             raise YamuxError(f"a body of {body} bytes, over the window of {INITIAL_WINDOW}")
-        self._take_peer_id(stream_id)
-        self._check_control()
+        self._ids.take(stream_id)
+        self.output.check_control()
         if flags & RST:
             self._resets.hit(self._now)
             return None
         if self.going_away:
-            self._control_frame(WINDOW_UPDATE, RST, stream_id, 0)
+            self.output.control_frame(WINDOW_UPDATE, RST, stream_id, 0)
             return None
         if len(self.streams) >= self.limits.max_streams or self._unaccepted >= self.limits.max_unaccepted:
-            self._control_frame(WINDOW_UPDATE, RST, stream_id, 0)
+            self.output.control_frame(WINDOW_UPDATE, RST, stream_id, 0)
             self._refusals.hit(self._now)
             return None
         stream = self._stream_type(self, stream_id, True)
@@ -354,20 +311,6 @@ class YamuxSession:
         self._arrived.append(stream)
         self._events.stream_arrived(stream)
         return None if stream.ended else stream
-
-    def _take_peer_id(self, stream_id: int) -> None:
-        """Ids are used once; they grow, but for the gaps that concurrent opens leave for a moment."""
-        highest = self._highest_peer_id
-        if stream_id > highest:
-            for skipped in range(max(highest + 2, stream_id - 2 * MAX_GAPS), stream_id, 2):
-                self._gaps[skipped] = None
-            while len(self._gaps) > MAX_GAPS:
-                self._gaps.popitem(last=False)
-            self._highest_peer_id = stream_id
-        elif stream_id in self._gaps:
-            del self._gaps[stream_id]
-        else:
-            raise YamuxError(f"stream id {stream_id} is used again")
 
     def _window_update(self, stream: YamuxStream | None, flags: int, delta: int) -> None:
         if stream is None:
@@ -381,7 +324,7 @@ class YamuxSession:
                 raise YamuxError(f"a window of {stream.send_window + delta} bytes")
             stream.send_window += delta
             if stream.queued:
-                self.flush_stream(stream)
+                self.output.flush_stream(stream)
         elif not flags:
             self._useless.hit(self._now)
         if flags & FIN:
@@ -400,171 +343,19 @@ class YamuxSession:
         arrived, self._arrived = self._arrived, []
         for stream in arrived:
             if stream.flags & ACK and not stream.ended:
-                self.announce(stream)
+                self.output.announce(stream)
 
-    # Sending: what streams call
-
-    def send_data(self, stream: YamuxStream, data: bytes, size: int) -> None:
-        """`data` fits the stream's window, which the caller has charged, and `room`."""
-        out = self._out
-        out.append(_pack(DATA, stream.flags, stream.stream_id, size))
-        out.append(data)
-        stream.flags = 0
-        self.room -= size
-        if not (self._receiving or self._announced):
-            self._announced = True
-            self._events.output_waiting()
-
-    def send_opening(self, stream: YamuxStream, data: bytes) -> None:
-        """The first bytes of an own stream, with its SYN; a control frame, so that ids leave in order even when the
-        socket is slow."""
-        stream.send_window -= len(data)
-        self._control_frame(DATA, 0, stream.stream_id, len(data), stream)
-        self._out.append(data)
-        self._control += len(data)
-
-    def send_fin(self, stream: YamuxStream) -> None:
-        self._control_frame(WINDOW_UPDATE, FIN, stream.stream_id, 0, stream)
-        stream.fin_left()
-
-    def send_reset(self, stream: YamuxStream) -> None:
-        if not self.closed:
-            self._control_frame(WINDOW_UPDATE, RST, stream.stream_id, 0, stream)
-
-    def send_window_update(self, stream: YamuxStream, delta: int) -> None:
-        if not self.closed:
-            self._control_frame(WINDOW_UPDATE, 0, stream.stream_id, delta, stream)
-
-    def _control_frame(
-        self, kind: int, flags: int, stream_id: int, value: int, stream: YamuxStream | None = None
-    ) -> None:
-        if stream is not None:
-            flags |= stream.flags
-            stream.flags = 0
-        self._out.append(_pack(kind, flags, stream_id, value))
-        self._control += HEADER_SIZE
-        if not (self._receiving or self._announced):
-            self._announced = True
-            self._events.output_waiting()
-
-    def flush_stream(self, stream: YamuxStream) -> None:
-        """The stream has queued bytes; send what its window and `room` allow, in turn with others."""
-        if stream.send_window:
-            self._waiting[stream] = None
-            if self.room > 0:
-                self.flush()
-
-    def flush(self) -> None:
-        """Move queued bytes to the output, a frame of each stream in turn, until `room` is used up."""
-        waiting = self._waiting
-        while waiting and self.room > 0:
-            stream = next(iter(waiting))
-            del waiting[stream]
-            if stream.queued:
-                self._send_queued(stream)
-                if stream.queued and stream.send_window:
-                    waiting[stream] = None
-                elif stream.wants_fin and not stream.ended:
-                    self.send_fin(stream)
-                stream.flushed()
-
-    def _send_queued(self, stream: YamuxStream) -> None:
-        """One Data frame of the head of the queue."""
-        size = min(stream.queued, stream.send_window, self.room, self.limits.max_frame_body)
-        queue = stream.queue
-        assert queue is not None
-        stream.queued -= size
-        stream.send_window -= size
-        self.queued -= size
-        self.room -= size
-        out = self._out
-        out.append(_pack(DATA, stream.flags, stream.stream_id, size))
-        stream.flags = 0
-        while size:
-            part = queue[0]
-            if len(part) <= size:
-                out.append(part)
-                size -= len(part)
-                queue.popleft()
-            else:
-                view = memoryview(part)
-                out.append(view[:size])
-                queue[0] = view[size:]
-                size = 0
-        if not (self._receiving or self._announced):
-            self._announced = True
-            self._events.output_waiting()
-
-    # Sending: what the owner calls
-
-    def data_to_send(self) -> list[bytes | memoryview]:
-        """The parts to send, in order; empty when there is nothing. Queued bytes are moved up behind them: call
-        again until it is empty, or `pause_output`."""
-        out = self._out
-        if out:
-            self._out = []
-            self._control = 0
-            self._announced = False
-            if self.writable:
-                self.room = self.limits.max_output
-                if self._waiting:
-                    self._announced = True
-                    self.flush()
-                    self._announced = bool(self._out)
-        return out
-
-    def pause_output(self) -> None:
-        """The socket is slow: data stays in the streams' queues, control frames are kept up to their limit."""
-        self.writable = False
-        self.room = 0
-
-    def resume_output(self) -> None:
-        self.writable = True
-        self.room = self.limits.max_output
-        if self._waiting:
-            self.flush()
-
-    # Accounts: what streams call
-
-    def hold(self, size: int) -> None:
-        self.held += size
-
-    def release(self, size: int) -> None:
-        self.held -= size
-        if self.starved and not self.overfull:
-            self.starved = False
-            self._events.read_again()
-
-    @property
-    def overfull(self) -> bool:
-        """Paused receivers hold half of the budget: the owner stops reading, and sets `starved`."""
-        return self.held > self.limits.receive_budget >> 1
-
-    def grow_window(self, stream: YamuxStream) -> int:
-        """How much the receive window may grow now, of a stream that has used half of it."""
-        growth = self.limits.max_receive_window - stream.window_size
-        if growth <= 0 or self._growth + growth > self.limits.growth_budget:
-            return 0
-        self._growth += growth
-        stream.window_size += growth
-        return growth
+    # What streams call
 
     def forget(self, stream: YamuxStream) -> None:
         """The stream has ended: its id is gone, late frames for it are drained."""
         self.streams.pop(stream.stream_id, None)
-        self._waiting.pop(stream, None)
+        self.output.forget(stream)
         self.accept(stream)
         if stream.unacknowledged:
             self._answered(stream)
-        if stream.window_size > INITIAL_WINDOW:
-            self._growth -= stream.window_size - INITIAL_WINDOW
+        self.budgets.give_back_window(stream)
         self._events.stream_ended(stream)
 
     def receiver_failed(self, stream: YamuxStream, error: Exception) -> None:
         self._events.receiver_failed(stream, error)
-
-
-class YamuxStreamError(YamuxError):
-    """The peer broke the rules of one stream, which is reset; the session goes on."""
-
-    code = "yamux_stream_error"

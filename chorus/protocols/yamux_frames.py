@@ -39,6 +39,12 @@ class YamuxError(PeerError):
     code = "yamux_protocol_error"
 
 
+class YamuxStreamError(YamuxError):
+    """The peer broke the rules of one stream, which is reset; the session goes on."""
+
+    code = "yamux_stream_error"
+
+
 class StreamLimitReached(LocalError):
     """Opening one more stream here would pass a limit of this connection."""
 

@@ -90,25 +90,26 @@ class YamuxStream:
         if self._write_closed or self.ended:
             raise StreamClosed("write after the end of the stream") from self._error
         size = len(data)
-        session = self.session
-        if not self.queued and size <= self.send_window and size <= session.room:
+        output = self.session.output
+        if not self.queued and size <= self.send_window and size <= output.room:
             if size:
                 self.send_window -= size
-                session.send_data(self, data, size)
+                output.send_data(self, data, size)
         else:
             self._enqueue(data, size)
 
     def _enqueue(self, data: bytes, size: int) -> None:
         session = self.session
-        if session.queued + size > session.limits.send_budget:
-            self.reset(SendQueueFull(f"{session.queued + size} bytes queued on the connection"))
+        budgets = session.budgets
+        if budgets.queued + size > session.limits.send_budget:
+            self.reset(SendQueueFull(f"{budgets.queued + size} bytes queued on the connection"))
             return
         if self.queue is None:
             self.queue = deque()
         self.queue.append(data)
         self.queued += size
-        session.queued += size
-        session.flush_stream(self)
+        budgets.queued += size
+        session.output.flush_stream(self)
         if self.queued > session.limits.write_high_water and not self._write_blocked:
             self._write_blocked = True
             if self.receiver is not None:
@@ -119,7 +120,7 @@ class YamuxStream:
             return
         self._write_closed = True
         if self.wants_fin:
-            self.session.send_fin(self)
+            self.session.output.send_fin(self)
 
     def close(self) -> None:
         if self.ended or self._discard:
@@ -136,7 +137,7 @@ class YamuxStream:
                 # Both directions had ended, but the receiver had not taken everything yet.
                 self.finish(error or StreamReset("reset here", remote=False))
             return
-        self.session.send_reset(self)
+        self.session.output.send_reset(self)
         self.finish(error or StreamReset("reset here", remote=False))
 
     def pause_reading(self) -> None:
@@ -151,7 +152,7 @@ class YamuxStream:
         buffer = self._buffer
         while buffer and not self.paused:
             data = buffer.popleft()
-            self.session.release(len(data))
+            self.session.budgets.release(len(data))
             self._hand_over(data)
         if self.paused or self._told:
             return
@@ -172,7 +173,7 @@ class YamuxStream:
             if self._buffer is None:
                 self._buffer = deque()
             self._buffer.append(data)
-            self.session.hold(len(data))
+            self.session.budgets.hold(len(data))
             return
         self._hand_over(data)
         if self._buffer and not self.paused:
@@ -186,7 +187,7 @@ class YamuxStream:
             self._buffer = deque()
         self._buffer.appendleft(data)
         self._consumed -= len(data)
-        self.session.hold(len(data))
+        self.session.budgets.hold(len(data))
 
     def _hand_over(self, data: bytes) -> None:
         if self._discard:
@@ -220,7 +221,7 @@ class YamuxStream:
             self._error = error
             self.session.forget(self)
             if self.queued:
-                self.session.queued -= self.queued
+                self.session.budgets.queued -= self.queued
                 self.queued = 0
                 self.queue = None
         if error is not None:
@@ -256,14 +257,14 @@ class YamuxStream:
     def _give_credit(self) -> None:
         if self.fin_received or self.ended:
             return
-        delta = self._consumed + self.session.grow_window(self)
+        delta = self._consumed + self.session.budgets.grow_window(self)
         self._consumed = 0
         self.receive_window += delta
-        self.session.send_window_update(self, delta)
+        self.session.output.send_window_update(self, delta)
 
     def _drop_buffer(self) -> None:
         if self._buffer:
-            self.session.release(sum(map(len, self._buffer)))
+            self.session.budgets.release(sum(map(len, self._buffer)))
             self._buffer.clear()
 
     def _tell(self, call: Callable[[], None]) -> None:

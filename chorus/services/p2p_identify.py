@@ -1,7 +1,9 @@
-"""identify on every connection: ours is asked for, the peer's is asked for, changes are pushed (spec/wire.md 9)."""
+"""identify on every connection: ours is asked for, the peer's is asked for, changes are pushed (spec/wire.md 9); what
+admitted peers said of themselves goes into the peer store."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -9,21 +11,28 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chorus.errors import ChorusError
+from chorus.errors import ChorusError, PeerError
 from chorus.identity import Identity
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols import identify
 from chorus.protocols.envelope import PeerRecord
 from chorus.protocols.identify import Identification
-from chorus.protocols.stream import Stream, StreamClosed
+from chorus.protocols.peerstore import PeerStore
+from chorus.protocols.stream import ProtocolNotSupported, Stream, StreamClosed
 from chorus.protocols.streamio import StreamIO
-from chorus.services.p2p_link import Link
+from chorus.services.p2p_link import Link, reason
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 PUSH_DELAY = 0.2
 """Seconds that changes are collected before they are pushed: protocols come and go in groups."""
+
+
+class IdentifySilent(PeerError):
+    """The peer did not say who it is in time."""
+
+    code = "identify_timeout"
 
 
 class _Deaf:
@@ -51,8 +60,9 @@ _DEAF = _Deaf()
 class IdentifyService:
     """Answers with what the node says of itself, and asks each peer once a connection.
 
-    `learnt` is called with each answer and push, `failed` when a peer's cannot be had (`ProtocolNotSupported` when it
-    does not speak identify). `wall_ns` is Unix time, for the sequence number of our signed record.
+    `learnt` is called with each answer and push, and with an empty one for a peer that does not speak identify. Whoever
+    breaks its rules is closed; `failed` counts by the error's code. `wall_ns` is Unix time, for the sequence number of
+    our signed record.
     """
 
     _log = Logger()
@@ -66,7 +76,7 @@ class IdentifyService:
         addresses: Callable[[], Sequence[Multiaddr]],
         protocols: Callable[[], Sequence[str]],
         learnt: Callable[[Link, Identification], None],
-        failed: Callable[[Link, ChorusError], None],
+        failed: Counter[str],
         wall_ns: Callable[[], int],
     ) -> None:
         self._clock = clock
@@ -149,7 +159,7 @@ class IdentifyService:
             said = await identify.read(io, link.connection.peer_id)
         except ChorusError as error:
             if not link.connection.closed:
-                self._failed(link, error)
+                self._not_identified(link, error)
             return
         io.close()
         if not link.connection.closed:
@@ -167,7 +177,7 @@ class IdentifyService:
             return
         except ChorusError as error:
             if not link.connection.closed:
-                self._failed(link, error)
+                self._not_identified(link, error)
             return
         io.close()
         if link.connection.closed:
@@ -175,5 +185,34 @@ class IdentifyService:
         known = link.identification
         self._learnt(link, said if known is None else known.changed_by(said))
 
+    def _not_identified(self, link: Link, error: ChorusError) -> None:
+        """A peer that does not speak identify may stay; one that breaks its rules may not."""
+        self._failed[reason(error)] += 1
+        if isinstance(error, ProtocolNotSupported):
+            self._learnt(link, Identification())
+        elif isinstance(error, PeerError):
+            link.connection.close(error)
+        else:
+            link.connection.close(IdentifySilent(f"identify failed: {error}"))
+
     def _bug(self, failure: Failure) -> None:
         self._log.failure("identify failed here", failure)
+
+
+def keep(link: Link, peers: PeerStore, failed: Counter[str], now: float) -> None:
+    """Store what an admitted peer said of itself; a record of its own that is none is counted in `failed`."""
+    said, peer = link.identification, link.peer
+    assert said is not None and peer is not None
+    source = link.connection.remote_address
+    peers.identified(peer, said, source=source, now=now)
+    if said.signed_record is None:
+        return
+    try:
+        record = PeerRecord.open(said.signed_record)
+    except PeerError as error:
+        failed[error.code] += 1
+        return
+    if record.peer_id != peer:
+        failed["record_of_another"] += 1
+        return
+    peers.learn_record(peer, record.seq, record.addresses, said.signed_record, source=source, now=now)

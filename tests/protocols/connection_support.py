@@ -13,7 +13,8 @@ from chorus.errors import ChorusError
 from chorus.identity import Identity
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols.connection import ConnectionProtocol
-from chorus.protocols.connection_core import ConnectionCore, ConnectionLimits
+from chorus.protocols.connection_core import ConnectionCore
+from chorus.protocols.connection_limits import ConnectionLimits
 from chorus.protocols.muxed_stream import MuxedStream
 from chorus.protocols.noise import HandshakeResult, NoiseHandshake
 from chorus.protocols.stream import Stream
@@ -169,6 +170,17 @@ class CorePair:
         cut = self.cut or len(data) or 1
         for start in range(0, len(data), cut):
             to.receive_data(data[start : start + cut], self.now)
+
+
+def open_stream(pair: CorePair, protocol: str = ECHO, receiver: Recorder | None = None):
+    stream = pair.dialer.open_stream(protocol, pair.now)
+    stream.set_receiver(receiver or Recorder())
+    return stream
+
+
+def forged(pair: CorePair, *plaintexts: bytes) -> bytes:
+    """Bytes that the dialer's peer will open as `plaintexts`."""
+    return b"".join(pair.dialer.result.session.seal([plaintext]) for plaintext in plaintexts)
 
 
 class Transport:

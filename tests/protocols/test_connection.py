@@ -16,7 +16,7 @@ from twisted.trial.unittest import TestCase
 
 from chorus.errors import LimitExceeded, LocalError, PeerError
 from chorus.protocols.connection import ConnectionLimits, ConnectionLost, ConnectionProtocol, Truncated
-from chorus.protocols.connection_core import HandshakeTimeout, KeepaliveTimeout, ReadStalled
+from chorus.protocols.connection_limits import HandshakeTimeout, KeepaliveTimeout, ReadStalled
 from chorus.protocols.noise import NoiseError
 from chorus.protocols.stream import ProtocolNotSupported, StreamClosed, StreamReset
 from chorus.protocols.yamux_frames import (
@@ -237,7 +237,7 @@ class BackPressure(ShellTestCase):
                 break
             self.forge(pair, frame(WINDOW_UPDATE, SYN, 2 * i + 1, 0) + frame(PING, SYN, 0, i))
             yamux = pair.listener._core.yamux
-            most = max(most, len(transport.written) + yamux.held + yamux.queued + yamux._control)
+            most = max(most, len(transport.written) + yamux.held + yamux.queued + yamux.output._control)
         self.assertTrue(pair.listener.closed)
         self.assertLess(most, 300_000)
         self.assertEqual(pair.listener.counters, {"limit_exceeded.yamux_control_queue": 1})

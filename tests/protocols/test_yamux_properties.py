@@ -62,7 +62,8 @@ class Sessions(RuleBasedStateMachine):
             return
         stream = self.sides[number].open_stream()
         self.ends[number, stream.stream_id] = End(stream)
-        self.sides[number].announce(stream) if announce else self.sides[number].send_opening(stream, b"")
+        output = self.sides[number].output
+        output.announce(stream) if announce else output.send_opening(stream, b"")
 
     @rule(data=st.data(), size=st.sampled_from((0, 1, 100, 6000, 70_000, INITIAL_WINDOW)), fill=st.integers(0, 255))
     def write(self, data: st.DataObject, size: int, fill: int) -> None:
@@ -106,7 +107,7 @@ class Sessions(RuleBasedStateMachine):
     @rule(number=st.sampled_from((0, 1)), slow=st.booleans())
     def socket(self, number: int, slow: bool) -> None:
         side = self.sides[number]
-        side.pause_output() if slow else side.resume_output()
+        side.output.pause() if slow else side.output.resume()
 
     @rule(number=st.sampled_from((0, 1)))
     def send(self, number: int) -> None:
@@ -129,7 +130,7 @@ class Sessions(RuleBasedStateMachine):
             assert side.queued == sum(stream.queued for stream in streams)
             assert side.held == sum(sum(map(len, stream._buffer or ())) for stream in streams)
             assert side._unacknowledged == sum(stream.unacknowledged for stream in side.streams.values())
-            assert side._growth == sum(stream.window_size - INITIAL_WINDOW for stream in side.streams.values())
+            assert side.budgets._growth == sum(stream.window_size - INITIAL_WINDOW for stream in side.streams.values())
             assert all(0 <= stream.receive_window <= stream.window_size for stream in streams)
             assert all(stream.send_window >= 0 for stream in streams)
 
@@ -139,7 +140,7 @@ class Sessions(RuleBasedStateMachine):
         for end in list(self.ends.values()):
             end.stream.resume_reading()
         for side in self.sides:
-            side.resume_output()
+            side.output.resume()
         while True:
             for number in (0, 1):
                 self.wires[number] += drain(self.sides[number])
@@ -186,7 +187,7 @@ class Hostile(PureTestCase):
             for _ in range(2):
                 stream = side.open_stream()
                 stream.set_receiver(Recorder())
-                side.announce(stream)
+                side.output.announce(stream)
             own = list(side.streams.values())
         else:
             own = []

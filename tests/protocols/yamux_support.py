@@ -84,7 +84,7 @@ def session(initiator: bool, limits: YamuxLimits | None = None, receive: bool = 
 
 def drain(session: YamuxSession) -> bytes:
     sent = bytearray()
-    while parts := session.data_to_send():
+    while parts := session.output.data_to_send():
         sent += b"".join(parts)
     return bytes(sent)
 
@@ -126,6 +126,6 @@ class Pair:
         """An open stream, as the dialer and as the listener see it."""
         stream = self.dialer.open_stream()
         stream.set_receiver(Recorder())
-        self.dialer.announce(stream)
+        self.dialer.output.announce(stream)
         self.pump()
         return stream, self.listener_events.arrived[-1]

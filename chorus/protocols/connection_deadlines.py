@@ -1,0 +1,42 @@
+"""Streams of a connection that have until some time to do something: to agree on a protocol, to send what is left."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from chorus.protocols.muxed_stream import MuxedStream
+
+
+class Deadlines:
+    """All wait equally long, `wait` seconds, so they expire in their order."""
+
+    __slots__ = ("_streams", "wait")
+
+    def __init__(self, wait: float) -> None:
+        self.wait = wait
+        self._streams: dict[MuxedStream, float] = {}
+
+    def add(self, stream: MuxedStream, now: float) -> float:
+        self._streams[stream] = at = now + self.wait
+        return at
+
+    def discard(self, stream: MuxedStream) -> None:
+        self._streams.pop(stream, None)
+
+    @property
+    def first(self) -> float:
+        return next(iter(self._streams.values()), float("inf"))
+
+    def expire(self, now: float) -> list[MuxedStream]:
+        expired = []
+        for stream, at in self._streams.items():
+            if at > now:
+                break
+            expired.append(stream)
+        for stream in expired:
+            del self._streams[stream]
+        return expired
+
+    def __len__(self) -> int:
+        return len(self._streams)

@@ -1,0 +1,58 @@
+"""What the streams of one yamux session hold together (spec/security.md 1.4): bytes received and not taken, bytes
+written and not sent, windows grown beyond the initial one.
+
+Only counts and says no; who passed a budget is reset or disconnected by the stream or the session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from chorus.protocols.yamux_frames import INITIAL_WINDOW, YamuxLimits
+
+if TYPE_CHECKING:
+    from chorus.protocols.yamux_stream import YamuxStream
+
+
+class Budgets:
+    """`read_again` is called once `starved` was set and receivers have taken enough."""
+
+    def __init__(self, limits: YamuxLimits, read_again: Callable[[], None]) -> None:
+        self.queued = 0
+        """Bytes in the streams' send queues."""
+        self.held = 0
+        """Bytes received that receivers have not taken."""
+        self.starved = False
+        """The owner does not read until `read_again`."""
+        self._limits = limits
+        self._read_again = read_again
+        self._growth = 0
+
+    def hold(self, size: int) -> None:
+        self.held += size
+
+    def release(self, size: int) -> None:
+        self.held -= size
+        if self.starved and not self.overfull:
+            self.starved = False
+            self._read_again()
+
+    @property
+    def overfull(self) -> bool:
+        """Paused receivers hold half of the budget: the owner stops reading, and sets `starved`."""
+        return self.held > self._limits.receive_budget >> 1
+
+    def grow_window(self, stream: YamuxStream) -> int:
+        """How much the receive window may grow now, of a stream that has used half of it."""
+        growth = self._limits.max_receive_window - stream.window_size
+        if growth <= 0 or self._growth + growth > self._limits.growth_budget:
+            return 0
+        self._growth += growth
+        stream.window_size += growth
+        return growth
+
+    def give_back_window(self, stream: YamuxStream) -> None:
+        """The stream has ended."""
+        if stream.window_size > INITIAL_WINDOW:
+            self._growth -= stream.window_size - INITIAL_WINDOW

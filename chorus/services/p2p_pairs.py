@@ -1,0 +1,81 @@
+"""The connections of each pair of peers: those whose admission is awaited, and the one that is kept.
+
+Simultaneous dials make two. Both ends decide by `dialing.newcomer_stays` and come to the same answer.
+"""
+
+from __future__ import annotations
+
+from chorus.identity import PeerId
+from chorus.protocols.dialing import newcomer_stays
+from chorus.services.p2p_link import Link, P2PCounters
+from chorus.services.p2p_watchers import Watchers
+
+
+class Pairs:
+    """`local` is our own id. Watchers hear of connections that are replaced."""
+
+    def __init__(self, local: PeerId, watchers: Watchers, counters: P2PCounters) -> None:
+        self._local = local
+        self._watchers = watchers
+        self._counters = counters
+        self._kept: dict[PeerId, Link] = {}
+        self._settling: dict[PeerId, int] = {}
+        """Secured connections of each peer that are not admitted yet."""
+
+    def kept(self, peer: PeerId) -> Link | None:
+        """The admitted connection of that peer."""
+        return self._kept.get(peer)
+
+    def keeps(self, link: Link) -> bool:
+        return link.peer is not None and self._kept.get(link.peer) is link
+
+    def all_kept(self) -> list[Link]:
+        return list(self._kept.values())
+
+    def settling(self, peer: PeerId) -> bool:
+        """Whether a connection of that peer is waiting for its admission."""
+        return peer in self._settling
+
+    def secured(self, link: Link, peer: PeerId) -> None:
+        """The peer of a connection is known; its admission is awaited."""
+        link.settling = True
+        self._settling[peer] = self._settling.get(peer, 0) + 1
+
+    def admit(self, link: Link, peer: PeerId) -> Link:
+        """The connection is admitted; returns which one stays. The other has been closed."""
+        self._settled(link)
+        existing = self._kept.get(peer)
+        if existing is not None:
+            alive = not existing.connection.closed
+            if alive and not newcomer_stays(self._local, peer, existing.contender(), link.contender()):
+                self._supersede(link)
+                return existing
+            self._supersede(existing)
+        self._kept[peer] = link
+        return link
+
+    def closed(self, link: Link) -> bool:
+        """The connection has ended; returns whether it was the one kept."""
+        self._settled(link)
+        if link.peer is None or self._kept.get(link.peer) is not link:
+            return False
+        del self._kept[link.peer]
+        return True
+
+    def _supersede(self, link: Link) -> None:
+        """Another connection takes its place. Watchers hear that it left before they hear of the other."""
+        self._watchers.leave(link)
+        if not link.connection.closed:
+            self._counters.superseded += 1
+            link.connection.close()
+
+    def _settled(self, link: Link) -> None:
+        peer = link.peer
+        if not link.settling or peer is None:
+            return
+        link.settling = False
+        left = self._settling[peer] - 1
+        if left:
+            self._settling[peer] = left
+        else:
+            del self._settling[peer]
