@@ -40,7 +40,8 @@ from chorus.protocols.streamio import StreamIO
 from chorus.services.p2p import OpenAdmission, P2PService
 
 if TYPE_CHECKING:
-    from chorus.services.pubsub import PubSubService, Received
+    from chorus.services.pubsub import PubSubService
+    from chorus.services.pubsub_topics import Received
 
 Command = Callable[[dict[str, Any]], Awaitable[dict[str, Any] | None]]
 HEADER = struct.Struct(">QQ")

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from chorus.identity import PeerId
     from chorus.services.messaging import Messaging
-    from chorus.services.pubsub import PubSubService, Received
+    from chorus.services.pubsub import PubSubService
+    from chorus.services.pubsub_topics import Received
 
 AVAILABILITY_S: Final = 30.0
 CAPABILITY_S: Final = 300.0

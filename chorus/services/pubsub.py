@@ -9,21 +9,23 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError, PeerError
 from chorus.identity import PeerId
 from chorus.protocols.gossip import GossipRouter
-from chorus.protocols.gossip_events import Delivery, Validation
+from chorus.protocols.gossip_events import Validation
 from chorus.protocols.gossip_params import PROTOCOLS, GossipParams
-from chorus.protocols.gossip_queue import MAX_QUEUE
 from chorus.protocols.gossip_rpc import Exchanged
 from chorus.protocols.gossip_score_params import ScoreParams
 from chorus.protocols.gossip_sign import Signer, SigningKey, Verifier
 from chorus.protocols.limits import HostLimits, groups
 from chorus.protocols.stream import ProtocolOptions
+from chorus.services.pubsub_congestion import Congestion
+from chorus.services.pubsub_counters import LinkCounters, counted
 from chorus.services.pubsub_link import Inbound, Outbound
+from chorus.services.pubsub_topics import Callback, ReceivedValidator, Topic, Topics
 from chorus.services.turn_queue import TurnQueue
 
 if TYPE_CHECKING:
@@ -36,62 +38,15 @@ if TYPE_CHECKING:
 MAX_INBOUND_PER_PEER: Final = 2
 """Streams of one peer: its own, and the one that replaces it while the old one ends."""
 
-VALIDATION_LIMIT: Final = 10.0
-"""Seconds a validator may take; after that its message is ignored and makes room."""
-
-QUEUE_ROOM: Final = MAX_QUEUE // 4
-"""Bytes waiting for any peer above which publishers are asked to wait."""
-
-PUBLISH_WAIT: Final = 5.0
-"""Seconds a publisher is asked to wait at most: one peer that does not read must not stop everybody."""
-
-
-@attrs.frozen
-class Received:
-    """One message of a topic we are subscribed to, verified, for the first time."""
-
-    topic: str
-    from_peer: PeerId
-    """Who published and signed it."""
-    data: bytes
-    id: bytes
-    source: PeerId | None = attrs.field(default=None, eq=False)
-    """The connected peer that brought it; the publisher itself, or one that passes it on."""
-
-
-Callback = Callable[[Received], None]
-ReceivedValidator = Callable[[Received], "Validation | Deferred[Validation]"]
 RecordOf = Callable[[PeerId], "bytes | None"]
 TakeUp = Callable[[PeerId, PeerId, "bytes | None"], None]
 """(who says so, whom it names, that peer's signed record)."""
-
-
-class _Topic:
-    def __init__(self) -> None:
-        self.callbacks: list[Callback] = []
-        self.validators: list[ReceivedValidator] = []
-        self.waits = False
 
 
 @attrs.define
 class _Peer:
     link: Outbound
     inbound: Inbound | None = None
-
-
-@attrs.define
-class LinkCounters:
-    """Of the shell, since start; the router counts its own."""
-
-    sent: int = 0
-    """Frames handed to peers' streams or queues, control included."""
-    streams_refused: int = 0
-    """Inbound streams reset because of what they carried."""
-    errors: int = 0
-    """Exceptions of callbacks, validators and heartbeats (each is logged)."""
-    dropped_messages: int = 0
-    dropped_gossip: int = 0
-    reopened: int = 0
 
 
 class PubSubService(Service):
@@ -137,7 +92,6 @@ class PubSubService(Service):
             direct=[peer.raw for peer in self._direct],
         )
         self._take_up = take_up
-        self._validating: dict[Deferred[None], None] = {}
         self._heartbeats = 0
         self._host = host
         self._clock = clock
@@ -148,11 +102,11 @@ class PubSubService(Service):
         """Inbound streams of peers of which the host has not spoken yet."""
         self._connected: dict[bytes, Connection] = {}
         """Peers that the host has spoken of, whether they speak pub/sub or not."""
-        self._topics: dict[str, _Topic] = {}
+        self._topics = Topics(clock, self._validated)
         self._arrival_watchers: list[Callable[[PeerId, str], None]] = []
         self._timer: IDelayedCall | None = None
         self._turns = TurnQueue(clock)
-        self._waiters: list[tuple[Deferred[None], IDelayedCall]] = []
+        self._congestion = Congestion(clock, self.queued)
         self._watching = False
 
     # Service
@@ -181,14 +135,13 @@ class PubSubService(Service):
             self.router.unsubscribe(topic, now)
         self._topics.clear()
         self._transmit()
-        for answer in list(self._validating):
-            answer.cancel()
+        self._topics.cancel()
         for inbound in list(self._waiting.values()):
             inbound.stop()
         for raw in list(self._peers):
             self._drop(raw)
         self._connected.clear()
-        self._release_waiters()
+        self._congestion.release()
 
     # API
 
@@ -201,10 +154,10 @@ class PubSubService(Service):
         as `Validation.IGNORE`, one in a callback is logged and the others are called. A validator may answer with a
         Deferred, if it was given as `waits`: `VALIDATION_LIMIT` seconds, `MAX_PENDING` messages.
         """
-        entry = self._topics.get(topic) or _Topic()
+        entry = self._topics.get(topic) or Topic()
         entry.waits = entry.waits or waits
-        self.router.subscribe(topic, self._clock.seconds(), self._validate, waits=entry.waits)
-        self._topics[topic] = entry
+        self.router.subscribe(topic, self._clock.seconds(), self._topics.validate, waits=entry.waits)
+        self._topics.enter(topic, entry)
         entry.callbacks.append(callback)
         if validator is not None:
             entry.validators.append(validator)
@@ -222,7 +175,7 @@ class PubSubService(Service):
             if validator is not None:
                 entry.validators.remove(validator)
             if not entry.callbacks:
-                del self._topics[topic]
+                self._topics.leave(topic)
                 self.router.unsubscribe(topic, self._clock.seconds())
                 self._transmit()
 
@@ -243,12 +196,7 @@ class PubSubService(Service):
 
     def ready(self) -> Deferred[None]:
         """Fires when no peer has more than `QUEUE_ROOM` bytes waiting, after `PUBLISH_WAIT` seconds at the latest."""
-        if not self._congested():
-            return succeed(None)
-        waiter: Deferred[None] = Deferred()
-        timer = self._clock.callLater(PUBLISH_WAIT, self._give_up, waiter)
-        self._waiters.append((waiter, timer))
-        return waiter
+        return self._congestion.ready()
 
     def set_application_score(self, score: Callable[[bytes], float]) -> None:
         """P5 of a peer (its raw id), asked every second; 0 for nothing to say."""
@@ -283,36 +231,8 @@ class PubSubService(Service):
     def counters(self) -> dict[str, int]:
         """Plain numbers since start, for metrics. `sent` and `received` are messages; `rejected` is over all reasons
         (see `router.counters.rejected`)."""
-        router = self.router.counters
         links = [peer.link for peer in self._peers.values()]
-        return {
-            "sent": router.published + router.forwarded + router.iwant_served,
-            "published": router.published,
-            "forwarded": router.forwarded,
-            "received": router.delivered + router.duplicates + router.ignored + sum(router.rejected.values()),
-            "delivered": router.delivered,
-            "duplicates": router.duplicates,
-            "ignored": router.ignored,
-            "rejected": sum(router.rejected.values()),
-            "rpcs_received": router.rpcs,
-            "rpcs_sent": self._counters.sent,
-            "passed_over": router.passed_over,
-            "graylisted": router.graylisted,
-            "throttled": router.throttled,
-            "promises_broken": router.promises_broken,
-            "equivocations": router.equivocations,
-            "replays": router.replays,
-            "idontwant_sent": router.idontwant_sent,
-            "idontwant_taken": router.idontwant_taken,
-            "spared": router.spared,
-            "exchanged": router.exchanged,
-            "opportunistic_grafts": router.opportunistic,
-            "streams_refused": self._counters.streams_refused,
-            "streams_reopened": self._counters.reopened + sum(link.reopened for link in links),
-            "dropped_messages": self._counters.dropped_messages + sum(link.queue.dropped_messages for link in links),
-            "dropped_gossip": self._counters.dropped_gossip + sum(link.queue.dropped_gossip for link in links),
-            "errors": self._counters.errors,
-        }
+        return counted(self.router.counters, self._counters, links, errors=self._topics.errors)
 
     # Peers
 
@@ -352,7 +272,7 @@ class PubSubService(Service):
             rng=self._rng,
             greet=lambda: self._greet(raw),
             unsupported=lambda: self._drop(raw),
-            drained=self._drained,
+            drained=self._congestion.drained,
         )
         self._peers[raw] = _Peer(link)
         counted = groups(connection.remote_address, HostLimits())
@@ -367,13 +287,11 @@ class PubSubService(Service):
         if peer is None:
             return
         self.router.peer_left(raw, self._clock.seconds())
-        self._counters.dropped_messages += peer.link.queue.dropped_messages
-        self._counters.dropped_gossip += peer.link.queue.dropped_gossip
-        self._counters.reopened += peer.link.reopened
+        self._counters.add(peer.link)
         peer.link.stop()
         if peer.inbound is not None:
             peer.inbound.stop()
-        self._drained()
+        self._congestion.drained()
 
     def _greet(self, raw: bytes) -> None:
         self.router.greet(raw, self._clock.seconds())
@@ -436,7 +354,7 @@ class PubSubService(Service):
 
     def _hand_on(self) -> None:
         for delivery in self.router.take_deliveries():
-            self._deliver(delivery)
+            self._topics.deliver(delivery)
         for peer, topic in self.router.take_arrivals():
             self._arrived(PeerId(peer), topic)
         for source, exchanged in self.router.take_exchanged():
@@ -453,18 +371,6 @@ class PubSubService(Service):
             self._counters.errors += 1
             self._log.failure("peer exchange of {peer}", peer=str(PeerId(source)))
 
-    def _deliver(self, delivery: Delivery) -> None:
-        entry = self._topics.get(delivery.topic)
-        if entry is None:
-            return
-        received = _received(delivery)
-        for callback in list(entry.callbacks):
-            try:
-                callback(received)
-            except Exception:
-                self._counters.errors += 1
-                self._log.failure("callback of topic {topic}", topic=delivery.topic)
-
     def _arrived(self, peer: PeerId, topic: str) -> None:
         for watcher in self._arrival_watchers:
             try:
@@ -473,54 +379,7 @@ class PubSubService(Service):
                 self._counters.errors += 1
                 self._log.failure("watcher of topic {topic}", topic=topic)
 
-    def _validate(self, delivery: Delivery) -> Validation:
-        entry = self._topics.get(delivery.topic)
-        if entry is None or not entry.validators:
-            return Validation.ACCEPT
-        received = _received(delivery)
-        verdict = self._ask(received, list(entry.validators))
-        if not isinstance(verdict, Deferred):
-            return verdict
-        if not entry.waits:
-            verdict.addErrback(self._validation_failed, delivery.topic)
-            verdict.cancel()
-            self._log.error("a validator of {topic} waits, and was not given as one", topic=delivery.topic)
-            return Validation.IGNORE
-        said: list[Validation] = []
-        verdict.addTimeout(VALIDATION_LIMIT, self._clock)
-        verdict.addErrback(self._validation_failed, delivery.topic)
-        settled = verdict.addCallback(said.append)
-        if said:
-            return said[0]
-        self._validating[settled] = None
-        settled.addCallback(lambda _: self._validated(said[0], delivery.message_id, settled))
-        return Validation.LATER
-
-    def _ask(self, received: Received, validators: list[ReceivedValidator]) -> Validation | Deferred[Validation]:
-        """The verdict of all of them, one after the other; the first that does not accept ends it."""
-        while validators:
-            try:
-                verdict = validators.pop(0)(received)
-            except Exception:
-                self._counters.errors += 1
-                self._log.failure("validator of topic {topic}", topic=received.topic)
-                return Validation.IGNORE
-            if isinstance(verdict, Deferred):
-                return verdict.addCallback(
-                    lambda said: self._ask(received, validators) if said is Validation.ACCEPT else said
-                )
-            if verdict is not Validation.ACCEPT:
-                return verdict
-        return Validation.ACCEPT
-
-    def _validation_failed(self, failure: Failure, topic: str) -> Validation:
-        if not failure.check(TimeoutError, CancelledError):  # type: ignore[no-untyped-call]
-            self._counters.errors += 1
-            self._log.failure("validator of topic {topic}", failure, topic=topic)
-        return Validation.IGNORE
-
-    def _validated(self, verdict: Validation, message_id: bytes, waiter: Deferred[None]) -> None:
-        self._validating.pop(waiter, None)
+    def _validated(self, message_id: bytes, verdict: Validation) -> None:
         self.router.validated(message_id, verdict, self._clock.seconds())
         self._hand_on()
         self._transmit()
@@ -533,23 +392,6 @@ class PubSubService(Service):
             if peer is not None:
                 self._counters.sent += len(sends)
                 peer.link.send(sends)
-
-    def _congested(self) -> bool:
-        return any(peer.link.queue.size > QUEUE_ROOM for peer in self._peers.values())
-
-    def _drained(self) -> None:
-        if self._waiters and not self._congested():
-            self._release_waiters()
-
-    def _release_waiters(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        for waiter, timer in waiters:
-            timer.cancel()
-            waiter.callback(None)
-
-    def _give_up(self, waiter: Deferred[None]) -> None:
-        self._waiters = [entry for entry in self._waiters if entry[0] is not waiter]
-        waiter.callback(None)
 
     def _heartbeat(self) -> None:
         self._timer = self._clock.callLater(self.params.heartbeat, self._heartbeat)
@@ -574,8 +416,3 @@ class PubSubService(Service):
 
     def _direct_failed(self, failure: Failure) -> None:
         self._log.debug("a direct peer does not answer: {reason}", reason=failure.value)
-
-
-def _received(delivery: Delivery) -> Received:
-    topic, origin, data, message_id, source = delivery
-    return Received(topic, PeerId(origin), data, message_id, PeerId(source))

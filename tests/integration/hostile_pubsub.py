@@ -20,7 +20,8 @@ from chorus.protocols.gossip_sign import Signer
 from chorus.protocols.stream import ProtocolOptions
 from chorus.protocols.streamio import StreamIO
 from chorus.services.p2p import OpenAdmission, P2PService
-from chorus.services.pubsub import PubSubService, Received
+from chorus.services.pubsub import PubSubService
+from chorus.services.pubsub_topics import Received
 from tests.integration.test_hostile_peers import BYSTANDER_LIMIT, HostileCase
 from tests.protocols.test_gossip import graft
 

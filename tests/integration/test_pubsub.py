@@ -19,7 +19,8 @@ from chorus.seams import PassThrough
 from chorus.services.messaging import Messaging
 from chorus.services.p2p import OpenAdmission, P2PService
 from chorus.services.presence import Load, PresenceService, Profile
-from chorus.services.pubsub import PubSubService, Received
+from chorus.services.pubsub import PubSubService
+from chorus.services.pubsub_topics import Received
 
 TOPIC = "test/topic"
 

@@ -13,8 +13,10 @@ from chorus.protocols.gossip_params import FLOODSUB, MAX_RPC, MESHSUB_1_1, PROTO
 from chorus.protocols.gossip_queue import MAX_QUEUE, SendQueue
 from chorus.protocols.gossip_rpc import MessageTooLarge, message_frame, subscription_frames
 from chorus.protocols.gossip_sign import Signer
-from chorus.services.pubsub import PUBLISH_WAIT, PubSubService, Received
+from chorus.services.pubsub import PubSubService
+from chorus.services.pubsub_congestion import PUBLISH_WAIT
 from chorus.services.pubsub_link import READ_LIMIT, REOPEN_MAX, reopen_delay
+from chorus.services.pubsub_topics import Received
 from tests.protocols.gossip_network import identity
 from tests.services.memory_host import MemoryConnection, MemoryHost, MemoryStream, connect
 from tests.support import PureTestCase

@@ -10,7 +10,8 @@ from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols.gossip_events import Validation
 from chorus.protocols.gossip_params import MAX_PENDING_PER_PEER, GossipParams
 from chorus.protocols.gossip_rpc import Exchanged, Prune, mesh_frames
-from chorus.services.pubsub import VALIDATION_LIMIT, PubSubService, Received
+from chorus.services.pubsub import PubSubService
+from chorus.services.pubsub_topics import VALIDATION_LIMIT, Received
 from chorus.services.pubsub_view import pubsub_document
 from tests.protocols.gossip_network import identity
 from tests.services.memory_host import MemoryHost, connect
