@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 WRITE_BATCH: Final = 64 * 1024
 """Bytes joined into one write when a queue drains."""
 
-TURN_BUDGET: Final = 0.01
-"""Seconds that one peer's RPCs may hold the reactor; the rest waits for a later turn, with reading paused."""
+TURN_BUDGET: Final = 0.002
+"""Seconds that one peer's RPCs may hold the reactor; the rest waits for a later turn, with reading paused. Two dozen
+first copies fit: shorter turns cost nothing in messages a second, and everything else on the reactor is on time
+(docs/benchmarks.md)."""
 
 READ_LIMIT: Final = 60.0
 """Seconds an RPC may take from its first byte to its last."""

@@ -248,7 +248,7 @@ class Turns(PubSubCase):
         await self.flooded(8, 2 * MAX_MESSAGES, full_rpcs)
 
     async def test_single_messages_of_many_at_once(self) -> None:
-        """Each may hold the reactor for 10 ms: that does not add up."""
+        """Each may hold the reactor for 2 ms: that does not add up."""
         await self.flooded(12, 1000, lambda signed: b"".join(map(message_frame, signed)))
 
 

@@ -416,7 +416,7 @@ class BadPeers(ServiceCase):
         handled: list[tuple[int, bytes]] = []
 
         def costly(peer: bytes, rpc: bytes, now: float) -> None:
-            self.time.rightNow += 0.004
+            self.time.rightNow += 0.0008
             handled.append((turn, rpc))
 
         node.pubsub.router.receive = costly  # type: ignore[method-assign]
@@ -437,7 +437,7 @@ class BadPeers(ServiceCase):
         self.assertEqual([rpc for _, rpc in handled], rpcs)
         self.assertIn(True, paused, "no more is taken from the peer meanwhile")
         by_turn = [sum(1 for when, _ in handled if when == number) for number in range(41)]
-        self.assertLessEqual(max(by_turn), 3, "10 ms a turn, 4 ms an RPC")
+        self.assertLessEqual(max(by_turn), 3, "2 ms a turn, 0.8 ms an RPC")
         self.assertFalse(inbound.paused)
 
     def test_bursts_of_many_do_not_add_up(self) -> None:
@@ -448,7 +448,7 @@ class BadPeers(ServiceCase):
         turn = 0
 
         def costly(peer: bytes, rpc: bytes, now: float) -> None:
-            self.time.rightNow += 0.004
+            self.time.rightNow += 0.0008
             handled.append((turn, rpc))
 
         def next_turn() -> None:
@@ -467,7 +467,7 @@ class BadPeers(ServiceCase):
         self.assertEqual(len(handled), 4 * 30 + 1)
         # The first turn of each is an event of its own.
         later = [when for when, _ in handled if when > 1]
-        self.assertLessEqual(max(later.count(when) for when in later), 3 + 1, "10 ms a turn, 4 ms an RPC")
+        self.assertLessEqual(max(later.count(when) for when in later), 3 + 1, "2 ms a turn, 0.8 ms an RPC")
         self.assertLess(next(when for when, rpc in handled if rpc == b"\x0a\x02"), 8)
 
     def test_a_second_stream_replaces_the_first(self) -> None:
