@@ -12,13 +12,33 @@ from chorus.sandbox import decompression
 from chorus.sandbox.archives import BadArchive, listing
 from tests.sandbox.archive_kit import Base, member, tar
 
+COMPRESSIONS = (gzip.compress, bz2.compress, lzma.compress)
+
 
 class Decompression(Base):
     def test_concatenated_streams(self) -> None:
         data = tar(member("a", b"x" * 5000))
-        for compress in (gzip.compress, bz2.compress, lzma.compress):
+        for compress in COMPRESSIONS:
             path = self.archive(compress(data[:700]) + compress(b"") + compress(data[700:]))
             self.assertEqual([entry.size for entry in listing(path)], [5000])
+
+    def test_streams_cut_at_every_byte_of_the_next_magic(self) -> None:
+        data = tar(member("a", b"x" * 700), member("b", b"y" * 700))
+        for compress in COMPRESSIONS:
+            first, second = compress(data[:1536]), compress(data[1536:])
+            path = self.archive(first + second)
+            for read in range(len(first), len(first) + decompression.HEAD + 1):
+                with mock.patch.object(decompression, "CHUNK", read):
+                    self.assertEqual([entry.path for entry in listing(path)], ["a", "b"], (compress, read))
+
+    def test_streams_read_in_pieces_of_every_length(self) -> None:
+        data = tar(member("a", os.urandom(20)), member("b", b"y" * 700))
+        for compress in COMPRESSIONS:
+            packed = compress(data[:700]) + compress(b"") + compress(data[700:])
+            path = self.archive(packed)
+            for read in range(1, len(packed) + 1):
+                with mock.patch.object(decompression, "CHUNK", read):
+                    self.assertEqual([entry.size for entry in listing(path)], [20, 700], (compress, read))
 
     def test_gzip_that_fills_the_buffer_exactly(self) -> None:
         for size in (decompression.CHUNK - 2048, decompression.CHUNK, decompression.CHUNK * 2 + 7):
@@ -45,6 +65,8 @@ class Decompression(Base):
     def test_bomb_of_empty_streams(self) -> None:
         with mock.patch.object(decompression, "MAX_STREAMS", 50):
             self.refused(gzip.compress(b"") * 60, "compressed streams in a row")
+            self.refused(gzip.compress(b"") * 51, "compressed streams in a row")
+            self.assertEqual(listing(self.archive(gzip.compress(b"") * 50)), ())
 
     def test_xz_with_an_absurd_dictionary(self) -> None:
         filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 512 << 20}]
