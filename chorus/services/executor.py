@@ -98,7 +98,7 @@ class ExecutorService(Service):
         self.declined: Counter[str] = Counter()
         """Offers declined, by reason."""
         self.last_activity = 0.0
-        """Unix seconds when a task last began or ended here."""
+        """Unix seconds when a task last began or ended here; 0 before the first since the start."""
         self.assignments = 0
         self.leases_lost = 0
         self.taken_back = 0
