@@ -71,7 +71,6 @@ class NodeService(Service):
             random_bytes=os.urandom,
             rng=random.Random(int.from_bytes(os.urandom(16))),
         )
-        self._last_activity = 0.0
         self._execution: Execution | None = None
         self.parts: dict[str, Any] = {}
         """Every part by name once it is built; for tests and for whoever looks into a running node."""
@@ -299,11 +298,10 @@ class NodeService(Service):
             execution.executor.current_tasks,
             self.max_tasks,
             accepting=not execution.executor.draining and execution.usable(),
-            last_activity=self._last_activity,
+            last_activity=execution.executor.last_activity,
         )
 
     def _load_changed(self) -> None:
-        self._last_activity = self._around.wall()
         self.parts["presence"].load_changed()
         coordinator = self.parts.get("coordinator")
         if coordinator is not None:

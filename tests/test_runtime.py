@@ -15,6 +15,7 @@ from chorus.runtime import NodeService
 from chorus.services.cluster import ClusterService, Wishes, load_membership
 from chorus.services.p2p_listener import CannotListen
 from chorus.services.ports_file import PORTS
+from chorus.services.presence import Load
 from tests.support import PureTestCase
 
 
@@ -37,6 +38,23 @@ class MembershipTests(PureTestCase):
         self.assertEqual(list(folder.iterdir()), [])
         node._listen()
         self.assertIsNotNone(load_membership(folder))
+
+
+class LoadTests(PureTestCase):
+    def test_the_last_activity_is_a_tasks_and_no_other_change_of_the_load(self) -> None:
+        node = NodeService(
+            cast("Any", SimpleNamespace(data_dir=Path(self.mktemp()), open=False, agent_max_tasks=3)),
+            mode="agent",
+            reactor=self.clock(),
+            exit_status=cast("Any", SimpleNamespace()),
+        )
+        executor = SimpleNamespace(current_tasks=1, draining=False, last_activity=1_700_000_000.5)
+        node._execution = cast("Any", SimpleNamespace(executor=executor, usable=lambda: True))
+        node.parts["presence"] = mock.Mock()
+        # As a disk that fills up, and a drain, say it.
+        node._load_changed()
+        node.parts["presence"].load_changed.assert_called_once_with()
+        self.assertEqual(node._load(), Load(1, 3, accepting=True, last_activity=1_700_000_000.5))
 
 
 class PortsFileTests(PureTestCase):

@@ -12,12 +12,17 @@ import zlib
 from collections.abc import Callable
 from typing import IO, Protocol
 
+import attrs
+
 from chorus.sandbox.archive_limits import BadArchive, Bounds, Interrupted
 
 CHUNK = 256 * 1024
 
 XZ_MEMORY = 192 * 1024 * 1024
 """What an xz dictionary may take (the largest preset needs 65 MiB)."""
+
+HEAD = 6
+"""Bytes that tell a kind of compression: the longest magic, xz's."""
 
 MAX_STREAMS = 20_000
 """Compressed streams one after the other: each may be empty and still costs work."""
@@ -66,14 +71,28 @@ class _Gzip:
         return not self._left
 
 
-def _factory(head: bytes) -> Callable[[], _Decompressor] | None:
-    if head.startswith(b"\x1f\x8b"):
-        return _Gzip
-    if head.startswith(b"BZh"):
-        return bz2.BZ2Decompressor
-    if head.startswith(b"\xfd7zXZ\x00"):
-        return lambda: lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
-    return None
+@attrs.frozen
+class _Format:
+    magic: bytes
+    begin: Callable[[], _Decompressor]
+    padding: int = 1
+    """Zeros after a stream come in multiples of this."""
+
+
+def _xz() -> _Decompressor:
+    return lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
+
+
+_FORMATS = (
+    _Format(b"\x1f\x8b", _Gzip),
+    _Format(b"BZh", bz2.BZ2Decompressor),
+    # Padding: the .xz file format, section 2.2.
+    _Format(b"\xfd7zXZ\x00", _xz, padding=4),
+)
+
+
+def _format(head: bytes) -> _Format | None:
+    return next((each for each in _FORMATS if head.startswith(each.magic)), None)
 
 
 class Source:
@@ -83,13 +102,14 @@ class Source:
         self._file = file
         self._bounds = bounds
         self._stop = stop
-        head = file.read(6)
+        head = file.read(HEAD)
         file.seek(0)
-        self._new = _factory(head)
-        self._decompressor = self._new() if self._new else None
+        self._format = _format(head)
+        self._decompressor = self._format.begin() if self._format else None
         self._buffer = b""
         self._packed = 0
         self._streams = 1
+        self._ended = False
         self._total = 0
 
     def take(self, size: int) -> bytes:
@@ -114,7 +134,7 @@ class Source:
     def _more(self) -> bytes:
         if self._stop():
             raise Interrupted
-        data = self._raw() if self._decompressor is None else self._inflate()
+        data = self._raw(CHUNK) if self._decompressor is None else self._inflate()
         self._total += len(data)
         if self._total > self._bounds.max_stream:
             raise BadArchive(f"the archive holds more than {self._bounds.max_bytes} bytes")
@@ -122,28 +142,23 @@ class Source:
             raise BadArchive(f"the archive grows more than {self._bounds.max_ratio} times when unpacked")
         return data
 
-    def _raw(self) -> bytes:
-        data = self._file.read(CHUNK)
+    def _raw(self, size: int) -> bytes:
+        data = self._file.read(size)
         self._packed += len(data)
         return data
 
     def _inflate(self) -> bytes:
-        while True:
+        while not self._ended:
             decompressor = self._decompressor
-            assert decompressor is not None and self._new is not None
+            assert decompressor is not None and self._format is not None
             feed, starved = b"", False
             if decompressor.eof:
-                # Concatenated streams are one archive, as gzip and xz themselves say; what else follows is not read.
-                self._streams += 1
-                if self._streams > MAX_STREAMS:
-                    raise BadArchive(f"more than {MAX_STREAMS} compressed streams in a row")
-                rest = decompressor.unused_data or self._raw()
-                if not rest or _factory(rest) is None:
-                    return b""
-                self._decompressor = decompressor = self._new()
-                feed = rest
+                feed = self._next_stream(self._past_padding(decompressor.unused_data, self._format.padding))
+                if not feed:
+                    break
+                self._decompressor = decompressor = self._format.begin()
             elif decompressor.needs_input:
-                feed = self._raw()
+                feed = self._raw(CHUNK)
                 starved = not feed
             try:
                 data = decompressor.decompress(feed, CHUNK)
@@ -154,3 +169,38 @@ class Source:
             # Asked once more without input before this: zlib may hold back bytes that did not fit the last time.
             if starved and not decompressor.eof:
                 raise BadArchive("the compressed archive is cut short")
+        return b""
+
+    def _next_stream(self, rest: bytes) -> bytes:
+        """How the next stream begins; nothing if none follows. `rest` was read already, and may end within its magic.
+
+        Concatenated streams are one archive, as gzip and xz themselves say; what else follows is not read.
+        """
+        while len(rest) < HEAD and (more := self._raw(HEAD - len(rest))):
+            rest += more
+        if _format(rest) is None:
+            self._ended = True
+            return b""
+        self._streams += 1
+        if self._streams > MAX_STREAMS:
+            raise BadArchive(f"more than {MAX_STREAMS} compressed streams in a row")
+        return rest
+
+    def _past_padding(self, rest: bytes, unit: int) -> bytes:
+        """What comes after the zeros that follow a stream; nothing at the end of the file.
+
+        xz pads streams to whole `unit`s, tapes pad whatever they hold. Zeros do not count as packed bytes, or a bomb
+        could be as large as its padding allows.
+        """
+        padding = 0
+        while True:
+            data = rest.lstrip(b"\0")
+            padding += len(rest) - len(data)
+            if data or not (rest := self._raw(CHUNK)):
+                break
+            if self._stop():
+                raise Interrupted
+        self._packed -= padding
+        if padding % unit:
+            raise BadArchive(f"{padding} zero bytes after a compressed stream, which is no multiple of {unit}")
+        return data

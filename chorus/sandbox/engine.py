@@ -51,7 +51,6 @@ class EngineInfo:
     """Rootless or with remapped users: a user inside is another one on the host."""
     pids_limit: bool
     memory_limit: bool
-    swap_limit: bool
     cpu_limit: bool
 
 
@@ -87,7 +86,6 @@ class Engine:
             maps_users="name=rootless" in security or "name=userns" in security,
             pids_limit=bool(found.get("PidsLimit")),
             memory_limit=bool(found.get("MemoryLimit")),
-            swap_limit=bool(found.get("SwapLimit")),
             cpu_limit=bool(found.get("CpuCfsQuota")),
         )
 

@@ -67,13 +67,6 @@ class Volume:
     note: str = ""
     """Why it is not a loop mount."""
 
-    def used_mb(self) -> float:
-        """Bytes in use; quick for a loop mount, a walk of the tree for a folder."""
-        if self.enforcement == "loop":
-            room = os.statvfs(self.path)
-            return (room.f_blocks - room.f_bfree) * room.f_frsize / 1e6
-        return measure(self.path, self.limit_mb << 20) / 1e6
-
     def full(self, unlinked: int = 0) -> bool:
         """`unlinked`: bytes of files on this disk that have no name any more but are still open. Raises OSError."""
         if self.enforcement == "loop":

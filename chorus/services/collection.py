@@ -75,8 +75,6 @@ class Collection(Service):
         self._running_fetches = 0
         self._timers: dict[str, tuple[IDelayedCall, _Wanted]] = {}
         self._up = False
-        self.collected = 0
-        self.given_up = 0
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
@@ -110,7 +108,6 @@ class Collection(Service):
         for sha256, size in task_documents.blobs_of(result):
             if await self._blobs.stat(sha256) is None:
                 await self._blobs.fetch(sha256, size, [holder])
-                self.collected += 1
 
     def _not_all(self, failure: Failure) -> None:
         if isinstance(failure.value, ChorusError | DeferredTimeout | OSError):
@@ -161,7 +158,6 @@ class Collection(Service):
         try:
             if await self._blobs.stat(wanted.sha256) is None:
                 await self._blobs.fetch(wanted.sha256, wanted.size, [wanted.holder])
-                self.collected += 1
         except (ChorusError, OSError) as error:
             self._later(wanted, error)
         else:
@@ -172,7 +168,6 @@ class Collection(Service):
         if not self._up:
             return
         if tries >= MAX_TRIES:
-            self.given_up += 1
             self._log.error("a result's blob {blob} is not to be had: {error}", blob=wanted.sha256, error=error)
             return
         delay = min(RETRY_LIMIT_S, RETRY_S * 2.0**tries)

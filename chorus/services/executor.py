@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from chorus.errors import ChorusError, UserError
 from chorus.protocols.task_messages import Accept, Assign, Decline, Message, Offer
-from chorus.sandbox import archives, volumes
+from chorus.sandbox import volumes
 from chorus.sandbox.contract import Choice, ImageMissing, Limits, SandboxUnavailable
 from chorus.services.attempt import Attempt
 from chorus.services.preparation import detect, job_of
@@ -98,8 +98,7 @@ class ExecutorService(Service):
         self.declined: Counter[str] = Counter()
         """Offers declined, by reason."""
         self.last_activity = 0.0
-        """Unix seconds when a task last began or ended here."""
-        self.assignments = 0
+        """Unix seconds when a task last began or ended here; 0 before the first since the start."""
         self.leases_lost = 0
         self.taken_back = 0
 
@@ -351,7 +350,6 @@ class ExecutorService(Service):
             lease_s=assign.lease_s,
             lease_until=lease_until,
         )
-        self.assignments += 1
         self.last_activity = self._place.wall()
         self._log.info("assigned {task}", event="task.taken", task=offer.task_id, fence=str(assign.fence))
         self._attempt(record).begin(channel, reservation.accepted_at)
@@ -396,13 +394,3 @@ def _remove_strays(parent: Path, known: set[str]) -> list[str]:
                 except OSError as error:
                     problems.append(f"{path}: {error}")
     return problems
-
-
-def archive_names(path: Path) -> list[str]:
-    """Names in an input, for the language. Raises `archives.BadArchive`."""
-    return [member.path for member in archives.listing(path)]
-
-
-def scratch_parent(data_dir: Path) -> Path:
-    """Where attempts keep their directories."""
-    return data_dir / "runs"

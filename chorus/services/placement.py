@@ -151,7 +151,6 @@ class Placement:
         self._changes = 0
         """Times that agents have changed."""
         self.offers = 0
-        self.declines = 0
 
     # what others ask
 
@@ -315,7 +314,6 @@ class Placement:
             if isinstance(answer, _Accepted):
                 await self._assign(task, answer.channel, agent.agent_id)
                 return None
-            self.declines += 1
             said.append(answer.detail or answer.reason)
             if answer.reason not in PASSING:
                 declined[ranked.candidate.peer] = _standing(ranked.candidate)

@@ -79,7 +79,7 @@ class Load:
     accepting: bool = True
     """False while it drains, or has nothing to run tasks in."""
     last_activity: float = 0.0
-    """Unix seconds when a task last began or ended."""
+    """Unix seconds when a task last began or ended; 0 before the first since the start."""
 
     @property
     def status(self) -> str:

@@ -31,8 +31,6 @@ class Counters:
     """Finished tasks by seconds from submission to end: one count per bucket of `DURATION_BUCKETS`, then the rest."""
     duration_sum: float = 0.0
     duration_count: int = 0
-    recoveries: int = 0
-    recovery_sum: float = 0.0
     recovery_last: float = 0.0
     """Seconds from losing an agent to the start on the next one."""
     _lost_at: dict[str, float] = attrs.field(factory=dict, init=False)
@@ -67,6 +65,4 @@ class Counters:
         self.duration_count += 1
 
     def recovered(self, seconds: float) -> None:
-        self.recoveries += 1
-        self.recovery_sum += seconds
         self.recovery_last = seconds

@@ -453,6 +453,22 @@ class DrainTest(ExecutorCase):
     def test_an_idle_node_drains_at_once(self) -> None:
         self.successResultOf(self.worker.executor.drain(30))
 
+    def test_activity_is_a_task_that_begins_or_ends(self) -> None:
+        executor = self.worker.executor
+        self.offer(self.talk(self.scheduler, self.worker))
+        self.world.advance(ASSIGN_S + 1)
+        self.assertEqual(executor.last_activity, 0.0, "a place was promised, and nothing assigned")
+        began = self.world.wall()
+        self.scheduler.submit("true", required={"expertise": ["x"]})
+        self.assertEqual(executor.last_activity, began)
+        self.world.advance(7)
+        drained = executor.drain(30)
+        self.assertEqual(executor.last_activity, began)
+        self.worker.engine.only().finish(0)
+        self.world.settle()
+        self.successResultOf(drained)
+        self.assertEqual(executor.last_activity, began + 7)
+
     def test_with_the_scheduler_away_the_budget_is_kept(self) -> None:
         self.scheduler.submit("true", required={"expertise": ["x"]})
         self.world.cut(self.scheduler, self.worker)
