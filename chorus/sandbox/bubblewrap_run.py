@@ -373,18 +373,17 @@ class BubblewrapRun:
 
     async def _watch(self, prepared: _Prepared) -> None:
         while not self._ended.called:
-            began = time.monotonic()
             try:
-                sample = await self._call(self._sample, prepared)
+                sample, cost = await self._call(self._timed_sample, prepared)
             except (OSError, TimedOut) as error:
                 # Out of descriptors, for one: what cannot be looked at now is at the next look.
                 self._log.warn("sandbox {name} cannot be looked at: {error}", name=self.name, error=error)
                 await self._pause.wait(BLIND_S)
                 continue
-            cost = time.monotonic() - began
             if not self._ended.called:
                 self._judge(sample, prepared)
-            # A tree of many processes takes long to look at: a tenth of a core is enough for that.
+            # A tree of many processes takes long to look at: a tenth of a core is enough for that. Processor time, not
+            # time: on a busy machine it must not look less often.
             polled = not (prepared.holds("memory") and prepared.holds("pids"))
             await self._pause.wait(max(POLL_S if polled else WATCH_S, 10 * cost))
 
@@ -406,6 +405,11 @@ class BubblewrapRun:
             self._memory_peak = max(self._memory_peak, sample.usage.memory / (self._job.limits.memory_mb << 20))
         if sample.disk_full is not None:
             self._disk_full = sample.disk_full
+
+    def _timed_sample(self, prepared: _Prepared) -> tuple[_Sample, float]:
+        """With the seconds of processor time that it took."""
+        began = time.thread_time()
+        return self._sample(prepared), time.thread_time() - began
 
     def _sample(self, prepared: _Prepared) -> _Sample:
         self._read_status()

@@ -180,7 +180,9 @@ class ContractTests:
             self.assertEqual(result.disk_enforcement, "loop")
 
     async def test_memory_limit(self) -> None:
-        job = python("x = [bytearray(1 << 20) for _ in range(1000)]", limits={"memory_mb": 64})
+        # It keeps what it has: where memory is only looked at, what comes and goes between two looks is not seen.
+        code = "import time; x = [bytearray(1 << 20) for _ in range(1000)]; time.sleep(20)"
+        job = python(code, limits={"memory_mb": 64})
         result, _, _ = await self.outcome(job)
         self.assertEqual(result.reason, Reason.OOM)
 

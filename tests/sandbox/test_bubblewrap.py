@@ -7,6 +7,7 @@ import errno
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from twisted.internet import reactor
@@ -210,6 +211,22 @@ class Real(ContractTests, SandboxCase):
         )
         result, _, err = await self.outcome(python(code, limits={"memory_mb": 64}))
         self.assertEqual(result.reason, Reason.OOM, (result, err))
+
+    async def test_it_is_looked_at_as_often_on_a_busy_machine(self) -> None:
+        """A look that had to wait for the processor was not dear: the next one is not put off for it."""
+        self.poll()
+        looks = 0
+        real = bubblewrap_run.BubblewrapRun._sample
+
+        def waits(run: bubblewrap_run.BubblewrapRun, prepared: bubblewrap_run._Prepared) -> bubblewrap_run._Sample:
+            nonlocal looks
+            looks += 1
+            time.sleep(0.05)
+            return real(run, prepared)
+
+        self.patch(bubblewrap_run.BubblewrapRun, "_sample", waits)
+        await self.exits(shell("sleep 1.5"))
+        self.assertGreater(looks, 6)
 
     async def test_the_task_goes_before_the_agent_when_the_machine_has_no_memory(self) -> None:
         self.assertEqual(await self.exits(shell("cat /proc/self/oom_score_adj")), b"1000\n")
