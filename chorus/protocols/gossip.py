@@ -407,8 +407,8 @@ class GossipRouter:
         self._seen.add(message_id, now)
         if self.params.growing_seqno:
             self._not_passed_on[message_id] = None
-        self._lazy.promises.kept(message_id)
-        self.scores.arrived(peer, message.origin, message_id, _mark(message), now)
+        promised = self._lazy.promises.kept(message_id, by=peer)
+        self.scores.arrived(peer, message.origin, message_id, _mark(message), now, promised=promised)
         if len(message.data) >= self.params.idontwant_threshold:
             self._lazy.tell_idontwant(topic, message_id, peer, message.origin)
         frame = self._codec.message_frame(raw)

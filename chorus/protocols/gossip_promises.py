@@ -29,9 +29,10 @@ class Promises:
             promises = self._open[message_id] = {}
         promises.setdefault(peer, until)
 
-    def kept(self, message_id: bytes) -> None:
-        """The message is here, from whomever: nobody is blamed for what came by another way."""
-        self._open.pop(message_id, None)
+    def kept(self, message_id: bytes, by: bytes) -> bool:
+        """The message is here, from `by`: whether that peer had promised it. Nobody is blamed for what came by another
+        way."""
+        return by in self._open.pop(message_id, _NOBODY)
 
     def left(self, peer: bytes) -> None:
         for message_id in [message_id for message_id, promises in self._open.items() if peer in promises]:
@@ -51,3 +52,6 @@ class Promises:
             if not promises:
                 del self._open[message_id]
         return counts
+
+
+_NOBODY: dict[bytes, float] = {}

@@ -90,11 +90,12 @@ class _Peer:
 class _Record:
     """Who sent one message: `at` is when it was accepted, None while that is open or when it was not."""
 
-    __slots__ = ("at", "counted", "invalid", "mark", "origin", "others", "senders")
+    __slots__ = ("at", "counted", "invalid", "mark", "origin", "others", "promised", "senders")
 
-    def __init__(self, first: bytes, origin: bytes, mark: bytes) -> None:
+    def __init__(self, first: bytes, origin: bytes, mark: bytes, promised: bool) -> None:
         self.origin = origin
         self.mark = mark
+        self.promised = promised
         self.counted = False
         """Whether the mesh is held to it already."""
         self.others: tuple[bytes, ...] = ()
@@ -252,10 +253,12 @@ class PeerScores:
 
     # Messages
 
-    def arrived(self, peer: bytes, origin: bytes, message_id: bytes, mark: bytes, now: float) -> None:
+    def arrived(
+        self, peer: bytes, origin: bytes, message_id: bytes, mark: bytes, now: float, *, promised: bool = False
+    ) -> None:
         """A message's first copy; its validity is not known yet. `origin` is its publisher, `mark` is equal for equal
-        messages."""
-        self._records[message_id] = _Record(peer, origin, mark)
+        messages; `promised` when `peer` had advertised it and was asked for it."""
+        self._records[message_id] = _Record(peer, origin, mark, promised)
         self._order.append((now + RECORD_TTL, message_id))
         if len(self._order) > MAX_RECORDS:
             self._records.pop(self._order.popleft()[1], None)
@@ -275,7 +278,8 @@ class PeerScores:
             if stats is None:
                 continue
             entry = self._entry(stats, topic)
-            if sender == peer:
+            if sender == peer and sender != record.origin:
+                # Saying much is not forwarding: a publisher's own words would outweigh what it is held to.
                 entry.first = min(entry.first + 1.0, params.first_cap)
             self._near_first(entry, params, record, sender)
             stats.value = None
@@ -355,9 +359,12 @@ class PeerScores:
 
     def _past_the_mesh(self, topic: str, record: _Record) -> bool:
         """Whether gossip brought it first, which the mesh should have: of a mesh that silent peers fill, nothing ever
-        comes twice."""
+        comes twice. Only what was asked for is gossip: whoever pushes a message past the mesh is a round trip quicker,
+        and could make a mesh look silent that is merely behind it."""
         first = record.senders[0]
-        return len(record.senders) == 1 and first != record.origin and not self._in_mesh(first, topic)
+        return (
+            record.promised and len(record.senders) == 1 and first != record.origin and not self._in_mesh(first, topic)
+        )
 
     def _count_redundant(self, topic: str, record: _Record) -> None:
         if record.counted:

@@ -1,9 +1,10 @@
 """Parameters of peer scoring, and what they must keep (GossipSub 1.1, "Peer Scoring"; spec/wire.md 12).
 
-The defaults are for a closed mesh of members on quiet topics. Two things differ from a public network with a busy
+The defaults are for a closed mesh of members on quiet topics. Some things differ from a public network with a busy
 topic:
 
-- P1 is worth little (3 points at most), so that staying is no substitute for forwarding (CVE-2022-47547).
+- P1 is worth little (3 points at most), so that staying is no substitute for forwarding (CVE-2022-47547). Nor is
+  publishing: P2 counts what a peer brought first of others' words.
 - P3's threshold follows what the topic's mesh really does: `share` of the messages that three or more of it brought
   (or that gossip had to bring) since a peer came to the mesh, its own words and one for chance taken off, at most
   `threshold`. Where hardly anything is said, and where messages come by one way only (a chain, a star of members that
@@ -56,7 +57,7 @@ class TopicScoreParams:
     mesh_time_quantum: float = 1.0
     mesh_time_cap: float = 300.0
     first_weight: float = 1.0
-    """P2: for each message that it brought first."""
+    """P2: for each message of somebody else that it brought first."""
     first_decay: float = 0.99
     first_cap: float = 50.0
     mesh_deliveries_weight: float = -1.0

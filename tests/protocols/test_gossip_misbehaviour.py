@@ -251,3 +251,28 @@ class Silence(RouterCase):
         self.assertGreaterEqual(min(node.score(peer(number)) for number in (1, 2, 3)), 0)
         node.receive(peer(4), graft(TOPIC), NOW + 200)
         self.assertNotIn(peer(4), node.mesh(TOPIC))
+
+
+class Outsiders(RouterCase):
+    """Peer 9 is in no mesh of the node's and has every message first, so that the mesh has nothing left to bring."""
+
+    def heard_first(self, *, asked: bool) -> GossipRouter:
+        node = self.router(9)
+        outsider = peer(9)
+        self.assertNotIn(outsider, node.mesh(TOPIC))
+        for second in range(120):
+            now = NOW + second
+            message = published(30, seqno=100 + second)
+            if asked:
+                node.receive(outsider, ihave(peer(30) + (100 + second).to_bytes(8, "big")), now)
+            node.receive(outsider, message, now)
+            node.heartbeat(now + 0.9)
+        return node
+
+    def test_pushing_past_the_mesh_makes_nobody_look_silent(self) -> None:
+        node = self.heard_first(asked=False)
+        self.assertGreaterEqual(min(node.score(peer(number)) for number in range(1, 9)), 0.0)
+
+    def test_what_gossip_had_to_bring_is_held_against_the_mesh(self) -> None:
+        node = self.heard_first(asked=True)
+        self.assertLess(min(node.score(peer(number)) for number in range(1, 9)), 0.0)

@@ -55,6 +55,15 @@ class Parts(PureTestCase):
             made.refresh(float(step))
         self.assertEqual(made.score(A), 0.0, "what is under decay_to_zero is nothing")
 
+    def test_p2_own_words_earn_nothing(self) -> None:
+        """Else who publishes much could pay for what it signs twice."""
+        made = scores(A, topic=attrs.evolve(OFF, first_weight=2.0))
+        for number, author in enumerate((A, b"author", A)):
+            message_id = number.to_bytes(8, "big")
+            made.arrived(A, author, message_id, b"mark", 0.0)
+            made.accepted(A, T, message_id, 0.0)
+        self.assertEqual(made.score(A), 2.0)
+
     def test_p3_counts_copies_within_the_window_and_only_after_activation(self) -> None:
         topic = attrs.evolve(
             OFF,
@@ -149,16 +158,20 @@ class Parts(PureTestCase):
     def test_p3_counts_what_gossip_had_to_bring(self) -> None:
         """In a mesh that silent peers fill nothing comes twice; that it comes by another way shows them."""
         topic = attrs.evolve(OFF, mesh_deliveries_weight=-1.0, mesh_deliveries_activation=0.0)
-        for author, low, high in ((b"author", -100.0, -10.0), (A, 0.0, 0.0)):
+        for author, promised, low, high in (
+            (b"author", True, -100.0, -10.0),
+            (b"author", False, 0.0, 0.0),
+            (A, True, 0.0, 0.0),
+        ):
             made = scores(A, B, topic=topic)
             made.grafted(B, T, 0.0)
             for number in range(50):
                 message_id = number.to_bytes(8, "big")
-                made.arrived(A, author, message_id, b"mark", 1.0)
+                made.arrived(A, author, message_id, b"mark", 1.0, promised=promised)
                 made.accepted(A, T, message_id, 1.0)
             made.refresh(2.0)
             self.assertGreaterEqual(made.score(B), low)
-            self.assertLessEqual(made.score(B), high, "what a publisher floods is no gossip")
+            self.assertLessEqual(made.score(B), high, "what nobody asked for is no gossip, nor is a publisher's own")
 
     def test_p3_neither_credits_nor_expects_own_words(self) -> None:
         topic = attrs.evolve(OFF, mesh_deliveries_weight=-1.0, mesh_deliveries_activation=0.0)
@@ -234,8 +247,8 @@ class Parts(PureTestCase):
             mesh_failure_decay=0.5,
         )
         made = scores(A, B, C, topic=topic)
-        made.grafted(B, T, 0.0)
-        made.grafted(C, T, 0.0)
+        for peer in (A, B, C):
+            made.grafted(peer, T, 0.0)
         for number in range(30):
             deliver(made, number, A, C, now=1.0)
         made.refresh(1.0)
