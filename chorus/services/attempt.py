@@ -182,10 +182,10 @@ class Attempt:
     def detach(self) -> None:
         """This process ends: leave the sandbox and the row for the next one."""
         self._gone = True
-        self._conversation.end()
+        # First: what the execution comes to when it is cut off is no word for the scheduler.
+        self._conversation.hang_up()
         self._lease.release()
         self._execution.detach()
-        self._conversation.hang_up()
 
     # how it ends
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 class Execution:
     """Output goes to `delivery`, news for the scheduler to `say`; `ended` gets the outcome, which is recorded then,
-    unless the execution was abandoned."""
+    unless the execution was abandoned. It is not called once the execution was detached."""
 
     _log = Logger()
 
@@ -111,6 +111,8 @@ class Execution:
     async def _carry_out(self, work: Coroutine[Any, Any, Message]) -> None:
         outcome = await self._outcome_of(work)
         self._run = None
+        if self._detached:
+            return
         if not self.abandoned:
             await self._row.settle(outcome, lambda: self._detached)
         self.executing = False

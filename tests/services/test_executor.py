@@ -462,6 +462,31 @@ class DrainTest(ExecutorCase):
         self.assertEqual(self.worker.executor.unacknowledged, 1)
 
 
+class StopTest(ExecutorCase):
+    """The process ends without a drain: what is unfinished is the next one's, and nothing is said of it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.scheduler = self.world.node("scheduler", max_tasks=1)
+        self.worker = self.world.node("worker", expertise=("x",))
+
+    def submit(self, **body: Any) -> str:
+        return self.scheduler.submit("true", required={"expertise": ["x"]}, **body)
+
+    def test_what_is_prepared_is_not_handed_back(self) -> None:
+        self.worker.blobs.hold = Deferred()
+        task = self.submit(input={"sha256": self.scheduler.blobs.put(b"source")})
+        (attempt,) = self.worker.executor._attempts.values()
+        channel = attempt._conversation.channel
+        said: list[Message] = []
+        self.patch(channel, "send", said.append)
+        self.worker.stop()
+        self.world.settle()
+        self.assertEqual(said, [])
+        state = self.scheduler.machine.get(task)
+        self.assertEqual((state.state, state.moves), ("assigned", 0))
+
+
 class RestartTest(ExecutorCase):
     def setUp(self) -> None:
         super().setUp()
