@@ -60,7 +60,7 @@ class Attempt:
         self._ended_callback = ended
         self._forgotten_callback = forgotten
         self.directory = place.directory / f"{record.task_id}-{record.fence}"
-        self._row = RunRow(place.runs, place.clock, record)
+        self._row = RunRow(place.runs, record)
         self._conversation = Conversation(
             place.streams,
             place.clock,

@@ -8,6 +8,7 @@ is given up only while it waits for a full disk.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from chorus.errors import ChorusError, UserError
 from chorus.protocols.task_messages import Message, Progress, Started
 from chorus.sandbox.contract import INFRASTRUCTURE, ImageMissing, Reason
 from chorus.services import preparation, run_outcome
+from chorus.services.patience import Patience
 from chorus.services.result_blobs import ResultBlobs
 from chorus.services.spool import Spool
 
@@ -53,7 +55,8 @@ class Execution:
         self._delivery = delivery
         self._say = say
         self._ended = ended
-        self._result_blobs = ResultBlobs(place, row.record.task_id, say=say, wanted=self._is_wanted)
+        self._patience = Patience(place.clock, self._is_wanted)
+        self._result_blobs = ResultBlobs(place, row.record.task_id, self._patience, say=say)
         self._spool: Spool | None = None
         self._run: Run | None = None
         self._work: Deferred[None] | None = None
@@ -111,10 +114,11 @@ class Execution:
     async def _carry_out(self, work: Coroutine[Any, Any, Message]) -> None:
         outcome = await self._outcome_of(work)
         self._run = None
+        if not (self.abandoned or self._detached):
+            with suppress(CancelledError):
+                await self._row.settle(outcome, self._patience)
         if self._detached:
             return
-        if not self.abandoned:
-            await self._row.settle(outcome, lambda: self._detached)
         self.executing = False
         self._ended(outcome)
 
@@ -219,17 +223,17 @@ class Execution:
 
     def stop(self, reason: str, detail: str = "") -> None:
         """End it for `reason` (a `Reason`, or `DRAINING`). The first one counts."""
-        if not self.executing or self.stopped_for is not None:
+        if not self.executing or self.stopped_for is not None or self._row.record.outcome is not None:
             return
         if self._collecting:
-            if self._result_blobs.waits:
+            if self._patience.waits:
                 self.stopped_for = reason
-                self._result_blobs.give_up()
+                self._patience.give_up()
             return
         self.stopped_for, self._stop_detail = reason, detail
         if self._run is not None:
             self._run.cancel(Reason.CANCELLED if reason == Reason.CANCELLED else Reason.LEASE_LOST)
-        elif self._work is not None and self._row.record.outcome is None:
+        elif self._work is not None:
             self._work.cancel()
 
     def abandon(self) -> None:
@@ -242,6 +246,9 @@ class Execution:
         self._detached = True
         if self._run is not None:
             self._run.detach()
+        elif self._row.record.outcome is not None:
+            # An outcome that is on its way into the store may arrive there.
+            self._patience.give_up()
         elif self._work is not None:
             self._work.cancel()
 

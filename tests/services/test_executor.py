@@ -486,6 +486,30 @@ class StopTest(ExecutorCase):
         state = self.scheduler.machine.get(task)
         self.assertEqual((state.state, state.moves), ("assigned", 0))
 
+    def test_an_outcome_that_waits_for_the_store_is_left_quietly(self) -> None:
+        task = self.submit()
+        self.worker.store.full = True
+        self.worker.engine.only().finish(0)
+        self.world.advance(3)
+        with capturedLogs() as said:
+            self.worker.stop()
+            self.world.advance(3)
+        self.assertEqual([each for each in said if each["log_level"] >= LogLevel.warn], [])
+        self.assertEqual(self.scheduler.machine.get(task).moves, 0)
+
+    def test_an_outcome_on_its_way_to_the_store_arrives_there(self) -> None:
+        task = self.submit()
+        self.worker.store.slow = True
+        self.worker.engine.only().finish(0)
+        self.world.settle()
+        self.worker.executor.stopService()
+        self.worker.store.release()
+        self.world.settle()
+        self.worker.kill()
+        self.worker.restart()
+        self.world.settle()
+        self.assertEqual((self.scheduler.state(task), self.scheduler.show(task)["attempt"]), ("completed", 1))
+
 
 class RestartTest(ExecutorCase):
     def setUp(self) -> None:
