@@ -1,14 +1,13 @@
 """Execution of one attempt at this agent: from its input to a recorded outcome, or until it is stopped.
 
 It prepares, runs the sandbox, collects; what goes wrong on the way becomes an outcome as well. Stopped before its run
-has ended it is over at once, with a `Released` (or a `Result` for a cancelled task); a result that is being collected
-is given up only while it waits for a full disk.
+has ended it is over at once, with a `Released` (or a `Result` for a cancelled task); a result that is being collected,
+or recorded, is given up only where it would have to wait for a full disk.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +30,9 @@ if TYPE_CHECKING:
     from chorus.services.delivery import Delivery
     from chorus.services.run_row import RunRow
     from chorus.services.workplace import Workplace
+
+
+UNRECORDED = "the agent could not record the outcome: its database takes nothing"
 
 
 class Execution:
@@ -115,12 +117,21 @@ class Execution:
         outcome = await self._outcome_of(work)
         self._run = None
         if not (self.abandoned or self._detached):
-            with suppress(CancelledError):
-                await self._row.settle(outcome, self._patience)
+            outcome = await self._recorded(outcome)
         if self._detached:
             return
         self.executing = False
         self._ended(outcome)
+
+    async def _recorded(self, outcome: Message) -> Message:
+        """The outcome, once it is durable; where the wait for that is given up, the task is handed back instead."""
+        try:
+            await self._row.settle(outcome, self._patience)
+        except CancelledError:
+            if not (self.abandoned or self._detached):
+                outcome = run_outcome.given_back(self.stopped_for or Reason.LEASE_LOST, UNRECORDED)
+                await self._row.settle(outcome, self._patience)
+        return outcome
 
     async def _execute(self) -> Message:
         row, place = self._row, self._place
@@ -178,8 +189,9 @@ class Execution:
         self._log.error(
             "output of {task} cannot be kept: {error}", task=self._row.record.task_id, error=error.strerror or error
         )
-        detail = f"output could not be kept on the disk of this agent: {error.strerror}"
-        self.stop(str(Reason.SANDBOX_UNAVAILABLE), detail)
+        if not self._collecting:
+            detail = f"output could not be kept on the disk of this agent: {error.strerror}"
+            self.stop(str(Reason.SANDBOX_UNAVAILABLE), detail)
 
     # its outcome
 
@@ -216,25 +228,30 @@ class Execution:
 
     # stopping it
 
-    @property
-    def goes_on(self) -> bool:
-        """Whether it executes and nobody has stopped it."""
-        return self.executing and not self.stopped_for
-
     def stop(self, reason: str, detail: str = "") -> None:
-        """End it for `reason` (a `Reason`, or `DRAINING`). The first one counts."""
-        if not self.executing or self.stopped_for is not None or self._row.record.outcome is not None:
+        """End it for `reason` (a `Reason`, or `DRAINING`). The first one counts, until the run has ended."""
+        if not self.executing:
             return
-        if self._collecting:
-            if self._patience.waits:
-                self.stopped_for = reason
-                self._patience.give_up()
+        if self._collecting or self._row.record.outcome is not None:
+            self._stop_waiting(reason)
+            return
+        if self.stopped_for is not None:
             return
         self.stopped_for, self._stop_detail = reason, detail
         if self._run is not None:
             self._run.cancel(Reason.CANCELLED if reason == Reason.CANCELLED else Reason.LEASE_LOST)
         elif self._work is not None:
             self._work.cancel()
+
+    def _stop_waiting(self, reason: str) -> None:
+        """The run has ended: collect and record what it left, but wait for no disk any more. For a task that is
+        cancelled now, only deliverables are not waited for; what is kept of it already is still brought home."""
+        if reason == Reason.CANCELLED and (
+            self.stopped_for is not None or self._row.record.outcome is not None or not self._patience.waits
+        ):
+            return
+        self.stopped_for = reason
+        self._patience.give_up()
 
     def abandon(self) -> None:
         """Nobody wants its outcome: end it and record none."""

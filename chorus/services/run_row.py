@@ -39,8 +39,9 @@ class RunRow:
         return self._runs.delete(self.record.task_id, self.record.fence)
 
     def renewed(self) -> None:
-        """The lease has a new end."""
-        self._runs.renewed(self.record).addErrback(self._not_renewed)
+        """The lease has a new end. Of no use to a restart once the run has ended: there is no sandbox to take back."""
+        if self.record.outcome is None:
+            self._runs.renewed(self.record).addErrback(self._not_renewed)
 
     def _not_renewed(self, failure: Failure) -> None:
         # Harmless: a restart before the next renewal judges by an earlier time, and hands the task back.
@@ -69,7 +70,10 @@ class RunRow:
                 if said != str(error):
                     said = str(error)
                     self._log.error(
-                        "the outcome of {task} cannot be recorded yet: {error}", task=self.record.task_id, error=error
+                        "the outcome of {task} cannot be recorded yet: {error}",
+                        event="task.result_waits",
+                        task=self.record.task_id,
+                        error=said,
                     )
                 await patience.wait(STORE_RETRY_S)
             else:
