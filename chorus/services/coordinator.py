@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 MAX_LIST = 1000
 """Documents of one page; the API asks for fewer."""
 
-READ, CANCEL = "task.read", "task.cancel"
-"""Actions that `Roles` is asked about."""
+CANCEL = "task.cancel"
+"""The action that `Roles` is asked about; reading needs membership alone (spec/cluster.md, "Authorisation")."""
 
 
 class UnknownCursor(UserError):
