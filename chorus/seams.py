@@ -54,7 +54,10 @@ class Roles(Protocol):
 
     def role_of(self, peer_id: str) -> str: ...
 
-    def may(self, peer_id: str, action: str) -> bool: ...
+    def may(self, peer_id: str, action: str) -> bool:
+        """Whether a member's role allows `task.submit`, `task.cancel` or `task.assign`. Reading is no matter of roles:
+        every member may."""
+        ...
 
 
 @attrs.frozen

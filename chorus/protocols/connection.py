@@ -198,7 +198,8 @@ class ConnectionProtocol(Protocol):
         return waiting
 
     def measure_rtt(self) -> Deferred[float]:
-        """One ping of the multiplexer, in seconds; fails with `SessionEnded` or a local limit."""
+        """One ping of the multiplexer, in seconds; fails with `PingTimeout`, `PingLimitReached` or the end of the
+        connection."""
         waiting: Deferred[float] = Deferred(lambda _: None)
 
         def answered(outcome: float | ChorusError) -> None:

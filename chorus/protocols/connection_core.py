@@ -228,10 +228,11 @@ class ConnectionCore:
     # Time
 
     def measure_rtt(self, answered: Answered, now: float) -> None:
-        """Ping the peer; `answered` is called once, with seconds or with why there is no answer."""
+        """Ping the peer; `answered` is called once, with seconds or with why there is no answer (`PingTimeout`, the end
+        of the connection). Raises `SessionEnded` or `PingLimitReached`."""
         if self.yamux is None or self.closed:
             raise SessionEnded("the connection is not open")
-        self._keepalive.measure_rtt(answered, now, self.yamux.ping)
+        self._expect(self._keepalive.measure_rtt(answered, now, self.yamux.ping))
 
     def next_timer(self) -> float:
         """When `handle_timer` is to be called; calling it earlier does no harm."""
@@ -258,6 +259,11 @@ class ConnectionCore:
             stream.reset(timeout)
         for stream in self._lingering.expire(now):
             stream.reset(LingerTimeout(f"{stream.queued} bytes were not taken in {self.limits.linger_s:g} s"))
+        if not self._stalled:
+            self._keepalive.expire(now)
+        if self.closed:
+            # By one of those who heard that.
+            return
         self._deadline = min(
             self._handshake_until,
             self._stalled_until,
@@ -268,9 +274,14 @@ class ConnectionCore:
 
     def _keep_alive(self, now: float) -> float:
         """Ask a silent peer; returns when to look again."""
-        if self.yamux is None or self._stalled_until != float("inf"):
+        if self.yamux is None or self._stalled:
             return float("inf")
-        return self._keepalive.check(now, self.yamux.ping)
+        return min(self._keepalive.check(now, self.yamux.ping), self._keepalive.first)
+
+    @property
+    def _stalled(self) -> bool:
+        """Whether the socket is not read: silence is ours then."""
+        return self._stalled_until != float("inf")
 
     # Back-pressure
 

@@ -7,12 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import attrs
+
 from chorus.errors import ChorusError
-from chorus.protocols.connection_limits import ConnectionLimits, KeepaliveTimeout
-from chorus.protocols.yamux_frames import StreamLimitReached
+from chorus.protocols.connection_limits import ConnectionLimits, KeepaliveTimeout, PingLimitReached, PingTimeout
 
 Answered = Callable[["float | ChorusError"], None]
 """Called once, with seconds or with why there is no answer."""
+
+
+@attrs.frozen
+class _Ping:
+    sent: float
+    until: float
+    answered: Answered
 
 
 class Keepalive:
@@ -21,24 +29,37 @@ class Keepalive:
     def __init__(self, limits: ConnectionLimits, now: float) -> None:
         self.heard = now
         self._limits = limits
-        self._pings: dict[int, tuple[float, Answered]] = {}
+        self._pings: dict[int, _Ping] = {}
+        """By value; the one that must be answered first comes first."""
         self._next = 0
         self._asked: float | None = None
         """When the keepalive ping without an answer was sent."""
 
-    def measure_rtt(self, answered: Answered, now: float, ping: Callable[[int], None]) -> None:
-        """Raises `StreamLimitReached`."""
+    def measure_rtt(self, answered: Answered, now: float, ping: Callable[[int], None]) -> float:
+        """Returns when to look whether there is an answer. Raises `PingLimitReached`."""
         if len(self._pings) >= self._limits.max_pings:
-            raise StreamLimitReached(f"{len(self._pings)} pings await their answer")
+            raise PingLimitReached(f"{len(self._pings)} pings await their answer")
         value = self._take_value()
-        self._pings[value] = (now, answered)
+        until = now + self._limits.ping_s
+        self._pings[value] = _Ping(now, until, answered)
         ping(value)
+        return until
 
     def pong_received(self, value: int, now: float) -> None:
         waiting = self._pings.pop(value, None)
         if waiting is not None:
-            sent, answered = waiting
-            answered(now - sent)
+            waiting.answered(now - waiting.sent)
+
+    @property
+    def first(self) -> float:
+        """When the next ping has waited too long for its answer."""
+        return next((each.until for each in self._pings.values()), float("inf"))
+
+    def expire(self, now: float) -> None:
+        """Whoever has waited too long for an answer hears so."""
+        late = [value for value, each in self._pings.items() if each.until <= now]
+        for each in [self._pings.pop(value) for value in late]:
+            each.answered(PingTimeout(f"a ping was not answered in {self._limits.ping_s:g} s"))
 
     def check(self, now: float, ping: Callable[[int], None]) -> float:
         """Ask a silent peer; returns when to look again. Raises `KeepaliveTimeout`."""
@@ -66,10 +87,12 @@ class Keepalive:
         """Silence so far was ours; returns when to look again."""
         self.heard = now
         self._asked = None
-        return now + self._limits.keepalive_idle_s
+        until = now + self._limits.ping_s
+        self._pings = {value: attrs.evolve(each, until=until) for value, each in self._pings.items()}
+        return min(self.first, now + self._limits.keepalive_idle_s)
 
     def end(self, error: ChorusError) -> None:
         """Whoever waits for an answer hears why there is none."""
         pings, self._pings = self._pings, {}
-        for _, answered in pings.values():
-            answered(error)
+        for each in pings.values():
+            each.answered(error)

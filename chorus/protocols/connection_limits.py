@@ -32,6 +32,18 @@ class KeepaliveTimeout(PeerError):
     code = "keepalive_timeout"
 
 
+class PingTimeout(PeerError):
+    """The peer did not answer a ping that measured how far away it is; the connection goes on."""
+
+    code = "ping_timeout"
+
+
+class PingLimitReached(LocalError):
+    """One more ping here would pass a limit of this connection."""
+
+    code = "ping_limit"
+
+
 class ReadStalled(LocalError):
     """Receivers here left so much unread, for so long, that the connection cannot go on."""
 
@@ -58,4 +70,6 @@ class ConnectionLimits:
     """From `close` until the connection is aborted: a peer that never reads (CVE-2026-21435) cannot hold it."""
     max_pings: int = 16
     """Own pings without an answer; one more fails here."""
+    ping_s: float = 10.0
+    """Until one of them must be answered: as long as the keepalive waits."""
     yamux: YamuxLimits = attrs.field(factory=YamuxLimits)

@@ -87,6 +87,12 @@ class Backoffs:
         return max(0.0, failing.until - now) if failing is not None else 0.0
 
 
+def peer_named(addresses: Iterable[Multiaddr]) -> PeerId | None:
+    """The one peer that every one of the addresses names."""
+    named = {address.peer_id() for address in addresses}
+    return named.pop() if len(named) == 1 else None
+
+
 def dial_timeout(address: Multiaddr) -> float:
     return PRIVATE_DIAL_TIMEOUT if address.is_private else DIAL_TIMEOUT
 

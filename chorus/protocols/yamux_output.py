@@ -28,7 +28,7 @@ class YamuxOutput:
         self.receiving = False
         """The owner receives, and drains at the end of that anyway."""
         self.closed = False
-        """The session has ended: streams have no more to say of resets and windows."""
+        """The session has ended, and its last word is said: streams have no more to say."""
         self._limits = limits
         self._budgets = budgets
         self._output_waiting = waiting
@@ -66,8 +66,9 @@ class YamuxOutput:
         self.control_frame(WINDOW_UPDATE, 0, stream.stream_id, 0, stream)
 
     def send_fin(self, stream: YamuxStream) -> None:
-        self.control_frame(WINDOW_UPDATE, FIN, stream.stream_id, 0, stream)
-        stream.fin_left()
+        if not self.closed:
+            self.control_frame(WINDOW_UPDATE, FIN, stream.stream_id, 0, stream)
+            stream.fin_left()
 
     def send_reset(self, stream: YamuxStream) -> None:
         if not self.closed:
@@ -108,8 +109,10 @@ class YamuxOutput:
         self._waiting.pop(stream, None)
 
     def close(self) -> None:
-        """What has been made is still to be drained; nothing more comes out of the streams' queues."""
+        """What has been made is still to be drained; nothing follows it, whatever streams still write: without room
+        they only queue it, until each is told of its end."""
         self.closed = True
+        self.pause()
         self._waiting.clear()
 
     # What the owner calls
@@ -136,6 +139,8 @@ class YamuxOutput:
         self.room = 0
 
     def resume(self) -> None:
+        if self.closed:
+            return
         self._writable = True
         self.room = self._limits.max_output
         if self._waiting:

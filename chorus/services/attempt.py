@@ -60,7 +60,7 @@ class Attempt:
         self._ended_callback = ended
         self._forgotten_callback = forgotten
         self.directory = place.directory / f"{record.task_id}-{record.fence}"
-        self._row = RunRow(place.runs, place.clock, record)
+        self._row = RunRow(place.runs, record)
         self._conversation = Conversation(
             place.streams,
             place.clock,
@@ -80,7 +80,7 @@ class Attempt:
             place.clock,
             place.wall,
             lost=self.lease_lost,
-            wanted=lambda: self._execution.goes_on,
+            wanted=lambda: self.executing,
         )
         self._gone = False
 
@@ -127,6 +127,8 @@ class Attempt:
             self._lease.renewed(message.tag)
         elif isinstance(message, Cancel):
             if self.executing:
+                # What it leaves may have to wait for a full disk, and is collected as long as the lease is renewed.
+                self._lease.renew()
                 self.cancel()
             else:
                 self._delivery.pump()
@@ -141,7 +143,7 @@ class Attempt:
     def _continue(self, message: Continue) -> None:
         self._delivery.begin(stdout=message.stdout_from, stderr=message.stderr_from)
         self._row.record = attrs.evolve(self.record, lease_s=message.lease_s)
-        if self._execution.goes_on:
+        if self.executing:
             self._lease.hold(self._conversation.resumed_at)
             self._lease.renew()
             self._execution.say_started()
@@ -176,16 +178,19 @@ class Attempt:
         self._execution.stop(DRAINING)
 
     def lease_lost(self) -> None:
-        self._log.warn("lease of {task} lost: killing its sandbox", event="task.lease_lost", task=self.record.task_id)
+        if not self.lost_lease:
+            self._log.warn(
+                "lease of {task} lost: killing its sandbox", event="task.lease_lost", task=self.record.task_id
+            )
         self._execution.stop(str(Reason.LEASE_LOST))
 
     def detach(self) -> None:
         """This process ends: leave the sandbox and the row for the next one."""
         self._gone = True
-        self._conversation.end()
+        # First: what the execution comes to when it is cut off is no word for the scheduler.
+        self._conversation.hang_up()
         self._lease.release()
         self._execution.detach()
-        self._conversation.hang_up()
 
     # how it ends
 

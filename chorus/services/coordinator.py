@@ -46,7 +46,7 @@ MAX_LIST = 1000
 """Documents of one page; the API asks for fewer."""
 
 CANCEL = "task.cancel"
-"""The action that `Roles` is asked about."""
+"""The action that `Roles` is asked about; reading needs membership alone (spec/cluster.md, "Authorisation")."""
 
 
 class UnknownCursor(UserError):

@@ -1,8 +1,8 @@
 """Execution of one attempt at this agent: from its input to a recorded outcome, or until it is stopped.
 
 It prepares, runs the sandbox, collects; what goes wrong on the way becomes an outcome as well. Stopped before its run
-has ended it is over at once, with a `Released` (or a `Result` for a cancelled task); a result that is being collected
-is given up only while it waits for a full disk.
+has ended it is over at once, with a `Released` (or a `Result` for a cancelled task); a result that is being collected,
+or recorded, is given up only where it would have to wait for a full disk.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from chorus.errors import ChorusError, UserError
 from chorus.protocols.task_messages import Message, Progress, Started
 from chorus.sandbox.contract import INFRASTRUCTURE, ImageMissing, Reason
 from chorus.services import preparation, run_outcome
+from chorus.services.patience import Patience
 from chorus.services.result_blobs import ResultBlobs
 from chorus.services.spool import Spool
 
@@ -31,9 +32,12 @@ if TYPE_CHECKING:
     from chorus.services.workplace import Workplace
 
 
+UNRECORDED = "the agent could not record the outcome: its database takes nothing"
+
+
 class Execution:
     """Output goes to `delivery`, news for the scheduler to `say`; `ended` gets the outcome, which is recorded then,
-    unless the execution was abandoned."""
+    unless the execution was abandoned. It is not called once the execution was detached."""
 
     _log = Logger()
 
@@ -53,7 +57,8 @@ class Execution:
         self._delivery = delivery
         self._say = say
         self._ended = ended
-        self._result_blobs = ResultBlobs(place, row.record.task_id, say=say, wanted=self._is_wanted)
+        self._patience = Patience(place.clock, self._is_wanted)
+        self._result_blobs = ResultBlobs(place, row.record.task_id, self._patience, say=say)
         self._spool: Spool | None = None
         self._run: Run | None = None
         self._work: Deferred[None] | None = None
@@ -111,10 +116,22 @@ class Execution:
     async def _carry_out(self, work: Coroutine[Any, Any, Message]) -> None:
         outcome = await self._outcome_of(work)
         self._run = None
-        if not self.abandoned:
-            await self._row.settle(outcome, lambda: self._detached)
+        if not (self.abandoned or self._detached):
+            outcome = await self._recorded(outcome)
+        if self._detached:
+            return
         self.executing = False
         self._ended(outcome)
+
+    async def _recorded(self, outcome: Message) -> Message:
+        """The outcome, once it is durable; where the wait for that is given up, the task is handed back instead."""
+        try:
+            await self._row.settle(outcome, self._patience)
+        except CancelledError:
+            if not (self.abandoned or self._detached):
+                outcome = run_outcome.given_back(self.stopped_for or Reason.LEASE_LOST, UNRECORDED)
+                await self._row.settle(outcome, self._patience)
+        return outcome
 
     async def _execute(self) -> Message:
         row, place = self._row, self._place
@@ -172,8 +189,9 @@ class Execution:
         self._log.error(
             "output of {task} cannot be kept: {error}", task=self._row.record.task_id, error=error.strerror or error
         )
-        detail = f"output could not be kept on the disk of this agent: {error.strerror}"
-        self.stop(str(Reason.SANDBOX_UNAVAILABLE), detail)
+        if not self._collecting:
+            detail = f"output could not be kept on the disk of this agent: {error.strerror}"
+            self.stop(str(Reason.SANDBOX_UNAVAILABLE), detail)
 
     # its outcome
 
@@ -210,25 +228,30 @@ class Execution:
 
     # stopping it
 
-    @property
-    def goes_on(self) -> bool:
-        """Whether it executes and nobody has stopped it."""
-        return self.executing and not self.stopped_for
-
     def stop(self, reason: str, detail: str = "") -> None:
-        """End it for `reason` (a `Reason`, or `DRAINING`). The first one counts."""
-        if not self.executing or self.stopped_for is not None:
+        """End it for `reason` (a `Reason`, or `DRAINING`). The first one counts, until the run has ended."""
+        if not self.executing:
             return
-        if self._collecting:
-            if self._result_blobs.waits:
-                self.stopped_for = reason
-                self._result_blobs.give_up()
+        if self._collecting or self._row.record.outcome is not None:
+            self._stop_waiting(reason)
+            return
+        if self.stopped_for is not None:
             return
         self.stopped_for, self._stop_detail = reason, detail
         if self._run is not None:
             self._run.cancel(Reason.CANCELLED if reason == Reason.CANCELLED else Reason.LEASE_LOST)
-        elif self._work is not None and self._row.record.outcome is None:
+        elif self._work is not None:
             self._work.cancel()
+
+    def _stop_waiting(self, reason: str) -> None:
+        """The run has ended: collect and record what it left, but wait for no disk any more. For a task that is
+        cancelled now, only deliverables are not waited for; what is kept of it already is still brought home."""
+        if reason == Reason.CANCELLED and (
+            self.stopped_for is not None or self._row.record.outcome is not None or not self._patience.waits
+        ):
+            return
+        self.stopped_for = reason
+        self._patience.give_up()
 
     def abandon(self) -> None:
         """Nobody wants its outcome: end it and record none."""
@@ -240,6 +263,9 @@ class Execution:
         self._detached = True
         if self._run is not None:
             self._run.detach()
+        elif self._row.record.outcome is not None:
+            # An outcome that is on its way into the store may arrive there.
+            self._patience.give_up()
         elif self._work is not None:
             self._work.cancel()
 

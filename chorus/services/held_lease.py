@@ -61,9 +61,6 @@ class HeldLease:
 
     def renew(self) -> None:
         """Ask for it now, as far as the conversation allows, and from now on in time."""
-        self._renewal.cancel()
-        if self._row.record.outcome is not None:
-            return
         self._renewal.arm(leases.renewal_interval(self._row.record.lease_s))
         if not self._conversation.may_say(Renew) or len(self._tags) >= MAX_PENDING_RENEWALS:
             return

@@ -26,7 +26,7 @@ from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols import identify, perf, ping
 from chorus.protocols.connection import ConnectionLimits, ConnectionProtocol
 from chorus.protocols.connection_core import MakeHandshake
-from chorus.protocols.dialing import Backoffs, DialError
+from chorus.protocols.dialing import Backoffs, DialError, peer_named
 from chorus.protocols.identify import Identification
 from chorus.protocols.limits import ConnectionCounts, HostLimits
 from chorus.protocols.noise import NoiseHandshake
@@ -230,8 +230,7 @@ class P2PService(Service):
         if self._stopping or not self.running:
             return fail(DialError(peer, [(address, "the node is not running") for address in addresses]))
         if peer is None:
-            named = {address.peer_id() for address in addresses}
-            peer = named.pop() if len(named) == 1 else None
+            peer = peer_named(addresses)
         if peer is None:
             return self._dialer.dial(None, addresses)
         if peer == self.peer_id:

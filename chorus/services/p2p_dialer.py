@@ -174,12 +174,9 @@ class Dialer:
         *,
         told_by_public: bool = False,
     ) -> Deferred[Connection]:
-        """`told` are addresses from the peer store; names among them that the public network gave us are not dialled
-        where they lead to private addresses."""
-        if peer is None:
-            named = {address.peer_id() for address in addresses}
-            if len(named) == 1:
-                peer = named.pop()
+        """Without a `peer`, whoever is at one of `addresses`, each of which may name another. `told` are addresses from
+        the peer store; names among them that the public network gave us are not dialled where they lead to private
+        addresses."""
         dial = self._dials.get(peer) if peer is not None else None
         if dial is None:
             dial = PeerDial(self, peer)

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError
@@ -24,6 +22,7 @@ from chorus.store.errors import StoreDamaged, StoreUnavailable
 if TYPE_CHECKING:
     from chorus.sandbox.contract import RunResult, StreamName
     from chorus.services.blobs import BlobRef
+    from chorus.services.patience import Patience
     from chorus.services.spool import Spool
     from chorus.services.workplace import Workplace
 
@@ -34,34 +33,21 @@ RESULT_ROWS_BYTES = MAX_FRAME - 64 * 1024
 
 
 class ResultBlobs:
-    """Of one attempt. `say` gets the news for the scheduler; `wanted` is asked before every wait."""
+    """Of one attempt. `say` gets the news for the scheduler."""
 
     _log = Logger()
 
-    def __init__(
-        self, place: Workplace, task_id: str, *, say: Callable[[Message], None], wanted: Callable[[], bool]
-    ) -> None:
+    def __init__(self, place: Workplace, task_id: str, patience: Patience, *, say: Callable[[Message], None]) -> None:
         self._place = place
         self._task_id = task_id
+        self._patience = patience
         self._say = say
-        self._wanted = wanted
         self._patient = True
         self._waits_for = ""
-        self._patience: Deferred[None] | None = None
-
-    @property
-    def waits(self) -> bool:
-        """Whether it waits for the disk at this moment."""
-        return self._patience is not None
-
-    def give_up(self) -> None:
-        """End the wait under way: `keep` raises `CancelledError`."""
-        if self._patience is not None:
-            self._patience.cancel()
 
     async def keep(self, result: RunResult, spool: Spool, *, patient: bool) -> Kept:
         """Store everything that `result` can name; what cannot be stored is left out. Only a `patient` one waits for a
-        full disk, and raises `CancelledError` once nobody wants the result any more."""
+        full disk, and raises `CancelledError` when that is given up."""
         self._patient = patient
         skipped = [fitting(note) for note in result.artifacts_skipped]
         rows = await self._keep_artifacts(result, skipped)
@@ -120,17 +106,12 @@ class ResultBlobs:
                 return
 
     async def _wait(self, problem: str) -> None:
-        """Before trying again. Raises `CancelledError` once nobody wants the result any more."""
-        if not self._wanted():
-            raise CancelledError
+        """Before trying again. Raises `CancelledError` when it is given up."""
+        self._patience.check()
         if self._waits_for != problem:
             self._waits_for = problem
             self._log.error(
                 "the result of {task} waits: {error}", event="task.result_waits", task=self._task_id, error=problem
             )
             self._say(Progress("waiting_for_disk", {"problem": fitting(problem)}))
-        self._patience = deferLater(self._place.clock, DISK_RETRY_S)
-        try:
-            await self._patience
-        finally:
-            self._patience = None
+        await self._patience.wait(DISK_RETRY_S)

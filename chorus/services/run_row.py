@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import attrs
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError
@@ -16,9 +14,9 @@ from chorus.store.errors import StoreDamaged
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
-    from twisted.internet.interfaces import IReactorTime
     from twisted.python.failure import Failure
 
+    from chorus.services.patience import Patience
     from chorus.services.run_record import RunRecord, RunStore
 
 STORE_RETRY_S = 1.0
@@ -30,9 +28,8 @@ class RunRow:
 
     _log = Logger()
 
-    def __init__(self, runs: RunStore, clock: IReactorTime, record: RunRecord) -> None:
+    def __init__(self, runs: RunStore, record: RunRecord) -> None:
         self._runs = runs
-        self._clock = clock
         self.record = record
 
     def save(self) -> Deferred[None]:
@@ -42,19 +39,21 @@ class RunRow:
         return self._runs.delete(self.record.task_id, self.record.fence)
 
     def renewed(self) -> None:
-        """The lease has a new end."""
-        self._runs.renewed(self.record).addErrback(self._not_renewed)
+        """The lease has a new end. Of no use to a restart once the run has ended: there is no sandbox to take back."""
+        if self.record.outcome is None:
+            self._runs.renewed(self.record).addErrback(self._not_renewed)
 
     def _not_renewed(self, failure: Failure) -> None:
         # Harmless: a restart before the next renewal judges by an earlier time, and hands the task back.
         self._log.warn("a renewal is not recorded: {error}", error=failure.value)
 
-    async def settle(self, outcome: Message, stopped: Callable[[], bool]) -> None:
+    async def settle(self, outcome: Message, patience: Patience) -> None:
         """Make the outcome durable, however long the store refuses: it is not sent before, unless it never can be, or
-        only hands the task back (which a restart without an outcome does too). Once `stopped` it tries no more."""
+        only hands the task back (which a restart without an outcome does too). Raises `CancelledError` when the
+        waiting is given up."""
         self.record = attrs.evolve(self.record, outcome=outcome)
         said = ""
-        while not stopped():
+        while True:
             try:
                 await self.save()
             except StoreDamaged as error:
@@ -67,11 +66,15 @@ class RunRow:
             except ChorusError as error:
                 if isinstance(outcome, Released) or (isinstance(outcome, Result) and outcome.reason in INFRASTRUCTURE):
                     return
+                patience.check()
                 if said != str(error):
                     said = str(error)
                     self._log.error(
-                        "the outcome of {task} cannot be recorded yet: {error}", task=self.record.task_id, error=error
+                        "the outcome of {task} cannot be recorded yet: {error}",
+                        event="task.result_waits",
+                        task=self.record.task_id,
+                        error=said,
                     )
-                await deferLater(self._clock, STORE_RETRY_S)
+                await patience.wait(STORE_RETRY_S)
             else:
                 return

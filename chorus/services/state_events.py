@@ -43,5 +43,5 @@ def differs(event: Mapping[str, JSON] | None, task: TaskState) -> bool:
 
 
 def logged(event: Document) -> dict[str, object]:
-    """What of it goes into the log: all but the detail."""
-    return {name: value for name, value in event.items() if name not in {"detail"}}
+    """What of it goes into the log: all but the detail, a text of the agent's that no redactor here has seen."""
+    return {name: value for name, value in event.items() if name != "detail"}

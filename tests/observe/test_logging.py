@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import ast
 import io
 import json
 import re
+from functools import cache
 from pathlib import Path
 
+import attrs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.logger import Logger, LogPublisher, textFileLogObserver
@@ -12,6 +15,9 @@ from twisted.python.failure import Failure
 
 from chorus.http.tasks import STATES
 from chorus.observe import logging
+from chorus.services.state_events import logged, state_event
+from chorus.tasks.journal import Fence
+from chorus.tasks.state import State, TaskState
 from tests.support import PureTestCase
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,3 +163,58 @@ class Documentation(PureTestCase):
         documented = set(re.findall(r"^\| `([a-z_.]+)` \|", (ROOT / "docs/events.md").read_text(), re.MULTILINE))
         self.assertEqual(used - documented, set(), "add them to docs/events.md")
         self.assertEqual(documented - used, set(), "docs/events.md names events that nothing logs")
+
+    def test_every_documented_field_is_logged(self) -> None:
+        logged = _logged_fields()
+        for name, fields in _documented_fields().items():
+            self.assertEqual(fields - logged[name], set(), f"{name} has no such fields")
+
+    def test_no_event_of_a_task_has_its_detail(self) -> None:
+        """It may be a text of the agent, or of what ran there, that no redactor of this node has seen."""
+        for state in STATES:
+            self.assertNotIn("detail", _logged_fields()[f"task.{state}"])
+
+
+def _documented_fields() -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    fields: set[str] = set()
+    for names, cell in re.findall(
+        r"^\| (`[a-z_.`, ]+`) \|.*\|([^|]*)\|$", (ROOT / "docs/events.md").read_text(), re.MULTILINE
+    ):
+        if cell.strip() != "the same":
+            fields = set(re.findall(r"`(\w+)`", cell))
+        found |= dict.fromkeys(re.findall(r"`([a-z_.]+)`", names), fields)
+    return found
+
+
+@cache
+def _logged_fields() -> dict[str, set[str]]:
+    """Of each event with a name of its own: what one of its places in the code or another gives it."""
+    found: dict[str, set[str]] = {}
+    for path in (ROOT / "chorus").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                given = {each.arg: each.value for each in node.keywords if each.arg is not None}
+                for name in _names(given.pop("event", None)):
+                    found.setdefault(name, set()).update(given)
+    task = TaskState(
+        "t", State.COMPLETED, {}, "api", 0.0, 1, 0.0, 3, attempt=1, fence=Fence(0, 1, 1), agent="p", sandbox="docker",
+        image="i", reason="exit", detail="told by the agent", result={"exit_code": 0}, lease_s=30.0,
+    )  # fmt: skip
+    for state in State:
+        found[f"task.{state}"] |= logged(state_event(attrs.evolve(task, state=state), "agent")).keys()
+    return found
+
+
+def _names(event: ast.expr | None) -> list[str]:
+    """The names that an `event=` can have."""
+    if isinstance(event, ast.IfExp):
+        return [*_names(event.body), *_names(event.orelse)]
+    if isinstance(event, ast.Constant):
+        return [str(event.value)]
+    shape = "" if event is None else ast.unparse(event)
+    if shape == "f'task.{task.state}'":
+        return [f"task.{state}" for state in State]
+    if shape == "f'peer.{what}'":
+        return ["peer.connected", "peer.disconnected"]
+    return []

@@ -20,12 +20,28 @@ from chorus.protocols.dialing import (
     backoff,
     dial_timeout,
     newcomer_stays,
+    peer_named,
     rank,
 )
 from tests.support import PureTestCase
 
 SMALL, LARGE = sorted(Identity.from_seed(bytes([n]) * 32).peer_id for n in range(2))
 ADDRESS = Multiaddr.parse("/ip4/192.0.2.1/tcp/4001")
+
+
+class Named(PureTestCase):
+    def test_table(self) -> None:
+        one, other = ADDRESS.with_peer(SMALL), ADDRESS.with_peer(LARGE)
+        again = Multiaddr.parse("/ip6/2001:db8::1/tcp/1").with_peer(SMALL)
+        for addresses, peer in [
+            ([], None),
+            ([ADDRESS], None),
+            ([one], SMALL),
+            ([one, again], SMALL),
+            ([one, ADDRESS], None),
+            ([one, other], None),
+        ]:
+            self.assertEqual(peer_named(addresses), peer)
 
 
 class Backoff(PureTestCase):

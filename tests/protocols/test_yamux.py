@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from chorus.errors import ChorusError, LimitExceeded
 from chorus.protocols.stream import StreamClosed, StreamReset
 from chorus.protocols.yamux_frames import (
@@ -20,6 +22,7 @@ from chorus.protocols.yamux_frames import (
     YamuxLimits,
     YamuxStreamError,
 )
+from chorus.protocols.yamux_stream import YamuxStream
 from tests.protocols.yamux_support import Pair, Recorder, drain, frame, frames, session
 from tests.support import PureTestCase, vectors
 
@@ -28,6 +31,18 @@ VECTORS = vectors("yamux-frames.json")
 
 def published(kind: str, name: str) -> bytes:
     return bytes.fromhex(next(row["hex"] for row in VECTORS[kind] if row["name"].startswith(name)))
+
+
+class Acts(Recorder):
+    """Does something when its stream has ended."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        super().__init__()
+        self.act = act
+
+    def stream_closed(self, error: ChorusError | None) -> None:
+        super().stream_closed(error)
+        self.act()
 
 
 class ValidFrames(PureTestCase):
@@ -509,6 +524,46 @@ class Closing(PureTestCase):
         self.assertEqual((pair.dialer.streams, pair.dialer.queued), ({}, 0))
         self.assertEqual(frames(drain(pair.dialer))[-1], (GO_AWAY, 0, 0, 0, b""))
         pair.dialer.receive_data([b"anything"], 0.0)
+
+    def test_nothing_follows_the_last_go_away(self) -> None:
+        """Whatever a receiver does with another stream, live or closed by the peer, when its own has ended."""
+        error = SessionEnded("gone")
+
+        def write_much(stream: YamuxStream) -> None:
+            stream.write(bytes(3 * INITIAL_WINDOW))
+
+        def write_and_end(stream: YamuxStream) -> None:
+            stream.write(b"more")
+            stream.write_eof()
+
+        def write_and_close(stream: YamuxStream) -> None:
+            stream.write(b"more")
+            stream.close()
+
+        for act in (write_much, write_and_end, write_and_close, YamuxStream.close, YamuxStream.reset):
+            for half_closed in (False, True):
+                pair = Pair()
+                first = pair.open()[0]
+                others = [pair.open() for _ in range(2)]
+                for _, far in others:
+                    if half_closed:
+                        far.write_eof()
+                pair.pump()
+                for near, _ in others:
+                    near.write(b"written last")
+                resume = pair.dialer.output.resume
+                receiver = Acts(lambda act=act, others=others, resume=resume: [(resume(), act(n)) for n, _ in others])
+                first.set_receiver(receiver)
+                pair.dialer.close(error, 0)
+                sent = frames(drain(pair.dialer))
+                self.assertEqual([each[0] for each in sent].count(GO_AWAY), 1)
+                self.assertEqual(sent[-1], (GO_AWAY, 0, 0, 0, b""), act)
+                self.assertEqual([each[4] for each in sent[:-1]], [b"written last"] * 2)
+                self.assertEqual(receiver.closed, [error])
+                if act is not YamuxStream.reset:
+                    for near, _ in others:
+                        self.assertEqual(near.receiver.closed, [error], "it did not end well: nothing of it was sent")
+                self.assertEqual((pair.dialer.queued, pair.dialer.streams), (0, {}))
 
     def test_closed_in_a_callback(self) -> None:
         class Ends(Recorder):

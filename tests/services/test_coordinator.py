@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import globalLogPublisher
 
 from chorus.http.ports import TaskEvent
-from chorus.seams import Finding
-from chorus.services.intake import NOT_CLONED
+from chorus.seams import Finding, MembersMayAll
+from chorus.services import coordinator
+from chorus.services.intake import NOT_CLONED, Forbidden
 from chorus.services.placement import Agent
 from chorus.store.errors import StoreUnavailable
 from chorus.tasks.errors import IdempotencyConflict, TaskFinished, UnknownTask
@@ -232,6 +235,38 @@ class IntakeTest(WorldCase):
             node.coordinator.watch("nothing", 0, lambda _: None, lambda: None),
         ):
             self.assertIsInstance(node.refused(refused), UnknownTask)
+
+
+class RolesTest(WorldCase):
+    def test_who_has_no_right_reads_and_does_nothing_else(self) -> None:
+        asked: set[str] = set()
+        allowed = {"task.submit", "task.assign"}
+
+        class Some(MembersMayAll):
+            def may(self, peer_id: str, action: str) -> bool:
+                asked.add(action)
+                return action in allowed
+
+        node = self.world.node("alone", start=False)
+        node.roles = Some()
+        node.start()
+        task = node.submit("true")
+        allowed.clear()
+        self.assertIsInstance(node.refused(node.coordinator.submit({"commands": ["true"]}, "api")), Forbidden)
+        self.assertIsInstance(node.refused(node.coordinator.cancel(task, "api", "")), Forbidden)
+        self.assertEqual(node.state(task), "running")
+        self.assertEqual(len(node.wait(node.coordinator.list(state=None, limit=10, after=None))["tasks"]), 1)
+        node.wait(node.coordinator.watch(task, 0, lambda _: None, lambda: None)).stop()
+        self.assertEqual(asked, ACTIONS, "an action that nobody asks about promises a check that is not there")
+
+
+ACTIONS = {
+    action
+    for path in Path(coordinator.__file__).parent.glob("*.py")
+    for values in re.findall(r"^[A-Z_]+(?:, [A-Z_]+)* = (.*)", path.read_text(), re.MULTILINE)
+    for action in re.findall(r'"(task\.[a-z]+)"', values)
+}
+"""Those that services have a name for."""
 
 
 class PlacementTest(WorldCase):

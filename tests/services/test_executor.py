@@ -38,7 +38,7 @@ from chorus.store import blobs as blob_table
 from chorus.store.errors import StoreFull
 from chorus.tasks import ids
 from chorus.tasks.journal import Fence
-from tests.services.task_kit import EPOCH, LEASE, Node, World, missing, spec, unavailable
+from tests.services.task_kit import EPOCH, LEASE, Node, Ref, World, missing, spec, unavailable
 from tests.support import PureTestCase
 
 TASK = ids.make(EPOCH, bytes)
@@ -266,9 +266,111 @@ class ExecutionTest(ExecutorCase):
         self.worker.engine.only().finish(0)
         self.world.advance(5)
         self.assertEqual(self.scheduler.state(task), "running", "nothing is sent that is not durable")
+        self.world.advance(4 * LEASE, 5)
+        self.assertEqual(self.scheduler.state(task), "running", "and it is still this agent's")
         self.worker.store.full = False
         self.world.advance(5)
-        self.assertEqual(self.scheduler.state(task), "completed")
+        document = self.scheduler.show(task)
+        self.assertEqual((document["state"], document["attempt"], self.worker.engine.started), ("completed", 1, 1))
+
+    def wait_for_the_store(self) -> str:
+        """A task that has ended, and whose outcome the store refuses."""
+        task = self.submit()
+        self.worker.store.full = True
+        self.worker.engine.only().finish(0, artifacts={"it": b"made"})
+        self.world.advance(2)
+        return task
+
+    def test_an_outcome_that_waits_for_the_store_is_the_agents_over_reconnections(self) -> None:
+        task = self.wait_for_the_store()
+        for _ in range(3):
+            self.world.cut(self.scheduler, self.worker)
+            self.world.advance(LEASE / 2)
+            self.world.heal(self.scheduler, self.worker)
+            self.world.advance(2 * LEASE, 5)
+        self.worker.store.full = False
+        self.world.advance(5)
+        document = self.scheduler.show(task)
+        self.assertEqual((document["state"], document["attempt"], self.worker.engine.started), ("completed", 1, 1))
+
+    def test_cancelled_while_its_outcome_waits_for_the_store(self) -> None:
+        """Its remains are collected all the same, however long the store and the network take."""
+        task = self.wait_for_the_store()
+        self.scheduler.cancel(task)
+        self.world.advance(2 * LEASE, 5)
+        self.world.cut(self.scheduler, self.worker)
+        self.world.advance(5)
+        self.world.heal(self.scheduler, self.worker)
+        self.world.advance(2 * LEASE, 5)
+        self.assertEqual(self.worker.executor.leases_lost, 0)
+        self.worker.store.full = False
+        self.world.advance(5)
+        document = self.scheduler.show(task)
+        self.assertEqual((document["state"], [row["path"] for row in document["artifacts"]]), ("cancelled", ["it"]))
+        self.assertEqual(len(self.worker.executor._attempts), 0)
+
+    def test_killed_by_a_cancel_and_waiting_for_the_store(self) -> None:
+        task = self.submit()
+        self.worker.store.full = True
+        self.scheduler.cancel(task)
+        self.world.advance(4 * LEASE, 5)
+        self.assertEqual((self.worker.executor.current_tasks, self.worker.executor.leases_lost), (1, 0))
+        self.worker.store.full = False
+        self.world.advance(5)
+        document = self.scheduler.show(task)
+        self.assertEqual(
+            (document["state"], [row["path"] for row in document["artifacts"]]), ("cancelled", ["partial.txt"])
+        )
+
+    def test_an_outcome_that_waits_for_the_store_ends_with_its_lease(self) -> None:
+        """The task goes elsewhere, and the place is free, whether or not there is ever space again."""
+        for cancelled in (False, True):
+            task = self.wait_for_the_store()
+            if cancelled:
+                self.scheduler.cancel(task)
+            self.world.cut(self.scheduler, self.worker)
+            self.world.advance(LEASE + 10)
+            self.assertEqual(self.worker.executor.current_tasks, 0)
+            self.assertEqual(self.scheduler.state(task), "cancelled" if cancelled else "submitted")
+            self.world.heal(self.scheduler, self.worker)
+            self.world.advance(2)
+            self.assertEqual(len(self.worker.executor._attempts), 0)
+            self.worker.store.full = False
+            self.world.advance(10)
+            if not cancelled:
+                self.worker.engine.only().finish(0)
+                self.world.advance(1)
+                self.assertEqual((self.scheduler.state(task), self.scheduler.show(task)["attempt"]), ("completed", 2))
+
+    def test_an_outcome_that_waits_for_the_store_is_handed_back_by_an_agent_that_stops(self) -> None:
+        task = self.wait_for_the_store()
+        drained = self.worker.executor.drain(10)
+        self.world.advance(11)
+        self.successResultOf(drained)
+        self.assertEqual(self.scheduler.state(task), "submitted")
+        self.assertEqual(self.scheduler.machine.get(task).reason, "draining")
+
+    def test_an_outcome_that_nobody_wants_waits_no_longer(self) -> None:
+        task = self.wait_for_the_store()
+        self.scheduler.cancel(task)
+        self.scheduler.coordinator._custodies.of(task).drop(Stale())
+        self.world.advance(1)
+        self.assertEqual((len(self.worker.executor._attempts), self.worker.executor.current_tasks), (0, 0))
+
+    def test_a_lease_lost_while_a_result_is_collected_ends_the_wait_that_follows(self) -> None:
+        task = self.submit()
+        storing: Deferred[Any] = Deferred()
+        self.patch(self.worker.blobs, "put_file", lambda path: storing)
+        self.worker.engine.only().finish(0, artifacts={"it": b"made"})
+        self.world.settle()
+        self.world.cut(self.scheduler, self.worker)
+        self.world.advance(LEASE + 10)
+        self.assertEqual(self.worker.executor.current_tasks, 1, "what is being collected is worth its end")
+        self.worker.store.full = True
+        storing.callback(Ref("ab" * 32, 4))
+        self.world.advance(1)
+        self.assertEqual(self.worker.executor.current_tasks, 0)
+        self.assertEqual(self.scheduler.state(task), "submitted")
 
     def test_a_result_waits_for_a_full_disk_and_loses_nothing(self) -> None:
         for refusal in (DiskFull("full"), BlobStoreShort("no descriptors"), StoreFull("full")):
@@ -476,6 +578,55 @@ class DrainTest(ExecutorCase):
         self.world.advance(21)
         self.successResultOf(drained)
         self.assertEqual(self.worker.executor.unacknowledged, 1)
+
+
+class StopTest(ExecutorCase):
+    """The process ends without a drain: what is unfinished is the next one's, and nothing is said of it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.scheduler = self.world.node("scheduler", max_tasks=1)
+        self.worker = self.world.node("worker", expertise=("x",))
+
+    def submit(self, **body: Any) -> str:
+        return self.scheduler.submit("true", required={"expertise": ["x"]}, **body)
+
+    def test_what_is_prepared_is_not_handed_back(self) -> None:
+        self.worker.blobs.hold = Deferred()
+        task = self.submit(input={"sha256": self.scheduler.blobs.put(b"source")})
+        (attempt,) = self.worker.executor._attempts.values()
+        channel = attempt._conversation.channel
+        said: list[Message] = []
+        self.patch(channel, "send", said.append)
+        self.worker.stop()
+        self.world.settle()
+        self.assertEqual(said, [])
+        state = self.scheduler.machine.get(task)
+        self.assertEqual((state.state, state.moves), ("assigned", 0))
+
+    def test_an_outcome_that_waits_for_the_store_is_left_quietly(self) -> None:
+        task = self.submit()
+        self.worker.store.full = True
+        self.worker.engine.only().finish(0)
+        self.world.advance(3)
+        with capturedLogs() as said:
+            self.worker.stop()
+            self.world.advance(3)
+        self.assertEqual([each for each in said if each["log_level"] >= LogLevel.warn], [])
+        self.assertEqual(self.scheduler.machine.get(task).moves, 0)
+
+    def test_an_outcome_on_its_way_to_the_store_arrives_there(self) -> None:
+        task = self.submit()
+        self.worker.store.slow = True
+        self.worker.engine.only().finish(0)
+        self.world.settle()
+        self.worker.executor.stopService()
+        self.worker.store.release()
+        self.world.settle()
+        self.worker.kill()
+        self.worker.restart()
+        self.world.settle()
+        self.assertEqual((self.scheduler.state(task), self.scheduler.show(task)["attempt"]), ("completed", 1))
 
 
 class RestartTest(ExecutorCase):

@@ -98,6 +98,8 @@ class Connecting(HostCase):
         one, two = self.host(), self.host()
         connection = await one.dial(None, two.bound_addresses())
         self.assertEqual(connection.peer_id, two.peer_id)
+        named = [address.with_peer(two.peer_id) for address in two.bound_addresses()]
+        self.assertIs(await one.dial(None, named), connection, "the addresses say who is meant")
 
     async def test_every_address_is_tried_and_each_failure_told(self) -> None:
         one, two = self.host(), self.host()
