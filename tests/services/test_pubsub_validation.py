@@ -9,13 +9,19 @@ from twisted.internet.defer import Deferred
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols.gossip_events import Validation
 from chorus.protocols.gossip_params import MAX_PENDING_PER_PEER, GossipParams
-from chorus.protocols.gossip_rpc import Exchanged, Prune, mesh_frames
+from chorus.protocols.gossip_rpc import Exchanged, Prune, mesh_frames, message_frame
+from chorus.protocols.gossip_sign import Signer
 from chorus.services.pubsub import PubSubService
 from chorus.services.pubsub_topics import VALIDATION_LIMIT, Received
 from chorus.services.pubsub_view import pubsub_document
 from tests.protocols.gossip_network import identity
 from tests.services.memory_host import MemoryHost, connect
 from tests.services.test_pubsub import TOPIC, ServiceCase
+
+
+def others_words(number: int) -> bytes:
+    """A message of somebody's who is not connected: own words earn nothing."""
+    return message_frame(Signer(identity(9)).sign(TOPIC, b"x", number.to_bytes(8, "big")))
 
 
 class Later(ServiceCase):
@@ -125,7 +131,7 @@ class Exchange(ServiceCase):
         out, _ = connect(one.host, two.host)
         self.run_a_while(1.2)
         for number in range(10):
-            one.pubsub.publish(TOPIC, b"%d" % number)
+            self.stream(out, inbound=False).write(others_words(number))
         self.run_a_while(0)
         named = (Exchanged(identity(5).peer_id.raw, b"record"), Exchanged(b"no peer id", None))
         self.stream(out, inbound=False).write(mesh_frames([], [Prune(TOPIC, 60, named)])[0])
@@ -183,8 +189,8 @@ class DirectPeers(ServiceCase):
 
 class View(ServiceCase):
     def test_what_the_api_shows(self) -> None:
-        one, two, _ = self.pair(TOPIC)
-        one.pubsub.publish(TOPIC, b"x")
+        one, two, out = self.pair(TOPIC)
+        self.stream(out, inbound=False).write(others_words(1))
         self.run_a_while(2)
         document = pubsub_document(two.pubsub)
         self.assertEqual(document["topics"], [{"topic": TOPIC, "mesh": [str(one.identity.peer_id)], "subscribers": 1}])
