@@ -35,8 +35,9 @@ from chorus.protocols.gossip_params import GossipParams
 from chorus.protocols.gossip_peers import Peer, Peers
 from chorus.protocols.gossip_pending import Pending, PendingMessages
 from chorus.protocols.gossip_rpc import Exchanged, Message, MessageError, topic_of
-from chorus.protocols.gossip_score import PeerScores, PeerScoreView
+from chorus.protocols.gossip_score import PeerScores
 from chorus.protocols.gossip_score_params import ScoreParams
+from chorus.protocols.gossip_score_view import PeerScoreView
 from chorus.protocols.seen import SeenCache
 
 __all__ = ["GossipRouter"]

@@ -5,19 +5,12 @@ Pure: events come in with `now`, `score` gives a number. The router acts on it; 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-import attrs
-
 from chorus.protocols.gossip_score_params import ScoreParams, TopicScoreParams
-
-MAX_RECORDS: Final = 65536
-"""Messages whose senders are remembered for P3 and P4; the oldest leave first."""
-
-RECORD_TTL: Final = 120.0
-"""Seconds a message's senders are remembered: as long as its id is in the seen cache by default."""
+from chorus.protocols.gossip_score_stats import PeerStats, Record, Records, TopicStats
+from chorus.protocols.gossip_score_view import PeerScoreView, TopicScore
 
 REPLAY: Final = 0.1
 """Of a misbehaviour (P7): the same message once more from the same peer."""
@@ -39,98 +32,6 @@ MAX_RETAINED: Final = 4096
 """Peers that have left and whose bad score is kept; the one that left longest ago goes first."""
 
 
-class _Topic:
-    """What a peer did in one topic."""
-
-    __slots__ = (
-        "active",
-        "before",
-        "failure",
-        "first",
-        "grafted_at",
-        "in_mesh",
-        "invalid",
-        "mesh_deliveries",
-        "mesh_time",
-    )
-
-    def __init__(self) -> None:
-        self.in_mesh = False
-        self.grafted_at = 0.0
-        self.mesh_time = 0.0
-        self.active = False
-        """In the mesh for long enough that P3 counts."""
-        self.first = 0.0
-        self.mesh_deliveries = 0.0
-        self.before = 0.0
-        """Of the topic's traffic, what nobody can expect of it: from before it came to the mesh, and its own words."""
-        self.failure = 0.0
-        self.invalid = 0.0
-
-    @property
-    def empty(self) -> bool:
-        """Nothing of it counts: a topic that was left is forgotten so."""
-        return not (self.in_mesh or self.first or self.mesh_deliveries or self.failure or self.invalid)
-
-
-class _Peer:
-    __slots__ = ("application", "behaviour", "connected", "expires", "group", "topics", "value")
-
-    def __init__(self) -> None:
-        self.topics: dict[str, _Topic] = {}
-        self.connected = False
-        self.expires = 0.0
-        self.group: str | None = None
-        self.behaviour = 0.0
-        self.application = 0.0
-        self.value: float | None = None
-        """The score, until something changes it."""
-
-
-class _Record:
-    """Who sent one message: `at` is when it was accepted, None while that is open or when it was not."""
-
-    __slots__ = ("at", "counted", "invalid", "mark", "origin", "others", "promised", "senders")
-
-    def __init__(self, first: bytes, origin: bytes, mark: bytes, promised: bool) -> None:
-        self.origin = origin
-        self.mark = mark
-        self.promised = promised
-        self.counted = False
-        """Whether the mesh is held to it already."""
-        self.others: tuple[bytes, ...] = ()
-        """Who sent another message under its id; empty as long as none is proven to be its publisher's."""
-        self.at: float | None = None
-        self.invalid = False
-        self.senders: tuple[bytes, ...] = (first,)
-
-
-@attrs.frozen(kw_only=True)
-class TopicScore:
-    """One topic's part of a score: counters, and what each is worth before the topic's own weight."""
-
-    in_mesh: bool
-    time_in_mesh: float
-    first_deliveries: float
-    mesh_deliveries: float
-    mesh_deliveries_wanted: float
-    mesh_failure: float
-    invalid: float
-    score: float
-
-
-@attrs.frozen(kw_only=True)
-class PeerScoreView:
-    """A peer's score and where it comes from."""
-
-    score: float
-    connected: bool
-    topics: dict[str, TopicScore]
-    application: float
-    group_size: int
-    behaviour: float
-
-
 class PeerScores:
     """Scores of all peers. `refresh` decays them, every `params.decay_interval` seconds."""
 
@@ -138,15 +39,14 @@ class PeerScores:
         self.params = params or ScoreParams()
         self.application: Callable[[bytes], float] = _nothing
         """P5: what the application says of a connected peer; asked at every refresh."""
-        self._peers: dict[bytes, _Peer] = {}
+        self._peers: dict[bytes, PeerStats] = {}
         self._gone: dict[bytes, None] = {}
         """Peers that left with a bad score, in the order in which they did."""
         self._groups: dict[str, int] = {}
         self._traffic: dict[str, float] = {}
         """Topic → messages that its mesh could have brought more often than it did, decaying as P3's counters do."""
         self._mesh_sizes: dict[str, int] = {}
-        self._records: dict[bytes, _Record] = {}
-        self._order: deque[tuple[float, bytes]] = deque()
+        self._records = Records()
         self._next_refresh = 0.0
 
     def __len__(self) -> int:
@@ -154,8 +54,8 @@ class PeerScores:
 
     @property
     def records(self) -> int:
-        """Messages whose senders are remembered, or were until a validator passed them over."""
-        return len(self._order)
+        """Messages whose senders are remembered."""
+        return len(self._records)
 
     # Peers
 
@@ -163,7 +63,7 @@ class PeerScores:
         """A peer has connected; `group` is its public network, None where addresses are not counted (a LAN, a host)."""
         stats = self._peers.get(peer)
         if stats is None:
-            stats = self._peers[peer] = _Peer()
+            stats = self._peers[peer] = PeerStats()
         self._gone.pop(peer, None)
         stats.connected = True
         self._set_group(stats, group)
@@ -193,7 +93,7 @@ class PeerScores:
             self._leave_mesh(topic, entry)
         self._set_group(stats, None)
 
-    def _set_group(self, stats: _Peer, group: str | None) -> None:
+    def _set_group(self, stats: PeerStats, group: str | None) -> None:
         if stats.group == group:
             return
         for name, change in ((stats.group, -1), (group, 1)):
@@ -231,7 +131,7 @@ class PeerScores:
             self._leave_mesh(topic, entry)
             stats.value = None
 
-    def _leave_mesh(self, topic: str, entry: _Topic) -> None:
+    def _leave_mesh(self, topic: str, entry: TopicStats) -> None:
         if not entry.in_mesh:
             return
         if entry.active:
@@ -245,10 +145,10 @@ class PeerScores:
         entry.in_mesh = entry.active = False
         entry.mesh_time = 0.0
 
-    def _entry(self, stats: _Peer, topic: str) -> _Topic:
+    def _entry(self, stats: PeerStats, topic: str) -> TopicStats:
         entry = stats.topics.get(topic)
         if entry is None:
-            entry = stats.topics[topic] = _Topic()
+            entry = stats.topics[topic] = TopicStats()
         return entry
 
     # Messages
@@ -258,10 +158,7 @@ class PeerScores:
     ) -> None:
         """A message's first copy; its validity is not known yet. `origin` is its publisher, `mark` is equal for equal
         messages; `promised` when `peer` had advertised it and was asked for it."""
-        self._records[message_id] = _Record(peer, origin, mark, promised)
-        self._order.append((now + RECORD_TTL, message_id))
-        if len(self._order) > MAX_RECORDS:
-            self._records.pop(self._order.popleft()[1], None)
+        self._records.add(message_id, Record(peer, origin, mark, promised), now)
 
     def accepted(self, peer: bytes, topic: str, message_id: bytes, now: float) -> None:
         """The message whose first copy `peer` sent is valid; those who sent it too while that was open count as near
@@ -333,7 +230,7 @@ class PeerScores:
 
     def ignored(self, message_id: bytes) -> None:
         """Nobody's merit and nobody's fault."""
-        self._records.pop(message_id, None)
+        self._records.forget(message_id)
 
     def invalid(self, peer: bytes, topic: str) -> None:
         """P4: an invalid message that never got as far as its id (a forged signature, a broken shape)."""
@@ -342,7 +239,7 @@ class PeerScores:
             self._entry(stats, topic).invalid += 1.0
             stats.value = None
 
-    def _is_redundant(self, topic: str, record: _Record) -> bool:
+    def _is_redundant(self, topic: str, record: Record) -> bool:
         """Whether so many of the mesh, or the publisher itself and so many less one, brought it that the others could
         have, too. Who is outside of the mesh can have it say nothing."""
         if record.counted:
@@ -357,7 +254,7 @@ class PeerScores:
         entry = stats.topics.get(topic) if stats is not None else None
         return entry is not None and entry.in_mesh
 
-    def _past_the_mesh(self, topic: str, record: _Record) -> bool:
+    def _past_the_mesh(self, topic: str, record: Record) -> bool:
         """Whether gossip brought it first, which the mesh should have: of a mesh that silent peers fill, nothing ever
         comes twice. Only what was asked for is gossip: whoever pushes a message past the mesh is a round trip quicker,
         and could make a mesh look silent that is merely behind it."""
@@ -366,7 +263,7 @@ class PeerScores:
             record.promised and len(record.senders) == 1 and first != record.origin and not self._in_mesh(first, topic)
         )
 
-    def _count_redundant(self, topic: str, record: _Record) -> None:
+    def _count_redundant(self, topic: str, record: Record) -> None:
         if record.counted:
             return
         record.counted = True
@@ -376,7 +273,7 @@ class PeerScores:
             publisher.topics[topic].before += 1.0
 
     @staticmethod
-    def _near_first(entry: _Topic, params: TopicScoreParams, record: _Record, sender: bytes) -> None:
+    def _near_first(entry: TopicStats, params: TopicScoreParams, record: Record, sender: bytes) -> None:
         # Who publishes much is no more of a forwarder for it.
         if entry.in_mesh and sender != record.origin:
             entry.mesh_deliveries = min(entry.mesh_deliveries + 1.0, params.mesh_deliveries_cap)
@@ -395,8 +292,7 @@ class PeerScores:
     def refresh(self, now: float) -> None:
         """Decay everything by one step when `decay_interval` is over. After a pause no step is made up for: a node
         that slept must not find its peers forgiven."""
-        while self._order and self._order[0][0] <= now:
-            self._records.pop(self._order.popleft()[1], None)
+        self._records.expire(now)
         if now < self._next_refresh:
             return
         params = self.params
@@ -418,7 +314,7 @@ class PeerScores:
                 if entry.empty:
                     del stats.topics[topic]
 
-    def _age(self, entry: _Topic, params: TopicScoreParams, now: float) -> None:
+    def _age(self, entry: TopicStats, params: TopicScoreParams, now: float) -> None:
         zero = self.params.decay_to_zero
         entry.first = _decay(entry.first, params.first_decay, zero)
         entry.mesh_deliveries = _decay(entry.mesh_deliveries, params.mesh_deliveries_decay, zero)
@@ -440,7 +336,7 @@ class PeerScores:
             stats.value = self._compute(stats)
         return stats.value
 
-    def _compute(self, stats: _Peer) -> float:
+    def _compute(self, stats: PeerStats) -> float:
         params = self.params
         topics = owed = 0.0
         for topic, entry in stats.topics.items():
@@ -459,7 +355,7 @@ class PeerScores:
             + params.behaviour_weight * excess * excess
         )
 
-    def _earned(self, topic: str, entry: _Topic) -> float:
+    def _earned(self, topic: str, entry: TopicStats) -> float:
         """P1, P2 and P4."""
         params = self.params.of(topic)
         score = params.first_weight * entry.first + params.invalid_weight * entry.invalid * entry.invalid
@@ -468,7 +364,7 @@ class PeerScores:
             score += params.mesh_time_weight * quanta
         return score
 
-    def _owed(self, topic: str, entry: _Topic) -> float:
+    def _owed(self, topic: str, entry: TopicStats) -> float:
         """P3 and P3b."""
         params = self.params.of(topic)
         score = params.mesh_failure_weight * entry.failure
@@ -477,16 +373,16 @@ class PeerScores:
             score += params.mesh_deliveries_weight * deficit * deficit
         return score
 
-    def _wanted(self, topic: str, entry: _Topic) -> float:
+    def _wanted(self, topic: str, entry: TopicStats) -> float:
         """P3's threshold as it is now: a share of what several brought since the peer came, at most the configured."""
         params = self.params.of(topic)
         traffic = self._traffic.get(topic, 0.0) - entry.before
         return max(0.0, min(params.mesh_deliveries_threshold, params.mesh_deliveries_share * traffic - CHANCE))
 
-    def _deficit(self, topic: str, entry: _Topic) -> float:
+    def _deficit(self, topic: str, entry: TopicStats) -> float:
         return max(0.0, self._wanted(topic, entry) - entry.mesh_deliveries)
 
-    def _group_size(self, stats: _Peer) -> int:
+    def _group_size(self, stats: PeerStats) -> int:
         return self._groups.get(stats.group, 0) if stats.group is not None else 0
 
     def view(self, peer: bytes) -> PeerScoreView | None:

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from chorus.protocols import gossip_floors, gossip_params, gossip_promises, gossip_queue, gossip_score
+from chorus.protocols import (
+    gossip_floors,
+    gossip_params,
+    gossip_promises,
+    gossip_queue,
+    gossip_score,
+    gossip_score_stats,
+)
 from chorus.protocols.gossip_events import Held
 from chorus.simulation.observers import Judge
 
@@ -68,7 +75,7 @@ def _limits(params: gossip_params.GossipParams) -> dict[str, int]:
     return {
         "seen": params.seen_entries,
         "cache_bytes": params.mcache_bytes,
-        "records": gossip_score.MAX_RECORDS,
+        "records": gossip_score_stats.MAX_RECORDS,
         "scored": gossip_params.MAX_PEERS + gossip_score.MAX_RETAINED,
         "promises": gossip_promises.MAX_PROMISES,
         "backoffs": gossip_params.MAX_BACKOFFS,

@@ -8,8 +8,9 @@ import attrs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chorus.protocols.gossip_score import MAX_RECORDS, MAX_RETAINED, PeerScores
+from chorus.protocols.gossip_score import MAX_RETAINED, PeerScores
 from chorus.protocols.gossip_score_params import ScoreParameterError, ScoreParams, ScoreThresholds, TopicScoreParams
+from chorus.protocols.gossip_score_stats import MAX_RECORDS
 from tests.support import PureTestCase
 
 T = "topic"
@@ -361,9 +362,9 @@ class Memory(PureTestCase):
         made = scores(A)
         for number in range(MAX_RECORDS + 100):
             deliver(made, number, A, now=0.0)
-        self.assertEqual((len(made._records), len(made._order)), (MAX_RECORDS, MAX_RECORDS))
+        self.assertEqual((len(made._records), len(made._records._order)), (MAX_RECORDS, MAX_RECORDS))
         made.refresh(121.0)
-        self.assertEqual((len(made._records), len(made._order)), (0, 0))
+        self.assertEqual((len(made._records), len(made._records._order)), (0, 0))
 
     def test_nothing_is_known_of_strangers(self) -> None:
         made = scores()

@@ -1,0 +1,107 @@
+"""What peer scoring counts: of a peer, of a peer in a topic, and of who sent one message."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+MAX_RECORDS: Final = 65536
+"""Messages whose senders are remembered for P3 and P4; the oldest leave first."""
+
+RECORD_TTL: Final = 120.0
+"""Seconds a message's senders are remembered: as long as its id is in the seen cache by default."""
+
+
+class TopicStats:
+    """What a peer did in one topic."""
+
+    __slots__ = (
+        "active",
+        "before",
+        "failure",
+        "first",
+        "grafted_at",
+        "in_mesh",
+        "invalid",
+        "mesh_deliveries",
+        "mesh_time",
+    )
+
+    def __init__(self) -> None:
+        self.in_mesh = False
+        self.grafted_at = 0.0
+        self.mesh_time = 0.0
+        self.active = False
+        """In the mesh for long enough that P3 counts."""
+        self.first = 0.0
+        self.mesh_deliveries = 0.0
+        self.before = 0.0
+        """Of the topic's traffic, what nobody can expect of it: from before it came to the mesh, and its own words."""
+        self.failure = 0.0
+        self.invalid = 0.0
+
+    @property
+    def empty(self) -> bool:
+        """Nothing of it counts: a topic that was left is forgotten so."""
+        return not (self.in_mesh or self.first or self.mesh_deliveries or self.failure or self.invalid)
+
+
+class PeerStats:
+    __slots__ = ("application", "behaviour", "connected", "expires", "group", "topics", "value")
+
+    def __init__(self) -> None:
+        self.topics: dict[str, TopicStats] = {}
+        self.connected = False
+        self.expires = 0.0
+        self.group: str | None = None
+        self.behaviour = 0.0
+        self.application = 0.0
+        self.value: float | None = None
+        """The score, until something changes it."""
+
+
+class Record:
+    """Who sent one message: `at` is when it was accepted, None while that is open or when it was not."""
+
+    __slots__ = ("at", "counted", "invalid", "mark", "origin", "others", "promised", "senders")
+
+    def __init__(self, first: bytes, origin: bytes, mark: bytes, promised: bool) -> None:
+        self.origin = origin
+        self.mark = mark
+        self.promised = promised
+        self.counted = False
+        """Whether the mesh is held to it already."""
+        self.others: tuple[bytes, ...] = ()
+        """Who sent another message under its id; empty as long as none is proven to be its publisher's."""
+        self.at: float | None = None
+        self.invalid = False
+        self.senders: tuple[bytes, ...] = (first,)
+
+
+class Records:
+    """Who sent each message, for `RECORD_TTL` seconds, of at most `MAX_RECORDS` messages."""
+
+    __slots__ = ("_by_id", "_order")
+
+    def __init__(self) -> None:
+        self._by_id: dict[bytes, Record] = {}
+        self._order: deque[tuple[float, bytes]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def get(self, message_id: bytes) -> Record | None:
+        return self._by_id.get(message_id)
+
+    def add(self, message_id: bytes, record: Record, now: float) -> None:
+        self._by_id[message_id] = record
+        self._order.append((now + RECORD_TTL, message_id))
+        if len(self._order) > MAX_RECORDS:
+            self._by_id.pop(self._order.popleft()[1], None)
+
+    def forget(self, message_id: bytes) -> None:
+        self._by_id.pop(message_id, None)
+
+    def expire(self, now: float) -> None:
+        while self._order and self._order[0][0] <= now:
+            self._by_id.pop(self._order.popleft()[1], None)
