@@ -89,8 +89,8 @@ class Backoffs:
 
 def peer_named(addresses: Iterable[Multiaddr]) -> PeerId | None:
     """The one peer that every one of the addresses names."""
-    named = {address.peer_id() for address in addresses}
-    return named.pop() if len(named) == 1 else None
+    named = list(dict.fromkeys(address.peer_id() for address in addresses))
+    return named[0] if len(named) == 1 else None
 
 
 def dial_timeout(address: Multiaddr) -> float:

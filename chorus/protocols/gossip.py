@@ -221,11 +221,11 @@ class GossipRouter:
         if state is None:
             return
         self._outbox.forget(peer)
-        self._lazy.promises.left(peer)
+        self._lazy.left(peer, state)
         # Before it leaves the meshes: what it lacked there stays with it.
         self.scores.left(peer, now)
         for topic in state.topics:
-            self._meshes.unsubscribed(topic, peer)
+            self._meshes.unsubscribed(topic, peer, now)
 
     # Our topics
 
@@ -257,6 +257,14 @@ class GossipRouter:
         self._meshes.leave(topic, now)
         self._outbox.flush()
         self._announce(False, topic)
+
+    def leave(self, now: float) -> None:
+        """Leave all topics, without a PRUNE: a backoff would keep a node out of the meshes that comes back at once."""
+        for topic in list(self._validators):
+            del self._validators[topic]
+            self._meshes.leave(topic, now, told=False)
+            self._announce(False, topic)
+        self._waits.clear()
 
     def set_message_id(self, topic: str, message_id: MessageId) -> None:
         """Before anybody speaks in a topic; every node of it must use the same function."""
@@ -304,7 +312,7 @@ class GossipRouter:
         self.counters.rpcs += 1
         lone = self._codec.lone_message(rpc)
         if lone is not None:
-            self._message_received(peer, lone, now)
+            self._message_received(peer, state, lone, now)
             return
         decoded = self._codec.decode_rpc(rpc)
         self.counters.passed_over += decoded.passed_over
@@ -314,7 +322,7 @@ class GossipRouter:
         if decoded.idontwant:
             self._lazy.idontwant_received(state, decoded.idontwant)
         for raw in decoded.messages:
-            self._message_received(peer, raw, now)
+            self._message_received(peer, state, raw, now)
         if decoded.ihave:
             self._lazy.ihave_received(peer, state, decoded.ihave, now)
         if decoded.iwant:
@@ -337,7 +345,7 @@ class GossipRouter:
         if not subscribe:
             if topic in state.topics:
                 self._peers.unsubscribe(peer, state, topic)
-                self._meshes.unsubscribed(topic, peer)
+                self._meshes.unsubscribed(topic, peer, now)
             return
         if topic in state.topics:
             return
@@ -346,7 +354,7 @@ class GossipRouter:
         elif self._meshes.arrived(topic, peer, state, now):
             self._arrivals.append((peer, topic))
 
-    def _message_received(self, peer: bytes, raw: bytes, now: float) -> None:
+    def _message_received(self, peer: bytes, state: Peer, raw: bytes, now: float) -> None:
         try:
             message = self._codec.decode_message(raw)
         except MessageError as error:
@@ -357,6 +365,7 @@ class GossipRouter:
         topic = message.topic
         if topic not in self._validators:
             self.counters.unwanted += 1
+            state.useless += 1
             return
         message_id = self._message_ids.get(topic, publisher_id)(message)
         if message_id in self._seen:
@@ -366,10 +375,12 @@ class GossipRouter:
             return
         if message.origin == self.peer_id:
             self.counters.own += 1
+            self._useless_message(peer, state, message_id)
             return
         if self._floors and self._floors.is_replay(message.origin, message.seqno):
             # Nobody is blamed: a node that has just started passes on in good faith what others have forgotten.
             self.counters.replays += 1
+            self._useless_message(peer, state, message_id)
             return
         # The signature comes before the seen cache: a forgery with a message's id must not keep the message out.
         try:
@@ -379,6 +390,11 @@ class GossipRouter:
             self.scores.invalid(peer, topic)
             return
         self._validate(peer, message, message_id, raw, now)
+
+    def _useless_message(self, peer: bytes, state: Peer, message_id: bytes) -> None:
+        """It has sent what it advertised; many such messages are a flood."""
+        self._lazy.promises.sent(message_id, peer)
+        state.useless += 1
 
     def _second_message(self, peer: bytes, message: Message, message_id: bytes) -> None:
         """Another message under an id that has been here: forged by who sent it, or signed twice by its publisher. Once
@@ -404,6 +420,7 @@ class GossipRouter:
         if self._waits and topic in self._waits and not self._pending.has_room(peer):
             # Not seen: a copy of somebody else, or gossip, may find room.
             self.counters.throttled += 1
+            self._lazy.promises.sent(message_id, peer)
             return
         self._seen.add(message_id, now)
         if self.params.growing_seqno:
@@ -432,7 +449,9 @@ class GossipRouter:
             self.scores.rejected(topic, delivery.message_id)
         elif verdict is Validation.IGNORE:
             self.counters.ignored += 1
-            self.scores.ignored(delivery.message_id)
+            source = self._peers.get(delivery.source)
+            if source is not None:
+                source.useless += 1
         else:
             self._not_passed_on.pop(delivery.message_id, None)
             self.counters.delivered += 1

@@ -65,7 +65,11 @@ class LazyGossip:
         wanted: dict[bytes, None] = {}
         for topic, ids in ihave:
             if topic in self._meshes:
-                wanted.update((message_id, None) for message_id in ids if canonical(message_id) not in self._seen)
+                for message_id in ids:
+                    if (named := canonical(message_id)) in self._seen:
+                        self._scores.advertised(peer, topic, named)
+                    else:
+                        wanted[message_id] = None
         # In a random order, so that a peer which advertises more than it may cannot choose what is asked for, nor
         # know which id is the promise.
         ids = gossip_mesh.choose(list(wanted), room, self._rng)
@@ -123,14 +127,24 @@ class LazyGossip:
 
     # The heartbeat
 
+    def left(self, peer: bytes, state: Peer) -> None:
+        """It is gone: what it would have been charged for is charged now, or leaving in time would cost nothing."""
+        broken = self.promises.left(peer)
+        self._counters.promises_broken += broken
+        self._scores.misbehaved(peer, broken)
+        self._charge_useless(peer, state)
+
+    def _charge_useless(self, peer: bytes, state: Peer) -> None:
+        if state.useless > self._params.max_useless:
+            self._scores.misbehaved(peer, (state.useless - self._params.max_useless) / USELESS_PER_MISBEHAVIOUR)
+
     def begin_heartbeat(self, tick: int, now: float) -> None:
         """Counters begin anew; broken promises are charged."""
         self._tick = tick
         self._unwanted = False
         for peer in self._peers.ids():
             state = self._peers[peer]
-            if state.useless > self._params.max_useless:
-                self._scores.misbehaved(peer, (state.useless - self._params.max_useless) / USELESS_PER_MISBEHAVIOUR)
+            self._charge_useless(peer, state)
             state.ihaves = state.asked = state.idontwants = state.useless = 0
             unwanted = state.unwanted
             while unwanted and unwanted[first := next(iter(unwanted))] < tick:

@@ -90,11 +90,12 @@ class Meshes:
         for peer in first + gossip_mesh.choose(rest, self._params.d - len(first), self._rng):
             self._graft(topic, members, peer, now)
 
-    def leave(self, topic: str, now: float) -> None:
-        """The mesh is told not to graft us for `unsubscribe_backoff` seconds."""
+    def leave(self, topic: str, now: float, *, told: bool = True) -> None:
+        """The mesh is `told` not to graft us for `unsubscribe_backoff` seconds."""
         for peer in self._meshes.pop(topic):
-            self._scores.pruned(peer, topic)
-            self._prune(topic, peer, self._params.unsubscribe_backoff, now, exchange=True)
+            self._scores.pruned(peer, topic, now)
+            if told:
+                self._prune(topic, peer, self._params.unsubscribe_backoff, now, exchange=True)
 
     # Peers
 
@@ -108,11 +109,11 @@ class Meshes:
             self._graft(topic, members, peer, now)
         return True
 
-    def unsubscribed(self, topic: str, peer: bytes) -> None:
+    def unsubscribed(self, topic: str, peer: bytes, now: float) -> None:
         members = self._meshes.get(topic)
         if members is not None and peer in members:
             del members[peer]
-            self._scores.pruned(peer, topic)
+            self._scores.pruned(peer, topic, now)
         fanout = self.fanouts.get(topic)
         if fanout is not None:
             fanout.peers.pop(peer, None)
@@ -125,6 +126,7 @@ class Meshes:
                 self._outbox.graft(peer, topic)
             elif topic in state.topics and not state.floods:
                 left = max(1.0, self.backoffs.until(topic, peer) - now)
+                state.told[topic] = None
                 self._outbox.prune(peer, Prune(topic, None if state.old else ceil(left)))
 
     # What comes in
@@ -145,6 +147,10 @@ class Meshes:
             pass
         elif now < until:
             self._counters.grafts_in_backoff += 1
+            if topic not in state.told:
+                self._counters.grafts_refused += 1
+                self._prune(topic, peer, until - now, now, exchange=False)
+                return
             flood = now < until - self._params.prune_backoff + self._params.graft_flood
             self._scores.misbehaved(peer, 2.0 if flood else 1.0)
         elif score < 0:
@@ -167,12 +173,13 @@ class Meshes:
             state.useless += 1
             return ()
         self.backoffs.set(prune.topic, peer, now + clamp(prune.backoff, self._params.prune_backoff))
+        state.told[prune.topic] = None
         if peer not in members:
             # It has nobody to name instead of itself.
             state.useless += 1
             return ()
         del members[peer]
-        self._scores.pruned(peer, prune.topic)
+        self._scores.pruned(peer, prune.topic, now)
         if self._scores.score(peer) < self._scores.params.thresholds.accept_px:
             return ()
         return prune.peers
@@ -308,12 +315,13 @@ class Meshes:
     def _cut(self, topic: str, members: Members, peer: bytes, now: float, *, exchange: bool) -> None:
         del members[peer]
         self._counters.pruned += 1
-        self._scores.pruned(peer, topic)
+        self._scores.pruned(peer, topic, now)
         self._prune(topic, peer, self._params.prune_backoff, now, exchange=exchange)
 
     def _prune(self, topic: str, peer: bytes, backoff: float, now: float, *, exchange: bool) -> None:
         """Tell a peer that it is not in our mesh; neither side grafts the other for `backoff` seconds."""
         self.backoffs.set(topic, peer, now + backoff)
+        self._peers[peer].told[topic] = None
         if self._peers[peer].old:
             self._outbox.prune(peer, Prune(topic, None))
             return

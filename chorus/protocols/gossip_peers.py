@@ -17,6 +17,7 @@ class Peer:
         "known",
         "old",
         "outbound",
+        "told",
         "topics",
         "unwanted",
         "useless",
@@ -32,6 +33,9 @@ class Peer:
         self.known = protocol == MESHSUB_1_2
         """It knows IDONTWANT."""
         self.topics: dict[str, None] = {}
+        self.told: dict[str, None] = {}
+        """Topics of ours in which this connection has seen a PRUNE: a peer that has restarted since cannot know of a
+        backoff."""
         self.ihaves = 0
         """RPCs with IHAVE since the last heartbeat."""
         self.asked = 0

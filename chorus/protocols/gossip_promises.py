@@ -34,12 +34,21 @@ class Promises:
         way."""
         return by in self._open.pop(message_id, _NOBODY)
 
-    def left(self, peer: bytes) -> None:
-        for message_id in [message_id for message_id, promises in self._open.items() if peer in promises]:
-            promises = self._open[message_id]
-            del promises[peer]
+    def sent(self, message_id: bytes, by: bytes) -> None:
+        """It has sent the message, for which we have no use (our own, one from before our time, one without a place in
+        a queue): its own promise is kept."""
+        promises = self._open.get(message_id)
+        if promises is not None:
+            promises.pop(by, None)
             if not promises:
                 del self._open[message_id]
+
+    def left(self, peer: bytes) -> int:
+        """How many it leaves open: they will not be kept."""
+        open_ = [message_id for message_id, promises in self._open.items() if peer in promises]
+        for message_id in open_:
+            self.sent(message_id, peer)
+        return len(open_)
 
     def broken(self, now: float) -> dict[bytes, int]:
         """Peer → promises it has let pass since the last call."""

@@ -29,7 +29,10 @@ CHANCE: Final = 1.0
 """Deliveries that P3 lets a peer lack: of few messages an honest one may by chance have brought none."""
 
 MAX_RETAINED: Final = 4096
-"""Peers that have left and whose bad score is kept; the one that left longest ago goes first."""
+"""Peers that have left and of whom something is kept; the one that left longest ago goes first."""
+
+UNJUDGED: Final = 120.0
+"""Seconds that is kept of a peer that has left what was not enough yet to judge it by."""
 
 
 class PeerScores:
@@ -41,7 +44,7 @@ class PeerScores:
         """P5: what the application says of a connected peer; asked at every refresh."""
         self._peers: dict[bytes, PeerStats] = {}
         self._gone: dict[bytes, None] = {}
-        """Peers that left with a bad score, in the order in which they did."""
+        """Peers that have left and of whom something is kept, in the order in which they did."""
         self._groups: dict[str, int] = {}
         self._traffic: dict[str, float] = {}
         """Topic → messages that its mesh could have brought more often than it did, decaying as P3's counters do."""
@@ -69,29 +72,29 @@ class PeerScores:
         self._set_group(stats, group)
 
     def left(self, peer: bytes, now: float) -> None:
-        """It is gone. A good score goes with it; a bad one is kept for `params.retain` seconds."""
+        """It is gone. A good score goes with it; a bad one is kept for `params.retain` seconds, and what is not enough
+        to judge it by for `UNJUDGED`: coming and going washes nothing off."""
         stats = self._peers.get(peer)
         if stats is None:
             return
         stats.connected = False
-        if self.score(peer) >= 0:
-            self._forget(peer)
-            return
+        self._set_group(stats, None)
+        bad = self.score(peer) < 0
         for topic, entry in stats.topics.items():
             entry.first = 0.0
-            self._leave_mesh(topic, entry)
+            self._leave_mesh(topic, entry, now)
         stats.value = None
-        stats.expires = now + self.params.retain
+        if not bad and not stats.behaviour and not any(entry.served for entry in stats.topics.values()):
+            self._forget(peer)
+            return
+        stats.expires = now + (self.params.retain if bad else UNJUDGED)
         self._gone[peer] = None
         if len(self._gone) > MAX_RETAINED:
             self._forget(next(iter(self._gone)))
 
     def _forget(self, peer: bytes) -> None:
-        stats = self._peers.pop(peer)
+        del self._peers[peer]
         self._gone.pop(peer, None)
-        for topic, entry in stats.topics.items():
-            self._leave_mesh(topic, entry)
-        self._set_group(stats, None)
 
     def _set_group(self, stats: PeerStats, group: str | None) -> None:
         if stats.group == group:
@@ -120,23 +123,27 @@ class PeerScores:
         entry.in_mesh = True
         entry.grafted_at = now
         entry.mesh_time = 0.0
-        entry.active = False
-        entry.before = self._traffic.get(topic, 0.0)
+        entry.active = entry.served > self.params.of(topic).mesh_deliveries_activation
+        entry.before = self._traffic.get(topic, 0.0) - entry.owed
         stats.value = None
 
-    def pruned(self, peer: bytes, topic: str) -> None:
+    def pruned(self, peer: bytes, topic: str, now: float) -> None:
         stats = self._peers.get(peer)
         entry = stats.topics.get(topic) if stats is not None else None
         if stats is not None and entry is not None:
-            self._leave_mesh(topic, entry)
+            self._leave_mesh(topic, entry, now)
             stats.value = None
 
-    def _leave_mesh(self, topic: str, entry: TopicStats) -> None:
+    def _leave_mesh(self, topic: str, entry: TopicStats, now: float) -> None:
         if not entry.in_mesh:
             return
         if entry.active:
             deficit = self._deficit(topic, entry)
             entry.failure += deficit * deficit
+            entry.served = entry.owed = 0.0
+        else:
+            entry.served += now - entry.grafted_at
+            entry.owed = self._traffic.get(topic, 0.0) - entry.before
         left = self._mesh_sizes[topic] - 1
         if left:
             self._mesh_sizes[topic] = left
@@ -168,7 +175,7 @@ class PeerScores:
             return
         record.at = now
         params = self.params.of(topic)
-        if self._is_redundant(topic, record) or self._past_the_mesh(topic, record):
+        if self._is_redundant(topic, record):
             self._count_redundant(topic, record)
         for sender in record.senders:
             stats = self._peers.get(sender)
@@ -206,7 +213,7 @@ class PeerScores:
         elif record.at is not None and now - record.at <= (params := self.params.of(topic)).mesh_deliveries_window:
             entry = self._entry(stats, topic)
             self._near_first(entry, params, record, peer)
-            if self._is_redundant(topic, record):
+            if self._is_redundant(topic, record) or self._past_the_mesh(topic, record):
                 self._count_redundant(topic, record)
             stats.value = None
         return True
@@ -227,10 +234,6 @@ class PeerScores:
         record.invalid = True
         for sender in record.senders:
             self.invalid(sender, topic)
-
-    def ignored(self, message_id: bytes) -> None:
-        """Nobody's merit and nobody's fault."""
-        self._records.forget(message_id)
 
     def invalid(self, peer: bytes, topic: str) -> None:
         """P4: an invalid message that never got as far as its id (a forged signature, a broken shape)."""
@@ -254,13 +257,30 @@ class PeerScores:
         entry = stats.topics.get(topic) if stats is not None else None
         return entry is not None and entry.in_mesh
 
+    def advertised(self, peer: bytes, topic: str, message_id: bytes) -> None:
+        """A peer advertises with IHAVE what has been here."""
+        record = self._records.get(message_id)
+        if record is None or not record.promised or record.at is None or peer in record.advertisers:
+            return
+        record.advertisers += (peer,)
+        if self._past_the_mesh(topic, record):
+            self._count_redundant(topic, record)
+
     def _past_the_mesh(self, topic: str, record: Record) -> bool:
-        """Whether gossip brought it first, which the mesh should have: of a mesh that silent peers fill, nothing ever
-        comes twice. Only what was asked for is gossip: whoever pushes a message past the mesh is a round trip quicker,
-        and could make a mesh look silent that is merely behind it."""
-        first = record.senders[0]
+        """Whether gossip had to bring what the mesh should have: of a mesh that silent peers fill, nothing ever comes
+        twice. Only what was asked for is gossip: whoever pushes a message past the mesh is a round trip quicker, and
+        could make a mesh look silent that is merely behind it. And as many as usual must have had it outside of the
+        mesh, or two could say to us alone what nobody else can bring."""
+        outside = [
+            each
+            for each in dict.fromkeys(record.senders + record.advertisers)
+            if each != record.origin and not self._in_mesh(each, topic)
+        ]
         return (
-            record.promised and len(record.senders) == 1 and first != record.origin and not self._in_mesh(first, topic)
+            len(outside) >= WITNESSES
+            and record.promised
+            and not record.counted
+            and not any(self._in_mesh(each, topic) for each in record.senders)
         )
 
     def _count_redundant(self, topic: str, record: Record) -> None:
@@ -323,7 +343,12 @@ class PeerScores:
         entry.invalid = _decay(entry.invalid, params.invalid_decay, zero)
         if entry.in_mesh:
             entry.mesh_time = now - entry.grafted_at
-            entry.active = entry.active or entry.mesh_time > params.mesh_deliveries_activation
+            entry.active = entry.active or entry.served + entry.mesh_time > params.mesh_deliveries_activation
+            return
+        entry.owed = entry.owed * params.mesh_deliveries_decay
+        entry.served = entry.served * params.mesh_deliveries_decay
+        if entry.served < 1.0:
+            entry.served = entry.owed = 0.0
 
     # The score
 

@@ -6,10 +6,10 @@ topic:
 - P1 is worth little (3 points at most), so that staying is no substitute for forwarding (CVE-2022-47547). Nor is
   publishing: P2 counts what a peer brought first of others' words.
 - P3's threshold follows what the topic's mesh really does: `share` of the messages that three or more of it brought
-  (or that gossip had to bring) since a peer came to the mesh, its own words and one for chance taken off, at most
-  `threshold`. Where hardly anything is said, and where messages come by one way only (a chain, a star of members that
-  know nobody else), nothing is asked. Copies count for `window` seconds after the first one: a peer behind a slow link
-  forwards late but does forward.
+  (or that three others had to bring by gossip) since a peer came to the mesh, its own words and one for chance taken
+  off, at most `threshold`. Where hardly anything is said, and where messages come by one way only (a chain, a star of
+  members that know nobody else), nothing is asked. Copies count for `window` seconds after the first one: a peer behind
+  a slow link forwards late but does forward.
 - P3 and P3b of all topics together cost a peer its place in the mesh and never the gossip: an honest member with one
   connection has nothing to bring, and must still hear everything.
 """

@@ -25,6 +25,8 @@ class TopicStats:
         "invalid",
         "mesh_deliveries",
         "mesh_time",
+        "owed",
+        "served",
     )
 
     def __init__(self) -> None:
@@ -32,7 +34,12 @@ class TopicStats:
         self.grafted_at = 0.0
         self.mesh_time = 0.0
         self.active = False
-        """In the mesh for long enough that P3 counts."""
+        """In the mesh for long enough that P3 counts: in this stay and those before it that were too short to be
+        judged, or P3 would never meet a peer that leaves in time and comes back."""
+        self.served = 0.0
+        """Seconds of those earlier stays, decaying as P3's counters do."""
+        self.owed = 0.0
+        """Of the topic's traffic, what they had a part in."""
         self.first = 0.0
         self.mesh_deliveries = 0.0
         self.before = 0.0
@@ -43,7 +50,7 @@ class TopicStats:
     @property
     def empty(self) -> bool:
         """Nothing of it counts: a topic that was left is forgotten so."""
-        return not (self.in_mesh or self.first or self.mesh_deliveries or self.failure or self.invalid)
+        return not (self.in_mesh or self.first or self.mesh_deliveries or self.failure or self.invalid or self.served)
 
 
 class PeerStats:
@@ -63,12 +70,14 @@ class PeerStats:
 class Record:
     """Who sent one message: `at` is when it was accepted, None while that is open or when it was not."""
 
-    __slots__ = ("at", "counted", "invalid", "mark", "origin", "others", "promised", "senders")
+    __slots__ = ("advertisers", "at", "counted", "invalid", "mark", "origin", "others", "promised", "senders")
 
     def __init__(self, first: bytes, origin: bytes, mark: bytes, promised: bool) -> None:
         self.origin = origin
         self.mark = mark
         self.promised = promised
+        self.advertisers: tuple[bytes, ...] = ()
+        """Who advertised a message that gossip brought first, after it was here."""
         self.counted = False
         """Whether the mesh is held to it already."""
         self.others: tuple[bytes, ...] = ()
@@ -98,9 +107,6 @@ class Records:
         self._order.append((now + RECORD_TTL, message_id))
         if len(self._order) > MAX_RECORDS:
             self._by_id.pop(self._order.popleft()[1], None)
-
-    def forget(self, message_id: bytes) -> None:
-        self._by_id.pop(message_id, None)
 
     def expire(self, now: float) -> None:
         while self._order and self._order[0][0] <= now:

@@ -124,20 +124,18 @@ class PubSubService(Service):
         self._timer = self._clock.callLater(self.params.first_heartbeat, self._heartbeat)
 
     def stopService(self) -> None:
-        """Leave every topic and close our streams; what was written still goes."""
+        """Close our streams and leave every topic; what was written still goes."""
         super().stopService()  # type: ignore[no-untyped-call]
         for protocol in PROTOCOLS:
             self._host.unregister(protocol)
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
-        now = self._clock.seconds()
-        for topic in self.router.topics():
-            self.router.unsubscribe(topic, now)
-        self._topics.clear()
-        self._transmit()
         self._topics.cancel()
         for inbound in list(self._waiting.values()):
             inbound.stop()
+        self.router.leave(self._clock.seconds())
+        self._topics.clear()
+        self._transmit()
         for raw in list(self._peers):
             self._drop(raw)
         self._connected.clear()

@@ -68,6 +68,59 @@ class Floods(RouterCase):
     def test_grafts_in_backoff(self) -> None:
         self.assert_lost(self.flooded(prune(TOPIC, 3600), *[graft(TOPIC)] * 3))
 
+    def test_messages_that_are_of_no_use(self) -> None:
+        """Our own words, and those of a topic that we do not have."""
+        for useless in (published(0), published(9, topic="elsewhere")):
+            self.assert_lost(self.flooded(useless, times=3000))
+
+    def test_messages_from_before_our_time(self) -> None:
+        node = self.router(3, params=GossipParams(seen_ttl=10, growing_seqno=True))
+        node.receive(peer(2), published(9, seqno=50), NOW)
+        node.heartbeat(NOW + 11)
+        for _ in range(5000):
+            node.receive(peer(1), published(9, seqno=50), NOW + 12)
+        node.heartbeat(NOW + 12.5)
+        self.assertLess(node.score(peer(1)), node.scores.params.thresholds.graylist)
+
+    def test_messages_that_are_ignored(self) -> None:
+        """New ones without end, and one again and again."""
+        node = self.router(3)
+        node.subscribe(TOPIC, NOW, lambda delivery: Validation.IGNORE)
+        for seqno in range(3000):
+            node.receive(peer(1), published(9, seqno=seqno), NOW)
+        for _ in range(200):
+            node.receive(peer(2), published(9, seqno=0), NOW)
+        node.receive(peer(3), published(9, seqno=0), NOW)
+        node.heartbeat(NOW + 0.9)
+        self.assertLess(node.score(peer(1)), node.scores.params.thresholds.graylist)
+        self.assertLess(node.score(peer(2)), 0)
+        self.assertGreaterEqual(node.score(peer(3)), 0)
+
+    def test_leaving_before_the_heartbeat_washes_nothing_off(self) -> None:
+        node = self.router(2)
+        for second in range(10):
+            for _ in range(6):
+                node.receive(peer(1), iwant(*(b"%046d" % number for number in range(300))), NOW + second)
+            node.receive(peer(1), ihave(b"never-%d" % second), NOW + second)
+            node.peer_left(peer(1), NOW + second + 0.5)
+            node.heartbeat(NOW + second + 0.9)
+            node.peer_joined(peer(1), MESHSUB_1_2, outbound=False)
+            node.receive(peer(1), subscription(TOPIC), NOW + second + 0.95)
+        self.assertLess(node.score(peer(1)), node.scores.params.thresholds.graylist)
+        self.assertGreater(node.counters.promises_broken, 0)
+
+    def test_a_message_that_has_no_use_keeps_its_promise(self) -> None:
+        """Who passes on in good faith what we have said or forgotten, and was asked for it, is not blamed."""
+        node = self.router(1, params=GossipParams(seen_ttl=10, growing_seqno=True))
+        node.receive(peer(1), published(9, seqno=50), NOW)
+        node.heartbeat(NOW + 11)
+        for origin in (0, 9):
+            node.receive(peer(1), ihave(peer(origin) + (50).to_bytes(8, "big")), NOW + 12)
+            node.receive(peer(1), published(origin, seqno=50), NOW + 12)
+        self.assertEqual((node.counters.iwant_sent, node.counters.own, node.counters.replays), (2, 1, 1))
+        node.heartbeat(NOW + 20)
+        self.assertEqual(node.counters.promises_broken, 0)
+
     def test_what_an_honest_peer_says_at_its_start_and_after_our_restart(self) -> None:
         topics = [f"t{n}" for n in range(90)]
         node = self.flooded(
@@ -252,27 +305,124 @@ class Silence(RouterCase):
         node.receive(peer(4), graft(TOPIC), NOW + 200)
         self.assertNotIn(peer(4), node.mesh(TOPIC))
 
+    def washed(self, *words: bytes, every: int) -> GossipRouter:
+        """Peer 4 brings nothing, and says `words` every so many seconds."""
+        node = self.router(4)
+        places = 0
+        for second in range(300):
+            for number in (1, 2, 3):
+                node.receive(peer(number), published(9, seqno=second), NOW + second)
+            if second % every == every - 1:
+                for word in words:
+                    node.receive(peer(4), word, NOW + second)
+            node.heartbeat(NOW + second + 0.9)
+            places += peer(4) in node.mesh(TOPIC)
+        self.assertLess(places, 100)
+        return node
+
+    def test_cve_2022_47547_coming_back_in_time_is_no_way_out(self) -> None:
+        """Before P3 counts: by unsubscribing, by pruning us, and by a new connection."""
+        again = (subscription(TOPIC, subscribe=False), subscription(TOPIC), graft(TOPIC))
+        for words, every in ((again, 29), (again, 5), ((prune(TOPIC, 1),), 28)):
+            node = self.washed(*words, every=every)
+            self.assertNotIn(peer(4), node.mesh(TOPIC))
+            self.assertGreaterEqual(min(node.score(peer(number)) for number in (1, 2, 3)), 0)
+
+    def test_cve_2022_47547_nor_is_a_new_connection(self) -> None:
+        node = self.router(4)
+        places = 0
+        for second in range(300):
+            for number in (1, 2, 3):
+                node.receive(peer(number), published(9, seqno=second), NOW + second)
+            if second % 20 == 19:
+                node.peer_left(peer(4), NOW + second)
+                node.peer_joined(peer(4), MESHSUB_1_2, outbound=False)
+                node.receive(peer(4), subscription(TOPIC), NOW + second)
+                node.receive(peer(4), graft(TOPIC), NOW + second)
+            node.heartbeat(NOW + second + 0.9)
+            places += peer(4) in node.mesh(TOPIC)
+        self.assertLess(places, 100)
+        self.assertNotIn(peer(4), node.mesh(TOPIC))
+
+    def test_cve_2022_47547_own_words_are_no_substitute(self) -> None:
+        node = self.router(4)
+        for second in range(120):
+            for number in (1, 2, 3):
+                node.receive(peer(number), published(9, seqno=second), NOW + second)
+            node.receive(peer(4), published(4, seqno=second), NOW + second)
+            node.heartbeat(NOW + second + 0.9)
+        self.assertNotIn(peer(4), node.mesh(TOPIC))
+
+
+class Restarts(RouterCase):
+    def back(self, node: GossipRouter, now: float) -> None:
+        node.peer_left(peer(1), now)
+        node.peer_joined(peer(1), MESHSUB_1_2, outbound=False)
+        node.receive(peer(1), subscription(*node.topics()), now)
+
+    def test_a_node_that_restarts_does_not_know_of_backoffs(self) -> None:
+        """It grafts in all its topics at once: refused for what is left of each backoff, and not blamed."""
+        node = self.router(1)
+        topics = [f"t{number}" for number in range(20)]
+        for topic in topics:
+            node.subscribe(topic, NOW)
+        node.receive(peer(1), subscription(*topics), NOW)
+        for topic in topics:
+            node.receive(peer(1), prune(topic, 10), NOW)
+        self.back(node, NOW + 3)
+        node.take_sends()
+        node.receive(peer(1), graft(*topics), NOW + 3)
+        self.assertEqual({each.backoff for each in self.sent(node, 1).prune}, {7})
+        self.assertGreaterEqual(node.score(peer(1)), 0)
+        node.receive(peer(1), graft(*topics), NOW + 10.1)
+        self.assertEqual([node.mesh(topic) for topic in topics], [[peer(1)]] * len(topics))
+
+    def test_it_is_told_once(self) -> None:
+        node = self.router(1)
+        node.receive(peer(1), prune(TOPIC, 60), NOW)
+        self.back(node, NOW + 1)
+        for _ in range(10):
+            node.receive(peer(1), graft(TOPIC), NOW + 2)
+        self.assertLess(node.score(peer(1)), 0)
+
+    def test_leaving_all_topics_sets_no_backoff(self) -> None:
+        node = self.router(1)
+        node.take_sends()
+        node.leave(NOW)
+        said = self.sent(node, 1)
+        self.assertEqual((said.subscriptions, said.prune), ([(False, TOPIC)], []))
+        self.assertEqual((node.topics(), node.mesh(TOPIC)), ([], []))
+
 
 class Outsiders(RouterCase):
     """Peer 9 is in no mesh of the node's and has every message first, so that the mesh has nothing left to bring."""
 
-    def heard_first(self, *, asked: bool) -> GossipRouter:
-        node = self.router(9)
+    def heard_first(self, *, asked: bool, others: bool) -> GossipRouter:
+        """`others` are two more outside of the mesh, which advertise the same."""
+        node = self.router(11)
         outsider = peer(9)
         self.assertNotIn(outsider, node.mesh(TOPIC))
         for second in range(120):
             now = NOW + second
             message = published(30, seqno=100 + second)
+            advertised = ihave(peer(30) + (100 + second).to_bytes(8, "big"))
             if asked:
-                node.receive(outsider, ihave(peer(30) + (100 + second).to_bytes(8, "big")), now)
+                node.receive(outsider, advertised, now)
             node.receive(outsider, message, now)
+            for other in (10, 11) if others else ():
+                node.receive(peer(other), advertised, now)
             node.heartbeat(now + 0.9)
         return node
 
     def test_pushing_past_the_mesh_makes_nobody_look_silent(self) -> None:
-        node = self.heard_first(asked=False)
+        node = self.heard_first(asked=False, others=True)
+        self.assertGreaterEqual(min(node.score(peer(number)) for number in range(1, 9)), 0.0)
+
+    def test_two_who_say_what_nobody_else_has_make_nobody_look_silent(self) -> None:
+        """Peer 30 says its words to peer 9 alone, which gives them to the node on its asking."""
+        node = self.heard_first(asked=True, others=False)
         self.assertGreaterEqual(min(node.score(peer(number)) for number in range(1, 9)), 0.0)
 
     def test_what_gossip_had_to_bring_is_held_against_the_mesh(self) -> None:
-        node = self.heard_first(asked=True)
+        node = self.heard_first(asked=True, others=True)
         self.assertLess(min(node.score(peer(number)) for number in range(1, 9)), 0.0)

@@ -14,7 +14,7 @@ from chorus.protocols.gossip_score_stats import MAX_RECORDS
 from tests.support import PureTestCase
 
 T = "topic"
-A, B, C = b"a", b"b", b"c"
+A, B, C, D = b"a", b"b", b"c", b"d"
 OFF = TopicScoreParams(
     mesh_time_weight=0, first_weight=0, mesh_deliveries_weight=0, mesh_failure_weight=0, invalid_weight=0
 )
@@ -42,7 +42,7 @@ class Parts(PureTestCase):
         for now, expected in ((2.0, 0.5), (8.0, 2.0), (1000.0, 5.0)):
             made.refresh(now)
             self.assertAlmostEqual(made.score(A), expected)
-        made.pruned(A, T)
+        made.pruned(A, T, 1000.0)
         self.assertEqual(made.score(A), 0.0)
 
     def test_p2_first_deliveries_are_capped_and_decay(self) -> None:
@@ -150,7 +150,7 @@ class Parts(PureTestCase):
         made.joined(A, None)
         for number in range(100):
             made.grafted(A, f"t{number}", 0.0)
-            made.pruned(A, f"t{number}")
+            made.pruned(A, f"t{number}", 0.0)
         made.refresh(1.0)
         view = made.view(A)
         assert view is not None
@@ -159,20 +159,23 @@ class Parts(PureTestCase):
     def test_p3_counts_what_gossip_had_to_bring(self) -> None:
         """In a mesh that silent peers fill nothing comes twice; that it comes by another way shows them."""
         topic = attrs.evolve(OFF, mesh_deliveries_weight=-1.0, mesh_deliveries_activation=0.0)
-        for author, promised, low, high in (
-            (b"author", True, -100.0, -10.0),
-            (b"author", False, 0.0, 0.0),
-            (A, True, 0.0, 0.0),
+        for author, promised, advertisers, low, high in (
+            (b"author", True, (C, D), -100.0, -10.0),
+            (b"author", True, (C, C, A), 0.0, 0.0),
+            (b"author", False, (C, D), 0.0, 0.0),
+            (A, True, (C, D), 0.0, 0.0),
         ):
-            made = scores(A, B, topic=topic)
+            made = scores(A, B, C, D, topic=topic)
             made.grafted(B, T, 0.0)
             for number in range(50):
                 message_id = number.to_bytes(8, "big")
                 made.arrived(A, author, message_id, b"mark", 1.0, promised=promised)
                 made.accepted(A, T, message_id, 1.0)
+                for advertiser in advertisers:
+                    made.advertised(advertiser, T, message_id)
             made.refresh(2.0)
             self.assertGreaterEqual(made.score(B), low)
-            self.assertLessEqual(made.score(B), high, "what nobody asked for is no gossip, nor is a publisher's own")
+            self.assertLessEqual(made.score(B), high, "asked for, of three who did not publish it, or it is no gossip")
 
     def test_p3_neither_credits_nor_expects_own_words(self) -> None:
         topic = attrs.evolve(OFF, mesh_deliveries_weight=-1.0, mesh_deliveries_activation=0.0)
@@ -231,7 +234,7 @@ class Parts(PureTestCase):
             made.refresh(float(second))
             worst = min(worst, made.score(C))
             if made.score(C) < 0:
-                made.pruned(C, T)
+                made.pruned(C, T, float(second))
             if second % 61 == 0:
                 made.grafted(C, T, float(second))
         self.assertLess(worst, -10.0)
@@ -254,7 +257,7 @@ class Parts(PureTestCase):
             deliver(made, number, A, C, now=1.0)
         made.refresh(1.0)
         self.assertAlmostEqual(made.score(B), -9.0)
-        made.pruned(B, T)
+        made.pruned(B, T, 1.0)
         self.assertAlmostEqual(made.score(B), -9.0)
         made.left(B, 2.0)
         made.joined(B, None)
@@ -277,7 +280,6 @@ class Parts(PureTestCase):
     def test_an_ignored_message_is_nobodys_fault(self) -> None:
         made = scores(A, B, topic=attrs.evolve(OFF, invalid_weight=-2.0, first_weight=1.0))
         made.arrived(A, b"author", b"m", b"mark", 0.0)
-        made.ignored(b"m")
         made.duplicate(B, T, b"m", b"mark", 0.1)
         self.assertEqual((made.score(A), made.score(B)), (0.0, 0.0))
 
@@ -321,6 +323,20 @@ class Parts(PureTestCase):
             made.left(bytes([number]), 1.0)
         made.refresh(10_000.0)
         self.assertEqual((len(made), made._groups), (1, {}))
+
+    def test_p6_does_not_count_who_has_left(self) -> None:
+        """However badly they behaved: an honest peer behind the same address is not to blame."""
+        made = scores(A, group_weight=-1.0, group_threshold=2)
+        made.joined(A, "192.0.2.0")
+        for number in range(20):
+            peer = bytes([number])
+            made.joined(peer, "192.0.2.0")
+            made.misbehaved(peer, 100.0)
+            made.left(peer, 1.0)
+        self.assertEqual((made.score(A), len(made)), (0.0, 21))
+        made.joined(b"\x00", "192.0.2.0")
+        made.joined(b"\x01", "192.0.2.0")
+        self.assertEqual(made.score(A), -1.0)
 
     def test_p7_is_the_square_above_its_threshold_and_decays(self) -> None:
         made = scores(A, behaviour_weight=-1.0, behaviour_threshold=2.0, behaviour_decay=0.5)
@@ -369,7 +385,7 @@ class Memory(PureTestCase):
     def test_nothing_is_known_of_strangers(self) -> None:
         made = scores()
         made.grafted(A, T, 0.0)
-        made.pruned(A, T)
+        made.pruned(A, T, 0.0)
         made.misbehaved(A)
         made.invalid(A, T)
         made.left(A, 0.0)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from chorus.errors import ChorusError
-from chorus.protocols import gossip, gossip_promises, gossip_queue, gossip_score
+from chorus.protocols import gossip, gossip_promises, gossip_queue, gossip_score_stats
 from chorus.protocols.gossip_events import Held
 from chorus.protocols.gossip_floors import SeqnoFloors
 from chorus.protocols.gossip_params import GossipParams
@@ -253,8 +253,8 @@ class Gossip(Mutants):
         class Late(Busy):
             def _wire(self) -> None:
                 super()._wire()
-                # When nobody speaks any more, so that it cannot make up for it.
-                self.world.after(round((self.configuration.seconds + runs.BUSY + 5) * SECOND), self.again)
+                # When it has been judged, and nobody speaks any more, so that it cannot make up for it.
+                self.world.after(round((self.configuration.seconds + runs.BUSY + 15) * SECOND), self.again)
 
             def again(self) -> None:
                 self.nodes[0].kill()
@@ -394,10 +394,10 @@ class Memory(Mutants):
         original = PeerScores.arrived
 
         def arrived(scores: PeerScores, *arguments: Any, **named: Any) -> None:
-            with patched(gossip_score, "MAX_RECORDS", 1 << 30):
+            with patched(gossip_score_stats, "MAX_RECORDS", 1 << 30):
                 original(scores, *arguments, **named)
 
-        self.patch(gossip_score, "MAX_RECORDS", 10)
+        self.patch(gossip_score_stats, "MAX_RECORDS", 10)
         Run(Configuration(seed=31, nodes=3, seconds=10.0)).run()
         self.patch(PeerScores, "arrived", arrived)
         self.assertOver("records")
