@@ -82,6 +82,14 @@ class Settings(BaseSettings):
         "they name this node too.",
         examples=["/ip4/192.0.2.7/tcp/9000/p2p/12D3KooWEuMkCc5oXuffpf9HRxZdEnHPJBBYH6pdKgkY6AnwwnXb"],
     )
+    gossip_shared_networks: Annotated[
+        tuple[str, ...], BeforeValidator(values.split), AfterValidator(values.networks)
+    ] = Field(
+        (),
+        description="Public networks that many members share (NAT): how many they are costs none of them its pub/sub "
+        "score.",
+        examples=["192.0.2.7,2001:db8::/48"],
+    )
     mdns_enabled: bool = Field(True, description="Find members on the local network by mDNS.")
     join_stagger_ms: int = Field(0, ge=0, le=600_000, description="Largest random delay before joining.")
     max_connections: int = Field(192, ge=4, le=10_000, description="Connections to peers, both directions together.")

@@ -75,6 +75,17 @@ def peer_multiaddrs(texts: Sequence[str]) -> tuple[str, ...]:
     return tuple(texts)
 
 
+def networks(texts: Sequence[str]) -> tuple[str, ...]:
+    """Addresses and networks (`192.0.2.0/24`), in their usual form."""
+    found = []
+    for text in texts:
+        try:
+            found.append(str(ipaddress.ip_network(text)))
+        except ValueError as error:
+            raise ValueError(f"{text[:64]!r} is no network: {error}") from None
+    return tuple(found)
+
+
 def docker_host(text: str) -> str:
     if not re.fullmatch(r"(unix:///|tcp://|ssh://|http://|https://|npipe://)\S+", text):
         raise ValueError(f"{text[:64]!r} is not an engine's address (unix:///…, tcp://… or ssh://…)")

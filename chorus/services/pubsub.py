@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
+from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 MAX_INBOUND_PER_PEER: Final = 2
 """Streams of one peer: its own, and the one that replaces it while the old one ends."""
 
+Network = IPv4Network | IPv6Network
 RecordOf = Callable[[PeerId], "bytes | None"]
 TakeUp = Callable[[PeerId, PeerId, "bytes | None"], None]
 """(who says so, whom it names, that peer's signed record)."""
@@ -55,7 +57,8 @@ class PubSubService(Service):
     `rng` is the only chance in it; `first_seqno` gives a number above all that this identity has used: the Unix time in
     nanoseconds, where no clock is ever set back.
     `record_of` gives the signed records that peer exchange passes on, `take_up` gets those of others. `direct` are
-    addresses that end in `/p2p/…`: these peers are kept connected and get every message, whatever their score.
+    addresses that end in `/p2p/…`: these peers are kept connected and get every message, whatever their score. Who
+    comes from one of `shared_networks` is not counted with others of its address (P6).
     """
 
     _log = Logger()
@@ -70,6 +73,7 @@ class PubSubService(Service):
         params: GossipParams | None = None,
         score_params: ScoreParams | None = None,
         direct: Sequence[Multiaddr] = (),
+        shared_networks: Sequence[Network] = (),
         record_of: RecordOf = lambda peer: None,
         take_up: TakeUp = lambda source, peer, record: None,
         first_seqno: Callable[[], int] = time.time_ns,
@@ -91,6 +95,7 @@ class PubSubService(Service):
             record=lambda raw: record_of(PeerId(raw)),
             direct=[peer.raw for peer in self._direct],
         )
+        self._shared_networks = tuple(shared_networks)
         self._take_up = take_up
         self._heartbeats = 0
         self._host = host
@@ -273,12 +278,20 @@ class PubSubService(Service):
             drained=self._congestion.drained,
         )
         self._peers[raw] = _Peer(link)
-        counted = groups(connection.remote_address, HostLimits())
         self.router.peer_joined(
-            raw, protocol, outbound=not connection.inbound, group=counted[0][0] if counted else None
+            raw, protocol, outbound=not connection.inbound, group=self._group(connection.remote_address)
         )
         self._transmit()
         link.open()
+
+    def _group(self, address: Multiaddr) -> str | None:
+        """The public network that an address is counted in, None where it is in none."""
+        ip = address.ip()
+        # A network of the other version holds no address of this one.
+        if ip is None or any(ip in network for network in self._shared_networks):
+            return None
+        counted = groups(address, HostLimits())
+        return counted[0][0] if counted else None
 
     def _drop(self, raw: bytes) -> None:
         peer = self._peers.pop(raw, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 import attrs
@@ -50,6 +51,7 @@ def build_messages(
         # Members count their sequence numbers up; foreign peers of open mode may draw them (js does).
         params=GossipParams(growing_seqno=not settings.open),
         direct=[Multiaddr.parse(each) for each in settings.gossip_direct_peers],
+        shared_networks=[ip_network(each) for each in settings.gossip_shared_networks],
         record_of=record_of,
         take_up=take_up,
         first_seqno=lambda: first_seqno(around.path, around.wall_ns()),

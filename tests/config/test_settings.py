@@ -58,6 +58,7 @@ class Loading(PureTestCase):
                 "CHORUS_WARM_POOL": "chorus-python-dev=2,chorus-base-dev=1",
                 "CHORUS_API_HOSTS": "Node1.example.org.,node1",
                 "CHORUS_P2P_BIND": "localhost",
+                "CHORUS_GOSSIP_SHARED_NETWORKS": "192.0.2.7, 2001:db8::/48",
                 "CHORUS_LOG_FORMAT": "json",
                 "DOCKER_HOST": "unix:///run/d.sock",
             }
@@ -69,6 +70,7 @@ class Loading(PureTestCase):
         self.assertEqual(found.image_map, {"python": "registry.lan:5000/py@sha256:00", "go": "go-dev"})
         self.assertEqual(found.warm_pool, {"chorus-python-dev": 2, "chorus-base-dev": 1})
         self.assertEqual(found.api_hosts, ("node1.example.org", "node1"))
+        self.assertEqual(found.gossip_shared_networks, ("192.0.2.7/32", "2001:db8::/48"))
         self.assertEqual((found.p2p_bind, found.log_format), ("127.0.0.1", "json"))
         self.assertEqual(found.docker_host, "unix:///run/d.sock")
 
@@ -116,6 +118,7 @@ class WrongValues(PureTestCase):
             "CHORUS_WARM_POOL": ("a=1000", "from 0 to 100", "CHORUS_WARM_POOL="),
             "CHORUS_DOCKER_HOST": ("engine", "not an engine's address", "CHORUS_DOCKER_HOST=unix://"),
             "CHORUS_API_HOSTS": ("a:80", "not a host name", "CHORUS_API_HOSTS=node1"),
+            "CHORUS_GOSSIP_SHARED_NETWORKS": ("192.0.2.7/24", "has host bits set", "2001:db8::/48"),
             "CHORUS_LOG_LEVEL": ("loud", "one of debug", "CHORUS_LOG_LEVEL=info"),
         }
         for name, (value, problem, example) in table.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from ipaddress import ip_network
 
 from twisted.internet.defer import Deferred
 
@@ -200,3 +201,15 @@ class View(ServiceCase):
         self.assertGreater(peer["topics"][TOPIC]["first_deliveries"], 0.9)
         self.assertEqual(document["thresholds"]["graylist"], -200.0)
         self.assertEqual(document["counters"]["delivered"], 1)
+
+
+class Networks(ServiceCase):
+    def test_who_shares_a_known_network_is_not_counted(self) -> None:
+        shared = [ip_network("8.8.8.0/24"), ip_network("2a00:1450::/32")]
+        host = MemoryHost(identity(1).peer_id, self.time)
+        pubsub = PubSubService(host, identity(1), self.time, rng=random.Random(1), shared_networks=shared)
+        found = [
+            pubsub._group(Multiaddr.parse(f"{address}/tcp/1"))
+            for address in ("/ip4/8.8.8.8", "/ip4/8.8.4.4", "/ip4/192.168.1.1", "/ip6/2a00:1450::1", "/ip6/2a01::1")
+        ]
+        self.assertEqual(found, [None, "8.8.4.4", None, None, "2a01::/56"])
