@@ -1,4 +1,4 @@
-"""The byte path per second: handshakes, round trips, new streams, bulk.
+"""The byte path per second: handshakes, round trips, new streams, bulk; over sockets also small writes in bursts.
 
     python benchmarks/wire_core.py              two cores back to back in memory: what Python and the cipher cost
     python benchmarks/wire_core.py --sockets    two processes over loopback, on the production reactor
@@ -90,6 +90,36 @@ class Pinger(Receiver):
         self.left -= 1
         if self.left:
             self.stream.write(PING)
+        else:
+            self.done()
+
+
+class Burst(Receiver):
+    """`count` times so many small writes in one turn of the reactor, then all of them back."""
+
+    WRITES = 50
+
+    def __init__(
+        self, stream: Stream, count: int, later: Callable[[Callable[[], None]], object], done: Callable[[], None]
+    ):
+        super().__init__(stream)
+        self.left = count
+        self.later = later
+        self.done = done
+        self.missing = 0
+
+    def next(self) -> None:
+        self.missing = self.WRITES * len(PING)
+        for _ in range(self.WRITES):
+            self.stream.write(PING)
+
+    def data_received(self, data: bytes) -> None:
+        self.missing -= len(data)
+        if self.missing:
+            return
+        self.left -= 1
+        if self.left:
+            self.later(self.next)
         else:
             self.done()
 
@@ -317,6 +347,7 @@ class Sockets:
         await self.handshakes(int(500 * self.scale))
         connection, delegate = await self.dial()
         await self.ping(connection, int(20_000 * self.scale))
+        await self.burst(connection, int(1_000 * self.scale))
         await self.stream(connection, int(5_000 * self.scale))
         await self.bulk(connection, int(1_000_000_000 * self.scale))
         connection.close()
@@ -338,6 +369,16 @@ class Sockets:
         stream.write(PING)
         await done
         self.figures["ping"] = count / (time.perf_counter() - started)
+
+    async def burst(self, connection: ConnectionProtocol, count: int) -> None:
+        done: Deferred[None] = Deferred()
+        stream = opened(connection, ECHO)
+        burst = Burst(stream, count, lambda call: self.reactor.callLater(0, call), lambda: done.callback(None))
+        stream.set_receiver(burst)
+        started = time.perf_counter()
+        burst.next()
+        await done
+        self.figures["burst"] = count * burst.WRITES / (time.perf_counter() - started)
 
     async def stream(self, connection: ConnectionProtocol, count: int) -> None:
         done: Deferred[None] = Deferred()
