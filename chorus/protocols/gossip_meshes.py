@@ -180,9 +180,10 @@ class Meshes:
     # Publishing
 
     def publish_targets(self, topic: str, now: float) -> list[bytes]:
+        """Own messages flood, also in topics that we take no part in: silent subscribers could fill a fanout."""
         threshold = self._scores.params.thresholds.publish
         subscribers = self._peers.subscribers(topic)
-        if self._params.flood_publish and topic in self._meshes:
+        if self._params.flood_publish:
             return [peer for peer in subscribers if self._peers[peer].direct or self._scores.score(peer) >= threshold]
         always = [peer for peer in subscribers if self._peers[peer].direct or self._peers[peer].floods]
         if topic in self._meshes:

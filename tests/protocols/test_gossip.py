@@ -286,6 +286,13 @@ class Messages(RouterCase):
         node.publish(TOPIC, b"x", NOW)
         self.assertEqual(len(node.take_sends()), 20)
 
+    def test_flood_publish_in_a_topic_that_we_take_no_part_in(self) -> None:
+        node = self.router(20, subscribed=False)
+        node.scores.misbehaved(peer(4), 100)
+        node.publish(TOPIC, b"x", NOW)
+        self.assertEqual(sorted(node.take_sends()), sorted(peer(number) for number in range(1, 21) if number != 4))
+        self.assertEqual(node.fanout(TOPIC), [])
+
     def test_without_flood_publish_the_mesh_and_floodsub_peers(self) -> None:
         node = self.router(20, params=GossipParams(flood_publish=False))
         node.peer_joined(peer(30), FLOODSUB, outbound=False)
