@@ -185,7 +185,7 @@ class Meshes:
         subscribers = self._peers.subscribers(topic)
         if self._params.flood_publish:
             return [peer for peer in subscribers if self._peers[peer].direct or self._scores.score(peer) >= threshold]
-        always = [peer for peer in subscribers if self._peers[peer].direct or self._peers[peer].floods]
+        always = [peer for peer in subscribers if self._peers[peer].direct] + self._floodsub(topic)
         if topic in self._meshes:
             return [*self._meshes[topic], *always]
         return [*self._fanout(topic, now), *always]
@@ -204,12 +204,21 @@ class Meshes:
     def forward_targets(self, topic: str, *not_to: bytes) -> list[bytes]:
         """Mesh, direct and floodsub peers but those who have the message."""
         targets = [member for member in self._meshes[topic] if member not in not_to]
-        always = self._peers.floodsub(topic) + [peer for peer in self._direct if self._wants(peer, topic)]
+        always = self._floodsub(topic) + [peer for peer in self._direct if self._wants(peer, topic)]
         return targets + [peer for peer in always if peer not in not_to] if always else targets
+
+    def _floodsub(self, topic: str) -> list[bytes]:
+        """Who has no mesh to lose is held to the publish threshold instead; direct peers come by themselves."""
+        threshold = self._scores.params.thresholds.publish
+        return [
+            peer
+            for peer in self._peers.floodsub(topic)
+            if self._scores.score(peer) >= threshold and not self._peers[peer].direct
+        ]
 
     def _wants(self, peer: bytes, topic: str) -> bool:
         state = self._peers.get(peer)
-        return state is not None and not state.floods and topic in state.topics
+        return state is not None and topic in state.topics
 
     # The heartbeat
 

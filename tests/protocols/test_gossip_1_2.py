@@ -189,6 +189,23 @@ class Behaviour(RouterCase):
         node.receive(peer(1), published(9, seqno=2), NOW)
         self.assertEqual((node.take_deliveries(), node.counters.graylisted), ([], 1))
 
+    def test_floodsub_peers_get_messages_down_to_the_publish_threshold(self) -> None:
+        for times, direct, gets in ((10, False, True), (11, False, False), (11, True, True)):
+            node = node_with([peer(2)] if direct else [], params=GossipParams(flood_publish=False))
+            node.subscribe(TOPIC, NOW)
+            for number, protocol in ((1, MESHSUB_1_1), (2, FLOODSUB)):
+                node.peer_joined(peer(number), protocol, outbound=True)
+                node.receive(peer(number), subscription(TOPIC), NOW)
+            node.scores.misbehaved(peer(2), times)
+            thresholds = node.scores.params.thresholds
+            self.assertEqual(node.score(peer(2)) >= thresholds.publish, times == 10)
+            self.assertGreater(node.score(peer(2)), thresholds.graylist)
+            node.take_sends()
+            node.receive(peer(1), published(9), NOW)
+            self.assertEqual(peer(2) in node.take_sends(), gets, "another's")
+            node.publish(TOPIC, b"x", NOW)
+            self.assertEqual(peer(2) in node.take_sends(), gets, "our own")
+
     def test_forgeries_and_rejected_messages_cost_their_senders(self) -> None:
         node = self.router(3)
         node.subscribe(TOPIC, NOW, lambda delivery: Validation.REJECT)
