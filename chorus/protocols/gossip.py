@@ -411,7 +411,7 @@ class GossipRouter:
         self.scores.arrived(peer, message.origin, message_id, _mark(message), now, promised=promised)
         if len(message.data) >= self.params.idontwant_threshold:
             self._lazy.tell_idontwant(topic, message_id, peer, message.origin)
-        frame = self._codec.message_frame(raw)
+        frame = self._codec.forward_frame(raw, message)
         verdict = self._validators[topic](delivery)
         if verdict is Validation.LATER:
             self._pending.add(Pending(delivery, frame))
@@ -424,7 +424,7 @@ class GossipRouter:
         if pending is not None and pending.delivery.topic in self._validators:
             self._judge(pending.delivery, pending.frame, verdict, now)
 
-    def _judge(self, delivery: Delivery, frame: Frame, verdict: Validation, now: float) -> None:
+    def _judge(self, delivery: Delivery, frame: Frame | None, verdict: Validation, now: float) -> None:
         topic = delivery.topic
         if verdict is Validation.REJECT:
             self.counters.reject("validator")
@@ -439,7 +439,10 @@ class GossipRouter:
             self._deliveries.append(delivery)
             self._forward(delivery, frame)
 
-    def _forward(self, delivery: Delivery, frame: Frame) -> None:
+    def _forward(self, delivery: Delivery, frame: Frame | None) -> None:
+        if frame is None:
+            self.counters.oversized += 1
+            return
         topic = delivery.topic
         self._lazy.cache.put(delivery.message_id, topic, frame)
         targets = self._meshes.forward_targets(topic, delivery.source, delivery.origin)

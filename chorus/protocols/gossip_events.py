@@ -63,6 +63,8 @@ class Counters:
     duplicates: int = 0
     forwarded: int = 0
     """Copies sent of others' messages."""
+    oversized: int = 0
+    """Others' messages that were delivered and not passed on: peers would refuse their frames."""
     own: int = 0
     """Our own messages coming back."""
     unwanted: int = 0

@@ -19,7 +19,8 @@ MAX_RPC: Final = 1 << 20
 """Bytes of one incoming RPC: go's limit, the largest one deployed."""
 
 MAX_SENT_RPC: Final = 64 * 1024
-"""Bytes of one outgoing RPC, length prefix included: rust's limit, the smallest one deployed."""
+"""Bytes of one outgoing RPC, length prefix included: rust's limit, the smallest one deployed. What came in a larger
+one is delivered, and neither passed on nor kept for IWANT."""
 
 MAX_SUBSCRIPTIONS: Final = 100
 """Subscription changes in one RPC, in and out (rust's limit)."""

@@ -46,6 +46,11 @@ _IHAVE, _IWANT, _GRAFT, _PRUNE, _IDONTWANT = 0x0A, 0x12, 0x1A, 0x22, 0x2A
 _FROM, _DATA, _SEQNO, _TOPIC, _SIGNATURE, _KEY = 0x0A, 0x12, 0x1A, 0x22, 0x2A, 0x32
 _MESSAGE_TAGS = frozenset((_FROM, _DATA, _SEQNO, _TOPIC, _SIGNATURE, _KEY))
 _LENGTH_DELIMITED = 2
+_SIGNATURE_FIELD = 66
+"""Bytes of an Ed25519 signature with its tag and length."""
+
+IDENTITY_MULTIHASH: Final = 0x00
+"""How a peer id begins that holds its key instead of a hash of it."""
 
 
 class RPCError(PeerError):
@@ -394,6 +399,20 @@ def _any_message(raw: bytes) -> Message:
 def message_frame(raw: bytes) -> bytes:
     """One serialised Message as an RPC of its own; the same bytes serve every peer."""
     return delimit(b"\x12" + varint.encode(len(raw)) + raw)
+
+
+def forward_frame(raw: bytes, message: Message) -> bytes | None:
+    """A verified message as it is passed on, which is as it came; None where peers would refuse its frame.
+
+    What the signature does not cover is a relay's to write: a key that the publisher's id holds already is left out,
+    and a signature's field is brought to its shortest form, so that nobody pushes another's message over that limit.
+    """
+    if message.key is not None or len(raw) != len(message.signed) + _SIGNATURE_FIELD:
+        raw = message.signed + b"\x2a" + varint.encode(len(message.signature)) + message.signature
+        if message.key is not None and message.origin[0] != IDENTITY_MULTIHASH:
+            raw += b"\x32" + varint.encode(len(message.key)) + message.key
+    frame = message_frame(raw)
+    return frame if len(frame) <= MAX_SENT_RPC else None
 
 
 def subscription_frames(changes: Sequence[tuple[bool, str]]) -> list[bytes]:

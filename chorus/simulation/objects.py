@@ -106,6 +106,10 @@ class ObjectCodec:
         return raw.frame
 
     @staticmethod
+    def forward_frame(raw: RawMessage, message: Message) -> ObjectFrame | None:
+        return raw.frame if len(raw.frame) <= MAX_SENT_RPC else None
+
+    @staticmethod
     def check_sendable(frame: ObjectFrame) -> ObjectFrame:
         if len(frame) > MAX_SENT_RPC:
             raise MessageTooLarge(f"message is {len(frame)} bytes on the wire; peers take up to {MAX_SENT_RPC}")

@@ -12,12 +12,13 @@ from chorus.protocols.gossip_params import (
     FLOODSUB,
     MAX_BACKOFFS,
     MAX_PEERS,
+    MAX_SENT_RPC,
     MAX_TOPICS_PER_PEER,
     MESHSUB_1_0,
     MESHSUB_1_1,
     GossipParams,
 )
-from chorus.protocols.gossip_rpc import RPC, MessageTooLarge, decode_message, decode_rpc
+from chorus.protocols.gossip_rpc import RPC, MessageTooLarge, decode_message, decode_rpc, message_frame
 from chorus.protocols.gossip_sign import Signer
 from chorus.protocols.proto import rpc_pb2 as pb
 from tests.protocols.gossip_network import identity, router, unframe
@@ -263,6 +264,43 @@ class Messages(RouterCase):
         node.receive(peer(1), b"\x12" + bytes([len(raw) & 127 | 128, len(raw) >> 7]) + raw, NOW)
         self.assertEqual(len(node.take_deliveries()), 1)
         self.assertEqual(self.sent(node, 2).messages, [raw])
+
+    def test_what_peers_would_refuse_is_delivered_and_not_passed_on(self) -> None:
+        for waits in (False, True):
+            node = self.router(2)
+            if waits:
+                node.subscribe(TOPIC, NOW, lambda delivery: Validation.LATER, waits=True)
+            sizes = [
+                MAX_SENT_RPC - len(message_frame(Signer(identity(9)).sign(TOPIC, bytes(40_000), bytes(8)))) + 40_000
+            ]
+            sizes += [sizes[0] + 1, 500_000]
+            for seqno, size in enumerate(sizes):
+                node.receive(peer(1), published(9, bytes(size), seqno), NOW)
+                if waits:
+                    node.validated(peer(9) + seqno.to_bytes(8, "big"), Validation.ACCEPT, NOW)
+            self.assertEqual([len(delivery.data) for delivery in node.take_deliveries()], sizes)
+            frames = [frame for kind, frame in node.take_sends()[peer(2)] if kind is Kind.MESSAGE]
+            self.assertEqual([len(frame) for frame in frames], [MAX_SENT_RPC])
+            self.assertEqual(node.counters.oversized, 2)
+            node.receive(peer(2), iwant(*(peer(9) + seqno.to_bytes(8, "big") for seqno in range(3))), NOW)
+            self.assertEqual(len(self.sent(node, 2).messages), 1, "nor kept")
+
+    def test_what_a_relay_adds_beside_the_signature_is_left_out(self) -> None:
+        raw = Signer(identity(9)).sign(TOPIC, b"data", bytes(8))
+        key = identity(9).public_key.to_protobuf()
+        key_field = b"\x32" + bytes([len(key)]) + key
+        signature = raw[-64:]
+        for written in (
+            raw + key_field,
+            key_field + raw,
+            raw[:-66] + key_field + raw[-66:],
+            raw[:-65] + b"\xc0\x80\x80\x00" + signature,
+            raw[:-66] + b"\xaa\x80\x00\x40" + signature,
+        ):
+            node = self.router(2)
+            node.receive(peer(1), *unframe([message_frame(written)]), NOW)
+            self.assertEqual(len(node.take_deliveries()), 1)
+            self.assertEqual(self.sent(node, 2).messages, [raw])
 
     def test_topics_we_do_not_have(self) -> None:
         node = self.router(2)

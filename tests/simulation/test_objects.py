@@ -80,6 +80,9 @@ class Frames(PureTestCase):
         self.assertRaises(MessageTooLarge, WIRE.check_sendable, gossip_rpc.message_frame(bytes(65_600)))
         codec = object_codec()
         self.assertRaises(MessageTooLarge, codec.check_sendable, codec.message_frame(raw))
+        self.assertIsNone(codec.forward_frame(raw, codec.decode_message(raw)))
+        small = signer(ALICE.peer_id.raw)(TOPIC, bytes(65_300), bytes(8))
+        self.assertIs(codec.forward_frame(small, codec.decode_message(small)), codec.message_frame(small))
 
 
 class Messages(PureTestCase):
