@@ -11,7 +11,7 @@ from chorus.protocols import gossip_mesh
 from chorus.protocols.backoff import Backoffs, clamp
 from chorus.protocols.gossip_events import Counters
 from chorus.protocols.gossip_outbox import Outbox
-from chorus.protocols.gossip_params import MAX_PX_BYTES, MAX_PX_PEERS, MAX_PX_RECORD, GossipParams
+from chorus.protocols.gossip_params import MAX_PX_BYTES, MAX_PX_GIVEN, MAX_PX_PEERS, MAX_PX_RECORD, GossipParams
 from chorus.protocols.gossip_peers import Peer, Peers
 from chorus.protocols.gossip_rpc import Exchanged, Prune
 from chorus.protocols.gossip_score import PeerScores
@@ -58,6 +58,8 @@ class Meshes:
         self._rng = rng
         self._record = record
         self._direct = direct
+        self._named: dict[bytes, int] = {}
+        """Peer → how many others were named to it since the last heartbeat; stays when it leaves and comes back."""
 
     # What can be seen
 
@@ -223,6 +225,7 @@ class Meshes:
     # The heartbeat
 
     def heartbeat(self, tick: int, now: float) -> None:
+        self._named.clear()
         if tick % BACKOFF_SWEEP == 0:
             self.backoffs.expire(now - self._params.backoff_slack)
         for topic, members in self._meshes.items():
@@ -332,16 +335,20 @@ class Meshes:
 
     def _exchange(self, topic: str, peer: bytes) -> tuple[Exchanged, ...]:
         """Others whom it may try instead of us."""
+        left = min(MAX_PX_PEERS, MAX_PX_GIVEN - self._named.get(peer, 0))
+        if left <= 0:
+            return ()
         candidates = [
             other
             for other in self._peers.subscribers(topic)
             if other != peer and not self._peers[other].direct and self._scores.score(other) >= 0
         ]
         others, room = [], MAX_PX_BYTES
-        for other in gossip_mesh.choose(candidates, MAX_PX_PEERS, self._rng):
+        for other in gossip_mesh.choose(candidates, left, self._rng):
             record = self._record(other)
             if record is not None and len(record) > min(MAX_PX_RECORD, room):
                 record = None
             room -= len(record or b"")
             others.append(Exchanged(other, record))
+        self._named[peer] = self._named.get(peer, 0) + len(others)
         return tuple(others)

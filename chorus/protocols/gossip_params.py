@@ -61,6 +61,10 @@ MAX_PX_RECORD: Final = 2048
 MAX_PX_BYTES: Final = 8 * 1024
 """Of the records in one PRUNE, so that it fits a frame of control with others beside it."""
 
+MAX_PX_GIVEN: Final = MAX_PX_PEERS
+"""Peers named to one peer in a heartbeat, over all PRUNEs: one RPC of GRAFTs is not answered with hundreds of times its
+bytes, and who needs other peers finds enough of them in the first PRUNE."""
+
 MAX_PENDING: Final = 1024
 """Messages whose validators have not answered yet, over all peers; further ones are passed over, and may come again
 from another peer or by gossip."""

@@ -13,6 +13,7 @@ from chorus.protocols.gossip_params import (
     MAX_PENDING,
     MAX_PENDING_PER_PEER,
     MAX_PX_BYTES,
+    MAX_PX_GIVEN,
     MAX_PX_PEERS,
     MAX_PX_RECORD,
     MESHSUB_1_0,
@@ -74,6 +75,35 @@ class Exchange(RouterCase):
         self.assertTrue(all(records[each.peer] == each.record for each in given))
         self.assertLessEqual(sum(len(each.record) for each in given), MAX_PX_BYTES)
         self.assertGreater(len(given), 8)
+
+    def test_one_peer_is_named_so_many_in_a_heartbeat(self) -> None:
+        """An RPC of 70 GRAFTs was answered with 365 times its bytes."""
+        topics = [f"topic/{number}" for number in range(70)]
+        node = node_with(record=lambda raw: bytes(500))
+        for topic in topics:
+            node.subscribe(topic, NOW)
+        for number in range(1, 41):
+            node.peer_joined(peer(number), MESHSUB_1_1, outbound=False)
+            node.receive(peer(number), subscription(*topics), NOW)
+            if number <= 12:
+                node.receive(peer(number), graft(*topics), NOW)
+        node.take_sends()
+        for again in range(2):
+            node.receive(peer(40), graft(*topics), NOW + again)
+            sent = [frame for _, frame in node.take_sends()[peer(40)]]
+            prunes = [each for raw in unframe(sent) for each in decode_rpc(raw).prune]
+            self.assertEqual(sorted(each.topic for each in prunes), sorted(topics))
+            named = sum(len(each.peers) for each in prunes)
+            self.assertEqual(named, 0 if again else MAX_PX_GIVEN)
+            self.assertLess(sum(map(len, sent)), MAX_PX_BYTES + 4096)
+        node.receive(peer(39), graft(topics[0]), NOW)
+        self.assertEqual(len(self.sent(node, 39).prune[0].peers), MAX_PX_GIVEN, "another has its own")
+        node.heartbeat(NOW + 1)
+        node.take_sends()
+        node.unsubscribe(topics[0], NOW + 1)
+        node.unsubscribe(topics[1], NOW + 1)
+        refusals = self.sent(node, 1).prune
+        self.assertEqual([len(each.peers) for each in refusals], [MAX_PX_GIVEN, 0])
 
     def test_neither_a_bad_score_nor_an_old_peer_nor_a_switch_gets_names(self) -> None:
         for protocol, spoil, exchange in (
