@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from math import ceil
 from statistics import median
 
 from chorus.protocols import gossip_mesh
 from chorus.protocols.backoff import Backoffs, clamp
 from chorus.protocols.gossip_events import Counters
+from chorus.protocols.gossip_exchange import PeerExchange, SignedRecord
 from chorus.protocols.gossip_outbox import Outbox
-from chorus.protocols.gossip_params import MAX_PX_BYTES, MAX_PX_GIVEN, MAX_PX_PEERS, MAX_PX_RECORD, GossipParams
+from chorus.protocols.gossip_params import GossipParams
 from chorus.protocols.gossip_peers import Peer, Peers
 from chorus.protocols.gossip_rpc import Exchanged, Prune
 from chorus.protocols.gossip_score import PeerScores
@@ -20,7 +21,6 @@ BACKOFF_SWEEP = 15
 """Heartbeats between two sweeps of ended backoffs."""
 
 Members = dict[bytes, None]
-SignedRecord = Callable[[bytes], bytes | None]
 
 
 class _Fanout:
@@ -47,6 +47,7 @@ class Meshes:
         direct: Members,
     ) -> None:
         self.backoffs = Backoffs()
+        self.exchange = PeerExchange(peers=peers, scores=scores, rng=rng, record=record)
         self.fanouts: dict[str, _Fanout] = {}
         self._meshes: dict[str, Members] = {}
         """Of our subscriptions."""
@@ -56,10 +57,7 @@ class Meshes:
         self._scores = scores
         self._counters = counters
         self._rng = rng
-        self._record = record
         self._direct = direct
-        self._named: dict[bytes, int] = {}
-        """Peer → how many others were named to it since the last heartbeat; stays when it leaves and comes back."""
 
     # What can be seen
 
@@ -225,7 +223,7 @@ class Meshes:
     # The heartbeat
 
     def heartbeat(self, tick: int, now: float) -> None:
-        self._named.clear()
+        self.exchange.heartbeat()
         if tick % BACKOFF_SWEEP == 0:
             self.backoffs.expire(now - self._params.backoff_slack)
         for topic, members in self._meshes.items():
@@ -330,25 +328,5 @@ class Meshes:
         if self._peers[peer].old:
             self._outbox.prune(peer, Prune(topic, None))
             return
-        others = self._exchange(topic, peer) if exchange and self._params.peer_exchange else ()
+        others = self.exchange.give(topic, peer) if exchange and self._params.peer_exchange else ()
         self._outbox.prune(peer, Prune(topic, ceil(backoff), others))
-
-    def _exchange(self, topic: str, peer: bytes) -> tuple[Exchanged, ...]:
-        """Others whom it may try instead of us."""
-        left = min(MAX_PX_PEERS, MAX_PX_GIVEN - self._named.get(peer, 0))
-        if left <= 0:
-            return ()
-        candidates = [
-            other
-            for other in self._peers.subscribers(topic)
-            if other != peer and not self._peers[other].direct and self._scores.score(other) >= 0
-        ]
-        others, room = [], MAX_PX_BYTES
-        for other in gossip_mesh.choose(candidates, left, self._rng):
-            record = self._record(other)
-            if record is not None and len(record) > min(MAX_PX_RECORD, room):
-                record = None
-            room -= len(record or b"")
-            others.append(Exchanged(other, record))
-        self._named[peer] = self._named.get(peer, 0) + len(others)
-        return tuple(others)

@@ -65,6 +65,10 @@ MAX_PX_GIVEN: Final = MAX_PX_PEERS
 """Peers named to one peer in a heartbeat, over all PRUNEs: one RPC of GRAFTs is not answered with hundreds of times its
 bytes, and who needs other peers finds enough of them in the first PRUNE."""
 
+MAX_PX_TAKEN: Final = MAX_PX_PEERS
+"""Peers that one peer may name to us in a heartbeat, over all PRUNEs: their records are verified in the turn of the
+RPC, at 0.1 to 0.2 ms each."""
+
 MAX_PENDING: Final = 1024
 """Messages whose validators have not answered yet, over all peers; further ones are passed over, and may come again
 from another peer or by gossip."""

@@ -327,7 +327,7 @@ class Malformed(PubSubCase):
         """Duplicates of one id in IHAVE and IWANT, ids that nobody has, and what a PRUNE may name."""
         await self.attacked()
         speaker = await self.speaker()
-        infos = [pb.PeerInfo(peerID=b"no peer", signedPeerRecord=b"no record")] * 16
+        infos = [pb.PeerInfo(peerID=b"no peer %d" % number, signedPeerRecord=b"no record") for number in range(16)]
         exchange = control(prune=[pb.ControlPrune(topicID=TOPIC, backoff=1, peers=infos)])
         self.assertIsNone(
             await self.say(

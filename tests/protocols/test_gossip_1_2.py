@@ -16,6 +16,7 @@ from chorus.protocols.gossip_params import (
     MAX_PX_GIVEN,
     MAX_PX_PEERS,
     MAX_PX_RECORD,
+    MAX_PX_TAKEN,
     MESHSUB_1_0,
     MESHSUB_1_1,
     MESHSUB_1_2,
@@ -144,6 +145,35 @@ class Exchange(RouterCase):
             "neither ourselves nor who is connected",
         )
         self.assertEqual(node.take_exchanged(), [])
+
+    def test_so_many_are_taken_from_one_peer_in_a_heartbeat_and_each_once(self) -> None:
+        """A PRUNE a topic, each with sixteen records: 608 were opened in one turn."""
+        topics = [TOPIC, *(f"topic/{number}" for number in range(37))]
+        node = self.router(2)
+        node.scores.application = lambda raw: 1000.0
+        for topic in topics:
+            node.subscribe(topic, NOW)
+        for number in (1, 2):
+            node.receive(peer(number), subscription(*topics), NOW)
+        names = [b"%d" % number for number in range(500)]
+
+        def named(*groups: list[bytes]) -> list[bytes]:
+            node.heartbeat(NOW)
+            pruned = [
+                pb.ControlPrune(topicID=topic, backoff=60, peers=[pb.PeerInfo(peerID=name) for name in group])
+                for topic, group in zip(topics, groups, strict=False)
+            ]
+            node.receive(peer(1), control(prune=pruned), NOW)
+            for topic in topics:
+                node._meshes._meshes[topic][peer(1)] = None
+            return [each.peer for _, each in node.take_exchanged()]
+
+        self.assertEqual(named(*[names[16 * n :][:16] for n in range(30)]), names[:MAX_PX_TAKEN])
+        node.receive(peer(1), control(prune=[pb.ControlPrune(topicID=TOPIC, peers=[pb.PeerInfo(peerID=b"x")])]), NOW)
+        self.assertEqual(node.take_exchanged(), [], "within the same heartbeat")
+        self.assertEqual(named(*[names[:1] * 16] * 38), names[:1])
+        self.assertEqual(named(names[:3], names[2:5]), names[:5])
+        self.assertEqual(node.counters.exchanged, MAX_PX_TAKEN + 1 + 5)
 
     def test_more_than_sixteen_are_cut(self) -> None:
         peers = [pb.PeerInfo(peerID=b"%d" % number) for number in range(40)]
