@@ -45,6 +45,9 @@ class Delivery(NamedTuple):
 Frame = bytes
 """A delimited RPC, ready for a stream. The simulation's codec puts objects with a length in its place."""
 
+Entry = bytes
+"""Of a frame: one topic's IHAVE, which several frames may hold. An object in the simulation, too."""
+
 Send = tuple[Kind, Frame]
 Validator = Callable[[Delivery], Validation]
 

@@ -247,7 +247,7 @@ class Meshes:
                 self._cut(topic, members, peer, now, exchange=True)
         outbound = sum(map(self._is_outbound, members))
         if len(members) >= params.d_lo and outbound < params.d_out:
-            candidates = [peer for peer in self._graftable(topic, now) if self._is_outbound(peer)]
+            candidates = self._graftable(topic, now, outbound=True)
             for peer in gossip_mesh.choose(candidates, params.d_out - outbound, self._rng):
                 self._graft(topic, members, peer, now)
 
@@ -302,12 +302,15 @@ class Meshes:
             and self._scores.score(peer) >= 0
         )
 
-    def _graftable(self, topic: str, now: float) -> list[bytes]:
+    def _graftable(self, topic: str, now: float, *, outbound: bool = False) -> list[bytes]:
+        """`outbound`: only those that we dialled."""
         members = self._meshes[topic]
         return [
             peer
             for peer in self._peers.subscribers(topic)
-            if peer not in members and self._may_graft(topic, peer, self._peers[peer], now)
+            if peer not in members
+            and ((state := self._peers[peer]).outbound or not outbound)
+            and self._may_graft(topic, peer, state, now)
         ]
 
     def _graft(self, topic: str, members: Members, peer: bytes, now: float) -> None:

@@ -431,21 +431,26 @@ def mesh_frames(grafts: Iterable[str], prunes: Iterable[Prune]) -> list[bytes]:
     for topic, wait, peers in prunes:
         infos = [pb.PeerInfo(peerID=peer, signedPeerRecord=record) for peer, record in peers]
         entries.append(pb.ControlMessage(prune=[pb.ControlPrune(topicID=topic, backoff=wait, peers=infos)]))
-    return _control_frames(entries)
+    return entry_frames(entry.SerializeToString() for entry in entries)
+
+
+def ihave_entries(topic: str, ids: Sequence[bytes]) -> list[bytes]:
+    """For `entry_frames`: encoded once for all peers, whatever else each of them is told."""
+    return [
+        pb.ControlMessage(ihave=[pb.ControlIHave(topicID=topic, messageIDs=part)]).SerializeToString()
+        for part in _parts(ids, len(topic.encode()))
+    ]
 
 
 def ihave_frames(ids: Mapping[str, Sequence[bytes]]) -> list[bytes]:
     """Several topics share a frame while they fit: peers count RPCs with IHAVE, not topics."""
-    entries = [
-        pb.ControlMessage(ihave=[pb.ControlIHave(topicID=topic, messageIDs=part)])
-        for topic, topic_ids in ids.items()
-        for part in _parts(topic_ids, len(topic.encode()))
-    ]
-    return _control_frames(entries)
+    return entry_frames(entry for topic, topic_ids in ids.items() for entry in ihave_entries(topic, topic_ids))
 
 
 def iwant_frames(ids: Sequence[bytes]) -> list[bytes]:
-    return _control_frames([pb.ControlMessage(iwant=[pb.ControlIWant(messageIDs=part)]) for part in _parts(ids, 0)])
+    return entry_frames(
+        pb.ControlMessage(iwant=[pb.ControlIWant(messageIDs=part)]).SerializeToString() for part in _parts(ids, 0)
+    )
 
 
 def idontwant_frames(ids: Sequence[bytes]) -> list[bytes]:
@@ -454,8 +459,10 @@ def idontwant_frames(ids: Sequence[bytes]) -> list[bytes]:
         entry = b"\x0a%c%b" % (len(ids[0]), ids[0])
         size = len(entry)
         return [b"%c\x1a%c\x2a%c%b" % (size + 4, size + 2, size, entry)]
-    parts = _parts(ids, 0)
-    return _control_frames([pb.ControlMessage(idontwant=[pb.ControlIDontWant(messageIDs=part)]) for part in parts])
+    return entry_frames(
+        pb.ControlMessage(idontwant=[pb.ControlIDontWant(messageIDs=part)]).SerializeToString()
+        for part in _parts(ids, 0)
+    )
 
 
 _ENTRY_OVERHEAD = 16
@@ -476,23 +483,25 @@ def _parts(ids: Sequence[bytes], topic_bytes: int) -> Iterator[Sequence[bytes]]:
         yield ids[start:]
 
 
-def _control_frames(entries: Iterable[pb.ControlMessage]) -> list[bytes]:
+def entry_frames(entries: Iterable[bytes]) -> list[bytes]:
     """Serialised ControlMessages concatenate to their merge: fill frames up to `MAX_CONTROL`."""
     frames = []
-    pending = bytearray()
+    pending: list[bytes] = []
+    size = 0
     for entry in entries:
-        raw = entry.SerializeToString()
-        if pending and len(pending) + len(raw) > MAX_CONTROL:
-            frames.append(_control_frame(pending))
-            pending = bytearray()
-        pending += raw
+        if pending and size + len(entry) > MAX_CONTROL:
+            frames.append(_control_frame(pending, size))
+            pending, size = [], 0
+        pending.append(entry)
+        size += len(entry)
     if pending:
-        frames.append(_control_frame(pending))
+        frames.append(_control_frame(pending, size))
     return frames
 
 
-def _control_frame(control: bytearray) -> bytes:
-    return delimit(b"\x1a" + varint.encode(len(control)) + bytes(control))
+def _control_frame(entries: list[bytes], size: int) -> bytes:
+    prefix = b"\x1a" + varint.encode(size)
+    return b"".join((varint.encode(len(prefix) + size), prefix, *entries))
 
 
 def check_sendable(frame: bytes) -> bytes:
