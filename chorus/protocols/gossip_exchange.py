@@ -57,7 +57,7 @@ class PeerExchange:
         return tuple(others)
 
     def take(self, source: bytes, exchanged: Iterable[Exchanged]) -> list[Exchanged]:
-        """Those that `source` may name, each once: to be checked and dialled."""
+        """Those that `source` may name, each once: to be checked and dialled. Too large a record is left out."""
         named = self._taken.setdefault(source, {})
         taken: list[Exchanged] = []
         for each in exchanged:
@@ -65,5 +65,6 @@ class PeerExchange:
                 break
             if each.peer not in named:
                 named[each.peer] = None
-                taken.append(each)
+                small = each.record is None or len(each.record) <= MAX_PX_RECORD
+                taken.append(each if small else Exchanged(each.peer, None))
         return taken

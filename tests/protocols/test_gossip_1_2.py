@@ -175,6 +175,15 @@ class Exchange(RouterCase):
         self.assertEqual(named(names[:3], names[2:5]), names[:5])
         self.assertEqual(node.counters.exchanged, MAX_PX_TAKEN + 1 + 5)
 
+    def test_too_large_a_record_is_not_taken(self) -> None:
+        node = self.router(1)
+        node.scores.application = lambda raw: 1000.0
+        node.scores.refresh(NOW)
+        records = [bytes(MAX_PX_RECORD), bytes(MAX_PX_RECORD + 1)]
+        named = [pb.PeerInfo(peerID=b"%d" % size, signedPeerRecord=record) for size, record in enumerate(records)]
+        node.receive(peer(1), control(prune=[pb.ControlPrune(topicID=TOPIC, backoff=60, peers=named)]), NOW)
+        self.assertEqual([each.record for _, each in node.take_exchanged()], [records[0], None])
+
     def test_more_than_sixteen_are_cut(self) -> None:
         peers = [pb.PeerInfo(peerID=b"%d" % number) for number in range(40)]
         decoded = decode_rpc(control(prune=[pb.ControlPrune(topicID=TOPIC, peers=peers)]))
