@@ -19,6 +19,7 @@ from chorus.protocols.delimited import delimit
 from chorus.protocols.gossip_params import MAX_MESSAGES, MAX_RPC, MAX_TOPICS_PER_PEER
 from chorus.protocols.gossip_rpc import idontwant_frames, mesh_frames, message_frame, subscription_frames
 from chorus.protocols.gossip_score_params import ScoreThresholds
+from chorus.protocols.gossip_sign import Signer
 from chorus.protocols.proto import rpc_pb2 as pb
 from tests.integration.hostile_pubsub import ELSEWHERE, LIMIT, TOPIC, PubSubCase, Speaker
 from tests.protocols.test_gossip import control, graft, ihave, iwant, prune, subscription
@@ -327,6 +328,8 @@ class Malformed(PubSubCase):
         """Duplicates of one id in IHAVE and IWANT, ids that nobody has, and what a PRUNE may name."""
         await self.attacked()
         speaker = await self.speaker()
+        others = Signer(Identity.generate())
+        words = [others.sign(TOPIC, b"x", number.to_bytes(8, "big")) for number in range(20)]
         infos = [pb.PeerInfo(peerID=b"no peer %d" % number, signedPeerRecord=b"no record") for number in range(16)]
         exchange = control(prune=[pb.ControlPrune(topicID=TOPIC, backoff=1, peers=infos)])
         self.assertIsNone(
@@ -335,7 +338,7 @@ class Malformed(PubSubCase):
                 *mesh_frames([TOPIC], []),
                 delimit(ihave(*[b"id"] * 300, topic=TOPIC)),
                 delimit(iwant(*[b"id"] * 300)),
-                *[speaker.published(number) for number in range(20)],
+                *map(message_frame, words),
                 delimit(exchange),
                 delimit(exchange),
             )
