@@ -8,7 +8,7 @@ import attrs
 from google.protobuf.message import DecodeError
 
 from chorus.errors import PeerError
-from chorus.identity import Identity, PeerId, PublicKey
+from chorus.identity import Identity, KeyType, PeerId, PublicKey
 from chorus.multiformats import varint
 from chorus.multiformats.multiaddr import Multiaddr, MultiaddrError
 from chorus.protocols.proto import envelope_pb2
@@ -43,8 +43,14 @@ def seal(identity: Identity, domain: bytes, payload_type: bytes, payload: bytes)
     ).SerializeToString()
 
 
-def open_envelope(encoded: bytes, domain: bytes, payload_type: bytes) -> tuple[PublicKey, bytes]:
-    """Return (signer's key, payload). Raises `EnvelopeError`, also for a payload of another type."""
+def open_envelope(
+    encoded: bytes, domain: bytes, payload_type: bytes, *, any_key: bool = False
+) -> tuple[PublicKey, bytes]:
+    """Return (signer's key, payload). Raises `EnvelopeError`, also for a payload of another type.
+
+    Signers with other keys than Ed25519 are refused unverified unless `any_key`: a signature on P-521 costs fifteen
+    times as much to check, and envelopes come by the dozen.
+    """
     if len(encoded) > MAX_ENVELOPE:
         raise EnvelopeError(f"an envelope of {len(encoded)} bytes is over the limit of {MAX_ENVELOPE}")
     try:
@@ -55,6 +61,8 @@ def open_envelope(encoded: bytes, domain: bytes, payload_type: bytes) -> tuple[P
         raise EnvelopeError("the envelope holds another kind of payload")
     try:
         key = PublicKey.from_protobuf(envelope.public_key)
+        if key.type is not KeyType.ED25519 and not any_key:
+            raise EnvelopeError(f"{key.type.name} keys are not taken here")
         key.verify(signed_bytes(domain, payload_type, envelope.payload), envelope.signature)
     except PeerError as error:
         raise EnvelopeError(f"the envelope is refused: {error}") from error
@@ -81,12 +89,14 @@ class PeerRecord:
         return seal(identity, PEER_RECORD_DOMAIN, PEER_RECORD_TYPE, record.SerializeToString())
 
     @classmethod
-    def open(cls, encoded: bytes) -> PeerRecord:
+    def open(cls, encoded: bytes, *, any_key: bool = False) -> PeerRecord:
         """Verify and decode; addresses with unknown protocols are left out. Raises `EnvelopeError`.
+
+        Records of peers with other keys than Ed25519 are refused unless `any_key`; see `open_envelope`.
 
         Whether the record is newer than one already known, and whether to keep it at all, is the caller's decision.
         """
-        key, payload = open_envelope(encoded, PEER_RECORD_DOMAIN, PEER_RECORD_TYPE)
+        key, payload = open_envelope(encoded, PEER_RECORD_DOMAIN, PEER_RECORD_TYPE, any_key=any_key)
         try:
             record = envelope_pb2.PeerRecord.FromString(payload)
             peer = PeerId.from_bytes(record.peer_id)

@@ -26,10 +26,11 @@ from chorus.protocols.gossip_events import (
     Validator,
     accept_all,
 )
+from chorus.protocols.gossip_exchange import SignedRecord
 from chorus.protocols.gossip_floors import SeqnoFloors
 from chorus.protocols.gossip_ids import MessageId, publisher_id
 from chorus.protocols.gossip_lazy import LazyGossip
-from chorus.protocols.gossip_meshes import Meshes, SignedRecord
+from chorus.protocols.gossip_meshes import Meshes
 from chorus.protocols.gossip_outbox import Outbox
 from chorus.protocols.gossip_params import GossipParams
 from chorus.protocols.gossip_peers import Peer, Peers
@@ -133,7 +134,7 @@ class GossipRouter:
 
     def take_exchanged(self) -> list[tuple[bytes, Exchanged]]:
         """(who says so, whom it names) of the peers that useful peers named when they pruned us: to be checked and
-        dialled. At most 16 a PRUNE."""
+        dialled. At most `MAX_PX_TAKEN` of one peer in a heartbeat, each once."""
         exchanged, self._exchanged = self._exchanged, []
         return exchanged
 
@@ -335,9 +336,10 @@ class GossipRouter:
         self._outbox.flush()
 
     def _take_up(self, source: bytes, exchanged: Iterable[Exchanged]) -> None:
-        new = [(source, each) for each in exchanged if each.peer != self.peer_id and each.peer not in self._peers]
-        self.counters.exchanged += len(new)
-        self._exchanged += new
+        new = [each for each in exchanged if each.peer != self.peer_id and each.peer not in self._peers]
+        for each in self._meshes.exchange.take(source, new) if new else ():
+            self.counters.exchanged += 1
+            self._exchanged.append((source, each))
 
     def _subscription_received(self, peer: bytes, state: Peer, subscribe: bool, topic: str, now: float) -> None:
         # Also those that change something: who comes and goes without end means no good.
@@ -429,7 +431,7 @@ class GossipRouter:
         self.scores.arrived(peer, message.origin, message_id, _mark(message), now, promised=promised)
         if len(message.data) >= self.params.idontwant_threshold:
             self._lazy.tell_idontwant(topic, message_id, peer, message.origin)
-        frame = self._codec.message_frame(raw)
+        frame = self._codec.forward_frame(raw, message)
         verdict = self._validators[topic](delivery)
         if verdict is Validation.LATER:
             self._pending.add(Pending(delivery, frame))
@@ -442,7 +444,7 @@ class GossipRouter:
         if pending is not None and pending.delivery.topic in self._validators:
             self._judge(pending.delivery, pending.frame, verdict, now)
 
-    def _judge(self, delivery: Delivery, frame: Frame, verdict: Validation, now: float) -> None:
+    def _judge(self, delivery: Delivery, frame: Frame | None, verdict: Validation, now: float) -> None:
         topic = delivery.topic
         if verdict is Validation.REJECT:
             self.counters.reject("validator")
@@ -459,7 +461,10 @@ class GossipRouter:
             self._deliveries.append(delivery)
             self._forward(delivery, frame)
 
-    def _forward(self, delivery: Delivery, frame: Frame) -> None:
+    def _forward(self, delivery: Delivery, frame: Frame | None) -> None:
+        if frame is None:
+            self.counters.oversized += 1
+            return
         topic = delivery.topic
         self._lazy.cache.put(delivery.message_id, topic, frame)
         targets = self._meshes.forward_targets(topic, delivery.source, delivery.origin)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from chorus.protocols.gossip_events import Frame
+from chorus.protocols.gossip_events import Entry, Frame
 from chorus.protocols.gossip_rpc import RPC, Message, Prune
 
 
@@ -24,11 +24,17 @@ class Codec(Protocol):
 
     def message_frame(self, raw: bytes) -> Frame: ...
 
+    def forward_frame(self, raw: bytes, message: Message) -> Frame | None: ...
+
     def check_sendable(self, frame: Frame) -> Frame: ...
 
     def subscription_frames(self, changes: Sequence[tuple[bool, str]]) -> list[Frame]: ...
 
     def mesh_frames(self, grafts: Iterable[str], prunes: Iterable[Prune]) -> list[Frame]: ...
+
+    def ihave_entries(self, topic: str, ids: Sequence[bytes]) -> list[Entry]: ...
+
+    def entry_frames(self, entries: Iterable[Entry]) -> list[Frame]: ...
 
     def ihave_frames(self, ids: Mapping[str, Sequence[bytes]]) -> list[Frame]: ...
 

@@ -45,6 +45,9 @@ class Delivery(NamedTuple):
 Frame = bytes
 """A delimited RPC, ready for a stream. The simulation's codec puts objects with a length in its place."""
 
+Entry = bytes
+"""Of a frame: one topic's IHAVE, which several frames may hold. An object in the simulation, too."""
+
 Send = tuple[Kind, Frame]
 Validator = Callable[[Delivery], Validation]
 
@@ -63,6 +66,8 @@ class Counters:
     duplicates: int = 0
     forwarded: int = 0
     """Copies sent of others' messages."""
+    oversized: int = 0
+    """Others' messages that were delivered and not passed on: peers would refuse their frames."""
     own: int = 0
     """Our own messages coming back."""
     unwanted: int = 0

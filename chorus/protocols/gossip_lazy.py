@@ -8,7 +8,7 @@ from typing import Final
 
 from chorus.protocols import gossip_mesh
 from chorus.protocols.gossip_codec import Codec
-from chorus.protocols.gossip_events import Counters, Kind
+from chorus.protocols.gossip_events import Counters, Entry, Frame, Kind
 from chorus.protocols.gossip_ids import canonical
 from chorus.protocols.gossip_meshes import Meshes
 from chorus.protocols.gossip_outbox import Outbox
@@ -155,34 +155,43 @@ class LazyGossip:
             self._scores.misbehaved(peer, times)
 
     def end_heartbeat(self) -> None:
-        """IHAVE to peers outside the meshes. Peers that get the same topics get the same frames, encoded once."""
+        """IHAVE to peers outside the meshes. A topic's ids are chosen and encoded once for all peers, few enough that
+        one who is told of every topic is not told too much."""
         cached = self.cache.gossip_ids()
-        to_peer: dict[bytes, list[str]] = {}
-        for topic in cached:
-            for peer in self._targets(topic):
-                to_peer.setdefault(peer, []).append(topic)
-        encoded: dict[tuple[str, ...], list[bytes]] = {}
-        for peer, topics in to_peer.items():
-            key = tuple(topics)
-            if key not in encoded:
-                share = max(1, self._params.max_ihave_length // len(topics))
-                ids = {topic: gossip_mesh.choose(cached[topic], share, self._rng) for topic in topics}
-                encoded[key] = self._codec.ihave_frames(ids)[: self._params.max_ihave_messages]
-            self._outbox.send_all(peer, Kind.GOSSIP, encoded[key])
+        topics = list(cached)
+        # A frame too many is not sent: which topics are in it is chance.
+        self._rng.shuffle(topics)
+        to_peer = self._told(topics)
+        share = gossip_mesh.fair_share(map(len, cached.values()), self._params.max_ihave_length)
+        entries: dict[str, list[Entry]] = {}
+        frames: dict[tuple[str, ...], list[Frame]] = {}
+        for peer, told in to_peer.items():
+            key = tuple(told)
+            if key not in frames:
+                for topic in told:
+                    if topic not in entries:
+                        ids = gossip_mesh.choose(cached[topic], share, self._rng)
+                        entries[topic] = self._codec.ihave_entries(topic, ids)
+                joined = self._codec.entry_frames(entry for topic in told for entry in entries[topic])
+                frames[key] = joined[: self._params.max_ihave_messages]
+            self._outbox.send_all(peer, Kind.GOSSIP, frames[key])
         self.cache.shift()
 
-    def _targets(self, topic: str) -> list[bytes]:
-        members = self._meshes.around(topic)
-        candidates = [
+    def _told(self, topics: Iterable[str]) -> dict[bytes, list[str]]:
+        """Peer → the topics of which it is told."""
+        able = {
             peer
-            for peer in self._peers.subscribers(topic)
-            if peer not in members
-            and not (state := self._peers[peer]).floods
-            and not state.direct
-            and self._gossips(peer)
-        ]
-        count = max(self._params.d_lazy, int(self._params.gossip_factor * len(candidates)))
-        return gossip_mesh.choose(candidates, count, self._rng)
+            for peer in self._peers.ids()
+            if not (state := self._peers[peer]).floods and not state.direct and self._gossips(peer)
+        }
+        to_peer: dict[bytes, list[str]] = {}
+        for topic in topics:
+            members = self._meshes.around(topic)
+            candidates = [peer for peer in self._peers.subscribers(topic) if peer in able and peer not in members]
+            count = max(self._params.d_lazy, int(self._params.gossip_factor * len(candidates)))
+            for peer in gossip_mesh.choose(candidates, count, self._rng):
+                to_peer.setdefault(peer, []).append(topic)
+        return to_peer
 
     def _gossips(self, peer: bytes) -> bool:
         return self._scores.score(peer) >= self._scores.params.thresholds.gossip

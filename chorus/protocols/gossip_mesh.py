@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from chorus.protocols.gossip_params import GossipParams
 
@@ -31,6 +31,19 @@ def keep(
     spare = [peer for peer in cut if outbound(peer)][: max(missing, 0)]
     replaced = [peer for peer in reversed(kept) if not outbound(peer)][: len(spare)]
     return (set(kept) - set(replaced)) | set(spare)
+
+
+def fair_share(sizes: Iterable[int], total: int) -> int:
+    """How many of its entries each may give, at least one, so that all together give `total`: what the small ones leave
+    goes to the large ones."""
+    waiting = sorted(sizes)
+    share = total
+    for index, size in enumerate(waiting):
+        share = total // (len(waiting) - index)
+        if size > share:
+            break
+        total -= size
+    return max(1, share)
 
 
 def choose(candidates: Sequence[bytes], count: int, rng: random.Random) -> list[bytes]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from math import ceil
 from statistics import median
 
 from chorus.protocols import gossip_mesh
 from chorus.protocols.backoff import Backoffs, clamp
 from chorus.protocols.gossip_events import Counters
+from chorus.protocols.gossip_exchange import PeerExchange, SignedRecord
 from chorus.protocols.gossip_outbox import Outbox
-from chorus.protocols.gossip_params import MAX_PX_BYTES, MAX_PX_PEERS, MAX_PX_RECORD, GossipParams
+from chorus.protocols.gossip_params import GossipParams
 from chorus.protocols.gossip_peers import Peer, Peers
 from chorus.protocols.gossip_rpc import Exchanged, Prune
 from chorus.protocols.gossip_score import PeerScores
@@ -20,7 +21,6 @@ BACKOFF_SWEEP = 15
 """Heartbeats between two sweeps of ended backoffs."""
 
 Members = dict[bytes, None]
-SignedRecord = Callable[[bytes], bytes | None]
 
 
 class _Fanout:
@@ -47,6 +47,7 @@ class Meshes:
         direct: Members,
     ) -> None:
         self.backoffs = Backoffs()
+        self.exchange = PeerExchange(peers=peers, scores=scores, rng=rng, record=record)
         self.fanouts: dict[str, _Fanout] = {}
         self._meshes: dict[str, Members] = {}
         """Of our subscriptions."""
@@ -56,7 +57,6 @@ class Meshes:
         self._scores = scores
         self._counters = counters
         self._rng = rng
-        self._record = record
         self._direct = direct
 
     # What can be seen
@@ -187,11 +187,12 @@ class Meshes:
     # Publishing
 
     def publish_targets(self, topic: str, now: float) -> list[bytes]:
+        """Own messages flood, also in topics that we take no part in: silent subscribers could fill a fanout."""
         threshold = self._scores.params.thresholds.publish
         subscribers = self._peers.subscribers(topic)
-        if self._params.flood_publish and topic in self._meshes:
+        if self._params.flood_publish:
             return [peer for peer in subscribers if self._peers[peer].direct or self._scores.score(peer) >= threshold]
-        always = [peer for peer in subscribers if self._peers[peer].direct or self._peers[peer].floods]
+        always = [peer for peer in subscribers if self._peers[peer].direct] + self._floodsub(topic)
         if topic in self._meshes:
             return [*self._meshes[topic], *always]
         return [*self._fanout(topic, now), *always]
@@ -210,16 +211,26 @@ class Meshes:
     def forward_targets(self, topic: str, *not_to: bytes) -> list[bytes]:
         """Mesh, direct and floodsub peers but those who have the message."""
         targets = [member for member in self._meshes[topic] if member not in not_to]
-        always = self._peers.floodsub(topic) + [peer for peer in self._direct if self._wants(peer, topic)]
+        always = self._floodsub(topic) + [peer for peer in self._direct if self._wants(peer, topic)]
         return targets + [peer for peer in always if peer not in not_to] if always else targets
+
+    def _floodsub(self, topic: str) -> list[bytes]:
+        """Who has no mesh to lose is held to the publish threshold instead; direct peers come by themselves."""
+        threshold = self._scores.params.thresholds.publish
+        return [
+            peer
+            for peer in self._peers.floodsub(topic)
+            if self._scores.score(peer) >= threshold and not self._peers[peer].direct
+        ]
 
     def _wants(self, peer: bytes, topic: str) -> bool:
         state = self._peers.get(peer)
-        return state is not None and not state.floods and topic in state.topics
+        return state is not None and topic in state.topics
 
     # The heartbeat
 
     def heartbeat(self, tick: int, now: float) -> None:
+        self.exchange.heartbeat()
         if tick % BACKOFF_SWEEP == 0:
             self.backoffs.expire(now - self._params.backoff_slack)
         for topic, members in self._meshes.items():
@@ -243,7 +254,7 @@ class Meshes:
                 self._cut(topic, members, peer, now, exchange=True)
         outbound = sum(map(self._is_outbound, members))
         if len(members) >= params.d_lo and outbound < params.d_out:
-            candidates = [peer for peer in self._graftable(topic, now) if self._is_outbound(peer)]
+            candidates = self._graftable(topic, now, outbound=True)
             for peer in gossip_mesh.choose(candidates, params.d_out - outbound, self._rng):
                 self._graft(topic, members, peer, now)
 
@@ -298,12 +309,15 @@ class Meshes:
             and self._scores.score(peer) >= 0
         )
 
-    def _graftable(self, topic: str, now: float) -> list[bytes]:
+    def _graftable(self, topic: str, now: float, *, outbound: bool = False) -> list[bytes]:
+        """`outbound`: only those that we dialled."""
         members = self._meshes[topic]
         return [
             peer
             for peer in self._peers.subscribers(topic)
-            if peer not in members and self._may_graft(topic, peer, self._peers[peer], now)
+            if peer not in members
+            and ((state := self._peers[peer]).outbound or not outbound)
+            and self._may_graft(topic, peer, state, now)
         ]
 
     def _graft(self, topic: str, members: Members, peer: bytes, now: float) -> None:
@@ -325,21 +339,5 @@ class Meshes:
         if self._peers[peer].old:
             self._outbox.prune(peer, Prune(topic, None))
             return
-        others = self._exchange(topic, peer) if exchange and self._params.peer_exchange else ()
+        others = self.exchange.give(topic, peer) if exchange and self._params.peer_exchange else ()
         self._outbox.prune(peer, Prune(topic, ceil(backoff), others))
-
-    def _exchange(self, topic: str, peer: bytes) -> tuple[Exchanged, ...]:
-        """Others whom it may try instead of us."""
-        candidates = [
-            other
-            for other in self._peers.subscribers(topic)
-            if other != peer and not self._peers[other].direct and self._scores.score(other) >= 0
-        ]
-        others, room = [], MAX_PX_BYTES
-        for other in gossip_mesh.choose(candidates, MAX_PX_PEERS, self._rng):
-            record = self._record(other)
-            if record is not None and len(record) > min(MAX_PX_RECORD, room):
-                record = None
-            room -= len(record or b"")
-            others.append(Exchanged(other, record))
-        return tuple(others)

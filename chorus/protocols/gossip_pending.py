@@ -11,7 +11,8 @@ from chorus.protocols.gossip_params import MAX_PENDING, MAX_PENDING_PER_PEER
 @attrs.frozen
 class Pending:
     delivery: Delivery
-    frame: Frame
+    frame: Frame | None
+    """What is passed on, None where it is too large for that."""
 
 
 class PendingMessages:

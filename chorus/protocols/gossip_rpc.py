@@ -46,6 +46,11 @@ _IHAVE, _IWANT, _GRAFT, _PRUNE, _IDONTWANT = 0x0A, 0x12, 0x1A, 0x22, 0x2A
 _FROM, _DATA, _SEQNO, _TOPIC, _SIGNATURE, _KEY = 0x0A, 0x12, 0x1A, 0x22, 0x2A, 0x32
 _MESSAGE_TAGS = frozenset((_FROM, _DATA, _SEQNO, _TOPIC, _SIGNATURE, _KEY))
 _LENGTH_DELIMITED = 2
+_SIGNATURE_FIELD = 66
+"""Bytes of an Ed25519 signature with its tag and length."""
+
+IDENTITY_MULTIHASH: Final = 0x00
+"""How a peer id begins that holds its key instead of a hash of it."""
 
 
 class RPCError(PeerError):
@@ -396,6 +401,20 @@ def message_frame(raw: bytes) -> bytes:
     return delimit(b"\x12" + varint.encode(len(raw)) + raw)
 
 
+def forward_frame(raw: bytes, message: Message) -> bytes | None:
+    """A verified message as it is passed on, which is as it came; None where peers would refuse its frame.
+
+    What the signature does not cover is a relay's to write: a key that the publisher's id holds already is left out,
+    and a signature's field is brought to its shortest form, so that nobody pushes another's message over that limit.
+    """
+    if message.key is not None or len(raw) != len(message.signed) + _SIGNATURE_FIELD:
+        raw = message.signed + b"\x2a" + varint.encode(len(message.signature)) + message.signature
+        if message.key is not None and message.origin[0] != IDENTITY_MULTIHASH:
+            raw += b"\x32" + varint.encode(len(message.key)) + message.key
+    frame = message_frame(raw)
+    return frame if len(frame) <= MAX_SENT_RPC else None
+
+
 def subscription_frames(changes: Sequence[tuple[bool, str]]) -> list[bytes]:
     frames = []
     for start in range(0, len(changes), MAX_SUBSCRIPTIONS):
@@ -412,21 +431,26 @@ def mesh_frames(grafts: Iterable[str], prunes: Iterable[Prune]) -> list[bytes]:
     for topic, wait, peers in prunes:
         infos = [pb.PeerInfo(peerID=peer, signedPeerRecord=record) for peer, record in peers]
         entries.append(pb.ControlMessage(prune=[pb.ControlPrune(topicID=topic, backoff=wait, peers=infos)]))
-    return _control_frames(entries)
+    return entry_frames(entry.SerializeToString() for entry in entries)
+
+
+def ihave_entries(topic: str, ids: Sequence[bytes]) -> list[bytes]:
+    """For `entry_frames`: encoded once for all peers, whatever else each of them is told."""
+    return [
+        pb.ControlMessage(ihave=[pb.ControlIHave(topicID=topic, messageIDs=part)]).SerializeToString()
+        for part in _parts(ids, len(topic.encode()))
+    ]
 
 
 def ihave_frames(ids: Mapping[str, Sequence[bytes]]) -> list[bytes]:
     """Several topics share a frame while they fit: peers count RPCs with IHAVE, not topics."""
-    entries = [
-        pb.ControlMessage(ihave=[pb.ControlIHave(topicID=topic, messageIDs=part)])
-        for topic, topic_ids in ids.items()
-        for part in _parts(topic_ids, len(topic.encode()))
-    ]
-    return _control_frames(entries)
+    return entry_frames(entry for topic, topic_ids in ids.items() for entry in ihave_entries(topic, topic_ids))
 
 
 def iwant_frames(ids: Sequence[bytes]) -> list[bytes]:
-    return _control_frames([pb.ControlMessage(iwant=[pb.ControlIWant(messageIDs=part)]) for part in _parts(ids, 0)])
+    return entry_frames(
+        pb.ControlMessage(iwant=[pb.ControlIWant(messageIDs=part)]).SerializeToString() for part in _parts(ids, 0)
+    )
 
 
 def idontwant_frames(ids: Sequence[bytes]) -> list[bytes]:
@@ -435,8 +459,10 @@ def idontwant_frames(ids: Sequence[bytes]) -> list[bytes]:
         entry = b"\x0a%c%b" % (len(ids[0]), ids[0])
         size = len(entry)
         return [b"%c\x1a%c\x2a%c%b" % (size + 4, size + 2, size, entry)]
-    parts = _parts(ids, 0)
-    return _control_frames([pb.ControlMessage(idontwant=[pb.ControlIDontWant(messageIDs=part)]) for part in parts])
+    return entry_frames(
+        pb.ControlMessage(idontwant=[pb.ControlIDontWant(messageIDs=part)]).SerializeToString()
+        for part in _parts(ids, 0)
+    )
 
 
 _ENTRY_OVERHEAD = 16
@@ -457,23 +483,25 @@ def _parts(ids: Sequence[bytes], topic_bytes: int) -> Iterator[Sequence[bytes]]:
         yield ids[start:]
 
 
-def _control_frames(entries: Iterable[pb.ControlMessage]) -> list[bytes]:
+def entry_frames(entries: Iterable[bytes]) -> list[bytes]:
     """Serialised ControlMessages concatenate to their merge: fill frames up to `MAX_CONTROL`."""
     frames = []
-    pending = bytearray()
+    pending: list[bytes] = []
+    size = 0
     for entry in entries:
-        raw = entry.SerializeToString()
-        if pending and len(pending) + len(raw) > MAX_CONTROL:
-            frames.append(_control_frame(pending))
-            pending = bytearray()
-        pending += raw
+        if pending and size + len(entry) > MAX_CONTROL:
+            frames.append(_control_frame(pending, size))
+            pending, size = [], 0
+        pending.append(entry)
+        size += len(entry)
     if pending:
-        frames.append(_control_frame(pending))
+        frames.append(_control_frame(pending, size))
     return frames
 
 
-def _control_frame(control: bytearray) -> bytes:
-    return delimit(b"\x1a" + varint.encode(len(control)) + bytes(control))
+def _control_frame(entries: list[bytes], size: int) -> bytes:
+    prefix = b"\x1a" + varint.encode(size)
+    return b"".join((varint.encode(len(prefix) + size), prefix, *entries))
 
 
 def check_sendable(frame: bytes) -> bytes:

@@ -7,7 +7,7 @@ from typing import Final, Protocol
 from chorus.errors import ChorusError
 from chorus.identity import KeyType, PeerId, PublicKey
 from chorus.multiformats import varint
-from chorus.protocols.gossip_rpc import Message, MessageError
+from chorus.protocols.gossip_rpc import IDENTITY_MULTIHASH, Message, MessageError
 
 SIGNING_PREFIX: Final = b"libp2p-pubsub:"
 
@@ -16,8 +16,6 @@ MAX_SIGNATURE: Final = 1024
 
 KEY_CACHE: Final = 1024
 """Publishers whose key is kept parsed; the one used longest ago leaves first."""
-
-_IDENTITY_MULTIHASH = 0x00
 
 
 class SigningKey(Protocol):
@@ -95,7 +93,7 @@ class Verifier:
         except ChorusError as error:
             raise MessageError("bad_from") from error
         if key is None:
-            if origin[0] != _IDENTITY_MULTIHASH:
+            if origin[0] != IDENTITY_MULTIHASH:
                 raise MessageError("no_key")
             key = origin[2:]
         try:

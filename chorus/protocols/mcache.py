@@ -16,6 +16,17 @@ class _Entry:
         """Peer → times it was sent on IWANT; goes with the message."""
 
 
+class _Window:
+    """What came between two heartbeats."""
+
+    __slots__ = ("count", "topics")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.topics: dict[str, deque[bytes]] = {}
+        """Ids by topic, oldest first; no topic stands here without one."""
+
+
 class MessageCache:
     """`windows` generations of messages, one per heartbeat; the newest `gossip` of them are advertised.
 
@@ -25,8 +36,8 @@ class MessageCache:
     __slots__ = ("_bytes", "_entries", "_gossip", "_max_bytes", "_order", "_windows")
 
     def __init__(self, windows: int, gossip: int, max_bytes: int) -> None:
-        self._windows: deque[int] = deque([0], maxlen=windows)
-        """Messages in each window, newest first; a full deque drops the oldest count by itself."""
+        self._windows: deque[_Window] = deque([_Window()], maxlen=windows)
+        """Newest first; a full deque drops the oldest, which is empty by then, by itself."""
         self._gossip = gossip
         self._max_bytes = max_bytes
         self._bytes = 0
@@ -47,7 +58,9 @@ class MessageCache:
             return
         self._entries[message_id] = _Entry(topic, frame)
         self._order.append(message_id)
-        self._windows[0] += 1
+        window = self._windows[0]
+        window.count += 1
+        window.topics.setdefault(topic, deque()).append(message_id)
         self._bytes += len(frame)
         while self._bytes > self._max_bytes:
             self._drop_oldest()
@@ -65,23 +78,26 @@ class MessageCache:
 
     def gossip_ids(self) -> dict[str, list[bytes]]:
         """Ids of the advertised windows by topic, oldest first."""
-        newest = list(islice(reversed(self._order), sum(islice(self._windows, self._gossip))))
         ids: dict[str, list[bytes]] = {}
-        for message_id in reversed(newest):
-            ids.setdefault(self._entries[message_id].topic, []).append(message_id)
+        for window in reversed(list(islice(self._windows, self._gossip))):
+            for topic, part in window.topics.items():
+                ids.setdefault(topic, []).extend(part)
         return ids
 
     def shift(self) -> None:
         """Begin a new window; the messages of the oldest one leave."""
         if len(self._windows) == self._windows.maxlen:
-            for _ in range(self._windows[-1]):
+            for _ in range(self._windows[-1].count):
                 self._drop_oldest()
-        self._windows.appendleft(0)
+        self._windows.appendleft(_Window())
 
     def _drop_oldest(self) -> None:
         message_id = self._order.popleft()
-        self._bytes -= len(self._entries.pop(message_id).frame)
-        for index in range(len(self._windows) - 1, -1, -1):
-            if self._windows[index]:
-                self._windows[index] -= 1
-                break
+        entry = self._entries.pop(message_id)
+        self._bytes -= len(entry.frame)
+        window = next(window for window in reversed(self._windows) if window.count)
+        window.count -= 1
+        ids = window.topics[entry.topic]
+        ids.popleft()
+        if not ids:
+            del window.topics[entry.topic]

@@ -208,7 +208,7 @@ def keep(link: Link, peers: PeerStore, failed: Counter[str], now: float) -> None
     if said.signed_record is None:
         return
     try:
-        record = PeerRecord.open(said.signed_record)
+        record = PeerRecord.open(said.signed_record, any_key=True)
     except PeerError as error:
         failed[error.code] += 1
         return

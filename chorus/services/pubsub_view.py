@@ -11,6 +11,7 @@ from chorus.identity import PeerId
 if TYPE_CHECKING:
     from chorus.http.ports import Document
     from chorus.protocols.gossip import GossipRouter
+    from chorus.protocols.gossip_score_view import TopicScore
     from chorus.seams import JSON
     from chorus.services.pubsub import PubSubService
 
@@ -46,14 +47,19 @@ def _peer(router: GossipRouter, raw: bytes) -> Document:
         "application": round(view.application, DIGITS),
         "group_size": view.group_size,
         "behaviour": round(view.behaviour, DIGITS),
-        "topics": {
-            topic: cast(
-                "JSON",
-                {
-                    name: round(value, DIGITS) if isinstance(value, float) else value
-                    for name, value in attrs.asdict(each).items()
-                },
-            )
-            for topic, each in view.topics.items()
-        },
+        "topics": {topic: _topic(each) for topic, each in view.topics.items()},
+    }
+
+
+def _topic(score: TopicScore) -> Document:
+    # Thousands of them in one turn of the reactor: written out instead of walked through.
+    return {
+        "in_mesh": score.in_mesh,
+        "time_in_mesh": round(score.time_in_mesh, DIGITS),
+        "first_deliveries": round(score.first_deliveries, DIGITS),
+        "mesh_deliveries": round(score.mesh_deliveries, DIGITS),
+        "mesh_deliveries_wanted": round(score.mesh_deliveries_wanted, DIGITS),
+        "mesh_failure": round(score.mesh_failure, DIGITS),
+        "invalid": round(score.invalid, DIGITS),
+        "score": round(score.score, DIGITS),
     }

@@ -24,6 +24,9 @@ ENTRY_OVERHEAD: Final = 16
 
 T = TypeVar("T")
 
+IHave = tuple[int, tuple[str, list[bytes]]]
+"""Its size on the wire, its topic and its ids."""
+
 
 class ObjectFrame:
     """A delimited RPC: `rpc` is what decoding gives, its length what the wire would carry."""
@@ -106,6 +109,10 @@ class ObjectCodec:
         return raw.frame
 
     @staticmethod
+    def forward_frame(raw: RawMessage, message: Message) -> ObjectFrame | None:
+        return raw.frame if len(raw.frame) <= MAX_SENT_RPC else None
+
+    @staticmethod
     def check_sendable(frame: ObjectFrame) -> ObjectFrame:
         if len(frame) > MAX_SENT_RPC:
             raise MessageTooLarge(f"message is {len(frame)} bytes on the wire; peers take up to {MAX_SENT_RPC}")
@@ -142,13 +149,18 @@ class ObjectCodec:
         ]
 
     @staticmethod
-    def ihave_frames(ids: Mapping[str, Sequence[bytes]]) -> list[ObjectFrame]:
-        entries = [
-            (_field(_field(len(topic.encode())) + size), (topic, list(part)))
-            for topic, topic_ids in ids.items()
-            for size, part in _parts(topic_ids, len(topic.encode()))
-        ]
+    def ihave_entries(topic: str, ids: Sequence[bytes]) -> list[IHave]:
+        topic_bytes = len(topic.encode())
+        return [(_field(_field(topic_bytes) + size), (topic, list(part))) for size, part in _parts(ids, topic_bytes)]
+
+    @staticmethod
+    def entry_frames(entries: Iterable[IHave]) -> list[ObjectFrame]:
         return [ObjectFrame(RPC(ihave=group), size) for size, group in _groups(entries)]
+
+    def ihave_frames(self, ids: Mapping[str, Sequence[bytes]]) -> list[ObjectFrame]:
+        return self.entry_frames(
+            entry for topic, topic_ids in ids.items() for entry in self.ihave_entries(topic, topic_ids)
+        )
 
     @staticmethod
     def iwant_frames(ids: Sequence[bytes]) -> list[ObjectFrame]:

@@ -330,7 +330,7 @@ class Malformed(PubSubCase):
         speaker = await self.speaker()
         others = Signer(Identity.generate())
         words = [others.sign(TOPIC, b"x", number.to_bytes(8, "big")) for number in range(20)]
-        infos = [pb.PeerInfo(peerID=b"no peer", signedPeerRecord=b"no record")] * 16
+        infos = [pb.PeerInfo(peerID=b"no peer %d" % number, signedPeerRecord=b"no record") for number in range(16)]
         exchange = control(prune=[pb.ControlPrune(topicID=TOPIC, backoff=1, peers=infos)])
         self.assertIsNone(
             await self.say(

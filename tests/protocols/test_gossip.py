@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import random
 import time
 import tracemalloc
 
 from chorus.errors import LimitExceeded
+from chorus.protocols import gossip_rpc
 from chorus.protocols.gossip import GossipRouter
 from chorus.protocols.gossip_events import Delivery, Kind, Validation
 from chorus.protocols.gossip_params import (
     FLOODSUB,
     MAX_BACKOFFS,
     MAX_PEERS,
+    MAX_SENT_RPC,
     MAX_TOPICS_PER_PEER,
     MESHSUB_1_0,
     MESHSUB_1_1,
     GossipParams,
 )
-from chorus.protocols.gossip_rpc import RPC, MessageTooLarge, decode_message, decode_rpc
+from chorus.protocols.gossip_rpc import RPC, MessageTooLarge, decode_message, decode_rpc, message_frame
 from chorus.protocols.gossip_score import UNJUDGED
 from chorus.protocols.gossip_sign import Signer
 from chorus.protocols.proto import rpc_pb2 as pb
@@ -265,6 +268,43 @@ class Messages(RouterCase):
         self.assertEqual(len(node.take_deliveries()), 1)
         self.assertEqual(self.sent(node, 2).messages, [raw])
 
+    def test_what_peers_would_refuse_is_delivered_and_not_passed_on(self) -> None:
+        for waits in (False, True):
+            node = self.router(2)
+            if waits:
+                node.subscribe(TOPIC, NOW, lambda delivery: Validation.LATER, waits=True)
+            sizes = [
+                MAX_SENT_RPC - len(message_frame(Signer(identity(9)).sign(TOPIC, bytes(40_000), bytes(8)))) + 40_000
+            ]
+            sizes += [sizes[0] + 1, 500_000]
+            for seqno, size in enumerate(sizes):
+                node.receive(peer(1), published(9, bytes(size), seqno), NOW)
+                if waits:
+                    node.validated(peer(9) + seqno.to_bytes(8, "big"), Validation.ACCEPT, NOW)
+            self.assertEqual([len(delivery.data) for delivery in node.take_deliveries()], sizes)
+            frames = [frame for kind, frame in node.take_sends()[peer(2)] if kind is Kind.MESSAGE]
+            self.assertEqual([len(frame) for frame in frames], [MAX_SENT_RPC])
+            self.assertEqual(node.counters.oversized, 2)
+            node.receive(peer(2), iwant(*(peer(9) + seqno.to_bytes(8, "big") for seqno in range(3))), NOW)
+            self.assertEqual(len(self.sent(node, 2).messages), 1, "nor kept")
+
+    def test_what_a_relay_adds_beside_the_signature_is_left_out(self) -> None:
+        raw = Signer(identity(9)).sign(TOPIC, b"data", bytes(8))
+        key = identity(9).public_key.to_protobuf()
+        key_field = b"\x32" + bytes([len(key)]) + key
+        signature = raw[-64:]
+        for written in (
+            raw + key_field,
+            key_field + raw,
+            raw[:-66] + key_field + raw[-66:],
+            raw[:-65] + b"\xc0\x80\x80\x00" + signature,
+            raw[:-66] + b"\xaa\x80\x00\x40" + signature,
+        ):
+            node = self.router(2)
+            node.receive(peer(1), *unframe([message_frame(written)]), NOW)
+            self.assertEqual(len(node.take_deliveries()), 1)
+            self.assertEqual(self.sent(node, 2).messages, [raw])
+
     def test_topics_we_do_not_have(self) -> None:
         node = self.router(2)
         node.receive(peer(1), published(9, topic="other"), NOW)
@@ -286,6 +326,13 @@ class Messages(RouterCase):
         node = self.router(20)
         node.publish(TOPIC, b"x", NOW)
         self.assertEqual(len(node.take_sends()), 20)
+
+    def test_flood_publish_in_a_topic_that_we_take_no_part_in(self) -> None:
+        node = self.router(20, subscribed=False)
+        node.scores.misbehaved(peer(4), 100)
+        node.publish(TOPIC, b"x", NOW)
+        self.assertEqual(sorted(node.take_sends()), sorted(peer(number) for number in range(1, 21) if number != 4))
+        self.assertEqual(node.fanout(TOPIC), [])
 
     def test_without_flood_publish_the_mesh_and_floodsub_peers(self) -> None:
         node = self.router(20, params=GossipParams(flood_publish=False))
@@ -408,6 +455,70 @@ class Gossip(RouterCase):
             self.assertLessEqual(len(gossip), 10)
             self.assertLessEqual(sum(len(ids) for rpc in gossip for _, ids in rpc.ihave), 5000)
             self.assertEqual(sum(rpc.passed_over for rpc in gossip), 0)
+
+    def told(self, node: GossipRouter, now: float) -> dict[bytes, dict[str, list[bytes]]]:
+        """Peer → topic → ids of the heartbeat's gossip, whose limits are looked at on the way."""
+        node.heartbeat(now)
+        told: dict[bytes, dict[str, list[bytes]]] = {}
+        for name, items in node.take_sends().items():
+            frames = unframe(frame for kind, frame in items if kind is Kind.GOSSIP)
+            self.assertLessEqual(len(frames), node.params.max_ihave_messages)
+            for topic, ids in (each for raw in frames for each in decode_rpc(raw).ihave):
+                told.setdefault(name, {}).setdefault(topic, []).extend(ids)
+        return told
+
+    def many_topics(self, peers: int, own: int, params: GossipParams | None = None) -> tuple[GossipRouter, list[str]]:
+        """Peers that have `own` of thirty topics, each its own choice of them."""
+        topics = [f"topic/{number}" for number in range(30)]
+        node = self.router(subscribed=False, params=params)
+        for topic in topics:
+            node.subscribe(topic, NOW)
+        for number in range(1, peers + 1):
+            node.peer_joined(peer(number), MESHSUB_1_1, outbound=False)
+            node.receive(peer(number), subscription(*random.Random(number).sample(topics, own)), NOW)
+        return node, topics
+
+    def say(self, node: GossipRouter, topics: list[str], times: int) -> None:
+        for topic in topics * times:
+            node.publish(topic, b"", NOW)
+        node.take_sends()
+
+    def test_ids_are_chosen_and_encoded_once_for_all_peers(self) -> None:
+        """Once for each peer that had its own choice of topics, 128 peers and 20,000 messages took 140 ms."""
+        node, topics = self.many_topics(60, 20)
+        self.say(node, topics, 200)
+        encoded: list[int] = []
+        parts = gossip_rpc._parts
+
+        def counted(ids: list[bytes], topic_bytes: int) -> object:
+            encoded.append(len(ids))
+            return parts(ids, topic_bytes)
+
+        self.patch(gossip_rpc, "_parts", counted)
+        told = self.told(node, NOW + 1)
+        self.assertGreater(len({tuple(topics) for topics in told.values()}), 50)
+        self.assertEqual(encoded, [node.params.max_ihave_length // 30] * 30)
+        self.assertEqual({len(ids) for topics in told.values() for ids in topics.values()}, {encoded[0]})
+
+    def test_few_ids_are_all_told(self) -> None:
+        node, topics = self.many_topics(60, 20)
+        self.say(node, topics, 5)
+        self.say(node, topics[:1], 2000)
+        for told in self.told(node, NOW + 1).values():
+            for topic, ids in told.items():
+                self.assertEqual(len(set(ids)), 2005 if topic == topics[0] else 5)
+
+    def test_every_topic_has_its_chance_where_not_all_fit(self) -> None:
+        params = GossipParams(d=1, d_lo=1, d_hi=1, d_out=0, d_score=0, max_ihave_messages=2)
+        node, topics = self.many_topics(3, 30, params)
+        whole: set[str] = set()
+        for beat in range(6):
+            if beat % 3 == 0:
+                self.say(node, topics, 30)
+            for told in self.told(node, NOW + 1 + beat).values():
+                self.assertLess(len(told), 25, "the rest is over the limit of messages")
+                whole |= set(told)
+        self.assertEqual(sorted(whole), sorted(topics))
 
     def test_fanout_topics_are_gossiped_too(self) -> None:
         node = self.router(10, subscribed=False, params=GossipParams(flood_publish=False))

@@ -13,8 +13,10 @@ from chorus.protocols.gossip_params import (
     MAX_PENDING,
     MAX_PENDING_PER_PEER,
     MAX_PX_BYTES,
+    MAX_PX_GIVEN,
     MAX_PX_PEERS,
     MAX_PX_RECORD,
+    MAX_PX_TAKEN,
     MESHSUB_1_0,
     MESHSUB_1_1,
     MESHSUB_1_2,
@@ -75,6 +77,35 @@ class Exchange(RouterCase):
         self.assertLessEqual(sum(len(each.record) for each in given), MAX_PX_BYTES)
         self.assertGreater(len(given), 8)
 
+    def test_one_peer_is_named_so_many_in_a_heartbeat(self) -> None:
+        """An RPC of 70 GRAFTs was answered with 365 times its bytes."""
+        topics = [f"topic/{number}" for number in range(70)]
+        node = node_with(record=lambda raw: bytes(500))
+        for topic in topics:
+            node.subscribe(topic, NOW)
+        for number in range(1, 41):
+            node.peer_joined(peer(number), MESHSUB_1_1, outbound=False)
+            node.receive(peer(number), subscription(*topics), NOW)
+            if number <= 12:
+                node.receive(peer(number), graft(*topics), NOW)
+        node.take_sends()
+        for again in range(2):
+            node.receive(peer(40), graft(*topics), NOW + again)
+            sent = [frame for _, frame in node.take_sends()[peer(40)]]
+            prunes = [each for raw in unframe(sent) for each in decode_rpc(raw).prune]
+            self.assertEqual(sorted(each.topic for each in prunes), sorted(topics))
+            named = sum(len(each.peers) for each in prunes)
+            self.assertEqual(named, 0 if again else MAX_PX_GIVEN)
+            self.assertLess(sum(map(len, sent)), MAX_PX_BYTES + 4096)
+        node.receive(peer(39), graft(topics[0]), NOW)
+        self.assertEqual(len(self.sent(node, 39).prune[0].peers), MAX_PX_GIVEN, "another has its own")
+        node.heartbeat(NOW + 1)
+        node.take_sends()
+        node.unsubscribe(topics[0], NOW + 1)
+        node.unsubscribe(topics[1], NOW + 1)
+        refusals = self.sent(node, 1).prune
+        self.assertEqual([len(each.peers) for each in refusals], [MAX_PX_GIVEN, 0])
+
     def test_neither_a_bad_score_nor_an_old_peer_nor_a_switch_gets_names(self) -> None:
         for protocol, spoil, exchange in (
             (MESHSUB_1_1, True, True),
@@ -114,6 +145,44 @@ class Exchange(RouterCase):
             "neither ourselves nor who is connected",
         )
         self.assertEqual(node.take_exchanged(), [])
+
+    def test_so_many_are_taken_from_one_peer_in_a_heartbeat_and_each_once(self) -> None:
+        """A PRUNE a topic, each with sixteen records: 608 were opened in one turn."""
+        topics = [TOPIC, *(f"topic/{number}" for number in range(37))]
+        node = self.router(2)
+        node.scores.application = lambda raw: 1000.0
+        for topic in topics:
+            node.subscribe(topic, NOW)
+        for number in (1, 2):
+            node.receive(peer(number), subscription(*topics), NOW)
+        names = [b"%d" % number for number in range(500)]
+
+        def named(*groups: list[bytes]) -> list[bytes]:
+            node.heartbeat(NOW)
+            pruned = [
+                pb.ControlPrune(topicID=topic, backoff=60, peers=[pb.PeerInfo(peerID=name) for name in group])
+                for topic, group in zip(topics, groups, strict=False)
+            ]
+            node.receive(peer(1), control(prune=pruned), NOW)
+            for topic in topics:
+                node._meshes._meshes[topic][peer(1)] = None
+            return [each.peer for _, each in node.take_exchanged()]
+
+        self.assertEqual(named(*[names[16 * n :][:16] for n in range(30)]), names[:MAX_PX_TAKEN])
+        node.receive(peer(1), control(prune=[pb.ControlPrune(topicID=TOPIC, peers=[pb.PeerInfo(peerID=b"x")])]), NOW)
+        self.assertEqual(node.take_exchanged(), [], "within the same heartbeat")
+        self.assertEqual(named(*[names[:1] * 16] * 38), names[:1])
+        self.assertEqual(named(names[:3], names[2:5]), names[:5])
+        self.assertEqual(node.counters.exchanged, MAX_PX_TAKEN + 1 + 5)
+
+    def test_too_large_a_record_is_not_taken(self) -> None:
+        node = self.router(1)
+        node.scores.application = lambda raw: 1000.0
+        node.scores.refresh(NOW)
+        records = [bytes(MAX_PX_RECORD), bytes(MAX_PX_RECORD + 1)]
+        named = [pb.PeerInfo(peerID=b"%d" % size, signedPeerRecord=record) for size, record in enumerate(records)]
+        node.receive(peer(1), control(prune=[pb.ControlPrune(topicID=TOPIC, backoff=60, peers=named)]), NOW)
+        self.assertEqual([each.record for _, each in node.take_exchanged()], [records[0], None])
 
     def test_more_than_sixteen_are_cut(self) -> None:
         peers = [pb.PeerInfo(peerID=b"%d" % number) for number in range(40)]
@@ -188,6 +257,23 @@ class Behaviour(RouterCase):
         node.scores.misbehaved(peer(1), 3.0)
         node.receive(peer(1), published(9, seqno=2), NOW)
         self.assertEqual((node.take_deliveries(), node.counters.graylisted), ([], 1))
+
+    def test_floodsub_peers_get_messages_down_to_the_publish_threshold(self) -> None:
+        for times, direct, gets in ((10, False, True), (11, False, False), (11, True, True)):
+            node = node_with([peer(2)] if direct else [], params=GossipParams(flood_publish=False))
+            node.subscribe(TOPIC, NOW)
+            for number, protocol in ((1, MESHSUB_1_1), (2, FLOODSUB)):
+                node.peer_joined(peer(number), protocol, outbound=True)
+                node.receive(peer(number), subscription(TOPIC), NOW)
+            node.scores.misbehaved(peer(2), times)
+            thresholds = node.scores.params.thresholds
+            self.assertEqual(node.score(peer(2)) >= thresholds.publish, times == 10)
+            self.assertGreater(node.score(peer(2)), thresholds.graylist)
+            node.take_sends()
+            node.receive(peer(1), published(9), NOW)
+            self.assertEqual(peer(2) in node.take_sends(), gets, "another's")
+            node.publish(TOPIC, b"x", NOW)
+            self.assertEqual(peer(2) in node.take_sends(), gets, "our own")
 
     def test_forgeries_and_rejected_messages_cost_their_senders(self) -> None:
         node = self.router(3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 
 import attrs
 from hypothesis import given, settings
@@ -83,7 +84,10 @@ class Cache(PureTestCase):
                 cache.shift()
             else:
                 cache.put(b"%d" % number, "t", bytes(size))
-            self.assertEqual(sum(cache._windows), len(cache))
+            self.assertEqual(sum(window.count for window in cache._windows), len(cache))
+            by_topic = [ids for window in reversed(cache._windows) for ids in window.topics.values()]
+            self.assertEqual(sum(by_topic, deque()), cache._order)
+            self.assertTrue(all(by_topic))
             self.assertEqual(len(cache._order), len(cache))
             self.assertLessEqual(cache.size, 1000)
             self.assertLessEqual(sum(map(len, cache.gossip_ids().values())), len(cache))
@@ -171,6 +175,20 @@ class Mesh(PureTestCase):
         for seed in range(20):
             kept = gossip_mesh.keep(members, lambda p: float(p[0]), lambda p: True, GossipParams(), random.Random(seed))
             self.assertLessEqual(best, kept)
+
+    @given(st.lists(st.integers(1, 400), min_size=1, max_size=60), st.integers(60, 2000))
+    @settings(max_examples=200, deadline=None)
+    def test_fair_share(self, sizes, total):
+        share = gossip_mesh.fair_share(sizes, total)
+        told = sum(min(size, share) for size in sizes)
+        self.assertLessEqual(told, total)
+        if told < sum(sizes):
+            self.assertGreater(told + len(sizes), total, "one more each would be too many")
+
+    def test_fair_share_of_few_and_of_none(self) -> None:
+        self.assertEqual(gossip_mesh.fair_share([3, 500, 7], 100), 90)
+        self.assertEqual(gossip_mesh.fair_share([3, 5], 100), 97)
+        self.assertEqual((gossip_mesh.fair_share([], 100), gossip_mesh.fair_share([9] * 300, 100)), (100, 1))
 
     def test_choose(self) -> None:
         rng = random.Random(1)

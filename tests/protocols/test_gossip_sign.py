@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chorus.identity import Identity, KeyType, PeerId, PublicKey
-from chorus.protocols.gossip_rpc import MessageError, decode_message
+from chorus.protocols.gossip_rpc import MessageError, decode_message, forward_frame, message_frame
 from chorus.protocols.gossip_sign import KEY_CACHE, SIGNING_PREFIX, Signer, Verifier
 from chorus.protocols.proto import rpc_pb2 as pb
 from tests.protocols.gossip_network import identity
@@ -129,7 +129,11 @@ class Signing(PureTestCase):
             Verifier(any_key=True).verify(decode_message(message.SerializeToString()))
         self.assertEqual(caught.exception.reason, "no_key")
         message.key = public.to_protobuf()
-        Verifier(any_key=True).verify(decode_message(message.SerializeToString()))
+        raw = message.SerializeToString()
+        Verifier(any_key=True).verify(decode_message(raw))
+        self.assertEqual(
+            forward_frame(raw, decode_message(raw)), message_frame(raw), "and so does the next to verify it"
+        )
 
     def test_key_cache_is_bounded(self) -> None:
         verifier = Verifier(any_key=True)

@@ -7,17 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import formatEvent, globalLogPublisher
 
 from chorus.errors import ChorusError
-from chorus.identity import Identity, PeerId
+from chorus.identity import Identity, KeyType, PeerId, PublicKey
 from chorus.multiformats import varint
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols import peers
 from chorus.protocols.dialing import DialError
-from chorus.protocols.envelope import PeerRecord
+from chorus.protocols.envelope import PEER_RECORD_DOMAIN, PEER_RECORD_TYPE, PeerRecord, signed_bytes
+from chorus.protocols.proto.envelope_pb2 import Envelope
+from chorus.protocols.proto.envelope_pb2 import PeerRecord as Record
 from chorus.protocols.proto.peers_pb2 import Answer
 from chorus.protocols.stream import ProtocolOptions
 from chorus.services.bootstrap import MAX_HEARD, MAX_MEMBERS, RETRY_MAX, Source
@@ -35,6 +39,24 @@ from tests.support import PureTestCase
 
 IDENTITIES = [Identity.from_seed(bytes((number,)) * 32) for number in range(1, 9)]
 CLUSTER = b"\7" * 32
+
+
+def record_on_p521() -> tuple[PeerId, bytes]:
+    """A peer whose key is on that curve, and its record."""
+    private = ec.generate_private_key(ec.SECP521R1())
+    spki = private.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    public = PublicKey(KeyType.ECDSA, spki)
+    peer = PeerId.from_public_key(public)
+    payload = Record(peer_id=peer.raw, seq=1).SerializeToString()
+    signed = signed_bytes(PEER_RECORD_DOMAIN, PEER_RECORD_TYPE, payload)
+    return peer, Envelope(
+        public_key=public.to_protobuf(),
+        payload_type=PEER_RECORD_TYPE,
+        payload=payload,
+        signature=private.sign(signed, ec.ECDSA(hashes.SHA256())),
+    ).SerializeToString()
 
 
 def address_of(identity: Identity) -> Multiaddr:
@@ -385,6 +407,18 @@ class PeersTests(DiscoveryTestCase):
         service.exchanged(source, IDENTITIES[2].peer_id, good)
         self.wait(3)
         self.assertEqual(self.connected(host), {0, 2})
+
+    def test_records_with_expensive_keys_are_refused_unverified(self) -> None:
+        """Members have Ed25519 keys; 38 PRUNEs with sixteen records on P-521 held the reactor for 325 ms."""
+        self.node(0)
+        _, service = self.node(1, contacts=[self.contact(0)], exchange_peers=False)
+        self.wait(3)
+        peer, envelope = record_on_p521()
+        self.assertEqual(PeerRecord.open(envelope, any_key=True).peer_id, peer)
+        self.patch(PublicKey, "verify", lambda *_: self.fail("verified"))
+        service.exchanged(IDENTITIES[0].peer_id, peer, envelope)
+        self.assertEqual(service.counters["exchange_refused"], 1)
+        self.assertEqual(peers.decode_answer(Answer(records=[envelope] * 32).SerializeToString()), [])
 
     def test_records_that_are_passed_on_are_those_of_connected_members(self) -> None:
         _, service = self.node(0)

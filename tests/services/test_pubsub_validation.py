@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from ipaddress import ip_network
 
+import attrs
 from twisted.internet.defer import Deferred
 
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols.gossip_events import Validation
 from chorus.protocols.gossip_params import MAX_PENDING_PER_PEER, GossipParams
 from chorus.protocols.gossip_rpc import Exchanged, Prune, mesh_frames, message_frame
+from chorus.protocols.gossip_score_view import TopicScore
 from chorus.protocols.gossip_sign import Signer
 from chorus.services.pubsub import PubSubService
 from chorus.services.pubsub_topics import VALIDATION_LIMIT, Received
@@ -199,6 +201,7 @@ class View(ServiceCase):
         self.assertEqual(peer["peer_id"], str(one.identity.peer_id))
         self.assertEqual(peer["score"], peer["topics"][TOPIC]["score"])
         self.assertGreater(peer["topics"][TOPIC]["first_deliveries"], 0.9)
+        self.assertEqual(list(peer["topics"][TOPIC]), [field.name for field in attrs.fields(TopicScore)])
         self.assertEqual(document["thresholds"]["graylist"], -200.0)
         self.assertEqual(document["counters"]["delivered"], 1)
 

@@ -68,6 +68,13 @@ class Frames(PureTestCase):
             self.same(object_codec().idontwant_frames(ids), gossip_rpc.idontwant_frames(ids))
             topics = {TOPIC: ids, "other": ids[: count // 2], "none": []}
             self.same(object_codec().ihave_frames(topics), gossip_rpc.ihave_frames(topics))
+            told = {"other": ids[: count // 2], TOPIC: ids}
+            joined = [
+                codec.entry_frames(entry for topic, part in told.items() for entry in codec.ihave_entries(topic, part))
+                for codec in (object_codec(), WIRE)
+            ]
+            self.same(*joined)
+            self.same(joined[0], gossip_rpc.ihave_frames(told))
 
     def test_messages_have_the_size_of_the_signed_ones(self) -> None:
         for size in (0, 1, 127, 128, 1024, 20_000):
@@ -80,6 +87,9 @@ class Frames(PureTestCase):
         self.assertRaises(MessageTooLarge, WIRE.check_sendable, gossip_rpc.message_frame(bytes(65_600)))
         codec = object_codec()
         self.assertRaises(MessageTooLarge, codec.check_sendable, codec.message_frame(raw))
+        self.assertIsNone(codec.forward_frame(raw, codec.decode_message(raw)))
+        small = signer(ALICE.peer_id.raw)(TOPIC, bytes(65_300), bytes(8))
+        self.assertIs(codec.forward_frame(small, codec.decode_message(small)), codec.message_frame(small))
 
 
 class Messages(PureTestCase):
