@@ -34,9 +34,10 @@ from chorus.protocols.gossip_outbox import Outbox
 from chorus.protocols.gossip_params import GossipParams
 from chorus.protocols.gossip_peers import Peer, Peers
 from chorus.protocols.gossip_pending import Pending, PendingMessages
-from chorus.protocols.gossip_rpc import Exchanged, Message, MessageError, topic_of
+from chorus.protocols.gossip_rpc import RPC, Exchanged, Message, MessageError, topic_of
 from chorus.protocols.gossip_score import PeerScores, PeerScoreView
 from chorus.protocols.gossip_score_params import ScoreParams
+from chorus.protocols.gossip_unfinished import Unfinished
 from chorus.protocols.seen import SeenCache
 
 __all__ = ["GossipRouter"]
@@ -294,17 +295,21 @@ class GossipRouter:
 
     def receive(self, peer: bytes, rpc: bytes, now: float) -> None:
         """One RPC, without its length prefix. Raises `PeerError`: its stream should be reset; nothing of it counts."""
-        state = self._peers.get(peer)
+        unfinished = self.begin(peer, rpc, now)
+        while unfinished is not None and self.go_on(peer, unfinished, now):
+            pass
+
+    def begin(self, peer: bytes, rpc: bytes, now: float) -> Unfinished | None:
+        """As `receive`, but no longer than one message takes: what is left, if any, is for `go_on`, before the peer's
+        next RPC."""
+        state = self._heard(peer)
         if state is None:
-            return
-        if self.scores.score(peer) < self.scores.params.thresholds.graylist and not state.direct:
-            self.counters.graylisted += 1
-            return
+            return None
         self.counters.rpcs += 1
         lone = self._codec.lone_message(rpc)
         if lone is not None:
             self._message_received(peer, lone, now)
-            return
+            return None
         decoded = self._codec.decode_rpc(rpc)
         self.counters.passed_over += decoded.passed_over
         state.useless += decoded.passed_over
@@ -312,17 +317,45 @@ class GossipRouter:
             self._subscription_received(peer, state, subscribe, topic, now)
         if decoded.idontwant:
             self._lazy.idontwant_received(state, decoded.idontwant)
-        for raw in decoded.messages:
+        self._outbox.flush()
+        return Unfinished(decoded)
+
+    def go_on(self, peer: bytes, unfinished: Unfinished, now: float) -> bool:
+        """The next step of an RPC: one message, or some of its control. False when that was all: it is done, or the
+        peer has left or is below the graylist threshold by now."""
+        state = self._heard(peer)
+        if state is None:
+            return False
+        raw = next(unfinished.messages, None)
+        if raw is not None:
             self._message_received(peer, raw, now)
-        if decoded.ihave:
-            self._lazy.ihave_received(peer, state, decoded.ihave, now)
-        if decoded.iwant:
-            self._lazy.iwant_received(peer, state, decoded.iwant)
-        for topic in decoded.graft:
+            return True
+        if not unfinished.controlled:
+            unfinished.controlled = True
+            self._control_received(peer, state, unfinished.rpc, now)
+            return True
+        prune = next(unfinished.prunes, None)
+        if prune is None:
+            return False
+        self._take_up(peer, self._meshes.prune_received(peer, state, prune, now))
+        return True
+
+    def _heard(self, peer: bytes) -> Peer | None:
+        state = self._peers.get(peer)
+        if state is None:
+            return None
+        if self.scores.score(peer) < self.scores.params.thresholds.graylist and not state.direct:
+            self.counters.graylisted += 1
+            return None
+        return state
+
+    def _control_received(self, peer: bytes, state: Peer, rpc: RPC, now: float) -> None:
+        if rpc.ihave:
+            self._lazy.ihave_received(peer, state, rpc.ihave, now)
+        if rpc.iwant:
+            self._lazy.iwant_received(peer, state, rpc.iwant)
+        for topic in rpc.graft:
             self._meshes.graft_received(peer, state, topic, now)
-        for prune in decoded.prune:
-            exchanged = self._meshes.prune_received(peer, state, prune, now)
-            self._take_up(peer, exchanged)
         self._outbox.flush()
 
     def _take_up(self, source: bytes, exchanged: Iterable[Exchanged]) -> None:
