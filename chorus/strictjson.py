@@ -31,6 +31,10 @@ MAX_NUMBER_CHARACTERS = 64
 # A string to its end (or to the end of the text), or one bracket. Possessive, so that a text of quotes stays linear.
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_ESCAPED_PAIR = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_ROUND = bytes.maketrans(b"[]{}", b"()()")
+_HALF = "a string holds half of a surrogate pair"
 
 
 class JSONError(UserError):
@@ -55,8 +59,7 @@ def loads(
         text = _text(data, max_bytes)
         _check_depth(text, max_depth)
         value = _DECODER.decode(text)
-        if _ESCAPED_SURROGATE.search(text):
-            _check_surrogates(value)
+        _check_surrogates(text)
     except _Refused as refusal:
         raise error(str(refusal)) from None
     except json.JSONDecodeError as problem:
@@ -79,7 +82,11 @@ def _text(data: bytes | bytearray | memoryview | str, max_bytes: int) -> str:
         raise _Refused(f"longer than {max_bytes} bytes")
     if isinstance(data, str):
         text = data
-        if len(text.encode("utf-8", "surrogatepass")) > max_bytes:
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError:
+            raise _Refused(_HALF) from None
+        if size > max_bytes:
             raise _Refused(f"longer than {max_bytes} bytes")
     else:
         try:
@@ -92,6 +99,8 @@ def _text(data: bytes | bytearray | memoryview | str, max_bytes: int) -> str:
 
 
 def _check_depth(text: str, maximum: int) -> None:
+    if _is_flat(text, maximum):
+        return
     depth = 0
     for token in _TOKEN.finditer(text):
         mark = text[token.start()]
@@ -101,6 +110,21 @@ def _check_depth(text: str, maximum: int) -> None:
                 raise _Refused(f"nested deeper than {maximum} levels")
         elif mark in "]}":
             depth -= 1
+
+
+def _is_flat(text: str, maximum: int) -> bool:
+    """Whether the brackets outside of strings surely close, at most `maximum` deep: a text of nothing but brackets and
+    quotes costs what copying it a few times does. What this does not say of valid JSON is for `_check_depth`."""
+    if "\\" in text:
+        text = text.replace("\\\\", "").replace('\\"', "")
+    outside = "".join(text.split('"')[::2]).encode()
+    brackets = outside.translate(_ROUND, _NO_BRACKETS)
+    for _ in range(maximum):
+        if not brackets:
+            break
+        # Takes the innermost level away, and that alone.
+        brackets = brackets.replace(b"()", b"")
+    return not brackets
 
 
 def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -133,18 +157,14 @@ def _constant(name: str) -> NoReturn:
     raise _Refused(f"{name} is not JSON")
 
 
-def _check_surrogates(value: object) -> None:
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, str):
-            if not item.isascii() and any("\ud800" <= character <= "\udfff" for character in item):
-                raise _Refused("a string holds half of a surrogate pair")
-        elif isinstance(item, list):
-            waiting.extend(item)
-        elif isinstance(item, dict):
-            waiting.extend(item.keys())
-            waiting.extend(item.values())
+def _check_surrogates(text: str) -> None:
+    """Of a text that is JSON: no escape stands for half of a pair."""
+    if not _ESCAPED_SURROGATE.search(text):
+        return
+    # An escaped backslash is none that escapes; something stays in its place, and in that of a pair, so that what stood
+    # apart does not become one.
+    if _ESCAPED_SURROGATE.search(_ESCAPED_PAIR.sub("_", text.replace("\\\\", "_"))):
+        raise _Refused(_HALF)
 
 
 _DECODER = json.JSONDecoder(
