@@ -38,6 +38,7 @@ from chorus.protocols.gossip_rpc import RPC, Exchanged, Message, MessageError, t
 from chorus.protocols.gossip_score import PeerScores, PeerScoreView
 from chorus.protocols.gossip_score_params import ScoreParams
 from chorus.protocols.gossip_unfinished import Unfinished
+from chorus.protocols.gossip_verified import Verified
 from chorus.protocols.seen import SeenCache
 
 __all__ = ["GossipRouter"]
@@ -109,6 +110,7 @@ class GossipRouter:
         """Our subscriptions; the mesh of each stands in `_meshes`."""
         self._message_ids: dict[str, MessageId] = {}
         self._pending = PendingMessages()
+        self._verified = Verified()
         self._heartbeats = 0
         self._deliveries: list[Delivery] = []
         self._arrivals: list[tuple[bytes, str]] = []
@@ -405,7 +407,8 @@ class GossipRouter:
             return
         # The signature comes before the seen cache: a forgery with a message's id must not keep the message out.
         try:
-            self._verify(message)
+            if message not in self._verified:
+                self._verify(message)
         except MessageError as error:
             self.counters.reject(error.reason)
             self.scores.invalid(peer, topic)
@@ -433,19 +436,22 @@ class GossipRouter:
     def _validate(self, peer: bytes, message: Message, message_id: bytes, raw: bytes, now: float) -> None:
         topic = message.topic
         delivery = Delivery(topic, message.origin, message.data, message_id, peer)
-        if self._waits and topic in self._waits and not self._pending.has_room(peer):
+        verdict = Validation.THROTTLE
+        if not self._waits or topic not in self._waits or self._pending.has_room(peer):
+            verdict = self._validators[topic](delivery)
+        promised = self._lazy.promises.kept(message_id, by=peer)
+        if verdict is Validation.THROTTLE:
             # Not seen: a copy of somebody else, or gossip, may find room.
+            self._verified.add(message)
             self.counters.throttled += 1
             return
         self._seen.add(message_id, now)
         if self.params.growing_seqno:
             self._not_passed_on[message_id] = None
-        promised = self._lazy.promises.kept(message_id, by=peer)
         self.scores.arrived(peer, message.origin, message_id, _mark(message), now, promised=promised)
         if len(message.data) >= self.params.idontwant_threshold:
             self._lazy.tell_idontwant(topic, message_id, peer, message.origin)
         frame = self._codec.message_frame(raw)
-        verdict = self._validators[topic](delivery)
         if verdict is Validation.LATER:
             self._pending.add(Pending(delivery, frame))
         else:
@@ -462,7 +468,7 @@ class GossipRouter:
         if verdict is Validation.REJECT:
             self.counters.reject("validator")
             self.scores.rejected(topic, delivery.message_id)
-        elif verdict is Validation.IGNORE:
+        elif verdict is Validation.IGNORE or verdict is Validation.THROTTLE:
             self.counters.ignored += 1
             self.scores.ignored(delivery.message_id)
         else:
@@ -491,6 +497,7 @@ class GossipRouter:
         self._outbox.flush()
         self._lazy.end_heartbeat()
         self._seen.expire(now)
+        self._verified.forget()
 
 
 def _mark(message: Message) -> bytes:
