@@ -52,12 +52,21 @@ def loads(
     *,
     max_bytes: int = MAX_BYTES,
     max_depth: int = MAX_DEPTH,
+    max_containers: int | None = None,
     error: type[ChorusError] = JSONError,
 ) -> JSON:
-    """Parse one document. Raises `error` with one line; peers' protocols pass a `PeerError` of their own."""
+    """Parse one document. Raises `error` with one line; peers' protocols pass a `PeerError` of their own.
+
+    `max_containers`: arrays and objects in all. Where the reactor waits, they should be few: all that live while a text
+    is read make Python's collector go through everything, again and again.
+    """
     try:
         text = _text(data, max_bytes)
-        _check_depth(text, max_depth)
+        brackets = _brackets(text)
+        if max_containers is not None and brackets.count(b"(") > max_containers:
+            raise _Refused(f"more than {max_containers} arrays and objects")
+        if not _is_flat(brackets, max_depth):
+            _check_depth(text, max_depth)
         value = _DECODER.decode(text)
         _check_surrogates(text)
     except _Refused as refusal:
@@ -99,8 +108,6 @@ def _text(data: bytes | bytearray | memoryview | str, max_bytes: int) -> str:
 
 
 def _check_depth(text: str, maximum: int) -> None:
-    if _is_flat(text, maximum):
-        return
     depth = 0
     for token in _TOKEN.finditer(text):
         mark = text[token.start()]
@@ -112,13 +119,16 @@ def _check_depth(text: str, maximum: int) -> None:
             depth -= 1
 
 
-def _is_flat(text: str, maximum: int) -> bool:
-    """Whether the brackets outside of strings surely close, at most `maximum` deep: a text of nothing but brackets and
-    quotes costs what copying it a few times does. What this does not say of valid JSON is for `_check_depth`."""
+def _brackets(text: str) -> bytes:
+    """Those outside of the strings of valid JSON, made round: a text of nothing but brackets and quotes costs what
+    copying it a few times does."""
     if "\\" in text:
         text = text.replace("\\\\", "").replace('\\"', "")
-    outside = "".join(text.split('"')[::2]).encode()
-    brackets = outside.translate(_ROUND, _NO_BRACKETS)
+    return "".join(text.split('"')[::2]).encode().translate(_ROUND, _NO_BRACKETS)
+
+
+def _is_flat(brackets: bytes, maximum: int) -> bool:
+    """Whether they surely close, at most `maximum` deep. What this does not say of valid JSON is for `_check_depth`."""
     for _ in range(maximum):
         if not brackets:
             break

@@ -90,6 +90,12 @@ class StrictJSONTests(PureTestCase):
         else:
             self.assertEqual(loads(f'["{text}"]'), value)
 
+    def test_arrays_and_objects_in_all(self) -> None:
+        text = b'{"[[[": [[], {}, "[{\\"["]}'
+        self.assertEqual(loads(text, max_containers=4), {"[[[": [[], {}, '[{"[']})
+        self.refuse(text, "more than 3 arrays and objects", max_containers=3)
+        self.assertEqual(len(loads(b"[" + b"[]," * 100_000 + b"0]")), 100_001, "where nobody says how many")  # type: ignore[arg-type]
+
     def test_the_dearest_text_of_32_kib(self) -> None:
         """As long as a message of pub/sub may be; the reactor waits for it."""
         pair = r'["\ud83d\ude00",'

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from chorus.messages.envelope import MAX_DEPTH, MAX_MESSAGE, Envelope
+from chorus.messages.envelope import MAX_CONTAINERS, MAX_DEPTH, MAX_MESSAGE, Envelope
 from chorus.messages.fields import PEER, Member, members_of
 from chorus.messages.payload import Payload
 from chorus.messages.rates import OWN, RELAYED
@@ -52,7 +52,8 @@ def page() -> str:
         f"{len(PAYLOADS)} types. Each is said on the topic named here unless its sender names another of its own.\n",
         _table(("type", "what for", "topic"), types),
         "## The envelope\n",
-        f"A JSON object of at most {MAX_MESSAGE // 1024} KiB, arrays and objects at most {MAX_DEPTH} deep, as UTF-8.\n",
+        f"A JSON object of at most {MAX_MESSAGE // 1024} KiB, arrays and objects at most {MAX_DEPTH} deep and "
+        f"{MAX_CONTAINERS:,} in all, as UTF-8.\n",
         _members_table(envelope_rows()),
         *map(_section, PAYLOADS.values()),
     ]
