@@ -31,6 +31,10 @@ MAX_NUMBER_CHARACTERS = 64
 # A string to its end (or to the end of the text), or one bracket. Possessive, so that a text of quotes stays linear.
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_ESCAPED_PAIR = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_ROUND = bytes.maketrans(b"[]{}", b"()()")
+_HALF = "a string holds half of a surrogate pair"
 
 
 class JSONError(UserError):
@@ -48,15 +52,23 @@ def loads(
     *,
     max_bytes: int = MAX_BYTES,
     max_depth: int = MAX_DEPTH,
+    max_containers: int | None = None,
     error: type[ChorusError] = JSONError,
 ) -> JSON:
-    """Parse one document. Raises `error` with one line; peers' protocols pass a `PeerError` of their own."""
+    """Parse one document. Raises `error` with one line; peers' protocols pass a `PeerError` of their own.
+
+    `max_containers`: arrays and objects in all. Where the reactor waits, they should be few: all that live while a text
+    is read make Python's collector go through everything, again and again.
+    """
     try:
         text = _text(data, max_bytes)
-        _check_depth(text, max_depth)
+        brackets = _brackets(text)
+        if max_containers is not None and brackets.count(b"(") > max_containers:
+            raise _Refused(f"more than {max_containers} arrays and objects")
+        if not _is_flat(brackets, max_depth):
+            _check_depth(text, max_depth)
         value = _DECODER.decode(text)
-        if _ESCAPED_SURROGATE.search(text):
-            _check_surrogates(value)
+        _check_surrogates(text)
     except _Refused as refusal:
         raise error(str(refusal)) from None
     except json.JSONDecodeError as problem:
@@ -79,7 +91,11 @@ def _text(data: bytes | bytearray | memoryview | str, max_bytes: int) -> str:
         raise _Refused(f"longer than {max_bytes} bytes")
     if isinstance(data, str):
         text = data
-        if len(text.encode("utf-8", "surrogatepass")) > max_bytes:
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError:
+            raise _Refused(_HALF) from None
+        if size > max_bytes:
             raise _Refused(f"longer than {max_bytes} bytes")
     else:
         try:
@@ -101,6 +117,24 @@ def _check_depth(text: str, maximum: int) -> None:
                 raise _Refused(f"nested deeper than {maximum} levels")
         elif mark in "]}":
             depth -= 1
+
+
+def _brackets(text: str) -> bytes:
+    """Those outside of the strings of valid JSON, made round: a text of nothing but brackets and quotes costs what
+    copying it a few times does."""
+    if "\\" in text:
+        text = text.replace("\\\\", "").replace('\\"', "")
+    return "".join(text.split('"')[::2]).encode().translate(_ROUND, _NO_BRACKETS)
+
+
+def _is_flat(brackets: bytes, maximum: int) -> bool:
+    """Whether they surely close, at most `maximum` deep. What this does not say of valid JSON is for `_check_depth`."""
+    for _ in range(maximum):
+        if not brackets:
+            break
+        # Takes the innermost level away, and that alone.
+        brackets = brackets.replace(b"()", b"")
+    return not brackets
 
 
 def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -133,18 +167,14 @@ def _constant(name: str) -> NoReturn:
     raise _Refused(f"{name} is not JSON")
 
 
-def _check_surrogates(value: object) -> None:
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, str):
-            if not item.isascii() and any("\ud800" <= character <= "\udfff" for character in item):
-                raise _Refused("a string holds half of a surrogate pair")
-        elif isinstance(item, list):
-            waiting.extend(item)
-        elif isinstance(item, dict):
-            waiting.extend(item.keys())
-            waiting.extend(item.values())
+def _check_surrogates(text: str) -> None:
+    """Of a text that is JSON: no escape stands for half of a pair."""
+    if not _ESCAPED_SURROGATE.search(text):
+        return
+    # An escaped backslash is none that escapes; something stays in its place, and in that of a pair, so that what stood
+    # apart does not become one.
+    if _ESCAPED_SURROGATE.search(_ESCAPED_PAIR.sub("_", text.replace("\\\\", "_"))):
+        raise _Refused(_HALF)
 
 
 _DECODER = json.JSONDecoder(

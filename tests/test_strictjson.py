@@ -12,6 +12,12 @@ from chorus.strictjson import JSONError, canonical, loads
 from tests.support import PureTestCase
 
 
+def depth_of(value: object) -> int:
+    if isinstance(value, dict):
+        return 1 + max(map(depth_of, value.values()), default=0)
+    return 1 + max(map(depth_of, value), default=0) if isinstance(value, list) else 0
+
+
 class StrictJSONTests(PureTestCase):
     def refuse(self, data: bytes | str, *words: str, **options: int) -> None:
         with self.assertRaises(JSONError) as caught:
@@ -52,6 +58,56 @@ class StrictJSONTests(PureTestCase):
         self.assertEqual(loads('["' + "[" * 100 + '\\"["]'), ["[" * 100 + '"['])
         self.refuse(b"[[]]", "deeper than 1", max_depth=1)
 
+    @settings(deadline=None, max_examples=500)
+    @given(
+        st.text(alphabet='{}[]":,\\a', max_size=40)
+        | st.text(alphabet='[]"\\', max_size=12).map(lambda text: f"[{text}]"),
+        st.integers(1, 5),
+    )
+    def test_depth_of_any_text(self, text: str, maximum: int) -> None:
+        try:
+            depth = depth_of(json.loads(text))
+        except ValueError:
+            return
+        if depth > maximum:
+            self.refuse(text, "deeper", max_depth=maximum)
+        else:
+            loads(text, max_depth=maximum)
+
+    @settings(deadline=None, max_examples=500)
+    @given(
+        st.lists(st.sampled_from(["\\ud83d", "\\ude00", "\\\\", "\\u", "u", "d83d", "x", '\\"']), max_size=8).map(
+            "".join
+        )
+    )
+    def test_surrogates_in_any_text(self, text: str) -> None:
+        try:
+            value = json.loads(f'["{text}"]')
+        except ValueError:
+            return
+        if any("\ud800" <= character <= "\udfff" for character in value[0]):
+            self.refuse(f'["{text}"]', "surrogate")
+        else:
+            self.assertEqual(loads(f'["{text}"]'), value)
+
+    def test_arrays_and_objects_in_all(self) -> None:
+        text = b'{"[[[": [[], {}, "[{\\"["]}'
+        self.assertEqual(loads(text, max_containers=4), {"[[[": [[], {}, '[{"[']})
+        self.refuse(text, "more than 3 arrays and objects", max_containers=3)
+        self.assertEqual(len(loads(b"[" + b"[]," * 100_000 + b"0]")), 100_001, "where nobody says how many")  # type: ignore[arg-type]
+
+    def test_the_dearest_text_of_32_kib(self) -> None:
+        """As long as a message of pub/sub may be; the reactor waits for it."""
+        pair = r'["\ud83d\ude00",'
+        for start, item in (("[", "[]"), ("[", "1"), ("[", "1e1"), (pair, "[{}]"), (pair, '{"":0}'), ("[", r'"\""')):
+            text = start + ",".join([item] * (32_000 // (len(item) + 1))) + "]"
+            spent = []
+            for _ in range(5):
+                started = time.process_time()
+                loads(text.encode(), max_depth=8)
+                spent.append(time.process_time() - started)
+            self.assertLess(min(spent), 0.006, item)
+
     def test_length(self) -> None:
         self.refuse(b" " * 11, "longer than 10", max_bytes=10)
         self.refuse("ä" * 6, "longer than 10", max_bytes=10)
@@ -60,7 +116,15 @@ class StrictJSONTests(PureTestCase):
     def test_surrogates(self) -> None:
         for text in (b'"\\ud800"', b'"\\udc00\\ud800"', b'{"\\uDbff": 1}', b'[[{"a": "\\udfff"}]]'):
             self.refuse(text, "surrogate")
+        for text in (
+            b'"\\ud83d\\\\\\ude00"',
+            b'"\\ud83d\\ud83d\\ude00\\ude00"',
+            b'"\\ud83d \\ude00"',
+            '"\ud83d\ude00"',
+        ):
+            self.refuse(text, "surrogate")
         self.assertEqual(loads(b'"\\ud83d\\ude00"'), "\U0001f600")
+        self.assertEqual(loads(b'"\\\\ud800"'), "\\ud800")
 
     def test_encoding(self) -> None:
         self.refuse(b"\xff", "UTF-8")

@@ -22,7 +22,7 @@ from chorus.messages.coordination import (
 from chorus.messages.council import CouncilBrief, CouncilClaim, CouncilOpportunity
 from chorus.messages.decisions import ContextRequest, ContextUpdate, DecisionAnnouncement, DecisionVote
 from chorus.messages.election import Candidacy, ElectionPresence, ElectionResult, IAmAdmin, WhoIsAdmin
-from chorus.messages.envelope import MAX_DEPTH, MAX_MESSAGE, Envelope, decode, encode
+from chorus.messages.envelope import MAX_CONTAINERS, MAX_DEPTH, MAX_MESSAGE, Envelope, decode, encode
 from chorus.messages.errors import BadEnvelope, ForeignSender, UnknownType
 from chorus.messages.fields import MAX_NAME, MAX_NAMES, MAX_TEXT, MAX_TITLE, cut
 from chorus.messages.health import HealthReport
@@ -38,6 +38,7 @@ __all__ = [
     "DECISIONS",
     "ELECTION",
     "HEALTH",
+    "MAX_CONTAINERS",
     "MAX_DEPTH",
     "MAX_MESSAGE",
     "MAX_NAME",

@@ -23,6 +23,10 @@ MAX_MESSAGE: Final = 32 * 1024
 MAX_DEPTH: Final = 8
 """Arrays and objects inside one another, the envelope included."""
 
+MAX_CONTAINERS: Final = 256
+"""Arrays and objects in all; the types of today have no more than a dozen. Thousands at a time would set off Python's
+collector, which then goes through all that the node holds."""
+
 _TYPE: Final = Word("a type: a letter, then up to 63 letters, digits and . _", "[A-Za-z][A-Za-z0-9_.]*", 64)
 _ID: Final = Word("8 to 64 letters, digits and - _", "[0-9A-Za-z_-]+", 64, 8)
 
@@ -63,7 +67,9 @@ def decode(raw: bytes, sender: PeerId | str) -> Envelope:
     Raises `UnknownType` for a well-formed envelope of another version, `ForeignSender` when it speaks in another
     node's name, else `BadEnvelope`.
     """
-    whole = strictjson.loads(raw, max_bytes=MAX_MESSAGE, max_depth=MAX_DEPTH, error=BadEnvelope)
+    whole = strictjson.loads(
+        raw, max_bytes=MAX_MESSAGE, max_depth=MAX_DEPTH, max_containers=MAX_CONTAINERS, error=BadEnvelope
+    )
     if not isinstance(whole, dict):
         raise BadEnvelope("an envelope is a JSON object")
     arguments = _arguments(Envelope, whole, "")

@@ -1,7 +1,9 @@
-"""How much is heard of one peer: token buckets, with a memory of how far they are overdrawn."""
+"""How much is heard of one peer: token buckets, with a memory of how far they are overdrawn. A token is a message, or
+each KiB that it begins: what a message costs a node grows with both."""
 
 from __future__ import annotations
 
+from math import exp
 from typing import Final
 
 import attrs
@@ -12,6 +14,14 @@ MAX_PEERS: Final = 16384
 MAX_AGE: Final = 900
 """Seconds between a message's own time and ours, either way, beyond which it is not heard: what members said before a
 node came must not be played to it, and clocks of members agree better than that."""
+
+UNIT: Final = 1024
+"""Bytes that a token pays for. Nearly all messages are shorter; the longest takes 32."""
+
+
+def cost(size: int) -> int:
+    """Tokens of a message of `size` bytes."""
+    return max(1, -(-size // UNIT))
 
 
 @attrs.frozen
@@ -24,18 +34,21 @@ class Rate:
 
 
 OWN: Final = Rate(per_second=200.0, burst=2000.0, depth=1000.0)
-"""Messages that a connected publisher says itself: a scheduler of fifty tasks a second says four words of each. What it
-overdraws is held against it, and forgiven five seconds after it ends."""
+"""What a connected publisher says itself: a scheduler of fifty tasks a second says four words of each, all below a KiB.
+What it overdraws is held against it, and forgiven five seconds after it ends."""
 
 THROUGH_OTHERS: Final = Rate(per_second=200.0, burst=2000.0)
-"""Messages of one publisher that others pass on: who floods many neighbours a little is no more heard for it."""
+"""What others pass on of one publisher: who floods many neighbours a little is no more heard for it."""
 
 RELAYED: Final = Rate(per_second=1000.0, burst=5000.0)
-"""Messages that one peer passes on: a bound on what it can make us check. Nobody is blamed for others' words."""
+"""What one peer passes on: a bound on what it can make us read. Nobody is blamed for others' words."""
 
 NEWCOMERS: Final = Rate(per_second=4.0, burst=256.0)
-"""Publishers that nobody connected here is, and that were not heard before, from one peer: a node that joins a thousand
-others hears of all of them within minutes, and invented ones are few."""
+"""Publishers (a token each) that nobody connected here is, and that were not heard before, from one peer: a node that
+joins a thousand others hears of all of them within minutes, and invented ones are few."""
+
+SHARE_MEMORY: Final = 10.0
+"""Seconds: what a publisher has said counts for its share as long as this, on average."""
 
 
 class Buckets:
@@ -56,11 +69,38 @@ class Buckets:
         level, at = self._levels.get(peer, (rate.burst, now))
         return min(rate.burst, level + (now - at) * rate.per_second)
 
-    def spend(self, peer: bytes, now: float) -> float:
-        """One was taken; what is left, below 0 when it was one too many."""
-        left = self.level(peer, now) - 1.0
+    def spend(self, peer: bytes, now: float, tokens: float = 1.0) -> float:
+        """What is left after `tokens`, below 0 when they were too many. Then they are taken as far as the bucket can be
+        overdrawn; where it cannot, nothing is: who is asked faster than it fills still lets through what it may."""
+        level = self.level(peer, now)
+        left = level - tokens
+        kept = left if left >= 0 else max(-self.rate.depth, left) if self.rate.depth else level
         self._levels.pop(peer, None)
-        self._levels[peer] = (max(-self.rate.depth, left), now)
+        self._levels[peer] = (kept, now)
         if len(self._levels) > MAX_PEERS:
             del self._levels[next(iter(self._levels))]
         return left
+
+
+class Usage:
+    """How much each publisher has had lately; it fades within `SHARE_MEMORY`."""
+
+    __slots__ = ("_used",)
+
+    def __init__(self) -> None:
+        self._used: dict[bytes, tuple[float, float]] = {}
+        """Publisher → tokens, and when that was."""
+
+    def __len__(self) -> int:
+        return len(self._used)
+
+    def of(self, publisher: bytes, now: float) -> float:
+        used, at = self._used.get(publisher, (0.0, now))
+        return used * exp((at - now) / SHARE_MEMORY)
+
+    def add(self, publisher: bytes, now: float, tokens: float) -> None:
+        used = self.of(publisher, now) + tokens
+        self._used.pop(publisher, None)
+        self._used[publisher] = (used, now)
+        if len(self._used) > MAX_PEERS:
+            del self._used[next(iter(self._used))]

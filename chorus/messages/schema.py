@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from chorus.messages.envelope import MAX_DEPTH, MAX_MESSAGE, Envelope
+from chorus.messages.envelope import MAX_CONTAINERS, MAX_DEPTH, MAX_MESSAGE, Envelope
 from chorus.messages.fields import PEER, Member, members_of
 from chorus.messages.types import PAYLOADS
 
@@ -37,7 +37,8 @@ def envelope_schema() -> dict[str, JSON]:
     return {
         "$schema": DIALECT,
         "title": "Envelope",
-        "description": f"One message: at most {MAX_MESSAGE} bytes, arrays and objects at most {MAX_DEPTH} deep.",
+        "description": f"One message: at most {MAX_MESSAGE} bytes, arrays and objects at most {MAX_DEPTH} deep and "
+        f"{MAX_CONTAINERS} in all.",
         **properties,
         "allOf": rules,
         "$defs": {name: _without_dialect(payload_schema(payload)) for name, payload in PAYLOADS.items()},

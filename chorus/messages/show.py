@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from chorus.messages.envelope import MAX_DEPTH, MAX_MESSAGE, Envelope
+from chorus.messages.envelope import MAX_CONTAINERS, MAX_DEPTH, MAX_MESSAGE, Envelope
 from chorus.messages.fields import PEER, Member, members_of
 from chorus.messages.payload import Payload
+from chorus.messages.rates import OWN, RELAYED
 from chorus.messages.schema import description
 from chorus.messages.topics import DYNAMIC, MAX_ISSUE, MAX_JOINED_TOPICS, MAX_PROFILE_TOPICS, MAX_VARIABLE, STATIC
 from chorus.messages.types import PAYLOADS
@@ -51,7 +52,8 @@ def page() -> str:
         f"{len(PAYLOADS)} types. Each is said on the topic named here unless its sender names another of its own.\n",
         _table(("type", "what for", "topic"), types),
         "## The envelope\n",
-        f"A JSON object of at most {MAX_MESSAGE // 1024} KiB, arrays and objects at most {MAX_DEPTH} deep, as UTF-8.\n",
+        f"A JSON object of at most {MAX_MESSAGE // 1024} KiB, arrays and objects at most {MAX_DEPTH} deep and "
+        f"{MAX_CONTAINERS:,} in all, as UTF-8.\n",
         _members_table(envelope_rows()),
         *map(_section, PAYLOADS.values()),
     ]
@@ -90,7 +92,7 @@ _TAKES_PART = {
     "project": "whoever joins it, while it is needed",
 }
 
-_INTRODUCTION = """# Messages
+_INTRODUCTION = f"""# Messages
 
 What nodes say to each other over pub/sub: one JSON envelope, and a payload (`data`) for each type. This page is
 generated (`scripts/gen-docs`). `chorus messages` prints the list, `chorus messages TYPE` a type,
@@ -105,6 +107,10 @@ generated (`scripts/gen-docs`). `chorus messages` prints the list, `chorus messa
 - A member with the value `null` is a missing one.
 - Payloads name published things by their UCXL address and never hold what is there.
 - Texts that people may have written (names, titles, sentences, addresses) pass the redactor of the sender.
+- Each KiB that a message begins counts as one. A node hears {OWN.burst:,.0f} of one sender at once and
+  {OWN.per_second:,.0f} a second for long; what is more is held against it, and through others it is heard no more. Of
+  what one neighbour passes on it hears {RELAYED.burst:,.0f} and {RELAYED.per_second:,.0f} a second; no sender
+  has more of that than is left for all others, and what finds no room may still come through another neighbour.
 """
 
 _NAMES = f"""

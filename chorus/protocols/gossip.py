@@ -35,10 +35,12 @@ from chorus.protocols.gossip_outbox import Outbox
 from chorus.protocols.gossip_params import GossipParams
 from chorus.protocols.gossip_peers import Peer, Peers
 from chorus.protocols.gossip_pending import Pending, PendingMessages
-from chorus.protocols.gossip_rpc import Exchanged, Message, MessageError, topic_of
+from chorus.protocols.gossip_rpc import RPC, Exchanged, Message, MessageError, topic_of
 from chorus.protocols.gossip_score import PeerScores
 from chorus.protocols.gossip_score_params import ScoreParams
 from chorus.protocols.gossip_score_view import PeerScoreView
+from chorus.protocols.gossip_unfinished import Unfinished
+from chorus.protocols.gossip_verified import Verified
 from chorus.protocols.seen import SeenCache
 
 __all__ = ["GossipRouter"]
@@ -110,6 +112,7 @@ class GossipRouter:
         """Our subscriptions; the mesh of each stands in `_meshes`."""
         self._message_ids: dict[str, MessageId] = {}
         self._pending = PendingMessages()
+        self._verified = Verified()
         self._heartbeats = 0
         self._deliveries: list[Delivery] = []
         self._arrivals: list[tuple[bytes, str]] = []
@@ -304,17 +307,21 @@ class GossipRouter:
 
     def receive(self, peer: bytes, rpc: bytes, now: float) -> None:
         """One RPC, without its length prefix. Raises `PeerError`: its stream should be reset; nothing of it counts."""
-        state = self._peers.get(peer)
+        unfinished = self.begin(peer, rpc, now)
+        while unfinished is not None and self.go_on(peer, unfinished, now):
+            pass
+
+    def begin(self, peer: bytes, rpc: bytes, now: float) -> Unfinished | None:
+        """As `receive`, but no longer than one message takes: what is left, if any, is for `go_on`, before the peer's
+        next RPC."""
+        state = self._heard(peer)
         if state is None:
-            return
-        if self.scores.score(peer) < self.scores.params.thresholds.graylist and not state.direct:
-            self.counters.graylisted += 1
-            return
+            return None
         self.counters.rpcs += 1
         lone = self._codec.lone_message(rpc)
         if lone is not None:
             self._message_received(peer, state, lone, now)
-            return
+            return None
         decoded = self._codec.decode_rpc(rpc)
         self.counters.passed_over += decoded.passed_over
         state.useless += decoded.passed_over
@@ -322,17 +329,45 @@ class GossipRouter:
             self._subscription_received(peer, state, subscribe, topic, now)
         if decoded.idontwant:
             self._lazy.idontwant_received(state, decoded.idontwant)
-        for raw in decoded.messages:
+        self._outbox.flush()
+        return Unfinished(decoded)
+
+    def go_on(self, peer: bytes, unfinished: Unfinished, now: float) -> bool:
+        """The next step of an RPC: one message, or some of its control. False when that was all: it is done, or the
+        peer has left or is below the graylist threshold by now."""
+        state = self._heard(peer)
+        if state is None:
+            return False
+        raw = next(unfinished.messages, None)
+        if raw is not None:
             self._message_received(peer, state, raw, now)
-        if decoded.ihave:
-            self._lazy.ihave_received(peer, state, decoded.ihave, now)
-        if decoded.iwant:
-            self._lazy.iwant_received(peer, state, decoded.iwant)
-        for topic in decoded.graft:
+            return True
+        if not unfinished.controlled:
+            unfinished.controlled = True
+            self._control_received(peer, state, unfinished.rpc, now)
+            return True
+        prune = next(unfinished.prunes, None)
+        if prune is None:
+            return False
+        self._take_up(peer, self._meshes.prune_received(peer, state, prune, now))
+        return True
+
+    def _heard(self, peer: bytes) -> Peer | None:
+        state = self._peers.get(peer)
+        if state is None:
+            return None
+        if self.scores.score(peer) < self.scores.params.thresholds.graylist and not state.direct:
+            self.counters.graylisted += 1
+            return None
+        return state
+
+    def _control_received(self, peer: bytes, state: Peer, rpc: RPC, now: float) -> None:
+        if rpc.ihave:
+            self._lazy.ihave_received(peer, state, rpc.ihave, now)
+        if rpc.iwant:
+            self._lazy.iwant_received(peer, state, rpc.iwant)
+        for topic in rpc.graft:
             self._meshes.graft_received(peer, state, topic, now)
-        for prune in decoded.prune:
-            exchanged = self._meshes.prune_received(peer, state, prune, now)
-            self._take_up(peer, exchanged)
         self._outbox.flush()
 
     def _take_up(self, source: bytes, exchanged: Iterable[Exchanged]) -> None:
@@ -386,7 +421,8 @@ class GossipRouter:
             return
         # The signature comes before the seen cache: a forgery with a message's id must not keep the message out.
         try:
-            self._verify(message)
+            if message not in self._verified:
+                self._verify(message)
         except MessageError as error:
             self.counters.reject(error.reason)
             self.scores.invalid(peer, topic)
@@ -419,8 +455,12 @@ class GossipRouter:
     def _validate(self, peer: bytes, message: Message, message_id: bytes, raw: bytes, now: float) -> None:
         topic = message.topic
         delivery = Delivery(topic, message.origin, message.data, message_id, peer)
-        if self._waits and topic in self._waits and not self._pending.has_room(peer):
+        verdict = Validation.THROTTLE
+        if not self._waits or topic not in self._waits or self._pending.has_room(peer):
+            verdict = self._validators[topic](delivery)
+        if verdict is Validation.THROTTLE:
             # Not seen: a copy of somebody else, or gossip, may find room.
+            self._verified.add(message)
             self.counters.throttled += 1
             self._lazy.promises.sent(message_id, peer)
             return
@@ -432,7 +472,6 @@ class GossipRouter:
         if len(message.data) >= self.params.idontwant_threshold:
             self._lazy.tell_idontwant(topic, message_id, peer, message.origin)
         frame = self._codec.forward_frame(raw, message)
-        verdict = self._validators[topic](delivery)
         if verdict is Validation.LATER:
             self._pending.add(Pending(delivery, frame))
         else:
@@ -449,7 +488,7 @@ class GossipRouter:
         if verdict is Validation.REJECT:
             self.counters.reject("validator")
             self.scores.rejected(topic, delivery.message_id)
-        elif verdict is Validation.IGNORE:
+        elif verdict is Validation.IGNORE or verdict is Validation.THROTTLE:
             self.counters.ignored += 1
             source = self._peers.get(delivery.source)
             if source is not None:
@@ -483,6 +522,7 @@ class GossipRouter:
         self._outbox.flush()
         self._lazy.end_heartbeat()
         self._seen.expire(now)
+        self._verified.forget()
 
 
 def _mark(message: Message) -> bytes:

@@ -27,6 +27,9 @@ class Validation(enum.Enum):
     """Invalid whoever looks at it: its sender should not have passed it on."""
     IGNORE = "ignore"
     """Not wanted here (late, unknown); nobody's fault."""
+    THROTTLE = "throttle"
+    """Not from this peer now: it is not seen, so that a copy of somebody else, or gossip, may find room. Said at once;
+    after `LATER`, when other copies have come and gone, it is `IGNORE`."""
     LATER = "later"
     """Not known yet: the validator will tell the router with `validated`."""
 
@@ -85,7 +88,7 @@ class Counters:
     graylisted: int = 0
     """RPCs of peers whose score is below the graylist threshold."""
     throttled: int = 0
-    """Messages passed over because too many await their validators."""
+    """Messages passed over because too many await their validators, or too many came from that peer."""
     ihave_ignored: int = 0
     iwant_sent: int = 0
     iwant_served: int = 0

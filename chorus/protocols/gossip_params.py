@@ -39,9 +39,8 @@ MAX_MESH_CONTROL: Final = 2 * MAX_TOPICS_PER_PEER
 """GRAFT and PRUNE entries in one RPC: one of each for every topic a peer can have."""
 
 MAX_MESSAGES: Final = 512
-"""Messages in one RPC, which is worked off in one reactor turn. Valid ones cost up to 60 µs each where a signature
-check costs 40, so a full RPC stays well below 50 ms; an answer to one IWANT of ours (at most `MAX_CONTROL` of ids) is
-two thirds of it."""
+"""Messages in one RPC. It is worked off in as many reactor turns as they take (`gossip_unfinished`), and kept until
+then; an answer to one IWANT of ours (at most `MAX_CONTROL` of ids) is two thirds of it."""
 
 MAX_ID_BYTES: Final = 128
 """Of a message id in IHAVE or IWANT; the longest that StrictSign gives is 50."""

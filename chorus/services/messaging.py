@@ -25,7 +25,8 @@ from chorus.messages import (
     may_be_said,
     redacted,
 )
-from chorus.messages.rates import MAX_AGE, NEWCOMERS, OWN, RELAYED, THROUGH_OTHERS, Buckets
+from chorus.messages.hearing import Hearing, Room
+from chorus.messages.rates import MAX_AGE, OWN, cost
 from chorus.messages.topics import MAX_JOINED_TOPICS, STATIC, BadTopic, TooManyTopics, pattern_of
 from chorus.protocols.gossip_events import Validation
 from chorus.seams import MembersMayAll
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
 
 MAX_COUNTED_TYPES: Final = 64
 """Unknown types counted by name; what comes after is counted together under `other`."""
-
-MAX_AUTHORS: Final = 16384
-"""Publishers that are not connected and are remembered as heard before; the one heard longest ago leaves first."""
 
 Heard = Callable[[Envelope, "Received"], None]
 
@@ -90,15 +88,7 @@ class Messaging:
     ) -> None:
         self.peer_id = peer_id
         self.counters = MessageCounters()
-        self._own = Buckets(OWN)
-        """Of connected publishers, by what they say themselves; and our own."""
-        self._through_others = Buckets(THROUGH_OTHERS)
-        """Of publishers, by what others pass on of theirs."""
-        self._relayed = Buckets(RELAYED)
-        """Of peers, by what they pass on."""
-        self._newcomers = Buckets(NEWCOMERS)
-        self._authors: dict[bytes, None] = {}
-        """Publishers that are not connected and were let in, the one heard longest ago first."""
+        self._hearing = Hearing()
         pubsub.set_application_score(self._overdraft)
         self._pubsub = pubsub
         self._redactor = redactor
@@ -112,8 +102,8 @@ class Messaging:
         self._joined: dict[str, int] = {}
         """Topics of `join`, and how many want each."""
         self._leave: dict[str, Callable[[], None]] = {}
-        self._last: tuple[bytes, Envelope | None] = (b"", None)
-        """The message that was validated last: it is usually the one delivered next."""
+        self._last: tuple[bytes, Envelope | UnknownType | None] = (b"", None)
+        """The message that was validated last, and what it is: it is usually the one delivered next."""
 
     def now(self) -> int:
         """Unix seconds, as they stand in payloads."""
@@ -188,8 +178,10 @@ class Messaging:
             **members,
         )
         envelope = redacted(envelope, lambda text: self._redactor.redact(text, context=f"pubsub.{payload.TYPE}")[0])
-        self._pubsub.publish(topic, encode(envelope))
-        self._own.spend(self.peer_id.raw, self._pubsub.seconds())
+        raw = encode(envelope)
+        self._pubsub.publish(topic, raw)
+        me = self.peer_id.raw
+        self._hearing.take(me, me, cost(len(raw)), self._pubsub.seconds(), connected=True)
         self.counters.sent += 1
 
     def announce_task(self, document: Document) -> None:
@@ -198,7 +190,7 @@ class Messaging:
         Never fails: news that cannot be said is logged. Where this node has said so much that others would begin to
         take it for a flood, news is kept to itself: the journal has it, and what else we say must be heard.
         """
-        if self._own.level(self.peer_id.raw, self._pubsub.seconds()) < OWN.burst / 2:
+        if self._hearing.own(self.peer_id.raw, self._pubsub.seconds()) < OWN.burst / 2:
             self.counters.held_back += 1
             return
         try:
@@ -223,75 +215,59 @@ class Messaging:
         Nonsense is rejected: whoever passed it on should have seen it. Words of strangers and words in the wrong place
         are ignored, which keeps them from spreading but blames nobody: who is a member, and what may be said where, a
         neighbour may know differently for a while (news of an exclusion on its way, a newer version). So are the words
-        of who says too much, who pays for it itself (`_overdraft`). Unknown types are accepted, for the nodes that
-        know them.
+        of who says too much, who pays for it itself (`_overdraft`). What its relay alone brings too much of is not
+        lost: another peer's copy may find room. Unknown types are accepted, for the nodes that know them.
         """
         self._last = (received.id, None)
         if not self._roles.is_member(str(received.from_peer)):
             self.counters.strangers += 1
             return Validation.IGNORE
-        envelope: Envelope | None = None
+        now, author, tokens = self._pubsub.seconds(), received.from_peer, cost(len(received.data))
+        source = received.source or author
+        connected = source == author or self._pubsub.is_connected(author)
+        # First of all: what there is no room for costs no more than its signature.
+        room = self._hearing.room(author.raw, source.raw, tokens, now, connected=connected)
+        if room is not Room.FREE:
+            self.counters.flooded += 1
+            return Validation.THROTTLE if room is Room.RELAY else Validation.IGNORE
+        said: Envelope | UnknownType
         try:
-            envelope = decode(received.data, received.from_peer)
-            timestamp = envelope.timestamp
+            said = decode(received.data, author)
         except UnknownType as error:
-            timestamp = error.timestamp
+            said = error
         except ForeignSender:
             self.counters.foreign += 1
             return Validation.REJECT
         except BadEnvelope:
             self.counters.refused += 1
             return Validation.REJECT
-        if abs(self.now() - timestamp) > MAX_AGE:
+        if abs(self.now() - said.timestamp) > MAX_AGE:
             self.counters.stale += 1
             return Validation.IGNORE
-        if self._too_much(received):
-            self.counters.flooded += 1
+        self._hearing.take(author.raw, source.raw, tokens, now, connected=connected)
+        if isinstance(said, Envelope) and not may_be_said(said.data, received.topic):
+            self.counters.misplaced += 1
             return Validation.IGNORE
-        if envelope is not None:
-            if not may_be_said(envelope.data, received.topic):
-                self.counters.misplaced += 1
-                return Validation.IGNORE
-            self._last = (received.id, envelope)
+        self._last = (received.id, said)
         return Validation.ACCEPT
-
-    def _too_much(self, received: Received) -> bool:
-        """Whether this is one message too many: of its publisher, where that says it itself, else of who passes it on.
-
-        Each pays for its own doing alone: what others repeat of a publisher must not make it unheard where it speaks
-        itself, nor cost it any score.
-        """
-        now, author = self._pubsub.seconds(), received.from_peer
-        source = received.source or author
-        if source == author:
-            return self._own.spend(author.raw, now) < 0
-        if self._relayed.spend(source.raw, now) < 0 or self._through_others.spend(author.raw, now) < 0:
-            return True
-        if self._pubsub.is_connected(author):
-            return False
-        known = self._authors.pop(author.raw, ...) is not ...
-        if not known and self._newcomers.spend(source.raw, now) < 0:
-            return True
-        self._authors[author.raw] = None
-        if len(self._authors) > MAX_AUTHORS:
-            del self._authors[next(iter(self._authors))]
-        return False
 
     def _overdraft(self, peer: bytes) -> float:
         """P5: what a publisher has said too much is held against it, until it has been quiet for long enough."""
-        return min(0.0, self._own.level(peer, self._pubsub.seconds()))
+        return min(0.0, self._hearing.own(peer, self._pubsub.seconds()))
 
     def _deliver(self, received: Received) -> None:
-        envelope = self._last[1] if self._last[0] == received.id else None
-        if envelope is None:
+        said = self._last[1] if self._last[0] == received.id else None
+        if said is None:
             try:
-                envelope = decode(received.data, received.from_peer)
+                said = decode(received.data, received.from_peer)
             except UnknownType as error:
-                self._count_unknown(error.type)
-                return
+                said = error
+        if isinstance(said, UnknownType):
+            self._count_unknown(said.type)
+            return
         self.counters.heard += 1
-        for heard in self._heard.get(envelope.type, ()):
-            heard(envelope, received)
+        for heard in self._heard.get(said.type, ()):
+            heard(said, received)
 
     def _count_unknown(self, name: str) -> None:
         unknown = self.counters.unknown

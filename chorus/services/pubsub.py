@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Final
 
@@ -21,11 +22,12 @@ from chorus.protocols.gossip_params import PROTOCOLS, GossipParams
 from chorus.protocols.gossip_rpc import Exchanged
 from chorus.protocols.gossip_score_params import ScoreParams
 from chorus.protocols.gossip_sign import Signer, SigningKey, Verifier
+from chorus.protocols.gossip_unfinished import Unfinished
 from chorus.protocols.limits import HostLimits, groups
 from chorus.protocols.stream import ProtocolOptions
 from chorus.services.pubsub_congestion import Congestion
 from chorus.services.pubsub_counters import LinkCounters, counted
-from chorus.services.pubsub_link import Inbound, Outbound
+from chorus.services.pubsub_link import GoOn, Inbound, Outbound
 from chorus.services.pubsub_topics import Callback, ReceivedValidator, Topic, Topics
 from chorus.services.turn_queue import TurnQueue
 
@@ -359,9 +361,15 @@ class PubSubService(Service):
         self._counters.streams_refused += 1
         self._log.warn("pub/sub stream of {peer} reset: {reason}", peer=str(PeerId(raw)), reason=str(error))
 
-    def _receive(self, raw: bytes, rpc: bytes, now: float) -> None:
-        self.router.receive(raw, rpc, now)
+    def _receive(self, raw: bytes, rpc: bytes, now: float) -> GoOn | None:
+        unfinished = self.router.begin(raw, rpc, now)
         self._hand_on()
+        return None if unfinished is None else partial(self._go_on, raw, unfinished)
+
+    def _go_on(self, raw: bytes, unfinished: Unfinished, now: float) -> bool:
+        more = self.router.go_on(raw, unfinished, now)
+        self._hand_on()
+        return more
 
     def _hand_on(self) -> None:
         for delivery in self.router.take_deliveries():

@@ -40,6 +40,10 @@ REOPEN_FIRST: Final = 0.25
 REOPEN_MAX: Final = 60.0
 
 
+GoOn = Callable[[float], bool]
+"""The next part of an RPC; the argument is the time. False when nothing is left."""
+
+
 def reopen_delay(failures: int, rng: random.Random) -> float:
     """Seconds before the outbound stream is opened again: doubling from `REOPEN_FIRST`, ±25 %, at most a minute."""
     return float(min(REOPEN_MAX, REOPEN_FIRST * 2.0 ** min(failures, 16)) * rng.uniform(0.75, 1.25))
@@ -225,6 +229,9 @@ class _Attempt:
 class Inbound:
     """The peer's stream: RPCs are handed to `receive` in order, for at most `TURN_BUDGET` seconds a turn.
 
+    Of a large RPC `receive` does a part and returns what does the next one, and says whether there may be more: so a
+    turn is never longer than the budget and what one message costs.
+
     Held, with reading paused, until `release`: a peer's first bytes can come before the host has said that it is
     identified. A peer that has used up its turn waits in `turns` for the next one, with all others that have; who says
     little is heard at once.
@@ -238,7 +245,7 @@ class Inbound:
         *,
         clock: IReactorTime,
         turns: TurnQueue,
-        receive: Callable[[bytes, float], None],
+        receive: Callable[[bytes, float], GoOn | None],
         turn_ended: Callable[[], None],
         closed: Callable[[Inbound], None],
         refused: Callable[[PeerError], None],
@@ -253,9 +260,14 @@ class Inbound:
         self._paused = False
         self._decoder = DelimitedDecoder(MAX_RPC)
         self._partial_since: float | None = None
+        self._go_on: GoOn | None = None
+        """Of the RPC that is not done yet."""
         self._turns = turns
         self._waits = False
         """For its next turn."""
+        self._used = 0.0
+        """Seconds of its turn that are used up; given back while others have theirs."""
+        self._ended_at = 0.0
         self.over = False
         """Nothing more is handed on."""
         self._ended = False
@@ -299,19 +311,23 @@ class Inbound:
     def resume_writing(self) -> None:
         pass
 
+    def _next_turn(self) -> None:
+        self._used = 0.0
+        self._turn()
+
     def _turn(self) -> None:
         self._waits = False
-        now = self._clock.seconds()
-        end = now + TURN_BUDGET
+        began = now = self._clock.seconds()
+        # One read brings many pieces, and each comes here by itself: they share the turn.
+        self._used = max(0.0, self._used - (began - self._ended_at))
+        end = began + TURN_BUDGET - self._used
         try:
-            while not self.over and (rpc := self._decoder.next_message()) is not None:
-                self._receive(rpc, now)
-                self._partial_since = None
+            while not self.over and self._step(now):
                 now = self._clock.seconds()
                 if now > end:
                     self._pause()
                     self._waits = True
-                    self._turns.add(self._turn)
+                    self._turns.add(self._next_turn)
                     break
             else:
                 self._caught_up(now)
@@ -320,7 +336,22 @@ class Inbound:
         except Exception:
             self._log.failure("pub/sub stream of {peer}", peer=str(self.stream.connection.peer_id))
             self.stop()
+        self._ended_at = self._clock.seconds()
+        self._used += self._ended_at - began
         self._turn_ended()
+
+    def _step(self, now: float) -> bool:
+        """A small RPC, or some of a large one; false when there is nothing to do."""
+        if self._go_on is not None:
+            if not self._go_on(now):
+                self._go_on = None
+            return True
+        rpc = self._decoder.next_message()
+        if rpc is None:
+            return False
+        self._partial_since = None
+        self._go_on = self._receive(rpc, now)
+        return True
 
     def _caught_up(self, now: float) -> None:
         if self._ended:
@@ -344,7 +375,8 @@ class Inbound:
 
     def _finish(self) -> None:
         self._waits = False
-        self._turns.remove(self._turn)
+        self._go_on = None
+        self._turns.remove(self._next_turn)
         if not self.over:
             self.over = True
             self._closed(self)

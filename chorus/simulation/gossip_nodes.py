@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from chorus.messages.rates import OWN, THROUGH_OTHERS, Buckets
+from chorus.messages.rates import OWN, THROUGH_OTHERS, Buckets, cost
 from chorus.protocols.gossip_events import Delivery, Kind, Send, Validation
 from chorus.protocols.gossip_params import MESHSUB_1_2
 from chorus.simulation.world import SECOND, nanoseconds
@@ -110,7 +110,7 @@ class RouterNode(Node):
     def _validate(self, delivery: Delivery) -> Validation:
         # As `services/messaging.py` does.
         buckets = self._rates if delivery.source == delivery.origin else self._through_others
-        flooded = buckets.spend(delivery.origin, self.net.world.now) < 0
+        flooded = buckets.spend(delivery.origin, self.net.world.now, cost(len(delivery.data))) < 0
         return Validation.IGNORE if flooded else Validation.ACCEPT
 
     def _overdraft(self, peer: bytes) -> float:

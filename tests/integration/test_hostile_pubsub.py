@@ -7,6 +7,7 @@ took more than 50 ms of processor time.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from chorus.identity import Identity
 from chorus.messages import COORDINATION
+from chorus.messages.envelope import MAX_CONTAINERS
 from chorus.protocols.delimited import delimit
 from chorus.protocols.gossip_params import MAX_MESSAGES, MAX_RPC, MAX_TOPICS_PER_PEER
 from chorus.protocols.gossip_rpc import idontwant_frames, mesh_frames, message_frame, subscription_frames
@@ -245,6 +247,34 @@ class Turns(PubSubCase):
     async def test_full_rpcs_of_one(self) -> None:
         await self.flooded(1, 8 * MAX_MESSAGES, full_rpcs)
 
+    async def test_full_rpcs_of_what_is_dearest_to_read(self) -> None:
+        """As much JSON as one RPC holds, in large messages and in many, within the rates of who says it."""
+        await self.attacked()
+        speakers = await self.speakers(4, subscribed=False)
+        said = 0
+        for speaker, (size, count) in zip(speakers, ((31_900, 62), (1_900, 1_000)) * 2, strict=True):
+            signed = [speaker.signed(number, dear(speaker.name, size), COORDINATION) for number in range(count)]
+            said += count
+            rpcs = full_rpcs(signed, at_once=MAX_RPC // (size + 300))
+            self.assertIsNone(await self.say(speaker, rpcs))
+        before = self.before["counters"]["delivered"]
+        await self.status_when(
+            lambda status: status["counters"]["delivered"] - before >= said, "the node has heard all of it"
+        )
+        await self.harmless(*speakers)
+
+    async def test_large_messages_beyond_the_rates(self) -> None:
+        """A burst of messages, but not of bytes: what is too much is not read."""
+        await self.attacked()
+        speaker = await self.speaker(subscribed=False)
+        signed = [speaker.signed(number, dear(speaker.name, 31_900), COORDINATION) for number in range(600)]
+        self.assertIsNone(await self.say(speaker, *map(message_frame, signed)))
+        status = await self.status_when(
+            lambda status: status["counters"]["ignored"] + status["counters"]["graylisted"] > 300, "most are not heard"
+        )
+        self.assertLess(status["counters"]["delivered"] - self.before["counters"]["delivered"] - self.said, 200)
+        await self.harmless(speaker)
+
     async def test_full_rpcs_of_many_at_once(self) -> None:
         await self.flooded(8, 2 * MAX_MESSAGES, full_rpcs)
 
@@ -253,13 +283,22 @@ class Turns(PubSubCase):
         await self.flooded(12, 1000, lambda signed: b"".join(map(message_frame, signed)))
 
 
-def full_rpcs(signed: list[bytes]) -> bytes:
+def full_rpcs(signed: list[bytes], at_once: int = MAX_MESSAGES) -> bytes:
     """As many messages in one RPC as there may be."""
     messages = [pb.Message.FromString(each) for each in signed]
+    step = min(at_once, MAX_MESSAGES)
     return b"".join(
-        delimit(pb.RPC(publish=messages[start : start + MAX_MESSAGES]).SerializeToString())
-        for start in range(0, len(messages), MAX_MESSAGES)
+        delimit(pb.RPC(publish=messages[start : start + step]).SerializeToString())
+        for start in range(0, len(messages), step)
     )
+
+
+def dear(name: str, size: int) -> bytes:
+    """A message that is accepted, as dear to read as one of `size` bytes can be."""
+    head = {"type": "Later", "id": "abcdefgh", "from": name, "timestamp": int(time.time()), "data": {}}
+    nested = min((MAX_CONTAINERS - 3) // 2, (size - 200) // 10)
+    rest = ",".join(["[{}]"] * nested + ["1"] * ((size - 200 - 5 * nested) // 2))
+    return b"%s,%s}" % (json.dumps(head).encode()[:-1], f'"x":["\\ud83d\\ude00",{rest}]'.encode())
 
 
 class Malformed(PubSubCase):

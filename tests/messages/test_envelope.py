@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from chorus.errors import PeerError
 from chorus.messages import (
     COORDINATION,
+    MAX_CONTAINERS,
     MAX_DEPTH,
     MAX_MESSAGE,
     MAX_NAME,
@@ -213,6 +214,7 @@ class Refused(PureTestCase):
             good.replace('"priority":5', '"priority":Infinity'),
             good.replace('"priority":5', '"later":' + "9" * 5000),
             good.replace('"priority":5', '"later":' + deep),
+            good.replace('"priority":5', '"later":[' + "{}," * MAX_CONTAINERS + "0]"),
             good.replace('"priority":5', '"later":"\\ud800"'),
             good.replace('"priority":5', '"later":"' + "x" * MAX_MESSAGE + '"'),
             "\ufeff" + good,

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from chorus.messages.rates import MAX_PEERS, NEWCOMERS, OWN, RELAYED, Buckets
+from chorus.messages.rates import (
+    MAX_PEERS,
+    NEWCOMERS,
+    OWN,
+    RELAYED,
+    SHARE_MEMORY,
+    THROUGH_OTHERS,
+    UNIT,
+    Buckets,
+    Usage,
+    cost,
+)
 from tests.support import PureTestCase
 
 
@@ -33,8 +44,40 @@ class Rates(PureTestCase):
             buckets.spend(b"a", 1.0)
         self.assertEqual(buckets.level(b"a", 1.0), 0.0)
 
-    def test_buckets_are_bounded(self) -> None:
-        buckets = Buckets(OWN)
+    def test_asked_faster_than_it_fills_it_lets_through_what_it_may(self) -> None:
+        for rate in (THROUGH_OTHERS, RELAYED, NEWCOMERS):
+            for faster in (1.1, 1.25, 10.0):
+                buckets, now = Buckets(rate), 0.0
+                while buckets.spend(b"a", now) >= 0:
+                    pass
+                through = 0
+                for _ in range(2000):
+                    now += 1.0 / (faster * rate.per_second)
+                    through += buckets.spend(b"a", now) >= 0
+                self.assertLess(abs(through - 2000 / faster), 3)
+
+    def test_what_is_too_dear_takes_nothing_from_what_is_not(self) -> None:
+        buckets = Buckets(NEWCOMERS)
+        for _ in range(10):
+            self.assertLess(buckets.spend(b"a", 1.0, NEWCOMERS.burst + 1), 0)
+        self.assertEqual(buckets.spend(b"a", 1.0, NEWCOMERS.burst), 0)
+
+    def test_a_token_for_each_kib_that_begins(self) -> None:
+        sizes = (0, 1, UNIT, UNIT + 1, 32 * UNIT)
+        self.assertEqual([cost(size) for size in sizes], [1, 1, 1, 2, 32])
+
+    def test_usage_fades(self) -> None:
+        usage = Usage()
+        self.assertEqual(usage.of(b"a", 5.0), 0.0)
+        usage.add(b"a", 5.0, 10.0)
+        usage.add(b"a", 5.0, 5.0)
+        self.assertEqual((usage.of(b"a", 5.0), usage.of(b"b", 5.0)), (15.0, 0.0))
+        self.assertAlmostEqual(usage.of(b"a", 5.0 + SHARE_MEMORY), 15.0 / 2.718282, places=3)
+        self.assertLess(usage.of(b"a", 5.0 + 10 * SHARE_MEMORY), 0.001)
+
+    def test_they_are_bounded(self) -> None:
+        buckets, usage = Buckets(OWN), Usage()
         for number in range(MAX_PEERS + 10):
             buckets.spend(number.to_bytes(4, "big"), 1.0)
-        self.assertEqual(len(buckets), MAX_PEERS)
+            usage.add(number.to_bytes(4, "big"), 1.0, 1.0)
+        self.assertEqual((len(buckets), len(usage)), (MAX_PEERS, MAX_PEERS))

@@ -8,6 +8,7 @@ from twisted.internet.task import Clock
 
 from chorus.errors import LimitExceeded
 from chorus.multiformats import varint
+from chorus.protocols.delimited import delimit
 from chorus.protocols.gossip_events import Kind, Validation
 from chorus.protocols.gossip_params import FLOODSUB, MAX_RPC, MESHSUB_1_1, PROTOCOLS
 from chorus.protocols.gossip_queue import MAX_QUEUE, SendQueue
@@ -363,6 +364,8 @@ class SlowPeers(ServiceCase):
 
 
 class BadPeers(ServiceCase):
+    turn = 0
+
     def attack(self, data: bytes) -> tuple[Node, MemoryStream]:
         """Node 1 under a peer that writes `data` on its stream."""
         node = self.node(1, TOPIC)
@@ -419,7 +422,7 @@ class BadPeers(ServiceCase):
             self.time.rightNow += 0.0008
             handled.append((turn, rpc))
 
-        node.pubsub.router.receive = costly  # type: ignore[method-assign]
+        node.pubsub.router.begin = costly  # type: ignore[method-assign]
         rpcs = [bytes([0x0A, index]) for index in range(50)]
         stream.write(b"".join(b"\x02" + rpc for rpc in rpcs))
         inbound = stream.other
@@ -440,6 +443,87 @@ class BadPeers(ServiceCase):
         self.assertLessEqual(max(by_turn), 3, "2 ms a turn, 0.8 ms an RPC")
         self.assertFalse(inbound.paused)
 
+    def full_rpc(self, count: int) -> bytes:
+        rpc = b"".join(
+            message_frame(Signer(identity(8)).sign(TOPIC, b"%d" % number, (number + 1).to_bytes(8, "big")))[2:]
+            for number in range(count)
+        )
+        return delimit(rpc)
+
+    def costly(self, node: Node) -> list[tuple[float, bytes]]:
+        """When each message was heard; each takes 0.8 ms, and reactor turns nothing."""
+        heard: list[tuple[float, bytes]] = []
+
+        def validator(received: Received) -> Validation:
+            self.time.rightNow += 0.0008
+            heard.append((self.turn, received.data))
+            return Validation.ACCEPT
+
+        node.pubsub.subscribe(TOPIC, node.heard.append, validator)
+        self.turn = 0
+
+        def next_turn() -> None:
+            self.turn += 1
+            if self.turn < 200:
+                self.time.callLater(0, next_turn)
+
+        next_turn()
+        return heard
+
+    def test_one_rpc_of_many_messages_is_spread_over_turns(self) -> None:
+        node, stream = self.attack(b"")
+        quiet = self.attacker(node, 7, b"")
+        heard = self.costly(node)
+        stream.write(self.full_rpc(60) + message_frame(Signer(identity(8)).sign(TOPIC, b"next", b"\xff" * 8)))
+        quiet.write(message_frame(Signer(identity(7)).sign(TOPIC, b"quiet", b"\xff" * 8)))
+        for _ in range(4):
+            self.run_a_while(0)
+        said = [data for _, data in heard]
+        self.assertLess(said.index(b"quiet"), 10, "others are heard in between")
+        said.remove(b"quiet")
+        self.assertEqual(said, [*(b"%d" % number for number in range(60)), b"next"], "in order, each once")
+        when = [turn for turn, data in heard if data != b"quiet"]
+        self.assertLessEqual(max(when.count(turn) for turn in when), 3, "2 ms a turn, 0.8 ms a message")
+        self.assertFalse(stream.other.paused)
+
+    def test_a_stream_that_ends_within_an_rpc(self) -> None:
+        """Closed in order, all of it is heard; reset, what is left is forgotten, and nothing waits any more."""
+        for reset, expected in ((False, range(60, 61)), (True, range(3, 10))):
+            node, stream = self.attack(b"")
+            heard = self.costly(node)
+            stream.write(self.full_rpc(60))
+            if reset:
+                self.time.callLater(0.001, stream.reset)
+            else:
+                stream.close()
+            for _ in range(4):
+                self.run_a_while(0)
+            self.assertIn(len(heard), expected)
+            self.assertEqual(node.pubsub._turns._waiting, {})
+            node.pubsub.stopService()
+
+    def test_a_read_in_many_pieces_is_one_turn(self) -> None:
+        """One read of the socket is handed on frame by frame, without the reactor coming round in between."""
+        node = self.node(1, TOPIC)
+        self.attacker(node, 5, b"")
+        (peer,) = node.pubsub._peers.values()
+        assert peer.inbound is not None
+        handled: list[bytes] = []
+
+        def costly(peer: bytes, rpc: bytes, now: float) -> None:
+            self.time.rightNow += 0.0008
+            handled.append(rpc)
+
+        node.pubsub.router.begin = costly  # type: ignore[method-assign]
+        for _ in range(2):
+            handled.clear()
+            for number in range(50):
+                peer.inbound.data_received(bytes([2, 0x0A, number]))
+            self.assertLessEqual(len(handled), 3, "2 ms a turn, 0.8 ms an RPC")
+            self.run_a_while(0)
+            self.assertEqual(len(handled), 50)
+            self.time.advance(1)
+
     def test_bursts_of_many_do_not_add_up(self) -> None:
         """Each goes on in a turn of its own; who says little is not made to wait for them."""
         node = self.node(1, TOPIC)
@@ -459,7 +543,7 @@ class BadPeers(ServiceCase):
             if turn < 40:
                 self.time.callLater(0, next_turn)
 
-        node.pubsub.router.receive = costly  # type: ignore[method-assign]
+        node.pubsub.router.begin = costly  # type: ignore[method-assign]
         for stream in floods:
             stream.write(b"\x02\x0a\x01" * 30)
         next_turn()
@@ -483,7 +567,7 @@ class BadPeers(ServiceCase):
 
     def test_bug_in_the_router_resets_only_that_stream(self) -> None:
         node, stream = self.attack(b"")
-        node.pubsub.router.receive = lambda peer, rpc, now: 1 // 0  # type: ignore[method-assign]
+        node.pubsub.router.begin = lambda peer, rpc, now: 1 // 0  # type: ignore[method-assign]
         stream.write(subscription_frames([(True, "a")])[0])
         self.run_a_while(0)
         self.assertTrue(stream.closed)
