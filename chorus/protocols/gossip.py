@@ -3,14 +3,13 @@
 A pure core. Frames and `now` (seconds of any steady clock) come in; sends, deliveries and peers to dial are drained
 with the `take_…` methods. Peers are their raw ids. Nothing depends on the order of a set: peers stand in dicts, in the
 order in which they came, and chance comes from `rng`. Its parts stand in files of their own: meshes (`gossip_meshes`),
-lazy gossip (`gossip_lazy`), scores (`gossip_score`), messages under validation (`gossip_pending`).
+lazy gossip (`gossip_lazy`), scores (`gossip_score`), what becomes of a message (`gossip_messages`).
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
-from hashlib import blake2b
 from typing import cast
 
 from chorus.protocols import gossip_rpc
@@ -18,7 +17,6 @@ from chorus.protocols.gossip_codec import Codec
 from chorus.protocols.gossip_events import (
     Counters,
     Delivery,
-    Frame,
     Held,
     Kind,
     Send,
@@ -27,21 +25,19 @@ from chorus.protocols.gossip_events import (
     accept_all,
 )
 from chorus.protocols.gossip_exchange import SignedRecord
-from chorus.protocols.gossip_floors import SeqnoFloors
-from chorus.protocols.gossip_ids import MessageId, publisher_id
+from chorus.protocols.gossip_history import History
+from chorus.protocols.gossip_ids import MessageId
 from chorus.protocols.gossip_lazy import LazyGossip
 from chorus.protocols.gossip_meshes import Meshes
+from chorus.protocols.gossip_messages import Messages
 from chorus.protocols.gossip_outbox import Outbox
 from chorus.protocols.gossip_params import GossipParams
 from chorus.protocols.gossip_peers import Peer, Peers
-from chorus.protocols.gossip_pending import Pending, PendingMessages
-from chorus.protocols.gossip_rpc import RPC, Exchanged, Message, MessageError, topic_of
+from chorus.protocols.gossip_rpc import RPC, Exchanged, Message, topic_of
 from chorus.protocols.gossip_score import PeerScores
 from chorus.protocols.gossip_score_params import ScoreParams
 from chorus.protocols.gossip_score_view import PeerScoreView
 from chorus.protocols.gossip_unfinished import Unfinished
-from chorus.protocols.gossip_verified import Verified
-from chorus.protocols.seen import SeenCache
 
 __all__ = ["GossipRouter"]
 
@@ -75,17 +71,10 @@ class GossipRouter:
         self.scores = scores = PeerScores(score_params)
         self._codec = codec = codec or cast("Codec", gossip_rpc)
         self._sign = sign
-        self._verify = verify
         self._seqno = first_seqno
         self._peers = peers = Peers()
         self._outbox = outbox = Outbox(codec)
-        self._floors = SeqnoFloors()
-        self._not_passed_on: dict[bytes, None] = {}
-        """Ids in the seen cache that raise no floor, for others need not know them: kept where numbers grow, and gone
-        with the id or its acceptance."""
-        self._seen = seen = SeenCache(
-            params.seen_ttl, params.seen_entries, self._forgotten if params.growing_seqno else None
-        )
+        self._history = history = History(params)
         self._direct = dict.fromkeys(direct)
         self._meshes = meshes = Meshes(
             params=params,
@@ -97,28 +86,33 @@ class GossipRouter:
             record=record,
             direct=self._direct,
         )
-        self._lazy = LazyGossip(
+        self._lazy = lazy = LazyGossip(
             params=params,
             peers=peers,
             meshes=meshes,
             outbox=outbox,
             scores=scores,
-            seen=seen,
+            seen=history,
             counters=counters,
             codec=codec,
             rng=rng,
         )
-        self._validators: dict[str, Validator] = {}
-        """Our subscriptions; the mesh of each stands in `_meshes`."""
-        self._message_ids: dict[str, MessageId] = {}
-        self._pending = PendingMessages()
-        self._verified = Verified()
+        self._messages = Messages(
+            peer_id=peer_id,
+            verify=verify,
+            idontwant_threshold=params.idontwant_threshold,
+            history=history,
+            peers=peers,
+            meshes=meshes,
+            lazy=lazy,
+            outbox=outbox,
+            scores=scores,
+            counters=counters,
+            codec=codec,
+        )
         self._heartbeats = 0
-        self._deliveries: list[Delivery] = []
         self._arrivals: list[tuple[bytes, str]] = []
         self._exchanged: list[tuple[bytes, Exchanged]] = []
-        self._waits: dict[str, None] = {}
-        """Topics whose validators may answer later."""
 
     # What goes out
 
@@ -127,8 +121,7 @@ class GossipRouter:
         return self._outbox.take()
 
     def take_deliveries(self) -> list[Delivery]:
-        deliveries, self._deliveries = self._deliveries, []
-        return deliveries
+        return self._messages.take_deliveries()
 
     def take_arrivals(self) -> list[tuple[bytes, str]]:
         """(peer, topic) of each peer that has come to a topic of ours since the last call."""
@@ -148,7 +141,7 @@ class GossipRouter:
 
     def topics(self) -> list[str]:
         """Our subscriptions."""
-        return list(self._validators)
+        return self._messages.topics()
 
     def topics_of(self, peer: bytes) -> list[str]:
         state = self._peers.get(peer)
@@ -179,17 +172,17 @@ class GossipRouter:
     @property
     def pending(self) -> int:
         """Messages that await their validators."""
-        return len(self._pending)
+        return self._messages.pending
 
     def held(self) -> Held:
         return Held(
-            seen=len(self._seen),
+            seen=len(self._history),
             cache_bytes=self._lazy.cache.size,
             records=self.scores.records,
             scored=len(self.scores),
             promises=len(self._lazy.promises),
             backoffs=len(self._meshes.backoffs),
-            floors=len(self._floors),
+            floors=self._history.floors,
         )
 
     # Peers
@@ -216,7 +209,7 @@ class GossipRouter:
         self._outbox.flush()
 
     def _tell_subscriptions(self, peer: bytes) -> None:
-        frames = self._codec.subscription_frames([(True, topic) for topic in self._validators])
+        frames = self._codec.subscription_frames([(True, topic) for topic in self._messages.topics()])
         self._outbox.send_all(peer, Kind.CONTROL, frames)
 
     def peer_left(self, peer: bytes, now: float) -> None:
@@ -241,13 +234,7 @@ class GossipRouter:
         """
         if topic_of(topic.encode()) is None:
             raise ValueError(f"not a topic: {topic[:80]!r}")
-        known = topic in self._validators
-        self._validators[topic] = validator
-        if waits:
-            self._waits[topic] = None
-        else:
-            self._waits.pop(topic, None)
-        if known:
+        if not self._messages.subscribe(topic, validator, waits=waits):
             return
         self._announce(True, topic)
         self._meshes.join(topic, now)
@@ -255,24 +242,22 @@ class GossipRouter:
 
     def unsubscribe(self, topic: str, now: float) -> None:
         """Leave a topic; its mesh is told not to graft us for `unsubscribe_backoff` seconds."""
-        if self._validators.pop(topic, None) is None:
+        if not self._messages.unsubscribe(topic):
             return
-        self._waits.pop(topic, None)
         self._meshes.leave(topic, now)
         self._outbox.flush()
         self._announce(False, topic)
 
     def leave(self, now: float) -> None:
         """Leave all topics, without a PRUNE: a backoff would keep a node out of the meshes that comes back at once."""
-        for topic in list(self._validators):
-            del self._validators[topic]
+        for topic in self._messages.topics():
+            self._messages.unsubscribe(topic)
             self._meshes.leave(topic, now, told=False)
             self._announce(False, topic)
-        self._waits.clear()
 
     def set_message_id(self, topic: str, message_id: MessageId) -> None:
         """Before anybody speaks in a topic; every node of it must use the same function."""
-        self._message_ids[topic] = message_id
+        self._messages.set_message_id(topic, message_id)
 
     def _announce(self, subscribe: bool, topic: str) -> None:
         frames = self._codec.subscription_frames([(subscribe, topic)])
@@ -291,11 +276,8 @@ class GossipRouter:
         raw = self._sign(topic, data, seqno)
         frame = self._codec.check_sendable(self._codec.message_frame(raw))
         self._seqno += 1
-        if topic in self._message_ids:
-            message_id = self._message_ids[topic](self._codec.decode_message(raw))
-        else:
-            message_id = self.peer_id + seqno
-        if not self._seen.add(message_id, now):
+        message_id = self._messages.own_id(topic, seqno, raw)
+        if not self._history.published(message_id, now):
             return message_id
         self._lazy.cache.put(message_id, topic, frame)
         self.counters.published += 1
@@ -320,7 +302,7 @@ class GossipRouter:
         self.counters.rpcs += 1
         lone = self._codec.lone_message(rpc)
         if lone is not None:
-            self._message_received(peer, state, lone, now)
+            self._messages.received(peer, state, lone, now)
             return None
         decoded = self._codec.decode_rpc(rpc)
         self.counters.passed_over += decoded.passed_over
@@ -340,7 +322,7 @@ class GossipRouter:
             return False
         raw = next(unfinished.messages, None)
         if raw is not None:
-            self._message_received(peer, state, raw, now)
+            self._messages.received(peer, state, raw, now)
             return True
         if not unfinished.controlled:
             unfinished.controlled = True
@@ -391,125 +373,9 @@ class GossipRouter:
         elif self._meshes.arrived(topic, peer, state, now):
             self._arrivals.append((peer, topic))
 
-    def _message_received(self, peer: bytes, state: Peer, raw: bytes, now: float) -> None:
-        try:
-            message = self._codec.decode_message(raw)
-        except MessageError as error:
-            # It has no topic that could be blamed, or none that can be trusted.
-            self.counters.reject(error.reason)
-            self.scores.misbehaved(peer)
-            return
-        topic = message.topic
-        if topic not in self._validators:
-            self.counters.unwanted += 1
-            state.useless += 1
-            return
-        message_id = self._message_ids.get(topic, publisher_id)(message)
-        if message_id in self._seen:
-            self.counters.duplicates += 1
-            if not self.scores.duplicate(peer, topic, message_id, _mark(message), now):
-                self._second_message(peer, message, message_id)
-            return
-        if message.origin == self.peer_id:
-            self.counters.own += 1
-            self._useless_message(peer, state, message_id)
-            return
-        if self._floors and self._floors.is_replay(message.origin, message.seqno):
-            # Nobody is blamed: a node that has just started passes on in good faith what others have forgotten.
-            self.counters.replays += 1
-            self._useless_message(peer, state, message_id)
-            return
-        # The signature comes before the seen cache: a forgery with a message's id must not keep the message out.
-        try:
-            if message not in self._verified:
-                self._verify(message)
-        except MessageError as error:
-            self.counters.reject(error.reason)
-            self.scores.invalid(peer, topic)
-            return
-        self._validate(peer, message, message_id, raw, now)
-
-    def _useless_message(self, peer: bytes, state: Peer, message_id: bytes) -> None:
-        """It has sent what it advertised; many such messages are a flood."""
-        self._lazy.promises.sent(message_id, peer)
-        state.useless += 1
-
-    def _second_message(self, peer: bytes, message: Message, message_id: bytes) -> None:
-        """Another message under an id that has been here: forged by who sent it, or signed twice by its publisher. Once
-        that is proven, the signatures of further ones are not checked."""
-        try:
-            self._verify(message)
-        except MessageError as error:
-            self.counters.reject(error.reason)
-            self.scores.invalid(peer, message.topic)
-            return
-        self.counters.equivocations += 1
-        self.scores.equivocated(peer, message.topic, message_id)
-
-    def _forgotten(self, message_id: bytes) -> None:
-        if message_id in self._not_passed_on:
-            del self._not_passed_on[message_id]
-        else:
-            self._floors.forgotten(message_id)
-
-    def _validate(self, peer: bytes, message: Message, message_id: bytes, raw: bytes, now: float) -> None:
-        topic = message.topic
-        delivery = Delivery(topic, message.origin, message.data, message_id, peer)
-        verdict = Validation.THROTTLE
-        if not self._waits or topic not in self._waits or self._pending.has_room(peer):
-            verdict = self._validators[topic](delivery)
-        if verdict is Validation.THROTTLE:
-            # Not seen: a copy of somebody else, or gossip, may find room.
-            self._verified.add(message)
-            self.counters.throttled += 1
-            self._lazy.promises.sent(message_id, peer)
-            return
-        self._seen.add(message_id, now)
-        if self.params.growing_seqno:
-            self._not_passed_on[message_id] = None
-        promised = self._lazy.promises.kept(message_id, by=peer)
-        self.scores.arrived(peer, message.origin, message_id, _mark(message), now, promised=promised)
-        if len(message.data) >= self.params.idontwant_threshold:
-            self._lazy.tell_idontwant(topic, message_id, peer, message.origin)
-        frame = self._codec.forward_frame(raw, message)
-        if verdict is Validation.LATER:
-            self._pending.add(Pending(delivery, frame))
-        else:
-            self._judge(delivery, frame, verdict, now)
-
     def validated(self, message_id: bytes, verdict: Validation, now: float) -> None:
         """The late verdict on a message whose validator said `LATER`; unknown ids are passed over."""
-        pending = self._pending.take(message_id)
-        if pending is not None and pending.delivery.topic in self._validators:
-            self._judge(pending.delivery, pending.frame, verdict, now)
-
-    def _judge(self, delivery: Delivery, frame: Frame | None, verdict: Validation, now: float) -> None:
-        topic = delivery.topic
-        if verdict is Validation.REJECT:
-            self.counters.reject("validator")
-            self.scores.rejected(topic, delivery.message_id)
-        elif verdict is Validation.IGNORE or verdict is Validation.THROTTLE:
-            self.counters.ignored += 1
-            source = self._peers.get(delivery.source)
-            if source is not None:
-                source.useless += 1
-        else:
-            self._not_passed_on.pop(delivery.message_id, None)
-            self.counters.delivered += 1
-            self.scores.accepted(delivery.source, topic, delivery.message_id, now)
-            self._deliveries.append(delivery)
-            self._forward(delivery, frame)
-
-    def _forward(self, delivery: Delivery, frame: Frame | None) -> None:
-        if frame is None:
-            self.counters.oversized += 1
-            return
-        topic = delivery.topic
-        self._lazy.cache.put(delivery.message_id, topic, frame)
-        targets = self._meshes.forward_targets(topic, delivery.source, delivery.origin)
-        targets = self._lazy.wanted(targets, delivery.message_id)
-        self.counters.forwarded += len(targets)
-        self._outbox.send_to(targets, Kind.MESSAGE, frame)
+        self._messages.validated(message_id, verdict, now)
 
     # The heartbeat
 
@@ -521,10 +387,5 @@ class GossipRouter:
         self._meshes.heartbeat(self._heartbeats, now)
         self._outbox.flush()
         self._lazy.end_heartbeat()
-        self._seen.expire(now)
-        self._verified.forget()
-
-
-def _mark(message: Message) -> bytes:
-    """Equal for equal messages: a copy with other words under a known id and signature is not taken for one."""
-    return blake2b(message.signed + message.signature + message.topic.encode(), digest_size=16).digest()
+        self._history.expire(now)
+        self._messages.verified.forget()

@@ -9,6 +9,7 @@ from typing import Final
 from chorus.protocols import gossip_mesh
 from chorus.protocols.gossip_codec import Codec
 from chorus.protocols.gossip_events import Counters, Entry, Frame, Kind
+from chorus.protocols.gossip_history import History
 from chorus.protocols.gossip_ids import canonical
 from chorus.protocols.gossip_meshes import Meshes
 from chorus.protocols.gossip_outbox import Outbox
@@ -17,7 +18,6 @@ from chorus.protocols.gossip_peers import Peer, Peers
 from chorus.protocols.gossip_promises import Promises
 from chorus.protocols.gossip_score import PeerScores
 from chorus.protocols.mcache import MessageCache
-from chorus.protocols.seen import SeenCache
 
 USELESS_PER_MISBEHAVIOUR: Final = 100
 """Entries without a use, beyond those that are allowed, that count as one misbehaviour (P7)."""
@@ -32,7 +32,7 @@ class LazyGossip:
         meshes: Meshes,
         outbox: Outbox,
         scores: PeerScores,
-        seen: SeenCache,
+        seen: History,
         counters: Counters,
         codec: Codec,
         rng: random.Random,

@@ -696,7 +696,7 @@ class Attacks(RouterCase):
         node = self.router(1, params=GossipParams(seen_entries=100))
         for seqno in range(150):
             node.receive(peer(1), published(9, seqno=seqno), NOW)
-        self.assertEqual(len(node._seen), 100)
+        self.assertEqual(len(node._history), 100)
 
     def test_a_replay_is_heard_once(self) -> None:
         node = self.router(2)

@@ -204,9 +204,9 @@ class Replays(RouterCase):
             for seqno, verdict in enumerate(verdicts, 1):
                 node.subscribe(TOPIC, NOW, lambda delivery, verdict=verdict: verdict, waits=True)
                 node.receive(peer(1), published(9, seqno=seqno), NOW)
-            self.assertEqual(len(node._not_passed_on), 3 if growing else 0)
+            self.assertEqual(len(node._history._not_passed_on), 3 if growing else 0)
             node.heartbeat(NOW + 11)
-            self.assertEqual((len(node._not_passed_on), len(node._seen)), (0, 0))
+            self.assertEqual((len(node._history._not_passed_on), len(node._history)), (0, 0))
 
     def test_messages_that_overtake_each_other_are_all_heard(self) -> None:
         node = self.router(2, params=GossipParams(seen_ttl=10, growing_seqno=True))
@@ -260,8 +260,8 @@ class Equivocation(RouterCase):
     def test_a_second_message_is_checked_once_and_playing_it_again_costs(self) -> None:
         node = self.router(3)
         checked: list[bytes] = []
-        verify = node._verify
-        node._verify = lambda message: (checked.append(message.data), verify(message))[1]
+        verify = node._messages._verify
+        node._messages._verify = lambda message: (checked.append(message.data), verify(message))[1]
         node.receive(peer(2), published(1, b"one"), NOW)
         for _ in range(200):
             node.receive(peer(3), published(1, b"other"), NOW)

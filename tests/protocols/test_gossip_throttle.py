@@ -27,13 +27,13 @@ class Throttle(RouterCase):
 
         node.subscribe(TOPIC, NOW, validator)
         self.verified = 0
-        verify = node._verify
+        verify = node._messages._verify
 
         def counting(message: Message) -> None:
             self.verified += 1
             verify(message)
 
-        node._verify = counting
+        node._messages._verify = counting
         return node
 
     def test_the_copy_of_somebody_else_is_heard(self) -> None:
@@ -77,7 +77,7 @@ class Throttle(RouterCase):
             node.receive(peer(number), published(9), NOW)
         self.assertEqual((self.verified, node.counters.throttled, node.counters.delivered), (1, 6, 1))
         node.heartbeat(NOW + 1)
-        self.assertEqual(len(node._verified), 0)
+        self.assertEqual(len(node._messages.verified), 0)
 
     def test_a_forgery_of_what_found_no_room_is_none_the_less_one(self) -> None:
         node = self.throttling(1)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from chorus.errors import ChorusError
-from chorus.protocols import gossip, gossip_promises, gossip_queue, gossip_score_stats
+from chorus.protocols import gossip_messages, gossip_promises, gossip_queue, gossip_score_stats
 from chorus.protocols.gossip_events import Held
 from chorus.protocols.gossip_floors import SeqnoFloors
 from chorus.protocols.gossip_params import GossipParams
@@ -239,7 +239,7 @@ class Gossip(Mutants):
         def by_signature(message: Any) -> bytes:
             return bytes(message.origin + message.signature[:8] + message.seqno)
 
-        self.patch(gossip, "publisher_id", by_signature)
+        self.patch(gossip_messages, "publisher_id", by_signature)
         self.assertCaught("gossip.equivocation", byzantine=("equivocating",))
 
     def test_who_comes_late_is_blamed_for_what_was_before(self) -> None:
