@@ -115,7 +115,7 @@ class Messages:
         if message_id in self._history:
             self._counters.duplicates += 1
             if not self._scores.duplicate(peer, topic, message_id, _mark(message), now):
-                self._second_message(peer, message, message_id)
+                self._second_message(peer, message, message_id, raw)
             return
         if message.origin == self._peer_id:
             self._counters.own += 1
@@ -141,9 +141,12 @@ class Messages:
         self._lazy.promises.sent(message_id, peer)
         state.useless += 1
 
-    def _second_message(self, peer: bytes, message: Message, message_id: bytes) -> None:
+    def _second_message(self, peer: bytes, message: Message, message_id: bytes, raw: bytes) -> None:
         """Another message under an id that has been here: forged by who sent it, or signed twice by its publisher. Once
-        that is proven, the signatures of further ones are not checked."""
+        that is proven, the signatures of further ones are not checked.
+
+        The proof goes on, once: who has seen one of the two alone would keep the publisher among its best peers. It is
+        delivered to nobody."""
         try:
             self._verify(message)
         except MessageError as error:
@@ -152,6 +155,9 @@ class Messages:
             return
         self._counters.equivocations += 1
         self._scores.equivocated(peer, message.topic, message_id)
+        frame = self._codec.forward_frame(raw, message)
+        if frame is not None:
+            self._outbox.send_to(self._meshes.forward_targets(message.topic, peer, message.origin), Kind.MESSAGE, frame)
 
     def _validate(self, peer: bytes, message: Message, message_id: bytes, raw: bytes, now: float) -> None:
         topic = message.topic

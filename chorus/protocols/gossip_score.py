@@ -48,6 +48,9 @@ class PeerScores:
         self._groups: dict[str, int] = {}
         self._traffic: dict[str, float] = {}
         """Topic → messages that its mesh could have brought more often than it did, decaying as P3's counters do."""
+        self._counted: dict[tuple[str, bytes], None] = {}
+        """(topic, publisher) of the messages that count since the last decay: one of each. The burst of a single
+        publisher comes by one way; whom we reach first with it would lack all of it at once."""
         self._mesh_sizes: dict[str, int] = {}
         self._records = Records()
         self._next_refresh = 0.0
@@ -287,6 +290,9 @@ class PeerScores:
         if record.counted:
             return
         record.counted = True
+        if (topic, record.origin) in self._counted:
+            return
+        self._counted[topic, record.origin] = None
         self._traffic[topic] = self._traffic.get(topic, 0.0) + 1.0
         publisher = self._peers.get(record.origin)
         if publisher is not None and topic in publisher.topics:
@@ -318,6 +324,7 @@ class PeerScores:
         params = self.params
         self._next_refresh = now + params.decay_interval * 0.99
         zero = params.decay_to_zero
+        self._counted.clear()
         for topic, traffic in list(self._traffic.items()):
             self._traffic[topic] = traffic * params.of(topic).mesh_deliveries_decay
             if self._traffic[topic] < zero:

@@ -4,10 +4,10 @@ them). What is only said by many words is bounded in `test_gossip`; here it cost
 from __future__ import annotations
 
 from chorus.protocols.gossip import GossipRouter
-from chorus.protocols.gossip_events import Validation
+from chorus.protocols.gossip_events import Send, Validation
 from chorus.protocols.gossip_floors import MAX_PUBLISHERS, SeqnoFloors
 from chorus.protocols.gossip_params import MESHSUB_1_2, GossipParams
-from chorus.protocols.gossip_rpc import idontwant_frames
+from chorus.protocols.gossip_rpc import decode_message, decode_rpc, idontwant_frames
 from chorus.protocols.proto import rpc_pb2 as pb
 from tests.protocols.gossip_network import unframe
 from tests.protocols.test_gossip import (
@@ -241,6 +241,22 @@ class Equivocation(RouterCase):
         self.assertGreaterEqual(min(node.score(peer(2)), node.score(peer(3))), 0)
         node.heartbeat(NOW + 1)
         self.assertNotIn(peer(1), node.mesh(TOPIC))
+
+    def test_the_proof_goes_on_once(self) -> None:
+        """To the mesh, but not to who brought it nor to who signed it; other copies do not."""
+        node = self.router(5)
+        node.receive(peer(2), published(1, b"one"), NOW)
+        node.take_sends()
+        for number in (3, 4):
+            node.receive(peer(number), published(1, b"other"), NOW)
+        sends = node.take_sends()
+        told = {number: self.data_of(sends.get(peer(number), [])) for number in range(1, 6)}
+        self.assertEqual(told, {1: [], 2: [b"other"], 3: [], 4: [b"other"], 5: [b"other"]})
+        self.assertEqual([each.data for each in node.take_deliveries()], [b"one"])
+
+    def data_of(self, sends: list[Send]) -> list[bytes]:
+        rpcs = unframe(frame for _, frame in sends)
+        return [decode_message(raw).data for rpc in rpcs for raw in decode_rpc(rpc).messages]
 
     def test_a_copy_with_other_words_or_another_topic_earns_nothing(self) -> None:
         """Under a known id and signature: it is looked at, found forged, and no copy."""

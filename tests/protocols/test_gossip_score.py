@@ -29,7 +29,7 @@ def scores(*peers: bytes, topic: TopicScoreParams = OFF, **more: object) -> Peer
 
 def deliver(made: PeerScores, number: int, first: bytes, *others: bytes, now: float) -> None:
     message_id = number.to_bytes(8, "big")
-    made.arrived(first, b"author", message_id, b"mark", now)
+    made.arrived(first, b"author %d" % number, message_id, b"mark", now)
     made.accepted(first, T, message_id, now)
     for other in others:
         made.duplicate(other, T, message_id, b"mark", now + 0.01)
@@ -80,7 +80,7 @@ class Parts(PureTestCase):
             made.grafted(peer, T, 0.0)
         for number in range(8):
             message_id = bytes([number])
-            made.arrived(A, b"author", message_id, b"mark", 1.0)
+            made.arrived(A, b"author" + message_id, message_id, b"mark", 1.0)
             made.accepted(A, T, message_id, 1.0)
             made.duplicate(B, T, message_id, b"mark", 1.9)
             made.duplicate(B, T, message_id, b"mark", 1.9)
@@ -138,7 +138,7 @@ class Parts(PureTestCase):
                 made.grafted(peer, topic, 0.0)
             for number in range(100):
                 message_id = topic.encode() + bytes([number])
-                made.arrived(A, b"author", message_id, b"mark", 1.0)
+                made.arrived(A, b"author" + message_id, message_id, b"mark", 1.0)
                 made.accepted(A, topic, message_id, 1.0)
                 made.duplicate(B, topic, message_id, b"mark", 1.0)
         made.refresh(40.0)
@@ -169,13 +169,31 @@ class Parts(PureTestCase):
             made.grafted(B, T, 0.0)
             for number in range(50):
                 message_id = number.to_bytes(8, "big")
-                made.arrived(A, author, message_id, b"mark", 1.0, promised=promised)
+                origin = author if author == A else author + message_id
+                made.arrived(A, origin, message_id, b"mark", 1.0, promised=promised)
                 made.accepted(A, T, message_id, 1.0)
                 for advertiser in advertisers:
                     made.advertised(advertiser, T, message_id)
             made.refresh(2.0)
             self.assertGreaterEqual(made.score(B), low)
             self.assertLessEqual(made.score(B), high, "asked for, of three who did not publish it, or it is no gossip")
+
+    def test_p3_counts_one_message_of_a_publisher_in_a_second(self) -> None:
+        """Its burst comes by one way, and whoever we reach first with it would lack all of it at once."""
+        topic = attrs.evolve(OFF, mesh_deliveries_weight=-1.0, mesh_deliveries_activation=0.0)
+        made = scores(A, B, C, D, topic=topic)
+        for peer in (A, B, C, D):
+            made.grafted(peer, T, 0.0)
+        for second in range(1, 4):
+            for number in range(200):
+                message_id = bytes([second, number])
+                made.arrived(A, b"author", message_id, b"mark", float(second))
+                made.accepted(A, T, message_id, float(second))
+                made.duplicate(B, T, message_id, b"mark", float(second))
+                made.duplicate(C, T, message_id, b"mark", float(second))
+            made.refresh(float(second))
+        self.assertLess(made._traffic[T], 3.0)
+        self.assertEqual(made.score(D), 0.0)
 
     def test_p3_neither_credits_nor_expects_own_words(self) -> None:
         topic = attrs.evolve(OFF, mesh_deliveries_weight=-1.0, mesh_deliveries_activation=0.0)

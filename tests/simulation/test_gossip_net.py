@@ -250,10 +250,12 @@ class Attackers(PureTestCase):
             sum(node.router.counters.delivered for node in net.honest), net.measures.messages * (len(net.honest) - 1)
         )
 
-    def test_one_of_two_versions_reaches_each_node(self) -> None:
+    def test_one_of_two_versions_reaches_each_node_and_the_proof_all(self) -> None:
         net = self.attacked("equivocating", seconds=10.0)
-        self.assertGreaterEqual(net.measures.unasked, 4 * 9 * 59)
+        self.assertGreaterEqual(net.measures.unasked, 4 * 59)
+        self.assertLess(net.measures.unasked, 4 * 4 * 59, "who signs two is soon not heard any more")
         for node in net.honest:
+            self.assertGreater(node.router.counters.equivocations, 0)
             self.assertLessEqual(node.router.counters.delivered, net.measures.messages + 4 * (10 + 6))
 
     def test_who_equivocates_loses_its_place(self) -> None:
