@@ -78,8 +78,9 @@ class Settings(BaseSettings):
         tuple[str, ...], BeforeValidator(values.split), AfterValidator(values.peer_multiaddrs)
     ] = Field(
         (),
-        description="Peers kept connected that get every pub/sub message whatever their score, each with its peer id; "
-        "they name this node too.",
+        description="Peers kept connected that get every pub/sub message whatever their score, each with its peer id. "
+        "They must name this node too: such peers are in neither side's mesh, and one that does not name this node "
+        "passes on to it only what it says itself and what gossip asks for.",
         examples=["/ip4/192.0.2.7/tcp/9000/p2p/12D3KooWEuMkCc5oXuffpf9HRxZdEnHPJBBYH6pdKgkY6AnwwnXb"],
     )
     gossip_shared_networks: Annotated[

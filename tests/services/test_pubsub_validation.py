@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 from ipaddress import ip_network
+from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
+from twisted.logger import globalLogPublisher
 
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols.gossip_events import Validation
@@ -177,6 +179,14 @@ class DirectPeers(ServiceCase):
             direct=[address, own],
             first_seqno=lambda: 1,
         )
+        told: list[dict[str, Any]] = []
+
+        def observe(event: dict[str, Any]) -> None:
+            if str(event.get("event", "")).startswith("peer.direct_"):
+                told.append(event)
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
         pubsub.startService()
         self.addCleanup(self.run_a_while, 0.0)
         self.addCleanup(pubsub.stopService)
@@ -185,9 +195,24 @@ class DirectPeers(ServiceCase):
         self.run_a_while(11)
         self.assertEqual(len(dialled), 3)
         there = self.node(2)
-        connect(host, there.host)
+        out, _ = connect(host, there.host)
         self.run_a_while(20)
         self.assertEqual(len(dialled), 3)
+        self.assertEqual([peer["direct"] for peer in pubsub_document(pubsub)["peers"]], [True])
+        self.assertEqual([peer["direct"] for peer in pubsub_document(there.pubsub)["peers"]], [False])
+        self.assertEqual(
+            [(event["event"], event.get("peer", event.get("address"))) for event in told],
+            [
+                ("peer.direct_self", own),
+                ("peer.direct_unreachable", other.peer_id),
+                ("peer.direct_reached", other.peer_id),
+            ],
+        )
+        # Gone and not found again: that is news once more.
+        out.close()
+        self.run_a_while(20)
+        self.assertGreater(len(dialled), 4)
+        self.assertEqual([event["event"] for event in told[3:]], ["peer.direct_unreachable"])
 
 
 class View(ServiceCase):
