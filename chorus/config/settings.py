@@ -88,7 +88,8 @@ class Settings(BaseSettings):
     ] = Field(
         (),
         description="Public networks that many members share (NAT): how many they are costs none of them its pub/sub "
-        "score.",
+        f"score. At widest /{values.MIN_SHARED_PREFIX[4]} for IPv4 and /{values.MIN_SHARED_PREFIX[6]} for IPv6; "
+        "private networks are never counted.",
         examples=["192.0.2.7,2001:db8::/48"],
     )
     mdns_enabled: bool = Field(True, description="Find members on the local network by mDNS.")
