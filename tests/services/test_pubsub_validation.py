@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -229,6 +231,15 @@ class View(ServiceCase):
         self.assertEqual(list(peer["topics"][TOPIC]), [field.name for field in attrs.fields(TopicScore)])
         self.assertEqual(document["thresholds"]["graylist"], -200.0)
         self.assertEqual(document["counters"]["delivered"], 1)
+
+    def test_what_it_shows_is_explained(self) -> None:
+        one, *_ = self.pair(TOPIC)
+        document = pubsub_document(one.pubsub)
+        page = (Path(__file__).resolve().parents[2] / "docs/api.md").read_text()
+        for name, after in (("thresholds", "`counters` count"), ("counters", "## Errors")):
+            text = page[page.index(f"`{name}` ", page.index("`thresholds` of")) : page.index(after)]
+            rows = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+            self.assertEqual({word for row in rows for word in re.findall(r"`(\w+)`", row)}, set(document[name]))
 
 
 class Networks(ServiceCase):
