@@ -206,7 +206,7 @@ class NodeService(Service):
 
     def _log_peer(self, what: str, connection: Connection) -> None:
         self._log.info(
-            "{peer} {what}, {direction} {address}; {count} peers",
+            "{peer} {what}, {direction} {address}; peers: {count}",
             event=f"peer.{what}",
             what=what,
             peer=connection.peer_id,

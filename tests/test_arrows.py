@@ -36,6 +36,11 @@ class ArrowTests(PureTestCase):
             if any(name == module or name.startswith(f"{module}.") for name in imported(path))
         }
 
+    def test_every_part_of_the_router_has_its_line(self) -> None:
+        text = (CHORUS.parent / "docs/architecture.md").read_text()
+        parts = {path.stem for path in (CHORUS / "protocols").glob("gossip_*.py")}
+        self.assertEqual({part for part in parts if f"`{part}`" not in text}, set())
+
     def test_nobody_but_tap_knows_the_runtime(self) -> None:
         self.assertEqual(self.importers("chorus.runtime"), {"tap.py"})
 

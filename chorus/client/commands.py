@@ -195,7 +195,7 @@ def peers(options: Options, api: Api) -> int:
             _availability(peer["availability"] or {}),
             "" if peer["latency_ms"] is None else f"{peer['latency_ms']:.1f} ms",
             "" if peer.get("score") is None else f"{peer['score']:.1f}",
-            peer["direction"] or "",
+            (peer["direction"] or "") + (", direct" if peer.get("direct") else ""),
             peer["address"] or "",
             peer["peer_id"],
         )

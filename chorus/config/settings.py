@@ -78,8 +78,9 @@ class Settings(BaseSettings):
         tuple[str, ...], BeforeValidator(values.split), AfterValidator(values.peer_multiaddrs)
     ] = Field(
         (),
-        description="Peers kept connected that get every pub/sub message whatever their score, each with its peer id; "
-        "they name this node too.",
+        description="Peers kept connected that get every pub/sub message whatever their score, each with its peer id. "
+        "They must name this node too: such peers are in neither side's mesh, and one that does not name this node "
+        "passes on to it only what it says itself and what gossip asks for.",
         examples=["/ip4/192.0.2.7/tcp/9000/p2p/12D3KooWEuMkCc5oXuffpf9HRxZdEnHPJBBYH6pdKgkY6AnwwnXb"],
     )
     gossip_shared_networks: Annotated[
@@ -87,7 +88,8 @@ class Settings(BaseSettings):
     ] = Field(
         (),
         description="Public networks that many members share (NAT): how many they are costs none of them its pub/sub "
-        "score.",
+        f"score. At widest /{values.MIN_SHARED_PREFIX[4]} for IPv4 and /{values.MIN_SHARED_PREFIX[6]} for IPv6; "
+        "private networks are never counted.",
         examples=["192.0.2.7,2001:db8::/48"],
     )
     mdns_enabled: bool = Field(True, description="Find members on the local network by mDNS.")

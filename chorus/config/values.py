@@ -15,6 +15,15 @@ _LANGUAGE = re.compile(r"[a-z][a-z0-9+-]{0,31}")
 MAX_WARM = 100
 """Warm containers per image: each one holds memory while it waits."""
 
+MIN_SHARED_PREFIX = {4: 16, 6: 32}
+"""By IP version, the widest network that members can be said to share: what one provider has for one NAT, or for one
+site and its customers. A wider one would lift the count of peers of an address (P6) for half of the Internet."""
+
+_DOCUMENTATION = tuple(
+    map(ipaddress.ip_network, ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32"))
+)
+"""They stand for public networks in examples (RFC 5737, RFC 3849)."""
+
 
 def split(value: object) -> object:
     """`a, b` as ("a", "b"); empty items are dropped."""
@@ -76,14 +85,28 @@ def peer_multiaddrs(texts: Sequence[str]) -> tuple[str, ...]:
 
 
 def networks(texts: Sequence[str]) -> tuple[str, ...]:
-    """Addresses and networks (`192.0.2.0/24`), in their usual form."""
+    """Public addresses and networks (`192.0.2.0/24`) that members can share, in their usual form."""
     found = []
     for text in texts:
         try:
-            found.append(str(ipaddress.ip_network(text)))
+            network = ipaddress.ip_network(text)
         except ValueError as error:
             raise ValueError(f"{text[:64]!r} is no network: {error}") from None
-    return tuple(found)
+        widest = MIN_SHARED_PREFIX[network.version]
+        if network.prefixlen < widest:
+            raise ValueError(
+                f"{text[:64]!r} is wider than a shared network can be (/{widest} for IPv{network.version})"
+            )
+        if "%" in text or not _is_public(network):
+            raise ValueError(f"{text[:64]!r} is not public: peers from there are not counted anyway")
+        found.append(str(network))
+    return tuple(dict.fromkeys(found))
+
+
+def _is_public(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
+    if any(network.version == each.version and network.network_address in each for each in _DOCUMENTATION):
+        return True
+    return network.is_global and not network.is_multicast
 
 
 def docker_host(text: str) -> str:

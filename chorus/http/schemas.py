@@ -280,6 +280,7 @@ def peer() -> Schema:
             "connected_since": {"type": ["number", "null"]},
             "latency_ms": {"type": ["number", "null"]},
             "score": {"type": ["number", "null"], "description": "In pub/sub; below 0 it is in no mesh."},
+            "direct": {"type": "boolean", "description": "CHORUS_GOSSIP_DIRECT_PEERS names it."},
             "availability": {"type": ["object", "null"]},
             "capabilities": {"type": ["object", "null"]},
         }
@@ -289,6 +290,7 @@ def peer() -> Schema:
 def pubsub() -> Schema:
     number: Schema = {"type": "number"}
     whole: Schema = {"type": "integer", "minimum": 0}
+    direct: Schema = {"type": "boolean", "description": "CHORUS_GOSSIP_DIRECT_PEERS names it: in no mesh, gets all."}
     topic_score = _object(
         {
             "in_mesh": {"type": "boolean"},
@@ -318,6 +320,7 @@ def pubsub() -> Schema:
                 "items": _object(
                     {
                         "peer_id": {"type": "string"},
+                        "direct": direct,
                         "score": number,
                         "application": {"type": "number", "description": "P5."},
                         "group_size": {**whole, "description": "P6: peers of its public network."},

@@ -43,6 +43,9 @@ def missing(member: Member) -> str:
 
 def page() -> str:
     """docs/messages.md."""
+    # Late: the rows that `chorus messages` prints need nothing of the protocols.
+    from chorus.messages import by_hand
+
     types = ((_link(each), summary(each), f"`{each.TOPICS[0]}`") for each in PAYLOADS.values())
     parts = [
         _INTRODUCTION,
@@ -55,6 +58,7 @@ def page() -> str:
         f"A JSON object of at most {MAX_MESSAGE // 1024} KiB, arrays and objects at most {MAX_DEPTH} deep and "
         f"{MAX_CONTAINERS:,} in all, as UTF-8.\n",
         _members_table(envelope_rows()),
+        by_hand.section(),
         *map(_section, PAYLOADS.values()),
     ]
     return "\n".join(parts)
@@ -98,6 +102,8 @@ What nodes say to each other over pub/sub: one JSON envelope, and a payload (`da
 generated (`scripts/gen-docs`). `chorus messages` prints the list, `chorus messages TYPE` a type,
 `chorus messages TYPE --json` its JSON Schema (draft 2020-12), `chorus messages Envelope --json` that of whole messages.
 
+- Whoever writes a member in another language finds [below](#a-member-in-another-language) what carries a message, an
+  example to the byte and what a schema cannot say.
 - Every message is signed by its sender, and `from` must name who signed it.
 - Members that are not listed are passed over; a type that a node does not know is counted and passed on. So newer nodes
   can say more to each other through older ones.

@@ -166,6 +166,9 @@ class GossipRouter:
     def score_view(self, peer: bytes) -> PeerScoreView | None:
         return self.scores.view(peer)
 
+    def is_direct(self, peer: bytes) -> bool:
+        return peer in self._direct
+
     def absent_direct_peers(self) -> list[bytes]:
         return [peer for peer in self._direct if peer not in self._peers]
 

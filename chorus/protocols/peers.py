@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from google.protobuf.message import DecodeError
 
 from chorus.errors import LimitExceeded, PeerError
+from chorus.identity import PeerId
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols.envelope import EnvelopeError, PeerRecord
 from chorus.protocols.proto.peers_pb2 import Answer, Request
@@ -47,14 +48,15 @@ def decode_request(encoded: bytes) -> int:
 
 
 def encode_answer(own: bytes, others: Iterable[bytes], limit: int, rng: random.Random) -> bytes:
-    """The own record and a random choice of the others'."""
-    small = [record for record in others if len(record) <= MAX_RECORD]
+    """The own record and a random choice of the others', each once."""
+    small = [record for record in dict.fromkeys(others) if len(record) <= MAX_RECORD and record != own]
     chosen = rng.sample(small, min(len(small), limit - 1))
     return Answer(records=[own, *chosen]).SerializeToString()
 
 
 def decode_answer(encoded: bytes) -> list[tuple[PeerRecord, bytes]]:
-    """Verified records with their envelopes; those that do not verify are left out.
+    """Verified records with their envelopes, one of a peer: the newest; those that do not verify are left out. A record
+    that comes twice is read once.
 
     Raises `BadPeersMessage`, or `LimitExceeded` for more records than are legal.
     """
@@ -64,14 +66,18 @@ def decode_answer(encoded: bytes) -> list[tuple[PeerRecord, bytes]]:
         raise BadPeersMessage("not an answer with peers") from None
     if len(records) > MAX_RECORDS:
         raise LimitExceeded("peers.MAX_RECORDS", len(records), MAX_RECORDS)
-    found: list[tuple[PeerRecord, bytes]] = []
-    for envelope in records:
-        if len(envelope) <= MAX_RECORD:
-            try:
-                found.append((PeerRecord.open(envelope), envelope))
-            except EnvelopeError:
-                continue
-    return found
+    found: dict[PeerId, tuple[PeerRecord, bytes]] = {}
+    for envelope in dict.fromkeys(records):
+        if len(envelope) > MAX_RECORD:
+            continue
+        try:
+            record = PeerRecord.open(envelope)
+        except EnvelopeError:
+            continue
+        known = found.get(record.peer_id)
+        if known is None or record.seq > known[0].seq:
+            found[record.peer_id] = record, envelope
+    return list(found.values())
 
 
 def believable(addresses: Sequence[Multiaddr], heard_from: Multiaddr) -> tuple[Multiaddr, ...]:

@@ -191,7 +191,9 @@ class BlobService(Service):
         known = {row.sha256: row.size for row in rows if found.get(row.sha256) == row.size}
         lost = [row.sha256 for row in rows if row.sha256 not in known]
         if lost:
-            self._log.error("{count} blobs have lost their files", event="blob.lost", count=len(lost), first=lost[0])
+            self._log.error(
+                "blobs that have lost their files: {count}", event="blob.lost", count=len(lost), first=lost[0]
+            )
             await self._store.write(lambda connection: table.forget_all(connection, lost))
         # A file without a row was never acknowledged.
         orphans = [each for each in found if each not in known]

@@ -186,7 +186,7 @@ class CoordinatorService(Service):
         self._streams.resumed = self._custodies.resumed
         if owned:
             self._log.info(
-                "{count} tasks are with agents: their leases begin anew",
+                "tasks with agents: {count}; their leases begin anew",
                 event="coordinator.restarted",
                 count=len(owned),
             )

@@ -156,7 +156,7 @@ class ExecutorService(Service):
         self._place.streams.offered = self._offered
         if records:
             self._log.info(
-                "{count} runs of an earlier process: {kept} taken back",
+                "runs of an earlier process: {count}, taken back: {kept}",
                 event="executor.restarted",
                 count=len(records),
                 kept=self.taken_back,

@@ -124,7 +124,7 @@ class LocalJournal(Service):
                 raise JournalUnreadable(f"entry {index} of the journal cannot be read: {problem}") from problem
         self._open = True
         self._log.info(
-            "{entries} entries replayed up to index {index}, start {start}",
+            "entries replayed: {entries}, up to index {index}, start {start}",
             event="journal.replayed",
             entries=len(entries),
             index=machine.index,

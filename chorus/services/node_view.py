@@ -113,6 +113,7 @@ class NodeView:
             "connected_since": self._since.get(connection),
             "latency_ms": None if latency is None else round(latency * 1000, 3),
             "score": self._score(peer),
+            "direct": self._pubsub.router.is_direct(peer.raw),
             "availability": None
             if availability is None
             else {

@@ -351,8 +351,8 @@ class PresenceService(Service):
         load = self._load()
         counters = self._pubsub.counters()
         self._log.info(
-            "{agent} {status}: {current} of {max} tasks, {peers} peers, {nodes} nodes known, {sent} messages sent, "
-            "{received} received",
+            "{agent} {status}; tasks: {current} of {max}; peers: {peers}; nodes known: {nodes}; messages sent: {sent}, "
+            "received: {received}",
             event="status",
             agent=self._profile.agent_id,
             role=self._profile.role,

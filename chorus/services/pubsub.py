@@ -27,13 +27,13 @@ from chorus.protocols.limits import HostLimits, groups
 from chorus.protocols.stream import ProtocolOptions
 from chorus.services.pubsub_congestion import Congestion
 from chorus.services.pubsub_counters import LinkCounters, counted
+from chorus.services.pubsub_direct import DirectPeers
 from chorus.services.pubsub_link import GoOn, Inbound, Outbound
 from chorus.services.pubsub_topics import Callback, ReceivedValidator, Topic, Topics
 from chorus.services.turn_queue import TurnQueue
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
-    from twisted.python.failure import Failure
 
     from chorus.multiformats.multiaddr import Multiaddr
     from chorus.protocols.stream import Connection, Host, Stream
@@ -81,11 +81,7 @@ class PubSubService(Service):
         first_seqno: Callable[[], int] = time.time_ns,
     ) -> None:
         self.params = params or GossipParams()
-        self._direct: dict[PeerId, list[Multiaddr]] = {}
-        for address in direct:
-            peer = address.peer_id()
-            if peer is not None and peer != identity.peer_id:
-                self._direct.setdefault(peer, []).append(address)
+        self._direct = DirectPeers(host, identity.peer_id, direct)
         self.router = GossipRouter(
             peer_id=identity.peer_id.raw,
             sign=Signer(identity).sign,
@@ -95,7 +91,7 @@ class PubSubService(Service):
             params=self.params,
             score_params=score_params,
             record=lambda raw: record_of(PeerId(raw)),
-            direct=[peer.raw for peer in self._direct],
+            direct=self._direct.raw_ids(),
         )
         self._shared_networks = tuple(shared_networks)
         self._take_up = take_up
@@ -126,6 +122,7 @@ class PubSubService(Service):
         if not self._watching:
             self._watching = True
             self._host.watch_peers(self._joined, self._left)
+            self._direct.warn_of_own()
         for connection in self._host.connections():
             self._joined(connection)
         self._timer = self._clock.callLater(self.params.first_heartbeat, self._heartbeat)
@@ -138,6 +135,7 @@ class PubSubService(Service):
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._topics.cancel()
+        self._direct.stop()
         for inbound in list(self._waiting.values()):
             inbound.stop()
         self.router.leave(self._clock.seconds())
@@ -283,6 +281,7 @@ class PubSubService(Service):
         self.router.peer_joined(
             raw, protocol, outbound=not connection.inbound, group=self._group(connection.remote_address)
         )
+        self._direct.joined(connection.peer_id)
         self._transmit()
         link.open()
 
@@ -421,17 +420,9 @@ class PubSubService(Service):
                     peer.inbound.check(now)
             self.router.heartbeat(now)
             if self._heartbeats % self.params.direct_ticks == 0:
-                self._dial_direct()
+                self._direct.dial(self.router.absent_direct_peers())
             self._heartbeats += 1
             self._transmit()
         except Exception:
             self._counters.errors += 1
             self._log.failure("heartbeat")
-
-    def _dial_direct(self) -> None:
-        for raw in self.router.absent_direct_peers():
-            peer = PeerId(raw)
-            self._host.dial(peer, self._direct[peer]).addCallbacks(lambda _: None, self._direct_failed)
-
-    def _direct_failed(self, failure: Failure) -> None:
-        self._log.debug("a direct peer does not answer: {reason}", reason=failure.value)

@@ -20,7 +20,8 @@ DIGITS = 6
 
 
 def pubsub_document(pubsub: PubSubService) -> Document:
-    """{topics: [{topic, mesh, subscribers}], peers: [{peer_id, score, …}], thresholds, counters}; peers by their id."""
+    """{topics: [{topic, mesh, subscribers}], peers: [{peer_id, direct, score, …}], thresholds, counters}; peers by
+    their id."""
     router = pubsub.router
     counters = {name: count for name, count in pubsub.counters().items() if count is not None}
     return {
@@ -43,6 +44,7 @@ def _peer(router: GossipRouter, raw: bytes) -> Document:
     assert view is not None, "a connected peer has a score"
     return {
         "peer_id": str(PeerId(raw)),
+        "direct": router.is_direct(raw),
         "score": round(view.score, DIGITS),
         "application": round(view.application, DIGITS),
         "group_size": view.group_size,

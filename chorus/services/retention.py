@@ -108,7 +108,7 @@ class RetentionService(Service):
             self.forgotten += 1
         await self._remove_blobs(due, limit)
         if due:
-            self._log.info("{count} old tasks forgotten", event="tasks.forgotten", count=len(due))
+            self._log.info("old tasks forgotten: {count}", event="tasks.forgotten", count=len(due))
         return len(due)
 
     async def _sweep(self) -> None:

@@ -284,7 +284,7 @@ class SandboxService(Service):
             self._log.error("what an earlier run left could not be removed: {error}", error=error)
         else:
             if count:
-                self._log.info("removed {count} sandboxes of an earlier run", event="sandbox.cleaned", count=count)
+                self._log.info("sandboxes of an earlier run removed: {count}", event="sandbox.cleaned", count=count)
 
     def adopt(self, job: Job, scratch: Path, sink: OutputSink, stdout_from: int, stderr_from: int) -> Run | None:
         """Take over a kept sandbox."""

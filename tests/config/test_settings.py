@@ -128,6 +128,19 @@ class WrongValues(PureTestCase):
                 self.assertIn(problem, text)
                 self.assertIn(example, text)
 
+    def test_networks_that_nobody_can_share(self) -> None:
+        private = ("127.0.0.1", "10.1.0.0/16", "100.64.0.0/16", "192.168.1.0/24", "224.0.0.1", "0.0.0.0")
+        private += ("::1", "fe80::1", "fe80::1%eth0", "2a00:1450::1%eth0", "fc00::/48", "::ffff:8.8.8.8", "ff0e::1")
+        wide = ("0.0.0.0/0", "::/0", "10.0.0.0/8", "8.0.0.0/15", "2a00::/31")
+        for texts, problem in ((private, "is not public"), (wide, "is wider than a shared network can be")):
+            for text in texts:
+                with self.subTest(text):
+                    self.assertIn(problem, self.refusal({"CHORUS_GOSSIP_SHARED_NETWORKS": f"192.0.2.7,{text}"}))
+
+    def test_networks_at_their_widest(self) -> None:
+        found = load({"CHORUS_GOSSIP_SHARED_NETWORKS": "8.8.0.0/16,2a00:1450::/32,8.8.0.0/16,203.0.113.5"})
+        self.assertEqual(found.gossip_shared_networks, ("8.8.0.0/16", "2a00:1450::/32", "203.0.113.5/32"))
+
     def test_a_default_over_its_maximum(self) -> None:
         text = self.refusal({"CHORUS_TASK_CPU": "9"})
         self.assertTrue(text.startswith("CHORUS_TASK_CPU: 9.0 is over CHORUS_TASK_CPU_MAX, 8.0"), text)

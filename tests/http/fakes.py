@@ -280,6 +280,7 @@ class FakeNode:
                 "connected_since": 1.0,
                 "latency_ms": 0.4,
                 "score": 1.5,
+                "direct": False,
                 "availability": {"status": "ready"},
                 "capabilities": None,
             }
@@ -302,6 +303,7 @@ class FakeNode:
             "peers": [
                 {
                     "peer_id": peer,
+                    "direct": False,
                     "score": 1.03,
                     "application": 0.0,
                     "group_size": 0,

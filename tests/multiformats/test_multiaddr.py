@@ -9,6 +9,7 @@ from tests.support import PureTestCase, vectors
 
 PEER = Identity.from_seed(bytes(32)).peer_id
 ONION = "vww6ybal4bd7szmgncyruucpgfkqahzddi37ktceo3ah7ngmcopnpyyd"
+CERTHASH = "uEiAkH5a4DPGKUuOBjYw0CgwjvcJCJMD2K_1aluKR_tpevQ"
 
 ROUND_TRIPS = (
     "/ip4/127.0.0.1/tcp/0",
@@ -17,7 +18,7 @@ ROUND_TRIPS = (
     "/dns/example.org/tcp/9000",
     "/dns6/a.example/tcp/1/tls/ws",
     "/dnsaddr/bootstrap.example",
-    "/ip4/192.0.2.1/udp/1/quic-v1/webtransport/certhash/uEiAkH5a4DPGKUuOBjYw0CgwjvcJCJMD2K_1aluKR_tpevQ",
+    "/ip4/192.0.2.1/udp/1/quic-v1/webtransport/certhash/" + CERTHASH,
     f"/onion3/{ONION}:80",
     "/unix/a/b/c",
     "/memory/x",
@@ -98,6 +99,23 @@ class MultiaddrTests(PureTestCase):
         ):
             with self.assertRaises(MultiaddrError, msg=text[:40]):
                 Multiaddr.from_bytes(bytes.fromhex(text))
+
+    def test_the_longest_in_use_are_taken(self) -> None:
+        for text in (
+            f"/ip6zone/eth0/ip6/fe80::1/udp/1/quic-v1/webtransport/certhash/{CERTHASH}/certhash/{CERTHASH}"
+            f"/p2p/{PEER}/p2p-circuit/p2p/{PEER}",
+            f"/dns4/example.org/tcp/443/tls/sni/example.org/ws/p2p/{PEER}/p2p-circuit/webrtc/p2p/{PEER}",
+            "/ws" * MAX_PARTS,
+        ):
+            address = Multiaddr.parse(text)
+            self.assertEqual(str(Multiaddr.from_bytes(address.raw)), text)
+
+    def test_parts_are_limited_before_they_are_read(self) -> None:
+        long = bytes.fromhex("29" + "00" * 16) * MAX_PARTS
+        self.assertEqual(len(Multiaddr.from_bytes(long).parts), MAX_PARTS)
+        for more in ("29" + "00" * 16, "dd03", "ffff7f"):
+            with self.assertRaisesRegex(MultiaddrError, f"at most {MAX_PARTS} parts"):
+                Multiaddr.from_bytes(long + bytes.fromhex(more))
 
     def test_tcp_endpoint(self) -> None:
         for text, expected in (

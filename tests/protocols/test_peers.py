@@ -73,6 +73,28 @@ class MessageTests(PureTestCase):
         answer = decode_answer(Answer(records=[b"", bytes(forged), good, b"\xff"]).SerializeToString())
         self.assertEqual([envelope for _, envelope in answer], [good])
 
+    def test_one_record_of_a_peer(self) -> None:
+        identity = Identity.from_seed((1).to_bytes(32, "big"))
+        older, newer = (PeerRecord(identity.peer_id, seq, ()).seal(identity) for seq in (1, 2))
+        other = record(2)
+        for records in ([older, other, newer], [newer, older, other, newer]):
+            answer = decode_answer(Answer(records=records).SerializeToString())
+            self.assertEqual([envelope for _, envelope in answer], [newer, other])
+        whole = encode_answer(other, [newer, newer, other], MAX_RECORDS, random.Random(1))
+        self.assertEqual(list(Answer.FromString(whole).records), [other, newer])
+
+    def test_a_record_that_comes_again_and_again_is_verified_once(self) -> None:
+        opened: list[bytes] = []
+        real = PeerRecord.open
+
+        def counting(envelope: bytes) -> PeerRecord:
+            opened.append(envelope)
+            return real(envelope)
+
+        self.patch(PeerRecord, "open", counting)
+        decode_answer(Answer(records=[record(1)] * MAX_RECORDS).SerializeToString())
+        self.assertEqual(len(opened), 1)
+
     def test_cve_2026_40094_empty_lists(self) -> None:
         self.assertEqual(decode_answer(b""), [])
         self.assertEqual(decode_answer(Answer(records=[record(1)]).SerializeToString())[0][0].addresses, ())

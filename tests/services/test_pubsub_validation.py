@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
 from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
+from twisted.logger import globalLogPublisher
 
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols.gossip_events import Validation
@@ -177,6 +181,14 @@ class DirectPeers(ServiceCase):
             direct=[address, own],
             first_seqno=lambda: 1,
         )
+        told: list[dict[str, Any]] = []
+
+        def observe(event: dict[str, Any]) -> None:
+            if str(event.get("event", "")).startswith("peer.direct_"):
+                told.append(event)
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
         pubsub.startService()
         self.addCleanup(self.run_a_while, 0.0)
         self.addCleanup(pubsub.stopService)
@@ -185,9 +197,24 @@ class DirectPeers(ServiceCase):
         self.run_a_while(11)
         self.assertEqual(len(dialled), 3)
         there = self.node(2)
-        connect(host, there.host)
+        out, _ = connect(host, there.host)
         self.run_a_while(20)
         self.assertEqual(len(dialled), 3)
+        self.assertEqual([peer["direct"] for peer in pubsub_document(pubsub)["peers"]], [True])
+        self.assertEqual([peer["direct"] for peer in pubsub_document(there.pubsub)["peers"]], [False])
+        self.assertEqual(
+            [(event["event"], event.get("peer", event.get("address"))) for event in told],
+            [
+                ("peer.direct_self", own),
+                ("peer.direct_unreachable", other.peer_id),
+                ("peer.direct_reached", other.peer_id),
+            ],
+        )
+        # Gone and not found again: that is news once more.
+        out.close()
+        self.run_a_while(20)
+        self.assertGreater(len(dialled), 4)
+        self.assertEqual([event["event"] for event in told[3:]], ["peer.direct_unreachable"])
 
 
 class View(ServiceCase):
@@ -204,6 +231,15 @@ class View(ServiceCase):
         self.assertEqual(list(peer["topics"][TOPIC]), [field.name for field in attrs.fields(TopicScore)])
         self.assertEqual(document["thresholds"]["graylist"], -200.0)
         self.assertEqual(document["counters"]["delivered"], 1)
+
+    def test_what_it_shows_is_explained(self) -> None:
+        one, *_ = self.pair(TOPIC)
+        document = pubsub_document(one.pubsub)
+        page = (Path(__file__).resolve().parents[2] / "docs/api.md").read_text()
+        for name, after in (("thresholds", "`counters` count"), ("counters", "## Errors")):
+            text = page[page.index(f"`{name}` ", page.index("`thresholds` of")) : page.index(after)]
+            rows = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+            self.assertEqual({word for row in rows for word in re.findall(r"`(\w+)`", row)}, set(document[name]))
 
 
 class Networks(ServiceCase):
