@@ -31,7 +31,7 @@ class NoPlots(UserError):
 
     def __init__(self) -> None:
         super().__init__(
-            "pictures need matplotlib: pip install 'chorus[simulate]' (or say --no-report for the figures alone)"
+            "pictures need matplotlib: pip install 'matplotlib>=3.8' (or say --no-report for the figures alone)"
         )
 
 

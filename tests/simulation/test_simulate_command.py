@@ -172,7 +172,9 @@ class Command(PureTestCase):
         with mock.patch.dict(sys.modules, {"matplotlib": None}):
             status, out, err = self.chorus(*QUICK, "-o", str(self.here / "x.html"))
             self.assertEqual((status, out, len(err.splitlines())), (2, "", 1))
-            self.assertIn("pip install 'chorus[simulate]'", err)
+            self.assertIn("pip install 'matplotlib>=3.8' ", err)
+            extras = Path(__file__).resolve().parents[2].joinpath("setup.cfg").read_text()
+            self.assertIn("\nsimulate =\n    matplotlib >= 3.8\n", extras)
             self.assertEqual(self.chorus(*QUICK, "--no-report")[0], 0, "the figures need no pictures")
 
     def test_list(self) -> None:
