@@ -8,14 +8,15 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from chorus.client import show
-from chorus.client.errors import EXIT_INTERRUPTED, EXIT_TASK_FAILED, EXIT_USAGE
+from chorus.client.errors import EXIT_INTERRUPTED, EXIT_TASK_FAILED, EXIT_TERMINATED, EXIT_USAGE
 
 if TYPE_CHECKING:
     from chorus.client.api import Api
@@ -97,9 +98,45 @@ def joined(words: Sequence[str]) -> list[str]:
     return made
 
 
+class _Terminated(BaseException):
+    """SIGTERM came."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM raises `_Terminated` meanwhile, so that what is open is closed and removed."""
+
+    def end(number: int, frame: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def run(options: Options, api: Api) -> int:
     """0 when the scenario's figures are reached, 1 when one is not, 2 for what cannot be run or written, 130 when
-    interrupted."""
+    interrupted, 143 when ended by SIGTERM."""
+    try:
+        with _terminable():
+            return _run(options)
+    except KeyboardInterrupt:
+        return _stopped("interrupted", EXIT_INTERRUPTED)
+    except _Terminated:
+        return _stopped("ended by SIGTERM", EXIT_TERMINATED)
+
+
+def _stopped(how: str, status: int) -> int:
+    if show.lively(sys.stderr):
+        # The line of the progress has no end.
+        print(file=sys.stderr)
+    show.note(f"{how}: no report was written")
+    return status
+
+
+def _run(options: Options) -> int:
     from chorus.simulation.gossip_scenario import ScenarioError
 
     if options.list:
@@ -111,14 +148,7 @@ def run(options: Options, api: Api) -> int:
         for mistake in error.mistakes:
             show.note(mistake)
         return EXIT_USAGE
-    try:
-        return _simulate(scenario, seed, options)
-    except KeyboardInterrupt:
-        if show.lively(sys.stderr):
-            # The line of the progress has no end.
-            print(file=sys.stderr)
-        show.note("interrupted: no report was written")
-        return EXIT_INTERRUPTED
+    return _simulate(scenario, seed, options)
 
 
 def _list(as_json: bool) -> None:

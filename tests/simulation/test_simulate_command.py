@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -167,6 +168,25 @@ class Command(PureTestCase):
             status, out, err = self.chorus(*QUICK, "-o", str(output))
         self.assertEqual((status, out, err), (130, "", "chorus: interrupted: no report was written\n"))
         self.assertEqual((os.listdir(self.here), output.read_text()), (["x.html"], "before"))
+
+    def test_a_sigterm_leaves_nothing_half_made(self) -> None:
+        output = self.here / "x.html"
+        before = signal.getsignal(signal.SIGTERM)
+
+        def killed(*_: object) -> None:
+            self.assertEqual(len(os.listdir(self.here)), 1, "the page is open")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        with mock.patch("chorus.simulation.gossip_run.simulate", side_effect=killed):
+            status, out, err = self.chorus(*QUICK, "-o", str(output))
+        self.assertEqual((status, out, err), (143, "", "chorus: ended by SIGTERM: no report was written\n"))
+        self.assertEqual(os.listdir(self.here), [])
+        self.assertIs(signal.getsignal(signal.SIGTERM), before)
+
+    def test_who_interrupts_what_is_read_gets_a_line_too(self) -> None:
+        with mock.patch("chorus.client.simulate.read", side_effect=KeyboardInterrupt):
+            status, _, err = self.chorus(*QUICK)
+        self.assertEqual((status, err), (130, "chorus: interrupted: no report was written\n"))
 
     def test_without_matplotlib_a_line_says_what_to_install(self) -> None:
         with mock.patch.dict(sys.modules, {"matplotlib": None}):
