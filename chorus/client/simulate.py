@@ -290,16 +290,22 @@ def _simulate(scenario: Scenario, seed: int, options: Options) -> int:
             name = options.output if options.output is not None else f"simulate-{scenario.name}-{seed}.html"
             output = stack.enter_context(PageFile(Path(name)))
         result = gossip_run.simulate(scenario, seed, _progress())
-        # Before the page, which may find the disk full.
-        if as_json:
-            show.document(result.document())
-        else:
-            _show(result, replay)
-        if output is not None:
+        unheard: OSError | None = None
+        try:
+            # Before the page, which may find the disk full.
+            if as_json:
+                show.document(result.document())
+            else:
+                _show(result, replay)
             sys.stdout.flush()
+        except OSError as error:
+            unheard = error
+        if output is not None:
             output.write(_page(result, replay))
-            if not as_json:
-                print(f"report: {output.path}")
+        if unheard is not None:
+            raise unheard
+        if output is not None and not as_json:
+            print(f"report: {output.path}")
     return EXIT_TASK_FAILED if result.missed() else 0
 
 

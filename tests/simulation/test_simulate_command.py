@@ -15,9 +15,11 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+from chorus.client import entry
 from chorus.client.main import main
 from tests.support import PureTestCase
 
+ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["simulate", "calibration", "--nodes", "12", "--seconds", "3"]
 
 
@@ -188,12 +190,36 @@ class Command(PureTestCase):
             status, _, err = self.chorus(*QUICK)
         self.assertEqual((status, err), (130, "chorus: interrupted: no report was written\n"))
 
+    def test_who_interrupts_its_imports_gets_a_line(self) -> None:
+        err = io.StringIO()
+        with contextlib.redirect_stderr(err), mock.patch("chorus.client.main.main", side_effect=KeyboardInterrupt):
+            self.assertEqual(entry.main(), 130)
+        self.assertEqual(err.getvalue(), "chorus: interrupted\n")
+        self.assertIn("\n    chorus = chorus.client.entry:main\n", (ROOT / "setup.cfg").read_text())
+
+    def test_figures_that_nobody_can_take_are_a_line_and_the_page_is_written(self) -> None:
+        output = self.here / "x.html"
+        for words in ([*QUICK, "-o", str(output)], ["simulate", "--list"], ["--version"]):
+            with open("/dev/full", "wb") as full:
+                done = subprocess.run(
+                    [sys.executable, "-m", "chorus.client.main", *words],
+                    env={**os.environ, "PYTHONPATH": str(ROOT)},
+                    stdout=full,
+                    stderr=subprocess.PIPE,
+                    check=False,
+                    timeout=60,
+                )
+            self.assertEqual(
+                (done.returncode, done.stderr), (2, b"chorus: cannot write the answer: No space left on device\n")
+            )
+        self.assertIn("<h1>", output.read_text())
+
     def test_without_matplotlib_a_line_says_what_to_install(self) -> None:
         with mock.patch.dict(sys.modules, {"matplotlib": None}):
             status, out, err = self.chorus(*QUICK, "-o", str(self.here / "x.html"))
             self.assertEqual((status, out, len(err.splitlines())), (2, "", 1))
             self.assertIn("pip install 'matplotlib>=3.8' ", err)
-            extras = Path(__file__).resolve().parents[2].joinpath("setup.cfg").read_text()
+            extras = (ROOT / "setup.cfg").read_text()
             self.assertIn("\nsimulate =\n    matplotlib >= 3.8\n", extras)
             self.assertEqual(self.chorus(*QUICK, "--no-report")[0], 0, "the figures need no pictures")
 
@@ -283,7 +309,7 @@ class Command(PureTestCase):
         )
         done = subprocess.run(
             [sys.executable, "-c", program],
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             check=True,
             timeout=30,
