@@ -294,7 +294,7 @@ def _simulate(scenario: Scenario, seed: int, options: Options) -> int:
         try:
             # Before the page, which may find the disk full.
             if as_json:
-                show.document(result.document())
+                show.document({**result.document(), "again": replay, "version": _version()})
             else:
                 _show(result, replay)
             sys.stdout.flush()
@@ -334,21 +334,41 @@ def _progress() -> Callable[[float, float], None]:
     return progress
 
 
-def _page(result: Result, replay: str) -> bytes:
-    from chorus.simulation.gossip_report import page
+def _version() -> str:
     from chorus.version import version_line
 
-    return page(result, replay, version_line({}).replace("CHORUS-agent", "chorus", 1)).encode()
+    return version_line({}).replace("CHORUS-agent", "chorus", 1)
+
+
+def _page(result: Result, replay: str) -> bytes:
+    from chorus.simulation.gossip_report import page
+
+    return page(result, replay, _version()).encode()
 
 
 def _show(result: Result, replay: str) -> None:
     from chorus.simulation.gossip_numbers import number
     from chorus.simulation.gossip_report import label
 
-    scenario = result.scenario
+    scenario, figures = result.scenario, result.figures
     print(f"{scenario.name}: {scenario.summary}")
-    names = [*SHOWN, *(name for name in result.figures if name.endswith("_score") and name != "honest_score")]
-    show.facts([(label(name), number(result.figures[name])) for name in names])
-    for missed in result.missed():
-        show.note(f"missed: {missed}")
+    of_attackers = [name for attack in scenario.attacks for name in (f"{attack.kind}_score", f"{attack.kind}_places")]
+    show.facts([(label(name), number(figures[name])) for name in dict.fromkeys((*SHOWN, *of_attackers))])
+    if scenario.wanted:
+        print()
+        rows = [
+            (
+                label(wanted.figure),
+                wanted.bounds,
+                number(figures[wanted.figure]),
+                "met" if wanted.holds(figures) else "missed",
+            )
+            for wanted in scenario.wanted
+        ]
+        show.table(("figure", "wanted", "is", ""), rows, "")
+        print()
+        for wanted in scenario.wanted:
+            if not wanted.holds(figures):
+                show.note(f"missed: {label(wanted.figure)} {wanted.bounds}, but it is {figures[wanted.figure]:.4g}")
     print(f"again: {replay}")
+    print(f"trace: {result.trace}, made with {_version()}")

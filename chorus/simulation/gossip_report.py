@@ -66,7 +66,7 @@ def page(result: Result, replay: str, version: str) -> str:
     for figure, value in result.figures.items():
         bound = wanted.get(figure)
         state = "" if bound is None else (" class=missed" if not bound.holds(result.figures) else "")
-        said = "" if bound is None else escape(str(bound).replace(figure, "").strip())
+        said = "" if bound is None else escape(bound.bounds)
         rows.append(
             f"<tr{state}><td>{escape(label(figure))}</td><td class=number>{number(value)}</td><td>{said}</td></tr>"
         )

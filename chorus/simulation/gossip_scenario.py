@@ -108,13 +108,18 @@ class Wanted:
         return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
 
     def __str__(self) -> str:
-        if self.low is None:
-            return f"{self.figure} ≤ {self.high:g}"
-        if self.high is None:
-            return f"{self.figure} ≥ {self.low:g}"
-        if self.low == self.high:
-            return f"{self.figure} = {self.low:g}"
+        if self.low is None or self.high is None or self.low == self.high:
+            return f"{self.figure} {self.bounds}"
         return f"{self.low:g} ≤ {self.figure} ≤ {self.high:g}"
+
+    @property
+    def bounds(self) -> str:
+        """Without the figure's name: `≤ 325`, `184.5 to 225.5`."""
+        if self.low is None:
+            return f"≤ {self.high:g}"
+        if self.high is None:
+            return f"≥ {self.low:g}"
+        return f"= {self.low:g}" if self.low == self.high else f"{self.low:g} to {self.high:g}"
 
 
 @attrs.frozen(kw_only=True)

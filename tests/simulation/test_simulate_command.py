@@ -272,6 +272,11 @@ class Command(PureTestCase):
         trace = re.findall(r"trace <code>(\w+)</code>", page)[0]
         again = json.loads(self.chorus(*replay.split()[1:], "--json")[1])
         self.assertEqual(again["trace"], trace, "the line gives the same run")
+        self.assertEqual(again["again"], replay)
+        self.assertIn(f"\ntrace: {trace}, made with {again['version']}\n", out)
+        self.assertRegex(again["version"], r"^chorus \d")
+        self.assertRegex(out, r"\nsilent nodes: places in honest meshes, each +[\d.]+\n")
+        self.assertNotIn("missed", out)
 
     def test_json_alone_writes_no_report(self) -> None:
         status, out, _ = self.chorus(*QUICK, "--json", "--churn", "10%", "--loss", "1%", "--rate", "1.5")
@@ -295,12 +300,22 @@ class Command(PureTestCase):
         from chorus.simulation.gossip_scenario import Scenario, Wanted
 
         scenario = Scenario(
-            name="odd", nodes=8, degree=4, publishers=8, seconds=2.0, wanted=(Wanted("p50_ms", high=1),)
+            name="odd",
+            nodes=8,
+            degree=4,
+            publishers=8,
+            seconds=2.0,
+            wanted=(Wanted("p50_ms", high=1), gossip_scenarios.ONCE),
         )
         with mock.patch.dict(gossip_scenarios.SCENARIOS, {"odd": scenario}):
-            status, _, err = self.chorus("simulate", "odd", "--no-report")
+            status, out, err = self.chorus("simulate", "odd", "--no-report")
+            document = json.loads(self.chorus("simulate", "odd", "--json")[1])
         self.assertEqual(status, 1)
-        self.assertIn("chorus: missed: p50_ms ≤ 1, but it is", err)
+        self.assertRegex(err, r"\Achorus: missed: latency, median \(ms\) ≤ 1, but it is [\d.]+\n\Z")
+        self.assertRegex(out, r"\nlatency, median \(ms\) +≤ 1 +[\d.]+ +missed\n")
+        self.assertRegex(out, r"\ndelivered twice +≤ 0 +0 +met\n")
+        self.assertEqual(document["wanted"], ["p50_ms ≤ 1", "delivered_twice ≤ 0"])
+        self.assertEqual([each.partition(",")[0] for each in document["missed"]], ["p50_ms ≤ 1"])
 
     def test_other_commands_import_nothing_of_the_simulation(self) -> None:
         program = (
