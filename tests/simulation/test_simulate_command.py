@@ -17,6 +17,17 @@ from unittest import mock
 
 from chorus.client import entry
 from chorus.client.main import main
+from chorus.simulation.gossip_scenario import (
+    MAX_CHURN,
+    MAX_DEGREE,
+    MAX_DELAY_MS,
+    MAX_LOSS,
+    MAX_MESSAGES,
+    MAX_NODES,
+    MAX_SECONDS,
+    MAX_SIZE,
+    MIN_NODES,
+)
 from tests.support import PureTestCase
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,35 +64,84 @@ class Command(PureTestCase):
         self.assert_refused(["--nodes", "3"], "--nodes must be between 4 and 20000, not 3")
         self.assert_refused(["--seed", "-1"], "--seed must be between 0 and 9223372036854775807, not -1")
         self.assert_refused(
-            ["--links", "150-10", "--loss", "70%", "--seconds", "0"],
-            "the longest link in ms must be between 150 and 10000, not 10",
-            "loss must be between 0 and 0.5, not 0.7",
-            "seconds must be between 1 and 86400, not 0",
-            "messages in all must be between 1 and 100000, not 0",
+            ["--links", "20000-30000", "--loss", "70%", "--seconds", "0", "--degree", "1", "--churn", "201%"],
+            "--degree must be between 2 and 200, not 1",
+            "--links must be between 0 and 10000 ms, not 20000",
+            "--loss must be between 0% and 50%, not 70%",
+            "--churn must be between 0% and 200%, not 201%",
+            "--seconds must be between 1 and 86400, not 0",
         )
-        self.assert_refused(["--uplink", "0"], "the uplink in Mbit/s must be between 0.01 and 100000, not 0")
-        self.assert_refused(["--seconds", "9" * 400], f"--seconds is a number, not {'9' * 40!r}")
+        self.assert_refused(["--uplink", "0"], "--uplink must be between 0.01 and 100000 Mbit/s, not 0")
+        self.assert_refused(["--seconds", "9" * 400], "--seconds is a number of at most 40 characters, not 400")
+
+    def test_bounds_are_in_the_help(self) -> None:
+        with self.assertRaises(SystemExit), contextlib.redirect_stdout(io.StringIO()) as out:
+            main(["simulate", "--help"], {})
+        said = " ".join(out.getvalue().split())
+        for low, high in ((MIN_NODES, MAX_NODES), (2, MAX_DEGREE), (0, MAX_DELAY_MS), (0, MAX_SIZE), (1, MAX_SECONDS)):
+            self.assertIn(f"{low} to {high:.0f}", said)
+        for most in (MAX_LOSS, MAX_CHURN):
+            self.assertIn(f"at most {most:.0%}", said)
+        self.assertIn(f"at most {MAX_MESSAGES} messages", said)
+
+    def test_mistakes_of_every_kind_are_said_together_and_what_follows_from_them_is_not(self) -> None:
+        self.assert_refused(
+            ["--nodes", "many", "--publishers", "5000", "--rate", "1e9", "--size", "-1", "-o", "-"],
+            "--output and --no-report exclude each other",
+            "--output names a file; for one with the name - say ./-",
+            "--nodes is a whole number, not 'many'",
+            "--size must be between 0 and 60000 bytes, not -1",
+            "--rate must be between 0.001 and 10000 messages a second, not 1000000000",
+        )
+        self.assert_refused(
+            ["--rate", "x", "--seconds", "86400", "--nodes", "3", "--degree", "100", "--publishers", "0"],
+            "--rate is a number, not 'x'",
+            "--nodes must be between 4 and 20000, not 3",
+            "--publishers must be between 1 and 20000, not 0",
+        )
+        self.assert_refused(
+            ["--seconds", "80000", "--rate", "10", "--nodes", "8"],
+            "messages in all must be between 1 and 100000, not 800000",
+        )
+        self.assert_refused(
+            ["--attackers", "silent:0x5", "--attackers", "silent:1x0", "--attackers", "x"],
+            "--attackers silent:0x5: attackers must be between 1 and 5000, not 0",
+            "--attackers silent:1x0: connections of an attacker must be between 1 and 1000, not 0",
+            "--attackers is KIND:NxK such as silent:400x100, not 'x'",
+        )
+        status, _, err = self.chorus("simulate", "storm", "--loss", "x")
+        self.assertEqual((status, len(err.splitlines())), (2, 2))
+
+    def test_a_share_above_1_has_its_percent_sign(self) -> None:
+        line = "is a share such as 5% or 0.05, not '2': above 1 say it in percent"
+        self.assert_refused(["--churn", "2", "--loss", "2"], f"--churn {line}", f"--loss {line}")
+
+    def test_delays_have_their_order(self) -> None:
+        line = "--links is a delay in ms such as 25, or two such as 10-150, the shorter one first, not '150-10'"
+        self.assert_refused(["--links", "150-10"], line)
+
+    def test_more_attackers_than_there_may_be_in_a_larger_network(self) -> None:
+        status, _, err = self.chorus("simulate", "sybils", "--nodes", "20000", "--no-report")
+        self.assertEqual(status, 2)
+        self.assertTrue(err.startswith("chorus: --nodes 20000: attackers must be between 1 and 5000, not 8000\n"), err)
 
     def test_a_number_is_said_as_it_was_given(self) -> None:
-        self.assert_refused(
-            ["--size", "9999999"], "the size of a message in bytes must be between 0 and 60000, not 9999999"
-        )
-        self.assert_refused(["--rate", "0.0001"], *self.rates("0.0001", "0.003"))
+        self.assert_refused(["--size", "9999999"], "--size must be between 0 and 60000 bytes, not 9999999")
+        self.assert_refused(["--rate", "0.0001"], self.rate("0.0001"))
+        self.assert_refused(["--rate", "1e300"], self.rate("1e+300"))
+        self.assert_refused(["--rate", "1e999"], self.rate("inf"))
 
     @staticmethod
-    def rates(rate: str, total: str) -> tuple[str, str]:
-        return (
-            f"messages a second must be between 0.001 and 10000, not {rate}",
-            f"messages in all must be between 1 and 100000, not {total}",
-        )
+    def rate(given: str) -> str:
+        return f"--rate must be between 0.001 and 10000 messages a second, not {given}"
 
     def test_what_is_below_0_is_a_mistake_like_others(self) -> None:
-        self.assert_refused(["--loss", "-1%"], "loss must be between 0 and 0.5, not -0.01")
+        self.assert_refused(["--loss", "-1%"], "--loss must be between 0% and 50%, not -1%")
         self.assert_refused(
             ["--links", "-5-10"], "--links is a delay in ms such as 25, or two such as 10-150, not '-5-10'"
         )
-        self.assert_refused(["--churn", "-.5"], "--churn is a share such as 5% or 0.05, not '-.5'")
-        self.assert_refused(["--rate", "-1"], *self.rates("-1", "-30"))
+        self.assert_refused(["--churn", "-.5"], "--churn must be between 0% and 200%, not -50%")
+        self.assert_refused(["--rate", "-1"], self.rate("-1"))
 
     def test_a_tasks_own_command_is_left_as_it_is(self) -> None:
         seen: list[list[str]] = []
@@ -92,7 +152,7 @@ class Command(PureTestCase):
         self.assertEqual(seen, [["simulate", "--loss", "-1%"]])
 
     def test_more_publishers_than_nodes(self) -> None:
-        self.assert_refused(["--publishers", "50", "--nodes", "10"], "publishers must be between 1 and 10, not 50")
+        self.assert_refused(["--publishers", "50", "--nodes", "10"], "--publishers must be between 1 and 10, not 50")
 
     def test_a_page_is_wanted_or_not(self) -> None:
         self.assert_refused([*QUICK[1:], "-o", "c.html"], "--output and --no-report exclude each other")
@@ -231,6 +291,11 @@ class Command(PureTestCase):
         document = json.loads(self.chorus("simulate", "--list", "--json")[1])
         self.assertIn("ten-thousand", document["scenarios"])
         self.assertIn("silent", document["attackers"])
+
+    def test_a_list_comes_alone(self) -> None:
+        for words, beside in ((("foo",), "foo"), (("sybils", "--nodes", "5"), "sybils, --nodes")):
+            status, out, err = self.chorus("simulate", "--list", *words)
+            self.assertEqual((status, out, err), (2, "", f"chorus: --list comes alone, without {beside}\n"))
 
     def test_a_report_is_one_page_with_its_pictures_and_the_line_that_replays_it(self) -> None:
         output = self.here / "report.html"
