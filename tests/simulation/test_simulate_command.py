@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import errno
+import html
 import io
 import json
 import os
@@ -17,6 +18,7 @@ from unittest import mock
 
 from chorus.client import entry
 from chorus.client.main import main
+from chorus.simulation.gossip_plots import ALTERNATIVES
 from chorus.simulation.gossip_scenario import (
     MAX_CHURN,
     MAX_DEGREE,
@@ -303,8 +305,10 @@ class Command(PureTestCase):
         status, out, err = self.chorus(*words, "-o", str(output))
         self.assertEqual((status, err), (0, ""))
         page = output.read_text()
-        pictures = re.findall(r'<img alt="(\w+)" src="data:image/svg\+xml;base64,([^"]+)">', page)
-        self.assertEqual([name for name, _ in pictures], ["latency", "propagation", "duplicates", "degree", "scores"])
+        pictures = re.findall(r'<img alt="([^"]+)" src="data:image/svg\+xml;base64,([^"]+)">', page)
+        self.assertEqual([name for name, _ in pictures], [html.escape(each) for each in ALTERNATIVES.values()])
+        self.assertEqual(len(pictures), 5)
+        self.assertIn("docs/simulate.md", page)
         for _, picture in pictures:
             self.assertIn(b"<svg", base64.b64decode(picture))
         self.assertNotRegex(page, r'(src|href)="(?!data:)', "nothing is fetched from elsewhere")
