@@ -23,6 +23,7 @@ EXIT_STATUSES = """exit status:
   3    no node answers
   4    the token is missing or wrong
   130  interrupted
+  143  ended by SIGTERM (chorus simulate)
 """
 
 
