@@ -2,7 +2,7 @@
 
 0 done (and the task completed, where one was watched); 1 the task failed or was cancelled, or the node refused for a
 reason of its own; 2 the command was used wrongly, or what it names is not there; 3 no node answers; 4 the token is
-missing or wrong; 130 interrupted.
+missing or wrong; 130 interrupted; 143 ended by SIGTERM (`chorus simulate`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ EXIT_USAGE = 2
 EXIT_NO_NODE = 3
 EXIT_UNAUTHORIZED = 4
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 
 class ClientError(UserError):

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from chorus.client import commands, show, simulate
 from chorus.client.errors import EXIT_INTERRUPTED, EXIT_USAGE
 from chorus.errors import UserError
+from chorus.files import FULL
 
 USUAL = frozenset({"CHORUS_API", "CHORUS_API_TOKEN", "CHORUS_API_TOKEN_FILE", "CHORUS_DATA_DIR"})
 """Variables that need no check."""
@@ -22,6 +23,7 @@ EXIT_STATUSES = """exit status:
   3    no node answers
   4    the token is missing or wrong
   130  interrupted
+  143  ended by SIGTERM (chorus simulate)
 """
 
 
@@ -167,6 +169,32 @@ def main(words: Sequence[str] | None = None, environ: Mapping[str, str] = os.env
     options, rest = top.parse_known_args(given)
     if rest:
         getattr(options, "complain", top.error)(_unexpected(given, command, options, rest))
+    if command is not None and getattr(options, "run", None) not in (commands.submit, None):
+        options.complain("only `task submit` takes a command after --")
+    options.argv = command
+    try:
+        status = _answer(top, options, environ)
+        # Here and not when the interpreter ends, which could only say so with a traceback.
+        sys.stdout.flush()
+        return status
+    except UserError as error:
+        print(f"chorus: {error}", file=sys.stderr)
+        return getattr(error, "exit_status", EXIT_USAGE)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read us has enough (`chorus task list | head`).
+        _discard_output()
+        return 0
+    except OSError as error:
+        if error.errno not in FULL or error.filename is not None:
+            raise
+        _discard_output()
+        print(f"chorus: cannot write the answer: {error.strerror}", file=sys.stderr)
+        return EXIT_USAGE
+
+
+def _answer(top: argparse.ArgumentParser, options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     if getattr(options, "version", False):
         from chorus.version import version_line
 
@@ -175,21 +203,13 @@ def main(words: Sequence[str] | None = None, environ: Mapping[str, str] = os.env
     if not hasattr(options, "run"):
         top.print_help()
         return EXIT_USAGE
-    if command is not None and options.run is not commands.submit:
-        options.complain("only `task submit` takes a command after --")
-    options.argv = command
     _warn_of_unknown(environ)
-    try:
-        return int(options.run(options, commands.api_of(options, environ)))
-    except UserError as error:
-        print(f"chorus: {error}", file=sys.stderr)
-        return getattr(error, "exit_status", EXIT_USAGE)
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read us has enough (`chorus task list | head`). Keep the interpreter from flushing into the pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    return int(options.run(options, commands.api_of(options, environ)))
+
+
+def _discard_output() -> None:
+    """Keep the interpreter from flushing again when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

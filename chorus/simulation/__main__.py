@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 import attrs
 
@@ -23,9 +23,15 @@ MAX_SEEDS: Final = 1_000_000
 """Weeks, at a second each."""
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, without the usage above it."""
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m chorus.simulation", description=__doc__)
-    made.add_argument("--tier", choices=sorted(TIERS), default="A")
+    made = _Parser(prog="python -m chorus.simulation", description=__doc__, epilog="Tier D: chorus simulate.")
+    made.add_argument("--tier", metavar="|".join(TIERS), default="A", help="docs/simulation.md (A)")
     made.add_argument("--seed", type=int, default=1, help="the first seed")
     made.add_argument("--seeds", type=int, default=1, metavar="N", help="how many, one after the other")
     made.add_argument("--nodes", type=int, help="honest nodes; else drawn from the seed")
@@ -66,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             this = Run(configuration(arguments, seed))
         except BadConfiguration as error:
-            parser().error(str(error))
+            text = str(error)
+            parser().error(f"--{text}" if text.partition(" ")[0] in ("nodes", "seed", "seconds") else text)
         try:
             report = this.run()
         except RunFailed as failed:

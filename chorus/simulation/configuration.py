@@ -38,7 +38,7 @@ class Configuration:
     def __attrs_post_init__(self) -> None:
         """Raises `BadConfiguration`."""
         if self.tier not in TIERS:
-            raise BadConfiguration(f"there is no tier {self.tier!r} here: {', '.join(TIERS)}")
+            raise BadConfiguration(no_tier(self.tier))
         for name, known in (("faults", nemesis.KINDS), ("byzantine", byzantine.KINDS)):
             for kind in getattr(self, name):
                 if kind not in known:
@@ -75,10 +75,17 @@ TIERS: Final = {
 }
 
 
+def no_tier(tier: str) -> str:
+    """What is said of one that is not among `TIERS`."""
+    if tier == "D":
+        return "tier D (thousands of nodes, without bytes) is run by `chorus simulate` (docs/simulate.md)"
+    return f"there is no tier {tier!r} here: {', '.join(TIERS)}"
+
+
 def draw(seed: int, tier: str = "A") -> Configuration:
     """Swarm testing: each kind of fault is in a run or not, so that rare ones are not always masked by common ones."""
     if tier not in TIERS:
-        raise BadConfiguration(f"there is no tier {tier!r} here: {', '.join(TIERS)}")
+        raise BadConfiguration(no_tier(tier))
     rng, known = World(seed).rng("configuration"), TIERS[tier]
     kinds = [kind for kind in nemesis.KINDS if tier != "C" or kind != "corrupt"]
     return Configuration(

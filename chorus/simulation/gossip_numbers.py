@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 def exact(value: float) -> str:
-    """As it was given: for mistakes. Whole numbers in full, whatever their size; others with twelve digits."""
-    return str(int(value)) if value == value // 1 else f"{value:.12g}"
+    """As it was given: for mistakes. Whole numbers in full up to 10^15; others with twelve digits."""
+    return str(int(value)) if value == value // 1 and abs(value) < 1e15 else f"{value:.12g}"
 
 
 def number(value: float) -> str:

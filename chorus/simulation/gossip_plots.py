@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 SIZE: Final = (7.2, 4.0)
 """Inches."""
 
+LINEAR: Final = 10
+"""Scores to here on both sides of 0 are drawn in proportion; beyond, each power of ten takes as much room."""
+
 LEGEND_COLUMNS: Final = 2
 LEGEND_ROW: Final = 0.18
 """Inches."""
@@ -31,7 +34,7 @@ class NoPlots(UserError):
 
     def __init__(self) -> None:
         super().__init__(
-            "pictures need matplotlib: pip install 'chorus[simulate]' (or say --no-report for the figures alone)"
+            "pictures need matplotlib: pip install 'matplotlib>=3.8' (or say --no-report for the figures alone)"
         )
 
 
@@ -70,25 +73,20 @@ def latency(result: Result) -> Figure:
         weights=[100 / len(values)] * len(values),
         color=COLOURS[0],
         alpha=0.45,
+        label="share that took so long",
     )
     summed = axes.twinx()
-    summed.plot(values, [100 * (at + 1) / len(values) for at in range(len(values))], color=COLOURS[0], linewidth=1.8)
+    shares = [100 * (at + 1) / len(values) for at in range(len(values))]
+    summed.plot(values, shares, color=COLOURS[0], linewidth=1.8, label="delivered up to then")
     summed.set_ylim(0, 104)
     summed.set_xlim(0, end)
     summed.set_ylabel("delivered up to then (line, %)")
     summed.spines["top"].set_visible(False)
-    for name, height in (("p50", 50), ("p99", 99)):
+    for name, what, height, style in (("p50", "half", 50, ":"), ("p99", "99 of 100", 99, "--")):
         at = result.figures[f"{name}_ms"]
-        summed.plot([at, at], [0, height], color="#333333", linewidth=0.9, linestyle=":")
-        summed.annotate(
-            f"{name} {at:.0f} ms",
-            (at, height),
-            xytext=(-6, -4),
-            textcoords="offset points",
-            ha="right",
-            va="top",
-            fontsize=9,
-        )
+        label = f"{name}: {what} within {at:.0f} ms"
+        summed.plot([at, at], [0, height], color="#333333", linewidth=1.1, linestyle=style, label=label)
+    _legend_below(figure)
     return figure
 
 
@@ -98,20 +96,35 @@ def propagation(result: Result) -> Figure:
     hops = [each for each in result.hops if each[1] >= result.figures["deliveries"] / 10_000]
     total = sum(count for _, count, _ in hops) or 1
     numbers = [number for number, _, _ in hops]
-    axes.bar(numbers, [100 * count / total for _, count, _ in hops], color=COLOURS[0], alpha=0.45, width=0.8)
+    shares = [100 * count / total for _, count, _ in hops]
+    axes.bar(numbers, shares, color=COLOURS[0], alpha=0.45, width=0.8, label="share that came so far")
     axes.set_xticks(numbers)
     times = axes.twinx()
-    times.plot(numbers, [mean for _, _, mean in hops], color=COLOURS[1], marker="o", markersize=4)
+    means = [mean for _, _, mean in hops]
+    times.plot(numbers, means, color=COLOURS[1], marker="o", markersize=4, label="mean latency of these")
     times.set_ylim(bottom=0)
     times.set_ylabel("mean latency (line, ms)")
     times.spines["top"].set_visible(False)
+    _legend_below(figure)
     return figure
 
 
 def duplicates(result: Result) -> Figure:
     figure, axes = _figure("Copies too many", "duplicates of each message, by node", "nodes")
     axes.hist(result.duplicates, bins=40, color=COLOURS[0], alpha=0.6)
+    _count(axes)
     return figure
+
+
+def _count(axes: Axes) -> None:
+    """The vertical axis counts whole things."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _explain_bands(axes: Axes, colour: str) -> None:
+    axes.fill([], [], color=colour, alpha=0.2, linewidth=0, label="band: 10th to 90th percentile")
 
 
 def _band(axes: Axes, seconds: list[float], spreads: list[Spread], colour: str, label: str) -> None:
@@ -122,23 +135,15 @@ def _band(axes: Axes, seconds: list[float], spreads: list[Spread], colour: str, 
 
 
 def _mark_begin(axes: Axes, result: Result) -> None:
-    begin = result.scenario.warm_up
-    axes.axvline(begin, color="#333333", linewidth=0.9, linestyle=":")
-    axes.annotate(
-        "first message",
-        (begin, 1),
-        xycoords=("data", "axes fraction"),
-        xytext=(4, -3),
-        textcoords="offset points",
-        va="top",
-        fontsize=8,
+    axes.axvline(
+        result.scenario.warm_up, color="#333333", linewidth=0.9, linestyle=":", label="first message is published"
     )
 
 
 def _legend_below(figure: Figure) -> None:
     """Under the axes, which keep their size: with many kinds of attackers there is no room for it among the curves."""
-    _, labels = figure.axes[0].get_legend_handles_labels()
-    rows = -(-len(labels) // LEGEND_COLUMNS)
+    labels = sum(len(axes.get_legend_handles_labels()[1]) for axes in figure.axes)
+    rows = -(-labels // LEGEND_COLUMNS)
     figure.set_figheight(SIZE[1] + rows * LEGEND_ROW)
     figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=LEGEND_COLUMNS)
 
@@ -155,9 +160,10 @@ def degree(result: Result) -> Figure:
         color=COLOURS[0],
         linewidth=0.7,
         linestyle="--",
-        label="least, greatest",
+        label="least and greatest mesh of an honest node",
     )
-    _band(axes, seconds, spreads, COLOURS[0], "median, 10th to 90th percentile")
+    _band(axes, seconds, spreads, COLOURS[0], "median of the honest nodes' meshes")
+    _explain_bands(axes, COLOURS[0])
     for index, kind in enumerate(kind for kind in result.samples[-1].places if kind != "honest"):
         held = [sample.places[kind] for sample in result.samples]
         axes.plot(
@@ -168,9 +174,11 @@ def degree(result: Result) -> Figure:
             label=f"meshes that hold one {kind} attacker",
         )
     params = result.scenario.params
-    for bound in (params.d_lo, params.d_hi):
-        axes.axhline(bound, color="#333333", linewidth=0.6, alpha=0.6)
+    bounds = f"bounds of a mesh: {params.d_lo} (D_lo) and {params.d_hi} (D_hi)"
+    for bound, label in ((params.d_lo, bounds), (params.d_hi, None)):
+        axes.axhline(bound, color="#333333", linewidth=0.8, alpha=0.6, label=label)
     axes.set_ylim(bottom=0)
+    _count(axes)
     _mark_begin(axes, result)
     _legend_below(figure)
     return figure
@@ -178,17 +186,35 @@ def degree(result: Result) -> Figure:
 
 def scores(result: Result) -> Figure:
     """What honest nodes think of each kind of node."""
-    figure, axes = _figure("Score as honest nodes see it", "seconds", "score (linear from -10 to 10)")
+    figure, axes = _figure("Score as honest nodes see it", "seconds", "score")
     for index, kind in enumerate(result.samples[-1].scores):
         rows = [(sample.seconds, sample.scores[kind]) for sample in result.samples if kind in sample.scores]
-        _band(axes, [second for second, _ in rows], [spread for _, spread in rows], COLOURS[index % len(COLOURS)], kind)
-    axes.set_yscale("symlog", linthresh=10)
-    axes.yaxis.set_major_formatter("{x:g}")
+        _band(
+            axes,
+            [second for second, _ in rows],
+            [spread for _, spread in rows],
+            COLOURS[index % len(COLOURS)],
+            f"{kind}: median",
+        )
+    _explain_bands(axes, "#333333")
+    if max(abs(axes.dataLim.y0), abs(axes.dataLim.y1)) > LINEAR:
+        axes.set_yscale("symlog", linthresh=LINEAR)
+        axes.set_ylabel(f"score (linear from -{LINEAR} to {LINEAR})")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{round(value, 3):,g}" if abs(value) < 1000 else f"{value:,.0f}")
     axes.axhline(0, color="#333333", linewidth=0.6)
     _mark_begin(axes, result)
     _legend_below(figure)
     return figure
 
+
+ALTERNATIVES: Final = {
+    "latency": "How long deliveries took after publication: their distribution, and the share delivered by each time",
+    "propagation": "Hops from the publisher: the share of deliveries at each number of them, and their mean latency",
+    "duplicates": "How many nodes got how many duplicates of each message",
+    "degree": "Over time: sizes of honest nodes' meshes, and how many of them hold an attacker of each kind",
+    "scores": "Over time: the score that honest nodes give each kind of node",
+}
+"""What the pictures of `PLOTS` show, for who does not see them."""
 
 PLOTS: Final[dict[str, Callable[[Any], Any]]] = {
     "latency": latency,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from chorus.simulation.gossip_numbers import number
 from chorus.simulation.gossip_parameters import parameters
-from chorus.simulation.gossip_plots import PLOTS, picture
+from chorus.simulation.gossip_plots import ALTERNATIVES, PLOTS, picture
 
 if TYPE_CHECKING:
     from chorus.simulation.gossip_run import Result
@@ -66,7 +66,7 @@ def page(result: Result, replay: str, version: str) -> str:
     for figure, value in result.figures.items():
         bound = wanted.get(figure)
         state = "" if bound is None else (" class=missed" if not bound.holds(result.figures) else "")
-        said = "" if bound is None else escape(str(bound).replace(figure, "").strip())
+        said = "" if bound is None else escape(bound.bounds)
         rows.append(
             f"<tr{state}><td>{escape(label(figure))}</td><td class=number>{number(value)}</td><td>{said}</td></tr>"
         )
@@ -74,7 +74,7 @@ def page(result: Result, replay: str, version: str) -> str:
     pictures = []
     for name, draw in PLOTS.items():
         image = base64.b64encode(picture(draw(result))).decode()
-        pictures.append(f'<img alt="{name}" src="data:image/svg+xml;base64,{image}">')
+        pictures.append(f'<img alt="{escape(ALTERNATIVES[name])}" src="data:image/svg+xml;base64,{image}">')
     return f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -96,6 +96,9 @@ def page(result: Result, replay: str, version: str) -> str:
 {"".join(pictures)}
 <p>Latencies count from publication to delivery, over all honest nodes that were there. A node is owed a message when it
 has been there for 3 seconds and stays for 10. Times are simulated; processor time and memory are this machine's.</p>
+<p>"Places in honest meshes, each" is in how many honest nodes' meshes one node of the kind is at the end, on average.
+"Views of honest nodes below 0" is the share of connections between two honest nodes over which one of them gives the
+other a score below 0. docs/simulate.md says what scenarios, attackers and figures are.</p>
 </html>
 """
 

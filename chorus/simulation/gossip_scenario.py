@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import attrs
@@ -49,25 +49,50 @@ ATTACKS: Final = {
 }
 
 
+@attrs.frozen
+class OutOfBounds:
+    """`quantity` is its option's name where it has one."""
+
+    quantity: str
+    value: float
+    low: float
+    high: float
+    unit: str = ""
+    """As it stands behind the bounds; `%` for shares, which are said in percent."""
+    of: frozenset[str] = frozenset()
+    """Other quantities that the bounds or the value come from."""
+
+    def __str__(self) -> str:
+        low, high, value = (
+            f"{exact(round(each * 100, 9))}%" if self.unit == "%" else exact(each)
+            for each in (self.low, self.high, self.value)
+        )
+        unit = f" {self.unit}" if self.unit not in ("", "%") else ""
+        return f"{self.quantity} must be between {low} and {high}{unit}, not {value}"
+
+
 class ScenarioError(UserError):
     """A scenario that cannot be run; a line for each mistake, with its bounds."""
 
     code = "bad_scenario"
 
-    def __init__(self, *mistakes: str) -> None:
-        super().__init__("\n".join(mistakes))
-        self.mistakes = mistakes
+    def __init__(self, *mistakes: str | OutOfBounds) -> None:
+        self.mistakes = tuple(map(str, mistakes))
+        super().__init__("\n".join(self.mistakes))
+        self.bounds = tuple(each for each in mistakes if isinstance(each, OutOfBounds))
 
 
 class _Bounds:
-    """Collects what is out of bounds."""
+    """Collects what is out of bounds, but for what follows from that."""
 
     def __init__(self) -> None:
-        self._mistakes: list[str] = []
+        self._mistakes: list[OutOfBounds] = []
 
-    def __call__(self, name: str, value: float, low: float, high: float) -> None:
-        if not low <= value <= high:
-            self._mistakes.append(f"{name} must be between {exact(low)} and {exact(high)}, not {exact(value)}")
+    def __call__(
+        self, name: str, value: float, low: float, high: float, unit: str = "", of: Iterable[str] = ()
+    ) -> None:
+        if not low <= value <= high and not {each.quantity for each in self._mistakes} & {name, *of}:
+            self._mistakes.append(OutOfBounds(name, value, low, high, unit, frozenset(of)))
 
     def check(self) -> None:
         if self._mistakes:
@@ -108,13 +133,18 @@ class Wanted:
         return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
 
     def __str__(self) -> str:
-        if self.low is None:
-            return f"{self.figure} ≤ {self.high:g}"
-        if self.high is None:
-            return f"{self.figure} ≥ {self.low:g}"
-        if self.low == self.high:
-            return f"{self.figure} = {self.low:g}"
+        if self.low is None or self.high is None or self.low == self.high:
+            return f"{self.figure} {self.bounds}"
         return f"{self.low:g} ≤ {self.figure} ≤ {self.high:g}"
+
+    @property
+    def bounds(self) -> str:
+        """Without the figure's name: `≤ 325`, `184.5 to 225.5`."""
+        if self.low is None:
+            return f"≤ {self.high:g}"
+        if self.high is None:
+            return f"≥ {self.low:g}"
+        return f"= {self.low:g}" if self.low == self.high else f"{self.low:g} to {self.high:g}"
 
 
 @attrs.frozen(kw_only=True)
@@ -145,23 +175,25 @@ class Scenario:
     def __attrs_post_init__(self) -> None:
         within = _Bounds()
         within("nodes", self.nodes, MIN_NODES, MAX_NODES)
-        within("degree", self.degree, 2, min(MAX_DEGREE, max(2, self.nodes - 1)))
+        nodes = self.nodes if MIN_NODES <= self.nodes <= MAX_NODES else MAX_NODES
+        within("degree", self.degree, 2, min(MAX_DEGREE, nodes - 1))
         low, high = self.links.delay_ms
-        within("the shortest link in ms", low, 0, MAX_DELAY_MS)
-        within("the longest link in ms", high, low, MAX_DELAY_MS)
-        within("loss", self.links.loss, 0, MAX_LOSS)
+        within("links", low, 0, MAX_DELAY_MS, "ms")
+        within("links", high, low, MAX_DELAY_MS, "ms")
+        within("loss", self.links.loss, 0, MAX_LOSS, "%")
         if self.links.rate_mbit is not None:
-            within("the uplink in Mbit/s", self.links.rate_mbit, 0.01, 100_000)
-        within("churn", self.churn, 0, MAX_CHURN)
-        within("publishers", self.publishers, 1, self.nodes if self.nodes >= MIN_NODES else MAX_NODES)
-        within("the size of a message in bytes", self.size, 0, MAX_SIZE)
-        within("the warm-up in seconds", self.warm_up, 0, MAX_SECONDS)
+            within("uplink", self.links.rate_mbit, 0.01, 100_000, "Mbit/s")
+        within("churn", self.churn, 0, MAX_CHURN, "%")
+        within("publishers", self.publishers, 1, nodes)
+        within("size", self.size, 0, MAX_SIZE, "bytes")
+        within("the warm-up", self.warm_up, 0, MAX_SECONDS, "seconds")
         within("seconds", self.seconds, 1, MAX_SECONDS)
-        within("messages a second", self.rate, 0.001, 10_000)
-        within("messages in all", self.rate * self.seconds, 1, MAX_MESSAGES)
-        within("attackers in all", sum(attack.count for attack in self.attacks), 0, MAX_ATTACKERS)
+        within("rate", self.rate, 0.001, 10_000, "messages a second")
+        within("messages in all", self.rate * self.seconds, 1, MAX_MESSAGES, of=["rate", "seconds"])
+        within("attackers in all", sum(attack.count for attack in self.attacks), 0, MAX_ATTACKERS, of=["attackers"])
         for attack in self.attacks:
-            within(f"connections of a {attack.kind} attacker", attack.connections, 1, self.nodes)
+            name = f"connections of a {attack.kind} attacker"
+            within(name, attack.connections, 1, nodes, of=["attackers"])
         within.check()
 
     def resized(self, nodes: int) -> Scenario:

@@ -60,3 +60,19 @@ class Pictures(PureTestCase):
             self.assertGreaterEqual(min(box.x0, box.y0), 0)
             self.assertLessEqual(box.x1, figure.bbox.x1)
             self.assertGreater(axes.bbox.height, 0.6 * gossip_plots.SIZE[1] * figure.dpi, "the curves keep their room")
+
+    def test_ticks_are_round_and_what_is_drawn_is_in_the_legend(self) -> None:
+        net = GossipNet(small(nodes=20, seconds=2.0), 1)
+        net.run()
+        for made in (result(net, 1, 1.0), self.attacked()):
+            for name, draw in gossip_plots.PLOTS.items():
+                figure = draw(made)
+                FigureCanvasAgg(figure).draw()
+                for axes in figure.axes:
+                    for tick in axes.get_yticklabels():
+                        self.assertRegex(tick.get_text(), r"^[-\N{MINUS SIGN}]?[\d,]+(\.\d{1,3})?$", name)
+                    self.assertEqual(len(axes.texts), 0, f"nothing is written over the curves of {name}")
+        legend = [text.get_text() for text in gossip_plots.degree(made).legends[0].get_texts()]
+        self.assertIn("bounds of a mesh: 5 (D_lo) and 12 (D_hi)", legend)
+        self.assertIn("band: 10th to 90th percentile", legend)
+        self.assertEqual(set(gossip_plots.ALTERNATIVES), set(gossip_plots.PLOTS))

@@ -120,15 +120,20 @@ class Configurations(PureTestCase):
             (["--seeds", "0"], "--seeds must be between 1 and 1000000, not 0"),
             (["--seeds", "-3"], "--seeds must be between 1 and 1000000, not -3"),
             (["--last", "-1"], "--last must be between 0 and 200, not -1"),
-            (["--seed", "-1"], "seed must be between 0 and 9223372036854775807, not -1"),
-            (["--seconds", "0"], "seconds must be above 0 and at most 86400, not 0"),
-            (["--nodes", "1"], "nodes must be between 2 and 5000, not 1"),
+            (["--seed", "-1"], "--seed must be between 0 and 9223372036854775807, not -1"),
+            (["--seconds", "0"], "--seconds must be above 0 and at most 86400, not 0"),
+            (["--nodes", "1"], "--nodes must be between 2 and 5000, not 1"),
+            (["--tier", "E"], "there is no tier 'E' here: A, B, C"),
+            (
+                ["--tier", "D"],
+                "tier D (thousands of nodes, without bytes) is run by `chorus simulate` (docs/simulate.md)",
+            ),
         ):
             written: list[str] = []
             with mock.patch.object(sys, "stderr", mock.Mock(write=written.append)):
                 stopped = self.assertRaises(SystemExit, main, words)
             self.assertEqual(stopped.code, 2)
-            self.assertIn(f"error: {line}\n", "".join(written))
+            self.assertEqual("".join(written), f"python -m chorus.simulation: {line}\n")
 
     def test_the_command_says_what_is_wrong_with_its_arguments(self) -> None:
         done = subprocess.run(

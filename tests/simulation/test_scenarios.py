@@ -33,14 +33,14 @@ class Values(PureTestCase):
             self.mistakes(nodes=1, degree=1, churn=3.0, links=LinkParams(delay_ms=(20, 10), loss=0.9)),
             (
                 "nodes must be between 4 and 20000, not 1",
-                "degree must be between 2 and 2, not 1",
-                "the longest link in ms must be between 20 and 10000, not 10",
-                "loss must be between 0 and 0.5, not 0.9",
-                "churn must be between 0 and 2, not 3",
+                "degree must be between 2 and 200, not 1",
+                "links must be between 20 and 10000 ms, not 10",
+                "loss must be between 0% and 50%, not 90%",
+                "churn must be between 0% and 200%, not 300%",
             ),
         )
         self.assertEqual(len(self.mistakes(rate=100.0, seconds=10_000.0)), 1)
-        self.assertEqual(len(self.mistakes(seconds=float("nan"))), 2)
+        self.assertEqual(len(self.mistakes(seconds=float("nan"))), 1)
         self.assertEqual(len(self.mistakes(nodes=50, publishers=50, attacks=(Attack("silent", 2, 51),))), 1)
         self.assertEqual(len(self.mistakes(attacks=(Attack("silent", 4000, 51), Attack("grafting", 4000, 51)))), 1)
 
