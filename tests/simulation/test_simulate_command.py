@@ -265,7 +265,7 @@ class Command(PureTestCase):
             with open("/dev/full", "wb") as full:
                 done = subprocess.run(
                     [sys.executable, "-m", "chorus.client.main", *words],
-                    env={**os.environ, "PYTHONPATH": str(ROOT)},
+                    env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(self.here)},
                     stdout=full,
                     stderr=subprocess.PIPE,
                     check=False,
