@@ -9,6 +9,7 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -43,10 +44,15 @@ def until(what: str, found: Callable[[], Any], limit: float = 60.0, every: float
     raise Stuck(f"{what} did not happen within {limit:.0f} s")
 
 
+FIXED_PORTS = (10_000, 32_000)
+"""Below those that the kernel gives to outgoing connections: one of these could take an agent's while it is away."""
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", random.randrange(*FIXED_PORTS)))
+            return int(probe.getsockname()[1])
 
 
 class Agent:

@@ -301,8 +301,9 @@ class Restart(DockerCase):
         self.assertIsNone(self.backend.adopt(job, scratch, seen, 0, 0), "only once")
 
     async def test_taken_back_after_it_ended(self) -> None:
-        scratch = await self.killed_agent("echo one; echo two")
-        await self.sleep(1.0)
+        # It ends after its agent, not before: that one might have cleared it away by then.
+        scratch = await self.killed_agent("echo one; sleep 0.5; echo two")
+        await self.sleep(2.0)
         await self.backend.reconcile(lambda task, fence: True)
         run = self.backend.adopt(shell(""), scratch, seen := Recorder(), 0, 0)
         result = await run.result
