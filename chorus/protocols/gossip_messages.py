@@ -146,7 +146,8 @@ class Messages:
         that is proven, the signatures of further ones are not checked.
 
         The proof goes on, once: who has seen one of the two alone would keep the publisher among its best peers. It is
-        delivered to nobody."""
+        delivered to nobody, and goes only where the first one went and only if it could stand for itself: whoever has
+        not got the first one must have nothing to blame us for."""
         try:
             self._verify(message)
         except MessageError as error:
@@ -156,8 +157,21 @@ class Messages:
         self._counters.equivocations += 1
         self._scores.equivocated(peer, message.topic, message_id)
         frame = self._codec.forward_frame(raw, message)
-        if frame is not None:
-            self._outbox.send_to(self._meshes.forward_targets(message.topic, peer, message.origin), Kind.MESSAGE, frame)
+        if (
+            frame is not None
+            and self._scores.was_accepted(message_id)
+            and self._is_acceptable(peer, message, message_id)
+        ):
+            targets = self._meshes.forward_targets(message.topic, peer, message.origin)
+            self._outbox.send_to(self._lazy.wanted(targets, message_id), Kind.MESSAGE, frame)
+
+    def _is_acceptable(self, peer: bytes, message: Message, message_id: bytes) -> bool:
+        """To its validator, at once."""
+        topic = message.topic
+        if topic in self._waits:
+            return False
+        delivery = Delivery(topic, message.origin, message.data, message_id, peer)
+        return self._validators[topic](delivery) is Validation.ACCEPT
 
     def _validate(self, peer: bytes, message: Message, message_id: bytes, raw: bytes, now: float) -> None:
         topic = message.topic

@@ -87,7 +87,7 @@ class PeerScores:
             entry.first = 0.0
             self._leave_mesh(topic, entry, now)
         stats.value = None
-        if not bad and not stats.behaviour and not any(entry.served for entry in stats.topics.values()):
+        if not bad and not stats.behaviour and not any(entry.burdened for entry in stats.topics.values()):
             self._forget(peer)
             return
         stats.expires = now + (self.params.retain if bad else UNJUDGED)
@@ -220,6 +220,10 @@ class PeerScores:
                 self._count_redundant(topic, record)
             stats.value = None
         return True
+
+    def was_accepted(self, message_id: bytes) -> bool:
+        record = self._records.get(message_id)
+        return record is not None and record.at is not None
 
     def equivocated(self, peer: bytes, topic: str, message_id: bytes) -> None:
         """Its publisher signed another message under this id, which `peer` sent: the publisher pays once for each who

@@ -48,9 +48,14 @@ class TopicStats:
         self.invalid = 0.0
 
     @property
+    def burdened(self) -> bool:
+        """Something speaks against the peer, or it has not been judged yet."""
+        return bool(self.served or self.failure or self.invalid)
+
+    @property
     def empty(self) -> bool:
         """Nothing of it counts: a topic that was left is forgotten so."""
-        return not (self.in_mesh or self.first or self.mesh_deliveries or self.failure or self.invalid or self.served)
+        return not (self.in_mesh or self.first or self.mesh_deliveries or self.burdened)
 
 
 class PeerStats:

@@ -41,8 +41,8 @@ class HostLimits:
     """Streams of all connections, above which no further one is taken."""
     max_inbound_streams_per_peer: int = 256
     max_buffered: int = 128 * 1024 * 1024
-    """Bytes received and not taken, or queued and not sent, of all connections; over it the fullest one goes. Each
-    connection has its own budget (`YamuxLimits`), which together would be gigabytes."""
+    """Bytes received and not taken, or queued and not sent, of all connections; over it the fullest one goes. Looked at
+    once a second; each connection has its own budget besides (`YamuxLimits`), which together would be gigabytes."""
 
 
 def groups(address: Multiaddr, limits: HostLimits) -> list[tuple[Group, int]]:

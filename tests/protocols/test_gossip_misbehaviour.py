@@ -254,6 +254,32 @@ class Equivocation(RouterCase):
         self.assertEqual(told, {1: [], 2: [b"other"], 3: [], 4: [b"other"], 5: [b"other"]})
         self.assertEqual([each.data for each in node.take_deliveries()], [b"one"])
 
+    def test_nobody_is_made_to_pass_on_what_it_would_not_accept(self) -> None:
+        """Peer 5 has not got the first one, and would hold the second one against us."""
+        for first, second in (
+            (Validation.ACCEPT, Validation.REJECT),
+            (Validation.ACCEPT, Validation.IGNORE),
+            (Validation.ACCEPT, Validation.THROTTLE),
+            (Validation.IGNORE, Validation.ACCEPT),
+            (Validation.REJECT, Validation.ACCEPT),
+        ):
+            node = self.router(5)
+            verdicts = {b"one": first, b"other": second}
+            node.subscribe(TOPIC, NOW, lambda delivery, verdicts=verdicts: verdicts[delivery.data])
+            node.receive(peer(2), published(1, b"one"), NOW)
+            node.take_sends()
+            node.receive(peer(3), published(1, b"other"), NOW)
+            self.assertEqual((node.counters.equivocations, node.take_sends()), (1, {}), (first, second))
+
+    def test_the_proof_does_not_go_to_who_does_not_want_the_id(self) -> None:
+        node = self.router(5, protocol=MESHSUB_1_2)
+        node.receive(peer(2), published(1, b"one"), NOW)
+        node.take_sends()
+        (unwanted,) = unframe(idontwant_frames([peer(1) + (1).to_bytes(8, "big")]))
+        node.receive(peer(4), unwanted, NOW)
+        node.receive(peer(3), published(1, b"other"), NOW)
+        self.assertEqual(sorted(node.take_sends()), sorted([peer(2), peer(5)]))
+
     def data_of(self, sends: list[Send]) -> list[bytes]:
         rpcs = unframe(frame for _, frame in sends)
         return [decode_message(raw).data for rpc in rpcs for raw in decode_rpc(rpc).messages]

@@ -342,6 +342,16 @@ class Parts(PureTestCase):
         made.refresh(10_000.0)
         self.assertEqual((len(made), made._groups), (1, {}))
 
+    def test_leaving_washes_no_fault_off_a_score_that_covers_it(self) -> None:
+        made = scores(A, topic=attrs.evolve(OFF, invalid_weight=-20.0, invalid_decay=0.999, first_weight=1.0))
+        for number in range(30):
+            deliver(made, number, A, now=0.0)
+        made.invalid(A, T)
+        self.assertGreater(made.score(A), 0.0)
+        made.left(A, 1.0)
+        made.joined(A, None)
+        self.assertEqual(made.score(A), -20.0)
+
     def test_p6_does_not_count_who_has_left(self) -> None:
         """However badly they behaved: an honest peer behind the same address is not to blame."""
         made = scores(A, group_weight=-1.0, group_threshold=2)

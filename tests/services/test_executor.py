@@ -83,6 +83,18 @@ class ExecutorCase(PureTestCase):
         self.world.settle()
 
 
+class OneWorkerCase(ExecutorCase):
+    """A scheduler, and the one worker that can run its tasks."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.scheduler = self.world.node("scheduler", max_tasks=1)
+        self.worker = self.world.node("worker", expertise=("x",))
+
+    def submit(self, **body: Any) -> str:
+        return self.scheduler.submit("true", required={"expertise": ["x"]}, **body)
+
+
 class AdmissionTest(ExecutorCase):
     def setUp(self) -> None:
         super().setUp()
@@ -185,15 +197,7 @@ class AdmissionTest(ExecutorCase):
         self.assertEqual(self.worker.engine.containers, {}, "the scheduler offers it again: the old attempt is void")
 
 
-class ExecutionTest(ExecutorCase):
-    def setUp(self) -> None:
-        super().setUp()
-        self.scheduler = self.world.node("scheduler", max_tasks=1)
-        self.worker = self.world.node("worker", expertise=("x",))
-
-    def submit(self, **body: Any) -> str:
-        return self.scheduler.submit("true", required={"expertise": ["x"]}, **body)
-
+class ExecutionTest(OneWorkerCase):
     def test_the_run_is_durable_before_the_sandbox_starts(self) -> None:
         self.worker.blobs.hold = Deferred()
         self.submit(input={"sha256": self.scheduler.blobs.put(b"source")})
@@ -525,12 +529,7 @@ class ExecutionTest(ExecutorCase):
         self.assertEqual(base64.b64decode(str(event.data["base64"])), b"\xff\xfe\x00")
 
 
-class DrainTest(ExecutorCase):
-    def setUp(self) -> None:
-        super().setUp()
-        self.scheduler = self.world.node("scheduler", max_tasks=1)
-        self.worker = self.world.node("worker", expertise=("x",))
-
+class DrainTest(OneWorkerCase):
     def test_it_waits_for_what_runs_and_takes_no_more(self) -> None:
         task = self.scheduler.submit("true", required={"expertise": ["x"]})
         drained = self.worker.executor.drain(30)
@@ -580,16 +579,8 @@ class DrainTest(ExecutorCase):
         self.assertEqual(self.worker.executor.unacknowledged, 1)
 
 
-class StopTest(ExecutorCase):
+class StopTest(OneWorkerCase):
     """The process ends without a drain: what is unfinished is the next one's, and nothing is said of it."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.scheduler = self.world.node("scheduler", max_tasks=1)
-        self.worker = self.world.node("worker", expertise=("x",))
-
-    def submit(self, **body: Any) -> str:
-        return self.scheduler.submit("true", required={"expertise": ["x"]}, **body)
 
     def test_what_is_prepared_is_not_handed_back(self) -> None:
         self.worker.blobs.hold = Deferred()
