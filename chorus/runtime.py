@@ -26,6 +26,7 @@ from chorus.preflight import descriptors_wanted
 from chorus.services.datadir import DataDirectory
 from chorus.services.isolation import Isolation
 from chorus.services.ports_file import PortsFile
+from chorus.services.systemd import Notifier, Supervision
 from chorus.wiring.surroundings import Surroundings
 
 if TYPE_CHECKING:
@@ -52,7 +53,15 @@ class NodeService(Service):
     _log = Logger()
     name = "chorus"
 
-    def __init__(self, settings: Settings, *, mode: str, reactor: Any, exit_status: ExitStatus) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        mode: str,
+        reactor: Any,
+        exit_status: ExitStatus,
+        supervision: Supervision | None = None,
+    ) -> None:
         self.settings = settings
         self.mode = mode
         self.state = "starting"
@@ -61,6 +70,7 @@ class NodeService(Service):
         self._sequence = Sequence(reactor)
         self._directory = DataDirectory(settings.data_dir)
         self._ports_file = PortsFile(self._directory.path)
+        self._notifier = Notifier(supervision or Supervision(), reactor, self._status_line)
         self._starting: Deferred[None] | None = None
         self._around = Surroundings(
             settings=settings,
@@ -79,6 +89,7 @@ class NodeService(Service):
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
+        self._notifier.begin()
         self._starting = Deferred.fromCoroutine(self._start())
         self._starting.addErrback(self._start_failed)
 
@@ -90,6 +101,7 @@ class NodeService(Service):
         if failure.check(CancelledError):
             return
         self.state = "failed"
+        self._notifier.failed(str(failure.value))
         if isinstance(failure.value, ChorusError):
             self._log.error("{error}", event="node.failed", error=failure.value, code=failure.value.code)
             # Not sys.stderr, which twistd has turned into the log.
@@ -108,8 +120,10 @@ class NodeService(Service):
         if self._starting is not None and not self._starting.called:
             self._starting.cancel()
         self.state = "stopping"
+        self._notifier.stopping()
         self._log.info("stopping", event="node.stopping")
         await self._sequence.stop(self.settings.shutdown_s)
+        self._notifier.end()
         self._log.info("stopped", event="node.stopped")
 
     # the start, phase by phase
@@ -132,6 +146,7 @@ class NodeService(Service):
         self._write_ports()
         await self._run(Step("ports file", stop=self._ports_file.remove))
         self.state = "running"
+        self._notifier.ready()
         p2p = self.parts["p2p"]
         self._log.info(
             "{agent} is {peer} on {addresses}; API on port {api}",
@@ -368,6 +383,10 @@ class NodeService(Service):
         if cluster is not None:
             cluster.when_adopted(discovery.cluster_known)
         self.parts["isolation"].warn()
+
+    def _status_line(self) -> str:
+        load, peers = self._load(), len(self.parts["p2p"].connections())
+        return f"{self.agent_id}: peers: {peers}; tasks: {load.current_tasks} of {load.max_tasks}"
 
     def _write_ports(self) -> None:
         (p2p,) = (address.tcp_endpoint() for address in self.parts["p2p"].bound_addresses())

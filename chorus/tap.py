@@ -187,11 +187,18 @@ def makeService(options: Options) -> IService:
         from chorus.observe import logging
         from chorus.preflight import preflight
         from chorus.runtime import NodeService
+        from chorus.services.systemd import Supervision
 
         settings = load(os.environ)
         preflight(settings)
         logging.take_over(settings.log_level, settings.log_format)
-        return NodeService(settings, mode=str(options.subCommand), reactor=running, exit_status=ExitStatus())
+        return NodeService(
+            settings,
+            mode=str(options.subCommand),
+            reactor=running,
+            exit_status=ExitStatus(),
+            supervision=Supervision.take(os.environ, os.getpid()),
+        )
     except ChorusError as error:
         _complain(error)
         sys.exit(getattr(error, "exit_code", EXIT_FAILED))
