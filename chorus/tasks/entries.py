@@ -29,10 +29,13 @@ def submitted(
     idempotency: tuple[str, str] | None = None,
     idempotency_days: float = IDEMPOTENCY_DAYS,
     queued: bool = False,
+    handed_by: str | None = None,
 ) -> Entry:
     """`spec` as `TaskSpec.to_json`; `idempotency` is the key and the digest of the body; `queued` makes the outbox's
-    entry."""
+    entry; `handed_by` is the member that took the task in, where that was another one."""
     body: dict[str, JSON] = {"spec": dict(spec), "submitter": submitter, "max_attempts": max_attempts}
+    if handed_by is not None:
+        body["handed_by"] = handed_by
     if idempotency is not None:
         key, digest = idempotency
         body["idempotency"] = {"key": key, "digest": digest, "expires_at": time + idempotency_days * 86400.0}
@@ -88,6 +91,22 @@ def cancelled(time: float, task_id: str, by: str, reason: str) -> Entry:
 def collected(time: float, task_id: str, fence: Fence, result: Mapping[str, JSON]) -> Entry:
     """What a run left that was killed because its task was cancelled."""
     return Entry("task.collected", task_id, {"fence": str(fence), "result": dict(result)}, time)
+
+
+def moved(time: float, task_id: str, to: str) -> Entry:
+    """The member `to` is asked to be the task's scheduler; it may have become that whatever its answer."""
+    return Entry("task.moved", task_id, {"to": to}, time)
+
+
+def returned(time: float, task_id: str, detail: str) -> Entry:
+    """The member that was asked does not have the task, and will not."""
+    return Entry("task.returned", task_id, {"detail": detail}, time)
+
+
+def settled(time: float, task_id: str, state: str, **end: JSON) -> Entry:
+    """How the task ended at the member that it was handed to: `reason`, `detail`, `result`, `attempt`, `agent`,
+    `sandbox`, `image`, `started_at`, as far as they are known."""
+    return Entry("task.settled", task_id, {"state": state, **end}, time)
 
 
 def forgotten(time: float, task_id: str) -> Entry:

@@ -15,7 +15,10 @@ Every state, time and back-off comes from the entries, so every replica and ever
 | `task.completed` | fence, result | assigned, running | completed |
 | `task.failed` | fence, reason, detail?, result? | assigned, running | failed, submitted (retries, infrastructure) |
 | `task.failed` | reason, detail? | submitted | failed |
-| `task.cancelled` | by, reason | any but terminal | cancelled |
+| `task.moved` | to | submitted | moved: another member schedules it |
+| `task.returned` | detail | moved | submitted |
+| `task.settled` | state, reason?, detail?, result?, … | moved | completed, failed, cancelled |
+| `task.cancelled` | by, reason | any but terminal and moved | cancelled |
 | `task.collected` | fence, result | cancelled | cancelled, now with what the killed run left |
 | `task.forgotten` | | terminal | nothing |
 
@@ -44,7 +47,7 @@ from chorus.tasks.errors import (
     UnknownTask,
 )
 from chorus.tasks.journal import Entry, Fence
-from chorus.tasks.outcomes import MAX_ASSIGNMENTS, back, dependency_failed, ended, moved, new
+from chorus.tasks.outcomes import MAX_ASSIGNMENTS, back, dependency_failed, ended, moved, new, settled
 from chorus.tasks.state import MOVES, OWN_FAILURES, OWNED, State, TaskState
 
 SNAPSHOT_VERSION = 1
@@ -386,9 +389,32 @@ class TaskMachine:
 
     def _cancelled(self, index: int, entry: Entry) -> TaskState:
         task = self._unfinished(entry)
+        if task.state is State.MOVED:
+            raise IllegalTransition(f"task {task.id} is with {task.scheduler}, which alone may cancel it")
         why = entries.optional_text(entry.body, "reason")
         detail = f"cancelled by {entries.text(entry.body, 'by')}" + (f": {why}" if why else "")
         return ended(task, State.CANCELLED, entry, Reason.CANCELLED, detail)
+
+    def _moved(self, index: int, entry: Entry) -> TaskState:
+        task = self._unfinished(entry)
+        if task.state is not State.SUBMITTED or task.waiting_for or task.handed_by is not None:
+            raise IllegalTransition(f"task {task.id} is not one to be handed over")
+        to = entries.text(entry.body, "to")
+        return attrs.evolve(task, state=State.MOVED, scheduler=to, reason=None, detail=None, updated_at=entry.time)
+
+    def _returned(self, index: int, entry: Entry) -> TaskState:
+        task = self._elsewhere(entry)
+        detail = entries.text(entry.body, "detail")
+        return attrs.evolve(task, state=State.SUBMITTED, scheduler=None, detail=detail, updated_at=entry.time)
+
+    def _settled(self, index: int, entry: Entry) -> TaskState:
+        return settled(self._elsewhere(entry), entry)
+
+    def _elsewhere(self, entry: Entry) -> TaskState:
+        task = self.get(entry.subject)
+        if task.state is not State.MOVED:
+            raise IllegalTransition(f"task {task.id} is {task.state}: it is with no other member")
+        return task
 
     def _collected(self, index: int, entry: Entry) -> TaskState:
         task = self.get(entry.subject)
@@ -428,6 +454,9 @@ _TRANSITIONS: Mapping[str, Callable[[TaskMachine, int, Entry], TaskState | None]
     "task.released": TaskMachine._released,
     "task.completed": TaskMachine._completed,
     "task.failed": TaskMachine._failed,
+    "task.moved": TaskMachine._moved,
+    "task.returned": TaskMachine._returned,
+    "task.settled": TaskMachine._settled,
     "task.cancelled": TaskMachine._cancelled,
     "task.collected": TaskMachine._collected,
     "task.forgotten": TaskMachine._forgotten,

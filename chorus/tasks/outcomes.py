@@ -46,6 +46,26 @@ def new(state: State, index: int, entry: Entry, waiting: frozenset[str]) -> Task
         updated_at=entry.time,
         max_attempts=attempts,
         waiting_for=waiting,
+        handed_by=entries.optional_text(entry.body, "handed_by"),
+    )
+
+
+def settled(task: TaskState, entry: Entry) -> TaskState:
+    """The end of a task that another member scheduled, as it told it."""
+    body = entry.body
+    state = entries.text(body, "state")
+    if state not in {State.COMPLETED, State.FAILED, State.CANCELLED}:
+        raise IllegalEntry(f"{state!r} is no end of a task that was handed over")
+    reason = entries.optional_text(body, "reason") or str(Reason.LEASE_LOST)
+    detail = entries.optional_text(body, "detail")
+    attempt, started_at = body.get("attempt"), body.get("started_at")
+    return attrs.evolve(
+        ended(task, State(state), entry, reason, detail, entries.result(body)),
+        attempt=attempt if type(attempt) is int else task.attempt,
+        agent=entries.optional_text(body, "agent"),
+        sandbox=entries.optional_text(body, "sandbox"),
+        image=entries.optional_text(body, "image"),
+        started_at=float(started_at) if isinstance(started_at, int | float) else None,
     )
 
 

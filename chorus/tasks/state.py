@@ -20,6 +20,7 @@ class State(StrEnum):
     SUBMITTED = "submitted"
     ASSIGNED = "assigned"
     RUNNING = "running"
+    MOVED = "moved"
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -77,6 +78,10 @@ class TaskState:
     """Why it ended, or why it came back."""
     detail: str | None = None
     result: Mapping[str, JSON] | None = None
+    scheduler: str | None = None
+    """The member that the task was handed to, and that answers for it."""
+    handed_by: str | None = None
+    """The member that handed it to this node; it is not handed on."""
 
     @property
     def terminal(self) -> bool:

@@ -52,6 +52,65 @@ class Scribe:
         return fence
 
 
+class HandedOverTests(PureTestCase):
+    """A task that another member schedules."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.scribe = Scribe()
+        self.scribe.submit(A)
+
+    def state(self) -> TaskState:
+        return self.scribe.machine.get(A)
+
+    def test_it_ends_as_the_other_member_says(self) -> None:
+        self.scribe.write(entries.moved(1001, A, "there"))
+        self.assertEqual((self.state().state, self.state().scheduler), (State.MOVED, "there"))
+        self.assertEqual(self.scribe.machine.ready(2000), [])
+        end = {"reason": "exit", "result": {"exit_code": 0}, "attempt": 2, "agent": "six", "started_at": 1001.5}
+        self.scribe.write(entries.settled(1002, A, State.COMPLETED, **end))
+        task = self.state()
+        self.assertEqual((task.state, task.reason, task.result), (State.COMPLETED, "exit", {"exit_code": 0}))
+        self.assertEqual((task.attempt, task.agent, task.started_at, task.ended_at), (2, "six", 1001.5, 1002))
+
+    def test_dependents_go_on_here(self) -> None:
+        self.scribe.submit(B, A)
+        self.scribe.write(entries.moved(1001, A, "there"))
+        self.scribe.write(entries.settled(1002, A, State.COMPLETED, result={}))
+        self.assertEqual([task.id for task in self.scribe.machine.ready(2000)], [B])
+
+    def test_it_comes_back_when_it_was_not_taken(self) -> None:
+        self.scribe.write(entries.moved(1001, A, "there"))
+        self.scribe.write(entries.returned(1002, A, "full"))
+        self.assertEqual((self.state().state, self.state().scheduler, self.state().detail), ("submitted", None, "full"))
+        self.scribe.assign(A)
+
+    def test_what_is_not_in_its_place_changes_nothing(self) -> None:
+        moved, returned = entries.moved(1001, A, "there"), entries.returned(1001, A, "no")
+        settled, cancelled = entries.settled(1001, A, State.FAILED), entries.cancelled(1001, A, "me", "")
+        for entry in (returned, settled):
+            self.assertRaises(errors.IllegalTransition, self.scribe.write, entry)
+        self.scribe.write(moved)
+        for entry in (moved, cancelled, entries.assigned(1001, A, agent="a", attempt=1, lease_s=30)):
+            self.assertRaises(errors.IllegalTransition, self.scribe.write, entry)
+        for state in ("running", "refused", "lost"):
+            self.assertRaises(errors.IllegalEntry, self.scribe.write, entries.settled(1001, A, state))
+
+    def test_what_was_handed_over_is_not_handed_on(self) -> None:
+        self.scribe.submit(B, handed_by="there")
+        self.assertEqual(self.scribe.machine.get(B).handed_by, "there")
+        self.assertRaises(errors.IllegalTransition, self.scribe.write, entries.moved(1001, B, "elsewhere"))
+
+    def test_a_snapshot_keeps_it_and_an_older_one_is_read(self) -> None:
+        self.scribe.write(entries.moved(1001, A, "there"))
+        again = TaskMachine(fence_of)
+        again.restore(self.scribe.machine.snapshot().encode())
+        self.assertEqual(again.get(A), self.state())
+        older = self.state().to_json()
+        del older["scheduler"], older["handed_by"]
+        self.assertIsNone(TaskState.from_json(older).scheduler)
+
+
 class MachineTests(PureTestCase):
     def setUp(self) -> None:
         self.scribe = Scribe()

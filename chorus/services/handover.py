@@ -1,0 +1,367 @@
+"""Hands a task that no agent within reach can run to a member that sees one, and follows it there.
+
+`task.moved` is durable before the member hears of the task, and the member answers the same question the same way, so
+the task has one scheduler whatever is cut or killed in between. Its events are copied into this node's history and its
+end into this node's journal, so that watchers and dependents here need not know where it runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from chorus.errors import ChorusError, LocalError, PeerError, UserError
+from chorus.identity import PeerId
+from chorus.protocols.handover import (
+    MAX_FRAME,
+    PROTOCOL,
+    Cancel,
+    Declined,
+    Event,
+    HandoverError,
+    Message,
+    Seek,
+    Seen,
+    Take,
+    Taken,
+    View,
+    decode,
+    encode,
+)
+from chorus.protocols.stream import StreamClosed
+from chorus.protocols.streamio import StreamIO
+from chorus.services.timer import Timer
+from chorus.tasks import entries
+from chorus.tasks.state import TERMINAL, State, TaskState
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+    from twisted.python.failure import Failure
+
+    from chorus.protocols.stream import Host
+    from chorus.seams import JSON
+    from chorus.services.task_events import TaskEvents
+    from chorus.services.task_store import StoredEvents
+    from chorus.tasks.journal import Entry
+    from chorus.tasks.machine import TaskMachine
+
+ANSWER_S = 10.0
+"""Seconds that a member has to say whom it sees, or what became of a cancellation."""
+TAKE_S = 120.0
+"""Seconds that a member has to take a task: it fetches the input first."""
+MAX_ASKED = 8
+"""Members asked in one round; the next round asks others."""
+MAX_AGENTS = 64
+"""Agents named in one question; `Seek` holds no more."""
+RETRY_S = 1.0
+RETRY_LIMIT_S = 30.0
+"""Back-off while the member that has a task cannot be reached; it doubles up to the limit."""
+DECLINED_S = 30.0
+"""Seconds for which a member that declined a task is asked for none."""
+MAX_COPIED_NOTES = 16 * 1024 * 1024
+"""Bytes of a task's history that are copied beside its output; a member that tells more is followed, not copied."""
+PAGE = 64
+"""Events read at once when looking for where the copy of a history ends."""
+
+
+class SchedulerAway(LocalError):
+    """The member that has the task does not answer; ask again."""
+
+    code = "scheduler_away"
+    http_status = 503
+
+
+class NotCancelled(UserError):
+    """The member that has the task refuses."""
+
+    code = "not_cancelled"
+    http_status = 409
+
+
+@attrs.frozen
+class HandoverContext:
+    """The scheduler's parts that handing over works on."""
+
+    host: Host
+    machine: TaskMachine
+    events: TaskEvents
+    stored: StoredEvents
+    append: Callable[[Entry], Awaitable[object]]
+    clock: IReactorTime
+    wall: Callable[[], float]
+
+
+class Handover(Service):
+    name = "handover"
+    _log = Logger()
+
+    def __init__(self, context: HandoverContext) -> None:
+        self._context = context
+        self._following: dict[str, _Following] = {}
+        self._declined: dict[PeerId, float] = {}
+        self._asked: PeerId | None = None
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]
+        for task in self._context.machine.unfinished():
+            if task.state is State.MOVED:
+                self._follow(task.id)
+
+    def stopService(self) -> None:
+        super().stopService()  # type: ignore[no-untyped-call]
+        for following in list(self._following.values()):
+            following.stop()
+        self._following.clear()
+
+    def peer_joined(self, peer: PeerId) -> None:
+        """Try again now what this member has."""
+        for following in list(self._following.values()):
+            if following.peer == peer:
+                following.hasten()
+
+    # over
+
+    async def hand_over(self, task: TaskState, agents: Sequence[str]) -> bool:
+        """Ask members whether one of `agents` is connected to them; the first gets the task. False when none does, or
+        the task was handed to this node itself."""
+        if not self.running or task.handed_by is not None:
+            return False
+        for peer in self._members():
+            if await self._sees(peer, agents):
+                await self._context.append(entries.moved(self._context.wall(), task.id, str(peer)))
+                self._log.info("{task} is handed to {peer}", event="task.handed_over", task=task.id, peer=peer)
+                self._follow(task.id)
+                return True
+        return False
+
+    def _members(self) -> list[PeerId]:
+        """Members to ask in this round, beginning after the one that was asked last."""
+        now = self._context.clock.seconds()
+        self._declined = {peer: until for peer, until in self._declined.items() if until > now}
+        host = self._context.host
+        able = sorted(
+            each.peer_id
+            for each in host.connections()
+            if each.peer_id not in self._declined and PROTOCOL in host.protocols_of(each.peer_id)
+        )
+        last = self._asked
+        first = next((place for place, peer in enumerate(able) if last is not None and peer > last), 0)
+        found = (able[first:] + able[:first])[:MAX_ASKED]
+        self._asked = found[-1] if found else None
+        return found
+
+    async def _sees(self, peer: PeerId, agents: Sequence[str]) -> bool:
+        asked = tuple(each for each in agents if each != str(peer))[:MAX_AGENTS]
+        try:
+            answer = await self._ask(peer, Seek(asked), ANSWER_S)
+        except ChorusError as error:
+            self._log.debug("{peer} does not say whom it sees: {error}", peer=peer, error=error)
+            return False
+        return isinstance(answer, Seen) and not set(answer.agents).isdisjoint(asked)
+
+    async def _ask(self, peer: PeerId, question: Message, limit_s: float) -> Message:
+        io = StreamIO(await self._context.host.open_stream(peer, [PROTOCOL]), self._context.clock, timeout=limit_s)
+        try:
+            await io.write_delimited(encode(question))
+            return decode(await io.read_delimited(MAX_FRAME))
+        finally:
+            io.close()
+
+    # there
+
+    def _follow(self, task_id: str) -> None:
+        following = _Following(self._context, task_id, self._over)
+        self._following[task_id] = following
+        following.begin()
+
+    def _over(self, following: _Following, *, declined: bool) -> None:
+        self._following.pop(following.task_id, None)
+        if declined:
+            self._declined[following.peer] = self._context.clock.seconds() + DECLINED_S
+
+    def seen(self, task: TaskState) -> TaskState:
+        """The task as the member that has it told it last."""
+        following = self._following.get(task.id)
+        if task.state is not State.MOVED or following is None or following.view is None:
+            return task
+        return overlaid(task, following.view)
+
+    async def cancel(self, task: TaskState, by: str, reason: str) -> None:
+        """Have the member that has it cancel it. Raises `SchedulerAway` or `NotCancelled`."""
+        peer = PeerId.parse(task.scheduler or "")
+        try:
+            answer = await self._ask(peer, Cancel(task.id, by, reason), ANSWER_S)
+        except (PeerError, StreamClosed) as error:
+            raise SchedulerAway(f"{peer}, which schedules this task, does not answer: {error}; try again") from None
+        if isinstance(answer, Declined):
+            raise NotCancelled(answer.detail or answer.reason)
+        if isinstance(answer, View) and (following := self._following.get(task.id)) is not None:
+            following.view = answer
+
+
+class _Following:
+    """One task that another member schedules: the conversation with that member, begun anew until the task is over."""
+
+    _log = Logger()
+
+    def __init__(self, context: HandoverContext, task_id: str, over: Callable[..., None]) -> None:
+        self._context = context
+        self.task_id = task_id
+        self.peer = PeerId.parse(context.machine.get(task_id).scheduler or "")
+        self.view: View | None = None
+        self._over = over
+        self._cursor: int | None = None
+        self._known = False
+        self._budget = MAX_COPIED_NOTES + _output_limit(context.machine.get(task_id))
+        self._rounds = 0
+        self._io: StreamIO | None = None
+        self._stopped = False
+        self._timer = Timer(context.clock, self.begin)
+
+    def begin(self) -> None:
+        if self._io is None and not self._stopped:
+            Deferred.fromCoroutine(self._converse()).addCallbacks(self._ended, self._broken)
+
+    def hasten(self) -> None:
+        if self._timer.armed:
+            self._timer.arm(0)
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._timer.cancel()
+        if self._io is not None:
+            self._io.reset(StreamClosed("this node stops"))
+
+    def _ended(self, declined: bool) -> None:
+        self._io = None
+        self.stop()
+        self._over(self, declined=declined)
+
+    def _broken(self, failure: Failure) -> None:
+        self._io = None
+        if self._stopped:
+            return
+        if not isinstance(failure.value, ChorusError):
+            self._log.failure("following {task} broke", task=self.task_id, failure=failure)
+        elif self._rounds == 0:
+            self._log.info(
+                "{task} is with {peer}, which does not answer: {error}",
+                event="task.scheduler_away",
+                task=self.task_id,
+                peer=self.peer,
+                error=failure.value,
+            )
+        self._timer.arm(min(RETRY_LIMIT_S, RETRY_S * 2.0 ** min(self._rounds, 16)))
+        self._rounds += 1
+
+    async def _converse(self) -> bool:
+        """Until the task is over there, or was declined (true)."""
+        if self._cursor is None:
+            self._cursor = await _last_copied(self._context.stored, self.task_id)
+            self._known = self._known or self._cursor > 0
+        stream = await self._context.host.open_stream(self.peer, [PROTOCOL])
+        self._io = io = StreamIO(stream, self._context.clock, timeout=TAKE_S)
+        try:
+            await io.write_delimited(encode(self._take()))
+            answer = decode(await io.read_delimited(MAX_FRAME))
+            if isinstance(answer, Declined):
+                return await self._refused(answer)
+            if not isinstance(answer, Taken):
+                raise HandoverError(f"{answer.TYPE} is no answer to take")
+            self._known = True
+            self._rounds = 0
+            while not (self.view is not None and self.view.final):
+                # A connection that is gone ends the stream; a task may be silent for as long as it likes.
+                await self._heard(decode(await io.read_delimited(MAX_FRAME, timeout=math.inf)))
+        finally:
+            io.close()
+        await self._settle(self.view)
+        return False
+
+    def _take(self) -> Take:
+        task = self._context.machine.get(self.task_id)
+        # What it depended on is over, and known here alone.
+        spec = {name: value for name, value in task.spec.items() if name != "depends_on"}
+        return Take(task.id, spec, task.submitter, self._cursor or 0, self._known)
+
+    async def _refused(self, answer: Declined) -> bool:
+        now = self._context.wall()
+        if self._known:
+            detail = f"{self.peer}, which it was handed to, does not know it any more: {answer.detail}"
+            end = {"reason": "lease_lost", "detail": detail}
+            await self._context.append(entries.settled(now, self.task_id, State.FAILED, **end))
+            return False
+        detail = answer.detail or answer.reason
+        await self._context.append(entries.returned(now, self.task_id, f"{self.peer} does not take it: {detail}"))
+        return True
+
+    async def _heard(self, message: Message) -> None:
+        if isinstance(message, View):
+            self.view = message
+        elif isinstance(message, Event):
+            await self._copy(message)
+        else:
+            raise HandoverError(f"{message.TYPE} has no place among a task's events")
+
+    async def _copy(self, event: Event) -> None:
+        assert self._cursor is not None
+        if event.id <= self._cursor:
+            return
+        self._cursor = event.id
+        if event.kind == "state" and event.data.get("state") in TERMINAL:
+            # Told by this node's own journal, once the end is in it.
+            return
+        self._budget -= len(encode(event))
+        if self._budget < 0:
+            return
+        events = self._context.events
+        events.append(self.task_id, event.kind, {**event.data, "source": event.id})
+        if events.congested:
+            relieved: Deferred[None] = Deferred()
+            events.when_relieved(lambda: relieved.callback(None))
+            await relieved
+
+    async def _settle(self, view: View) -> None:
+        end: dict[str, JSON] = {
+            name: value
+            for name, value in attrs.asdict(view, recurse=False).items()
+            if name in _END and value is not None
+        }
+        await self._context.append(entries.settled(self._context.wall(), self.task_id, view.state, **end))
+
+
+_END = ("reason", "detail", "attempt", "agent", "sandbox", "image", "started_at", "result")
+_SHOWN = ("attempt", "reason", "detail", "agent", "sandbox", "image", "started_at", "ended_at", "updated_at", "result")
+
+
+def overlaid(task: TaskState, view: View) -> TaskState:
+    """This node's record of a task, with what the member that has it says of it."""
+    shown = {name: getattr(view, name) for name in _SHOWN}
+    return attrs.evolve(task, state=State(view.state), **shown)
+
+
+def _output_limit(task: TaskState) -> int:
+    """Bytes of output that the attempts of a task may tell, in base64."""
+    limits = task.spec.get("limits")
+    megabytes = limits.get("output_mb") if isinstance(limits, dict) else None
+    tries = task.max_attempts + task.retries
+    return (megabytes if isinstance(megabytes, int) else 16) * 1024 * 1024 * 2 * tries * 4 // 3
+
+
+async def _last_copied(stored: StoredEvents, task_id: str) -> int:
+    """The number, at the member that has the task, of the last event that is copied here and durable."""
+    after, last = 0, 0
+    while page := await stored.read(task_id, after, PAGE):
+        after = page[-1].id
+        last = max([last, *_sources(each.data for each in page)])
+    return last
+
+
+def _sources(events: Iterable[dict[str, JSON]]) -> list[int]:
+    return [source for data in events if isinstance(source := data.get("source"), int)]

@@ -1,0 +1,265 @@
+"""Answers members that hand tasks over: says whom it sees, takes a task as its scheduler, tells its events, cancels it.
+
+Only the member that handed a task over hears of it here, or has it cancelled.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from chorus.errors import ChorusError, PeerError
+from chorus.protocols.handover import (
+    FINAL,
+    MAX_FRAME,
+    PROTOCOL,
+    Cancel,
+    Declined,
+    Event,
+    HandoverError,
+    Message,
+    Seek,
+    Seen,
+    Take,
+    Taken,
+    View,
+    decode,
+    encode,
+)
+from chorus.protocols.stream import ProtocolOptions, StreamClosed
+from chorus.protocols.streamio import StreamIO
+from chorus.tasks.state import State, TaskState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from twisted.internet.interfaces import IReactorTime
+    from twisted.python.failure import Failure
+
+    from chorus.http.ports import Subscription, TaskEvent
+    from chorus.identity import PeerId
+    from chorus.protocols.stream import Host, Stream
+    from chorus.services.placement import Agent
+    from chorus.tasks.machine import TaskMachine
+
+FIRST_S = 10.0
+"""Seconds an inbound stream has for its question."""
+WRITE_S = 60.0
+"""Seconds for a member that takes nothing of what it asked for."""
+MAX_STREAMS_PER_PEER = 160
+"""Conversations of one member: one for each task that it handed over, and questions beside them."""
+MAX_TAKEN_PER_PEER = 128
+"""Unfinished tasks that one member may have handed to this node."""
+MAX_WAITING = 128
+"""Events waiting for a member that reads slowly; the rest stay in the store meanwhile."""
+
+
+class TakenTasks(Protocol):
+    """What serving asks of the coordinator."""
+
+    @property
+    def machine(self) -> TaskMachine: ...
+
+    @property
+    def is_up(self) -> bool: ...
+
+    async def take_over(self, task_id: str, spec: object, submitter: str, handed_by: PeerId) -> None:
+        """Durable when it returns. Raises what keeps this node from being the task's scheduler."""
+
+    def cancel(self, task_id: str, by: str, reason: str) -> Deferred[Any]: ...
+
+    def watch(
+        self, task_id: str, after: int, deliver: Callable[[TaskEvent], None], ended: Callable[[], None]
+    ) -> Deferred[Subscription]: ...
+
+    def agent_id_of(self, task: TaskState) -> str | None: ...
+
+
+class HandoverServing:
+    """`agents` gives every agent within reach, this node's own included."""
+
+    _log = Logger()
+
+    def __init__(
+        self, host: Host, tasks: TakenTasks, agents: Callable[[], Sequence[Agent]], clock: IReactorTime
+    ) -> None:
+        self._host = host
+        self._tasks = tasks
+        self._agents = agents
+        self._clock = clock
+        self._streams: set[StreamIO] = set()
+        self.refused_peers = 0
+
+    def start(self) -> None:
+        self._host.register(PROTOCOL, self._opened, ProtocolOptions(max_inbound_per_peer=MAX_STREAMS_PER_PEER))
+
+    def stop(self) -> None:
+        self._host.unregister(PROTOCOL)
+        for io in list(self._streams):
+            io.reset(StreamClosed("this node stops"))
+
+    def _opened(self, stream: Stream) -> None:
+        io = StreamIO(stream, self._clock, timeout=WRITE_S)
+        self._streams.add(io)
+        Deferred.fromCoroutine(self._serve(io)).addCallbacks(lambda _: io.close(), self._failed, (), {}, (io,)).addBoth(
+            lambda _: self._streams.discard(io)
+        )
+
+    def _failed(self, failure: Failure, io: StreamIO) -> None:
+        problem = failure.value
+        io.reset(problem if isinstance(problem, ChorusError) else None)
+        if isinstance(problem, PeerError):
+            self.refused_peers += 1
+            peer = io.stream.connection.peer_id
+            self._log.info("a handover of {peer} is refused: {problem}", peer=peer, problem=problem)
+        elif not isinstance(problem, ChorusError):
+            self._log.failure("serving a handover", cast("Any", failure))
+
+    async def _serve(self, io: StreamIO) -> None:
+        question = decode(await io.read_delimited(MAX_FRAME, timeout=FIRST_S))
+        peer = io.stream.connection.peer_id
+        if not self._tasks.is_up:
+            await self._say(io, Declined("stopping", "this node schedules nothing now"))
+        elif isinstance(question, Seek):
+            here = {str(agent.peer) for agent in self._agents()}
+            await self._say(io, Seen(tuple(each for each in question.agents if each in here)))
+        elif isinstance(question, Take):
+            await self._take(io, peer, question)
+        elif isinstance(question, Cancel):
+            await self._cancel(io, peer, question)
+        else:
+            raise HandoverError(f"a conversation cannot begin with {question.TYPE}")
+
+    async def _say(self, io: StreamIO, message: Message) -> None:
+        await io.write_delimited(encode(message))
+
+    async def _take(self, io: StreamIO, peer: PeerId, take: Take) -> None:
+        declined = self._hindrance(peer, take)
+        if declined is None and take.task not in self._tasks.machine:
+            try:
+                await self._tasks.take_over(take.task, take.spec, take.submitter, peer)
+            except ChorusError as error:
+                declined = Declined(error.code[:64], str(error)[:1000])
+        if declined is not None:
+            await self._say(io, declined)
+            return
+        await self._say(io, Taken())
+        await _Telling(io, self._tasks, take.task).run(take.after)
+
+    def _hindrance(self, peer: PeerId, take: Take) -> Declined | None:
+        machine = self._tasks.machine
+        if take.task in machine:
+            ours = machine.get(take.task).handed_by == str(peer)
+            return None if ours else Declined("unknown_task", "no task of yours has this id here")
+        if take.known:
+            return Declined("unknown_task", "this node does not know it (any more)")
+        count = sum(task.handed_by == str(peer) for task in machine.unfinished())
+        if count >= MAX_TAKEN_PER_PEER:
+            return Declined("full", f"{count} tasks of yours are here already")
+        return None
+
+    async def _cancel(self, io: StreamIO, peer: PeerId, cancel: Cancel) -> None:
+        machine = self._tasks.machine
+        if cancel.task not in machine or machine.get(cancel.task).handed_by != str(peer):
+            await self._say(io, Declined("unknown_task", "no task of yours has this id here"))
+            return
+        try:
+            await self._tasks.cancel(cancel.task, cancel.by, cancel.reason)
+        except ChorusError as error:
+            await self._say(io, Declined(error.code[:64], str(error)[:1000]))
+            return
+        await self._say(io, view_of(self._tasks, cancel.task))
+
+
+class _Telling:
+    """One task's events on their way to the member that handed it over, at that member's pace."""
+
+    def __init__(self, io: StreamIO, tasks: TakenTasks, task_id: str) -> None:
+        self._io = io
+        self._tasks = tasks
+        self._task_id = task_id
+        self._waiting: deque[Event] = deque()
+        self._subscription: Subscription | None = None
+        self._paused = False
+        self._over = False
+        self._gone = False
+        self._wake: Deferred[None] | None = None
+
+    async def run(self, after: int) -> None:
+        """Until the task is over and told, or the member is gone."""
+        Deferred.fromCoroutine(self._io.closed(timeout=math.inf)).addBoth(self._lost)
+        self._subscription = await self._tasks.watch(self._task_id, after, self._deliver, self._ended)
+        try:
+            await self._tell_state()
+            while not self._gone:
+                await self._tell_events()
+                if self._over and not self._waiting:
+                    await self._tell_state()
+                    return
+                if not self._waiting and not self._gone:
+                    self._wake = Deferred()
+                    await self._wake
+        finally:
+            self._subscription.stop()
+
+    async def _tell_events(self) -> None:
+        while self._waiting:
+            event = self._waiting.popleft()
+            await self._io.write_delimited(encode(event))
+            if event.kind == "state" and event.data.get("state") not in FINAL:
+                await self._tell_state()
+            if self._paused and not self._waiting and self._subscription is not None:
+                self._paused = False
+                self._subscription.resume()
+
+    async def _tell_state(self) -> None:
+        view = view_of(self._tasks, self._task_id)
+        if view.final and not self._over:
+            # Events of its end are on their way; the final view comes after them.
+            return
+        await self._io.write_delimited(encode(view))
+
+    def _deliver(self, event: TaskEvent) -> None:
+        self._waiting.append(Event(event.id, event.type, event.data))
+        if len(self._waiting) >= MAX_WAITING and not self._paused and self._subscription is not None:
+            self._paused = True
+            self._subscription.pause()
+        self._stir()
+
+    def _ended(self) -> None:
+        self._over = True
+        self._stir()
+
+    def _lost(self, _: object) -> None:
+        self._gone = True
+        self._stir()
+
+    def _stir(self) -> None:
+        wake, self._wake = self._wake, None
+        if wake is not None:
+            wake.callback(None)
+
+
+def view_of(tasks: TakenTasks, task_id: str) -> View:
+    """Where a task of this node is, for the member that handed it over."""
+    task = tasks.machine.get(task_id)
+    return View(
+        state=str(task.state if task.state is not State.REFUSED else State.FAILED),
+        attempt=task.attempt,
+        updated_at=task.updated_at,
+        reason=task.reason,
+        detail=task.detail,
+        agent=task.agent,
+        agent_id=tasks.agent_id_of(task),
+        fence=None if task.fence is None else str(task.fence),
+        sandbox=task.sandbox,
+        image=task.image,
+        started_at=task.started_at,
+        ended_at=task.ended_at,
+        result=task.result,
+    )
