@@ -426,6 +426,60 @@ class Closing(PureTestCase):
         self.assertEqual((receiver.data, receiver.eofs, receiver.closed), (b"one", 1, [None]))
         self.assertEqual(pair.listener.held, 0)
 
+    def test_a_reader_that_pauses_inside_a_piece_gets_the_rest_before_the_end(self) -> None:
+        """Several pieces wait, and the peer's FIN behind them; each look at one of them is the last for a while."""
+
+        class OneAtATime(Recorder):
+            def data_received(self, data: bytes) -> None:
+                super().data_received(data)
+                peer.pause_reading()
+
+        pair = Pair(receive=False)
+        stream, peer = pair.open()
+        for piece in (b"one", b"two", b"six"):
+            stream.write(piece)
+            pair.pump()
+        stream.write_eof()
+        pair.pump()
+        reader = OneAtATime()
+        peer.set_receiver(reader)
+        seen = [bytes(reader.data)]
+        while not reader.eofs:
+            peer.resume_reading()
+            seen.append(bytes(reader.data))
+        self.assertEqual(seen, [b"one", b"onetwo", b"onetwosix", b"onetwosix"])
+        peer.write_eof()
+        self.assertEqual((reader.eofs, pair.listener.held), (1, 0))
+
+    def test_a_paused_reader_hears_of_the_end_when_it_reads_on(self) -> None:
+        pair = Pair()
+        stream, peer = pair.open()
+        peer.pause_reading()
+        stream.write_eof()
+        pair.pump()
+        self.assertEqual(peer.receiver.eofs, 0)
+        peer.resume_reading()
+        self.assertEqual(peer.receiver.eofs, 1)
+        peer.resume_reading()
+        self.assertEqual(peer.receiver.eofs, 1)
+
+    def test_an_end_that_came_before_the_receiver_is_kept(self) -> None:
+        """With bytes before it and without, and while our own direction is still open."""
+        for early in (b"", b"early"):
+            pair = Pair(receive=False)
+            stream, peer = pair.open()
+            if early:
+                stream.write(early)
+            stream.write_eof()
+            pair.pump()
+            receiver = Recorder()
+            peer.set_receiver(receiver)
+            self.assertEqual((receiver.data, receiver.eofs, receiver.closed), (early, 1, []))
+            peer.write(b"answer")
+            peer.write_eof()
+            pair.pump()
+            self.assertEqual((receiver.eofs, receiver.closed), (1, [None]))
+
     def test_ended_unread_and_reset(self) -> None:
         pair = Pair()
         stream, peer = pair.open()
@@ -642,6 +696,10 @@ class Limits(PureTestCase):
         listener, _ = session(False)
         for i in range(1000):
             listener.receive_data([frame(WINDOW_UPDATE, SYN | RST, 2 * i + 1, 0)], i * 0.051)
+        self.assertEqual((listener.streams, drain(listener)), ({}, b""))
+        # The session goes on: the next stream is taken.
+        listener.receive_data([frame(WINDOW_UPDATE, SYN, 2001, 0)], 51.0)
+        self.assertEqual(list(listener.streams), [2001])
 
     def test_max_refusals(self) -> None:
         listener, events = session(False, YamuxLimits(max_streams=1, max_refusals=50, max_control=10**6))
