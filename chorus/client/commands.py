@@ -228,6 +228,7 @@ def status(options: Options, api: Api) -> int:
         ("up", f"{found['uptime_s']:.0f} s"),
         *(("" if at else "addresses", address) for at, address in enumerate(found["addresses"])),
         ("peers", f"{found['peers']}: {found['alone']}" if found["alone"] else found["peers"]),
+        ("clocks", found.get("clocks")),
         ("tasks", _tasks_here(found.get("tasks") or {})),
         *_sandbox(found.get("sandbox") or {}),
     ]
