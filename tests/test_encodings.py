@@ -4,6 +4,9 @@ mode names one."""
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +59,25 @@ def _is_text_mode(mode: ast.expr | None) -> bool:
 
 def _constant(value: ast.expr | None) -> object:
     return value.value if isinstance(value, ast.Constant) else None
+
+
+class InAnotherLocale(PureTestCase):
+    """Processes: the encoding of file names is fixed when the interpreter starts."""
+
+    def printed(self, *command: str, **more: str) -> bytes:
+        env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONPATH": str(ROOT), **more}
+        return subprocess.run([sys.executable, *command], env=env, stdout=subprocess.PIPE, check=True).stdout
+
+    def test_a_program_begins_anew_in_utf_8(self) -> None:
+        code = (
+            "import sys; from chorus import encoding; encoding.begin(); print(sys.getfilesystemencoding(), sys.argv[1])"
+        )
+        self.assertEqual(self.printed("-c", code, "日"), "utf-8 日\n".encode())
+        self.assertEqual(self.printed("-c", code, "é日", PYTHONIOENCODING="latin-1"), "utf-8 é?\n".encode("latin-1"))
+
+    def test_so_does_the_agent(self) -> None:
+        command = (str(Path(sys.executable).parent / "twistd"), "chorus", "config")
+        self.assertIn("/tmp/日".encode(), self.printed(*command, CHORUS_DATA_DIR="/tmp/日"))
 
 
 class EncodingTests(PureTestCase):
