@@ -11,6 +11,7 @@ import base64
 import codecs
 import os
 import re
+import stat
 import sys
 import unicodedata
 from typing import IO, Any
@@ -113,6 +114,8 @@ class Follower:
         beside = place if shared else Place(err or sys.stderr.buffer, sys.stderr)
         self._places = {"stdout": place, "stderr": place if merged else beside}
         self._notes = beside
+        # Whoever reads our pipe may write to this terminal too (`| tee log`), below the row.
+        self._in_row = beside.lively and not _is_pipe(sys.stdout)
         self._elsewhere = err is not None
         """The task's stderr and our lines do not meet."""
         self._streams = {name: _Stream(name, self._places[name]) for name in self._places}
@@ -150,12 +153,12 @@ class Follower:
 
     def lost(self, reason: str) -> None:
         # In lines, once for each time that it is away.
-        if self._notes.lively or not self._away:
+        if self._in_row or not self._away:
             self._progress(f"waiting for the node: {reason}")
         self._away = True
 
     def _progress(self, text: str) -> None:
-        if self._notes.lively:
+        if self._in_row:
             self._notes.status(visible(text))
         else:
             self._begin_line()
@@ -198,6 +201,13 @@ def _same(out: IO[str], err: IO[str]) -> bool:
     """Whether they lead to one terminal, file or pipe."""
     try:
         return os.path.samestat(os.fstat(out.fileno()), os.fstat(err.fileno()))
+    except (OSError, ValueError):
+        return False
+
+
+def _is_pipe(stream: IO[str]) -> bool:
+    try:
+        return stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
     except (OSError, ValueError):
         return False
 

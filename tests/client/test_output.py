@@ -122,6 +122,21 @@ class Live(OnATerminal):
         self.assertEqual(fitting("e\u0301x", 1), "e\u0301")
 
 
+class BesideAPipe(OnATerminal):
+    def test_no_row_where_another_program_may_write(self) -> None:
+        """`chorus task watch ID | tee log`."""
+        read, write = os.pipe()
+        self.addCleanup(os.close, read)
+        with open(write, "w", encoding="utf-8") as pipe:
+            self.patch(sys, "stdout", pipe)
+            with self.follower():
+                self.assertEqual(self.event("state", state="running"), ["chorus: running", ""])
+                self.say("to the pipe")
+                self.assertEqual(self.say("err", "stderr"), ["chorus: running", "err"])
+                self.assertEqual(self.event("note", text="x")[1:], ["err", "chorus: x", ""])
+            self.assertEqual(os.read(read, 100), b"to the pipe")
+
+
 class Dumb(OnATerminal):
     term = "dumb"
 
