@@ -67,6 +67,27 @@ class OnAPty(CommandCase):
         self.assertEqual(json.loads(run.out)["title"], ODD)
 
 
+class ReadInPart(CommandCase):
+    timeout = 120
+
+    async def test_whoever_has_enough_of_it_may_go(self) -> None:
+        task_id = self.tasks.make(title="x" * 100)
+        for number in range(40):
+            self.tasks.add(task_id, "output", {"stream": "stdout", "offset": 0, "text": f"{number} " + "y" * 9000})
+        self.tasks.end(task_id, "completed", "exit")
+        for words in (
+            f"task watch {task_id}",
+            f"task watch {task_id} 2>&1",
+            f"task watch {task_id} --json",
+            "task list",
+        ):
+            run = Run()
+            line = f"set -o pipefail; {sys.executable} -m chorus.client.main {words} | head -c 1"
+            reactor.spawnProcess(run, "bash", ["bash", "-c", line], self.env, str(self.data))
+            await run.ended
+            self.assertEqual((run.status, len(run.out), "Traceback" in run.err), (0, 1, False), words + run.err)
+
+
 class InOtherLocales(CommandCase):
     timeout = 120
 
