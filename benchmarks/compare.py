@@ -84,7 +84,7 @@ def measure(driver: str, name: str, implementation: str, ours: str) -> float:
     command += benchmark.options
     if implementation == "py":
         command += PY_OPTIONS.get(name, [])
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=600, check=False)
     if done.returncode:
         raise RuntimeError(f"{name} with {implementation}: {done.stderr.strip()[-2000:]}")
     figures = json.loads(done.stdout.splitlines()[-1])
@@ -159,7 +159,7 @@ def main() -> None:
     result = run(flags.driver, names, others, flags.rounds, flags.node)
     table = markdown(result, others)
     if flags.markdown:
-        Path(flags.markdown).write_text(table + "\n")
+        Path(flags.markdown).write_text(table + "\n", "utf-8")
     print(table, file=sys.stderr)
     print(json.dumps({"machine": machine(), "rounds": flags.rounds, "results": result}, indent=1))
 

@@ -136,7 +136,7 @@ async def burst(sender: P2PService, address: Multiaddr, frames: list[bytes]) -> 
 
 def measure(frames: list[bytes], messages: int, budget: float) -> dict[str, Any]:
     arguments = ["--node", "--messages", str(messages), "--budget", str(budget)]
-    process = subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, encoding="utf-8")
     assert process.stdout is not None
     address = Multiaddr.parse(process.stdout.readline().strip())
     pid = os.fork()

@@ -62,7 +62,7 @@ def parse_flags() -> argparse.Namespace:
 
 
 def resident_kb() -> int:
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text("utf-8", "replace")
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
 
 

@@ -409,7 +409,7 @@ def over_sockets(scale: float) -> dict[str, float]:
     chorus_reactor.install()
     from twisted.internet import reactor
 
-    with subprocess.Popen([sys.executable, __file__, "--listen"], stdout=subprocess.PIPE, text=True) as listener:
+    with subprocess.Popen([sys.executable, __file__, "--listen"], stdout=subprocess.PIPE, encoding="utf-8") as listener:
         assert listener.stdout is not None
         work = Sockets(reactor, int(listener.stdout.readline()), scale)
 

@@ -100,7 +100,7 @@ TRICKS = {
 
 def measured(name: str, undone: bool) -> dict[str, float]:
     arguments = [sys.executable, __file__, "--run", name, *(["--undone"] if undone else [])]
-    output = subprocess.run(arguments, stdout=subprocess.PIPE, text=True, check=True).stdout
+    output = subprocess.run(arguments, stdout=subprocess.PIPE, encoding="utf-8", check=True).stdout
     figures: dict[str, float] = json.loads(output.splitlines()[-1])
     return figures
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from twisted.python import usage
 
-from chorus import descriptors, reactor
+from chorus import descriptors, encoding, reactor
 from chorus.errors import ChorusError, UserError
 from chorus.version import version_line
 
@@ -119,6 +119,7 @@ class Options(_Asked):
         return f"{USAGE} agent | hap | config"
 
     def parseOptions(self, options: Any = None) -> None:
+        encoding.begin()
         # -h is not among twistd's own; users type it.
         if options is not None:
             options = ["--help" if option == "-h" else option for option in options]

@@ -99,7 +99,7 @@ def submit(options: Options, api: Api) -> int:
     if wants_json(options):
         show.document(task)
     else:
-        print(task["id"])
+        print(show.safe(task["id"]))
         if task.get("message"):
             show.note(f"{task['message']}; follow it with `chorus task watch {task['id']}`")
     return 0
@@ -154,7 +154,7 @@ def cancel(options: Options, api: Api) -> int:
             continue
         cancelled.append(task)
         if not wants_json(options):
-            print(f"{task['id']} {task['state']}", flush=True)
+            print(show.safe(f"{task['id']} {task['state']}"), flush=True)
     if wants_json(options):
         show.document(cancelled[0] if len(options.task_ids) == 1 else {"tasks": cancelled})
     return refused.exit_status if refused else 0
@@ -228,6 +228,7 @@ def status(options: Options, api: Api) -> int:
         ("up", f"{found['uptime_s']:.0f} s"),
         *(("" if at else "addresses", address) for at, address in enumerate(found["addresses"])),
         ("peers", f"{found['peers']}: {found['alone']}" if found["alone"] else found["peers"]),
+        ("clocks", found.get("clocks")),
         ("tasks", _tasks_here(found.get("tasks") or {})),
         *_sandbox(found.get("sandbox") or {}),
     ]
@@ -328,7 +329,8 @@ def _events(options: Options, api: Api, task_id: str, after: int) -> str | None:
             if event["type"] == "state":
                 final = event["data"]
         return (final or {}).get("state")
-    with show.Follower() as follower:
+    summary = not getattr(options, "no_summary", False)
+    with show.Follower(merged=options.merged, summary=summary) as follower:
         for event in follow(api, task_id, after, lost=follower.lost):
             follower.event(event)
     return (follower.final or {}).get("state")

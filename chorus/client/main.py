@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 
+from chorus import encoding
 from chorus.client import commands, show, simulate
 from chorus.client.errors import EXIT_INTERRUPTED, EXIT_USAGE
 from chorus.errors import UserError
@@ -69,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     watch = command(tasks, "watch", "Show a task's output and states until it has ended.")
     watch.add_argument("task_id", metavar="ID")
     watch.add_argument("--after", type=int, default=0, metavar="N", help="only events after this one")
+    _merged(watch)
     watch.add_argument("--no-summary", action="store_true", help="nothing more once it has ended (for scripts)")
     watch.set_defaults(run=commands.watch)
     listing = command(tasks, "list", "List tasks, newest first.")
@@ -133,7 +135,16 @@ def _submit(submit: argparse.ArgumentParser) -> None:
     submit.add_argument("--retries", type=int, metavar="N", help="further tries when the task itself fails")
     submit.add_argument("--idempotency-key", metavar="KEY", help="the same key and task again give the same task")
     submit.add_argument("--watch", action="store_true", help="follow it to its end")
+    _merged(submit)
     submit.set_defaults(run=commands.submit)
+
+
+def _merged(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--merged",
+        action="store_true",
+        help="its stderr to stdout too, as it arrives (a terminal shows both so anyway)",
+    )
 
 
 def _warn_of_unknown(environ: Mapping[str, str]) -> None:
@@ -159,6 +170,8 @@ def _unexpected(given: list[str], command: list[str] | None, options: argparse.N
 
 def main(words: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
     """Run one command; returns the exit status."""
+    if words is None:
+        encoding.begin()
     given = list(sys.argv[1:] if words is None else words)
     command: list[str] | None = None
     if "--" in given:
@@ -178,7 +191,7 @@ def main(words: Sequence[str] | None = None, environ: Mapping[str, str] = os.env
         sys.stdout.flush()
         return status
     except UserError as error:
-        print(f"chorus: {error}", file=sys.stderr)
+        show.note(str(error))
         return getattr(error, "exit_status", EXIT_USAGE)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -190,7 +203,7 @@ def main(words: Sequence[str] | None = None, environ: Mapping[str, str] = os.env
         if error.errno not in FULL or error.filename is not None:
             raise
         _discard_output()
-        print(f"chorus: cannot write the answer: {error.strerror}", file=sys.stderr)
+        show.note(f"cannot write the answer: {error.strerror}")
         return EXIT_USAGE
 
 

@@ -355,6 +355,11 @@ def status() -> Schema:
             },
             "tasks": {"type": "object"},
             "sandbox": {"type": "object"},
+            "clocks": {
+                **text,
+                "description": "Whose messages are ignored since its clock and this node's are more than 15 minutes "
+                "apart, how many, and by how much; null while nobody's are.",
+            },
         },
         required=[
             *("agent_id", "peer_id", "cluster_id", "version", "role", "state", "uptime_s", "addresses", "peers"),

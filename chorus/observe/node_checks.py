@@ -29,6 +29,8 @@ def register(
     running = _running(parts, "store")
     view.add_check(Check("store", lambda: running() or parts["store"].database.damage, critical=True))
     view.add_check(Check("peers", alone, critical=True))
+    if "messaging" in parts:
+        view.add_check(Check("clocks", parts["messaging"].wrong_clocks))
     if "executor" in parts:
         _tasks(view, parts, load, max_tasks)
 

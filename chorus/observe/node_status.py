@@ -15,7 +15,8 @@ def members(
     parts: Mapping[str, Any], *, alone: Callable[[], str | None], load: Callable[[], Load]
 ) -> Sequence[tuple[str, Callable[[], JSON]]]:
     """Names and values for the parts that this node has (`runtime.NodeService.parts`)."""
-    return (("alone", alone), ("tasks", partial(_tasks, parts, load)), ("sandbox", partial(_sandbox, parts)))
+    found = (("alone", alone), ("tasks", partial(_tasks, parts, load)), ("sandbox", partial(_sandbox, parts)))
+    return (*found, ("clocks", parts["messaging"].wrong_clocks)) if "messaging" in parts else found
 
 
 def _tasks(parts: Mapping[str, Any], load: Callable[[], Load]) -> JSON:

@@ -52,7 +52,7 @@ MOUNT_TABLE = Path("/proc/self/mountinfo")
 def in_chroot(table: Path = MOUNT_TABLE) -> bool:
     """The root is no mount point: the table shows none at `/`."""
     try:
-        return not any(line.split(" ")[4] == "/" for line in table.read_text().splitlines())
+        return not any(line.split(" ")[4] == "/" for line in table.read_text("utf-8", "surrogateescape").splitlines())
     except OSError:
         return False
 
@@ -64,7 +64,7 @@ def can_reroot(folder: Path, table: Path = MOUNT_TABLE) -> bool:
         volumes.make_folder(folder, 0o711, exist_ok=True)
         volumes.bind(folder, folder, private=False)
         try:
-            fields = [line.split(" ") for line in table.read_text().splitlines()]
+            fields = [line.split(" ") for line in table.read_text("utf-8", "surrogateescape").splitlines()]
             return not any(field.startswith("shared:") for line in fields if line[4] == str(folder) for field in line)
         finally:
             volumes.release(folder)

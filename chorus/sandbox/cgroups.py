@@ -45,7 +45,7 @@ class Hierarchy:
 def find(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Hierarchy | None:
     """The hierarchy this process may make groups in, proved by making one; None where there is none."""
     try:
-        places = dict(_own_places(own.read_text()))
+        places = dict(_own_places(own.read_text("utf-8", "surrogateescape")))
     except (OSError, ValueError):
         return None
     if (root / "cgroup.controllers").exists():
@@ -89,10 +89,10 @@ def _find_v2(root: Path, place: str) -> Path | None:
     for candidate in (root / place.lstrip("/"), root):
         try:
             control = candidate / "cgroup.subtree_control"
-            wanted = [name for name in CONTROLLERS if name not in control.read_text().split()]
+            wanted = [name for name in CONTROLLERS if name not in control.read_text("utf-8").split()]
             if wanted:
                 # EBUSY where processes live in the group itself: then it is not ours to divide.
-                control.write_text(" ".join(f"+{name}" for name in wanted))
+                control.write_text(" ".join(f"+{name}" for name in wanted), "utf-8")
             probe = candidate / _probe_name()
             probe.mkdir()
         except OSError:
@@ -170,7 +170,7 @@ class Group:
         folders = set(self._folders.values())
         for folder in folders:
             with contextlib.suppress(OSError):
-                (folder / "cgroup.kill").write_text("1")
+                (folder / "cgroup.kill").write_text("1", "utf-8")
         for _ in range(100):
             members = {pid for folder in folders for pid in _members(folder)} - {os.getpid()}
             if not members:
@@ -220,7 +220,7 @@ def read_usage(version: int, folders: dict[str, Path]) -> Usage:
 def of_process(pid: int, root: Path = Path("/sys/fs/cgroup")) -> tuple[int, dict[str, Path]] | None:
     """The groups a process is in, as far as this machine shows them: (version, folders)."""
     try:
-        places = dict(_own_places(Path(f"/proc/{pid}/cgroup").read_text()))
+        places = dict(_own_places(Path(f"/proc/{pid}/cgroup").read_text("utf-8", "surrogateescape")))
     except (OSError, ValueError):
         return None
     if (root / "cgroup.controllers").exists():
@@ -245,12 +245,12 @@ def reap(hierarchy: Hierarchy, prefix: str) -> int:
 
 
 def _put(path: Path, value: str) -> None:
-    path.write_text(value)
+    path.write_text(value, "utf-8")
 
 
 def _int(folder: Path | None, name: str) -> int:
     try:
-        return int((folder / name).read_text()) if folder else 0
+        return int((folder / name).read_text("utf-8")) if folder else 0
     except (OSError, ValueError):
         return 0
 
@@ -258,7 +258,7 @@ def _int(folder: Path | None, name: str) -> int:
 def _field(folder: Path | None, name: str, field: str) -> int:
     with contextlib.suppress(OSError, ValueError):
         if folder:
-            for line in (folder / name).read_text().splitlines():
+            for line in (folder / name).read_text("utf-8").splitlines():
                 key, _, value = line.partition(" ")
                 if key == field:
                     return int(value)
@@ -267,6 +267,6 @@ def _field(folder: Path | None, name: str, field: str) -> int:
 
 def _members(folder: Path) -> list[int]:
     try:
-        return [int(line) for line in (folder / "cgroup.procs").read_text().split()]
+        return [int(line) for line in (folder / "cgroup.procs").read_text("utf-8").split()]
     except (OSError, ValueError):
         return []

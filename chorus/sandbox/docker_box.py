@@ -48,7 +48,7 @@ class Binding:
     def write(self, box: Box) -> None:
         path = box.root / BINDING
         fresh = path.with_suffix(".new")
-        with fresh.open("w") as file:
+        with fresh.open("w", encoding="utf-8") as file:
             json.dump(attrs.asdict(self), file)
             file.flush()
             os.fsync(file.fileno())
@@ -57,7 +57,7 @@ class Binding:
     @classmethod
     def read(cls, box: Box) -> Binding | None:
         try:
-            return cls(**json.loads((box.root / BINDING).read_text()))
+            return cls(**json.loads((box.root / BINDING).read_text("utf-8")))
         except (OSError, ValueError, TypeError):
             return None
 

@@ -51,7 +51,7 @@ def descendants(root: int) -> Iterator[int]:
         yield pid
         with contextlib.suppress(OSError, ValueError):
             for thread in os.listdir(f"/proc/{pid}/task"):
-                stack += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
+                stack += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text("utf-8").split())
 
 
 def tree(root: int) -> Tree:
@@ -60,8 +60,8 @@ def tree(root: int) -> Tree:
     for pid in descendants(root):
         folder = Path(f"/proc/{pid}")
         with contextlib.suppress(OSError, ValueError, IndexError):
-            fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
-            _, resident, files = (folder / "statm").read_text().split()[:3]
+            fields = (folder / "stat").read_text("utf-8", "replace").rsplit(")", 1)[1].split()
+            _, resident, files = (folder / "statm").read_text("utf-8").split()[:3]
             pids += int(fields[17])
             ticks += int(fields[11]) + int(fields[12])
             memory += int(resident) * PAGE
@@ -142,6 +142,6 @@ def _memfd_device() -> int:
 def alive(pid: int) -> bool:
     """Not gone and no zombie. The first process of a pid namespace is a zombie only when all others are gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rsplit(")", 1)[1].split()[0] not in "ZX"
     except (OSError, IndexError):
         return False

@@ -120,7 +120,7 @@ def make_folder(path: Path, mode: int, *, exist_ok: bool = False) -> None:
 
 def write_readable(path: Path, text: str) -> None:
     """A file that every user may read and none is meant to change, whatever the umask."""
-    path.write_text(text, errors="surrogateescape")
+    path.write_text(text, "utf-8", errors="surrogateescape")
     path.chmod(0o444)
 
 
@@ -168,7 +168,7 @@ def mounts_below(root: Path, table: Path = Path("/proc/self/mountinfo")) -> list
     base = os.path.realpath(root)
 
     def all_mounts() -> Iterator[str]:
-        for line in table.read_text().splitlines():
+        for line in table.read_text("utf-8", "surrogateescape").splitlines():
             field = line.split(" ")[4]
             yield field.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 

@@ -214,14 +214,15 @@ class Custody:
             self.drop(Stale())
             return
         self._log.warn(
-            "lease of {task} expired: {agent} went silent",
+            "lease of {task} expired: {name} went silent",
             event="task.lease_expired",
             task=self.task_id,
+            name=self.agent_id or self.agent,
             agent=self.agent,
             fence=str(self.fence),
         )
         self._deciding = True
-        self._decide(lambda: entries.lease_expired(self._desk.wall(), self.task_id, self.fence), Stale())
+        self._decide(lambda: entries.lease_expired(self._desk.wall(), self.task_id, self.fence, self.agent_id), Stale())
 
     # the end
 

@@ -101,6 +101,8 @@ class DiscoveryService(Service):
         self._in_thread = in_thread
         self._mdns: Any = None
         self._watching = False
+        self._has_joined = False
+        """Members were met here once, also before a restart."""
         self._ask_wait = ASK_FIRST
         self._alone_since: float | None = None
         self._alone_wait = ALONE_FIRST
@@ -123,6 +125,8 @@ class DiscoveryService(Service):
         super().startService()  # type: ignore[no-untyped-call]
         now = self._clock.seconds()
         delay = join_stagger(self._join_stagger_ms, self._rng)
+        # It is written as soon as there is a member to remember, and stays when that one is forgotten.
+        self._has_joined = self._has_joined or (self._memory is not None and self._memory.exists())
         for peer, addresses in self._remembered():
             self.targets.add(peer, addresses, Source.MEMBER, now, delay=delay)
         for address in self._contacts:
@@ -189,8 +193,8 @@ class DiscoveryService(Service):
         """While nobody is connected: what that means, and what refuses; one line."""
         if self._host.connections():
             return None
-        known = self.targets.members()
-        said = "no member of the cluster is connected" if known else "this node has not joined its cluster yet"
+        joined = self._has_joined
+        said = "no member of the cluster is connected" if joined else "this node has not joined its cluster yet"
         why = self.targets.last_error()
         return f"{said}: {why}" if why else said
 
@@ -260,6 +264,7 @@ class DiscoveryService(Service):
         if not self.running:
             return
         self._alone_since = None
+        self._has_joined = True
         self.targets.admitted(connection.peer_id, None if connection.inbound else connection.remote_address)
         self._save_later()
         self._schedule()

@@ -25,6 +25,7 @@ from chorus.messages import (
     may_be_said,
     redacted,
 )
+from chorus.messages.clocks import Clocks
 from chorus.messages.hearing import Hearing, Room
 from chorus.messages.rates import MAX_AGE, OWN, cost
 from chorus.messages.topics import MAX_JOINED_TOPICS, STATIC, BadTopic, TooManyTopics, pattern_of
@@ -89,6 +90,7 @@ class Messaging:
         self.peer_id = peer_id
         self.counters = MessageCounters()
         self._hearing = Hearing()
+        self._clocks = Clocks()
         pubsub.set_application_score(self._overdraft)
         self._pubsub = pubsub
         self._redactor = redactor
@@ -108,6 +110,10 @@ class Messaging:
     def now(self) -> int:
         """Unix seconds, as they stand in payloads."""
         return int(self._wall())
+
+    def wrong_clocks(self) -> str | None:
+        """Whose messages are ignored since its clock or ours is wrong, in one line; None while nobody's are."""
+        return self._clocks.line(self._pubsub.seconds())
 
     # Topics
 
@@ -241,9 +247,14 @@ class Messaging:
         except BadEnvelope:
             self.counters.refused += 1
             return Validation.REJECT
-        if abs(self.now() - said.timestamp) > MAX_AGE:
+        ahead = said.timestamp - self.now()
+        if abs(ahead) > MAX_AGE:
             self.counters.stale += 1
+            if source == author:
+                self._clocks.ignored(str(author), ahead, now)
             return Validation.IGNORE
+        if source == author:
+            self._clocks.heard(str(author))
         self._hearing.take(author.raw, source.raw, tokens, now, connected=connected)
         if isinstance(said, Envelope) and not may_be_said(said.data, received.topic):
             self.counters.misplaced += 1

@@ -80,7 +80,7 @@ def _without_collector() -> Iterator[None]:
 def memory_mb() -> float:
     """Resident memory of this process, where the system tells (Linux), else 0."""
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        pages = int(Path("/proc/self/statm").read_text("utf-8").split()[1])
     except (OSError, ValueError, IndexError):
         return 0.0
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6

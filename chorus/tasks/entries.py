@@ -54,8 +54,9 @@ def started(time: float, task_id: str, fence: Fence, *, sandbox: str | None = No
     return Entry("task.started", task_id, {"fence": str(fence), "sandbox": sandbox, "image": image}, time)
 
 
-def lease_expired(time: float, task_id: str, fence: Fence) -> Entry:
-    return Entry("task.lease_expired", task_id, {"fence": str(fence)}, time)
+def lease_expired(time: float, task_id: str, fence: Fence, agent_id: str | None = None) -> Entry:
+    """`agent_id` is the name of the task's agent, where it is known."""
+    return Entry("task.lease_expired", task_id, {"fence": str(fence), "agent_id": agent_id}, time)
 
 
 def released(time: float, task_id: str, fence: Fence, reason: str, detail: str | None = None) -> Entry:

@@ -10,7 +10,7 @@ Every state, time and back-off comes from the entries, so every replica and ever
 | `task.refused` | reason, detail | queued | refused |
 | `task.assigned` | agent, attempt, lease_s | submitted | assigned; its fence is the entry's |
 | `task.started` | fence, sandbox?, image? | assigned | running |
-| `task.lease_expired` | fence | assigned, running | submitted, failed |
+| `task.lease_expired` | fence, agent_id | assigned, running | submitted, failed |
 | `task.released` | fence, reason, detail? | assigned, running | submitted, failed |
 | `task.completed` | fence, result | assigned, running | completed |
 | `task.failed` | fence, reason, detail?, result? | assigned, running | failed, submitted (retries, infrastructure) |
@@ -354,7 +354,8 @@ class TaskMachine:
 
     def _lease_expired(self, index: int, entry: Entry) -> TaskState:
         task = self._owned(entry)
-        return moved(task, entry, Reason.LEASE_LOST, f"{task.agent} went silent")
+        agent = entries.optional_text(entry.body, "agent_id") or task.agent
+        return moved(task, entry, Reason.LEASE_LOST, f"{agent} went silent")
 
     def _released(self, index: int, entry: Entry) -> TaskState:
         task = self._owned(entry)

@@ -176,8 +176,7 @@ class Showing(PureTestCase):
             follower.event(event(1, "state", state="running"))
             follower.event(event(2, "output", stream="stdout", offset=0, text="a\nb"))
             follower.lost("it closed")
-            self.assertEqual(self.out.getvalue(), b"a\n")
-        self.assertEqual(self.out.getvalue(), b"a\nb\n")
+        self.assertEqual(self.out.getvalue(), b"a\nb")
         self.assertEqual(self.notes.getvalue(), "chorus: running\nchorus: waiting for the node: it closed\n")
 
     def test_a_node_that_is_away_is_told_once_in_lines(self) -> None:
@@ -218,10 +217,6 @@ class Showing(PureTestCase):
             head, *rest = self.on_terminal(width, columns, rows, folds=True, spare=("created", "state")).splitlines()
             self.assertEqual((tuple(head.split()), len(rest)), (kept, 1))
         self.assertEqual(len(self.on_terminal(30, columns, rows, folds=True, spare=("created",)).splitlines()), 4)
-
-    def test_a_terminal_is_not_driven_by_what_it_shows(self) -> None:
-        text = "\x1b[31mred\x1b[0m \x1b]0;title\x07 \x1b[2J \x9b2J \x08 a\tb\r\n"
-        self.assertEqual(show.safe(text), "\x1b[31mred\x1b[0m \\x1b]0;title\\x07 \\x1b[2J \\x9b2J \\x08 a\tb\r\n")
 
     def test_sizes(self) -> None:
         self.assertEqual(

@@ -53,6 +53,11 @@ class NodeChecksTests(PureTestCase):
         self.parts["store"].running = False
         self.assertEqual(found["store"].look(), "store is not running")
 
+    def test_a_wrong_clock_is_said_and_nothing_more(self) -> None:
+        self.parts["messaging"] = SimpleNamespace(wrong_clocks=lambda: "A 2 h ahead")
+        clocks = self.checks()["clocks"]
+        self.assertEqual((clocks.look(), clocks.critical, clocks.for_ready), ("A 2 h ahead", False, False))
+
     def test_tasks_make_a_node_take_no_more_but_not_unhealthy(self) -> None:
         self.tasks()
         found = self.checks(current=1)

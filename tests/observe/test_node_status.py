@@ -29,3 +29,6 @@ class NodeStatusTests(PureTestCase):
         found = self.status(parts)
         self.assertEqual(found["tasks"], {"running_here": 1, "maximum_here": 3, "unfinished": 7})
         self.assertEqual(found["sandbox"], {"usable": True})
+        self.assertNotIn("clocks", found)
+        parts["messaging"] = SimpleNamespace(wrong_clocks=lambda: "A 2 h ahead")
+        self.assertEqual(self.status(parts)["clocks"], "A 2 h ahead")

@@ -463,6 +463,14 @@ class PlacementTest(WorldCase):
         self.world.advance(5)
         self.assertEqual(scheduler.state(task), "running")
 
+    def test_an_agent_that_went_silent_is_named(self) -> None:
+        scheduler = self.world.node("scheduler", max_tasks=1)
+        worker = self.world.node("worker", expertise=("x",))
+        task = scheduler.submit("true", required={"expertise": ["x"]})
+        self.world.cut(scheduler, worker)
+        self.world.advance(3 * LEASE)
+        self.assertEqual(scheduler.machine.get(task).detail, "worker went silent")
+
     def test_a_failing_agent_is_not_asked_first_again(self) -> None:
         scheduler = self.world.node("scheduler", max_tasks=1)
         nodes = [self.world.node(name, expertise=("x",)) for name in ("one", "two")]

@@ -592,6 +592,21 @@ class MemoryTests(DiscoveryTestCase):
         self.assertEqual(self.connected(host), {0})
         self.assertTrue(again.running)
 
+    def test_who_was_a_member_does_not_say_that_it_never_joined(self) -> None:
+        """Also when its only contact is gone at a restart, or has been away for so long that it is forgotten."""
+        contact, _ = self.node(0)
+        host, service = self.node(1, contacts=[self.contact(0)], memory=self.memory)
+        self.wait(SAVE_AFTER + 2)
+        contact.went_down()
+        self.wait(1)
+        self.assertRegex(str(service.alone), "^no member of the cluster is connected")
+        self.successResultOf(service.stopService())
+        again = self.service(host, 1, contacts=[self.contact(0)], memory=self.memory)
+        self.wait(30)
+        self.assertRegex(str(again.alone), "^no member of the cluster is connected: .")
+        self.memory.write_bytes(b'{"peers":[],"version":1}')
+        self.assertRegex(str(self.service(host, 1, memory=self.memory).alone), "^no member of the cluster")
+
     def test_a_change_just_before_the_stop_is_written(self) -> None:
         self.node(0)
         _, service = self.node(1, contacts=[self.contact(0)], memory=self.memory)

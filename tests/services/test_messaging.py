@@ -332,3 +332,18 @@ class Floods(MessagingCase):
         self.one, two, _ = self.chain()
         for age, heard in ((MAX_AGE, 1), (-MAX_AGE, 1), (MAX_AGE + 1, 0), (-MAX_AGE - 1, 0)):
             self.assertEqual(self.heard(self.relayed(two.identity, 1, age=age)), heard)
+
+    def test_a_member_with_another_clock_is_named(self) -> None:
+        self.one, two, _ = self.chain()
+
+        def say(age: int, source: Identity) -> str | None:
+            self.heard(self.relayed(two.identity, 1, age=age, source=source))
+            return self.one.messaging.wrong_clocks()
+
+        self.assertIsNone(say(7200, identity(30)), "what another one brings says nothing of the author's clock")
+        self.assertIn(
+            f"1 message was ignored, since clocks differ from this node's: {two.identity.peer_id} 2 h behind",
+            str(say(7200, two.identity)),
+        )
+        self.assertIsNotNone(say(0, identity(30)))
+        self.assertIsNone(say(0, two.identity))

@@ -246,7 +246,8 @@ class MachineTests(PureTestCase):
     def test_lease_expired_voids_the_fence(self) -> None:
         self.scribe.submit(A)
         old = self.scribe.run(A)
-        self.scribe.write(entries.lease_expired(1000, A, old))
+        self.scribe.write(entries.lease_expired(1000, A, old, "node-2"))
+        self.assertEqual(self.machine.get(A).detail, "node-2 went silent")
         task = self.machine.get(A)
         self.assertEqual((task.state, task.fence, task.agent), (State.SUBMITTED, None, None))
         self.assertEqual((task.reason, task.tried, task.not_before), ("lease_lost", ("agent",), 1002))
