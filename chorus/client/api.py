@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from chorus.client.errors import EXIT_TASK_FAILED, EXIT_UNAUTHORIZED, EXIT_USAGE, ClientError, NoNode, Refused
+from chorus.config.paths import path_in
 from chorus.config.secret_files import ConfigError, from_file
 from chorus.config.values import default_data_dir
 from chorus.files import kind, read_plain
@@ -47,7 +48,9 @@ class Api:
     @property
     def data_dir(self) -> Path:
         configured = self._environ.get("CHORUS_DATA_DIR", "").strip()
-        return Path(configured) if configured else default_data_dir(self._environ)
+        if not configured:
+            return default_data_dir(self._environ)
+        return path_in("CHORUS_DATA_DIR", configured, self._environ)
 
     def address(self) -> str:
         """`http://host:port`. Raises `ClientError`."""
@@ -76,7 +79,7 @@ class Api:
         if given:
             return given
         named = self._environ.get("CHORUS_API_TOKEN_FILE", "").strip()
-        path = Path(named) if named else self.data_dir / TOKEN
+        path = path_in("CHORUS_API_TOKEN_FILE", named, self._environ) if named else self.data_dir / TOKEN
         try:
             if not named and path.exists() and (found := kind(path.lstat().st_mode)) is not None:
                 raise ConfigError(f"the API token: {path} is {found}, where a plain file belongs")

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import lzma
-import re
-import sys
-import tarfile
-import tempfile
 import urllib.parse
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from chorus.client import show, task_view
-from chorus.client.api import BLOCK, Api, Progress, decoded
+from chorus.client.api import Api
 from chorus.client.errors import EXIT_TASK_FAILED, EXIT_USAGE, ClientError, Refused
 from chorus.client.fetch import Item, checked, fetch
-from chorus.client.pack import pack
+from chorus.client.git import shown
+from chorus.client.task_options import by_option, fields_of, read_specification, title_of, wanted_of
+from chorus.client.upload import upload
 from chorus.client.watch import follow
 
 STATES = ("queued", "submitted", "assigned", "running", "completed", "failed", "cancelled", "refused")
@@ -29,30 +24,6 @@ MAX_PAGES = 25
 """Looked through for a beginning of an id."""
 FILLING = "0" * 26
 EXAMPLE = "chorus task submit PATH -- COMMAND…"
-OPTIONS = {
-    "title": "title",
-    "description": "description",
-    "project": "project",
-    "language": "language",
-    "image": "image",
-    "env": "env",
-    "artifacts": "artifact",
-    "depends_on": "depends_on",
-    "priority": "priority",
-    "retries": "retries",
-    "idempotency_key": "idempotency_key",
-    "required.role": "require_role",
-    "required.expertise": "require_expertise",
-    "required.capabilities": "require_capability",
-    "limits.timeout_s": "timeout",
-    "limits.cpu": "cpu",
-    "limits.memory_mb": "memory",
-    "limits.disk_mb": "disk",
-}
-"""Fields of a task that an option of `task submit` gives, and its name in the parsed options."""
-MAX_SPEC = 1 << 20
-MEMORY = 8 * 1024 * 1024
-"""Archives up to this stay in memory until they are sent."""
 
 Options = argparse.Namespace
 Document = dict[str, Any]
@@ -73,23 +44,24 @@ def submit(options: Options, api: Api) -> int:
         raise ClientError(f"PATH is empty; the current directory is written . : {EXAMPLE}")
     if options.spec == "":
         raise ClientError("--spec is empty; name a file, or - for stdin")
-    body = _read_spec(options.spec) if options.spec else {}
-    body.update(_fields(options))
+    body = read_specification(options.spec) if options.spec else {}
+    body.update(fields_of(options))
     path = None if options.path is None else Path(options.path)
     if path is not None and not path.exists():
-        raise ClientError(f"{path} is not a directory or an archive; a command comes after --: {EXAMPLE}")
+        raise ClientError(f"{shown(path)} is not a directory or an archive; a command comes after --: {EXAMPLE}")
+    wanted = wanted_of(options)
     # A specification that says nothing to run may have misspelt it: the node names what it does not know.
     if not options.spec and not body.get("commands"):
         raise ClientError(f"say what to run: {EXAMPLE}")
     if options.depends_on:
         body["depends_on"] = [_id(api, text) for text in options.depends_on]
     if path is not None:
-        body["input"] = {"sha256": _upload(api, path)}
-        body.setdefault("title", path.resolve().name[:200])
+        body["input"] = {"sha256": upload(api, path, wanted)}
+        body.setdefault("title", title_of(path))
     try:
         task = api.json("POST", "/v1/tasks", body)
     except Refused as error:
-        raise _by_option(error, options) from None
+        raise by_option(error, options) from None
     if options.watch:
         if wants_json(options):
             show.json_line(task)
@@ -334,106 +306,6 @@ def _events(options: Options, api: Api, task_id: str, after: int) -> str | None:
         for event in follow(api, task_id, after, lost=follower.lost):
             follower.event(event)
     return (follower.final or {}).get("state")
-
-
-def _read_spec(name: str) -> Document:
-    try:
-        with sys.stdin.buffer if name == "-" else Path(name).open("rb") as file:
-            body = decoded(file.read(MAX_SPEC + 1))
-    except OSError as error:
-        raise ClientError(f"cannot read {name}: {error.strerror}") from None
-    except ValueError as error:
-        raise ClientError(f"{name} is not JSON: {error}") from None
-    if not isinstance(body, dict):
-        raise ClientError(f"{name} must hold a JSON object with the fields of a task")
-    return body
-
-
-def _fields(options: Options) -> Document:
-    """The fields that options name."""
-    fields: Document = {}
-    for field, dest in OPTIONS.items():
-        if (value := getattr(options, dest)) is None:
-            continue
-        outer, _, inner = field.partition(".")
-        if inner:
-            fields.setdefault(outer, {})[inner] = value
-        else:
-            fields[field] = value
-    if options.env:
-        fields["env"] = dict(_variable(text) for text in options.env)
-    if options.argv:
-        # One word is a shell line, several are the words of one command.
-        fields["commands"] = [options.argv[0] if len(options.argv) == 1 else options.argv]
-    return fields
-
-
-def _by_option(error: Refused, options: Options) -> ClientError:
-    """The refusal of a field in the words of the one who gave an option for it."""
-    # artifacts[0] and env.NAME are of one option too.
-    dest = next((dest for field, dest in OPTIONS.items() if re.match(rf"{re.escape(field)}\b", error.field)), None)
-    if dest is None or getattr(options, dest) is None:
-        return error
-    option = f"--{dest.replace('_', '-')}"
-    return ClientError(f"{option}: {str(error).removeprefix(f'{error.field}: ')}", error.exit_status)
-
-
-def _variable(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ClientError(f"--env {text}: write NAME=VALUE")
-    return name, value
-
-
-def _upload(api: Api, path: Path) -> str:
-    """Upload a directory as an archive, or an archive as it is; returns its SHA-256."""
-    if path.is_file():
-        try:
-            with path.open("rb") as file:
-                if not _is_archive(file):
-                    raise ClientError(f"{path} is not a tar archive; name a directory and it becomes one")
-                return _put(api, file)
-        except OSError as error:
-            raise ClientError(f"cannot read {path}: {error.strerror}") from None
-    with tempfile.SpooledTemporaryFile(MEMORY) as file:
-        with show.bar("packing", None) as told:
-            packed = pack(path, file, told)
-        for line in packed.skipped:
-            show.note(f"left out {line}")
-        if not packed.files:
-            raise ClientError(f"{path} holds no files")
-        return _put(api, file)
-
-
-def _is_archive(file: IO[bytes]) -> bool:
-    try:
-        return tarfile.is_tarfile(file)
-    except (EOFError, ValueError, zlib.error, lzma.LZMAError):
-        # Damaged inside of its compression.
-        return False
-
-
-def _put(api: Api, file: IO[bytes]) -> str:
-    digest = hashlib.sha256()
-    file.seek(0)
-    while data := file.read(BLOCK):
-        digest.update(data)
-    length = file.tell()
-    file.seek(0)
-    headers = {"Content-Length": str(length), "Content-Type": "application/octet-stream", "Accept": "application/json"}
-    try:
-        with (
-            show.bar("uploading", length) as told,
-            api.request("PUT", f"/v1/blobs/{digest.hexdigest()}", Progress(file, told), headers) as answer,
-        ):
-            answer.read()
-    except Refused as error:
-        if error.status == 413:
-            raise ClientError(
-                f"the input ({show.size(length)}) is larger than the node takes: {error} (CHORUS_MAX_BLOB_MB)"
-            ) from None
-        raise
-    return digest.hexdigest()
 
 
 def _id(api: Api, typed: str) -> str:

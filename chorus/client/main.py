@@ -110,7 +110,12 @@ def parser() -> argparse.ArgumentParser:
 
 def _submit(submit: argparse.ArgumentParser) -> None:
     submit.usage = "chorus task submit [options] [PATH] [-- COMMAND…]"
-    submit.add_argument("path", metavar="PATH", nargs="?", help="directory to pack, or a tar archive as it is")
+    submit.add_argument("path", metavar="PATH", nargs="?", help="directory to pack, or a tar or zip archive as it is")
+    submit.add_argument(
+        "--include", action="append", metavar="PATH", help="also this in the directory, which git ignores (repeatable)"
+    )
+    submit.add_argument("--all-files", action="store_true", help="also everything that git ignores; git is not asked")
+    submit.add_argument("--with-git", action="store_true", help="also a .git: history, branches, tags; no remotes")
     submit.add_argument(
         "--spec", metavar="FILE", help="fields of the task as JSON (`-`: stdin); options go before them"
     )
@@ -119,6 +124,7 @@ def _submit(submit: argparse.ArgumentParser) -> None:
     submit.add_argument("--project", help="project it belongs to")
     submit.add_argument("--language", help="instead of finding it by the files")
     submit.add_argument("--image", help="container image to run in")
+    submit.add_argument("--shell", metavar="NAME", help="what runs a command that is one word: sh (default), bash, …")
     submit.add_argument("--env", action="append", metavar="NAME=VALUE", help="environment of the commands (repeatable)")
     submit.add_argument(
         "--artifact", action="append", metavar="GLOB", help="what to keep of /workspace/output (repeatable)"

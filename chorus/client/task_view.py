@@ -52,6 +52,7 @@ def whole(task: Document) -> None:
             ("id", task["id"]),
             ("title", task["title"]),
             *(("" if at else "command", line) for at, line in enumerate(commands(task))),
+            ("shell", task["spec"].get("shell")),
             ("limits", _limits(task["spec"].get("limits") or {})),
             ("required", _required(task["spec"].get("required") or {})),
             ("state", task["state"]),

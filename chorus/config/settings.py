@@ -22,6 +22,7 @@ from pydantic_core import ErrorDetails, PydanticUndefined
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from chorus.config import values
+from chorus.config.paths import path_in
 from chorus.config.secret_files import ConfigError, from_directory, from_file
 
 PREFIX = "CHORUS_"
@@ -205,9 +206,11 @@ class EnvironmentSource(PydanticBaseSettingsSource):
             if path and value:
                 raise ConfigError(f"{name} and {name}_FILE are both set; keep one of them")
             if path:
-                value = from_file(f"{name}_FILE", Path(path))
+                value = from_file(f"{name}_FILE", path_in(f"{name}_FILE", path, self._environ))
             elif directory and not value:
-                value = from_directory(SECRETS_DIR, Path(directory), name)
+                value = from_directory(SECRETS_DIR, path_in(SECRETS_DIR, directory, self._environ), name)
+        if value and field.annotation is Path:
+            return path_in(name, value, self._environ), field_name, False
         return value, field_name, False
 
     def __call__(self) -> dict[str, Any]:

@@ -52,6 +52,7 @@ A node is configured by environment variables alone. `twistd chorus config` prin
   or a file named like the variable, in capitals or small letters, in `CHORUS_SECRETS_DIR`, which is asked last. A file
   that is missing, empty, longer than {MAX_BYTES // 1024} KiB or open to others (`chmod 600`) is an error. Under
   {mounts} and in `CHORUS_SECRETS_DIR` others may read it, since engines mount secrets so, but not write it.
+- `~` and `~name` at the beginning of a path are home directories, also where no shell has expanded them.
 - `DOCKER_HOST` is used when `CHORUS_DOCKER_HOST` is unset.
 
 {table_markdown()}

@@ -74,7 +74,7 @@ def task_spec(policy: spec.LimitPolicy) -> Schema:
                     },
                 ]
             },
-            "description": "Run in order until one fails: a string by /bin/sh, a list as an argv.",
+            "description": "Run in order until one fails: a string by `shell`, a list as an argv.",
         },
         "title": nullable(_text(spec.MAX_TITLE, ONE_LINE)),
         "description": nullable(_text(spec.MAX_DESCRIPTION)),
@@ -114,6 +114,10 @@ def task_spec(policy: spec.LimitPolicy) -> Schema:
                 "an `image`.",
             }
         ),
+        "shell": {
+            "enum": [*spec.SHELLS, None],
+            "description": "Runs the commands that are strings; `sh`, the default, is the one that every sandbox has.",
+        },
         "image": nullable(_text(spec.MAX_IMAGE, _whole(spec._IMAGE), minLength=1)),
         "env": {
             "type": ["object", "null"],

@@ -69,6 +69,8 @@ MAX_RETRIES = 10
 MAX_IDEMPOTENCY_KEY = 128
 MAX_AI_NAME = 128
 MAX_AI_ITERATIONS = 100
+SHELLS = ("sh", "bash", "dash", "zsh")
+"""Shells that take a line after `-c`. Only `sh` is in every sandbox."""
 LOWEST_PRIORITY, DEFAULT_PRIORITY, HIGHEST_PRIORITY = 0, 5, 9
 
 MINIMUM_LIMITS = Limits(cpu=0.01, memory_mb=16, pids=4, disk_mb=1, timeout_s=0.1, output_mb=1)
@@ -134,19 +136,31 @@ class AIRequest:
 
 Command = str | tuple[str, ...]
 
+_FIND_SHELL = """\
+[ -x /bin/"$0" ] && exec /bin/"$0" -c "$1"
+[ -x /usr/bin/"$0" ] && exec /usr/bin/"$0" -c "$1"
+[ -x /usr/local/bin/"$0" ] && exec /usr/local/bin/"$0" -c "$1"
+echo "chorus: this sandbox has no $0; take an image that has it, or leave --shell out" >&2
+exit 127
+"""
+"""For `/bin/sh -c`: runs the line $1 in the shell $0. Neither the task's PATH has a say in which one that is, nor does
+a variable of the script get into its environment."""
+
 
 @attrs.frozen
 class TaskSpec:
     """One task as asked for. `limits` is complete: what was not named has the node's default."""
 
     commands: tuple[Command, ...]
-    """A string is for `/bin/sh -c`, a tuple is an argv."""
+    """A string is for `shell`, a tuple is an argv."""
     title: str = ""
     description: str = ""
     project: str | None = None
     repository: str | None = None
     input: Input | None = None
     language: str | None = None
+    shell: str | None = None
+    """One of `SHELLS`; None is `sh`."""
     image: str | None = None
     env: Mapping[str, str] = attrs.field(factory=dict)
     limits: Limits = attrs.field(factory=Limits)
@@ -189,7 +203,7 @@ class TaskSpec:
             "depends_on": list(self.depends_on),
             "retries": self.retries,
         }
-        for name in ("project", "repository", "language", "image", "idempotency_key"):
+        for name in ("project", "repository", "language", "shell", "image", "idempotency_key"):
             if (value := getattr(self, name)) is not None:
                 document[name] = value
         if self.input is not None:
@@ -210,7 +224,12 @@ class TaskSpec:
 
     def argv(self) -> tuple[tuple[str, ...], ...]:
         """`commands` as the sandbox takes them."""
-        return tuple(("/bin/sh", "-c", item) if isinstance(item, str) else item for item in self.commands)
+        return tuple(self._shell_line(item) if isinstance(item, str) else item for item in self.commands)
+
+    def _shell_line(self, line: str) -> tuple[str, ...]:
+        if self.shell in (None, "sh"):
+            return ("/bin/sh", "-c", line)
+        return ("/bin/sh", "-c", _FIND_SHELL, str(self.shell), line)
 
 
 def body_digest(body: JSON) -> str:
@@ -248,6 +267,7 @@ def _parse(body: object, policy: LimitPolicy) -> TaskSpec:
         repository=_repository(given.get("repository")),
         input=_input(given["input"]) if "input" in given else None,
         language=_optional(given, "language", MAX_WORD, WORD, "a language like python"),
+        shell=_shell(given.get("shell")),
         image=_optional(given, "image", MAX_IMAGE, _IMAGE, "an image reference like chorus-python-dev:1"),
         env=_env(given.get("env", {})),
         limits=_limits(given.get("limits", {}), policy),
@@ -275,6 +295,12 @@ def _optional(
     if value is None:
         return None
     return as_text(value, path_of(parent, name), minimum=1, maximum=maximum, pattern=pattern, form=form)
+
+
+def _shell(value: object) -> str | None:
+    if value is not None and value not in SHELLS:
+        raise SpecError("shell", f"{shown(value)} is not one of {', '.join(SHELLS)}")
+    return value
 
 
 def _know_language(spec: TaskSpec) -> None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
+import subprocess
 import sys
 import tarfile
+import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +79,10 @@ class CommandCase(ApiCase):
         (self.data / "api-token").write_text(TOKEN + "\n")
         (self.data / "api-token").chmod(0o600)
         self.env = {"CHORUS_DATA_DIR": str(self.data), "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": "/"}
-        self.project = self.data / "project"
+        # Outside of any work tree: whose that is, is the packer's concern, not that of these tests.
+        self.outside = Path(tempfile.mkdtemp(prefix="chorus-command-"))
+        self.addCleanup(shutil.rmtree, self.outside)
+        self.project = self.outside / "project"
         (self.project / "src").mkdir(parents=True)
         (self.project / "src/a.py").write_text("print('a')\n")
 
@@ -139,6 +146,75 @@ class Submitting(CommandCase):
         sent = (self.data / "x.tar").read_bytes()
         run = await self.good("task", "submit", str(self.data / "x.tar"), "--json", "--", "true")
         self.assertEqual(self.blobs.blobs[run.json["spec"]["input"]["sha256"]], sent)
+
+    async def test_a_zip_archive_is_sent_as_it_is(self) -> None:
+        with zipfile.ZipFile(self.data / "x.zip", "w") as archive:
+            archive.write(self.project / "src/a.py", "a.py")
+        sent = (self.data / "x.zip").read_bytes()
+        run = await self.good("task", "submit", str(self.data / "x.zip"), "--json", "--", "true")
+        self.assertEqual(self.blobs.blobs[run.json["spec"]["input"]["sha256"]], sent)
+        self.assertEqual(run.json["title"], "x.zip")
+
+    async def packed(self, *options: str) -> list[str]:
+        run = await self.good("task", "submit", str(self.project), *options, "--json", "--", "true")
+        with tarfile.open(fileobj=io.BytesIO(self.blobs.blobs[run.json["spec"]["input"]["sha256"]])) as tar:
+            return [name for name in tar.getnames() if tar.getmember(name).isfile()]
+
+    def make_work_tree(self) -> None:
+        subprocess.run(["git", "-C", str(self.project), "init", "-q", "--template="], check=True)
+
+    async def test_what_of_a_work_tree_is_packed(self) -> None:
+        (self.project / ".gitignore").write_text("vendor/\n.env\n")
+        for name in (".env", "vendor/.env", "vendor/lib.py"):
+            (self.project / name).parent.mkdir(exist_ok=True)
+            (self.project / name).write_text("x")
+        self.make_work_tree()
+        own, vendor = [".gitignore", "src/a.py"], ["vendor/.env", "vendor/lib.py"]
+        self.assertEqual(await self.packed(), own)
+        self.assertEqual(await self.packed("--include", "vendor"), [*own, *vendor])
+        self.assertEqual(
+            await self.packed("--include", "vendor/lib.py", "--include", ".env"), [".env", *own, vendor[1]]
+        )
+        self.assertEqual(await self.packed("--all-files"), [".env", *own, *vendor])
+        self.assertIn(".git/HEAD", await self.packed("--with-git"))
+        (self.project / ".git/HEAD").unlink()
+        sent = len(self.blobs.blobs)
+        self.assertIn("--all-files", await self.bad(2, "task", "submit", str(self.project), "--", "true"))
+        self.assertEqual(len(self.blobs.blobs), sent, "nothing was sent")
+
+    async def test_packing_options_that_make_no_sense(self) -> None:
+        for words, said in (
+            ((str(self.project), "--include", "src", "--all-files"), "give one of them"),
+            ((str(self.project), "--include", "none"), "nothing of that name"),
+            ((str(self.project), "--with-git"), "is no git work tree"),
+            (("--include", "src"), "PATH must be one"),
+            (("--all-files", str(self.project / "src/a.py")), "PATH must be one"),
+        ):
+            self.assertIn(said, await self.bad(2, "task", "submit", *words, "--", "true"))
+        self.assertEqual((self.tasks.tasks, self.blobs.blobs), ({}, {}), "nothing was sent")
+
+    async def test_a_shell(self) -> None:
+        run = await self.good("task", "submit", "--shell", "bash", "--json", "--", "a | b")
+        self.assertEqual((run.json["spec"]["shell"], run.json["spec"]["commands"]), ("bash", ["a | b"]))
+        self.assertIn("shell    bash\n", (await self.good("task", "show", run.json["id"])).out)
+        text = await self.bad(2, "task", "submit", "--shell", "fish", "--", "x")
+        self.assertEqual(text, "chorus: --shell: 'fish' is not one of sh, bash, dash, zsh\n")
+
+    async def test_folders_of_any_name(self) -> None:
+        for name, title in (
+            (b"two\nlines", "two lines"),
+            (b"a\ttab", "a tab"),
+            (b"caf\xe9", "caf\ufffd"),
+            (b"\x1b[2Jx\x7f", "[2Jx"),
+            ("\u65e5\u672c \u202etxt".encode(), "\u65e5\u672c txt"),
+            ("\u65e5".encode() * 80, "\u65e5" * 66),
+            (b"\n", ""),
+        ):
+            folder = os.fsencode(self.outside) + b"/" + name
+            os.mkdir(folder)
+            (Path(os.fsdecode(folder)) / "x").write_text("x")
+            run = await self.good("task", "submit", os.fsdecode(folder), "--json", "--", "ls")
+            self.assertEqual(run.json["title"], title)
 
     async def test_a_file_that_is_no_archive(self) -> None:
         text = await self.bad(2, "task", "submit", str(self.project / "src/a.py"), "--", "true")
@@ -223,8 +299,8 @@ class Submitting(CommandCase):
         )
 
     async def test_an_empty_directory(self) -> None:
-        (self.data / "empty").mkdir()
-        self.assertIn("holds no files", await self.bad(2, "task", "submit", str(self.data / "empty"), "--", "x"))
+        (self.outside / "empty").mkdir()
+        self.assertIn("holds no files", await self.bad(2, "task", "submit", str(self.outside / "empty"), "--", "x"))
 
 
 class Looking(CommandCase):

@@ -2,41 +2,21 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import socket
-import subprocess
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
+from chorus.client import pack as packing
 from chorus.client.errors import ClientError
 from chorus.client.pack import MTIME, _stays, pack
-from tests.support import PureTestCase
+from tests.client.tree import TreeCase
 
 
-class Packing(PureTestCase):
-    def setUp(self) -> None:
-        # Outside of any work tree, whatever the tests run in.
-        import tempfile
-
-        self.root = Path(tempfile.mkdtemp(prefix="chorus-pack-"))
-        self.addCleanup(shutil.rmtree, self.root)
-
-    def write(self, name: str, text: str = "x") -> Path:
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-        return path
-
+class Packing(TreeCase):
     def packed(self) -> tuple[dict[str, tarfile.TarInfo], tuple[str, ...], bytes]:
-        out = io.BytesIO()
-        done = pack(self.root, out)
-        with tarfile.open(fileobj=io.BytesIO(out.getvalue())) as tar:
-            members = {each.name: each for each in tar.getmembers()}
-        self.assertEqual(done.files, sum(each.isfile() or each.issym() for each in members.values()))
-        return members, done.skipped, out.getvalue()
-
-    def git(self, *words: str) -> None:
-        subprocess.run(["git", "-C", str(self.root), *words], check=True, capture_output=True)
+        members = self.members()
+        return members, self.done.skipped, self.out.getvalue()
 
     def test_content_alone_decides_the_bytes(self) -> None:
         self.write("b/run.sh").chmod(0o750)
@@ -61,32 +41,12 @@ class Packing(PureTestCase):
         self.git("add", "kept.py", ".gitignore", "gone.py")
         (self.root / "gone.py").unlink()
         self.write("ü ñ.txt")
-        members = self.packed()[0]
-        self.assertEqual(sorted(members), [".gitignore", "kept.py", "new.py", "ü ñ.txt"])
+        self.assertEqual(sorted(self.members()), [".gitignore", "kept.py", "new.py", "ü ñ.txt"])
 
-    def test_a_folder_of_a_work_tree(self) -> None:
-        self.git("init", "-q")
-        self.write("sub/a.py")
-        self.write("other.py")
-        self.write(".gitignore", "*.o\n")
-        self.write("sub/b.o")
-        whole, self.root = self.root, self.root / "sub"
-        self.assertEqual(sorted(self.packed()[0]), ["a.py"])
-        self.root = whole
-
-    def test_a_folder_that_git_ignores_is_packed_whole(self) -> None:
-        self.git("init", "-q")
-        self.write(".gitignore", "out/\n")
-        self.write("out/a.py")
-        whole, self.root = self.root, self.root / "out"
-        self.assertEqual(sorted(self.packed()[0]), ["a.py"])
-        self.root = whole
-
-    def test_without_git(self) -> None:
+    def test_no_work_tree_and_no_git(self) -> None:
         self.write("a.py")
-        self.write(".git/config")
-        self.patch(os, "environ", {"PATH": ""})
-        self.assertEqual(sorted(self.packed()[0]), ["a.py"])
+        self.environ(PATH=str(self.base))
+        self.assertEqual(sorted(self.members()), ["a.py"])
 
     def test_links(self) -> None:
         self.write("a/b.txt")
@@ -133,3 +93,106 @@ class Packing(PureTestCase):
     def test_no_directory(self) -> None:
         with self.assertRaisesRegex(ClientError, "is not a directory"):
             pack(self.root / "none", io.BytesIO())
+
+
+class WhileReading(TreeCase):
+    """Something else writes to the tree."""
+
+    def changing(self, change: Callable[[], object]) -> str:
+        """The refusal where `change` happens between looking at `b` and reading it."""
+        self.write("a")
+        self.write("b", "text")
+        real = os.open
+
+        def meanwhile(path: Path, *more: int) -> int:
+            if Path(path).name == "b":
+                change()
+            return real(path, *more)
+
+        self.patch(packing.os, "open", meanwhile)
+        with self.assertRaises(ClientError) as caught:
+            pack(self.root, io.BytesIO())
+        return str(caught.exception)
+
+    def test_a_file_becomes_another(self) -> None:
+        path = self.root / "b"
+        for change in (
+            lambda: path.write_text("tex"),
+            lambda: path.write_text("texts"),
+            lambda: (path.unlink(), path.write_text("TEXT")),
+            lambda: (path.unlink(), os.mkfifo(path)),
+            lambda: os.utime(path, ns=(0, 0)),
+        ):
+            self.assertIn("b changed while it was read", self.changing(change))
+            path.unlink()
+
+    def test_a_link_takes_its_place(self) -> None:
+        path = self.root / "b"
+        line = self.changing(lambda: (path.unlink(), path.symlink_to("/etc/passwd")))
+        self.assertIn("cannot read ", line)
+        self.assertNotIn("None", line)
+
+    def test_a_file_goes(self) -> None:
+        self.write("a")
+        gone = self.write("b")
+        real = os.open
+        self.patch(packing.os, "open", lambda path, *more: (gone.unlink(missing_ok=True), real(path, *more))[1])
+        self.assertEqual(self.files(), ["a"])
+
+    def test_files_that_do_not_say_their_size(self) -> None:
+        for shorter_or_longer in ("/sys/class/net/lo", "/proc/self/net/dev_snmp6", "/proc/sys/kernel/random"):
+            if not Path(shorter_or_longer).is_dir():
+                continue
+            with self.assertRaises(ClientError) as caught:
+                pack(Path(shorter_or_longer), io.BytesIO())
+            self.assertNotIn("None", str(caught.exception))
+
+    def test_a_file_shorter_than_it_says(self) -> None:
+        path = self.write("a")
+        os.truncate(path, 5000)
+        whole = packing._Whole(path.open("rb"), path)
+        self.addCleanup(whole._file.close)
+        self.assertEqual(len(whole.read(4000)), 4000)
+        with self.assertRaisesRegex(ClientError, "changed while it was read"):
+            whole.read(4000)
+
+    def test_a_file_that_cannot_be_read(self) -> None:
+        def closed() -> None:
+            raise PermissionError(13, "Permission denied", str(self.root / "b"))
+
+        self.assertEqual(self.changing(closed), f"cannot read {self.root}/b: Permission denied")
+
+    def test_a_folder_that_cannot_be_read(self) -> None:
+        self.write("deep/a")
+        real = os.scandir
+
+        def closed(path: str) -> object:
+            if str(path).endswith("deep"):
+                raise PermissionError(13, "Permission denied", str(path))
+            return real(path)
+
+        self.patch(os, "scandir", closed)
+        self.assertIn(f"cannot read {self.root}/deep: Permission denied", self.refused())
+
+    def test_no_room_for_the_archive(self) -> None:
+        self.write("a")
+
+        class Full(io.BytesIO):
+            def write(self, data: object) -> int:
+                raise OSError(28, "No space left on device")
+
+        with self.assertRaisesRegex(ClientError, "cannot write the archive: No space left on device"):
+            pack(self.root, Full())
+
+
+class Names(TreeCase):
+    def test_bytes_that_are_no_text(self) -> None:
+        name = os.fsdecode(b"caf\xe9")
+        self.write(f"{name}/tab\t\n")
+        self.assertIn(f"{name}/tab\t\n", self.files())
+        self.assertIn(b"caf\xe9/tab\t\n", self.out.getvalue())
+
+    def test_a_refusal_is_one_line(self) -> None:
+        os.mkfifo(self.root / "two\nlines")
+        self.files()
+        self.assertEqual(self.done.skipped, ("'two\\nlines': not a file, a directory or a link",))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from chorus.client.api import Api
 from chorus.config import show
 from chorus.config.settings import (
     ConfigError,
@@ -43,6 +45,26 @@ class Loading(PureTestCase):
 
     def test_relative_xdg_data_home_is_ignored_as_the_specification_says(self) -> None:
         self.assertEqual(load({"XDG_DATA_HOME": "x", "HOME": "/h"}).data_dir, Path("/h/.local/share/chorus"))
+
+    def test_a_home_directory_that_no_shell_has_expanded(self) -> None:
+        root = pwd.getpwuid(0).pw_dir
+        for text, path in (
+            ("~", "/home/ann"),
+            ("~/", "/home/ann"),
+            ("~/a/~", "/home/ann/a/~"),
+            ("~root/x", f"{root}/x"),
+            ("./~/x", "~/x"),
+            ("/a~/~", "/a~/~"),
+        ):
+            self.assertEqual(load({"HOME": "/home/ann", "CHORUS_DATA_DIR": text}).data_dir, Path(path), text)
+            self.assertEqual(Api({"HOME": "/home/ann", "CHORUS_DATA_DIR": text}).data_dir, Path(path), text)
+        for text in ("~nobody-of-this-name", "~nobody-of-this-name/x"):
+            for read in (load, lambda environ: Api(environ).data_dir):
+                with self.assertRaises(ConfigError) as caught:
+                    read({"HOME": "/home/ann", "CHORUS_DATA_DIR": text})
+                self.assertIn("CHORUS_DATA_DIR: '~nobody-of-this-name' is nobody's", str(caught.exception))
+        # Without a usable HOME the system's own word counts, as in a shell.
+        self.assertTrue(load({"HOME": "x", "CHORUS_DATA_DIR": "~/y"}).data_dir.is_absolute())
 
     def test_every_kind_of_value(self) -> None:
         found = load(
@@ -185,6 +207,19 @@ class Secrets(PureTestCase):
         token = load({"CHORUS_API_TOKEN_FILE": str(self.file)}).api_token
         assert token is not None
         self.assertEqual(token.get_secret_value(), "s3cret-s3cret-s3cret")
+
+    def test_from_below_a_home_directory_that_no_shell_has_expanded(self) -> None:
+        home = str(self.directory.absolute())
+        for variables in (
+            {"CHORUS_API_TOKEN_FILE": "~/token"},
+            {"CHORUS_SECRETS_DIR": "~/secrets"},
+        ):
+            (self.directory / "secrets").mkdir(exist_ok=True)
+            (self.directory / "secrets/chorus_api_token").write_text("s3cret-s3cret-s3cret\n")
+            token = load({"HOME": home, **variables}).api_token
+            assert token is not None
+            self.assertEqual(token.get_secret_value(), "s3cret-s3cret-s3cret")
+        self.assertEqual(Api({"HOME": home, "CHORUS_API_TOKEN_FILE": "~/token"}).token(), "s3cret-s3cret-s3cret")
 
     def test_every_secret_has_a_file_variant(self) -> None:
         for name in ("join", "cluster_secret", "api_token"):

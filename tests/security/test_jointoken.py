@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import itertools
 import os
+import string
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -149,6 +151,48 @@ class SecretTests(PureTestCase):
             self.assertTrue(str(caught.exception).startswith("CHORUS_CLUSTER_SECRET: "))
             if text:
                 self.assertNotIn(text, str(caught.exception))
+
+    def test_boundaries_of_texts_of_one_kind(self) -> None:
+        # The fewest characters with which a random text of that kind reaches 128 bits.
+        lower, upper, digits = string.ascii_lowercase[::-1], string.ascii_uppercase[::-1], string.digits
+        for kinds, fewest in (
+            ((lower,), 28),
+            ((upper,), 28),
+            (("!$%&/()=?-_.:,;#+*",), 26),
+            (("äöüßéèêàâîïôûùç",), 26),
+            ((lower, digits), 25),
+            ((upper, digits), 25),
+            ((digits, " !#-"), 24),
+            ((lower, upper), 23),
+            ((lower, " !#-"), 22),
+            ((lower, "äöü"), 22),
+            ((lower, upper, digits), 22),
+            ((lower, upper, digits, "!#-"), 20),
+        ):
+            turns = zip(*map(itertools.cycle, kinds), strict=True)
+            text = "".join(itertools.islice(itertools.chain.from_iterable(turns), fewest))
+            parse_secret(text, source="X")
+            with self.assertRaises(WeakSecret, msg=text):
+                parse_secret(text[:-1], source="X")
+
+    def test_boundary_of_digits(self) -> None:
+        # An even number of them is hexadecimal, half as many bytes; an odd number is a text of ten kinds of characters.
+        digits = "01234567890123456789012345678901234567890123456789"
+        for count, taken in ((30, False), (31, False), (32, True), (33, False), (37, False), (38, True), (39, True)):
+            if taken:
+                self.assertEqual(len(parse_secret(digits[:count], source="X")), count // 2 if count % 2 == 0 else count)
+            else:
+                with self.assertRaises(WeakSecret, msg=str(count)):
+                    parse_secret(digits[:count], source="X")
+        for text in ("0123456789abcdef", "0123456789ABCDEF"):
+            self.assertEqual(parse_secret(text * 2, source="X"), bytes.fromhex(text * 2))
+            with self.assertRaises(WeakSecret):
+                parse_secret((text * 2)[:30], source="X")
+
+    def test_too_few_different_characters(self) -> None:
+        parse_secret("01234567" * 4, source="X")
+        with self.assertRaises(WeakSecret):
+            parse_secret("01234566" * 4, source="X")
 
     def test_limit_max_secret(self) -> None:
         parse_secret("0123456789abcdef" * (MAX_SECRET // 8), source="X")

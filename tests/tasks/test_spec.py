@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
 
 import attrs
 from hypothesis import given, settings
@@ -47,6 +48,7 @@ class SpecTests(PureTestCase):
             "project": "team/tool",
             "repository": "https://example.org/team/tool.git",
             "input": {"sha256": SHA},
+            "shell": "bash",
             "language": "python",
             "image": "registry.example.org:5000/chorus-python-dev@sha256:" + "0" * 64,
             "commands": ["python3 -m unittest", ["echo", "", "ä"]],
@@ -164,6 +166,39 @@ class SpecTests(PureTestCase):
         self.refuse_with("env", {"A": "x" * (spec.MAX_ENV_VALUE + 1)}, "env.A", str(spec.MAX_ENV_VALUE))
         self.refuse_with("env", {f"A{i}": "" for i in range(spec.MAX_ENV + 1)}, "env", str(spec.MAX_ENV))
         self.refuse_with("env", {f"A{i}": "x" * spec.MAX_ENV_VALUE for i in range(4)}, "env", str(spec.MAX_ENV_TOTAL))
+        # Each costs its name, its bytes in UTF-8 and two more: to the byte.
+        full = {f"A{i}": "x" * spec.MAX_ENV_VALUE for i in range(3)} | {"B": "ä" * (spec.MAX_ENV_VALUE // 2 - 8) + "x"}
+        self.assertEqual(sum(len(name) + len(text.encode()) + 2 for name, text in full.items()), spec.MAX_ENV_TOTAL)
+        self.accept(env=full)
+        self.refuse_with("env", {**full, "B": full["B"] + "x"}, "env", str(spec.MAX_ENV_TOTAL + 1))
+
+    def test_shell(self) -> None:
+        line, words = "a | b", ("echo", "$0")
+        for fields in ({}, {"shell": None}, {"shell": "sh"}):
+            self.assertEqual(self.accept(commands=[line], **fields).argv(), (("/bin/sh", "-c", line),))
+        for name in spec.SHELLS[1:]:
+            task = self.accept(commands=[line, list(words)], shell=name)
+            start, run = task.argv()
+            self.assertEqual((start[:2], start[3:], run), (("/bin/sh", "-c"), (name, line), words))
+            self.assertEqual(TaskSpec.from_json(task.to_json()), task)
+        self.assertNotIn("shell", self.accept().to_json())
+        for wrong in ("", "fish", "/bin/bash", "bash -x", "Bash", 1, ["bash"], {}, True):
+            self.refuse_with("shell", wrong, "shell", "is not one of sh, bash, dash, zsh")
+
+    def test_the_shell_that_is_asked_for_runs(self) -> None:
+        def run(name: str, line: str) -> tuple[int, str, str]:
+            argv = self.accept(commands=[line], shell=name).argv()[0]
+            done = subprocess.run(argv, capture_output=True, env={"PATH": "/nothing", "found": "mine"}, check=False)
+            return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+        self.assertEqual(
+            run("bash", "[[ $BASH_VERSION ]] && a=(1 2) && echo ${#a[@]} $found; exit 3"), (3, "2 mine\n", "")
+        )
+        self.assertEqual(run("dash", 'echo "${BASH_VERSION-none}"'), (0, "none\n", ""))
+        self.patch(spec, "SHELLS", (*spec.SHELLS, "nosuchshell"))
+        status, out, err = run("nosuchshell", "echo")
+        self.assertEqual((status, out), (127, ""))
+        self.assertIn("this sandbox has no nosuchshell", err)
 
     def test_limits(self) -> None:
         policy = LimitPolicy(default=Limits(cpu=4.0, pids=10), maximum=Limits(cpu=2.0, memory_mb=512))
