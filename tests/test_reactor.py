@@ -6,7 +6,7 @@ import subprocess
 import sys
 import textwrap
 
-from tests.support import PureTestCase
+from tests.support import ProcessTestCase
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
@@ -15,7 +15,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-class ReactorTests(PureTestCase):
+class ReactorTests(ProcessTestCase):
     def test_wall_clock_jump_moves_no_timer(self) -> None:
         """`time.time` jumps a day ahead and a day back: a 50 ms timer still takes 50 ms, a 1 h timer does not fire."""
         result = run(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.sandbox.support import no_bubblewrap
-from tests.support import PureTestCase
+from tests.support import ProcessTestCase, PureTestCase
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "demo.py"
 BEGUN = "the command has begun"
@@ -96,7 +96,7 @@ class SignalsTest(PureTestCase):
         self.assertEqual(killed, self.signals.nodes)
 
 
-class WholeTest(PureTestCase):
+class WholeTest(ProcessTestCase):
     skip = no_bubblewrap()
 
     def setUp(self) -> None:
