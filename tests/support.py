@@ -62,9 +62,9 @@ class PureTestCase(_Plain):
         """
         ratio = math.inf
         for attempt in range(3):
-            taken = _processor_time(work)
+            taken = processor_time(work)
             if attempt or self._measure is math.inf:
-                self._measure = _processor_time(yardstick)
+                self._measure = processor_time(yardstick)
             ratio = min(ratio, taken / self._measure)
             if ratio <= yardsticks:
                 return
@@ -82,7 +82,7 @@ def yardstick() -> int:
     return total
 
 
-def _processor_time(work: Callable[[], object]) -> float:
+def processor_time(work: Callable[[], object]) -> float:
     begun = time.thread_time()
     work()
     return time.thread_time() - begun

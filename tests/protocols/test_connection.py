@@ -468,7 +468,7 @@ class End(ShellTestCase):
 class Sockets(TestCase):
     """The same over TCP on loopback, with the reactor's own transport."""
 
-    timeout = 20
+    timeout = 120
 
     def setUp(self) -> None:
         self.delegates: list[Delegate] = []

@@ -19,7 +19,7 @@ from tests.support import PureTestCase
 
 
 class DatabaseTests(TestCase):
-    timeout = 20
+    timeout = 120
 
     async def opened(self) -> Database:
         database = Database(Path(self.mktemp()), reactor)  # type: ignore[arg-type]
