@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from tests.packaging.test_foreign_folder import plant
 from tests.sandbox.support import no_bubblewrap
 from tests.support import ProcessTestCase, PureTestCase
 
@@ -104,12 +105,19 @@ class WholeTest(ProcessTestCase):
         (self.folder / "work").mkdir()
         (self.folder / "work" / "file").write_text("input")
         (self.folder / "tmp").mkdir()
+        self.mark = plant(self.folder / "foreign")
 
     def started(self, command: str) -> subprocess.Popen[str]:
         env = {k: v for k, v in os.environ.items() if not k.startswith("CHORUS_")}
         process = subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(self.folder / "work"), "--", command],
-            env=env | {"CHORUS_SANDBOX": "bubblewrap", "TMPDIR": str(self.folder / "tmp")},
+            [sys.executable, "-I", str(SCRIPT), str(self.folder / "work"), "--", command],
+            cwd=self.folder / "foreign",
+            env=env
+            | {
+                "CHORUS_SANDBOX": "bubblewrap",
+                "TMPDIR": str(self.folder / "tmp"),
+                "PYTHONPATH": f".:{self.folder}/foreign",
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -151,6 +159,7 @@ class WholeTest(ProcessTestCase):
         self.assertNotIn("chorus task fetch", said, "the node is gone")
         (fetched,) = [line for line in said.splitlines() if line.startswith("demo: fetched")]
         self.assertEqual((Path(fetched.split()[-1]) / "x").read_text(), "x\n")
+        self.assertFalse(self.mark.exists(), "code of the folder in which it was started has run")
 
     def test_an_interrupt_cancels_and_stops_quickly(self) -> None:
         process = self.running()
