@@ -106,7 +106,7 @@ class Agent:
         """kill -9."""
         if self.process is not None:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(60)
 
     def stop(self, limit: float = 45.0) -> int:
         """SIGTERM, and its exit status."""

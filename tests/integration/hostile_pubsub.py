@@ -190,14 +190,6 @@ class PubSubCase(HostileCase):
 
     # What the node does
 
-    def _polled(self) -> Deferred[dict[str, Any]]:
-        return self.node.glance()
-
-    async def status_when(
-        self, condition: Callable[[dict[str, Any]], bool], what: str = "", seconds: float = LIMIT
-    ) -> dict[str, Any]:
-        return await super().status_when(condition, what, seconds)
-
     async def worked_off(self) -> dict[str, Any]:
         """How the node is when it has read all that was said, a few heartbeats later."""
         quiet = 0

@@ -21,7 +21,6 @@ import socket
 import tarfile
 import tempfile
 import threading
-import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -231,7 +230,7 @@ class WholeAgent(HostileCase):
         )
         reactor.connectTCP("127.0.0.1", self.port, Connecting(peer))
         await attacker.secured
-        await self.pause(0.05)
+        await self.pause(0)
         peer.deaf = deaf
         self.addCleanup(lambda: Deferred.fromCoroutine(self._end(peer, attacker)))
         return peer, attacker
@@ -302,7 +301,7 @@ class WholeAgent(HostileCase):
             for peer in raw[:50]:
                 if peer.connected:
                     peer.transport.write(bytes([byte]))
-            await self.pause(0.2)
+            await self.bystander.host.ping(self.peer_id)
         for peer in raw:
             peer.transport.abortConnection()
         await gatherResults([peer.lost for peer in raw])
@@ -344,7 +343,7 @@ class WholeAgent(HostileCase):
                 *(frame(PING, SYN, 0, n) for n in range(200)),
             )
             stream += 10
-            await self.pause(0.005)
+            await self.bystander.host.ping(self.peer_id)
         peer.transport.resumeProducing()
         peer.transport.abortConnection()
         await attacker.closed
@@ -438,7 +437,7 @@ class WholeAgent(HostileCase):
             if refused:
                 await receiver.ended
             else:
-                await self.pause(0.3)
+                await self.bystander.host.ping(self.peer_id)
                 stream.reset()
         await evil.host.stopService()
 
@@ -449,7 +448,6 @@ class WholeAgent(HostileCase):
             evil = await self.member(f"evil-replies-{number}", partial(self._answer_with, reply, asked))
             await evil.join()
             await asked
-            await self.pause(0.5)
             await evil.host.stopService()
 
     def _answer_with(self, reply: bytes, asked: Deferred[None], host: P2PService) -> None:
@@ -545,7 +543,6 @@ class WholeAgent(HostileCase):
                 for one in sockets:
                     with contextlib.suppress(OSError):
                         one.sendall(b"x")
-                time.sleep(0.1)
                 self.assertEqual(self.ask("GET", "/v1/status")[0], 200)
         finally:
             for one in sockets:

@@ -175,7 +175,8 @@ class HostileCase(TestCase):
         self._pinging = LoopingCall(self._ping)
         self._pinging.start(0.05)
         self.addCleanup(self._stop_pinging)
-        self.before = await self.status_when(lambda status: status["admitted"] == 1 and bool(self.round_trips))
+        await self.status_when(lambda status: status["admitted"] == 1 and bool(self.round_trips))
+        self.before = await self.node.status()
 
     def _ping(self) -> Deferred[None]:
         return self.bystander.ping(self.peer_id).addCallbacks(self.round_trips.append, self._unanswered)
@@ -227,9 +228,9 @@ class HostileCase(TestCase):
         reactor.connectTCP("127.0.0.1", self.port, factory)
         await attacker.secured
         # The handshake's last message leaves at the end of this turn; what is sealed here comes after it.
-        await self.pause(0.05)
+        await self.pause(0)
         peer.deaf = deaf
-        self.assertEqual((await self.node.status())["admitted"], 2 + others)
+        await self.status_when(lambda status: status["admitted"] == 2 + others, "the newcomer is admitted")
         self.addCleanup(lambda: Deferred.fromCoroutine(self._end(peer, attacker)))
         return peer, attacker
 
@@ -244,23 +245,21 @@ class HostileCase(TestCase):
         what: str = "what the test waits for",
         seconds: float = WAIT_LIMIT,
     ) -> dict[str, Any]:
-        """The first status that meets `condition`; fails when none does in time."""
+        """The first glance that meets `condition`; fails when none does in time."""
         end = reactor.seconds() + seconds
-        while not condition(status := await self._polled()):
+        while not condition(status := await self.node.glance()):
             if reactor.seconds() > end:
                 said = f"{str(status)[:1500]}\n{self.node.errors.decode()[-2000:]}"
                 self.fail(f"not within {seconds:g} s: {what}; {said}")
             await self.pause(0.05)
         return status
 
-    def _polled(self) -> Deferred[dict[str, Any]]:
-        return self.node.status()
-
     async def unharmed(self) -> dict[str, Any]:
         """The bystander was answered, nothing is left of the attackers, and a newcomer is welcome."""
-        status = await self.status_when(
+        await self.status_when(
             lambda status: status["connections"] == 1 and status["streams"] <= self.before["streams"] + 4
         )
+        status = await self.node.status()
         self.assertTrue(self.round_trips)
         self.assertNotIn(math.inf, self.round_trips, "each ping was answered")
         self.assert_short_turns(status)
@@ -359,7 +358,7 @@ class Streams(HostileCase):
         peer, attacker = await self.hostile()
         for batch in range(40):
             peer.send(self.offers(1 + 200 * batch, 100, ping.PROTOCOL))
-            await self.pause(0.01)
+            await self.node.glance()
         await attacker.closed
         status = await self.unharmed()
         self.assertEqual(status["closed"], {"limit_exceeded.refused_streams": 1})
@@ -399,7 +398,7 @@ class Streams(HostileCase):
             frames += [frame(PING, SYN, 0, n) for n in range(200)]
             stream += 10
             peer.send(*frames)
-            await self.pause(0.005)
+            await self.node.glance()
         status = await self.node.status()
         self.assertLess(status["rss_kb"], self.before["rss_kb"] + GROWTH_KB)
         peer.transport.resumeProducing()
@@ -438,7 +437,7 @@ class Streams(HostileCase):
         for _ in range(100):
             for stream in (1, 3):
                 peer.send(frame(DATA, 0, stream, 3200, bytes(3200)), frame(UPDATE, 0, stream, 3200))
-            await self.pause(0.001)
+            await self.node.glance()
         await self.status_when(lambda status: status["streams_refused"].get("inbound_streams_per_protocol") == 2)
         peer.transport.abortConnection()
         await attacker.closed
@@ -546,8 +545,10 @@ class Identifying(HostileCase):
         host, connection = await self.connected()
         stream = await self.push(connection, b"\x20")
         with self.assertRaises(StreamClosed):
-            for _ in range(100):
-                await stream.write(b"x" if _ < 5 else b"")
+            sent = 0
+            while True:
+                await stream.write(b"x" if sent < 5 else b"")
+                sent += 1
                 await self.pause(0.1)
         await self.gone(host)
         await self.unharmed()
