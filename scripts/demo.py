@@ -37,6 +37,18 @@ KEPT = ("CHORUS_SANDBOX", "CHORUS_DOCKER_HOST", "CHORUS_IMAGE_MAP", "CHORUS_LOG_
 """What of the caller's configuration reaches the three nodes; everything else is the demonstration's own."""
 
 
+def program(name: str, *words: str) -> list[str]:
+    """A command of this environment that imports nothing from where it is started."""
+    return [sys.executable, "-I", str(BIN / name), *words]
+
+
+def inherited() -> dict[str, str]:
+    """The caller's environment without what would choose other settings, or other code, for a node."""
+    return {
+        name: value for name, value in os.environ.items() if not name.startswith(("CHORUS_", "PYTHON")) or name in KEPT
+    }
+
+
 def say(text: str) -> None:
     # Whoever read this may be gone; what was started is stopped nevertheless.
     with contextlib.suppress(OSError):
@@ -118,7 +130,7 @@ class Node:
         self.folder = folder / name
         self.folder.mkdir(mode=0o700)
         self.log = self.folder / "agent.log"
-        self.env = {k: v for k, v in os.environ.items() if not k.startswith("CHORUS_") or k in KEPT} | {
+        self.env = inherited() | {
             "CHORUS_DATA_DIR": str(self.folder / "data"),
             "CHORUS_AGENT_ID": name,
             "CHORUS_P2P_PORT": "0",
@@ -130,7 +142,7 @@ class Node:
         }
         with SIGNALS.held(), self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [str(BIN / "twistd"), "--nodaemon", "--pidfile=", "chorus", "agent"],
+                program("twistd", "--nodaemon", "--pidfile=", "chorus", "agent"),
                 cwd=self.folder,
                 env=self.env,
                 stdin=subprocess.DEVNULL,
@@ -165,7 +177,8 @@ class Node:
         alone."""
         # In a session of its own: Ctrl-C is for the demonstration, which ends it.
         done = subprocess.run(
-            [str(BIN / "chorus"), *words],
+            program("chorus", *words),
+            cwd=self.folder,
             env=self.env,
             stdout=subprocess.PIPE if capture else None,
             stderr=None if notes else subprocess.PIPE,
@@ -186,7 +199,8 @@ class Node:
         """Ask for it, and no more: the node may be ending already."""
         with contextlib.suppress(subprocess.TimeoutExpired, OSError):
             subprocess.run(
-                [str(BIN / "chorus"), "task", "cancel", task_id],
+                program("chorus", "task", "cancel", task_id),
+                cwd=self.folder,
                 env=self.env,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

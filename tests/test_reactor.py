@@ -6,18 +6,18 @@ import subprocess
 import sys
 import textwrap
 
-from tests.support import PureTestCase
+from tests.support import ProcessTestCase
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120, check=False
     )
 
 
-class ReactorTests(PureTestCase):
+class ReactorTests(ProcessTestCase):
     def test_wall_clock_jump_moves_no_timer(self) -> None:
-        """`time.time` jumps a day ahead and a day back: a 50 ms timer still takes 50 ms, a 1 h timer does not fire."""
+        """`time.time` jumps a day ahead and a day back: a timer of 50 ms fires, one of an hour does not."""
         result = run(
             """
             import time
@@ -25,7 +25,6 @@ class ReactorTests(PureTestCase):
             choice.install()
             from twisted.internet import reactor
             wall = time.time
-            begun = time.monotonic()
             early = []
             reactor.callLater(3600, early.append, "fired")
             def jump(by):
@@ -34,10 +33,9 @@ class ReactorTests(PureTestCase):
             reactor.callLater(0.02, jump, -86400)
             reactor.callLater(0.05, reactor.stop)
             reactor.run()
-            took = time.monotonic() - begun
             assert not early, early
-            assert 0.045 < took < 5, took
-            assert abs(reactor.seconds() - time.clock_gettime(time.CLOCK_BOOTTIME)) < 0.5
+            before = time.clock_gettime(time.CLOCK_BOOTTIME)
+            assert before <= reactor.seconds() <= time.clock_gettime(time.CLOCK_BOOTTIME)
             print("ok")
             """
         )
@@ -81,7 +79,7 @@ class ReactorTests(PureTestCase):
             client.sendall(b"data")
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             reactor.callLater(0.05, client.close)
-            reactor.callLater(5, lambda: (print("never noticed"), reactor.stop()))
+            reactor.callLater(50, lambda: (print("never noticed"), reactor.stop()))
             reactor.run()
             """
         )

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -38,11 +37,12 @@ class StrictJSONTests(PureTestCase):
         self.refuse(b"1e999", "too large")
 
     def test_cve_2020_10735_digits(self) -> None:
-        started = time.process_time()
-        self.refuse(b"1" * 1_000_000, "integer")
-        self.refuse(b"1." + b"1" * 999_990, "characters")
-        self.refuse(b"[-" + b"9" * 5000 + b"]", "integer")
-        self.assertLess(time.process_time() - started, 2)
+        for text, word in (
+            (b"1" * 1_000_000, "integer"),
+            (b"1." + b"1" * 999_990, "characters"),
+            (b"[-" + b"9" * 5000 + b"]", "integer"),
+        ):
+            self.assert_cheap(lambda text=text, word=word: self.refuse(text, word), 15)
 
     def test_integers(self) -> None:
         self.assertEqual(loads(str(2**53 - 1)), 2**53 - 1)
@@ -97,16 +97,11 @@ class StrictJSONTests(PureTestCase):
         self.assertEqual(len(loads(b"[" + b"[]," * 100_000 + b"0]")), 100_001, "where nobody says how many")  # type: ignore[arg-type]
 
     def test_the_dearest_text_of_32_kib(self) -> None:
-        """As long as a message of pub/sub may be; the reactor waits for it."""
+        """As long as a message of pub/sub may be; the reactor waits for it, so it costs some turns of a loop a byte."""
         pair = r'["\ud83d\ude00",'
         for start, item in (("[", "[]"), ("[", "1"), ("[", "1e1"), (pair, "[{}]"), (pair, '{"":0}'), ("[", r'"\""')):
             text = start + ",".join([item] * (32_000 // (len(item) + 1))) + "]"
-            spent = []
-            for _ in range(5):
-                started = time.process_time()
-                loads(text.encode(), max_depth=8)
-                spent.append(time.process_time() - started)
-            self.assertLess(min(spent), 0.006, item)
+            self.assert_cheap(lambda text=text: loads(text.encode(), max_depth=8), 15)
 
     def test_length(self) -> None:
         self.refuse(b" " * 11, "longer than 10", max_bytes=10)
@@ -135,10 +130,8 @@ class StrictJSONTests(PureTestCase):
             self.refuse(text, "not JSON")
 
     def test_cost_stays_linear(self) -> None:
-        started = time.process_time()
         for text in (b'"\\' * 500_000, b'"' * 1_000_000, b'\\"' * 500_000, b'"' + b"\\" * 999_999):
-            self.refuse(text)
-        self.assertLess(time.process_time() - started, 3)
+            self.assert_cheap(lambda text=text: self.refuse(text), 50)
 
     def test_the_callers_error(self) -> None:
         with self.assertRaises(PeerError):

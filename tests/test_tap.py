@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from chorus.tap import Options
-from tests.support import PureTestCase
+from tests.support import ProcessTestCase, PureTestCase
 
 ROOT = Path(__file__).parents[1]
 TWISTD = "from twisted.scripts.twistd import run; run()"
@@ -28,7 +28,7 @@ class Configuration(PureTestCase):
         self.assertNotIn("CHORUS_API_PRT", out.getvalue())
 
 
-class Descriptors(PureTestCase):
+class Descriptors(ProcessTestCase):
     def test_too_few_are_said_in_one_line_and_end_the_start(self) -> None:
         limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16)); "
         folder = Path(self.mktemp()).absolute()

@@ -20,7 +20,7 @@ class Cut(ApiCase):
             )
             for number, wire in enumerate(wires, start):
                 wire.transport.write(session[:number])
-            await deferLater(reactor, 0.01)
+            await deferLater(reactor, 0)
             for number, wire in enumerate(wires):
                 if number % 2:
                     wire.transport.loseConnection()

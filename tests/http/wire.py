@@ -99,7 +99,7 @@ def _chunks(data: bytes) -> tuple[bytes, bytes, bool]:
 class ApiCase(TestCase):
     """A running API in `self.service`, with `self.tasks`, `self.blobs` and `self.node` behind it."""
 
-    timeout = 20
+    timeout = 120
 
     def setUp(self) -> None:
         self.tasks, self.blobs, self.node, self.metrics = FakeTasks(), FakeBlobs(), FakeNode(), Metrics()

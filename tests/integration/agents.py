@@ -106,7 +106,7 @@ class Agent:
         """kill -9."""
         if self.process is not None:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(60)
 
     def stop(self, limit: float = 45.0) -> int:
         """SIGTERM, and its exit status."""
@@ -163,7 +163,7 @@ class Agent:
         found: dict[str, Any] = self.get(f"/v1/tasks/{task_id}")
         return found
 
-    def ended(self, task_id: str, limit: float = 90.0) -> dict[str, Any]:
+    def ended(self, task_id: str, limit: float = 120.0) -> dict[str, Any]:
         """The document of a task once its state is final."""
         final = {"completed", "failed", "cancelled", "refused"}
 

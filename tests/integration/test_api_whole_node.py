@@ -58,32 +58,32 @@ class PresenceTest(NodeCase):
         self.assertIn("gpu", capabilities["capabilities"])
         self.assertEqual(capabilities["specialization"], "backend")
         self.assertIn(peer["direction"], ("inbound", "outbound"))
-        until("a measured latency", lambda: founder.peers()[0]["latency_ms"], 50)
+        until("a measured latency", lambda: founder.peers()[0]["latency_ms"])
         (back,) = other.peers()
         self.assertNotEqual(back["direction"], founder.peers()[0]["direction"])
 
         # At capacity it says so to the others, and takes no new work.
         task = founder.submit(commands=["sleep 600"], required={"expertise": ["networking"]})
-        until("the start of the task", lambda: founder.task(task)["state"] == "running", 30)
+        until("the start of the task", lambda: founder.task(task)["state"] == "running")
         self.assertEqual(other.probe("/ready"), (503, {"status": "not ready", "failing": ["capacity"]}))
         code, health = other.probe("/health")
         self.assertEqual((code, health["status"]), (200, "degraded"), "full is not ill")
-        until("the word that it is busy", lambda: founder.peers()[0]["availability"]["status"] == "busy", 10)
+        until("the word that it is busy", lambda: founder.peers()[0]["availability"]["status"] == "busy")
         self.assertEqual(other.metrics()["chorus_tasks_active", ()], 1)
         self.assertEqual(other.metrics()["chorus_sandbox_containers_active", ()], 1)
         waiting = founder.submit(commands=["true"], required={"expertise": ["networking"]})
-        until("the reason for waiting", lambda: "busy" in (founder.task(waiting)["detail"] or ""), 10)
+        until("the reason for waiting", lambda: "busy" in (founder.task(waiting)["detail"] or ""))
 
         with founder.request("DELETE", f"/v1/tasks/{task}") as answer:
             self.assertEqual(answer.status, 200, answer.read())
         self.assertEqual(founder.ended(waiting, 30)["state"], "completed")
-        until("room again", lambda: other.probe("/ready")[0] == 200, 10)
-        until("the word that it is free", lambda: founder.peers()[0]["availability"]["status"] == "ready", 10)
+        until("room again", lambda: other.probe("/ready")[0] == 200)
+        until("the word that it is free", lambda: founder.peers()[0]["availability"]["status"] == "ready")
 
         # A member that has gone is gone from the list.
         other.signal(signal.SIGTERM)
         self.ends(other)
-        until("its leaving", lambda: founder.peers() == [], 10)
+        until("its leaving", lambda: founder.peers() == [])
 
     @staticmethod
     def complete(peer: dict[str, Any]) -> bool:
@@ -129,7 +129,7 @@ class HealthTest(NodeCase):
         self.assertIn("bubblewrap", detail)
         self.assertFalse(node.status()["sandbox"]["usable"])
         task = node.submit(commands=["true"])
-        until("the reason for waiting", lambda: node.task(task)["detail"], 10)
+        until("the reason for waiting", lambda: node.task(task)["detail"])
         self.assertEqual(node.task(task)["state"], "submitted")
         self.assertTrue(os.path.exists(node.data / "ports.json"))
         self.assertTrue(os.path.exists(node.data / "seqno"))

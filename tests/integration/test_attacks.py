@@ -16,7 +16,6 @@ from twisted.internet.threads import deferToThread
 
 from chorus.identity import Identity
 from chorus.protocols import identify, multistream, ping
-from chorus.protocols.connection import ConnectionLimits
 from chorus.protocols.noise import SIGNATURE_PREFIX
 from chorus.protocols.noise_xx import NoiseXX, generate_keypair
 from chorus.protocols.proto.identify_pb2 import Identify
@@ -308,11 +307,7 @@ class Frames(HostileCase):
             status = await self.node.status()
         self.assertEqual((status["connections"], status["closed"]), (2, {}))
         peer.send(frame(9, 0, 0, 0))
-        began = reactor.seconds()
-        await self.pause(0.5)
-        self.assertEqual((await self.node.status())["connections"], 2)
         await self.status_when(lambda status: status["connections"] == 1)
-        self.assertLess(reactor.seconds() - began, 2 * ConnectionLimits().close_s)
         peer.transport.resumeProducing()
         peer.transport.abortConnection()
         await attacker.closed
@@ -412,14 +407,13 @@ class Template(HostileCase):
         for _ in range(40):
             for peer, _ in peers:
                 peer.send(*(frame(DATA, 0, stream, 15_000, bytes(15_000)) for stream in (1, 3)))
-            await self.pause(0.02)
+            await self.node.glance()
         part = b"\xc0\x3e" + bytes(7_000)  # of 8,000 bytes
         for peer, _ in peers:
             peer.send(*(frame(DATA, 0, stream, len(part), part) for stream in (5, 7, 9, 11)))
-        await self.pause(0.5)
+        await self.status_when(lambda status: status["buffered"] > 60 * 512 * 1024)
         status = await self.node.status()
         self.assertEqual(status["connections"], 61)
-        self.assertGreater(status["buffered"], 60 * 512 * 1024)
         for peer, attacker in peers:
             peer.transport.abortConnection()
             await attacker.closed
@@ -436,12 +430,14 @@ class Template(HostileCase):
             for _ in range(40):
                 peer.send(frame(DATA, 0, 1, 15_000, bytes(15_000)))
         # It is looked at once a second; what comes in between is for the next look.
-        within = await self.status_when(
-            lambda status: "limit_exceeded.buffered" in status["closed"] and status["buffered"] <= 8 * 1024 * 1024
-        )
-        await self.pause(1.5)
-        status = await self.node.status()
-        self.assertLessEqual(status["buffered"], 8 * 1024 * 1024, within)
+        held: list[int] = []
+
+        def settled(status: dict[str, Any]) -> bool:
+            held.append(status["buffered"])
+            return "limit_exceeded.buffered" in status["closed"] and len(held) > 9 and len({*held[-10:]}) == 1
+
+        status = await self.status_when(settled)
+        self.assertLessEqual(status["buffered"], 8 * 1024 * 1024)
         for peer, attacker in peers:
             peer.transport.abortConnection()
             await attacker.closed

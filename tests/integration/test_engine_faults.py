@@ -14,7 +14,7 @@ from typing import Any
 from twisted.trial.unittest import SkipTest
 
 from tests.integration.agents import ROOT, Agent, processes_with, until
-from tests.integration.test_task_faults import FaultCase, threaded
+from tests.integration.test_task_faults import SHORT_LEASE_S, FaultCase, threaded
 from tests.sandbox.support import IMAGE, no_docker
 
 HOST = os.environ.get("CHORUS_TEST_DOCKER_HOST", "")
@@ -30,7 +30,7 @@ def containers(host: str, task: str) -> list[str]:
 
 
 class ContainerCase(FaultCase):
-    timeout = 240
+    timeout = 480
 
     def setUp(self) -> None:
         missing = no_docker()
@@ -38,10 +38,10 @@ class ContainerCase(FaultCase):
             raise SkipTest(missing)
         super().setUp()
 
-    def pair(self, host: str) -> tuple[Agent, Agent]:
-        scheduler = self.mesh.add("scheduler")
+    def pair(self, host: str, **settings: str) -> tuple[Agent, Agent]:
+        scheduler = self.mesh.add("scheduler", **settings)
         worker = self.mesh.add(
-            "worker-0", CHORUS_AGENT_EXPERTISE="work", CHORUS_SANDBOX="docker", CHORUS_DOCKER_HOST=host
+            "worker-0", CHORUS_AGENT_EXPERTISE="work", CHORUS_SANDBOX="docker", CHORUS_DOCKER_HOST=host, **settings
         )
         self.mesh.meet()
         return scheduler, worker
@@ -67,11 +67,11 @@ class AgentKilledTest(ContainerCase):
         worker.start()
         document = self.check(scheduler, task)
         self.assertEqual((document["attempt"], document["sandbox"]), (1, "docker"))
-        until("the end of the container", lambda: not containers(HOST, task), 20)
+        until("the end of the container", lambda: not containers(HOST, task))
 
     @threaded
     def test_away_for_longer_than_the_lease_its_container_is_removed(self) -> None:
-        scheduler, worker = self.pair(HOST)
+        scheduler, worker = self.pair(HOST, CHORUS_LEASE_S=SHORT_LEASE_S)
         other = self.mesh.add("worker-1", CHORUS_AGENT_EXPERTISE="work")
         self.mesh.meet()
         del other
@@ -87,7 +87,7 @@ class AgentKilledTest(ContainerCase):
         document = self.check(scheduler, task)
         self.assertEqual(document["agent_id"], "worker-1")
         worker.start()
-        until("the end of the container", lambda: not containers(HOST, task), 20)
+        until("the end of the container", lambda: not containers(HOST, task))
 
 
 class EngineKilledTest(ContainerCase):

@@ -1,8 +1,8 @@
 """Peers that mean harm, over real sockets, against a node in a process of its own.
 
-During every attack a bystander's ping stays under a second; after it the node holds no more memory, connections,
-streams or timers than before, and has met no error of its own. Rows of the security checklist give the tests their
-names; what one connection can do to another is tested without sockets in `tests/protocols`.
+During every attack a bystander's pings are answered and no turn of the reactor is long; after it the node holds no
+more memory, connections, streams or timers than before, and has met no error of its own. Rows of the security checklist
+give the tests their names; what one connection can do to another is tested without sockets in `tests/protocols`.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ from chorus.protocols.streamio import StreamIO
 from chorus.services.p2p import OpenAdmission, P2PService
 
 SCRIPT = Path(__file__).with_name("victim.py")
-BYSTANDER_LIMIT = 1.0
+LONGEST_TURN = 0.25
+"""Seconds of processor time, on a machine that verifies a signature in 40 µs: nobody is kept waiting for longer."""
 GROWTH_KB = 24 * 1024
 """What an attack may leave behind in the node's resident memory: allocators keep some of what they once had."""
 
-ANSWER_LIMIT = 20.0
+ANSWER_LIMIT = 60.0
 """Seconds in which the node must say how it is, or it stands still."""
-WAIT_LIMIT = 40.0
+WAIT_LIMIT = 60.0
 """Seconds for a state that the node must come to."""
 
 DATA, UPDATE, PING, GO_AWAY = range(4)
@@ -157,7 +158,7 @@ class Connecting(ClientFactory):
 
 
 class HostileCase(TestCase):
-    timeout = 60
+    timeout = 240
     growth_kb = GROWTH_KB
 
     async def victim(self, *flags: str) -> None:
@@ -174,7 +175,7 @@ class HostileCase(TestCase):
         self._pinging = LoopingCall(self._ping)
         self._pinging.start(0.05)
         self.addCleanup(self._stop_pinging)
-        await self.pause(0.3)
+        await self.status_when(lambda status: status["admitted"] == 1 and bool(self.round_trips))
         self.before = await self.node.status()
 
     def _ping(self) -> Deferred[None]:
@@ -190,7 +191,7 @@ class HostileCase(TestCase):
 
     async def _stop_victim(self) -> None:
         self.node.transport.closeStdin()
-        kill = reactor.callLater(5, lambda: self.node.transport.signalProcess("KILL"))
+        kill = reactor.callLater(30, lambda: self.node.transport.signalProcess("KILL"))
         await self.node.ended
         if kill.active():
             kill.cancel()
@@ -227,9 +228,9 @@ class HostileCase(TestCase):
         reactor.connectTCP("127.0.0.1", self.port, factory)
         await attacker.secured
         # The handshake's last message leaves at the end of this turn; what is sealed here comes after it.
-        await self.pause(0.05)
+        await self.pause(0)
         peer.deaf = deaf
-        self.assertEqual((await self.node.status())["admitted"], 2 + others)
+        await self.status_when(lambda status: status["admitted"] == 2 + others, "the newcomer is admitted")
         self.addCleanup(lambda: Deferred.fromCoroutine(self._end(peer, attacker)))
         return peer, attacker
 
@@ -244,25 +245,24 @@ class HostileCase(TestCase):
         what: str = "what the test waits for",
         seconds: float = WAIT_LIMIT,
     ) -> dict[str, Any]:
-        """The first status that meets `condition`; fails when none does in time."""
+        """The first glance that meets `condition`; fails when none does in time."""
         end = reactor.seconds() + seconds
-        while not condition(status := await self._polled()):
+        while not condition(status := await self.node.glance()):
             if reactor.seconds() > end:
                 said = f"{str(status)[:1500]}\n{self.node.errors.decode()[-2000:]}"
                 self.fail(f"not within {seconds:g} s: {what}; {said}")
             await self.pause(0.05)
         return status
 
-    def _polled(self) -> Deferred[dict[str, Any]]:
-        return self.node.status()
-
     async def unharmed(self) -> dict[str, Any]:
-        """The bystander never waited, nothing is left of the attackers, and a newcomer is welcome."""
-        status = await self.status_when(
+        """The bystander was answered, nothing is left of the attackers, and a newcomer is welcome."""
+        await self.status_when(
             lambda status: status["connections"] == 1 and status["streams"] <= self.before["streams"] + 4
         )
+        status = await self.node.status()
         self.assertTrue(self.round_trips)
-        self.assertLess(max(self.round_trips), BYSTANDER_LIMIT)
+        self.assertNotIn(math.inf, self.round_trips, "each ping was answered")
+        self.assert_short_turns(status)
         self.assertEqual(status["admitted"], 1)
         self.assertEqual(status["handshakes"], 0)
         self.assertEqual(status["bugs"], 0, self.node.errors.decode())
@@ -272,8 +272,11 @@ class HostileCase(TestCase):
         self.assertLess(status["descriptors"], self.before["descriptors"] + 3)
         newcomer = self.host()
         await newcomer.dial(self.peer_id, [self.address])
-        self.assertLess(await newcomer.ping(self.peer_id), BYSTANDER_LIMIT)
+        await newcomer.ping(self.peer_id)
         return status
+
+    def assert_short_turns(self, status: dict[str, Any]) -> None:
+        self.assertLess(status["longest_turn"], LONGEST_TURN * status["slowness"])
 
 
 class BeforeTheHandshake(HostileCase):
@@ -305,7 +308,7 @@ class BeforeTheHandshake(HostileCase):
 
     async def test_slow_and_silent_peers(self) -> None:
         """Half of them send a byte now and then, half nothing; all are gone after the time of a handshake."""
-        await self.victim("--handshake", "2")
+        await self.victim("--handshake", "5")
         peers = await gatherResults([Deferred.fromCoroutine(self.raw()) for _ in range(100)])
         offer = iter((multistream.HEADER + multistream.encode_message("/noise")) * 10)
 
@@ -318,10 +321,8 @@ class BeforeTheHandshake(HostileCase):
         dripping = LoopingCall(drip)
         dripping.start(0.2)
         self.addCleanup(lambda: dripping.running and dripping.stop())
-        await self.pause(0.3)
-        status = await self.node.status()
+        status = await self.status_when(lambda status: status["refused"].get("handshakes", 0) >= 30)
         self.assertLessEqual(status["handshakes"], 64)
-        self.assertGreaterEqual(status["refused"]["handshakes"], 30)
         await gatherResults([peer.lost for peer in peers])
         dripping.stop()
         status = await self.unharmed()
@@ -339,8 +340,7 @@ class BeforeTheHandshake(HostileCase):
         peers = [RawPeer() for _ in range(200)]
         for peer in peers:
             reactor.connectTCP("127.0.0.1", self.port, Connecting(peer))
-        await self.pause(1.0)
-        status = await self.node.status()
+        status = await self.status_when(lambda status: status["descriptors"] >= 60, "hardly any is left")
         self.assertLessEqual(status["descriptors"], 64)
         for peer in peers:
             if peer.transport is not None:
@@ -358,7 +358,7 @@ class Streams(HostileCase):
         peer, attacker = await self.hostile()
         for batch in range(40):
             peer.send(self.offers(1 + 200 * batch, 100, ping.PROTOCOL))
-            await self.pause(0.01)
+            await self.node.glance()
         await attacker.closed
         status = await self.unharmed()
         self.assertEqual(status["closed"], {"limit_exceeded.refused_streams": 1})
@@ -398,7 +398,7 @@ class Streams(HostileCase):
             frames += [frame(PING, SYN, 0, n) for n in range(200)]
             stream += 10
             peer.send(*frames)
-            await self.pause(0.005)
+            await self.node.glance()
         status = await self.node.status()
         self.assertLess(status["rss_kb"], self.before["rss_kb"] + GROWTH_KB)
         peer.transport.resumeProducing()
@@ -437,9 +437,8 @@ class Streams(HostileCase):
         for _ in range(100):
             for stream in (1, 3):
                 peer.send(frame(DATA, 0, stream, 3200, bytes(3200)), frame(UPDATE, 0, stream, 3200))
-            await self.pause(0.001)
-        status = await self.node.status()
-        self.assertEqual(status["streams_refused"]["inbound_streams_per_protocol"], 2)
+            await self.node.glance()
+        await self.status_when(lambda status: status["streams_refused"].get("inbound_streams_per_protocol") == 2)
         peer.transport.abortConnection()
         await attacker.closed
         await self.unharmed()
@@ -523,7 +522,7 @@ class Identifying(HostileCase):
             Identify(signedPeerRecord=empty_record),
         ):
             await (await self.push(connection, self.framed(message))).finish()
-        self.assertLess(await host.ping(self.peer_id), BYSTANDER_LIMIT)
+        await host.ping(self.peer_id)
         stream = StreamIO(await connection.open_stream([identify.PUSH_PROTOCOL]), reactor)
         stream.write_eof()
         await self.gone(host)
@@ -546,8 +545,10 @@ class Identifying(HostileCase):
         host, connection = await self.connected()
         stream = await self.push(connection, b"\x20")
         with self.assertRaises(StreamClosed):
-            for _ in range(100):
-                await stream.write(b"x" if _ < 5 else b"")
+            sent = 0
+            while True:
+                await stream.write(b"x" if sent < 5 else b"")
+                sent += 1
                 await self.pause(0.1)
         await self.gone(host)
         await self.unharmed()

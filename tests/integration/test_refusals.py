@@ -231,4 +231,4 @@ class OpenModeTest(NodeCase):
         self.ends(node)
         self.assertNotIn("Traceback", node.log.read_text())
         # What was open stays out of a cluster's way: the directory may found one later.
-        until("the port file's end", lambda: not (node.data / "ports.json").exists(), 5)
+        until("the port file's end", lambda: not (node.data / "ports.json").exists())

@@ -73,7 +73,7 @@ def js_command(scratch: Path) -> list[str]:
 
 @functools.cache
 def _major_version(node: str) -> int:
-    told = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=20, check=True).stdout
+    told = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=60, check=True).stdout
     return int(told.removeprefix("v").partition(".")[0])
 
 

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.support import PureTestCase
+from tests.support import ProcessTestCase
 
 ROOT = Path(__file__).resolve().parents[2]
 TWISTD = "import sys; from twisted.scripts.twistd import run; sys.argv[0] = 'twistd'; run()"
@@ -35,7 +35,7 @@ def twistd(*words: str, cwd: Path, env: dict[str, str], timeout: float = 60) -> 
     )
 
 
-class CommandTests(PureTestCase):
+class CommandTests(ProcessTestCase):
     def setUp(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="chorus-command-"))
         self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
@@ -114,7 +114,7 @@ class CommandTests(PureTestCase):
         self.assertIn("CHORUS_", done.stdout + done.stderr)
 
 
-class WheelTests(PureTestCase):
+class WheelTests(ProcessTestCase):
     """The wheel alone, in a directory of its own, run as a daemon."""
 
     def setUp(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 import tracemalloc
 
 from chorus.errors import LimitExceeded
@@ -567,15 +566,19 @@ class Attacks(RouterCase):
 
     def test_cve_2026_86040_empty_subscriptions(self) -> None:
         """js floodsub: 1 MiB of `0a 00`, processed in one tick."""
+        self.assert_refused_cheaply(b"\x0a\x00" * (1 << 19))
+
+    def assert_refused_cheaply(self, bomb: bytes) -> None:
+        """At no more than reading its bytes once costs."""
         node = self.router(1)
-        bomb = b"\x0a\x00" * (1 << 19)
-        start = time.perf_counter()
-        with self.assertRaises(LimitExceeded):
-            node.receive(peer(1), bomb, NOW)
-        self.assertLess(time.perf_counter() - start, 0.05)
+
+        def refused() -> None:
+            with self.assertRaises(LimitExceeded):
+                node.receive(peer(1), bomb, NOW)
+
+        self.assert_cheap(refused, 15)
 
     def test_other_bombs_of_empty_fields(self) -> None:
-        node = self.router(1)
         for bomb in (
             b"\x12\x00" * (1 << 19),
             b"\x1a\x00" * (1 << 19),
@@ -585,15 +588,15 @@ class Attacks(RouterCase):
             b"\x1a\xfc\xff\x3f" + b"\x2a\x00" * ((1 << 19) - 2),
             b"\x1a\xfc\xff\x3f\x22\xf8\xff\x3f" + b"\x12\x00" * ((1 << 19) - 4),
         ):
-            start = time.perf_counter()
-            with self.assertRaises(LimitExceeded):
-                node.receive(peer(1), bomb, NOW)
-            self.assertLess(time.perf_counter() - start, 0.05)
+            self.assert_refused_cheaply(bomb)
         message = b"\x12\xfc\xff\x3f" + b"\x3a\x00" * ((1 << 19) - 2)
-        start = time.perf_counter()
-        node.receive(peer(1), message, NOW)
-        self.assertLess(time.perf_counter() - start, 0.05)
-        self.assertEqual(node.counters.rejected, {"malformed": 1})
+
+        def rejected() -> None:
+            node = self.router(1)
+            node.receive(peer(1), message, NOW)
+            self.assertEqual(node.counters.rejected, {"malformed": 1})
+
+        self.assert_cheap(rejected, 15)
 
     def test_cve_2026_95859_graft_of_unknown_topics_leaves_no_state(self) -> None:
         """rust gossipsub: topics named in GRAFT added to the peer's set."""

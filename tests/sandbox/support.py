@@ -20,8 +20,11 @@ from twisted.trial.unittest import TestCase
 
 from chorus.sandbox import volumes
 from chorus.sandbox.contract import Job, Limits, Reason, Run, RunResult
+from chorus.sandbox.workers import Pause
 
 IMAGE = "chorus-python-dev"
+WAIT_S = 60.0
+"""What a loaded machine may take for anything that is waited for."""
 
 
 def shell(*texts: str, **fields: Any) -> Job:
@@ -115,7 +118,7 @@ def no_bubblewrap() -> str | None:
 class SandboxCase(TestCase):
     """A test with real sandboxes: `self.backend` is made by the subclass, runs get fresh scratch folders."""
 
-    timeout = 60
+    timeout = 180
     backend: Any
 
     def scratch(self) -> Path:
@@ -124,14 +127,23 @@ class SandboxCase(TestCase):
         self.addCleanup(shutil.rmtree, path, ignore_errors=True)
         return path
 
-    async def sleep(self, seconds: float) -> None:
-        await deferLater(reactor, seconds)  # type: ignore[arg-type]
-
-    async def until(self, condition: Any, seconds: float = 20.0) -> None:
-        deadline = time.monotonic() + seconds
+    async def until(self, condition: Any) -> None:
+        deadline = time.monotonic() + WAIT_S
         while not condition():
-            self.assertLess(time.monotonic(), deadline, "waited in vain")
-            await self.sleep(0.02)
+            if time.monotonic() > deadline:
+                self.fail("waited in vain")
+            await deferLater(reactor, 0.02)  # type: ignore[arg-type]
+
+    def pauses(self) -> list[float]:
+        """Fills with the seconds for which a run pauses between two looks or attempts."""
+        real, seen = Pause.wait, list[float]()
+
+        def wait(pause: Pause, seconds: float) -> Any:
+            seen.append(seconds)
+            return real(pause, seconds)
+
+        self.patch(Pause, "wait", wait)
+        return seen
 
     def go(self, job: Job, sink: Any = None) -> tuple[Run, Path]:
         scratch = self.scratch() / "scratch"

@@ -7,7 +7,6 @@ import fnmatch
 import os
 import stat
 import tempfile
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -215,15 +214,15 @@ class Artifacts(Folder):
         self.assertFalse(Globs([]).start)
 
     def test_no_pattern_is_slow(self) -> None:
-        begun = time.process_time()
+        """Backtracking takes minutes to ages."""
         for pattern, path in [
             ("*a" * 200 + "b", "a" * 255),
             ("**/" * 150 + "x", "a/" * 1000 + "y"),
             ("**a" * 150 + "b", "a" * 2000),
             ("*a/**/" * 80 + "x", "aa/" * 1000),
         ]:
+            self.assert_cheap(lambda pattern=pattern, path=path: Globs([pattern]).matches(path), 15)
             self.assertFalse(Globs([pattern]).matches(path))
-        self.assertLess(time.process_time() - begun, 5.0, "backtracking takes minutes to ages")
 
     def test_collects_with_sizes(self) -> None:
         self.put("a.txt", b"12345")

@@ -15,7 +15,7 @@ from chorus.services.p2p import OpenAdmission, P2PService
 
 
 class HostCase(TestCase):
-    timeout = 20
+    timeout = 120
 
     def host(self, *, start: bool = True, **how: Any) -> P2PService:
         how.setdefault("admission", OpenAdmission())

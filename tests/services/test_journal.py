@@ -180,7 +180,7 @@ class JournalTests(PureTestCase):
 
 
 class ThreadedJournalTests(TestCase):
-    timeout = 20
+    timeout = 120
 
     async def test_applied_in_the_order_of_indexes(self) -> None:
         store = StoreService(Path(self.mktemp()), reactor)  # type: ignore[arg-type]

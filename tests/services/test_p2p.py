@@ -165,9 +165,7 @@ class Connecting(HostCase):
         connection.transport.pauseProducing()
         for _ in range(16):
             streams[0].write(bytes(65536))
-        started = reactor.seconds()
         await two.stopService()
-        self.assertLess(reactor.seconds() - started, 3)
         self.assertEqual(two._links, {})
         connection.transport.abortConnection()
 

@@ -19,7 +19,7 @@ from tests.support import PureTestCase
 
 
 class DatabaseTests(TestCase):
-    timeout = 20
+    timeout = 120
 
     async def opened(self) -> Database:
         database = Database(Path(self.mktemp()), reactor)  # type: ignore[arg-type]
@@ -42,7 +42,7 @@ class DatabaseTests(TestCase):
     async def held(self, store: Database) -> tuple[threading.Event, Deferred[None]]:
         """Keep the writer busy until the event is set."""
         go = threading.Event()
-        return go, store.write(lambda connection: (go.wait(10), None)[1])
+        return go, store.write(lambda connection: (go.wait(60), None)[1])
 
     async def test_group_commit(self) -> None:
         store = await self.opened()
@@ -90,11 +90,11 @@ class DatabaseTests(TestCase):
         def slow(connection: sqlite3.Connection) -> tuple[str | None, str | None]:
             first = meta.get(connection, "a")
             inside.set()
-            go.wait(10)
+            go.wait(60)
             return first, meta.get(connection, "a")
 
         reading = store.read(slow)
-        await store.read(lambda connection: inside.wait(10))
+        await store.read(lambda connection: inside.wait(60))
         await store.write(lambda connection: meta.put(connection, "a", "1"))
         go.set()
         self.assertEqual(await reading, (None, None))

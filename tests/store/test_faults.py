@@ -20,7 +20,7 @@ from chorus.store import check, database, meta, rows
 from chorus.store.check import refuse_cut
 from chorus.store.database import Database
 from chorus.store.errors import StoreDamaged, StoreFull, StoreRefused
-from tests.support import PureTestCase
+from tests.support import ProcessTestCase, PureTestCase
 
 SCRIPT = Path(__file__).with_name("writer_process.py")
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ def keys(path: Path) -> set[str]:
         connection.close()
 
 
-class KilledTests(PureTestCase):
+class KilledTests(ProcessTestCase):
     def test_kill_loses_nothing_acknowledged(self) -> None:
         for lines in (1, 700, 2500):
             path = Path(self.mktemp())
@@ -61,7 +61,7 @@ class KilledTests(PureTestCase):
             self.assertLessEqual(acknowledged, keys(path))
 
 
-class StarvedTests(PureTestCase):
+class StarvedTests(ProcessTestCase):
     def test_a_limit_on_files(self) -> None:
         path = Path(self.mktemp())
         process = start(str(path), "starve", "400000")
