@@ -43,11 +43,16 @@ def preflight(settings: Settings) -> None:
 
 def descriptors_wanted(settings: Settings) -> int:
     """How many file descriptors a node configured so may use at once."""
-    from chorus.http.limits import MAX_CONNECTIONS
+    from chorus.http.limits import MAX_CONNECTIONS, MAX_NEWCOMERS
+    from chorus.protocols.limits import HostLimits
 
-    # The API and the health port each have so many.
     tasks = 0 if settings.open else settings.agent_max_tasks
-    return descriptors.wanted(tasks=tasks, peers=settings.max_connections, http=2 * MAX_CONNECTIONS)
+    return descriptors.wanted(
+        tasks=tasks,
+        peers=settings.max_connections + HostLimits().max_handshakes,
+        # Newcomers knock at the API and at the health port, and those with a token are at the API alone.
+        http=MAX_CONNECTIONS + 2 * MAX_NEWCOMERS,
+    )
 
 
 def wishes_of(settings: Settings) -> Wishes:

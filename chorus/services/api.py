@@ -12,6 +12,7 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
 from chorus.errors import UserError
+from chorus.http.limits import BACKLOG
 from chorus.services.listening import cannot_listen
 from chorus.tasks.spec import LimitPolicy
 
@@ -37,7 +38,7 @@ class PortInUse(UserError):
 def listen(reactor: Any, address: str, port: int, site: ServerFactory, variable: str) -> IListeningPort:
     """Listen, or raise `PortInUse`: one line that names `variable` (CHORUS_X) and says what to do."""
     try:
-        listening: IListeningPort = reactor.listenTCP(port, site, interface=address)
+        listening: IListeningPort = reactor.listenTCP(port, site, backlog=BACKLOG, interface=address)
     except CannotListenError as error:
         raise PortInUse(cannot_listen(variable, address, port, error.socketError)) from None
     return listening

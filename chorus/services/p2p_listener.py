@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IListeningPort, IReactorTCP
 
-BACKLOG = 128
-"""Connections that the system holds before they are accepted."""
+BACKLOG = 48
+"""Connections that the system holds before they are accepted: fewer than the pool of those that have proved nothing
+(`HostLimits`), so that those who come together do not move each other before one of them could say a word."""
 
 
 class CannotListen(UserError):
@@ -30,6 +31,9 @@ class CannotListen(UserError):
 
 class Accepting(ServerFactory):
     """Asks `accept` for the protocol of each connection; `None` closes it at once.
+
+    What the system refuses after that (its quota of watched sockets is used up) Twisted logs; `accept` hears no more
+    of it.
 
     Without free file descriptors Twisted closes what it cannot take, by means of one that it keeps in reserve, so
     that the backlog does not keep the reactor busy.
