@@ -33,11 +33,12 @@ class HealthService(HttpPort):
         node: NodeView,
         address: str,
         port: int,
+        last_port: int = 0,
         host_names: Collection[str],
         reactor: Any,
     ) -> None:
-        """`port` 0 takes a free one."""
-        super().__init__(address=address, port=port, variable="CHORUS_HEALTH", reactor=reactor)
+        """`port` 0 takes a free one, `last_port` where it is."""
+        super().__init__(address=address, port=port, last_port=last_port, variable="CHORUS_HEALTH", reactor=reactor)
         self.setName("health")
         self._node = node
         self._names = host_names

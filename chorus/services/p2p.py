@@ -57,7 +57,8 @@ __all__ = ["Admission", "OpenAdmission", "P2PService"]
 
 
 class P2PService(Service):
-    """`listen` are addresses of plain TCP, loopback unless told otherwise; `announce` replaces them for others.
+    """`listen` are addresses of plain TCP, loopback unless told otherwise; `announce` replaces them for others. Port 0
+    is any that is free, `last_port` first.
 
     `reactor` is IReactorTCP and IReactorTime; `random_bytes` gives nonces; `rng` is chance that need not be secret.
     `security` makes the handshake of each connection: Noise, but in simulations.
@@ -74,6 +75,7 @@ class P2PService(Service):
         *,
         admission: Admission,
         listen: Sequence[Multiaddr] = (Multiaddr.tcp("127.0.0.1", 0),),
+        last_port: int = 0,
         announce: Sequence[Multiaddr] = (),
         open_mode: bool = False,
         limits: HostLimits | None = None,
@@ -119,7 +121,7 @@ class P2PService(Service):
             counters=self.counters,
             connect=partial(self._connection, expected=None, initiator=False),
         )
-        self._listeners = [Listener(reactor, address, self._accept) for address in listen]
+        self._listeners = [Listener(reactor, address, self._accept, last_port) for address in listen]
         outbound = Outbound(
             identity.peer_id,
             counts=self._counts,

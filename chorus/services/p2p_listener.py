@@ -12,7 +12,7 @@ from twisted.logger import Logger
 
 from chorus.errors import UserError
 from chorus.multiformats.multiaddr import Multiaddr
-from chorus.services.listening import cannot_listen
+from chorus.services.listening import cannot_listen, first_free
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -50,13 +50,18 @@ class Accepting(ServerFactory):
 
 
 class Listener:
-    """Listens on one address. `start` raises `CannotListen`."""
+    """Listens on one address; where its port is 0, on `last_port` if that is free. `start` raises `CannotListen`."""
 
     _log = Logger()
 
     def __init__(
-        self, reactor: IReactorTCP, address: Multiaddr, accept: Callable[[Multiaddr], Protocol | None]
+        self,
+        reactor: IReactorTCP,
+        address: Multiaddr,
+        accept: Callable[[Multiaddr], Protocol | None],
+        last_port: int = 0,
     ) -> None:
+        self._last_port = last_port
         self._reactor = reactor
         self._address = address
         self._accept = accept
@@ -67,8 +72,12 @@ class Listener:
         if endpoint is None:
             raise CannotListen(f"{self._address} cannot be listened on: give an address like /ip4/127.0.0.1/tcp/9000")
         host, port = endpoint
+
+        def listen(candidate: int) -> IListeningPort:
+            return self._reactor.listenTCP(candidate, Accepting(self._accept), backlog=BACKLOG, interface=host)
+
         try:
-            self._port = self._reactor.listenTCP(port, Accepting(self._accept), backlog=BACKLOG, interface=host)
+            self._port = first_free(listen, port, self._last_port)
         except CannotListenError as error:
             raise CannotListen(cannot_listen("CHORUS_P2P", host, port, error.socketError)) from None
         self._log.info("listening on {address}", address=str(self.address))
