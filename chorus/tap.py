@@ -185,10 +185,11 @@ def makeService(options: Options) -> IService:
 
         from chorus.config.settings import load
         from chorus.observe import logging
-        from chorus.preflight import preflight
+        from chorus.preflight import check_twistd, preflight
         from chorus.runtime import NodeService
 
         settings = load(os.environ)
+        check_twistd(options.parent or {})
         preflight(settings)
         logging.take_over(settings.log_level, settings.log_format)
         return NodeService(settings, mode=str(options.subCommand), reactor=running, exit_status=ExitStatus())

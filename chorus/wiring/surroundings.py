@@ -34,6 +34,6 @@ class Surroundings:
     """Of the last start here, by name."""
 
     def last_port(self, name: str) -> int:
-        """What to try first where the settings ask for any port; 0 when there is none, or another part is to have it."""
+        """What to try first where the settings ask for any port; 0 when there is none, or another part has it."""
         settings, port = self.settings, self.last_ports.get(name, 0)
         return 0 if port in (settings.p2p_port, settings.api_port, settings.health_port) else port
