@@ -293,6 +293,12 @@ class Delegate:
     def stream_opened(self, stream: Stream) -> None:
         stream.set_receiver(SERVED[stream.protocol](stream))
 
+    def connection_made(self, connection: ConnectionProtocol) -> None:
+        """Nothing is counted here."""
+
+    def connection_progressed(self, connection: ConnectionProtocol) -> None:
+        """Nobody waits for room here."""
+
     def connection_secured(self, connection: ConnectionProtocol) -> None:
         self.secured.callback(connection)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from chorus import descriptors
 from chorus.errors import UserError
@@ -23,6 +26,41 @@ class PortInUse(UserError):
     """Found before the start."""
 
     code = "port_in_use"
+
+
+class CannotWrite(UserError):
+    """A file that twistd itself writes cannot be."""
+
+    code = "cannot_write"
+
+
+def check_twistd(options: Mapping[str, Any]) -> None:
+    """The files that twistd writes beside ours, by its own options. Raises `UserError`."""
+    folder = Path(options.get("rundir") or ".")
+    if not folder.is_dir():
+        raise CannotWrite(f"--rundir={folder}: there is no such directory")
+    if pidfile := options.get("pidfile"):
+        _check_writable(folder / pidfile, "--pidfile", "--pidfile= (no file)")
+    logfile = options.get("logfile") or ("" if options.get("nodaemon") else "twistd.log")
+    if logfile not in ("", "-") and not options.get("syslog"):
+        # twistd opens it before it goes to its directory.
+        _check_writable(Path(logfile), "--logfile", "--syslog")
+
+
+def _check_writable(path: Path, option: str, otherwise: str) -> None:
+    """By trying: the mode of a directory is not all that may be in the way."""
+    try:
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EEXIST, "something else has this name")
+        new = not path.exists()
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        if new:
+            path.unlink()
+    except OSError as error:
+        raise CannotWrite(
+            f"twistd cannot write {path.absolute()} ({error.strerror}): start it in a directory of its own, or give it "
+            f"{option}=<another file> or {otherwise} before the word chorus"
+        ) from None
 
 
 def preflight(settings: Settings) -> None:
@@ -43,11 +81,16 @@ def preflight(settings: Settings) -> None:
 
 def descriptors_wanted(settings: Settings) -> int:
     """How many file descriptors a node configured so may use at once."""
-    from chorus.http.limits import MAX_CONNECTIONS
+    from chorus.http.limits import MAX_CONNECTIONS, MAX_NEWCOMERS
+    from chorus.protocols.limits import HostLimits
 
-    # The API and the health port each have so many.
     tasks = 0 if settings.open else settings.agent_max_tasks
-    return descriptors.wanted(tasks=tasks, peers=settings.max_connections, http=2 * MAX_CONNECTIONS)
+    return descriptors.wanted(
+        tasks=tasks,
+        peers=settings.max_connections + HostLimits().max_handshakes,
+        # Newcomers knock at the API and at the health port, and those with a token are at the API alone.
+        http=MAX_CONNECTIONS + 2 * MAX_NEWCOMERS,
+    )
 
 
 def wishes_of(settings: Settings) -> Wishes:

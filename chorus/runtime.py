@@ -69,8 +69,12 @@ class NodeService(Service):
         self._exit_status = exit_status
         self._sequence = Sequence(reactor)
         self._directory = DataDirectory(settings.data_dir)
+<<<<<<< HEAD
         self._ports_file = PortsFile(self._directory.path)
         self._notifier = Notifier(supervision or Supervision(), reactor, self._status_line)
+=======
+        self._ports_file = PortsFile(self._directory.path, reactor)
+>>>>>>> w-node
         self._starting: Deferred[None] | None = None
         self._around = Surroundings(
             settings=settings,
@@ -80,6 +84,7 @@ class NodeService(Service):
             wall_ns=time.time_ns,
             random_bytes=os.urandom,
             rng=random.Random(int.from_bytes(os.urandom(16))),
+            last_ports=self._ports_file.last(),
         )
         self._execution: Execution | None = None
         self.parts: dict[str, Any] = {}
@@ -144,7 +149,7 @@ class NodeService(Service):
             await self._start_tasks(storage, network, messages)
         await self._start_faces(storage, network, messages)
         self._write_ports()
-        await self._run(Step("ports file", stop=self._ports_file.remove))
+        await self._run(Step("ports file", start=self._ports_file.start, stop=self._ports_file.remove))
         self.state = "running"
         self._notifier.ready()
         p2p = self.parts["p2p"]

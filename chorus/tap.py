@@ -186,11 +186,12 @@ def makeService(options: Options) -> IService:
 
         from chorus.config.settings import load
         from chorus.observe import logging
-        from chorus.preflight import preflight
+        from chorus.preflight import check_twistd, preflight
         from chorus.runtime import NodeService
         from chorus.services.systemd import Supervision
 
         settings = load(os.environ)
+        check_twistd(options.parent or {})
         preflight(settings)
         logging.take_over(settings.log_level, settings.log_format)
         return NodeService(

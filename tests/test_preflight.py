@@ -7,7 +7,7 @@ from pathlib import Path
 from chorus.config.settings import Settings, load
 from chorus.errors import UserError
 from chorus.identity import Identity
-from chorus.preflight import PortInUse, preflight
+from chorus.preflight import PortInUse, check_twistd, preflight
 from chorus.security.jointoken import JoinToken
 from chorus.services.cluster import ClusterError, ClusterService, Wishes
 from chorus.services.datadir import IDENTITY, LOCK, DataDirectory
@@ -16,6 +16,51 @@ from tests.support import PureTestCase
 FREE = {f"CHORUS_{name}_PORT": "0" for name in ("P2P", "API", "HEALTH")}
 FOREIGN = "192.0.2.10"
 """Of TEST-NET-1 (RFC 5737): no machine has it."""
+
+
+class TwistdTests(PureTestCase):
+    """Nobody can make a file in /proc, not even root."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp()).absolute()
+        self.folder.mkdir()
+
+    def refused(self, **options: object) -> str:
+        text = str(self.assertRaises(UserError, check_twistd, options))
+        self.assertNotIn("\n", text)
+        return text
+
+    def test_a_directory_that_cannot_be_written(self) -> None:
+        text = self.refused(nodaemon=True, pidfile="/proc/twistd.pid")
+        self.assertIn("twistd cannot write /proc/twistd.pid (", text)
+        self.assertIn("--pidfile= (no file)", text)
+        self.assertIn("--pidfile=", self.refused(rundir="/proc", pidfile="twistd.pid", logfile="-"))
+        self.assertIn("--logfile=", self.refused(nodaemon=True, pidfile="", logfile="/proc/log"))
+
+    def test_the_log_of_one_in_the_background(self) -> None:
+        before = os.getcwd()
+        self.addCleanup(os.chdir, before)
+        os.chdir("/proc")
+        self.assertIn("/proc/twistd.log", self.refused(pidfile=""))
+        check_twistd({"pidfile": "", "syslog": True})
+        check_twistd({"pidfile": "", "nodaemon": True})
+        check_twistd({"pidfile": "", "logfile": "-"})
+
+    def test_no_such_directory(self) -> None:
+        self.assertIn("--rundir", self.refused(rundir=f"{self.folder}/none", pidfile=""))
+        self.assertIn("--pidfile", self.refused(nodaemon=True, pidfile=f"{self.folder}/none/pid"))
+
+    def test_something_else_under_the_name(self) -> None:
+        os.mkfifo(self.folder / "pid")
+        self.assertIn("something else", self.refused(nodaemon=True, pidfile=f"{self.folder}/pid"))
+        self.assertIn("something else", self.refused(nodaemon=True, pidfile="", logfile=str(self.folder)))
+
+    def test_what_can_be_written_is_left_as_it_was(self) -> None:
+        (self.folder / "log").write_text("before")
+        check_twistd({"pidfile": f"{self.folder}/pid", "logfile": f"{self.folder}/log", "rundir": "."})
+        check_twistd({"nodaemon": True})
+        self.assertEqual([path.name for path in self.folder.iterdir()], ["log"])
+        self.assertEqual((self.folder / "log").read_text(), "before")
 
 
 class PreflightTests(PureTestCase):

@@ -56,7 +56,9 @@ class Settings(BaseSettings):
 
     # The mesh
     p2p_bind: Address = Field("127.0.0.1", description="Address that peers connect to.", examples=["0.0.0.0"])
-    p2p_port: Port = Field(9000, description="Port that peers connect to; 0 takes a free one.")
+    p2p_port: Port = Field(
+        9000, description="Port that peers connect to; 0 takes a free one, the last one again where it can."
+    )
     announce: Annotated[tuple[str, ...], BeforeValidator(values.split), AfterValidator(values.multiaddrs)] = Field(
         (),
         description="Addresses told to peers instead of the listening one (behind NAT or in a container).",
@@ -99,7 +101,9 @@ class Settings(BaseSettings):
 
     # HTTP
     api_bind: Address = Field("127.0.0.1", description="Address of the HTTP API.", examples=["0.0.0.0"])
-    api_port: Port = Field(8080, description="Port of the HTTP API; 0 takes a free one.")
+    api_port: Port = Field(
+        8080, description="Port of the HTTP API; 0 takes a free one, the last one again where it can."
+    )
     api_token: SecretStr | None = Field(
         None,
         min_length=16,
@@ -111,7 +115,9 @@ class Settings(BaseSettings):
         examples=["node1.example.org,node1"],
     )
     health_bind: Address = Field("127.0.0.1", description="Address of the health port.", examples=["0.0.0.0"])
-    health_port: Port = Field(8081, description="Port of /healthz, /ready and /health; 0 takes a free one.")
+    health_port: Port = Field(
+        8081, description="Port of /healthz, /ready and /health; 0 takes a free one, the last one again where it can."
+    )
 
     # Tasks
     task_cpu: float = Field(1.0, ge=0.01, le=1024, description="Cores of a task that names none.")

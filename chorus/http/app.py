@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
 
 from klein import Klein
 from werkzeug.exceptions import HTTPException
@@ -71,7 +72,14 @@ class Api:
         def failed(request: ApiRequest, failure: Failure) -> bytes:
             return request.fail_with(failure)
 
-        self.gate = ApiGate(token=token, names=host_names, blobs=blobs, max_blob=max_blob)
+        def route(request: ApiRequest) -> None:
+            path = unquote_to_bytes(request.path).decode()
+            try:
+                app.url_map.bind("").match(path, method=request.method.decode())
+            except HTTPException as error:
+                raise problem.from_routing(error).error() from None
+
+        self.gate = ApiGate(token=token, names=host_names, blobs=blobs, max_blob=max_blob, route=route)
         self.site = ApiSite(app.resource(), self.gate, reactor)
         self._add_metrics(metrics)
 
@@ -89,7 +97,9 @@ class Api:
             labels=("method", "status"),
         )
         metrics.counter("chorus_http_unauthorized_total", "Requests without the token.", lambda: gate.unauthorized)
-        metrics.counter("chorus_http_connections_refused_total", "Connections over the limit.", lambda: site.refused)
+        metrics.counter(
+            "chorus_http_connections_refused_total", "Connections that made room for others.", lambda: site.evicted
+        )
         metrics.gauge("chorus_http_connections", "Open connections to the API.", lambda: site.connections)
         metrics.gauge("chorus_http_event_streams", "Open event streams.", lambda: len(self.streams))
         metrics.gauge("chorus_http_uploads", "Uploads under way.", lambda: gate.uploads)

@@ -50,6 +50,10 @@ class ApiChannel(HTTPChannel):
         call: IDelayedCall = self.site.clock.callLater(period, func)
         return call
 
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.site.connection_made(self)
+
     def dataReceived(self, data: bytes) -> None:
         if self._lingering is not None:
             self._lingered += len(data)
@@ -203,8 +207,9 @@ class ApiChannel(HTTPChannel):
 
     @staticmethod
     def _expects_continue(request: ApiRequest) -> bool:
-        values = request.requestHeaders.getRawHeaders("Expect") or [""]
-        return values[0].lower() == "100-continue"
+        # In bytes: also asked about a request whose headers were refused because they are no text.
+        values = request.requestHeaders.getRawHeaders(b"Expect") or [b""]
+        return values[0].lower() == b"100-continue"
 
     def _end_linger(self) -> None:
         self.transport.abortConnection()

@@ -9,9 +9,10 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from chorus.http import auth, limits
-from chorus.http.body import Body, Buffered, Ignored, Upload, too_large
+from chorus.http.body import Body, Buffered, Upload, too_large
 from chorus.http.problem import HttpError
 from chorus.http.reply import query
+from chorus.http.site import Route, unwanted_body
 
 if TYPE_CHECKING:
     from chorus.http.ports import Blobs
@@ -26,8 +27,9 @@ _DIGEST = re.compile(r"([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/=]*):")
 class ApiGate:
     """Host name and token for every path; the body of a submission into memory, of an upload into a blob writer."""
 
-    def __init__(self, *, token: str, names: Collection[str], blobs: Blobs, max_blob: int) -> None:
+    def __init__(self, *, token: str, names: Collection[str], blobs: Blobs, max_blob: int, route: Route) -> None:
         """`max_blob` is in bytes."""
+        self._route = route
         self._token = token.encode()
         self._names = frozenset(names)
         self._blobs = blobs
@@ -35,17 +37,18 @@ class ApiGate:
         self.uploads = 0
         self.unauthorized = 0
 
-    def admit(self, request: ApiRequest) -> None:
+    def admit(self, request: ApiRequest) -> bool:
         headers = request.requestHeaders
         auth.check_host(headers.getRawHeaders(b"Host") or (), self._names)
         if request.path in auth.OPEN_PATHS:
-            return
+            return False
         given = headers.getRawHeaders(b"Authorization") or ()
         try:
             auth.check_token(given[0] if len(given) == 1 else (b"" if given else None), self._token)
         except HttpError:
             self.unauthorized += 1
             raise
+        return True
 
     def body_of(self, request: ApiRequest, length: int | None) -> Body:
         if request.method == b"POST" and request.path == b"/v1/tasks":
@@ -57,9 +60,7 @@ class ApiGate:
         if request.method == b"PUT" and (blob := _BLOB_PATH.fullmatch(request.path)):
             _plain_encoding(request)
             return self._upload(request, length, blob[1])
-        if length is not None and length > limits.MAX_IGNORED_BODY:
-            raise too_large(limits.MAX_IGNORED_BODY)
-        return Ignored()
+        return unwanted_body(request, length, self._route)
 
     def _upload(self, request: ApiRequest, length: int | None, segment: bytes | None) -> Upload:
         expected = expected_sha256(request, segment)

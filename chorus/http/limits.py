@@ -33,7 +33,12 @@ UPLOAD_WINDOW_S = 30.0
 """An upload must make `UPLOAD_WINDOW_BYTES` of progress in each such window."""
 UPLOAD_WINDOW_BYTES = 16 * 1024
 MAX_CONNECTIONS = 256
-"""Open connections per port; clients of one node are few, and each costs about 40 KiB."""
+"""Open connections that have shown the token; clients of one node are few, and each costs about 40 KiB."""
+MAX_NEWCOMERS = 128
+"""Open connections of a port that have not: for one more, the one goes that has sent no whole request for longest. More
+than `BACKLOG`, so that those who come together do not move each other before one of them could say a word."""
+BACKLOG = 64
+"""Connections that the system holds before they are accepted."""
 MAX_STREAMS = 64
 """Event streams open at once."""
 MAX_UPLOADS = 16

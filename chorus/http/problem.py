@@ -53,6 +53,10 @@ class Problem:
             document["field"] = self.field
         return document
 
+    def error(self) -> HttpError:
+        """To raise where a request is decided about."""
+        return HttpError(self.status, self.code, self.detail, self.headers)
+
     def body(self) -> bytes:
         return json.dumps(self.document(), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 

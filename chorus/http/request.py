@@ -47,8 +47,11 @@ class ApiRequest(Request):
         try:
             self._check_head()
             self.args = parse_qs(arguments, True)
-            self.channel.site.gate.admit(self)
-            body = self.channel.site.gate.body_of(self, length)
+            site = self.channel.site
+            proven = site.gate.admit(self)
+            self._check_text()
+            site.progressed(self.channel, proven=proven)
+            body = site.gate.body_of(self, length)
         except Exception as error:
             self._refuse(error)
         else:
@@ -159,6 +162,15 @@ class ApiRequest(Request):
             raise HttpError(404, "not_found", "no such path; /openapi.json lists all of them")
         if "\0" in decoded:
             raise HttpError(400, "bad_target", "the path holds a NUL")
+
+    def _check_text(self) -> None:
+        """Whoever reads a header later may take it for text."""
+        for name, values in self.requestHeaders.getAllRawHeaders():
+            for value in values:
+                try:
+                    value.decode()
+                except UnicodeDecodeError:
+                    raise HttpError(400, "bad_header", f"the header {name.decode()} is not UTF-8") from None
 
     def _refuse(self, error: Exception) -> None:
         self.refusal = problem.of(error)

@@ -1,5 +1,10 @@
 # mypy: allow-untyped-calls
-"""The factory of an HTTP port: connections, the gate before every request, counts."""
+"""The factory of an HTTP port: connections and who makes room for whom, the gate before every request, counts.
+
+A connection is a newcomer until one of its requests shows the token. Newcomers have a pool of their own, so that no
+stranger takes the owner's place; on the health port, which asks for no token, there are no others. Among them one more
+always finds a place: the one goes that has sent no whole request for longest.
+"""
 
 from __future__ import annotations
 
@@ -12,39 +17,53 @@ from twisted.internet.protocol import ServerFactory
 from chorus.http import auth, limits
 from chorus.http.body import Body, Ignored, too_large
 from chorus.http.channel import ApiChannel
+from chorus.http.problem import HttpError
 from chorus.http.request import ApiRequest
+from chorus.newcomers import Newcomers
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IReactorTime
     from twisted.web.resource import IResource
 
+Route = Callable[[ApiRequest], None]
+"""Raises the 404 or 405 of a request that no resource will answer."""
+
 
 class Gate(Protocol):
     """Decides about a request by its head. Both raise a `UserError` to refuse it."""
 
-    def admit(self, request: ApiRequest) -> None: ...
+    def admit(self, request: ApiRequest) -> bool:
+        """Whether it shows the token."""
 
     def body_of(self, request: ApiRequest, length: int | None) -> Body:
         """Where its body goes; `length` in bytes, None when it is chunked."""
 
 
+def unwanted_body(request: ApiRequest, length: int | None, route: Route) -> Body:
+    """The body of a request that needs none. That there is no such path, or method, is said before its size."""
+    route(request)
+    if length is not None and length > limits.MAX_IGNORED_BODY:
+        raise too_large(limits.MAX_IGNORED_BODY)
+    return Ignored()
+
+
 class PlainGate:
     """Host names alone; no body wanted. What the health port has."""
 
-    def __init__(self, names: Collection[str] = ()) -> None:
+    def __init__(self, route: Route, names: Collection[str] = ()) -> None:
+        self._route = route
         self._names = frozenset(names)
 
-    def admit(self, request: ApiRequest) -> None:
+    def admit(self, request: ApiRequest) -> bool:
         auth.check_host(request.requestHeaders.getRawHeaders(b"Host") or (), self._names)
+        return False
 
     def body_of(self, request: ApiRequest, length: int | None) -> Body:
-        if length is not None and length > limits.MAX_IGNORED_BODY:
-            raise too_large(limits.MAX_IGNORED_BODY)
-        return Ignored()
+        return unwanted_body(request, length, self._route)
 
 
 class ApiSite(ServerFactory):
-    """Serves `resource`. `answers` counts by (method, status); `refused` connections over the limit."""
+    """Serves `resource`. `answers` counts by (method, status); `evicted` connections that made room for others."""
 
     noisy = False
     displayTracebacks = False
@@ -55,9 +74,12 @@ class ApiSite(ServerFactory):
         self.resource = resource
         self.gate = gate
         self.answers: Counter[tuple[str, int]] = Counter()
-        self.refused = 0
+        self.evicted = 0
         self.clock = clock
         self._channels: set[ApiChannel] = set()
+        """All, also those that are about to be closed."""
+        self._newcomers: Newcomers[ApiChannel] = Newcomers(limits.MAX_NEWCOMERS)
+        self._proven: Newcomers[ApiChannel] = Newcomers(limits.MAX_CONNECTIONS)
         self._idle_callbacks: list[Callable[[], None]] = []
 
     @property
@@ -65,22 +87,51 @@ class ApiSite(ServerFactory):
         return len(self._channels)
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        if len(self._channels) >= limits.MAX_CONNECTIONS:
-            self.refused += 1
-            return None
+        while (channel := self._newcomers.in_the_way()) is not None:
+            self._evict(channel)
         channel = ApiChannel()
         channel.site = self
         channel.requestFactory = ApiRequest
         channel.timeOut = limits.IDLE_S
-        self._channels.add(channel)
         return channel
 
+    def connection_made(self, channel: ApiChannel) -> None:
+        """It has its socket: what the system refuses before is as if it had never come."""
+        self._channels.add(channel)
+        self._newcomers.add(channel)
+
+    def progressed(self, channel: ApiChannel, *, proven: bool) -> None:
+        """The head of a request is whole, and fit to be answered. Raises a 503 when too many that showed the token
+        before have requests under way."""
+        self._newcomers.progressed(channel)
+        self._proven.progressed(channel)
+        if not proven or channel in self._proven:
+            return
+        if len(self._proven) >= limits.MAX_CONNECTIONS:
+            idle = next((each for each in self._proven if not each.requests), None)
+            if idle is None:
+                raise HttpError(503, "busy", f"{limits.MAX_CONNECTIONS} connections are open", {"Retry-After": "2"})
+            self._evict(idle)
+        self._newcomers.remove(channel)
+        self._proven.add(channel)
+
     def connection_closed(self, channel: ApiChannel) -> None:
+        self._forget(channel)
         self._channels.discard(channel)
         if not self._channels:
             waiting, self._idle_callbacks = self._idle_callbacks, []
             for callback in waiting:
                 callback()
+
+    def _evict(self, channel: ApiChannel) -> None:
+        self.evicted += 1
+        # At once, and not when its socket is closed: whoever it makes room for comes in this very turn.
+        self._forget(channel)
+        channel.forceAbortClient()
+
+    def _forget(self, channel: ApiChannel) -> None:
+        self._newcomers.remove(channel)
+        self._proven.remove(channel)
 
     def answered(self, request: ApiRequest) -> None:
         method = request.method.decode("ascii", "replace")

@@ -70,11 +70,17 @@ class ConnectionDelegate(Interface):
     def stream_opened(self, stream: Stream) -> None:
         """An inbound stream whose protocol is agreed; set its receiver, or reset it."""
 
+    def connection_made(self, connection: ConnectionProtocol) -> None:
+        """It has its socket."""
+
+    def connection_progressed(self, connection: ConnectionProtocol) -> None:
+        """Its set-up came a step further; bytes alone are none."""
+
     def connection_secured(self, connection: ConnectionProtocol) -> None:
         """The peer is authenticated and streams can be opened."""
 
     def connection_closed(self, connection: ConnectionProtocol, error: ChorusError | None) -> None:
-        """Once, last, also when the handshake failed."""
+        """Once, last, also when the handshake failed; not for one that was never made."""
 
 
 @implementer(IPushProducer)
@@ -120,6 +126,7 @@ class ConnectionProtocol(Protocol):
         self._paused = False
         """The transport has more than it can send."""
         self._reading = True
+        self._stage = 0
         self._send_now: Any = None
         self._transport: Any
 
@@ -252,6 +259,7 @@ class ConnectionProtocol(Protocol):
             now=self._seconds(),
             make_handshake=self._security,
         )
+        self._delegate.connection_made(self)
         self._arm()
         self._drain()
 
@@ -267,6 +275,9 @@ class ConnectionProtocol(Protocol):
             self._log.failure("a bug ended {connection}", connection=self)
             self._fail(LocalError("an internal error"))
         self._busy = False
+        if not self.admitted and not self.closed and self._core.stage != self._stage:
+            self._stage = self._core.stage
+            self._delegate.connection_progressed(self)
         if not self._paused:
             self._drain()
         if self._reading and self._core.overfull:

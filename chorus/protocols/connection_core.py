@@ -87,6 +87,11 @@ class ConnectionCore:
         """Once the peer is authenticated."""
         return self._upgrade.result
 
+    @property
+    def stage(self) -> int:
+        """Steps of the upgrade so far."""
+        return self._upgrade.stage
+
     # Bytes
 
     def receive_data(self, data: bytes, now: float) -> None:

@@ -19,6 +19,8 @@ class Upgrade:
         """Once the peer is authenticated."""
         self.finished = False
         """Streams can be opened."""
+        self.stage = 0
+        """Messages that brought it further; the number grows by a few in all, however they arrive."""
         self.out: list[bytes] = []
         """To send, before anything of the multiplexer's."""
         self._sealed = b""
@@ -54,6 +56,7 @@ class Upgrade:
         if answer := negotiation.data_to_send():
             self.out.append(answer)
         if negotiation.selected is not None:
+            self.stage += 1
             self._receive = self._receive_handshake
             if negotiation.leftover:
                 self._receive_handshake(negotiation.leftover)
@@ -62,10 +65,12 @@ class Upgrade:
         handshake = self._handshake
         handshake.receive_data(data)
         if answer := handshake.data_to_send():
+            self.stage += 1
             self.out.append(answer)
         result = handshake.result
         if result is None:
             return
+        self.stage += 1
         del self._handshake
         self.result = result
         if result.muxer == yamux.PROTOCOL:
@@ -96,6 +101,7 @@ class Upgrade:
                 self.out.append(session.seal([answer]))
             if negotiation.selected is not None:
                 self._plaintexts = [negotiation.leftover, *plaintexts[number:]]
+                self.stage += 1
                 self.finished = True
                 return
 

@@ -12,7 +12,8 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
 from chorus.errors import UserError
-from chorus.services.listening import cannot_listen
+from chorus.http.limits import BACKLOG
+from chorus.services.listening import cannot_listen, first_free
 from chorus.tasks.spec import LimitPolicy
 
 if TYPE_CHECKING:
@@ -34,10 +35,15 @@ class PortInUse(UserError):
     code = "port_in_use"
 
 
-def listen(reactor: Any, address: str, port: int, site: ServerFactory, variable: str) -> IListeningPort:
-    """Listen, or raise `PortInUse`: one line that names `variable` (CHORUS_X) and says what to do."""
+def listen(
+    reactor: Any, address: str, port: int, site: ServerFactory, variable: str, last_port: int = 0
+) -> IListeningPort:
+    """Listen, or raise `PortInUse`: one line that names `variable` (CHORUS_X) and says what to do. Port 0 is any that
+    is free, `last_port` first."""
     try:
-        listening: IListeningPort = reactor.listenTCP(port, site, interface=address)
+        listening: IListeningPort = first_free(
+            lambda candidate: reactor.listenTCP(candidate, site, backlog=BACKLOG, interface=address), port, last_port
+        )
     except CannotListenError as error:
         raise PortInUse(cannot_listen(variable, address, port, error.socketError)) from None
     return listening
@@ -48,9 +54,11 @@ class HttpPort(Service):
 
     _log = Logger()
 
-    def __init__(self, *, address: str, port: int, variable: str, reactor: Any) -> None:
+    def __init__(self, *, address: str, port: int, last_port: int = 0, variable: str, reactor: Any) -> None:
+        """`port` 0 takes a free one, `last_port` where it is."""
         self._address = address
         self._asked = port
+        self._last_port = last_port
         self._variable = variable
         self._reactor = reactor
         self._listening: IListeningPort | None = None
@@ -74,7 +82,7 @@ class HttpPort(Service):
     def startService(self) -> None:
         """Raises `PortInUse`."""
         self._site = self.site()
-        self._listening = listen(self._reactor, self._address, self._asked, self._site, self._variable)
+        self._listening = listen(self._reactor, self._address, self._asked, self._site, self._variable, self._last_port)
         super().startService()
 
     def stopService(self) -> Deferred[None]:
@@ -112,13 +120,15 @@ class ApiService(HttpPort):
         token: str,
         address: str,
         port: int,
+        last_port: int = 0,
         host_names: Collection[str],
         max_blob: int,
         reactor: Any,
         policy: LimitPolicy | None = None,
     ) -> None:
-        """`max_blob` is in bytes; `port` 0 takes a free one; `policy` is what the API's description says of limits."""
-        super().__init__(address=address, port=port, variable="CHORUS_API", reactor=reactor)
+        """`max_blob` is in bytes; `port` 0 takes a free one, `last_port` where it is; `policy` is what the API's
+        description says of limits."""
+        super().__init__(address=address, port=port, last_port=last_port, variable="CHORUS_API", reactor=reactor)
         self.setName("api")
         self.api: Api | None = None
         self._parts: dict[str, Any] = {

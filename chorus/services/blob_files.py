@@ -2,6 +2,7 @@
 
 blobs/ab/ab12…      a blob
 blobs/tmp/          uploads under way; emptied at each start
+blobs/quarantine/   files that no row knows (`blob_quarantine`)
 blobs/partial/      fetches under way: `<id>.<manifest>` with its `.json` manifest beside it; they outlive a restart
 """
 
@@ -11,7 +12,7 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -117,10 +118,6 @@ class BlobFiles:
     def remove(self, sha256: str) -> None:
         with translated():
             self.path(sha256).unlink(missing_ok=True)
-
-    def remove_all(self, blobs: Iterable[str]) -> None:
-        for sha256 in blobs:
-            self.remove(sha256)
 
     def partial(self, manifest: Manifest) -> Partial:
         """Go on with an interrupted fetch of this very content, or begin one."""

@@ -45,6 +45,7 @@ from chorus.services.blob_files import (
     Partial,
     refuse,
 )
+from chorus.services.blob_quarantine import FOLDER, QUARANTINE_S, Quarantine
 from chorus.services.blob_serving import BlobServing, open_sized
 from chorus.services.blob_sharing import BlobLock, SharedFetch, detached
 from chorus.services.blob_upload import DigestMismatch, Upload
@@ -187,17 +188,27 @@ class BlobService(Service):
     async def _start(self) -> None:
         now = self._wall()
         found = await self._offload(lambda: self._files.prepare(now))
-        rows = await self._store.read(table.every)
-        known = {row.sha256: row.size for row in rows if found.get(row.sha256) == row.size}
-        lost = [row.sha256 for row in rows if row.sha256 not in known]
+        rows = {row.sha256: row.size for row in await self._store.read(table.every)}
+        settled = await self._offload(lambda: Quarantine(self._files).settle(rows, found, now))
+        known = settled.known
+        lost = [sha256 for sha256 in rows if sha256 not in known]
         if lost:
             self._log.error(
                 "blobs that have lost their files: {count}", event="blob.lost", count=len(lost), first=lost[0]
             )
             await self._store.write(lambda connection: table.forget_all(connection, lost))
-        # A file without a row was never acknowledged.
-        orphans = [each for each in found if each not in known]
-        await self._offload(lambda: self._files.remove_all(orphans))
+        if settled.returned:
+            self._log.info(
+                "blobs that came back from the quarantine: {count}", event="blob.returned", count=settled.returned
+            )
+        if settled.set_aside:
+            self._log.warn(
+                "files of blobs that the database does not know: {count}; they are kept in {folder} for {days} days",
+                event="blob.set_aside",
+                count=settled.set_aside,
+                folder=f"{self._files.directory.name}/{FOLDER}",
+                days=round(QUARANTINE_S / 86400),
+            )
         self._sizes.update(known)
         self.used = sum(known.values())
         self._host.register(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.web.resource import Resource
 
-from chorus.http.problem import Problem
+from chorus.http.problem import HttpError
 from chorus.http.reply import JSON_TYPE, bytes_reply
 from chorus.http.site import ApiSite, PlainGate
 from chorus.services.api import HttpPort
@@ -33,17 +33,18 @@ class HealthService(HttpPort):
         node: NodeView,
         address: str,
         port: int,
+        last_port: int = 0,
         host_names: Collection[str],
         reactor: Any,
     ) -> None:
-        """`port` 0 takes a free one."""
-        super().__init__(address=address, port=port, variable="CHORUS_HEALTH", reactor=reactor)
+        """`port` 0 takes a free one, `last_port` where it is."""
+        super().__init__(address=address, port=port, last_port=last_port, variable="CHORUS_HEALTH", reactor=reactor)
         self.setName("health")
         self._node = node
         self._names = host_names
 
     def site(self) -> ApiSite:
-        return ApiSite(_Probes(self._node), PlainGate(self._names), self._reactor)
+        return ApiSite(_Probes(self._node), PlainGate(_route, self._names), self._reactor)
 
 
 class _Probes(Resource):
@@ -54,17 +55,19 @@ class _Probes(Resource):
         self._node = node
 
     def render(self, request: ApiRequest) -> bytes:
-        probe = _PROBES.get(request.path)
-        if probe is None:
-            return request.prepare(Problem(404, "not_found", "here are /healthz, /ready, /health and /health/checks"))
-        if request.method not in {b"GET", b"HEAD"}:
-            return request.prepare(
-                Problem(405, "method_not_allowed", "allowed here: GET, HEAD", headers={"Allow": "GET, HEAD"})
-            )
+        # The gate has sent away whoever asks for something else.
+        probe = _PROBES[request.path]
         if probe is _alive:
             # Says that the reactor turns, whatever the checks may do.
             return _reply(request, *probe([]))
         return _reply(request, *probe(self._node.checks()))
+
+
+def _route(request: ApiRequest) -> None:
+    if request.path not in _PROBES:
+        raise HttpError(404, "not_found", "here are /healthz, /ready, /health and /health/checks")
+    if request.method not in {b"GET", b"HEAD"}:
+        raise HttpError(405, "method_not_allowed", "allowed here: GET, HEAD", {"Allow": "GET, HEAD"})
 
 
 def _alive(_: list[Document]) -> tuple[object, int]:

@@ -1,14 +1,19 @@
-"""Why an address cannot be listened on, in one line that names the variable to change (pure)."""
+"""Which port to listen on, and why an address cannot be: in one line that names the variable to change (pure)."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import attrs
+from twisted.internet.error import CannotListenError
+
+T = TypeVar("T")
 
 
 @attrs.frozen
@@ -18,6 +23,15 @@ class Binding:
     variable: str
     host: str
     port: int
+
+
+def first_free(listen: Callable[[int], T], asked: int, last: int) -> T:
+    """`listen` on the port that is asked for; where that is any (0), on the one of the last start if it is free, so
+    that what others were told stays true. Raises what `listen` raises."""
+    if not asked and last:
+        with contextlib.suppress(CannotListenError):
+            return listen(last)
+    return listen(asked)
 
 
 def collision(bindings: Sequence[Binding]) -> str | None:

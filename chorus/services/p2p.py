@@ -35,6 +35,7 @@ from chorus.protocols.stream import Connection, ProtocolOptions, Stream, StreamC
 from chorus.services.p2p_dialer import Dialer
 from chorus.services.p2p_gate import Admission, Gate, OpenAdmission
 from chorus.services.p2p_identify import IdentifyService, keep
+from chorus.services.p2p_inbound import Inbound
 from chorus.services.p2p_link import Link, P2PCounters, reason
 from chorus.services.p2p_listener import Listener, reachable
 from chorus.services.p2p_outbound import Outbound
@@ -56,7 +57,8 @@ __all__ = ["Admission", "OpenAdmission", "P2PService"]
 
 
 class P2PService(Service):
-    """`listen` are addresses of plain TCP, loopback unless told otherwise; `announce` replaces them for others.
+    """`listen` are addresses of plain TCP, loopback unless told otherwise; `announce` replaces them for others. Port 0
+    is any that is free, `last_port` first.
 
     `reactor` is IReactorTCP and IReactorTime; `random_bytes` gives nonces; `rng` is chance that need not be secret.
     `security` makes the handshake of each connection: Noise, but in simulations.
@@ -73,6 +75,7 @@ class P2PService(Service):
         *,
         admission: Admission,
         listen: Sequence[Multiaddr] = (Multiaddr.tcp("127.0.0.1", 0),),
+        last_port: int = 0,
         announce: Sequence[Multiaddr] = (),
         open_mode: bool = False,
         limits: HostLimits | None = None,
@@ -112,7 +115,13 @@ class P2PService(Service):
         self._stopping = False
         self._emptied: Deferred[None] | None = None
         self._next_expiry = 0.0
-        self._listeners = [Listener(reactor, address, self._accept) for address in listen]
+        self._inbound = Inbound(
+            counts=self._counts,
+            links=self._links,
+            counters=self.counters,
+            connect=partial(self._connection, expected=None, initiator=False),
+        )
+        self._listeners = [Listener(reactor, address, self._accept, last_port) for address in listen]
         outbound = Outbound(
             identity.peer_id,
             counts=self._counts,
@@ -272,17 +281,7 @@ class P2PService(Service):
         )
 
     def _accept(self, address: Multiaddr) -> ConnectionProtocol | None:
-        if self._stopping:
-            return None
-        try:
-            place = self._counts.enter(address, inbound=True)
-        except LimitExceeded as error:
-            self.counters.refused[error.limit] += 1
-            return None
-        self.counters.accepted += 1
-        connection = self._connection(address, None, initiator=False)
-        self._links[connection] = Link(connection, place)
-        return connection
+        return None if self._stopping else self._inbound.accept(address)
 
     # ConnectionDelegate
 
@@ -291,6 +290,13 @@ class P2PService(Service):
 
     def stream_opened(self, stream: Stream) -> None:
         self._serving.stream_opened(self._links[stream.connection], stream)
+
+    def connection_made(self, connection: ConnectionProtocol) -> None:
+        if connection.inbound:
+            self._inbound.made(connection)
+
+    def connection_progressed(self, connection: ConnectionProtocol) -> None:
+        self._inbound.progressed(connection)
 
     def connection_secured(self, connection: ConnectionProtocol) -> None:
         link = self._links[connection]
@@ -332,12 +338,13 @@ class P2PService(Service):
         connection, peer = link.connection, link.peer
         if connection.closed or link.admitted or peer is None or self._stopping:
             return
+        if not self._inbound.established(link):
+            return
         now = self._reactor.seconds()
         link.cancel_admission_timer()
         link.admitted_at = now
         connection.mark_admitted()
         self.counters.admitted += 1
-        self._counts.established(link.place)
         stays = self._pairs.admit(link, peer)
         if stays is not link:
             self._dialer.admitted(link, stays.connection)
@@ -353,6 +360,7 @@ class P2PService(Service):
     # Admission and identify
 
     def _admission_opened(self, stream: Stream) -> None:
+        self._inbound.progressed(stream.connection)
         self._gate.opened(self._links[stream.connection], stream)
 
     def _push_opened(self, stream: Stream) -> None:

@@ -12,14 +12,15 @@ from twisted.logger import Logger
 
 from chorus.errors import UserError
 from chorus.multiformats.multiaddr import Multiaddr
-from chorus.services.listening import cannot_listen
+from chorus.services.listening import cannot_listen, first_free
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IListeningPort, IReactorTCP
 
-BACKLOG = 128
-"""Connections that the system holds before they are accepted."""
+BACKLOG = 48
+"""Connections that the system holds before they are accepted: fewer than the pool of those that have proved nothing
+(`HostLimits`), so that those who come together do not move each other before one of them could say a word."""
 
 
 class CannotListen(UserError):
@@ -30,6 +31,9 @@ class CannotListen(UserError):
 
 class Accepting(ServerFactory):
     """Asks `accept` for the protocol of each connection; `None` closes it at once.
+
+    What the system refuses after that (its quota of watched sockets is used up) Twisted logs; `accept` hears no more
+    of it.
 
     Without free file descriptors Twisted closes what it cannot take, by means of one that it keeps in reserve, so
     that the backlog does not keep the reactor busy.
@@ -46,13 +50,18 @@ class Accepting(ServerFactory):
 
 
 class Listener:
-    """Listens on one address. `start` raises `CannotListen`."""
+    """Listens on one address; where its port is 0, on `last_port` if that is free. `start` raises `CannotListen`."""
 
     _log = Logger()
 
     def __init__(
-        self, reactor: IReactorTCP, address: Multiaddr, accept: Callable[[Multiaddr], Protocol | None]
+        self,
+        reactor: IReactorTCP,
+        address: Multiaddr,
+        accept: Callable[[Multiaddr], Protocol | None],
+        last_port: int = 0,
     ) -> None:
+        self._last_port = last_port
         self._reactor = reactor
         self._address = address
         self._accept = accept
@@ -63,8 +72,12 @@ class Listener:
         if endpoint is None:
             raise CannotListen(f"{self._address} cannot be listened on: give an address like /ip4/127.0.0.1/tcp/9000")
         host, port = endpoint
+
+        def listen(candidate: int) -> IListeningPort:
+            return self._reactor.listenTCP(candidate, Accepting(self._accept), backlog=BACKLOG, interface=host)
+
         try:
-            self._port = self._reactor.listenTCP(port, Accepting(self._accept), backlog=BACKLOG, interface=host)
+            self._port = first_free(listen, port, self._last_port)
         except CannotListenError as error:
             raise CannotListen(cannot_listen("CHORUS_P2P", host, port, error.socketError)) from None
         self._log.info("listening on {address}", address=str(self.address))

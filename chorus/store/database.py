@@ -8,25 +8,23 @@ sync is shared by all that wait for it, and a lone write waits for nobody.
 from __future__ import annotations
 
 import collections
-import contextlib
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
-import attrs
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chorus.store.check import CHECK_S, Check, damaged, refuse_cut
-from chorus.store.connection import migrate, open_reader, open_writer, refuse_lost
-from chorus.store.errors import StoreBusy, StoreClosed, StoreDamaged, is_damage, needs_new_connection, translate
+from chorus.store.check import CHECK_S, Check
+from chorus.store.connection import open_reader
+from chorus.store.errors import StoreBusy, StoreClosed, StoreDamaged, StoreLost, needs_new_connection
+from chorus.store.writer import Counters, Job, Outcomes, Work, Writer, failure
 
 T = TypeVar("T")
-Work = Callable[[sqlite3.Connection], T]
 
 MAX_WAITING_WRITES = 10_000
 """Further ones are refused (`StoreBusy`): a disk that slow will not catch up by being asked more."""
@@ -34,6 +32,8 @@ MAX_WAITING_READS = 10_000
 MAX_GROUP = 512
 """Writes of one transaction; bounds how long the first of them waits for the rest."""
 READERS = 2
+LOOK_S = 1.0
+"""Between two looks at the file while nothing is written."""
 
 
 class Store(Protocol):
@@ -51,33 +51,16 @@ class Store(Protocol):
         """Run `work(connection)` on one consistent snapshot that holds every write acknowledged before this call."""
 
 
-@attrs.define
-class Counters:
-    """For the metrics; only ever grow."""
-
-    writes: int = 0
-    commits: int = 0
-    failed_writes: int = 0
-    reads: int = 0
-    unavailable: int = 0
-
-
-@attrs.frozen(eq=False)
-class _Job(Generic[T]):
-    work: Work[T]
-    deferred: Deferred[T]
-
-
 class _Queue:
     """A bounded queue of jobs for threads; `take` waits."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._jobs: collections.deque[_Job[Any]] = collections.deque()
+        self._jobs: collections.deque[Job[Any]] = collections.deque()
         self._changed = threading.Condition()
         self._closed = False
 
-    def put(self, job: _Job[Any]) -> None:
+    def put(self, job: Job[Any]) -> None:
         with self._changed:
             if self._closed:
                 raise StoreClosed("the store is closed")
@@ -86,11 +69,13 @@ class _Queue:
             self._jobs.append(job)
             self._changed.notify()
 
-    def take(self, most: int) -> list[_Job[Any]]:
-        """At least one job, in order; none once the queue is closed and empty."""
+    def take(self, most: int, idle: Callable[[], object] | None = None) -> list[Job[Any]]:
+        """At least one job, in order; none once the queue is closed and empty. Calls `idle` every `LOOK_S` seconds
+        while it waits."""
         with self._changed:
             while not self._jobs and not self._closed:
-                self._changed.wait()
+                if not self._changed.wait(None if idle is None else LOOK_S) and idle is not None:
+                    idle()
             return [self._jobs.popleft() for _ in range(min(most, len(self._jobs)))]
 
     def close(self) -> None:
@@ -122,7 +107,7 @@ class Database:
         self._opened = False
         self._unavailable = False
         self.damage: str | None = None
-        """One line once the file was found not to hold what was written; it stays so until it is replaced."""
+        """One line once the file was found not to hold what was written, or to be gone; it stays so until a restart."""
 
     @property
     def waiting_writes(self) -> int:
@@ -163,7 +148,7 @@ class Database:
     def _enqueue(self, queue: _Queue, work: Work[T]) -> Deferred[T]:
         if not self._opened:
             return cast("Deferred[T]", fail(StoreClosed("the store is not open yet")))
-        job: _Job[T] = _Job(work, Deferred())
+        job: Job[T] = Job(work, Deferred())
         try:
             queue.put(job)
         except (StoreBusy, StoreClosed) as problem:
@@ -182,7 +167,7 @@ class Database:
     # The writer's thread
 
     def _write_forever(self, opened: Deferred[None]) -> None:
-        writer = _Writer(self.path, self.counters)
+        writer = Writer(self.path, self.counters)
         try:
             writer.open(self._expected)
             check = Check(self.path, self._damaged)
@@ -193,16 +178,16 @@ class Database:
             writer.close()
             self._writes.close()
             self._reads.close()
-            failure = _failure(problem)
-            self._call(lambda: opened.errback(failure))
+            refusal = failure(problem)
+            self._call(lambda: opened.errback(refusal))
             return
         for number in range(self._reader_count):
             self._spawn(f"store-reader-{number}", self._read_forever)
         self._call(lambda: opened.callback(None))
-        while jobs := self._writes.take(MAX_GROUP):
+        while jobs := self._writes.take(MAX_GROUP, lambda: self._look_for_loss(writer)):
             outcomes = writer.commit(jobs)
             self._look_for_damage(outcomes)
-            if writer.trouble is not None and not self._unavailable:
+            if writer.trouble is not None and not self._unavailable and self.damage is None:
                 self._log.error("store.unavailable {path}: {problem}", path=self.path, problem=str(writer.trouble))
             elif writer.trouble is None and self._unavailable:
                 self._log.info("store.recovered {path}", path=self.path)
@@ -210,11 +195,24 @@ class Database:
             self._call(lambda outcomes=outcomes: _settle(outcomes))  # type: ignore[misc]
         writer.close()
 
+    def _look_for_loss(self, writer: Writer) -> None:
+        if (line := writer.look()) is not None:
+            self._lost(line)
+
     # Any of the threads
+
+    def _lost(self, line: str) -> None:
+        if self.damage is None:
+            self.damage = line
+            self._log.error("{problem}", event="store.lost", path=str(self.path), problem=line)
 
     def _look_for_damage(self, outcomes: Outcomes) -> None:
         for _, outcome in outcomes:
-            if isinstance(outcome, Failure) and isinstance(outcome.value, StoreDamaged):
+            if not isinstance(outcome, Failure):
+                continue
+            if isinstance(outcome.value, StoreLost):
+                self._lost(str(outcome.value))
+            elif isinstance(outcome.value, StoreDamaged):
                 self._damaged(str(outcome.value))
 
     def _damaged(self, line: str) -> None:
@@ -247,158 +245,11 @@ class Database:
                 if connection is not None and needs_new_connection(problem):
                     connection.close()
                     connection = None
-                outcome = _failure(problem)
+                outcome = failure(problem)
             self._look_for_damage([(jobs[0], outcome)])
             self._call(lambda job=jobs[0], outcome=outcome: _settle([(job, outcome)]))  # type: ignore[misc]
         if connection is not None:
             connection.close()
-
-
-Outcomes = list[tuple[_Job[Any], object]]
-
-
-class _Writer:
-    """The writer's connection; every method runs on its thread."""
-
-    def __init__(self, path: Path, counters: Counters) -> None:
-        self._path = path
-        self._counters = counters
-        self._connection: sqlite3.Connection | None = None
-        self.trouble: BaseException | None = None
-        """What kept the last transaction from the disk."""
-
-    def open(self, expected: bool) -> None:
-        if expected:
-            refuse_lost(self._path)
-        refuse_cut(self._path)
-        with _refusing_damage(self._path):
-            self._connection = open_writer(self._path)
-
-    def migrate(self, expected: bool) -> None:
-        assert self._connection is not None
-        with _refusing_damage(self._path):
-            migrate(self._connection, self._path, expected=expected)
-
-    def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def commit(self, jobs: list[_Job[Any]]) -> Outcomes:
-        """Settle all `jobs`: one transaction; where one of them fails, one with a savepoint for each; where that cannot
-        be committed either, a transaction for each."""
-        self._counters.writes += len(jobs)
-        self.trouble = None
-        try:
-            outcomes = self._transaction(jobs, _run)
-        except _JobFailed as failed:
-            outcomes = [(jobs[0], failed.failure)] if len(jobs) == 1 else self._transaction(jobs, _run_in_savepoint)
-        if outcomes is None:
-            outcomes = [self._alone(job) for job in jobs] if len(jobs) > 1 else [(jobs[0], self._unavailable())]
-        self._counters.failed_writes += sum(isinstance(outcome, Failure) for _, outcome in outcomes)
-        return outcomes
-
-    def _alone(self, job: _Job[Any]) -> tuple[_Job[Any], object]:
-        try:
-            outcomes = self._transaction([job], _run)
-        except _JobFailed as failed:
-            return job, failed.failure
-        return (job, self._unavailable()) if outcomes is None else outcomes[0]
-
-    def _unavailable(self) -> Failure:
-        assert self.trouble is not None
-        self._counters.unavailable += 1
-        return _failure(self.trouble)
-
-    def _transaction(
-        self, jobs: list[_Job[Any]], run: Callable[[sqlite3.Connection, _Job[Any]], object]
-    ) -> Outcomes | None:
-        """The jobs' outcomes, durable; None when the transaction was lost (`trouble` says why)."""
-        try:
-            if self._connection is None:
-                self._connection = open_writer(self._path)
-            connection = self._connection
-            connection.execute("BEGIN IMMEDIATE")
-            outcomes = [(job, run(connection, job)) for job in jobs]
-            connection.execute("COMMIT")
-        except _JobFailed as failed:
-            self._abandon(failed)
-            raise
-        except BaseException as problem:
-            self.trouble = problem
-            self._abandon(problem)
-            return None
-        self._counters.commits += 1
-        self.trouble = None
-        return outcomes
-
-    def _abandon(self, problem: BaseException) -> None:
-        connection = self._connection
-        if connection is None:
-            return
-        try:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            broken = needs_new_connection(problem)
-        except sqlite3.Error:
-            broken = True
-        if broken:
-            try:
-                connection.close()
-            finally:
-                self._connection = None
-
-
-@contextlib.contextmanager
-def _refusing_damage(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.DatabaseError as problem:
-        if is_damage(problem):
-            raise damaged(path, str(problem)) from None
-        raise
-
-
-class _JobFailed(Exception):
-    """A job raised, and the transaction is as good as before."""
-
-    def __init__(self, problem: BaseException) -> None:
-        super().__init__()
-        self.failure = _failure(problem)
-
-
-def _run(connection: sqlite3.Connection, job: _Job[Any]) -> object:
-    """The job's result. Raises `_JobFailed` for the job's own failure, anything else for what breaks the transaction.
-
-    No savepoint: each statement lets another Python thread in, so two more for every job are felt, and jobs rarely
-    fail.
-    """
-    try:
-        result = job.work(connection)
-    except BaseException as problem:
-        if translate(problem) is not problem or not connection.in_transaction:
-            raise
-        raise _JobFailed(problem) from None
-    if not connection.in_transaction:
-        raise AssertionError("a write ended the transaction that it was given")
-    return result
-
-
-def _run_in_savepoint(connection: sqlite3.Connection, job: _Job[Any]) -> object:
-    """The job's result, or the Failure that undid it alone. Raises what breaks the transaction."""
-    connection.execute("SAVEPOINT job")
-    try:
-        result = _run(connection, job)
-    except _JobFailed as failed:
-        connection.execute("ROLLBACK TO job")
-        connection.execute("RELEASE job")
-        return failed.failure
-    connection.execute("RELEASE job")
-    return result
-
-
-def _failure(problem: BaseException) -> Failure:
-    return Failure(translate(problem))  # type: ignore[no-untyped-call]
 
 
 def _settle(outcomes: Outcomes) -> None:

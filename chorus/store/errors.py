@@ -26,6 +26,12 @@ class StoreDamaged(StoreUnavailable):
     code = "store_damaged"
 
 
+class StoreLost(StoreDamaged):
+    """The file was removed or replaced while it was open: what is written into it goes with the process."""
+
+    code = "store_lost"
+
+
 class StoreBusy(StoreUnavailable):
     """Too many writes or reads wait already."""
 

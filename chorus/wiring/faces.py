@@ -61,6 +61,7 @@ def build_faces(
         token=plain(settings.api_token) or load_or_make_token(around.path),
         address=settings.api_bind,
         port=settings.api_port,
+        last_port=around.last_port("api"),
         host_names=settings.api_hosts,
         max_blob=settings.max_blob_mb * MIB,
         reactor=around.reactor,
@@ -70,6 +71,7 @@ def build_faces(
         node=view,
         address=settings.health_bind,
         port=settings.health_port,
+        last_port=around.last_port("health"),
         host_names=settings.api_hosts,
         reactor=around.reactor,
     )

@@ -56,6 +56,7 @@ def _p2p(around: Surroundings, identity: Identity, admission: Admission) -> P2PS
         identity,
         admission=admission,
         listen=[Multiaddr.tcp(settings.p2p_bind, settings.p2p_port)],
+        last_port=around.last_port("p2p"),
         announce=[Multiaddr.parse(each) for each in settings.announce],
         open_mode=settings.open,
         limits=HostLimits(max_inbound_connections=half, max_outbound_connections=settings.max_connections - half),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,3 +30,10 @@ class Surroundings:
     """So many bytes for keys, nonces and ids."""
     rng: random.Random
     """For choices and jitter, shared by all parts."""
+    last_ports: Mapping[str, int] = attrs.field(factory=dict)
+    """Of the last start here, by name."""
+
+    def last_port(self, name: str) -> int:
+        """What to try first where the settings ask for any port; 0 when there is none, or another part has it."""
+        settings, port = self.settings, self.last_ports.get(name, 0)
+        return 0 if port in (settings.p2p_port, settings.api_port, settings.health_port) else port

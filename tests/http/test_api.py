@@ -487,15 +487,6 @@ class Limits(ApiCase):
             head = self.head("POST", "/v1/tasks", "Content-Type: application/json", "Transfer-Encoding: chunked")
             self.assert_problem(await self.say(head + data), 400, "bad_request")
 
-    async def test_connections_over_the_limit_are_closed(self) -> None:
-        self.patch(limits, "MAX_CONNECTIONS", 2)
-        wires = [await self.connect() for _ in range(3)]
-        self.assertEqual(await wires[2].closed, b"")
-        self.assertEqual(self.service.api.site.refused, 1)
-        wires[0].transport.loseConnection()
-        await wires[0].closed
-        self.assertEqual((await self.ask("GET", "/v1/status")).status, 200)
-
     async def test_slow_headers(self) -> None:
         self.patch(limits, "HEADERS_S", 0.05)
         wire = await self.connect()

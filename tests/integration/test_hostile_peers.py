@@ -133,6 +133,12 @@ class Attacker:
     def stream_opened(self, stream: Any) -> None:
         stream.reset()
 
+    def connection_made(self, connection: ConnectionProtocol) -> None:
+        """Nothing is counted here."""
+
+    def connection_progressed(self, connection: ConnectionProtocol) -> None:
+        """Nobody waits for room here."""
+
     def connection_secured(self, connection: ConnectionProtocol) -> None:
         self.secured.callback(None)
 

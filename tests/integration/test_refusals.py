@@ -180,6 +180,27 @@ class BackgroundTest(NodeCase):
         self.assertIn("for life", self.refusal_of_background(data, CHORUS_JOIN=token.text()))
 
 
+class WorkingDirectoryTest(NodeCase):
+    @threaded
+    def test_one_that_cannot_be_written(self) -> None:
+        """/proc cannot, not even by root."""
+        done = subprocess.run(
+            [sys.executable, "-c", TWISTD, "-n", "chorus", "agent"],
+            cwd="/proc",
+            env=environment(**{**FREE_PORTS, "CHORUS_DATA_DIR": str(self.folder / "data")}),
+            check=False,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            timeout=40,
+        )
+        self.assertGreater(done.returncode, 0)
+        self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
+        self.assertIn("chorus: twistd cannot write /proc/twistd.pid", done.stderr)
+        self.assertIn("--pidfile=", done.stderr)
+        self.assertFalse((self.folder / "data").exists())
+
+
 class OpenModeTest(NodeCase):
     @threaded
     def test_what_it_refuses(self) -> None:

@@ -258,6 +258,12 @@ class Delegate:
         self.receivers.append(self.serve(stream))
         stream.set_receiver(self.receivers[-1])
 
+    def connection_made(self, connection: ConnectionProtocol) -> None:
+        """Nothing is counted here."""
+
+    def connection_progressed(self, connection: ConnectionProtocol) -> None:
+        """Nobody waits for room here."""
+
     def connection_secured(self, connection: ConnectionProtocol) -> None:
         self.secured.append(connection)
 

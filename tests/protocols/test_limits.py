@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from chorus.errors import LimitExceeded
 from chorus.identity import Identity
 from chorus.multiformats.multiaddr import Multiaddr
-from chorus.protocols.limits import ConnectionCounts, HostLimits, Place
+from chorus.protocols.limits import ConnectionCounts, HostLimits, Place, newcomer_groups
 from tests.support import PureTestCase
 
 PEER = Identity.from_seed(bytes(32)).peer_id
@@ -30,32 +30,72 @@ class Limits(PureTestCase):
                 return error.limit, places
         self.fail("never refused")
 
+    def crowd(self, counts: ConnectionCounts, addresses: Iterable[Multiaddr]) -> list[Place]:
+        """Enter as a listener lets them: whoever is in the way leaves. All places, also those that left."""
+        places = []
+        for address in addresses:
+            while (place := counts.in_the_way(address)) is not None:
+                counts.leave(place)
+            places.append(counts.enter(address, inbound=True))
+        return places
+
+    def staying(self, places: list[Place]) -> list[int]:
+        return [number for number, place in enumerate(places) if not place.left]
+
     def test_handshakes(self) -> None:
         counts = ConnectionCounts(HostLimits())
-        limit, places = self.fill(counts, map(public, range(1000)), inbound=True)
-        self.assertEqual((limit, len(places)), ("handshakes", 64))
-        counts.established(places[0])
-        counts.established(places[0])
-        counts.enter(public(999), inbound=True)
-        with self.assertRaises(LimitExceeded):
-            counts.enter(public(998), inbound=True)
+        places = self.crowd(counts, map(public, range(64)))
+        self.assertEqual(counts.handshakes, 64)
+        counts.progressed(places[0])
+        places += self.crowd(counts, map(public, range(64, 66)))
+        self.assertEqual(self.staying(places), [0, *range(3, 66)])
 
-    def test_handshakes_of_one_public_address(self) -> None:
-        counts = ConnectionCounts(HostLimits(max_connections_per_ip=100))
-        limit, places = self.fill(counts, [public(1)] * 100, inbound=True)
-        self.assertEqual((limit, len(places)), ("handshakes_per_ip", 8))
-        counts.enter(public(2), inbound=True)
+    def test_strangers_never_move_a_member(self) -> None:
+        counts = ConnectionCounts(HostLimits())
+        members = self.crowd(counts, [PRIVATE] * 40)
+        for place in members:
+            counts.established(place)
+        self.crowd(counts, [PRIVATE] * 500)
+        self.assertEqual(self.staying(members), list(range(40)))
 
-    def test_a_lan_and_a_host_are_one_group_without_limit_per_address(self) -> None:
-        for text in ("/ip4/192.168.1.1/tcp/1", "/ip4/127.0.0.1/tcp/1", "/ip6/::1/tcp/1", "/ip6/fd00::1/tcp/1"):
+    def test_who_is_admitted_last_finds_no_room(self) -> None:
+        counts = ConnectionCounts(HostLimits(max_inbound_connections=1))
+        first, second = self.crowd(counts, [PRIVATE] * 2)
+        counts.established(first)
+        error = self.assertRaises(LimitExceeded, counts.established, second)
+        self.assertEqual(error.limit, "inbound_connections")
+        error = self.assertRaises(LimitExceeded, counts.check_inbound, PRIVATE)
+        self.assertEqual(error.limit, "inbound_connections")
+        counts.leave(first)
+        counts.established(second)
+
+    def test_handshakes_of_one_address(self) -> None:
+        for text, most in (
+            ("/ip4/8.8.8.8/tcp/1", 8),
+            ("/ip6/2600:1:2:3::1/tcp/1", 8),
+            ("/ip4/192.168.1.1/tcp/1", 48),
+            ("/ip4/127.0.0.1/tcp/1", 48),
+            ("/ip6/::1/tcp/1", 48),
+            ("/ip6/fd00::1/tcp/1", 48),
+        ):
             counts = ConnectionCounts(HostLimits())
-            limit, places = self.fill(counts, [Multiaddr.parse(text)] * 100, inbound=True)
-            self.assertEqual((limit, len(places)), ("handshakes", 64))
+            other = self.crowd(counts, [Multiaddr.parse("/ip4/10.0.0.1/tcp/1")])
+            places = self.crowd(counts, [Multiaddr.parse(text)] * 100)
+            self.assertEqual(self.staying(places), list(range(100 - most, 100)), text)
+            self.assertEqual(self.staying(other), [0], text)
+
+    def test_handshakes_of_one_network(self) -> None:
+        for text, most in (("/ip6/2600:1:2:3{:x}::1/tcp/1", 8), ("/ip6/fd00::{:x}/tcp/1", 48)):
+            counts = ConnectionCounts(HostLimits())
+            places = self.crowd(counts, [Multiaddr.parse(text.format(n)) for n in range(16)] * 4)
+            self.assertEqual(len(self.staying(places)), most, text)
+
+    def test_a_name_has_no_group(self) -> None:
+        self.assertEqual(newcomer_groups(Multiaddr.parse("/dns4/a.example/tcp/1"), HostLimits()), [])
 
     def test_inbound_connections(self) -> None:
         counts = ConnectionCounts(HostLimits(max_inbound_connections=5))
-        limit, places = self.fill(counts, [PRIVATE] * 9, inbound=True)
-        self.assertEqual((limit, len(places)), ("inbound_connections", 5))
+        self.assertEqual(self.established(counts, [PRIVATE] * 9), ("inbound_connections", 5))
         counts.enter(PRIVATE, inbound=False)
 
     def test_outbound_connections(self) -> None:
@@ -100,12 +140,16 @@ class Limits(PureTestCase):
         for step, number, inbound in steps:
             try:
                 if step == 0:
-                    places.append(counts.enter(public(number % 3), inbound=inbound))
+                    address = public(number % 3)
+                    while inbound and (evicted := counts.in_the_way(address)) is not None:
+                        counts.leave(evicted)
+                    places.append(counts.enter(address, inbound=inbound))
                 elif places:
                     place = places[number % len(places)]
                     if step == 1 and place.peer is None and not place.left:
                         counts.secured(place, PEER)
                     elif step == 2:
+                        counts.progressed(place)
                         counts.established(place)
                     elif step == 3:
                         counts.leave(place)
@@ -114,5 +158,4 @@ class Limits(PureTestCase):
         for place in places:
             counts.leave(place)
         self.assertEqual((counts.inbound, counts.outbound, counts.handshakes), (0, 0, 0))
-        self.assertEqual(counts.enter(public(1), inbound=True).left, False)
-        self.assertEqual(len(counts._by_group) + len(counts._by_peer), 1)
+        self.assertEqual(len(counts._by_group) + len(counts._by_peer), 0)

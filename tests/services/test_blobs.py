@@ -4,6 +4,8 @@ import errno
 import hashlib
 import os
 import random
+import shutil
+import sqlite3
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +28,7 @@ from chorus.protocols.blobs import (
 )
 from chorus.protocols.stream import ProtocolOptions
 from chorus.protocols.streamio import StreamIO
-from chorus.services import blob_fetch, blob_files, blob_serving, blob_upload
+from chorus.services import blob_fetch, blob_files, blob_quarantine, blob_serving, blob_upload
 from chorus.services import blobs as service
 from chorus.services.blobs import (
     BlobLimits,
@@ -95,15 +97,20 @@ class Node:
         self.case.successResultOf(self.blobs.stopService())
         self.store.close()
 
-    def restarted(self, number: int = 99) -> Node:
+    def restarted(self, number: int = 99, *, database: Path | None = None) -> Node:
+        """With `database` in the place of the one it had."""
         self.stop()
+        if database is not None:
+            shutil.copyfile(database, self.root / "chorus.db")
         return Node(self.case, number, self.blobs.limits, self.root)
 
     def files(self) -> list[str]:
-        """Every file under blobs/, without folders."""
-        return sorted(
-            str(path.relative_to(self.root / "blobs")) for path in (self.root / "blobs").rglob("*.*") if path.is_file()
-        ) + sorted(path.name for path in (self.root / "blobs").rglob("*") if path.is_file() and "." not in path.name)
+        """Every file under blobs/, without folders and what is in the quarantine."""
+        found = [path for path in (self.root / "blobs").rglob("*") if path.is_file()]
+        found = [path for path in found if path.parent.name != "quarantine"]
+        return sorted(str(path.relative_to(self.root / "blobs")) for path in found if "." in path.name) + sorted(
+            path.name for path in found if "." not in path.name
+        )
 
 
 class BlobCase(PureTestCase):
@@ -276,6 +283,74 @@ class LocalTests(BlobCase):
         self.assertEqual(again.files(), [sha(b"kept")])
         self.assertEqual(again.blobs.used, 4)
         self.failureResultOf(again.blobs.open(sha(b"lost")), UnknownBlob)
+        again.stop()
+
+    def copy(self, database: Path) -> Path:
+        path = Path(self.mktemp())
+        connection = sqlite3.connect(database)
+        connection.execute("VACUUM INTO ?", (str(path),))
+        connection.close()
+        return path
+
+    def quarantined(self) -> list[str]:
+        return sorted(path.name for path in (self.node.root / "blobs" / "quarantine").glob("*"))
+
+    def test_a_file_without_a_row_is_put_aside_for_a_time(self) -> None:
+        orphan = sha(b"no row")
+        path = self.node.root / "blobs" / orphan[:2] / orphan
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"no row")
+        again = self.node.restarted()
+        self.assertEqual((again.files(), again.blobs.used, self.quarantined()), ([], 0, [orphan]))
+        self.failureResultOf(again.blobs.open(orphan), UnknownBlob)
+        self.fake.advance(blob_quarantine.QUARANTINE_S - 1)
+        again = again.restarted()
+        self.assertEqual(self.quarantined(), [orphan])
+        self.fake.advance(2)
+        again = again.restarted()
+        self.assertEqual(self.quarantined(), [])
+        again.stop()
+
+    def test_an_older_database_costs_no_newer_blob(self) -> None:
+        """Restored, found to be too old, and replaced by the newer one again."""
+        self.successResultOf(self.blobs.put_bytes(b"old"))
+        database = self.node.root / "chorus.db"
+        old = self.copy(database)
+        self.successResultOf(self.blobs.put_bytes(b"newer"))
+        new = self.copy(database)
+        again = self.node.restarted(database=old)
+        self.assertEqual((again.files(), self.quarantined()), ([sha(b"old")], [sha(b"newer")]))
+        again = again.restarted(database=new)
+        self.assertEqual((again.files(), self.quarantined()), (sorted([sha(b"old"), sha(b"newer")]), []))
+        self.assertEqual(again.blobs.used, 8)
+        file, _ = self.successResultOf(again.blobs.open(sha(b"newer")))
+        self.assertEqual(file.read(), b"newer")
+        file.close()
+        again.stop()
+
+    def test_or_it_is_taken_in_again_by_hand(self) -> None:
+        self.successResultOf(self.blobs.put_bytes(b"old"))
+        old = self.copy(self.node.root / "chorus.db")
+        self.successResultOf(self.blobs.put_bytes(b"newer"))
+        again = self.node.restarted(database=old)
+        path = again.root / "blobs" / "quarantine" / sha(b"newer")
+        self.successResultOf(again.blobs.put_file(path))
+        again = again.restarted()
+        self.assertEqual(again.files(), sorted([sha(b"old"), sha(b"newer")]))
+        again.stop()
+
+    def test_what_was_damaged_in_place_comes_back_whole(self) -> None:
+        self.successResultOf(self.blobs.put_bytes(b"whole"))
+        path = self.blobs.path_of(sha(b"whole"))
+        assert path is not None
+        aside = self.node.root / "blobs" / "quarantine"
+        aside.mkdir()
+        (aside / sha(b"whole")).write_bytes(b"whole")
+        (aside / "notes.txt").write_bytes(b"whose?")
+        path.write_bytes(b"cut")
+        again = self.node.restarted()
+        self.assertEqual((path.read_bytes(), again.files()), (b"whole", [sha(b"whole")]))
+        self.assertEqual(self.quarantined(), ["notes.txt"])
         again.stop()
 
     def test_uploads_press_back(self) -> None:

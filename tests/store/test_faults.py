@@ -16,10 +16,10 @@ from twisted.internet.task import deferLater
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import TestCase
 
-from chorus.store import check, database, meta, rows
+from chorus.store import check, database, meta, rows, writer
 from chorus.store.check import refuse_cut
 from chorus.store.database import Database
-from chorus.store.errors import StoreDamaged, StoreFull, StoreRefused
+from chorus.store.errors import StoreClosed, StoreDamaged, StoreFull, StoreLost, StoreRefused
 from tests.support import ProcessTestCase, PureTestCase
 
 SCRIPT = Path(__file__).with_name("writer_process.py")
@@ -217,6 +217,56 @@ class DamageTests(TestCase):
                 self.assertEqual((caught.exception.code, caught.exception.http_status), ("store_damaged", 503))
         self.assertEqual([event["event"] for event in said if "event" in event], ["store.damaged"])
         self.assertIn("malformed", store.damage or "")
+        await store.close()
+
+
+class LossTests(TestCase):
+    timeout = 60
+
+    async def opened(self) -> Database:
+        store = Database(Path(self.mktemp()), reactor)  # type: ignore[arg-type]
+        await store.open()
+        self.addCleanup(store.close)
+        return store
+
+    async def test_a_write_to_a_file_that_is_gone_is_refused(self) -> None:
+        store = await self.opened()
+        await store.write(lambda c: meta.put(c, "a", "x"))
+        store.path.unlink()
+        with capturedLogs() as said:
+            for _ in range(2):
+                with self.assertRaises(StoreLost) as caught:
+                    await store.write(lambda c: meta.put(c, "b", "x"))
+        self.assertEqual((caught.exception.code, caught.exception.http_status), ("store_lost", 503))
+        self.assertEqual([event.get("event") for event in said], ["store.lost"], "one line")
+        self.assertIn("was removed while the node ran", store.damage or "")
+        self.assertFalse(store.available)
+
+    async def test_it_is_noticed_while_nothing_is_written(self) -> None:
+        self.patch(database, "LOOK_S", 0.01)
+        store = await self.opened()
+        store.path.with_name("other").write_bytes(b"")
+        store.path.with_name("other").rename(store.path)
+        while store.damage is None:
+            await deferLater(reactor, 0.01)  # type: ignore[arg-type]
+        self.assertIn("was replaced while the node ran", store.damage)
+        with self.assertRaises(StoreLost):
+            await store.write(lambda c: meta.put(c, "b", "x"))
+
+    async def test_a_failed_open_leaves_nothing_open(self) -> None:
+        path, opened = Path(self.mktemp()), []
+        connection = sqlite3.connect(path)
+        connection.execute("PRAGMA application_id = 5")
+        connection.close()
+        open_writer = writer.open_writer
+        self.patch(writer, "open_writer", lambda path: opened.append(open_writer(path)) or opened[-1])
+        store = Database(path, reactor)  # type: ignore[arg-type]
+        with self.assertRaises(StoreRefused):
+            await store.open()
+        self.assertRaises(sqlite3.ProgrammingError, opened[0].execute, "SELECT 1")
+        for operation in (store.read, store.write):
+            with self.assertRaises(StoreClosed):
+                await operation(lambda c: None)
         await store.close()
 
 
