@@ -22,7 +22,7 @@ from chorus.client.fetch import Item, checked, fetch
 from chorus.client.pack import pack
 from chorus.client.watch import follow
 
-STATES = ("queued", "submitted", "assigned", "running", "completed", "failed", "cancelled", "refused")
+STATES = ("queued", "submitted", "assigned", "preparing", "running", "completed", "failed", "cancelled", "refused")
 PAGE = 200
 MIN_PREFIX = 4
 MAX_PAGES = 25
