@@ -136,6 +136,7 @@ _STYLES = {
     "running": "cyan",
     "working": "cyan",
     "assigned": "cyan",
+    "preparing": "cyan",
     "failed": "red",
     "refused": "red",
     "cancelled": "yellow",

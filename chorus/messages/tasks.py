@@ -40,7 +40,9 @@ class TaskUpdate:
 
     task_id: str = field(ID, "The task.")
     state: str = field(
-        OneOf(("queued", "submitted", "assigned", "running", "completed", "failed", "cancelled", "refused")),
+        OneOf(
+            ("queued", "submitted", "assigned", "preparing", "running", "completed", "failed", "cancelled", "refused")
+        ),
         "Its new state.",
     )
     attempt: int = field(COUNT, "Attempts so far.")

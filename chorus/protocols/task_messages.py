@@ -45,6 +45,8 @@ MAX_NUMBER = 2**53 - 1
 """What canonical JSON can carry exactly."""
 MAX_LEASE_S = 3600.0
 """A lease longer than this would keep a dead agent's task for an hour."""
+FETCHING, PREPARING = "fetching_input", "preparing"
+"""Phases of `progress` with which an executor says that it fetches the input, and that it unpacks it."""
 
 _TASK_ID = re.compile(ids.PATTERN)
 _SHA256 = re.compile(r"[0-9a-f]{64}")

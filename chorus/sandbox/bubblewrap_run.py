@@ -116,6 +116,7 @@ class BubblewrapRun:
     def __init__(self, backend: Bubblewrap, name: str, job: Job, scratch: Path, sink: OutputSink) -> None:
         self.name = name
         self.result: Deferred[RunResult] = Deferred()
+        self.began: Deferred[None] = Deferred()
         self.gone: list[Deferred[None]] = []
         self._backend = backend
         self._reactor = backend.reactor
@@ -285,6 +286,7 @@ class BubblewrapRun:
         began = self._reactor.seconds()
         limits = self._job.limits
         self._launch(prepared)
+        self.began.callback(None)
         deadline = self._reactor.callLater(limits.timeout_s + GRACE_S + HOST_GRACE_S, self._stop, Reason.TIMEOUT, "")
         watching = Deferred.fromCoroutine(self._watch(prepared))
         await self._ended

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import attrs
 
@@ -159,6 +159,15 @@ class Run(Protocol):
 
     def detach(self) -> None:
         """Stop watching and leave the sandbox for another process of this agent to adopt (where the backend can)."""
+
+
+@runtime_checkable
+class Begins(Protocol):
+    """A run that says when its commands begin; another's count as begun when it is started."""
+
+    @property
+    def began(self) -> Deferred[None]:
+        """Fires once, when the sandbox is prepared and the commands start; never where it does not come so far."""
 
 
 class Backend(Protocol):

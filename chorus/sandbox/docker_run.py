@@ -82,6 +82,7 @@ class DockerRun:
         starts: tuple[int, int] = (0, 0),
     ) -> None:
         self.result: Deferred[RunResult] = Deferred()
+        self.began: Deferred[None] = Deferred()
         self.gone: list[Deferred[None]] = []
         self.detached = False
         self.contained: Contained | None = None
@@ -218,6 +219,8 @@ class DockerRun:
             raise _Refused(Reason.CANCELLED, "") from None
         if self._stopped is not None:
             raise _Refused(*self._stopped)
+        if not self.began.called:
+            self.began.callback(None)
         # Output may come before the call that started it returns.
         begun: Deferred[Binding] = self._call(CONTAINER_S, containers.begin, found, job, self._backend.now())
         self._follow_output(found)

@@ -16,7 +16,16 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError
-from chorus.protocols.task_messages import Ack, Cancel, Continue, Message, Renewed, Stale
+from chorus.protocols.task_messages import (
+    Ack,
+    Cancel,
+    Continue,
+    Message,
+    Renewed,
+    Result,
+    Stale,
+    TaskProtocolError,
+)
 from chorus.sandbox import volumes
 from chorus.sandbox.contract import Reason
 from chorus.services.conversation import Conversation
@@ -24,6 +33,7 @@ from chorus.services.delivery import Delivery
 from chorus.services.execution import Execution
 from chorus.services.held_lease import HeldLease
 from chorus.services.run_row import RunRow
+from chorus.tasks import leases
 from chorus.tasks.state import DRAINING
 
 if TYPE_CHECKING:
@@ -93,6 +103,13 @@ class Attempt:
         return self._execution.executing
 
     @property
+    def held(self) -> int:
+        """Bytes that are kept here for its scheduler: its output, and what its outcome names."""
+        outcome = self.record.outcome
+        artifacts = outcome.artifacts if isinstance(outcome, Result) else ()
+        return self._execution.output_size + sum(artifact.size for artifact in artifacts)
+
+    @property
     def lost_lease(self) -> bool:
         return self._execution.stopped_for == Reason.LEASE_LOST
 
@@ -141,12 +158,15 @@ class Attempt:
             self.forget()
 
     def _continue(self, message: Continue) -> None:
+        if not leases.is_lease(message.lease_s):
+            self._conversation.refuse(TaskProtocolError(f"a lease of {message.lease_s} s cannot be kept"))
+            return
         self._delivery.begin(stdout=message.stdout_from, stderr=message.stderr_from)
         self._row.record = attrs.evolve(self.record, lease_s=message.lease_s)
         if self.executing:
             self._lease.hold(self._conversation.resumed_at)
             self._lease.renew()
-            self._execution.say_started()
+            self._execution.say_where()
         self._delivery.pump()
 
     def _closed(self) -> None:
@@ -196,6 +216,7 @@ class Attempt:
 
     def _ended(self, outcome: Message) -> None:
         self._lease.release()
+        # The place is free before anything else is done that could go wrong.
         self._ended_callback(self)
         if self._execution.abandoned:
             self.forget()

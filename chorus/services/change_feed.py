@@ -111,6 +111,9 @@ class ChangeFeed:
         self._counters.changed(before, task, self._clock.seconds())
         self._judge(before, task)
         self._log.info("task {task} is {state}", event=f"task.{task.state}", task=task.id, **logged(event))
+        if task.state is State.PREPARING:
+            # For whoever asks here: members of an earlier version refuse messages with a word they do not know.
+            return
         try:
             self._announce({"task_id": task.id, "title": task.spec.get("title") or "", **event})
         except Exception:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
 
-from chorus.errors import ChorusError
+from chorus.errors import ChorusError, PeerError
 from chorus.protocols.task_messages import Cancel, Continue, Message, Resume
 from chorus.services.timer import Timer
 
@@ -88,6 +88,11 @@ class Conversation:
     def expect_answer(self) -> None:
         """Begin the conversation anew unless the scheduler answers in time."""
         self._answer.arm(ANSWER_S)
+
+    def refuse(self, error: PeerError) -> None:
+        """The scheduler said what cannot be: this conversation ends, and another is begun after the back-off."""
+        if self.channel is not None:
+            self.channel.reset(error)
 
     def end(self) -> None:
         """Begin no other. The one under way, if there is one, goes on to its end."""

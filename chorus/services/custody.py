@@ -16,6 +16,8 @@ from twisted.logger import Logger
 
 from chorus.errors import ChorusError
 from chorus.protocols.task_messages import (
+    FETCHING,
+    PREPARING,
     Ack,
     Cancel,
     Continue,
@@ -91,6 +93,7 @@ class Custody:
         self._deciding = False
         self._waits_for = ""
         self._progress = 0
+        self._prepares = False
         self.renew_lease()
 
     # the conversation
@@ -180,10 +183,17 @@ class Custody:
             events.when_relieved(channel.resume)
 
     def _started(self, message: Started) -> None:
-        if not self.collecting and self._desk.task(self.task_id).state is State.ASSIGNED:
+        if not self.collecting and self._desk.task(self.task_id).state in (State.ASSIGNED, State.PREPARING):
             entry = entries.started(
                 self._desk.wall(), self.task_id, self.fence, sandbox=message.sandbox, image=message.image
             )
+            Deferred.fromCoroutine(self._append_started(entry)).addErrback(self._broken)
+
+    def _prepares_input(self) -> None:
+        """Said in each of its phases, and recorded once."""
+        if not self._prepares and not self.collecting and self._desk.task(self.task_id).state is State.ASSIGNED:
+            self._prepares = True
+            entry = entries.preparing(self._desk.wall(), self.task_id, self.fence)
             Deferred.fromCoroutine(self._append_started(entry)).addErrback(self._broken)
 
     async def _append_started(self, entry: Entry) -> None:
@@ -194,6 +204,8 @@ class Custody:
             self._log.warn("start of {task} is not recorded: {error}", task=self.task_id, error=error)
 
     def _note_progress(self, message: Progress) -> None:
+        if message.phase in (FETCHING, PREPARING):
+            self._prepares_input()
         self._progress += 1
         if not self.collecting and self._progress <= MAX_PROGRESS_EVENTS:
             data = {key: value for key, value in message.data.items() if key != "phase"}

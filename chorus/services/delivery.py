@@ -34,6 +34,7 @@ class Delivery:
         self._sent: dict[StreamName, int] | None = None
         """None while the scheduler has not named its offsets."""
         self._reading = False
+        self._pumping = False
         self._outcome: Message | None = None
 
     def take_from(self, spool: Spool) -> None:
@@ -54,7 +55,16 @@ class Delivery:
         self.pump()
 
     def pump(self) -> None:
-        """Send what the scheduler has not yet: output in order, then the outcome."""
+        """Send what the scheduler has not yet: output in order, then the outcome. What it calls may call it again."""
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            self._pump()
+        finally:
+            self._pumping = False
+
+    def _pump(self) -> None:
         channel = self._conversation.channel
         spool = self._spool
         while channel is not None and channel.writable and not self._reading and not channel.is_closed:
@@ -67,7 +77,9 @@ class Delivery:
             if data is None:
                 self._reading = True
                 Deferred.fromCoroutine(self._read(channel, spool, stream, sent)).addErrback(self._broken)
-                return
+                if self._reading:
+                    return
+                continue
             offset = sent[stream]
             sent[stream] += len(data)
             channel.send(Output(stream, offset, data))
@@ -76,12 +88,16 @@ class Delivery:
         self, channel: ExecutorChannel, spool: Spool, stream: StreamName, sent: dict[StreamName, int]
     ) -> None:
         offset = sent[stream]
+        data = b""
         try:
             data = await spool.read(stream, offset, MAX_OUTPUT)
         except OSError as error:
             self._log.error("output of {task} cannot be read: {error}", task=self._task_id, error=error)
-            data = b""
-        self._reading = False
+        except Exception:
+            # The outcome goes out all the same.
+            self._log.failure("output of {task} cannot be read", task=self._task_id)
+        finally:
+            self._reading = False
         if not data:
             # The file lost it (disk full): there is nothing more to send of this stream.
             sent[stream] = spool.size(stream)

@@ -7,21 +7,23 @@ or recorded, is given up only where it would have to wait for a full disk.
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError, UserError
-from chorus.protocols.task_messages import Message, Progress, Started
-from chorus.sandbox.contract import INFRASTRUCTURE, ImageMissing, Reason
+from chorus.protocols.task_messages import PREPARING, Message, Progress, Started
+from chorus.sandbox.contract import INFRASTRUCTURE, Begins, ImageMissing, Reason
 from chorus.services import preparation, run_outcome
 from chorus.services.patience import Patience
 from chorus.services.result_blobs import ResultBlobs
-from chorus.services.spool import Spool
+from chorus.services.spool import STREAMS, Spool
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from chorus.services.workplace import Workplace
 
 
+SCRATCH = "scratch"
+"""What the sandbox has of an attempt's directory; the output beside it is the attempt's own."""
 UNRECORDED = "the agent could not record the outcome: its database takes nothing"
 
 
@@ -65,10 +69,18 @@ class Execution:
         self._collecting = False
         self._stop_detail = ""
         self._detached = False
+        self._preparing = False
+        self._begun = False
+        """Whether its commands have begun."""
         self.executing = False
         self.stopped_for: str | None = None
         self.abandoned = False
         """Whether nobody wants its outcome any more."""
+
+    @property
+    def output_size(self) -> int:
+        """Bytes of output that are kept for its scheduler."""
+        return sum(self._spool.size(stream) for stream in STREAMS) if self._spool is not None else 0
 
     # how it begins
 
@@ -89,6 +101,7 @@ class Execution:
         run = self._adopt(spool) if kept and spool is not None else None
         if run is not None and spool is not None:
             self._run = run
+            self._begun = True
             adopted()
             self._start(self._finish(run, spool))
         else:
@@ -101,7 +114,7 @@ class Execution:
             return None
         job = preparation.job_of(record, self._place.agent_id, record.language, None)
         return self._place.sandboxes.adopt(
-            job, self._directory / "scratch", self._sink, spool.size("stdout"), spool.size("stderr")
+            job, self._directory / SCRATCH, self._sink, spool.size("stdout"), spool.size("stderr")
         )
 
     # how it goes on
@@ -111,17 +124,34 @@ class Execution:
         self._work.addErrback(self._broken)
 
     def _broken(self, failure: Failure) -> None:
+        """Whatever went wrong, the place comes back, and the task goes elsewhere."""
         self._log.failure("an attempt at {task} broke", task=self._row.record.task_id, failure=failure)
+        if self.executing and not self._detached:
+            self.executing = False
+            self._ended(
+                run_outcome.given_back(Reason.SANDBOX_UNAVAILABLE, f"the agent failed: {type(failure.value).__name__}")
+            )
 
     async def _carry_out(self, work: Coroutine[Any, Any, Message]) -> None:
         outcome = await self._outcome_of(work)
         self._run = None
         if not (self.abandoned or self._detached):
             outcome = await self._recorded(outcome)
+        await self._tidy()
         if self._detached:
             return
         self.executing = False
         self._ended(outcome)
+
+    async def _tidy(self) -> None:
+        """What the sandbox left is blobs by now, or nobody's: only the output is kept, for its delivery."""
+        if self._detached:
+            return
+        try:
+            await self._place.in_thread(_remove_copies, self._directory / SCRATCH)
+        except Exception as error:
+            # It goes with the whole directory, once the outcome is acknowledged.
+            self._log.warn("what {task} left stays for now: {error}", task=self._row.record.task_id, error=error)
 
     async def _recorded(self, outcome: Message) -> Message:
         """The outcome, once it is durable; where the wait for that is given up, the task is handed back instead."""
@@ -138,25 +168,35 @@ class Execution:
         await row.save()
         await place.in_thread(_make_directory, self._directory)
         spool = self._open_spool()
+        self._preparing = row.record.input is not None
         archive = await preparation.fetch_input(place, row.record, self._say)
-        self._say(Progress("preparing", {}))
+        self.say_where()
         job = await preparation.make_job(place, row.record, archive)
         choice = await place.sandboxes.choose(job)
-        row.record = attrs.evolve(
-            row.record, language=job.language, sandbox=choice.sandbox, image=choice.image, started_at=place.wall()
-        )
+        row.record = attrs.evolve(row.record, language=job.language, sandbox=choice.sandbox, image=choice.image)
         await row.save()
         if self.stopped_for or self.abandoned:
             raise CancelledError
-        self.say_started()
-        self._run = run = place.sandboxes.start(job, self._directory / "scratch", self._sink)
+        self._run = run = place.sandboxes.start(job, self._directory / SCRATCH, self._sink)
+        began = run.began if isinstance(run, Begins) else succeed(None)
+        began.addCallback(self._commands_begin).addErrback(self._not_said)
         return await self._finish(run, spool)
 
-    def say_started(self) -> None:
-        """If it has; a scheduler may hear it more than once."""
+    def _commands_begin(self, _: None) -> None:
+        self._begun = True
+        self._row.record = attrs.evolve(self._row.record, started_at=self._place.wall())
+        self.say_where()
+
+    def _not_said(self, failure: Failure) -> None:
+        self._log.failure("the start of {task} could not be said", task=self._row.record.task_id, failure=failure)
+
+    def say_where(self) -> None:
+        """How far it is; a scheduler may hear it more than once."""
         record = self._row.record
-        if record.sandbox is not None:
+        if self._begun and record.sandbox is not None:
             self._say(Started(record.sandbox, record.image, record.started_at or 0.0))
+        elif self._preparing:
+            self._say(Progress(PREPARING, {}))
 
     async def _finish(self, run: Run, spool: Spool) -> Message:
         result = await run.result
@@ -275,7 +315,15 @@ class Execution:
 
 
 def _make_directory(path: Path) -> None:
-    (path / "scratch").mkdir(parents=True, mode=0o700, exist_ok=True)
+    (path / SCRATCH).mkdir(parents=True, mode=0o700, exist_ok=True)
+
+
+def _remove_copies(scratch: Path) -> None:
+    """What the sandbox handed over (`contract.Backend.start`)."""
+    for name in STREAMS:
+        (scratch / name).unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(scratch / "artifacts")
 
 
 async def _already(outcome: Message) -> Message:

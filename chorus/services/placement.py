@@ -54,7 +54,7 @@ NOTE_S = 30.0
 """Between two events that say why one task waits; its document is always up to date."""
 MAX_DETAIL = 400
 """Characters of the line that says why a task waits."""
-PASSING = frozenset({"full", "busy_with_it", "no_disk", "no_descriptors"})
+PASSING = frozenset({"full", "busy_with_it", "other_scheduler", "unacknowledged", "no_disk", "no_descriptors"})
 """Reasons to decline that go by themselves. Whoever declined for another one would only say it again until it has
 become a different agent: it changed what it can, was away, or could not take work for a while."""
 

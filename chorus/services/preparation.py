@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chorus.errors import ChorusError
-from chorus.protocols.task_messages import Message, Progress
+from chorus.protocols.task_messages import FETCHING, Message, Progress
 from chorus.sandbox import languages
 from chorus.sandbox.contract import Job, SandboxUnavailable
 
@@ -25,7 +25,7 @@ async def fetch_input(place: Workplace, record: RunRecord, say: Callable[[Messag
         return None
     if blob.size > place.max_input:
         raise SandboxUnavailable(f"the input has {blob.size} bytes, this agent takes {place.max_input}")
-    say(Progress("fetching_input", {"size": blob.size}))
+    say(Progress(FETCHING, {"size": blob.size}))
     try:
         return await place.blobs.fetch(blob.sha256, blob.size, [record.scheduler])
     except ChorusError as error:

@@ -19,6 +19,7 @@ from chorus.errors import ChorusError
 from chorus.sandbox import volumes
 from chorus.sandbox.contract import (
     Backend,
+    Begins,
     Choice,
     ImageMissing,
     Job,
@@ -321,6 +322,7 @@ class _Chosen:
         now: Callable[[], float],
     ) -> None:
         self.result: Deferred[RunResult] = Deferred()
+        self.began: Deferred[None] = Deferred()
         self._run: Run | None = None
         self._stopped: Reason | None = None
         self._now = now
@@ -352,6 +354,10 @@ class _Chosen:
             self._never(self._stopped, "stopped before it began", None)
             return
         self._run = backend.start(job, scratch, sink)
+        if isinstance(self._run, Begins):
+            self._run.began.chainDeferred(self.began)
+        else:
+            self.began.callback(None)
         self._run.result.chainDeferred(self.result)
 
     def _never(self, reason: Reason, detail: str, image: str | None) -> None:

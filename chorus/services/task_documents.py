@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 _MESSAGES = {
     State.QUEUED: "kept on this node until the cluster can take it; it is durable on this node only",
     State.SUBMITTED: "accepted and waiting for an agent",
-    State.ASSIGNED: "an agent has taken it and prepares the sandbox",
+    State.ASSIGNED: "an agent has taken it",
+    State.PREPARING: "its agent fetches and unpacks the input",
     State.RUNNING: "running",
     State.COMPLETED: "completed",
     State.FAILED: "failed",

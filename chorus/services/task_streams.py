@@ -211,6 +211,10 @@ class TaskStreams:
             self._opened(inbound)
         else:
             stream = await self._host.open_stream(peer, [PROTOCOL])
+            if stream.connection.peer_id != peer:
+                # All that is said here counts as the word of this one peer (docs/architecture.md, "Who may say what").
+                stream.reset()
+                raise TaskProtocolError("another peer answers")
         channel = TaskChannel(stream, session, self.errors)
         stream.set_receiver(channel)
         return channel

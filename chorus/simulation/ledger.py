@@ -21,7 +21,7 @@ from chorus.simulation.observers import Judge
 from chorus.tasks import entries, ids
 from chorus.tasks.journal import Entry, Fence
 from chorus.tasks.outcomes import MAX_ASSIGNMENTS
-from chorus.tasks.state import TERMINAL, State, TaskState
+from chorus.tasks.state import OWNED, TERMINAL, State, TaskState
 
 if TYPE_CHECKING:
     from chorus.simulation.node import SimNode
@@ -139,10 +139,12 @@ class Model:
             if kind == "submitted" and self._is_new(entry):
                 self.tasks[entry.subject] = _Known(State.SUBMITTED)
             return
-        owned = known.state in (State.ASSIGNED, State.RUNNING) and entry.body.get("fence") == str(known.fence)
+        owned = known.state in OWNED and entry.body.get("fence") == str(known.fence)
         after = known
         if kind == "assigned" and known.state is State.SUBMITTED and entry.body["attempt"] == known.attempt + 1:
             after = _Known(State.ASSIGNED, fence, known.attempt + 1)
+        elif kind == "preparing" and owned and known.state is State.ASSIGNED:
+            after = attrs.evolve(known, state=State.PREPARING)
         elif kind == "started" and owned:
             after = attrs.evolve(known, state=State.RUNNING)
         elif kind == "completed" and owned:
@@ -242,7 +244,7 @@ class LedgerClient:
         if kind == 0 or fence is None:
             return entries.assigned(now, task_id, agent=f"agent {rng.randrange(3)}", attempt=attempt, lease_s=30.0)
         if kind == 1:
-            return entries.started(now, task_id, fence)
+            return entries.started(now, task_id, fence) if attempt % 2 else entries.preparing(now, task_id, fence)
         if kind == 2:
             return entries.completed(now, task_id, fence, {"exit_code": 0, "n": rng.randrange(1 << 30)})
         if kind == 3:

@@ -50,6 +50,11 @@ def assigned(time: float, task_id: str, *, agent: str, attempt: int, lease_s: fl
     return Entry("task.assigned", task_id, {"agent": agent, "attempt": attempt, "lease_s": lease_s}, time)
 
 
+def preparing(time: float, task_id: str, fence: Fence) -> Entry:
+    """The agent has begun to fetch or unpack the input."""
+    return Entry("task.preparing", task_id, {"fence": str(fence)}, time)
+
+
 def started(time: float, task_id: str, fence: Fence, *, sandbox: str | None = None, image: str | None = None) -> Entry:
     return Entry("task.started", task_id, {"fence": str(fence), "sandbox": sandbox, "image": image}, time)
 

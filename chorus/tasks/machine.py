@@ -9,11 +9,12 @@ Every state, time and back-off comes from the entries, so every replica and ever
 | `task.submitted` | spec, submitter, max_attempts?, idempotency? | nothing, queued | submitted |
 | `task.refused` | reason, detail | queued | refused |
 | `task.assigned` | agent, attempt, lease_s | submitted | assigned; its fence is the entry's |
-| `task.started` | fence, sandbox?, image? | assigned | running |
-| `task.lease_expired` | fence, agent_id | assigned, running | submitted, failed |
-| `task.released` | fence, reason, detail? | assigned, running | submitted, failed |
-| `task.completed` | fence, result | assigned, running | completed |
-| `task.failed` | fence, reason, detail?, result? | assigned, running | failed, submitted (retries, infrastructure) |
+| `task.preparing` | fence | assigned | preparing |
+| `task.started` | fence, sandbox?, image? | assigned, preparing | running |
+| `task.lease_expired` | fence, agent_id? | owned | submitted, failed |
+| `task.released` | fence, reason, detail? | owned | submitted, failed |
+| `task.completed` | fence, result | owned | completed |
+| `task.failed` | fence, reason, detail?, result? | owned | failed, submitted (retries, infrastructure) |
 | `task.failed` | reason, detail? | submitted | failed |
 | `task.moved` | to | submitted | moved: another member schedules it |
 | `task.returned` | detail | moved | submitted |
@@ -22,8 +23,8 @@ Every state, time and back-off comes from the entries, so every replica and ever
 | `task.collected` | fence, result | cancelled | cancelled, now with what the killed run left |
 | `task.forgotten` | | terminal | nothing |
 
-`idempotency` is {key, digest, expires_at}. A task whose dependency fails, is cancelled or is refused fails with
-`dependency_failed` in the same step.
+Owned is assigned, preparing or running. `idempotency` is {key, digest, expires_at}. A task whose dependency fails, is
+cancelled or is refused fails with `dependency_failed` in the same step.
 """
 
 from __future__ import annotations
@@ -339,6 +340,12 @@ class TaskMachine:
             updated_at=entry.time,
         )
 
+    def _preparing(self, index: int, entry: Entry) -> TaskState:
+        task = self._owned(entry)
+        if task.state is not State.ASSIGNED:
+            return task
+        return attrs.evolve(task, state=State.PREPARING, updated_at=entry.time)
+
     def _started(self, index: int, entry: Entry) -> TaskState:
         task = self._owned(entry)
         if task.state is State.RUNNING:
@@ -450,6 +457,7 @@ _TRANSITIONS: Mapping[str, Callable[[TaskMachine, int, Entry], TaskState | None]
     "task.submitted": TaskMachine._submitted,
     "task.refused": TaskMachine._refused,
     "task.assigned": TaskMachine._assigned,
+    "task.preparing": TaskMachine._preparing,
     "task.started": TaskMachine._started,
     "task.lease_expired": TaskMachine._lease_expired,
     "task.released": TaskMachine._released,

@@ -19,6 +19,8 @@ class State(StrEnum):
     QUEUED = "queued"
     SUBMITTED = "submitted"
     ASSIGNED = "assigned"
+    PREPARING = "preparing"
+    """The agent fetches or unpacks the task's input."""
     RUNNING = "running"
     MOVED = "moved"
     COMPLETED = "completed"
@@ -28,7 +30,7 @@ class State(StrEnum):
 
 
 TERMINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.REFUSED})
-OWNED = frozenset({State.ASSIGNED, State.RUNNING})
+OWNED = frozenset({State.ASSIGNED, State.PREPARING, State.RUNNING})
 """An agent holds the task under `fence`."""
 
 OWN_FAILURES = frozenset({Reason.EXIT, Reason.TIMEOUT, Reason.OOM, Reason.PIDS, Reason.DISK, Reason.OUTPUT})

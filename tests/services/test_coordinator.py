@@ -525,7 +525,7 @@ class CancelTest(WorldCase):
         worker.blobs.hold = Deferred()
         blob = scheduler.blobs.put(b"source")
         task = scheduler.submit("x", input={"sha256": blob}, required={"expertise": ["x"]})
-        self.assertEqual(scheduler.state(task), "assigned")
+        self.assertEqual(scheduler.state(task), "preparing")
         scheduler.cancel(task)
         self.assertEqual(worker.engine.started, 0)
         self.assertEqual((worker.executor.current_tasks, worker.executor.unacknowledged), (0, 0))

@@ -28,7 +28,7 @@ from chorus.protocols.task_messages import (
 )
 from chorus.sandbox import volumes
 from chorus.sandbox.contract import Limits, Reason
-from chorus.services import executor as executor_module
+from chorus.services import offers as offers_module
 from chorus.services.attempt import ERASE_RETRY_S, ERASE_TRIES, KEEP_OUTCOME_S
 from chorus.services.blob_files import BlobStoreFull, BlobStoreShort, DiskFull
 from chorus.services.collection import BRING_S
@@ -153,10 +153,10 @@ class AdmissionTest(ExecutorCase):
         self.assertEqual(self.worker.executor.current_tasks, 1)
 
     def test_limit_remembered_declines(self) -> None:
-        self.patch(executor_module, "MAX_TOLD", 3)
+        self.patch(offers_module, "MAX_TOLD", 3)
         for number in range(5):
             self.offer(self.talk(self.scheduler, self.worker), ids.make(EPOCH + number, bytes), required={"role": "x"})
-        self.assertEqual(len(self.worker.executor._told), 3)
+        self.assertEqual(len(self.worker.executor._offers._told), 3)
 
     def test_a_place_is_not_kept_for_ever(self) -> None:
         channel = self.talk(self.scheduler, self.worker)
@@ -593,7 +593,7 @@ class StopTest(OneWorkerCase):
         self.world.settle()
         self.assertEqual(said, [])
         state = self.scheduler.machine.get(task)
-        self.assertEqual((state.state, state.moves), ("assigned", 0))
+        self.assertEqual((state.state, state.moves), ("preparing", 0))
 
     def test_an_outcome_that_waits_for_the_store_is_left_quietly(self) -> None:
         task = self.submit()

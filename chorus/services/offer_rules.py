@@ -1,0 +1,54 @@
+"""What an agent is, and which tasks it may therefore take (pure)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from chorus.sandbox.contract import Limits
+
+if TYPE_CHECKING:
+    from chorus.tasks.spec import TaskSpec
+
+
+@attrs.frozen
+class AgentProfile:
+    """What this agent is: what it tells others, and what its offers are judged by."""
+
+    agent_id: str
+    max_tasks: int = 3
+    role: str | None = None
+    expertise: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    specialization: str = "general"
+    maximum: Limits | None = None
+    """The largest limits it runs; None takes whatever was admitted."""
+
+
+class Declined(Exception):
+    """The typed refusal of an offer: `reason` is a word for the scheduler, `detail` a line for a person."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def suits(profile: AgentProfile, spec: TaskSpec) -> None:
+    """Raises `Declined` for a task that this agent could not run, whatever else it has to do."""
+    if not spec.commands:
+        raise Declined("no_model", f"{profile.agent_id} has no AI provider to plan the commands")
+    required = spec.required
+    if required.role is not None and required.role != profile.role:
+        raise Declined("wrong_role", f"{profile.agent_id} is not {required.role}")
+    for name in ("expertise", "capabilities"):
+        known = {each.lower() for each in getattr(profile, name)}
+        missing = [each for each in getattr(required, name) if each.lower() not in known]
+        if missing:
+            raise Declined(f"missing_{name}", f"{profile.agent_id} lacks {', '.join(missing)}")
+    if profile.maximum is not None:
+        for field in attrs.fields(Limits):
+            asked, most = getattr(spec.limits, field.name), getattr(profile.maximum, field.name)
+            if asked > most:
+                raise Declined("over_limits", f"{profile.agent_id} gives at most {field.name} {most}, not {asked}")
