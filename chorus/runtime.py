@@ -69,12 +69,8 @@ class NodeService(Service):
         self._exit_status = exit_status
         self._sequence = Sequence(reactor)
         self._directory = DataDirectory(settings.data_dir)
-<<<<<<< HEAD
-        self._ports_file = PortsFile(self._directory.path)
-        self._notifier = Notifier(supervision or Supervision(), reactor, self._status_line)
-=======
         self._ports_file = PortsFile(self._directory.path, reactor)
->>>>>>> w-node
+        self._notifier = Notifier(supervision or Supervision(), reactor, self._status_line)
         self._starting: Deferred[None] | None = None
         self._around = Surroundings(
             settings=settings,
