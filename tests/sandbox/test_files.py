@@ -6,6 +6,8 @@ import errno
 import fnmatch
 import os
 import stat
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -538,6 +540,14 @@ class Groups(Folder):
         self.assertGreater(seen.memory, 1 << 20)
         self.assertEqual(processes.tree(1 << 22), processes.Tree())
         self.assertFalse(processes.alive(1 << 22))
+
+    def test_a_process_with_a_name_that_is_no_text_counts(self) -> None:
+        code = "import ctypes; ctypes.CDLL(None).prctl(15, b'\\xff) \\xfe'); print(flush=True); input()"
+        with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            child.stdout.readline()
+            self.assertEqual((processes.alive(child.pid), processes.tree(child.pid).pids), (True, 1))
+            child.kill()
 
     def test_files_without_a_name(self) -> None:
         me = [os.getpid()]
