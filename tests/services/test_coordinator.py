@@ -593,7 +593,7 @@ class LeaseTest(WorldCase):
     def test_a_connected_agent_keeps_its_task_for_hours(self) -> None:
         scheduler = self.world.node("scheduler", max_tasks=1)
         worker = self.world.node("worker", expertise=("x",))
-        task = scheduler.submit("sleep", required={"expertise": ["x"]})
+        task = scheduler.submit("sleep", required={"expertise": ["x"]}, limits={"timeout_s": 86400})
         self.world.advance(2 * 3600, step=5.0)
         self.assertEqual((scheduler.state(task), scheduler.show(task)["attempt"]), ("running", 1))
         self.assertTrue(worker.engine.only().alive)
