@@ -306,11 +306,6 @@ class Custody:
         self._deciding = True
         if self._lease is not None and self._lease.active():
             self._lease.cancel()
-        if isinstance(message, Result):
-            over = excess(self._desk.task(self.task_id).spec, self._document(message))
-            if over is not None:
-                self._refuse(over)
-                return
         Deferred.fromCoroutine(self._settled(message)).addErrback(self._broken)
 
     def _refuse(self, over: str) -> None:
@@ -335,11 +330,16 @@ class Custody:
         )
 
     async def _settled(self, message: Result | Released) -> None:
-        blobs = blobs_of(self._document(message)) if isinstance(message, Result) else []
-        with self._desk.named.claim(sha256 for sha256, _ in blobs):
-            if isinstance(message, Result):
-                # The agent keeps what it made until the acknowledgement, and may be gone after it.
-                await self._desk.bring(self._document(message))
+        if not isinstance(message, Result):
+            await self._record(lambda: self._entry_for(message), Ack())
+            return
+        document = self._document(message)
+        if (over := excess(self._desk.task(self.task_id).spec, document)) is not None:
+            self._refuse(over)
+            return
+        with self._desk.named.claim(sha256 for sha256, _ in blobs_of(document)):
+            # The agent keeps what it made until the acknowledgement, and may be gone after it.
+            await self._desk.bring(document)
             await self._record(lambda: self._entry_for(message), Ack())
 
     def _document(self, message: Result) -> dict[str, JSON]:

@@ -35,7 +35,7 @@ class FairPlaces:
     async def place(self, peer: PeerId) -> AsyncIterator[None]:
         """Hold a place while this lasts; entering waits for one and may be cancelled."""
         if self._waiting or not self._has_room(peer):
-            waiting: Deferred[None] = Deferred(lambda given_up: self._waiting.pop(given_up, None))
+            waiting: Deferred[None] = Deferred(self._given_up)
             self._waiting[waiting] = peer
             self._soon()
             await waiting
@@ -48,6 +48,9 @@ class FairPlaces:
             if not self._taken[peer]:
                 del self._taken[peer]
             self._soon()
+
+    def _given_up(self, waiting: Deferred[None]) -> None:
+        self._waiting.pop(waiting, None)
 
     def _has_room(self, peer: PeerId) -> bool:
         return self.taken < self._most and self._taken.get(peer, 0) < self._each

@@ -175,8 +175,11 @@ class Backlog:
     def discard(self, task_id: str) -> None:
         entry = self._entries.pop(task_id, None)
         if entry is not None:
+            was_first = entry.group.head() is entry
             entry.gone = True
             self._leave(entry.group)
+            if was_first:
+                self._offer(entry.group)
 
     def _join(self, entry: Entry) -> None:
         group = entry.group
