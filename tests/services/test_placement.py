@@ -153,8 +153,8 @@ class BacklogTest(PlacingCase):
         choose = node.engine.choose
         node.engine.choose = lambda job: fail(missing(job.image)) if job.image else choose(job)  # type: ignore[method-assign]
         for number in range(300):
-            self.submit(node, 1, image=f"nope:{number}")
-        self.world.advance(100, step=1.0)
+            node.coordinator.submit({"commands": ["true"], "image": f"nope:{number}"}, "api")
+        self.world.advance(60, step=1.0)
         before = node.placement.offers
         tasks = self.submit(node, 50)
         self.world.advance(0.2, step=0.05)
@@ -185,7 +185,7 @@ class BacklogTest(PlacingCase):
 
 
 Step = Callable[[Any], None]
-TIMES = 2 * MAX_PLACING
+TIMES = MAX_PLACING + 8
 """How often each step fails: more often than there are places."""
 
 
@@ -213,7 +213,7 @@ class EachStepTest(PlacingCase):
         node = self.world.node("alone", max_tasks=TIMES + 10)
         break_it(node)
         body = {"input": {"sha256": node.blobs.put(b"source")}}
-        tasks = [task for _ in range(TIMES) for task in self.submit(node, 1, **body)]
+        tasks = self.submit(node, TIMES, **body)
         self.until_completed(node, tasks, 400.0)
         self.world.advance(40, step=1.0)
         self.assert_nothing_held(node)
