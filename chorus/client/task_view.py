@@ -32,8 +32,8 @@ def listing(tasks: Sequence[Document]) -> None:
 
 
 def heading(task: Document) -> str:
-    """The title, or the first line of the first command in its place."""
-    if task["title"] or not (lines := commands(task)):
+    """The title, or the first line of the first command in its place. Of a task, or of its summary in a list."""
+    if task["title"] or not (lines := commands(task) if "spec" in task else [task.get("command") or ""]):
         return str(task["title"])
     line = lines[0].strip().split("\n", 1)[0]
     return line if len(line) <= MAX_HEADING else f"{line[: MAX_HEADING - 1]}…"

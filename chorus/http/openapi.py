@@ -84,7 +84,7 @@ def _paths() -> dict[str, Any]:
                 "listTasks",
                 "tasks",
                 "List tasks, newest first",
-                "",
+                "A few facts of each, of bounded size; `/v1/tasks/{task_id}` has the whole task.",
                 {200: _json("TaskList", "One page.")},
                 [],
                 parameters=[

@@ -51,7 +51,7 @@ class Tasks(Protocol):
     def get(self, task_id: str) -> Deferred[Document]: ...
 
     def list(self, *, state: str | None, limit: int, after: str | None) -> Deferred[Document]:
-        """{tasks: [...newest first], next: cursor or null}."""
+        """{tasks: [summaries, newest first], next: cursor or null}; at most 256 KiB, whatever the tasks hold."""
 
     def cancel(self, task_id: str, by: str, reason: str) -> Deferred[Document]: ...
 

@@ -255,6 +255,31 @@ def task() -> Schema:
     )
 
 
+def task_summary() -> Schema:
+    """A task in a list."""
+    text: Schema = {"type": ["string", "null"]}
+    moment: Schema = {"type": ["number", "null"], "description": "Unix seconds."}
+    return _object(
+        {
+            "id": TASK_ID,
+            "state": {"type": "string", "enum": list(STATES)},
+            "reason": {**text, "description": f"Why it ended ({', '.join(map(str, Reason))}); null before."},
+            "detail": {**text, "description": "Why it waits, or why it ended; cut when it is long."},
+            "title": {**text, "description": "Cut when it is long."},
+            "command": {**text, "description": "The first command of a task without a title; cut when it is long."},
+            "project": text,
+            "created_at": {"type": "number"},
+            "updated_at": {"type": "number"},
+            "started_at": moment,
+            "ended_at": moment,
+            "attempt": {"type": "integer", "minimum": 0},
+            "agent": {**text, "description": "Peer id of the agent that runs or ran it."},
+            "agent_id": text,
+            "exit_code": {"type": ["integer", "null"]},
+        },
+    )
+
+
 def task_event() -> Schema:
     """The `data` of one server-sent event."""
     return _object(
@@ -413,9 +438,10 @@ def all_schemas(policy: spec.LimitPolicy) -> dict[str, Schema]:
         "TaskEvent": task_event(),
         "TaskList": _object(
             {
-                "tasks": {"type": "array", "items": ref("Task")},
+                "tasks": {"type": "array", "items": ref("TaskSummary")},
                 "next": {"type": ["string", "null"], "description": "`after` of the next page; null at the end."},
             }
         ),
         "TaskSpec": task_spec(policy),
+        "TaskSummary": task_summary(),
     }

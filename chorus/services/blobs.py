@@ -162,6 +162,8 @@ class BlobService(Service):
         self._offload = offload
         self._wall = wall
         self._sizes: dict[str, int] = {}
+        self._used_at: dict[str, float] = {}
+        """When this process brought or fetched again what was here already, in Unix seconds."""
         self._reserved = 0
         self._locks: dict[str, BlobLock] = {}
         self._fetches: dict[str, SharedFetch] = {}
@@ -334,6 +336,7 @@ class BlobService(Service):
         sha256, size, now = manifest.sha256, manifest.size, self._wall()
         async with self._lock(sha256):
             if sha256 in self._sizes:
+                self._used_at[sha256] = now
                 if await self._offload(lambda: self._files.intact(manifest)):
                     await self._offload(drop)
                 else:
@@ -369,11 +372,28 @@ class BlobService(Service):
         return Deferred.fromCoroutine(self._remove(sha256))
 
     async def _remove(self, sha256: str) -> bool:
+        return await self._remove_unless(sha256, lambda: False)
+
+    def remove_unused(self, sha256: str, before: float, named: Callable[[], bool]) -> Deferred[bool]:
+        """Remove it unless this process brought or fetched it (again) since `before` (Unix seconds) or it is `named`.
+        Both are asked in the very step from which on it is not here any more. False when it stays, or was not here."""
+        return Deferred.fromCoroutine(
+            self._remove_unless(sha256, lambda: self._used_at.get(sha256, 0.0) >= before or named())
+        )
+
+    async def _remove_unless(self, sha256: str, wanted: Callable[[], bool]) -> bool:
         async with self._lock(sha256):
-            if sha256 not in self._sizes:
+            if sha256 not in self._sizes or wanted():
                 return False
-            await self._store.write(lambda connection: table.forget(connection, sha256))
-            self.used -= self._sizes.pop(sha256)
+            # First of all nobody finds it any more; only then anything that takes time.
+            size = self._sizes.pop(sha256)
+            try:
+                await self._store.write(lambda connection: table.forget(connection, sha256))
+            except BaseException:
+                self._sizes[sha256] = size
+                raise
+            self.used -= size
+            self._used_at.pop(sha256, None)
             await self._offload(lambda: self._files.remove(sha256))
             return True
 
@@ -396,6 +416,7 @@ class BlobService(Service):
             if size is not None:
                 if size > limit:
                     raise BlobTooLarge(size, limit)
+                self._used_at[sha256] = self._wall()
                 return self._files.path(sha256)
             shared = self._fetches.get(sha256)
             if shared is None:

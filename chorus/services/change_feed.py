@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from chorus.http.ports import Document
     from chorus.seams import JSON
     from chorus.services.custodies import Custodies
+    from chorus.services.named_blobs import NamedBlobs
     from chorus.services.task_counters import Counters
     from chorus.services.task_events import TaskEvents
     from chorus.tasks.machine import TaskMachine
@@ -25,13 +26,16 @@ if TYPE_CHECKING:
 class Placed(Protocol):
     """What placement is told."""
 
-    def settled(self, task: TaskState) -> None: ...
+    def task_changed(self, task: TaskState) -> None: ...
+
+    def task_forgotten(self, task_id: str) -> None: ...
 
     def outcome(self, agent: str, *, well: bool) -> None: ...
 
 
 class ChangeFeed:
-    """`announce` gets every change of state, `result_known` every task with a new result; `agent_id` names a peer."""
+    """`announce` gets every change of state, `result_known` every task with a new result; `agent_id` names a peer;
+    `named` counts who names which blob."""
 
     _log = Logger()
 
@@ -41,6 +45,7 @@ class ChangeFeed:
         machine: TaskMachine,
         events: TaskEvents,
         custodies: Custodies,
+        named: NamedBlobs,
         counters: Counters,
         clock: IReactorTime,
         placement: Callable[[], Placed],
@@ -51,6 +56,7 @@ class ChangeFeed:
         self._machine = machine
         self._events = events
         self._custodies = custodies
+        self._named = named
         self._counters = counters
         self._clock = clock
         self._placement = placement
@@ -62,7 +68,9 @@ class ChangeFeed:
 
     def restore(self, task: TaskState, last: Mapping[str, JSON] | None) -> None:
         """Take up a task of an earlier process whose last state event was `last`."""
+        self._named.changed(self._seen.get(task.id), task)
         self._seen[task.id] = task
+        self._placement().task_changed(task)
         if differs(last, task):
             # The process ended between the commit and its event.
             self._events.append(task.id, "state", self._state_event(task))
@@ -72,23 +80,28 @@ class ChangeFeed:
         seen = self._seen.get(task_id)
         return seen is None or seen.terminal
 
-    def changed(self, task_ids: Iterable[str]) -> bool:
-        """Tell of these tasks, as far as they are not as they were; says whether one of them is over."""
-        ended = False
+    def changed(self, task_ids: Iterable[str]) -> None:
+        """Tell of these tasks, as far as they are not as they were. What fails for one of them is logged, and the
+        others are told of all the same."""
         for task_id in task_ids:
-            if task_id in self._machine:
-                task = self._machine.get(task_id)
-                self._changed(task)
-                ended = ended or task.terminal
-            else:
-                self._seen.pop(task_id, None)
-        return ended
+            before = self._seen.pop(task_id, None)
+            task = self._machine.get(task_id) if task_id in self._machine else None
+            if task is not None:
+                self._seen[task_id] = task
+            if task is before:
+                continue
+            # First of all what has no other way to hear of it.
+            self._named.changed(before, task)
+            try:
+                if task is None:
+                    self._placement().task_forgotten(task_id)
+                else:
+                    self._placement().task_changed(task)
+                    self._changed(before, task)
+            except Exception:
+                self._log.failure("telling of a change of {task} broke", task=task_id)
 
-    def _changed(self, task: TaskState) -> None:
-        before = self._seen.get(task.id)
-        if before is task:
-            return
-        self._seen[task.id] = task
+    def _changed(self, before: TaskState | None, task: TaskState) -> None:
         if task.result is not None and (before is None or before.result is not task.result):
             self._result_known(task)
         if before is not None and (before.state, before.fence, before.attempt) == (
@@ -97,13 +110,11 @@ class ChangeFeed:
             task.attempt,
         ):
             return
-        self._tell(before, task)
         if task.state is State.CANCELLED and before is not None and before.state in OWNED:
             custody = self._custodies.of(task.id)
             if custody is not None:
                 custody.cancel(task.detail or "")
-        if before is None or before.state is not task.state:
-            self._placement().settled(task)
+        self._tell(before, task)
 
     def _tell(self, before: TaskState | None, task: TaskState) -> None:
         event = self._state_event(task)

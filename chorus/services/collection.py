@@ -1,7 +1,8 @@
 """Brings what results name (artifacts, whole outputs) to the scheduler, so that it does not hang on one agent's disk.
 
 A result is recorded, and its agent let go, once its blobs are here; `BRING_S` bounds that wait. What takes longer, or
-whose agent is gone, follows in the background, and whoever asks for it meanwhile has it fetched at once.
+whose agent is gone, follows in the background, and whoever asks for it meanwhile has it fetched at once. Nothing is
+fetched for a result that passes the limits of its task.
 """
 
 from __future__ import annotations
@@ -14,17 +15,19 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from chorus.errors import ChorusError
 from chorus.identity import PeerId
 from chorus.services import task_documents
+from chorus.services.fair_places import FairPlaces
+from chorus.services.result_limits import excess
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
-    from twisted.python.failure import Failure
 
     from chorus.http.ports import Document
     from chorus.seams import JSON
@@ -33,8 +36,11 @@ if TYPE_CHECKING:
 
 BRING_S = 20.0
 """Seconds that the record of a result waits for its blobs; less than its agent waits for the acknowledgement."""
+MAX_BRINGING = 4
+MAX_BRINGING_PER_HOLDER = 2
+"""Results whose blobs are brought at once, in all and from one agent: two that stall hold up nobody else's."""
 MAX_AT_ONCE = 2
-"""Fetches at once: they share the connections with tasks' live output."""
+"""Fetches in the background at once: they share the connections with tasks' live output."""
 RETRY_S = 2.0
 RETRY_LIMIT_S = 300.0
 MAX_TRIES = 12
@@ -73,6 +79,8 @@ class Collection(Service):
         self._queue: deque[_Wanted] = deque()
         self._holders: dict[str, PeerId] = {}
         self._running_fetches = 0
+        self._again_call: IDelayedCall | None = None
+        self._bringing = FairPlaces(clock, MAX_BRINGING, MAX_BRINGING_PER_HOLDER)
         self._timers: dict[str, tuple[IDelayedCall, _Wanted]] = {}
         self._up = False
 
@@ -89,6 +97,9 @@ class Collection(Service):
         for timer, _ in self._timers.values():
             timer.cancel()
         self._timers.clear()
+        if self._again_call is not None:
+            self._again_call.cancel()
+            self._again_call = None
 
     def holders_of(self, sha256: str) -> list[PeerId]:
         """Who has a blob that some result names and that is not known to be here."""
@@ -105,9 +116,10 @@ class Collection(Service):
         holder = self._holder(result)
         if holder is None:
             return
-        for sha256, size in task_documents.blobs_of(result):
-            if await self._blobs.stat(sha256) is None:
-                await self._blobs.fetch(sha256, size, [holder])
+        async with self._bringing.place(holder):
+            for sha256, size in task_documents.blobs_of(result):
+                if await self._blobs.stat(sha256) is None:
+                    await self._blobs.fetch(sha256, size, [holder])
 
     def _not_all(self, failure: Failure) -> None:
         if isinstance(failure.value, ChorusError | DeferredTimeout | OSError):
@@ -122,14 +134,14 @@ class Collection(Service):
 
     def result_known(self, task: TaskState) -> None:
         holder = self._holder(task.result)
-        if holder is None:
+        if holder is None or excess(task.spec, task.result or {}) is not None:
             return
         for sha256, size in task_documents.blobs_of(task.result):
             if sha256 not in self._holders:
                 self._holders[sha256] = holder
                 self._blobs.remember_holder(sha256, holder)
                 self._queue.append(_Wanted(sha256, size, holder))
-        self._next()
+        self._go_on()
 
     def peer_joined(self, peer: PeerId) -> None:
         """Try again now what this peer has."""
@@ -138,21 +150,26 @@ class Collection(Service):
                 timer.cancel()
                 del self._timers[sha256]
                 self._queue.append(wanted)
-        self._next()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Have the next turn of the reactor begin what there is room for: never inside another fetch's end."""
+        if self._up and self._queue and self._again_call is None:
+            self._again_call = self._clock.callLater(0, self._next)
 
     def _next(self) -> None:
+        self._again_call = None
         while self._up and self._queue and self._running_fetches < MAX_AT_ONCE:
             self._running_fetches += 1
             wanted = self._queue.popleft()
-            Deferred.fromCoroutine(self._bring(wanted)).addErrback(self._broken, wanted).addBoth(self._ended)
+            Deferred.fromCoroutine(self._bring(wanted)).addBoth(self._ended, wanted)
 
-    def _ended(self, _: object) -> None:
+    def _ended(self, found: object, wanted: _Wanted) -> None:
         self._running_fetches -= 1
-        self._next()
-
-    def _broken(self, failure: Failure, wanted: _Wanted) -> None:
-        self._log.failure("collecting {blob} broke", blob=wanted.sha256, failure=failure)
-        self._holders.pop(wanted.sha256, None)
+        self._go_on()
+        if isinstance(found, Failure):
+            self._holders.pop(wanted.sha256, None)
+            self._log.failure("collecting {blob} broke", blob=wanted.sha256, failure=found)
 
     async def _bring(self, wanted: _Wanted) -> None:
         try:
@@ -177,4 +194,4 @@ class Collection(Service):
     def _again(self, wanted: _Wanted) -> None:
         self._timers.pop(wanted.sha256, None)
         self._queue.append(wanted)
-        self._next()
+        self._go_on()

@@ -22,6 +22,7 @@ from chorus.services import task_documents
 from chorus.services.change_feed import ChangeFeed
 from chorus.services.custodies import Custodies
 from chorus.services.intake import BlobsHere, Forbidden, Intake, IntakeSettings
+from chorus.services.named_blobs import NamedBlobs
 from chorus.services.task_counters import Counters
 from chorus.tasks import entries
 from chorus.tasks.spec import LimitPolicy
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
     from chorus.tasks.journal import Entry, Journal
     from chorus.tasks.machine import Applied, TaskMachine
 
-MAX_LIST = 1000
-"""Documents of one page; the API asks for fewer."""
+MAX_LIST = 200
+"""Summaries of one page."""
 
 CANCEL = "task.cancel"
 """The action that `Roles` is asked about; reading needs membership alone (spec/cluster.md, "Authorisation")."""
@@ -72,7 +73,9 @@ class Placing(Protocol):
 
     def agent_id(self, agent: str) -> str | None: ...
 
-    def settled(self, task: TaskState) -> None: ...
+    def task_changed(self, task: TaskState) -> None: ...
+
+    def task_forgotten(self, task_id: str) -> None: ...
 
     def outcome(self, agent: str, *, well: bool) -> None: ...
 
@@ -91,7 +94,8 @@ class CoordinatorSettings:
 
 class CoordinatorService(Service):
     """Implements `http.ports.Tasks`. `announce` gets every change of state, for `chorus/tasks`; `result_known` every
-    task with a new result; `bring` waits for what a result names before it is recorded (both are `Collection`'s).
+    task with a new result; `bring` waits for what a result names before it is recorded (both are `Collection`'s);
+    `hindrance` says why this node takes nothing new, as (reason, one line).
 
     `placement` is set by the caller after construction (each needs the other). `entry_applied` watches the journal,
     which is started (replayed) before this service is.
@@ -119,6 +123,7 @@ class CoordinatorService(Service):
         announce: Callable[[Document], None] = lambda _: None,
         result_known: Callable[[TaskState], None] = lambda _: None,
         bring: Callable[[Mapping[str, JSON]], Awaitable[None]] = lambda _: succeed(None),
+        hindrance: Callable[[], tuple[str, str] | None] = lambda: None,
     ) -> None:
         self._journal = journal
         self._machine = machine
@@ -133,6 +138,8 @@ class CoordinatorService(Service):
         self._ignored: dict[int, IllegalEntry] = {}
         self._running = False
         self.counters = Counters()
+        self.named = NamedBlobs()
+        """Blobs that may not be removed."""
         self._intake = Intake(
             machine=machine,
             events=events,
@@ -144,7 +151,8 @@ class CoordinatorService(Service):
             settings=IntakeSettings(settings.policy, settings.max_attempts, settings.idempotency_days),
             counters=self.counters,
             append=self.append,
-            accepted=self._schedule,
+            named=self.named,
+            hindrance=hindrance,
         )
         self._custodies = Custodies(
             machine=machine,
@@ -154,12 +162,14 @@ class CoordinatorService(Service):
             lease_s=settings.lease_s,
             append=self.append,
             bring=bring,
+            named=self.named,
             ended=self._custody_ended,
         )
         self._feed = ChangeFeed(
             machine=machine,
             events=events,
             custodies=self._custodies,
+            named=self.named,
             counters=self.counters,
             clock=clock,
             placement=lambda: self.placement,
@@ -167,9 +177,6 @@ class CoordinatorService(Service):
             announce=announce,
             result_known=result_known,
         )
-
-    def _schedule(self) -> None:
-        self.placement.schedule()
 
     # life
 
@@ -181,7 +188,8 @@ class CoordinatorService(Service):
             self._feed.restore(task, last.get(task.id))
         owned = [task for task in tasks if task.state in OWNED]
         for task in owned:
-            self._custodies.take(task, await self._stored_events.received(task.id))
+            received = await self._stored_events.received(task.id)
+            self._custodies.take(task, received, await self._input_bytes(task))
         self._running = True
         self._streams.resumed = self._custodies.resumed
         if owned:
@@ -251,10 +259,19 @@ class CoordinatorService(Service):
                     more = True
                     break
                 page.append(task)
+        names: dict[str, str | None] = {}
         return {
-            "tasks": cast("JSON", [self.document(task) for task in page]),
+            "tasks": cast("JSON", [self._summary(task, names) for task in page]),
             "next": page[-1].id if more else None,
         }
+
+    def _summary(self, task: TaskState, names: dict[str, str | None]) -> Document:
+        """`names` of agents that were asked for already."""
+        if task.agent is not None and task.agent not in names:
+            names[task.agent] = self._agent_id(task.agent)
+        return task_documents.summary(
+            task, waiting=self.placement.waiting(task.id), agent_id=names.get(task.agent or "")
+        )
 
     async def _submit(self, body: object, submitter: str) -> Document:
         return self.document(self._machine.get(await self._intake.submit(body, submitter)))
@@ -320,7 +337,14 @@ class CoordinatorService(Service):
 
     async def assign(self, task: TaskState, channel: SchedulerChannel, agent_id: str | None) -> Custody:
         """Commit the assignment to the agent at the other end of `channel`, and take custody."""
-        return await self._custodies.assign(task, channel, agent_id)
+        return await self._custodies.assign(task, channel, agent_id, await self._input_bytes(task))
+
+    async def _input_bytes(self, task: TaskState) -> int:
+        try:
+            blob = await self.input_of(task)
+        except UnknownInput:
+            return 0
+        return 0 if blob is None else blob.size
 
     def _custody_ended(self, custody: Custody) -> None:
         if self._running:
@@ -339,6 +363,5 @@ class CoordinatorService(Service):
         """Watcher of the journal: tell of every task that this entry changed."""
         if applied.ignored is not None:
             self._ignored[index] = applied.ignored
-        elif self._feed.changed(applied.changed):
-            # Tasks may have waited for these.
-            self.placement.schedule()
+        else:
+            self._feed.changed(applied.changed)

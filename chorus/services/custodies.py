@@ -9,7 +9,7 @@ from twisted.logger import Logger
 
 from chorus.protocols.task_messages import Ack, Resume, Stale
 from chorus.services.custody import Custody, Desk
-from chorus.tasks import entries
+from chorus.tasks import deadlines, entries
 from chorus.tasks.state import OWNED, State, TaskState
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from chorus.sandbox.contract import StreamName
     from chorus.seams import JSON
+    from chorus.services.named_blobs import NamedBlobs
     from chorus.services.task_events import TaskEvents
     from chorus.services.task_streams import SchedulerChannel
     from chorus.tasks.journal import Entry
@@ -38,6 +39,7 @@ class Custodies:
         lease_s: float,
         append: Callable[[Entry], Awaitable[int]],
         bring: Callable[[Mapping[str, JSON]], Awaitable[None]],
+        named: NamedBlobs,
         ended: Callable[[Custody], None],
     ) -> None:
         """`lease_s` is the length of new leases."""
@@ -46,43 +48,53 @@ class Custodies:
         self._lease_s = lease_s
         self._append = append
         self._ended = ended
-        self._desk = Desk(clock, wall, events, append, machine.get, self._over, bring)
+        self._desk = Desk(clock, wall, events, append, machine.get, self._over, bring, named)
         self._custodies: dict[str, Custody] = {}
+        self._of_agent: dict[str, set[Custody]] = {}
 
     def of(self, task_id: str) -> Custody | None:
         return self._custodies.get(task_id)
 
     def count(self, agent: str) -> int:
         """Tasks of ours that this agent has."""
-        return sum(custody.agent == agent and not custody.collecting for custody in self._custodies.values())
+        return sum(not custody.collecting for custody in self._of_agent.get(agent, ()))
 
     def agent_id(self, agent: str) -> str | None:
         """The name of a peer that has a task of ours, when it is known from its assignment."""
-        for custody in self._custodies.values():
-            if custody.agent == agent and custody.agent_id is not None:
-                return custody.agent_id
-        return None
+        return next((each.agent_id for each in self._of_agent.get(agent, ()) if each.agent_id is not None), None)
 
     def received(self, task: TaskState) -> Mapping[str, int] | None:
         """Bytes of each stream that have come from the agent that has the task now; None when nobody has it."""
         custody = self._custodies.get(task.id)
         return dict(custody.received.items()) if custody is not None and task.state in OWNED else None
 
-    def take(self, task: TaskState, received: Mapping[StreamName, int]) -> Custody:
-        """Of a task that is assigned; its lease begins now, in full."""
+    def take(self, task: TaskState, received: Mapping[StreamName, int], input_bytes: int = 0) -> Custody:
+        """Of a task that is assigned; its lease begins now, in full, and so does the time its agent may hold it."""
         assert task.fence is not None and task.agent is not None
         lease_s = task.lease_s or self._lease_s
-        custody = Custody(self._desk, task.id, task.fence, task.agent, lease_s, received)
+        limit_s = deadlines.attempt_limit(task.spec, input_bytes)
+        custody = Custody(self._desk, task.id, task.fence, task.agent, lease_s, received, limit_s)
         self._custodies[task.id] = custody
+        self._of_agent.setdefault(task.agent, set()).add(custody)
         return custody
 
-    async def assign(self, task: TaskState, channel: SchedulerChannel, agent_id: str | None) -> Custody:
+    async def assign(
+        self, task: TaskState, channel: SchedulerChannel, agent_id: str | None, input_bytes: int
+    ) -> Custody:
         """Commit the assignment to the agent at the other end of `channel`, and take custody."""
         agent = str(channel.peer)
         await self._append(
             entries.assigned(self._wall(), task.id, agent=agent, attempt=task.attempt + 1, lease_s=self._lease_s)
         )
-        custody = self.take(self._machine.get(task.id), {})
+        assigned = self._machine.get(task.id)
+        try:
+            custody = self.take(assigned, {}, input_bytes)
+        except Exception:
+            # Nobody else would ever end it.
+            assert assigned.fence is not None
+            lost = entries.lease_expired(self._wall(), task.id, assigned.fence)
+            await self._append(lost)
+            raise
         custody.agent_id = agent_id
         custody.attach(channel)
         return custody
@@ -100,7 +112,7 @@ class Custodies:
             custody.resume(channel)
         elif task.state is State.CANCELLED and task.result is None:
             custody = self.take(task, {})
-            custody.collecting = True
+            custody.collect()
             custody.resume(channel)
         else:
             channel.send(Ack())
@@ -113,4 +125,8 @@ class Custodies:
     def _over(self, custody: Custody) -> None:
         if self._custodies.get(custody.task_id) is custody:
             del self._custodies[custody.task_id]
+        others = self._of_agent.get(custody.agent, set())
+        others.discard(custody)
+        if not others:
+            self._of_agent.pop(custody.agent, None)
         self._ended(custody)

@@ -1,8 +1,8 @@
 """The scheduler's side of one owned task: its lease, its live conversation, its result.
 
-A custody begins with the assignment (or with a restart of this node, when every live lease begins anew in full) and
-ends when the task has left its agent: result recorded, handed back, or lease expired. Its channel may come and go
-meanwhile; the agent resumes.
+A custody begins with the assignment (or with a restart of this node, when every live lease and deadline begins anew
+in full) and ends when the task has left its agent: result recorded, handed back, or lease expired. Its channel may come
+and go meanwhile; the agent resumes. Past its deadline the lease is renewed no more, whatever the agent says.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError
@@ -33,7 +34,10 @@ from chorus.protocols.task_messages import (
     TaskProtocolError,
 )
 from chorus.sandbox.contract import Reason
-from chorus.tasks import entries, leases
+from chorus.services.named_blobs import NamedBlobs
+from chorus.services.result_limits import ResultOverLimits, excess
+from chorus.services.task_documents import blobs_of
+from chorus.tasks import deadlines, entries, leases
 from chorus.tasks.errors import IllegalEntry
 from chorus.tasks.state import MOVES, State, TaskState
 
@@ -68,6 +72,7 @@ class Desk:
     ended: Callable[[Custody], None]
     bring: Callable[[Mapping[str, JSON]], Awaitable[None]]
     """Fetches what a result names, as far as it can be had in time."""
+    named: NamedBlobs
 
 
 class Custody:
@@ -76,8 +81,16 @@ class Custody:
     _log = Logger()
 
     def __init__(
-        self, desk: Desk, task_id: str, fence: Fence, agent: str, lease_s: float, received: Mapping[StreamName, int]
+        self,
+        desk: Desk,
+        task_id: str,
+        fence: Fence,
+        agent: str,
+        lease_s: float,
+        received: Mapping[StreamName, int],
+        limit_s: float,
     ) -> None:
+        """`limit_s`: how long the agent may hold it from now on (`tasks/deadlines.py`)."""
         self._desk = desk
         self.task_id = task_id
         self.fence = fence
@@ -89,11 +102,15 @@ class Custody:
         self.over = False
         self._channel: SchedulerChannel | None = None
         self._lease: IDelayedCall | None = None
-        self._retry: IDelayedCall | None = None
+        self._retry: Deferred[None] | None = None
+        self._limit_s = limit_s
+        self._deadline: IDelayedCall | None = None
+        self._overdue = False
         self._deciding = False
         self._waits_for = ""
         self._progress = 0
         self._prepares = False
+        self._end_after(limit_s)
         self.renew_lease()
 
     # the conversation
@@ -116,31 +133,45 @@ class Custody:
         if self.collecting:
             channel.send(Cancel("the task is cancelled"))
             return
+        if self._overdue:
+            channel.send(Stale())
+            return
         self.renew_lease()
         channel.send(Continue(self.received["stdout"], self.received["stderr"], self.lease_s))
 
     def cancel(self, reason: str) -> None:
         """The task is cancelled (and that is committed): kill the run, wait for what it leaves."""
-        self.collecting = True
+        self.collect()
         if self._channel is not None and self._channel.may_send(Cancel):
             self._channel.send(Cancel(reason[:1000]))
 
-    def drop(self, message: Message | None = None) -> None:
-        """End it; `message` is the last word to the agent, if there is a conversation."""
+    def collect(self) -> None:
+        """From now on only the remains of a killed run are waited for, and not for ever."""
+        if not self.collecting:
+            self.collecting = True
+            self._end_after(deadlines.collection_limit(self._desk.task(self.task_id).spec))
+
+    def drop(self, message: Message | None = None, error: ChorusError | None = None) -> None:
+        """End it; `message` is the last word to the agent, if there is a conversation, `error` why there is none."""
         if self.over:
             return
         self.over = True
-        for timer in (self._lease, self._retry):
+        for timer in (self._lease, self._deadline):
             if timer is not None and timer.active():
                 timer.cancel()
-        self._lease = self._retry = None
+        self._lease = self._deadline = None
+        retry, self._retry = self._retry, None
         channel, self._channel = self._channel, None
-        if channel is not None:
-            if message is not None and channel.may_send(type(message)):
-                channel.send(message)
-            else:
-                channel.reset()
-        self._desk.ended(self)
+        try:
+            if channel is not None:
+                if message is not None and channel.may_send(type(message)):
+                    channel.send(message)
+                else:
+                    channel.reset(error)
+        finally:
+            self._desk.ended(self)
+            if retry is not None:
+                retry.cancel()
 
     def detach(self) -> None:
         """This process ends: say nothing, decide nothing."""
@@ -161,7 +192,7 @@ class Custody:
         if isinstance(message, Output):
             self._output(channel, message)
         elif isinstance(message, Renew):
-            if not self._deciding:
+            if not self._deciding and not self._overdue:
                 self.renew_lease()
                 channel.send(Renewed(message.tag))
         elif isinstance(message, Started):
@@ -214,27 +245,67 @@ class Custody:
     # the lease
 
     def renew_lease(self) -> None:
-        if self.over or self._deciding:
+        if self.over or self._deciding or self._overdue:
             return
+        self._let_lease_run()
+
+    def _let_lease_run(self) -> None:
         if self._lease is not None and self._lease.active():
             self._lease.cancel()
         self._lease = self._desk.clock.callLater(leases.expires_after(self.lease_s), self._expired)
+
+    def _end_after(self, seconds: float) -> None:
+        self._limit_s = seconds
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
+        self._deadline = self._desk.clock.callLater(seconds * (1.0 + leases.MAX_DRIFT), self._late)
+
+    def _late(self) -> None:
+        """The agent has held it for too long. It must have killed the run before anybody else gets the task, so its
+        lease has to run out; a result that comes until then is still taken."""
+        self._deadline = None
+        if self.collecting:
+            if not self._deciding:
+                self.drop(Stale())
+            return
+        self._overdue = True
+        if self._deciding:
+            return
+        self._log.warn(
+            "{agent} holds {task} past its deadline: its lease is renewed no more",
+            event="task.overdue",
+            task=self.task_id,
+            agent=self.agent,
+            fence=str(self.fence),
+            seconds=self._limit_s,
+        )
 
     def _expired(self) -> None:
         self._lease = None
         if self.collecting:
             self.drop(Stale())
             return
+        self._deciding = True
+        self._decide(self._expiry, Stale())
         self._log.warn(
-            "lease of {task} expired: {name} went silent",
+            "lease of {task} expired: {why}",
             event="task.lease_expired",
             task=self.task_id,
-            name=self.agent_id or self.agent,
+            why="its deadline was passed" if self._overdue else f"{self._name} went silent",
             agent=self.agent,
             fence=str(self.fence),
         )
-        self._deciding = True
-        self._decide(lambda: entries.lease_expired(self._desk.wall(), self.task_id, self.fence, self.agent_id), Stale())
+
+    def _expiry(self) -> Entry:
+        now = self._desk.wall()
+        if not self._overdue:
+            return entries.lease_expired(now, self.task_id, self.fence, self.agent_id)
+        detail = f"{self._name} did not end it within {self._limit_s:.0f} s, its time limit with all margins"
+        return entries.released(now, self.task_id, self.fence, str(Reason.LEASE_LOST), detail)
+
+    @property
+    def _name(self) -> str:
+        return self.agent_id or self.agent
 
     # the end
 
@@ -247,17 +318,41 @@ class Custody:
         self._deciding = True
         if self._lease is not None and self._lease.active():
             self._lease.cancel()
-        self._settle(message, Ack())
+        Deferred.fromCoroutine(self._settled(message)).addErrback(self._broken)
 
-    def _settle(self, message: Result | Released, last: Message) -> None:
-        Deferred.fromCoroutine(self._settled(message, last)).addErrback(self._broken)
+    def _refuse(self, over: str) -> None:
+        """The agent lies, or holds none of the limits: nothing of it is taken, and it is as if it had lost the task."""
+        error = ResultOverLimits(f"the result names {over}")
+        detail = f"{self._name} broke the limits of the task: its result names {over}"[:1000]
+        if self.collecting:
+            self.drop(Stale())
+        else:
+            self._decide(
+                lambda: entries.released(self._desk.wall(), self.task_id, self.fence, str(Reason.LEASE_LOST), detail),
+                None,
+                error,
+            )
+        self._log.warn(
+            "result of {task} refused: {why}",
+            event="task.result_refused",
+            task=self.task_id,
+            why=over,
+            agent=self.agent,
+            fence=str(self.fence),
+        )
 
-    async def _settled(self, message: Result | Released, last: Message) -> None:
-        if isinstance(message, Result):
+    async def _settled(self, message: Result | Released) -> None:
+        if not isinstance(message, Result):
+            await self._record(lambda: self._entry_for(message), Ack())
+            return
+        document = self._document(message)
+        if (over := excess(self._desk.task(self.task_id).spec, document)) is not None:
+            self._refuse(over)
+            return
+        with self._desk.named.claim(sha256 for sha256, _ in blobs_of(document)):
             # The agent keeps what it made until the acknowledgement, and may be gone after it.
-            await self._desk.bring(self._document(message))
-        if not self.over:
-            await self._decided(lambda: self._entry_for(message), last)
+            await self._desk.bring(document)
+            await self._record(lambda: self._entry_for(message), Ack())
 
     def _document(self, message: Result) -> dict[str, JSON]:
         return result_document(message, self.agent, message.agent_id or self.agent_id)
@@ -280,34 +375,65 @@ class Custody:
             return entries.completed(now, self.task_id, self.fence, result, detail)
         return entries.failed(now, self.task_id, self.fence, message.reason, detail, result)
 
-    def _decide(self, make: Callable[[], Entry | None], last: Message) -> None:
-        Deferred.fromCoroutine(self._decided(make, last)).addErrback(self._broken)
+    def _decide(self, make: Callable[[], Entry | None], last: Message | None, error: ChorusError | None = None) -> None:
+        Deferred.fromCoroutine(self._record(make, last, error)).addErrback(self._broken)
 
-    async def _decided(self, make: Callable[[], Entry | None], last: Message) -> None:
+    async def _record(
+        self, make: Callable[[], Entry | None], last: Message | None, error: ChorusError | None = None
+    ) -> None:
+        """Append what `make` gives, as soon as the journal takes it, and end with `last` (or `error`)."""
+        looked_again = False
+        while not self.over:
+            try:
+                entry = make()
+                if entry is not None:
+                    await self._desk.append(entry)
+            except IllegalEntry as problem:
+                # Cancelled, or expired, meanwhile: look again, or tell the agent that it is not its task any more.
+                if isinstance(last, Ack) and not looked_again and self._is_cancelled():
+                    looked_again = True
+                    continue
+                self.drop(Stale())
+                self._log.info(
+                    "an outcome of {task} is stale: {error}", event="task.stale", task=self.task_id, error=problem
+                )
+            except ChorusError as problem:
+                await self._wait(str(problem))
+            else:
+                self.drop(last, error)
+
+    def _is_cancelled(self) -> bool:
+        task = self._desk.task(self.task_id)
+        return task.state is State.CANCELLED and task.fence == self.fence
+
+    async def _wait(self, problem: str) -> None:
+        """Before the journal is asked again; shorter when the custody ends."""
+        if self.over:
+            return
+        if self._waits_for != problem:
+            self._waits_for = problem
+            self._log.error("an outcome of {task} waits: {error}", task=self.task_id, error=problem)
+        self._retry = deferLater(self._desk.clock, APPEND_RETRY_S)
         try:
-            entry = make()
-            if entry is not None:
-                await self._desk.append(entry)
-        except IllegalEntry as error:
-            # Cancelled, or expired, in the meantime: look again, or tell the agent that it is not its task any more.
-            task = self._desk.task(self.task_id)
-            if isinstance(last, Ack) and task.state is State.CANCELLED and task.fence == self.fence:
-                self._decide(make, last)
-                return
-            self._log.info("an outcome of {task} is stale: {error}", event="task.stale", task=self.task_id, error=error)
-            self.drop(Stale())
-        except ChorusError as error:
-            if self._waits_for != str(error):
-                self._waits_for = str(error)
-                self._log.error("an outcome of {task} waits: {error}", task=self.task_id, error=error)
-            if not self.over:
-                self._retry = self._desk.clock.callLater(APPEND_RETRY_S, self._decide, make, last)
-        else:
-            self.drop(last)
+            await self._retry
+        except CancelledError:
+            pass
+        finally:
+            self._retry = None
 
     def _broken(self, failure: Failure) -> None:
-        self._log.failure("custody of {task} broke", task=self.task_id, failure=failure)
-        self.drop()
+        """A bug. The task is not lost by it: its lease runs out, unless the agent comes back before."""
+        self._deciding = False
+        channel, self._channel = self._channel, None
+        try:
+            if self.collecting:
+                self.drop()
+            elif not self.over:
+                self._let_lease_run()
+        finally:
+            if channel is not None:
+                channel.reset()
+            self._log.failure("internal error in custody of {task}", task=self.task_id, failure=failure)
 
 
 def result_document(message: Result, agent: str, agent_id: str | None) -> dict[str, JSON]:

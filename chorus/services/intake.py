@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import attrs
 from twisted.logger import Logger
 
-from chorus.errors import UserError
+from chorus.errors import LocalError, UserError
 from chorus.protocols.task_messages import MAX_FRAME
 from chorus.tasks import entries, ids
 from chorus.tasks.errors import AlreadySubmitted
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from chorus.http.ports import Document
     from chorus.seams import JSON, Redactor, Roles
     from chorus.services.blobs import BlobRef
+    from chorus.services.named_blobs import NamedBlobs
     from chorus.services.task_counters import Counters
     from chorus.services.task_events import TaskEvents
     from chorus.tasks.journal import Entry
@@ -45,6 +46,13 @@ class Forbidden(UserError):
     http_status = 403
 
 
+class NoRoom(LocalError):
+    """This node has not what another task needs, such as space on its disk (`services/headroom.py`)."""
+
+    code = "no_room"
+    http_status = 507
+
+
 class BlobsHere(Protocol):
     """What a scheduler asks of the blob service."""
 
@@ -61,7 +69,7 @@ class IntakeSettings:
 
 
 class Intake:
-    """`append` commits an entry; `accepted` is called after each task that was taken in."""
+    """`append` commits an entry; `hindrance` says why this node takes nothing new, as (reason, one line)."""
 
     _log = Logger()
 
@@ -78,7 +86,8 @@ class Intake:
         settings: IntakeSettings,
         counters: Counters,
         append: Callable[[Entry], Awaitable[int]],
-        accepted: Callable[[], None],
+        named: NamedBlobs,
+        hindrance: Callable[[], tuple[str, str] | None],
     ) -> None:
         self._machine = machine
         self._events = events
@@ -90,11 +99,13 @@ class Intake:
         self._settings = settings
         self._counters = counters
         self._append = append
-        self._accepted = accepted
+        self._named = named
+        self._hindrance = hindrance
 
     async def submit(self, body: object, submitter: str) -> str:
         """The id of the task that `body` specifies: a new one, or the one submitted before under the same key. Raises
-        `Forbidden`, `SpecError`, what the machine has against the entry, and what the journal and the blobs raise."""
+        `Forbidden`, `SpecError`, `NoRoom`, what the machine has against the entry, and what the journal and the blobs
+        raise."""
         if not self._roles.may(submitter, SUBMIT):
             raise Forbidden(f"{submitter} may not submit tasks")
         spec = without_secrets(TaskSpec.parse(body, self._settings.policy), self._redactor)
@@ -104,7 +115,13 @@ class Intake:
             known = self._machine.submitted_before(submitter, *idempotency, self._wall())
             if known is not None:
                 return known
-        spec = await self._with_input(spec)
+        if (hindered := self._hindrance()) is not None:
+            raise NoRoom(f"this node takes no new tasks: {hindered[1]}")
+        # Named before it is looked for, until the task that names it is committed: it cannot be removed in between.
+        with self._named.claim(() if spec.input is None else (spec.input.digest,)):
+            return await self._accept(await self._with_input(spec), submitter, idempotency)
+
+    async def _accept(self, spec: TaskSpec, submitter: str, idempotency: tuple[str, str] | None) -> str:
         size = len(spec.canonical())
         if size > MAX_SPEC:
             raise SpecError("", f"the specification has {size} bytes, at most {MAX_SPEC} fit in an offer")
@@ -117,7 +134,6 @@ class Intake:
         self._log.info("task {task} accepted", event="task.submitted", task=entry.subject, submitter=submitter)
         if spec.repository is not None:
             self._events.append(entry.subject, "note", {"text": NOT_CLONED})
-        self._accepted()
         return entry.subject
 
     def _entry(self, spec: TaskSpec, submitter: str, idempotency: tuple[str, str] | None) -> Entry:

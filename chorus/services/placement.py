@@ -1,62 +1,73 @@
 """Finding an agent for each task that is ready: score, offer in order, assign to the first that accepts.
 
 Nobody suitable is no failure: the task waits, says why in its document, and is tried again when an agent's state
-changes and after a back-off.
+changes and after a back-off. `tasks/backlog.py` says which task is next; all that happens here happens in turns of the
+reactor of bounded length, none of which begins inside another.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
-from chorus.errors import ChorusError, LocalError
-from chorus.protocols.stream import StreamClosed
-from chorus.protocols.task_messages import Accept, Assign, Decline, Message, Offer
-from chorus.sandbox.contract import Reason
-from chorus.tasks import entries, scoring
+from chorus.errors import ChorusError, UserError
+from chorus.services import offering
+from chorus.services.board import Agent, Board, Shapes, changes
+from chorus.services.conduct import Conduct
+from chorus.services.offering import Accepted, Declined, Offering
+from chorus.services.wait_notes import WaitNotes
+from chorus.tasks import scoring
+from chorus.tasks.backlog import MAX_PLACING, WAIT_LIMIT_S, WAIT_S, Backlog, Entry, Group, Nobody, Standing
+from chorus.tasks.demand import Demand
 from chorus.tasks.errors import IllegalEntry
 from chorus.tasks.spec import TaskSpec
 from chorus.tasks.state import State, TaskState
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
-    from twisted.python.failure import Failure
 
-    from chorus.identity import PeerId
     from chorus.protocols.task_messages import InputBlob
     from chorus.services.custody import Custody
     from chorus.services.task_events import TaskEvents
     from chorus.services.task_streams import SchedulerChannel, TaskStreams
-    from chorus.tasks.journal import Entry
+    from chorus.tasks.journal import Entry as JournalEntry
     from chorus.tasks.machine import TaskMachine
 
-OFFER_S = 15.0
-"""Seconds an agent has to answer an offer: it may have to ask a slow container engine."""
-MAX_PLACING = 32
-"""Tasks that are being offered at once."""
-WAIT_S = 1.0
-WAIT_LIMIT_S = 30.0
-"""Back-off between rounds for a task that nobody takes; it doubles up to the limit."""
-RECENT = 20
-"""Attempts of an agent that its success rate is made of."""
-MAX_FREED = 64
-"""Ends of tasks remembered of one agent; those before its last word do not count."""
-MAX_REMEMBERED = 1000
-"""Agents whose outcomes are remembered."""
+__all__ = ["MAX_PLACING", "WAIT_LIMIT_S", "WAIT_S", "Agent", "Placement", "Scheduler"]
+
 STIR_S = 0.1
 """Changes of agents' states within this time make one new round."""
-NOTE_S = 30.0
-"""Between two events that say why one task waits; its document is always up to date."""
+POLL_S = 5.0
+"""Between two looks at the agents while tasks wait: not every change is told, such as a presence that has aged."""
+STEPS_A_TURN = 1000
+"""Agents looked at in one turn of the reactor, for whatever tasks: a few milliseconds."""
+READING_STEPS = 20
+"""What reading one specification counts for in these."""
+REVIEW_PAUSE_S = 0.01
+"""Between two turns that look at what agents' changes may concern, so that members which change all the time cost a
+fraction of the processor at most. What can be placed goes on in the next turn."""
 MAX_DETAIL = 400
 """Characters of the line that says why a task waits."""
 PASSING = frozenset({"full", "busy_with_it", "other_scheduler", "unacknowledged", "no_disk", "no_descriptors"})
 """Reasons to decline that go by themselves. Whoever declined for another one would only say it again until it has
 become a different agent: it changed what it can, was away, or could not take work for a while."""
+COMMON = frozenset(
+    {
+        *("full", "unacknowledged", "no_disk", "no_descriptors", "store_damaged", "draining", "wrong_role"),
+        *("missing_expertise", "missing_capabilities", "no_model", "over_limits", "image_missing"),
+        "sandbox_unavailable",
+        offering.UNREACHABLE,
+    }
+)
+"""Reasons that would be the same for every task of the same demand. Any other one may be the task's own."""
 
 
 class Scheduler(Protocol):
@@ -74,48 +85,7 @@ class Scheduler(Protocol):
 
     async def assign(self, task: TaskState, channel: SchedulerChannel, agent_id: str | None) -> Custody: ...
 
-    async def append(self, entry: Entry) -> int: ...
-
-
-@attrs.frozen
-class Agent:
-    """An agent that is known to be alive. What the scheduler itself has seen of it is filled in here."""
-
-    peer: PeerId
-    agent_id: str
-    candidate: scoring.Candidate
-    said_at: float = float("inf")
-    """When it said how much it has to do, on this node's clock; infinite for what is known without being said."""
-
-
-@attrs.frozen
-class Declined:
-    reason: str
-    detail: str
-
-
-@attrs.frozen
-class _Nobody:
-    """How a round ended without an agent."""
-
-    detail: str
-    spec: TaskSpec | None = None
-    """None when the back-off is to be waited out, whatever agents do: the fault is not theirs."""
-    declined: Mapping[str, object] = attrs.field(factory=dict)
-    """Peers that would decline again, and what they were when they did."""
-    offered: bool = False
-    """Whether anybody was asked at all."""
-
-
-@attrs.frozen
-class _Waiting:
-    last: _Nobody
-    rounds: int
-    since: float
-    """End of the last round on this node's clock, as are the next two."""
-    until: float
-    noted_at: float
-    noted: str
+    async def append(self, entry: JournalEntry) -> int: ...
 
 
 class Placement:
@@ -134,319 +104,351 @@ class Placement:
         wall: Callable[[], float],
     ) -> None:
         self._scheduler = scheduler
-        self._streams = streams
+        self._own = str(streams.peer_id)
         self._events = events
         self._agents = agents
         self._clock = clock
         self._wall = wall
-        self._outcomes: dict[str, deque[bool]] = {}
-        self._freed: dict[str, deque[float]] = {}
+        self._offering = Offering(streams, clock)
+        self._conduct = Conduct()
+        self._backlog = Backlog()
+        self._notes = WaitNotes(self._say_why)
+        self._arrived: dict[str, None] = {}
+        """Tasks that are ready and not in the backlog yet."""
+        self._delayed: list[tuple[float, str]] = []
+        """Those that are to be looked at again, and when: the journal's own back-off after a lost attempt."""
+        self._unreadable: dict[str, str] = {}
+        """Waiting tasks whose specification this program cannot read, and why."""
         self._placing: dict[str, str | None] = {}
         """Tasks being placed, and the agent each is offered to at this moment."""
-        self._waiting: dict[str, _Waiting] = {}
-        self._timer: IDelayedCall | None = None
-        self._stir: IDelayedCall | None = None
-        self._offers: set[_Answer] = set()
-        self._stopped = False
+        self._review: dict[Group, None] = {}
+        """Parked groups that agents' changes may concern, still to be looked at."""
+        self._shapes: Shapes = {}
+        self._stirred_at: float | None = None
+        """When changes of agents that have been told are acted upon."""
         self._changes = 0
         """Times that agents have changed."""
-        self.offers = 0
+        self._turn_call: IDelayedCall | None = None
+        self._stopped = False
 
     # what others ask
 
+    @property
+    def offers(self) -> int:
+        """Offers made since the start."""
+        return self._offering.count
+
     def waiting(self, task_id: str) -> str | None:
         """Why nobody has it, when that is known."""
-        found = self._waiting.get(task_id)
-        return found.last.detail if found is not None else None
+        group = self._backlog.group_of(task_id)
+        return group.detail if group is not None else self._unreadable.get(task_id)
 
     def agent_id(self, agent: str) -> str | None:
         """The name of a peer that is about."""
         return next((each.agent_id for each in self._agents() if str(each.peer) == agent), None)
 
-    def settled(self, task: TaskState) -> None:
-        """The task's state has changed; what it waited for is history."""
-        if task.state is not State.SUBMITTED:
-            self._waiting.pop(task.id, None)
+    # what others tell; none of it does more than note it and have a turn come
 
-    def agents_changed(self) -> None:
-        """Some agent came, went, has become free or able: look again, soon, at what waits and may be taken now.
+    def task_changed(self, task: TaskState) -> None:
+        """The task is not as it was: it waits for an agent now, or not any more."""
+        self._arrived.pop(task.id, None)
+        self._unreadable.pop(task.id, None)
+        self._backlog.discard(task.id)
+        if task.state is State.SUBMITTED and not task.waiting_for:
+            self._arrived[task.id] = None
+            self.schedule()
 
-        An offer that is declined changes an agent too, for a moment: what that agent declined for good stays in its
-        back-off, or tasks that nobody can take would be offered around without end."""
-        self._changes += 1
-        if self._stir is None and not self._stopped and self._waiting:
-            self._stir = self._clock.callLater(STIR_S, self._stirred)
-
-    def stop(self) -> None:
-        self._stopped = True
-        for timer in (self._timer, self._stir):
-            if timer is not None and timer.active():
-                timer.cancel()
-        self._timer = self._stir = None
-        for offer in list(self._offers):
-            offer.give_up(StreamClosed("this node stops"))
-
-    # rounds
-
-    def _stirred(self) -> None:
-        self._stir = None
-        now = self._clock.seconds()
-        candidates = {str(each.peer): self._known(each, False) for each in self._agents()}
-        self._waiting = {task_id: self._reconsidered(each, candidates, now) for task_id, each in self._waiting.items()}
-        self.schedule()
-
-    def _reconsidered(self, waiting: _Waiting, candidates: Mapping[str, scoring.Candidate], now: float) -> _Waiting:
-        """Its back-off is cut short if somebody may take it now who would not have before."""
-        last = waiting.last
-        if last.spec is None:
-            return waiting
-        declined = {
-            peer: standing
-            for peer, standing in last.declined.items()
-            if peer in candidates and not _refuses(candidates[peer]) and _standing(candidates[peer]) == standing
-        }
-        if len(declined) != len(last.declined):
-            waiting = attrs.evolve(waiting, last=attrs.evolve(last, declined=declined))
-        if declined:
-            ranking = scoring.rank(last.spec, list(candidates.values()))
-            if all(ranked.candidate.peer in declined for ranked in ranking.order):
-                return waiting
-        earliest = waiting.since + WAIT_S if last.offered else now
-        return attrs.evolve(waiting, until=min(waiting.until, max(now, earliest)))
+    def task_forgotten(self, task_id: str) -> None:
+        self._arrived.pop(task_id, None)
+        self._unreadable.pop(task_id, None)
+        self._backlog.discard(task_id)
 
     def schedule(self) -> None:
-        """Begin to place what is ready, as far as the limit allows, and come back for the rest."""
-        if self._stopped or not self._scheduler.is_up:
-            return
-        now = self._clock.seconds()
-        machine = self._scheduler.machine
-        for task in machine.ready(self._wall()):
-            if len(self._placing) >= MAX_PLACING:
-                break
-            waiting = self._waiting.get(task.id)
-            if task.id not in self._placing and (waiting is None or waiting.until <= now):
-                self._placing[task.id] = None
-                Deferred.fromCoroutine(self._place(task)).addErrback(self._broken, task.id)
-        self._arm()
+        """Begin to place what is ready, soon."""
+        self._turn_in(0.0)
 
-    def _arm(self) -> None:
-        """One timer for the next thing that ends: a back-off of the machine, or of a task that waits."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
-        now = self._clock.seconds()
-        times = [each.until for task_id, each in self._waiting.items() if task_id not in self._placing]
-        after = self._scheduler.machine.next_ready(self._wall())
-        if after is not None:
-            times.append(now + max(0.0, after - self._wall()))
-        if times and not self._stopped:
-            self._timer = self._clock.callLater(max(0.01, min(times) - now), self._due)
-
-    def _due(self) -> None:
-        self._timer = None
-        self.schedule()
-
-    def _broken(self, failure: Failure, task_id: str) -> None:
-        self._log.failure("placing {task} broke", task=task_id, failure=failure)
-        self._placing.pop(task_id, None)
-        self._wait(task_id, _Nobody("the scheduler failed; it tries again"))
-
-    async def _place(self, task: TaskState) -> None:
-        changes = self._changes
-        try:
-            nobody = await self._offer_around(task)
-        except IllegalEntry:
-            # Cancelled while it was offered, or the like.
-            nobody = None
-        except ChorusError as error:
-            nobody = _Nobody(f"it cannot be assigned now: {error}")
-        self._placing.pop(task.id, None)
-        if self._stopped:
-            return
-        if nobody is not None and self._ready(task):
-            self._wait(task.id, nobody)
-            if self._changes != changes:
-                # Meanwhile somebody may have become free whom the round had passed already.
-                self.agents_changed()
-        self.schedule()
-
-    def _ready(self, task: TaskState) -> bool:
-        machine = self._scheduler.machine
-        return task.id in machine and machine.get(task.id).state is State.SUBMITTED
-
-    def _wait(self, task_id: str, nobody: _Nobody) -> None:
-        detail = nobody.detail
-        detail = detail if len(detail) <= MAX_DETAIL else f"{detail[: MAX_DETAIL - 1]}…"
-        before = self._waiting.get(task_id)
-        rounds = 0 if before is None else before.rounds + 1
-        delay = min(WAIT_LIMIT_S, WAIT_S * 2.0 ** min(rounds, 16))
-        now = self._clock.seconds()
-        noted, noted_at = (detail, now) if before is None else (before.noted, before.noted_at)
-        if before is None or (noted != detail and now - noted_at >= NOTE_S):
-            noted, noted_at = detail, now
-            self._log.info("task {task} waits: {detail}", event="task.waiting", task=task_id, detail=detail)
-            self._events.append(task_id, "note", {"text": detail})
-        # Who was full in this round has not changed its mind about what it said in an earlier one.
-        earlier = {} if before is None else before.last.declined
-        last = attrs.evolve(nobody, detail=detail, declined={**earlier, **nobody.declined})
-        self._waiting[task_id] = _Waiting(last, rounds, now, now + delay, noted_at, noted)
-        self._arm()
-
-    # one task
-
-    async def _offer_around(self, task: TaskState) -> _Nobody | None:
-        """Offer it to the candidates in order. None once it is assigned (or needs no agent any more)."""
-        blob = await self._scheduler.input_of(task)
-        agents = {str(each.peer): each for each in self._agents()}
-        candidates = [self._known(each, blob is not None) for each in agents.values()]
-        spec = TaskSpec.from_json(task.spec)
-        ranking = scoring.rank(spec, candidates, task.tried)
-        said: list[str] = []
-        declined: dict[str, object] = {}
-        for ranked in ranking.order:
-            agent = agents[ranked.candidate.peer]
-            self._placing[task.id] = ranked.candidate.peer
-            answer = await self._offer(task, agent, blob)
-            if self._stopped or not self._ready(task):
-                if isinstance(answer, _Accepted):
-                    answer.channel.reset()
-                return None
-            if isinstance(answer, _Accepted):
-                await self._assign(task, answer.channel, agent.agent_id)
-                return None
-            said.append(answer.detail or answer.reason)
-            if answer.reason not in PASSING:
-                declined[ranked.candidate.peer] = _standing(ranked.candidate)
-        self._placing[task.id] = None
-        if ranking.nobody:
-            said.append(ranking.nobody)
-        # Sorted, since the order of the offers changes from round to round and what is said does not.
-        detail = "; ".join(sorted(set(said))) or "no agent is known"
-        return _Nobody(detail, spec, declined, bool(ranking.order))
+    def agents_changed(self) -> None:
+        """Some agent came, went, has become free or able: look again, soon, at what waits and may be taken now."""
+        self._changes += 1
+        self._stir()
 
     def outcome(self, agent: str, *, well: bool) -> None:
         """An attempt there has ended: `well` unless the agent or its machine failed."""
-        self._outcomes.setdefault(agent, deque(maxlen=RECENT)).append(well)
-        while len(self._outcomes) > MAX_REMEMBERED:
-            del self._outcomes[next(iter(self._outcomes))]
+        self._conduct.outcome(agent, well=well)
 
     def freed(self, agent: str) -> None:
-        """It has one of our tasks less than it had; its own word of that comes up to a second later."""
-        self._freed.setdefault(agent, deque(maxlen=MAX_FREED)).append(self._clock.seconds())
-        while len(self._freed) > MAX_REMEMBERED:
-            del self._freed[next(iter(self._freed))]
+        """It has one of our tasks less than it had."""
+        self._conduct.freed(agent, self._clock.seconds())
 
-    def _known(self, agent: Agent, with_input: bool) -> scoring.Candidate:
-        """The candidate with what we know of it ourselves: how it did lately, whether the input is there (it is here),
-        at least the tasks that we gave it or are offering it, and without those that have ended since its word."""
-        peer = str(agent.peer)
-        ours = self._scheduler.custodies_of(peer) + sum(other == peer for other in self._placing.values())
-        outcomes = self._outcomes.get(peer, ())
-        candidate = agent.candidate
-        freed = sum(time > agent.said_at for time in self._freed.get(peer, ()))
-        full = candidate.current_tasks >= candidate.max_tasks
-        return attrs.evolve(
-            candidate,
-            peer=peer,
-            current_tasks=max(candidate.current_tasks - freed, ours),
-            # It said no because it was full; one that drains says no whatever it has.
-            available=candidate.available or (full and freed > 0),
-            succeeded=sum(outcomes),
-            failed=len(outcomes) - sum(outcomes),
-            has_input=with_input and agent.peer == self._streams.peer_id,
-        )
+    def stop(self) -> None:
+        self._stopped = True
+        if self._turn_call is not None and self._turn_call.active():
+            self._turn_call.cancel()
+        self._turn_call = None
+        self._offering.stop()
 
-    async def _offer(self, task: TaskState, agent: Agent, blob: InputBlob | None) -> _Accepted | Declined:
-        self.offers += 1
-        name = agent.agent_id
+    # turns
+
+    def _stir(self) -> None:
+        if self._stirred_at is None:
+            self._stirred_at = self._clock.seconds() + STIR_S
+        self._turn_in(STIR_S)
+
+    def _turn_in(self, seconds: float) -> None:
+        """Have a turn come within `seconds`."""
+        if self._stopped:
+            return
+        call = self._turn_call
+        if call is not None and call.active():
+            if call.getTime() <= self._clock.seconds() + seconds:
+                return
+            call.cancel()
+        self._turn_call = self._clock.callLater(seconds, self._turn)
+
+    def _turn(self) -> None:
+        self._turn_call = None
+        if self._stopped or not self._scheduler.is_up:
+            return
+        again: float | None = WAIT_S
         try:
-            channel = await self._streams.offer_to(agent.peer)
-            answer = _Answer(channel, self._clock)
-            self._offers.add(answer)
-            try:
-                channel.send(Offer(task.id, task.attempt + 1, task.spec, blob))
-                message = await answer.deferred
-            finally:
-                self._offers.discard(answer)
+            again = self._work()
+        except Exception:
+            self._report("placing broke; it goes on")
+        finally:
+            if again is not None:
+                self._turn_in(again)
+
+    def _work(self) -> float | None:
+        """One turn's worth. Seconds until the next one is needed, None when nothing waits."""
+        now = self._clock.seconds()
+        self._take_in(now)
+        self._backlog.release(now)
+        if len(self._backlog):
+            self._match(Board(self._agents(), self._seen), now)
+        self._notes.some(lambda task_id, group: self._backlog.group_of(task_id) is group)
+        return self._next_turn(now)
+
+    def _next_turn(self, now: float) -> float | None:
+        arrived = any(task_id not in self._placing for task_id in self._arrived)
+        if arrived or self._notes or self._backlog.pick() is not None:
+            return 0.0
+        times = [now + POLL_S] if len(self._backlog) else []
+        if self._review:
+            times.append(now + REVIEW_PAUSE_S)
+        if self._delayed:
+            times.append(self._delayed[0][0])
+        if self._stirred_at is not None and len(self._backlog):
+            times.append(self._stirred_at)
+        if (release := self._backlog.next_release()) is not None:
+            times.append(release)
+        return max(0.0, min(times) - now) if times else None
+
+    def _take_in(self, now: float) -> None:
+        """Put what has become ready into the backlog."""
+        while self._delayed and self._delayed[0][0] <= now:
+            _, task_id = heapq.heappop(self._delayed)
+            if self._ready(task_id) and task_id not in self._backlog:
+                self._arrived[task_id] = None
+        wall, machine = self._wall(), self._scheduler.machine
+        for task_id in list(islice(self._arrived, STEPS_A_TURN // READING_STEPS)):
+            if task_id in self._placing:
+                # It came back while its last round is still ending.
+                continue
+            task = machine.get(task_id)
+            del self._arrived[task_id]
+            if task.not_before > wall:
+                heapq.heappush(self._delayed, (now + task.not_before - wall, task_id))
+            else:
+                self._read(task)
+
+    def _read(self, task: TaskState) -> None:
+        try:
+            demand = Demand.of(TaskSpec.from_json(task.spec))
+        except Exception as error:
+            self._unreadable[task.id] = f"its specification cannot be read here: {error}"[:MAX_DETAIL]
+            self._report("the specification of {task} cannot be read", task=task.id)
+            return
+        group = self._backlog.add(task.id, (-task.priority, task.created_index), demand, task.tried)
+        self._notes.parked(group, self._clock.seconds())
+
+    def _seen(self, agent: Agent) -> scoring.Candidate:
+        peer = str(agent.peer)
+        ours = self._scheduler.custodies_of(peer) + self._offered_to(peer)
+        said = attrs.evolve(agent.candidate, peer=peer)
+        return self._conduct.seen(said, agent.said_at, ours, self._clock.seconds())
+
+    def _offered_to(self, peer: str) -> int:
+        return sum(other == peer for other in self._placing.values())
+
+    def _match(self, board: Board, now: float) -> None:
+        """Begin to place what can be placed now, and look at some of what agents' changes may concern."""
+        self._compare(board, now)
+        steps, cost = STEPS_A_TURN, len(board.candidates) + 1
+        while steps > 0 and (group := self._backlog.pick()) is not None:
+            steps -= cost
+            self._try(group, board, now)
+        # What waits does not hold up what can be placed, nor the other way round.
+        steps = max(steps, STEPS_A_TURN // 2)
+        while steps > 0 and self._review:
+            steps -= cost
+            group = next(iter(self._review))
+            del self._review[group]
+            self._backlog.review(group, board.candidates, now)
+        self._shapes = board.shapes()
+
+    def _compare(self, board: Board, now: float) -> None:
+        """Have parked groups looked at again where agents are not as they were."""
+        found = changes(self._shapes, board.shapes())
+        stirred = self._stirred_at is not None and self._stirred_at <= now
+        if stirred:
+            self._stirred_at = None
+        if found.others or found.freed:
+            for group in self._backlog.parked(Standing.FULL):
+                self._backlog.open(group)
+        if stirred or found.others or found.freed or found.refusing:
+            self._review.update(dict.fromkeys(self._backlog.parked(Standing.REFUSED)))
+        if found.others:
+            self._review.update(dict.fromkeys(self._backlog.parked(Standing.ABSENT)))
+
+    def _try(self, group: Group, board: Board, now: float) -> None:
+        """Begin to place its first task, or park it."""
+        entry = group.head()
+        assert entry is not None
+        try:
+            candidates = [self._with_input(group, each) for each in board.candidates.values()]
+            ranking = scoring.rank(group.demand, candidates, entry.tried)
+        except Exception:
+            self._backlog.refuse(group, Nobody("the scheduler failed; it tries again", fixed=True), now)
+            self._notes.parked(group, now)
+            self._report("scoring for {task} broke", task=entry.task_id)
+            return
+        if not ranking.order:
+            standing = Standing.ABSENT if ranking.absent else Standing.FULL
+            self._backlog.park(group, standing, _cut(f"{ranking.nobody}{self._resting(group, board, now)}"))
+            self._notes.parked(group, now)
+            return
+        entry = self._backlog.take(group)
+        first = ranking.order[0].candidate.peer
+        self._placing[entry.task_id] = first
+        board.look_again(first)
+        placed = Deferred.fromCoroutine(self._place(entry, [each.candidate for each in ranking.order], board.agents))
+        placed.addBoth(self._placed, entry, self._changes)
+
+    def _resting(self, group: Group, board: Board, now: float) -> str:
+        """Those who might take it and are not asked, as the end of a line."""
+        names = [
+            board.agents[peer].agent_id
+            for peer, each in board.candidates.items()
+            if self._conduct.rests(peer, now) and scoring.missing(group.demand, each) is None
+        ]
+        return f"; no answer to offers from {', '.join(names[:3])}" if names else ""
+
+    def _with_input(self, group: Group, candidate: scoring.Candidate) -> scoring.Candidate:
+        here = group.demand.has_input and candidate.peer == self._own
+        return attrs.evolve(candidate, has_input=True) if here else candidate
+
+    # one task
+
+    async def _place(
+        self, entry: Entry, order: Sequence[scoring.Candidate], agents: Mapping[str, Agent]
+    ) -> Nobody | bool:
+        """Offer it to the candidates in order. Whether it is assigned (or needs no agent any more), or why not."""
+        try:
+            task = self._scheduler.machine.get(entry.task_id)
+            blob = await self._scheduler.input_of(task)
+            return await self._offer_around(task, order, agents, blob)
+        except IllegalEntry as error:
+            # Cancelled while it was offered, or the like.
+            return Nobody(f"it cannot be assigned now: {error}", fixed=True, alone=True)
         except ChorusError as error:
-            return Declined("unreachable", f"{name} does not answer: {error}")
-        if isinstance(message, Decline):
-            return Declined(message.reason, message.detail or f"{name} declines: {message.reason}")
-        return _Accepted(channel)
+            return Nobody(f"it cannot be assigned now: {error}", fixed=True, alone=isinstance(error, UserError))
+
+    async def _offer_around(
+        self, task: TaskState, order: Sequence[scoring.Candidate], agents: Mapping[str, Agent], blob: InputBlob | None
+    ) -> Nobody | bool:
+        said: list[str] = []
+        declined: dict[str, object] = {}
+        alone = False
+        for place, candidate in enumerate(order):
+            agent = agents[candidate.peer]
+            self._placing[task.id] = None
+            if place and not self._seen(agent).free:
+                # It was when the round began.
+                said.append(f"{agent.agent_id} has no room any more")
+                continue
+            self._placing[task.id] = candidate.peer
+            answer = await self._offer(task, agent, blob)
+            if self._stopped or not self._ready(task.id):
+                if isinstance(answer, Accepted):
+                    answer.channel.reset()
+                return False
+            if isinstance(answer, Accepted):
+                await self._assign(task, answer.channel, agent.agent_id)
+                return True
+            said.append(answer.detail or answer.reason)
+            alone = alone or answer.reason not in COMMON
+            if answer.reason not in PASSING:
+                declined[candidate.peer] = candidate.standing
+        # Sorted, since the order of the offers changes from round to round and what is said does not.
+        return Nobody("; ".join(sorted(set(said))), declined, offered=True, alone=alone)
+
+    async def _offer(self, task: TaskState, agent: Agent, blob: InputBlob | None) -> Accepted | Declined:
+        answer = await self._offering.offer(task, agent.peer, agent.agent_id, blob)
+        if isinstance(answer, Declined) and answer.slow:
+            self._conduct.kept_waiting(str(agent.peer), self._clock.seconds())
+        elif isinstance(answer, Accepted) or answer.reason != offering.UNREACHABLE:
+            self._conduct.answered(str(agent.peer))
+        return answer
 
     async def _assign(self, task: TaskState, channel: SchedulerChannel, agent_id: str | None) -> None:
+        await offering.assign(
+            lambda: self._scheduler.assign(task, channel, agent_id),
+            self._scheduler.append,
+            channel,
+            agent_id,
+            self._wall,
+        )
+
+    def _ready(self, task_id: str) -> bool:
+        machine = self._scheduler.machine
+        return task_id in machine and machine.get(task_id).state is State.SUBMITTED
+
+    def _placed(self, found: Nobody | Failure | bool, entry: Entry, before: int) -> None:
+        """The round of one task is over. First of all its place is free again, whatever comes after."""
+        del self._placing[entry.task_id]
+        if isinstance(found, Failure):
+            self._nobody(entry, Nobody("the scheduler failed; it tries again", fixed=True, alone=True))
+        elif isinstance(found, Nobody):
+            self._nobody(entry, attrs.evolve(found, detail=_cut(found.detail)))
+        elif found:
+            self._backlog.taken(entry)
+        else:
+            self._backlog.given_up(entry)
+        self.schedule()
+        if self._changes != before and isinstance(found, Nobody):
+            # Meanwhile somebody may have become free whom the round had passed already.
+            self._stir()
+        if isinstance(found, Failure):
+            self._report("placing {task} broke", found, task=entry.task_id)
+
+    def _nobody(self, entry: Entry, nobody: Nobody) -> None:
+        now = self._clock.seconds()
+        self._notes.parked(self._backlog.failed(entry, nobody, now), now)
+
+    # telling why
+
+    def _say_why(self, task_id: str, detail: str) -> None:
         try:
-            custody = await self._scheduler.assign(task, channel, agent_id)
-        except ChorusError:
-            channel.reset()
-            raise
-        if not channel.may_send(Assign) or not channel.send(Assign(custody.fence, custody.lease_s)):
-            # It went away between its yes and our commit, and so cannot have begun: no lease to wait for.
-            detail = f"{agent_id or channel.peer} went away before it was told"
-            await self._scheduler.append(
-                entries.released(self._wall(), task.id, custody.fence, str(Reason.LEASE_LOST), detail)
-            )
-            custody.drop()
+            self._log.info("task {task} waits: {detail}", event="task.waiting", task=task_id, detail=detail)
+            self._events.append(task_id, "note", {"text": detail})
+        except Exception:
+            self._report("telling why {task} waits broke", task=task_id)
+
+    def _report(self, text: str, failure: Failure | None = None, *, task: str = "") -> None:
+        """Log a bug. Nothing that placing hangs on comes after it, and it never raises."""
+        with suppress(Exception):
+            self._log.failure(text, failure=failure, task=task)
 
 
-def _standing(candidate: scoring.Candidate) -> object:
-    """What of an agent its answer to an offer may hang on, other than how much it has to do."""
-    return (
-        candidate.role,
-        candidate.expertise,
-        candidate.capabilities,
-        candidate.specialisation,
-        candidate.max_tasks,
-        candidate.models,
-    )
-
-
-def _refuses(candidate: scoring.Candidate) -> bool:
-    """It takes nothing, though it has room: it drains, or has no sandbox."""
-    return not candidate.available and candidate.current_tasks < candidate.max_tasks
-
-
-@attrs.frozen
-class _Accepted:
-    channel: SchedulerChannel
-
-
-class NoAnswer(LocalError):
-    code = "no_answer"
-
-
-class _Answer:
-    """Waits for the answer to one offer."""
-
-    def __init__(self, channel: SchedulerChannel, clock: IReactorTime) -> None:
-        self._channel = channel
-        self.deferred: Deferred[Message] = Deferred()
-        self._limit = clock.callLater(OFFER_S, self._late)
-        channel.heard = self._heard
-        channel.closed = self._closed
-        if channel.is_closed:
-            self._closed(None)
-
-    def _heard(self, message: Message) -> None:
-        if isinstance(message, Accept | Decline):
-            self._done()
-            if not self.deferred.called:
-                self.deferred.callback(message)
-
-    def _closed(self, error: ChorusError | None) -> None:
-        self._done()
-        if not self.deferred.called:
-            self.deferred.errback(error or StreamClosed("it ended the conversation"))
-
-    def _late(self) -> None:
-        self.give_up(NoAnswer(f"no answer in {OFFER_S:.0f} s"))
-
-    def give_up(self, error: ChorusError) -> None:
-        self._done()
-        if not self.deferred.called:
-            self.deferred.errback(error)
-        self._channel.reset()
-
-    def _done(self) -> None:
-        if self._limit.active():
-            self._limit.cancel()
+def _cut(detail: str) -> str:
+    return detail if len(detail) <= MAX_DETAIL else f"{detail[: MAX_DETAIL - 1]}…"

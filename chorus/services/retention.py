@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Protocol
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from chorus.errors import ChorusError
-from chorus.services import task_documents
+from chorus.services.named_blobs import blobs_of
 from chorus.tasks import entries
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
-    from twisted.python.failure import Failure
 
+    from chorus.services.named_blobs import NamedBlobs
     from chorus.services.task_events import TaskEvents
     from chorus.services.task_store import StoredEvents
     from chorus.tasks.journal import Entry
@@ -38,7 +39,7 @@ DAY_S = 86400.0
 class RemovableBlobs(Protocol):
     """What retention asks of the blob service."""
 
-    def remove(self, sha256: str) -> Deferred[bool]: ...
+    def remove_unused(self, sha256: str, before: float, named: Callable[[], bool]) -> Deferred[bool]: ...
 
 
 class RetentionService(Service):
@@ -55,6 +56,7 @@ class RetentionService(Service):
         events: TaskEvents,
         stored_events: StoredEvents,
         blobs: RemovableBlobs,
+        named: NamedBlobs,
         clock: IReactorTime,
         wall: Callable[[], float],
         retention_days: float,
@@ -65,11 +67,13 @@ class RetentionService(Service):
         self._events = events
         self._stored_events = stored_events
         self._blobs = blobs
+        self._named = named
         self._clock = clock
         self._wall = wall
         self._keep_s = max(retention_days, idempotency_days) * DAY_S
         self._timer: IDelayedCall | None = None
         self._swept = False
+        self._running = False
         self.forgotten = 0
         self.errors = 0
 
@@ -85,7 +89,14 @@ class RetentionService(Service):
 
     def _due(self) -> None:
         self._timer = self._clock.callLater(INTERVAL_S, self._due)
-        Deferred.fromCoroutine(self.round()).addErrback(self._failed)
+        if not self._running:
+            self._running = True
+            Deferred.fromCoroutine(self.round()).addBoth(self._over)
+
+    def _over(self, found: int | Failure) -> None:
+        self._running = False
+        if isinstance(found, Failure):
+            self._failed(found)
 
     def _failed(self, failure: Failure) -> None:
         self.errors += 1
@@ -119,14 +130,9 @@ class RetentionService(Service):
         self._swept = True
 
     async def _remove_blobs(self, gone: list[TaskState], limit: float) -> None:
-        unwanted = {sha256 for task in gone for sha256 in _blobs_of(task)}
+        """Whatever is named or brought again meanwhile stays: each removal asks anew, in one step with itself."""
+        unwanted = {sha256 for task in gone for sha256 in blobs_of(task)}
         unwanted.update(await self._stored_events.blobs_unused_since(limit))
-        kept = {sha256 for task in self._machine for sha256 in _blobs_of(task)}
-        for sha256 in sorted(unwanted - kept):
-            await self._blobs.remove(sha256)
-
-
-def _blobs_of(task: TaskState) -> set[str]:
-    found = {sha256 for sha256, _ in task_documents.blobs_of(task.result)}
-    source = task_documents.input_of(task.spec)
-    return found | ({source} if source is not None else set())
+        for sha256 in sorted(unwanted):
+            if sha256 not in self._named:
+                await self._blobs.remove_unused(sha256, limit, lambda sha256=sha256: sha256 in self._named)  # type: ignore[misc]

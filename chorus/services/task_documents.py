@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, cast
 
 from chorus.tasks.state import OWN_FAILURES, State, TaskState
+
+MAX_SUMMARY_TITLE = 200
+MAX_SUMMARY_DETAIL = 200
+MAX_SUMMARY_NAME = 64
+"""Bytes of JSON that a summary gives of a title (or the command in its place), of the line on how it goes, and of an
+agent's name: with the other fields under 1,310, so that a page of 200 stays under 256 KiB whatever members call
+themselves."""
 
 if TYPE_CHECKING:
     from chorus.http.ports import Document
@@ -70,6 +79,60 @@ def document(
         "depends_on": cast("JSON", list(task.depends_on)),
         "spec": dict(task.spec),
     }
+
+
+def summary(task: TaskState, *, waiting: str | None = None, agent_id: str | None = None) -> Document:
+    """What a list shows of a task; of bounded size, whatever its specification and its result hold."""
+    result = task.result if task.result is not None and task.terminal else {}
+    agent = task.agent or _text((task.result or {}).get("agent"))
+    title = _text(task.spec.get("title")) or ""
+    return {
+        "id": task.id,
+        "state": str(task.state),
+        "reason": task.reason if task.terminal else None,
+        "detail": clipped(waiting if task.state is State.SUBMITTED and waiting else task.detail, MAX_SUMMARY_DETAIL),
+        "title": clipped(title, MAX_SUMMARY_TITLE),
+        "command": None if title else clipped(first_command(task.spec), MAX_SUMMARY_TITLE),
+        "project": task.spec.get("project"),
+        "created_at": task.created_at,
+        "updated_at": task.updated_at,
+        "started_at": result.get("started_at") or task.started_at,
+        "ended_at": task.ended_at,
+        "attempt": task.attempt,
+        "agent": agent,
+        "agent_id": clipped(_text(result.get("agent_id")) or agent_id, MAX_SUMMARY_NAME),
+        "exit_code": (task.result or {}).get("exit_code"),
+    }
+
+
+def clipped(text: str | None, most: int) -> str | None:
+    """At most `most` bytes of it as JSON without its quotes, cut with an ellipsis between two characters."""
+    if text is None or len(_json(text)) <= most:
+        return text
+    size = 0
+    for place, character in enumerate(text):
+        size += len(_json(character))
+        if size > most - len(_ELLIPSIS.encode()):
+            return text[:place] + _ELLIPSIS
+    return text
+
+
+_ELLIPSIS = "…"
+
+
+def _json(text: str) -> bytes:
+    return json.dumps(text, ensure_ascii=False)[1:-1].encode("utf-8", "replace")
+
+
+def first_command(spec: Mapping[str, JSON]) -> str | None:
+    """Its first line, as for a shell."""
+    commands = spec.get("commands")
+    if not isinstance(commands, list) or not commands:
+        return None
+    first = commands[0]
+    words = [each for each in first if isinstance(each, str)] if isinstance(first, list) else []
+    text = shlex.join(words) if words else str(first)
+    return text[: 4 * MAX_SUMMARY_TITLE].strip().split("\n", 1)[0]
 
 
 def _message(task: TaskState) -> str:

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
-from chorus.tasks.spec import TaskSpec
+if TYPE_CHECKING:
+    from chorus.tasks.spec import Required
 
 UNKNOWN_SUCCESS = 0.8
 """Success rate of an agent that has run nothing lately: better than one that fails, worse than one that is proven."""
+
+
+class Wanted(Protocol):
+    """What scoring reads of a task: a `TaskSpec`, or the `Demand` that stands for it."""
+
+    @property
+    def required(self) -> Required: ...
+
+    @property
+    def language(self) -> str | None: ...
+
+    @property
+    def commands(self) -> Sequence[object]: ...
 
 
 @attrs.frozen
@@ -54,6 +69,21 @@ class Candidate:
     models: bool = False
     """It has an AI provider."""
 
+    @property
+    def free(self) -> bool:
+        """Whether it takes work and has room for one task more."""
+        return self.available and self.current_tasks < self.max_tasks
+
+    @property
+    def refuses(self) -> bool:
+        """Whether it takes nothing though it has room: it drains, has no sandbox, or answers no offers."""
+        return not self.available and self.current_tasks < self.max_tasks
+
+    @property
+    def standing(self) -> tuple[object, ...]:
+        """What of an agent its answer to an offer may hang on, other than how much it has to do."""
+        return self.role, self.expertise, self.capabilities, self.specialisation, self.max_tasks, self.models
+
 
 @attrs.frozen
 class Ranked:
@@ -67,21 +97,30 @@ class Ranking:
     """Best first; empty when nobody is suitable."""
     nobody: str | None
     """One line for the user that says why `order` is empty."""
+    absent: bool = False
+    """Whether no agent has what the task requires, however free it is."""
 
 
 def rank(
-    spec: TaskSpec, candidates: Sequence[Candidate], tried: Iterable[str] = (), *, weights: Weights = DEFAULT_WEIGHTS
+    spec: Wanted, candidates: Sequence[Candidate], tried: Iterable[str] = (), *, weights: Weights = DEFAULT_WEIGHTS
 ) -> Ranking:
     """Order those who may run `spec` now. `tried` are peers that lost or gave back this task."""
     tried = frozenset(tried)
     suitable = [each for each in candidates if missing(spec, each) is None]
-    free = [each for each in suitable if each.available and each.current_tasks < each.max_tasks]
+    free = [each for each in suitable if each.free]
     ranked = [Ranked(each, score(spec, each, each.peer in tried, weights)) for each in free]
     ranked.sort(key=lambda each: (-each.score, each.candidate.peer))
-    return Ranking(tuple(ranked), None if ranked else _why_nobody(spec, candidates, suitable))
+    return Ranking(tuple(ranked), None if ranked else _why_nobody(spec, candidates, suitable), not suitable)
 
 
-def score(spec: TaskSpec, candidate: Candidate, tried: bool, weights: Weights = DEFAULT_WEIGHTS) -> float:
+def why_absent(spec: Wanted, candidates: Sequence[Candidate]) -> str | None:
+    """Why none of `candidates` may run `spec` however free it is; None as soon as one may. Scores nobody."""
+    if any(missing(spec, each) is None for each in candidates):
+        return None
+    return _why_nobody(spec, candidates, ())
+
+
+def score(spec: Wanted, candidate: Candidate, tried: bool, weights: Weights = DEFAULT_WEIGHTS) -> float:
     """The weighted sum for one agent, rounded to 9 digits so that the order is the same on every machine."""
     wanted = {each.lower() for each in spec.required.expertise}
     if spec.language is not None:
@@ -104,7 +143,7 @@ def score(spec: TaskSpec, candidate: Candidate, tried: bool, weights: Weights = 
     return round(total, 9)
 
 
-def missing(spec: TaskSpec, candidate: Candidate) -> str | None:
+def missing(spec: Wanted, candidate: Candidate) -> str | None:
     """What `required` asks for and this agent has not; None when it has all."""
     for describe, lacks in _REQUIREMENTS:
         if (what := lacks(spec, candidate)) is not None:
@@ -112,24 +151,24 @@ def missing(spec: TaskSpec, candidate: Candidate) -> str | None:
     return None
 
 
-def _lacks_role(spec: TaskSpec, candidate: Candidate) -> str | None:
+def _lacks_role(spec: Wanted, candidate: Candidate) -> str | None:
     role = spec.required.role
     return None if role is None or role == candidate.role else role
 
 
-def _lacks_expertise(spec: TaskSpec, candidate: Candidate) -> str | None:
+def _lacks_expertise(spec: Wanted, candidate: Candidate) -> str | None:
     return _first_missing(spec.required.expertise, candidate.expertise)
 
 
-def _lacks_capability(spec: TaskSpec, candidate: Candidate) -> str | None:
+def _lacks_capability(spec: Wanted, candidate: Candidate) -> str | None:
     return _first_missing(spec.required.capabilities, candidate.capabilities)
 
 
-def _lacks_model(spec: TaskSpec, candidate: Candidate) -> str | None:
+def _lacks_model(spec: Wanted, candidate: Candidate) -> str | None:
     return "" if not spec.commands and not candidate.models else None
 
 
-_REQUIREMENTS: tuple[tuple[str, Callable[[TaskSpec, Candidate], str | None]], ...] = (
+_REQUIREMENTS: tuple[tuple[str, Callable[[Wanted, Candidate], str | None]], ...] = (
     ("the role ", _lacks_role),
     ("the expertise ", _lacks_expertise),
     ("the capability ", _lacks_capability),
@@ -142,7 +181,7 @@ def _first_missing(wanted: Iterable[str], known: frozenset[str]) -> str | None:
     return next((each for each in wanted if each.lower() not in lower), None)
 
 
-def _why_nobody(spec: TaskSpec, candidates: Sequence[Candidate], suitable: Sequence[Candidate]) -> str:
+def _why_nobody(spec: Wanted, candidates: Sequence[Candidate], suitable: Sequence[Candidate]) -> str:
     if not candidates:
         return "no agent is known yet"
     if not suitable:

@@ -68,6 +68,7 @@ def build_scheduling(
         announce=messages.messaging.announce_task,
         result_known=collection.result_known,
         bring=collection.bring,
+        hindrance=execution.headroom.hindrance,
     )
     _place(around, p2p, messages, execution, coordinator, events)
     journal.watch(coordinator.entry_applied)
@@ -77,6 +78,7 @@ def build_scheduling(
         events=events,
         stored_events=stored,
         blobs=execution.blobs,
+        named=coordinator.named,
         clock=around.reactor,
         wall=around.wall,
         retention_days=around.settings.retention_days,

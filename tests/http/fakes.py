@@ -8,12 +8,13 @@ import os
 import time
 from collections.abc import Callable
 from io import BytesIO
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from twisted.internet.defer import Deferred, fail, succeed
 
 from chorus.errors import UserError
 from chorus.http.ports import BlobWriter, Document, TaskEvent
+from chorus.services.task_documents import first_command
 from chorus.tasks import ids
 from chorus.tasks.spec import TaskSpec, body_digest
 
@@ -80,6 +81,17 @@ def document(task_id: str, spec: TaskSpec, now: float) -> Document:
         "durable": "node",
         "message": None,
     }
+
+
+SUMMARY = (
+    *("id", "state", "reason", "detail", "title", "project", "created_at", "updated_at", "started_at", "ended_at"),
+    *("attempt", "agent", "agent_id", "exit_code"),
+)
+
+
+def summary(task: Document) -> Document:
+    command = None if task["title"] else first_command(cast("Any", task["spec"]))
+    return {**{name: task[name] for name in SUMMARY}, "command": command}
 
 
 class Watch:
@@ -172,7 +184,7 @@ class FakeTasks:
             if (state is None or task["state"] == state) and (after is None or task_id < after)
         ]
         following = found[limit - 1]["id"] if len(found) > limit else None
-        return succeed({"tasks": list(found[:limit]), "next": following})
+        return succeed({"tasks": [summary(task) for task in found[:limit]], "next": following})
 
     def cancel(self, task_id: str, by: str, reason: str) -> Deferred[Document]:
         if task_id not in self.tasks:

@@ -261,6 +261,11 @@ class FakeBlobs:
         (self._directory / sha256).unlink(missing_ok=True)
         return succeed(None)
 
+    def remove_unused(self, sha256: str, before: float, named: Callable[[], bool]) -> Deferred[bool]:
+        if not named():
+            self.remove(sha256)
+        return succeed(not named())
+
 
 class Container:
     """One sandbox; it outlives the agent's process like a real one under an engine."""
@@ -462,6 +467,8 @@ class Node:
         """What this node believes of others instead of the truth."""
         self.hindrance: tuple[str, str] | None = None
         """Why its machine can take nothing new."""
+        self.no_room: tuple[str, str] | None = None
+        """Why it takes in no new submissions."""
         self.visible = True
         """Whether schedulers count it among the agents."""
         self.up = False
@@ -498,6 +505,7 @@ class Node:
             announce=self.announced.append,
             result_known=self._result_known,
             bring=self._bring,
+            hindrance=lambda: self.no_room,
         )
         self.placement = Placement(
             scheduler=self.coordinator,
@@ -515,7 +523,8 @@ class Node:
             append=self.coordinator.append,
             events=self.events,
             stored_events=stored,
-            blobs=self.blobs,  # type: ignore[arg-type]
+            blobs=self.blobs,
+            named=self.coordinator.named,
             clock=clock,
             wall=world.wall,
             retention_days=30,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from twisted.logger import globalLogPublisher
 from chorus.http.ports import TaskEvent
 from chorus.seams import Finding, MembersMayAll
 from chorus.services import coordinator
-from chorus.services.intake import NOT_CLONED, Forbidden
+from chorus.services.intake import NOT_CLONED, Forbidden, NoRoom
 from chorus.services.placement import Agent
 from chorus.store.errors import StoreUnavailable
 from chorus.tasks.errors import IdempotencyConflict, TaskFinished, UnknownTask
@@ -164,6 +165,20 @@ class IntakeTest(WorldCase):
         error = node.refused(node.coordinator.submit({"commands": ["true"], "input": {"sha256": "0" * 64}}, "api"))
         self.assertIsInstance(error, SpecError)
         self.assertIn("PUT /v1/blobs", str(error))
+
+    def test_below_its_reserve_a_node_takes_nothing_in(self) -> None:
+        node = self.world.node("alone")
+        known = node.submit("true", idempotency_key="k")
+        node.no_room = "no_disk", "/data has 3 MiB free of 100, less than the reserve of 5 MiB"
+        error = node.refused(node.coordinator.submit({"commands": ["true"], "input": {"inline": "c291cmNl"}}, "api"))
+        self.assertIsInstance(error, NoRoom)
+        self.assertEqual((error.http_status, error.code), (507, "no_room"))
+        self.assertIn("less than the reserve", str(error))
+        self.assertIsNone(node.blobs.get(hashlib.sha256(b"source").hexdigest()))
+        self.assertEqual(node.submit("true", idempotency_key="k"), known, "what was accepted is known")
+        self.assertEqual(len(node.machine), 1)
+        node.no_room = None
+        self.assertNotEqual(node.submit("true"), known)
 
     def test_a_specification_that_fits_in_no_offer(self) -> None:
         node = self.world.node("alone")
@@ -601,7 +616,7 @@ class LeaseTest(WorldCase):
     def test_a_connected_agent_keeps_its_task_for_hours(self) -> None:
         scheduler = self.world.node("scheduler", max_tasks=1)
         worker = self.world.node("worker", expertise=("x",))
-        task = scheduler.submit("sleep", required={"expertise": ["x"]})
+        task = scheduler.submit("sleep", required={"expertise": ["x"]}, limits={"timeout_s": 86400})
         self.world.advance(2 * 3600, step=5.0)
         self.assertEqual((scheduler.state(task), scheduler.show(task)["attempt"]), ("running", 1))
         self.assertTrue(worker.engine.only().alive)

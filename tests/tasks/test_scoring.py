@@ -6,7 +6,16 @@ import attrs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chorus.tasks.scoring import Candidate, Weights, missing, rank, score
+from chorus.tasks.scoring import (
+    DEFAULT_WEIGHTS,
+    UNKNOWN_SUCCESS,
+    Candidate,
+    Weights,
+    missing,
+    rank,
+    score,
+    why_absent,
+)
 from chorus.tasks.spec import Required, TaskSpec
 from tests.support import PureTestCase
 
@@ -34,6 +43,68 @@ class ScoringTests(PureTestCase):
         self.assertEqual(
             score(reviewer, attrs.evolve(base, role="reviewer"), False) - score(reviewer, base, False), Weights().role
         )
+
+    def test_the_weights_and_their_order(self) -> None:
+        """By value (spec/tasks.md, "Choosing the agent"): what one part is worth against another is a promise."""
+        self.assertEqual(
+            attrs.asdict(DEFAULT_WEIGHTS),
+            {
+                "expertise": 30.0,
+                "free_capacity": 20.0,
+                "success": 15.0,
+                "role": 10.0,
+                "specialisation": 10.0,
+                "locality": 10.0,
+                "load": 5.0,
+                "tried": 40.0,
+            },
+        )
+        self.assertEqual(UNKNOWN_SUCCESS, 0.8)
+
+    def test_each_part_is_what_its_weight_says(self) -> None:
+        base = Candidate("p", max_tasks=4, current_tasks=4, load=1.0, failed=10**9)
+        wanted = TaskSpec(commands=("true",), language="python", required=Required(role="developer"))
+        self.assertAlmostEqual(score(wanted, base, False), 0.0, 6)
+        for change, worth in (
+            ({"expertise": frozenset({"Python"})}, 30.0),
+            ({"role": "developer"}, 10.0),
+            ({"specialisation": "Python"}, 10.0),
+            ({"current_tasks": 0}, 20.0),
+            ({"current_tasks": 3}, 5.0),
+            ({"failed": 0, "succeeded": 10**9}, 15.0),
+            ({"failed": 0}, 12.0),
+            ({"has_input": True}, 10.0),
+            ({"load": 0.0}, 5.0),
+            ({"load": 0.6}, 2.0),
+            ({"load": 7.0}, 0.0),
+        ):
+            self.assertAlmostEqual(score(wanted, attrs.evolve(base, **change), False), worth, 6, str(change))
+        self.assertAlmostEqual(score(wanted, base, True), -40.0, 6)
+        self.assertAlmostEqual(score(PLAIN, attrs.evolve(base, role=None), False), 15.0 + 10.0, 6)
+
+    def test_nobody_suitable_is_told_from_nobody_free(self) -> None:
+        gpu = TaskSpec(commands=("x",), required=Required(capabilities=("gpu",)))
+        able = Candidate("p", capabilities=frozenset({"gpu"}))
+        for candidates, absent in (
+            ([], True),
+            ([Candidate("a")], True),
+            ([attrs.evolve(able, current_tasks=1)], False),
+            ([attrs.evolve(able, available=False)], False),
+            ([able], False),
+        ):
+            self.assertIs(rank(gpu, candidates).absent, absent)
+            self.assertEqual(why_absent(gpu, candidates), rank(gpu, candidates).nobody if absent else None)
+
+    def test_free_and_refusing(self) -> None:
+        for current, available, free, refuses in (
+            (0, True, True, False),
+            (1, True, True, False),
+            (2, True, False, False),
+            (1, False, False, True),
+            (2, False, False, False),
+        ):
+            candidate = Candidate("p", current_tasks=current, max_tasks=2, available=available)
+            self.assertEqual((candidate.free, candidate.refuses), (free, refuses))
 
     def test_one_that_failed_the_task_goes_last(self) -> None:
         good = Candidate("good", max_tasks=9, succeeded=50, has_input=True)

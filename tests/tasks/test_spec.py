@@ -156,6 +156,30 @@ class SpecTests(PureTestCase):
         for bad in ("AB" * 32, "ab" * 31, "ab" * 33, 5):
             self.refuse_with("input", {"sha256": bad}, "input.sha256")
 
+    def test_totals_exactly_at_their_limits(self) -> None:
+        """A byte more is refused, the limit itself is not."""
+
+        def env(more: int) -> dict[str, str]:
+            last = spec.MAX_ENV_TOTAL - 4 * len("A0xx") - 3 * spec.MAX_ENV_VALUE + more
+            return {f"A{i}": "x" * (last if i == 3 else spec.MAX_ENV_VALUE) for i in range(4)}
+
+        def commands(more: int) -> list[str]:
+            last = spec.MAX_COMMANDS_TOTAL - 3 * (spec.MAX_COMMAND + 1) - 1 + more
+            return ["x" * spec.MAX_COMMAND] * 3 + ["x" * last]
+
+        def artifacts(more: int) -> list[str]:
+            return ["/".join(["*"] * (spec.MAX_ARTIFACT_WILDCARDS + more))]
+
+        for field, make, where in (
+            ("env", env, "env"),
+            ("commands", commands, "commands"),
+            ("artifacts", artifacts, "artifacts[0]"),
+        ):
+            TaskSpec.parse({"commands": ["true"], field: make(0)})
+            with self.assertRaises(SpecError) as caught:
+                TaskSpec.parse({"commands": ["true"], field: make(1)})
+            self.assertTrue(str(caught.exception).startswith(where), str(caught.exception))
+
     def test_env(self) -> None:
         self.refuse_with("env", [], "env", "object")
         for name in ("", "1A", "A B", "A=B", "Ä", "A\0"):

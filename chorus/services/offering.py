@@ -1,0 +1,170 @@
+"""Offering one task to one agent, and assigning it to whoever accepts.
+
+Whatever fails on the way, the conversation is reset (so that the agent gives its place to another offer) and no timer
+stays behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import attrs
+from twisted.internet.defer import Deferred
+
+from chorus.errors import ChorusError, LocalError
+from chorus.protocols.stream import StreamClosed
+from chorus.protocols.task_messages import Accept, Assign, Decline, Message, Offer
+from chorus.sandbox.contract import Reason
+from chorus.tasks import entries
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+    from chorus.identity import PeerId
+    from chorus.protocols.task_messages import InputBlob
+    from chorus.services.custody import Custody
+    from chorus.services.task_streams import SchedulerChannel, TaskStreams
+    from chorus.tasks.journal import Entry
+    from chorus.tasks.state import TaskState
+
+OFFER_S = 15.0
+"""Seconds an agent has to answer an offer: it may have to ask a slow container engine."""
+SLOW_S = 5.0
+"""An answer that takes longer is waited for, but a no has cost the task so much time that it counts against the agent,
+like none at all."""
+UNREACHABLE = "unreachable"
+"""A reason of ours, for an agent that did not come to decline."""
+
+
+class NoAnswer(LocalError):
+    code = "no_answer"
+
+
+@attrs.frozen
+class Declined:
+    reason: str
+    detail: str
+    slow: bool = False
+    """Whether the task has waited for it for so long that the agent is asked later next time."""
+
+
+@attrs.frozen
+class Accepted:
+    channel: SchedulerChannel
+
+
+class Offering:
+    """All offers under way."""
+
+    def __init__(self, streams: TaskStreams, clock: IReactorTime) -> None:
+        self._streams = streams
+        self._clock = clock
+        self._waiting: set[_Answer] = set()
+        self.count = 0
+        """Offers made."""
+
+    async def offer(self, task: TaskState, peer: PeerId, name: str, blob: InputBlob | None) -> Accepted | Declined:
+        self.count += 1
+        begun = self._clock.seconds()
+        try:
+            channel = await self._streams.offer_to(peer)
+            try:
+                message = await self._answer(channel, Offer(task.id, task.attempt + 1, task.spec, blob))
+            except BaseException:
+                channel.reset()
+                raise
+        except ChorusError as error:
+            return Declined(UNREACHABLE, f"{name} does not answer: {error}", self._is_slow(begun))
+        if isinstance(message, Decline):
+            detail = message.detail or f"{name} declines: {message.reason}"
+            return Declined(message.reason, detail, self._is_slow(begun))
+        return Accepted(channel)
+
+    def _is_slow(self, begun: float) -> bool:
+        return self._clock.seconds() - begun >= SLOW_S
+
+    async def _answer(self, channel: SchedulerChannel, offer: Offer) -> Message:
+        answer = _Answer(channel, self._clock)
+        self._waiting.add(answer)
+        try:
+            channel.send(offer)
+            return await answer.deferred
+        finally:
+            self._waiting.discard(answer)
+            answer.over()
+
+    def stop(self) -> None:
+        for answer in list(self._waiting):
+            answer.give_up(StreamClosed("this node stops"))
+
+
+async def assign(
+    take: Callable[[], Awaitable[Custody]],
+    append: Callable[[Entry], Awaitable[int]],
+    channel: SchedulerChannel,
+    name: str | None,
+    wall: Callable[[], float],
+) -> None:
+    """Commit the assignment (`take`) and tell the agent. Raises what `take` and `append` raise; the agent is told
+    nothing then, and its place is free again."""
+    try:
+        custody = await take()
+    except BaseException:
+        channel.reset()
+        raise
+    try:
+        if channel.may_send(Assign) and channel.send(Assign(custody.fence, custody.lease_s)):
+            return
+    except BaseException:
+        # The lease runs, and hands the task on when it ends.
+        channel.reset()
+        raise
+    # It went away between its yes and our commit, and so cannot have begun: no lease to wait for.
+    detail = f"{name or channel.peer} went away before it was told"
+    await append(entries.released(wall(), custody.task_id, custody.fence, str(Reason.LEASE_LOST), detail))
+    custody.drop()
+
+
+class _Answer:
+    """Waits for the answer to one offer."""
+
+    def __init__(self, channel: SchedulerChannel, clock: IReactorTime) -> None:
+        self._channel = channel
+        self.deferred: Deferred[Message] = Deferred()
+        self._limit: IDelayedCall = clock.callLater(OFFER_S, self._late)
+        channel.heard = self._heard
+        channel.closed = self._closed
+        if channel.is_closed:
+            self._closed(None)
+
+    def _heard(self, message: Message) -> None:
+        if isinstance(message, Accept | Decline):
+            self._done()
+            if not self.deferred.called:
+                self.deferred.callback(message)
+
+    def _closed(self, error: ChorusError | None) -> None:
+        self._done()
+        if not self.deferred.called:
+            self.deferred.errback(error or StreamClosed("it ended the conversation"))
+
+    def _late(self) -> None:
+        self.give_up(NoAnswer(f"no answer in {OFFER_S:.0f} s"))
+
+    def give_up(self, error: ChorusError) -> None:
+        self._done()
+        if not self.deferred.called:
+            self.deferred.errback(error)
+        self._channel.reset()
+
+    def over(self) -> None:
+        """Nobody waits for it any more; what the agent says now is heard by whoever takes the channel over."""
+        self._done()
+        self._channel.heard = lambda _: None
+        self._channel.closed = lambda _: None
+        self.deferred.addErrback(lambda _: None)
+
+    def _done(self) -> None:
+        if self._limit.active():
+            self._limit.cancel()
