@@ -107,6 +107,8 @@ class Source:
         self._format = _format(head)
         self._decompressor = self._format.begin() if self._format else None
         self._buffer = b""
+        self._at = 0
+        """Where in the buffer the next byte is."""
         self._packed = 0
         self._streams = 1
         self._ended = False
@@ -116,11 +118,12 @@ class Source:
         """Up to `size` bytes; fewer only at the end."""
         parts = []
         while size > 0:
-            if not self._buffer:
-                self._buffer = self._more()
+            if self._at == len(self._buffer):
+                self._buffer, self._at = self._more(), 0
                 if not self._buffer:
                     break
-            part, self._buffer = self._buffer[:size], self._buffer[size:]
+            part = self._buffer[self._at : self._at + size]
+            self._at += len(part)
             parts.append(part)
             size -= len(part)
         return b"".join(parts)

@@ -23,7 +23,7 @@ def number(field: bytes, what: str) -> int:
     digits = field.split(b"\0", 1)[0].strip()
     if not digits:
         return 0
-    if not all(0x30 <= digit <= 0x37 for digit in digits):
+    if digits.strip(b"01234567"):
         raise BadArchive(f"a {what} in a header is no number")
     return int(digits, 8)
 
@@ -32,8 +32,8 @@ def check_sum(block: bytes) -> None:
     digits = block[148:156].strip(b" \0")
     stored = int(digits, 8) if digits and not digits.strip(b"01234567") else -1
     blank = block[:148] + b" " * 8 + block[156:]
-    signed = sum(byte - 256 if byte > 127 else byte for byte in blank)
-    if stored not in (sum(blank), signed):
+    # Some old writers took bytes as signed.
+    if stored != (total := sum(blank)) and stored != total - 256 * sum(byte > 127 for byte in blank):
         raise BadArchive("this is no tar archive (a header's checksum is wrong)")
 
 

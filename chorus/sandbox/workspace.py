@@ -21,6 +21,7 @@ import attrs
 from chorus.sandbox import archives, artifacts, volumes
 from chorus.sandbox.commands import script
 from chorus.sandbox.contract import Job
+from chorus.sandbox.duplicate import duplicate
 from chorus.sandbox.volumes import Volume
 
 INPUT_FACTOR = 1
@@ -79,14 +80,14 @@ def prepare(box: Box, disk_mb: int, owner: tuple[int, int] | None, *, loop: bool
 
 
 def fill(box: Box, job: Job, owner: tuple[int, int] | None, stop: Callable[[], bool]) -> None:
-    """Unpack the input (twice: to read, and to work on) and write the script.
+    """Unpack the input, make a copy of it to work on, and write the script.
 
     Raises `archives.BadArchive`, `archives.Interrupted`, and `archives.NoSpace` when it does not fit the task's disk.
     """
     if job.input_archive is not None:
         bounds = archives.Bounds(max_bytes=job.limits.disk_mb * INPUT_FACTOR << 20)
         archives.unpack(job.input_archive, box.input, bounds, owner=owner, stop=stop)
-        archives.unpack(job.input_archive, box.data, bounds, owner=owner, stop=stop)
+        duplicate(box.input, box.data, stop)
     write_script(box, job)
 
 

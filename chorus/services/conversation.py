@@ -110,8 +110,10 @@ class Conversation:
     def _hear(self, message: Message) -> None:
         if isinstance(message, Cancel | Continue):
             self._answer.cancel()
-            self._retries = 0
         self._heard(message)
+        if isinstance(message, Cancel | Continue) and self.channel is not None:
+            # Taken as it is, it ends the back-off.
+            self._retries = 0
 
     def _ended(self, error: ChorusError | None) -> None:
         self.channel = None

@@ -140,6 +140,51 @@ class MachineTests(PureTestCase):
         self.assertEqual((task.created_at, task.started_at, task.ended_at), (1000, 1001, 1002))
         self.assertEqual(self.machine.unfinished(), [])
 
+    def test_preparing_is_between_assigned_and_running(self) -> None:
+        self.scribe.submit(A)
+        fence = self.scribe.assign(A)
+        self.scribe.time = 1001
+        self.assertEqual(self.scribe.write(entries.preparing(1001, A, fence)).changed, (A,))
+        task = self.machine.get(A)
+        self.assertEqual((task.state, task.fence, task.agent), (State.PREPARING, fence, "agent"))
+        self.assertEqual((task.started_at, task.updated_at), (None, 1001))
+        self.assertEqual(self.scribe.write(entries.preparing(1002, A, fence)), Applied(), "again is no change")
+        self.scribe.write(entries.started(1003, A, fence, sandbox="docker"))
+        self.assertEqual((self.machine.get(A).state, self.machine.get(A).started_at), (State.RUNNING, 1003))
+        self.assertEqual(self.scribe.write(entries.preparing(1004, A, fence)), Applied(), "late, it leads not back")
+        self.assertEqual(self.states(A), ["running"])
+
+    def test_preparing_needs_the_current_fence(self) -> None:
+        self.scribe.submit(A)
+        self.refuse(errors.StaleFence, entries.preparing(1, A, fence_of(1)))
+        fence = self.scribe.assign(A)
+        self.refuse(errors.StaleFence, entries.preparing(1, A, fence_of(fence.index - 1)))
+        self.refuse(errors.IllegalEntry, Entry("task.preparing", A, {}, 1))
+        self.scribe.write(entries.completed(1, A, fence, {"exit_code": 0}))
+        self.refuse(errors.StaleFence, entries.preparing(2, A, fence))
+
+    def test_every_way_out_of_preparing(self) -> None:
+        for make, state in (
+            (lambda fence: entries.lease_expired(1, A, fence), "submitted"),
+            (lambda fence: entries.released(1, A, fence, "sandbox_unavailable"), "submitted"),
+            (lambda fence: entries.completed(1, A, fence, {"exit_code": 0}), "completed"),
+            (lambda fence: entries.failed(1, A, fence, "refused", "a bad archive"), "failed"),
+            (lambda fence: entries.cancelled(1, A, "me", "enough"), "cancelled"),
+        ):
+            self.setUp()
+            self.scribe.submit(A)
+            fence = self.scribe.assign(A)
+            self.scribe.write(entries.preparing(1, A, fence))
+            self.scribe.write(make(fence))
+            self.assertEqual(self.states(A), [state])
+
+    def test_preparing_is_in_snapshots(self) -> None:
+        self.scribe.submit(A)
+        self.scribe.write(entries.preparing(1, A, self.scribe.assign(A)))
+        again = TaskMachine(fence_of)
+        again.restore(self.machine.snapshot().encode())
+        self.assertEqual(again.get(A), self.machine.get(A))
+
     def test_second_submission_with_an_id_changes_nothing(self) -> None:
         self.scribe.submit(A)
         self.assertEqual(self.scribe.submit(A, spec={"commands": ["false"]}), Applied())
