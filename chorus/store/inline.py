@@ -12,7 +12,7 @@ from typing import TypeVar
 from twisted.internet.defer import Deferred, fail, succeed
 
 from chorus.store.connection import migrate, open_writer
-from chorus.store.database import Work
+from chorus.store.writer import Work
 from chorus.store.errors import StoreClosed, translate
 
 T = TypeVar("T")
