@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from chorus.seams import JSON
     from chorus.services.discovery import DiscoveryService
     from chorus.services.presence import Load
+    from chorus.services.starts import Starts
     from chorus.tap import ExitStatus
     from chorus.wiring.execution import Execution
     from chorus.wiring.faces import Faces
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from chorus.wiring.network import Network
     from chorus.wiring.storage import Storage
 
+EXIT_TWIN = 78
+"""EX_CONFIG: a service manager that knows it need not start this node again."""
 STOP_RESERVE_S = 8.0
 """Of the shutdown budget, kept for everything after the tasks have been finished or handed back."""
 
@@ -83,6 +86,7 @@ class NodeService(Service):
             last_ports=self._ports_file.last(),
         )
         self._execution: Execution | None = None
+        self._starts: Starts | None = None
         self.parts: dict[str, Any] = {}
         """Every part by name once it is built; for tests and for whoever looks into a running node."""
 
@@ -135,6 +139,8 @@ class NodeService(Service):
         await self._run(Step("data directory", stop=self._directory.release))
         self._directory.note_holder()
         self.parts["identity"] = self._directory.identity()
+        if not self.settings.open:
+            self._starts = self._begin_start()
         # The licence is validated here, before anything opens the network; fatal when it fails.
         storage = await self._start_storage()
         network = await self._start_network()
@@ -159,6 +165,25 @@ class NodeService(Service):
             mode=self.mode,
             version=__version__,
         )
+
+    def _begin_start(self) -> Starts:
+        from chorus.protocols.starts import INSTANCE_BYTES
+        from chorus.services.starts import StartCount, Starts
+
+        around = self._around
+        return Starts(
+            self.parts["identity"],
+            StartCount(around.path),
+            around.random_bytes(INSTANCE_BYTES),
+            wall=around.wall,
+            twin=self._twin_runs,
+        )
+
+    def _twin_runs(self, line: str) -> None:
+        self._log.error("{line}", event="node.twin", line=line)
+        print(f"chorus: {line}", file=sys.__stderr__, flush=True)
+        self._exit_status.fail(EXIT_TWIN)
+        self._stop_reactor()
 
     async def _run(self, *steps: Step) -> None:
         for step in steps:
@@ -214,7 +239,7 @@ class NodeService(Service):
     async def _start_network(self) -> Network:
         from chorus.wiring.network import build_network
 
-        network = build_network(self._around, self.parts["identity"])
+        network = build_network(self._around, self.parts["identity"], self._starts)
         self._add(network)
         network.p2p.watch_peers(partial(self._log_peer, "connected"), partial(self._log_peer, "disconnected"))
         await self._run(Step("P2P node", start=self._listen, stop=network.p2p.stopService))
@@ -252,6 +277,7 @@ class NodeService(Service):
             load=self._load,
             record_of=self._record_of,
             take_up=self._exchanged,
+            starts=self._starts,
         )
         self._add(messages)
         await self._run(_service("pub/sub", messages.pubsub))

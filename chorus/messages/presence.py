@@ -9,6 +9,8 @@ import attrs
 from chorus.messages.fields import COUNT, FLAG, MAX_NAME, NAME, NAMES, PEER, TIME, OneOf, Text, field
 from chorus.messages.topics import COORDINATION
 
+START = Text(342, 1, written=False)
+"""256 bytes, as in identify, in base64url."""
 STATUS = OneOf(("ready", "working", "busy"))
 
 
@@ -26,6 +28,9 @@ class AvailabilityBcast:
     last_activity: int = field(TIME, "When a task last began or ended there.")
     status: str = field(STATUS, "`ready`: no task; `working`: some; `busy`: at the maximum.")
     timestamp: int = field(TIME, "When this was so.")
+    start: str | None = field(
+        START, "Signed record of the sender's start, by which a copy of its data directory is found out.", default=None
+    )
 
 
 @attrs.frozen(kw_only=True)

@@ -16,6 +16,7 @@ from chorus.identity import PeerId, PublicKey
 from chorus.multiformats import varint
 from chorus.multiformats.multiaddr import Multiaddr, MultiaddrError
 from chorus.protocols.proto.identify_pb2 import Identify
+from chorus.protocols.starts import MAX_RECORD_BYTES as MAX_START_RECORD
 from chorus.protocols.streamio import EndOfStream, StreamIO
 
 PROTOCOL = "/ipfs/id/1.0.0"
@@ -34,6 +35,10 @@ MAX_PROTOCOLS = 256
 MAX_PROTOCOL_BYTES = 256
 MAX_VERSION_BYTES = 256
 MAX_RECORD_BYTES = 8 * 1024
+OBSERVED_ROOM = 64
+"""Bytes that the address at which we see the peer has in a message of ours."""
+START_ROOM = 2 * (MAX_START_RECORD + 5)
+"""Bytes that the two records of starts have in a message of ours."""
 
 _OBSERVED_TAG = b"\x22"
 """Field 4, length-delimited."""
@@ -58,6 +63,10 @@ class Identification:
     agent_version: str | None = None
     signed_record: bytes | None = None
     """An envelope, not yet verified."""
+    start_record: bytes | None = None
+    """Of the peer's start (`protocols/starts`), not yet verified."""
+    your_start_record: bytes | None = None
+    """Of another start of ours, as the peer knows it; not yet verified."""
 
     def changed_by(self, push: Identification) -> Identification:
         """What is known after a push: its fields replace ours, what it leaves out is unchanged."""
@@ -72,9 +81,10 @@ def build(
     *,
     agent_version: str,
     signed_record: bytes | None = None,
-    room: int = 64,
+    room: int = OBSERVED_ROOM,
 ) -> bytes:
-    """Our message without its length and without `observedAddr` (see `with_observed`), which has `room` bytes.
+    """Our message without its length and without what is another for each peer (see `with_observed`), which has `room`
+    bytes.
 
     The record and then the last addresses are left out when the message would not fit 4 KiB; raises `ValueError`
     when the protocols alone do not fit.
@@ -100,11 +110,15 @@ def build(
     return message.SerializeToString()
 
 
-def with_observed(message: bytes, observed: Multiaddr) -> bytes:
-    """Add the address the peer is seen at and the length prefix: ready for the stream."""
+def with_observed(
+    message: bytes, observed: Multiaddr, *, start: bytes | None = None, your_start: bytes | None = None
+) -> bytes:
+    """Add what is another for each peer, and the length prefix: ready for the stream. `observed` is the address that
+    the peer is seen at; of starts see `Identification`."""
+    own = Identify(startRecord=start, yourStartRecord=your_start).SerializeToString()
     raw = observed.to_bytes()
-    field = _OBSERVED_TAG + varint.encode(len(raw)) + raw
-    return varint.encode(len(message) + len(field)) + message + field
+    fields = _OBSERVED_TAG + varint.encode(len(raw)) + raw + own
+    return varint.encode(len(message) + len(fields)) + message + fields
 
 
 async def read(stream: StreamIO, peer: PeerId) -> Identification:
@@ -141,6 +155,8 @@ def parse(parts: Sequence[bytes], peer: PeerId) -> Identification:
             protocol_version=_version(message, "protocolVersion"),
             agent_version=_version(message, "agentVersion"),
             signed_record=_record(message),
+            start_record=_start_record(message.startRecord),
+            your_start_record=_start_record(message.yourStartRecord),
         )
     except (DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise IdentifyError(f"an identify message cannot be decoded: {error}") from None
@@ -202,3 +218,8 @@ def _record(message: Identify) -> bytes | None:
         return None
     _limit("identify_record_bytes", len(message.signedPeerRecord), MAX_RECORD_BYTES)
     return message.signedPeerRecord
+
+
+def _start_record(encoded: bytes) -> bytes | None:
+    _limit("identify_start_bytes", len(encoded), MAX_START_RECORD)
+    return encoded or None

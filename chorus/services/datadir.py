@@ -17,7 +17,17 @@ IDENTITY = "identity"
 FOLDERS = ("blobs", "runs", "sandbox")
 """What must be a directory if it is there; a link to one serves, to have blobs on a disk of their own."""
 FILES = (
-    *(IDENTITY, "cluster.json", "addresses.json", "peers.json", "ports.json", "last-ports.json", "api-token", "seqno"),
+    *(
+        IDENTITY,
+        "cluster.json",
+        "addresses.json",
+        "peers.json",
+        "ports.json",
+        "last-ports.json",
+        "api-token",
+        "seqno",
+        "starts.json",
+    ),
     *("chorus.db", "chorus.db-wal", "chorus.db-shm", "chorus.db-reserve"),
 )
 """What must be a plain file if it is there (docs/architecture.md, "What lies where")."""

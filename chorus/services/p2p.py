@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -42,8 +42,10 @@ from chorus.services.p2p_outbound import Outbound
 from chorus.services.p2p_pairs import Pairs
 from chorus.services.p2p_ping import PingService
 from chorus.services.p2p_protocols import ServedProtocols
+from chorus.services.p2p_starts import LinkStarts
 from chorus.services.p2p_system_scope import SystemScope
 from chorus.services.p2p_watchers import Watchers
+from chorus.services.starts import Starts
 
 EXPIRE_INTERVAL = 60.0
 TICK = 1.0
@@ -61,7 +63,8 @@ class P2PService(Service):
     is any that is free, `last_port` first.
 
     `reactor` is IReactorTCP and IReactorTime; `random_bytes` gives nonces; `rng` is chance that need not be secret.
-    `security` makes the handshake of each connection: Noise, but in simulations.
+    `security` makes the handshake of each connection: Noise, but in simulations. `starts`: this start of the node, and
+    those of others.
     `startService` raises `CannotListen`. Cancel a Deferred of `dial` to give it up.
     """
 
@@ -85,6 +88,7 @@ class P2PService(Service):
         wall_ns: Callable[[], int] = time.time_ns,
         agent_version: str = f"chorus/{__version__}",
         security: MakeHandshake = NoiseHandshake,
+        starts: Starts | None = None,
     ) -> None:
         if open_mode != (admission.protocol == ""):
             raise ValueError("open mode is the only one without admission")
@@ -139,7 +143,9 @@ class P2PService(Service):
             learnt=self._learnt,
             failed=self.counters.identify_failed,
             wall_ns=wall_ns,
+            starts=self._said_of_starts,
         )
+        self._starts = LinkStarts(starts, self._links, self._identify.push)
         self._loop = LoopingCall(self._tick)
         self._loop.clock = reactor
         self._register_own()
@@ -345,6 +351,7 @@ class P2PService(Service):
         link.admitted_at = now
         connection.mark_admitted()
         self.counters.admitted += 1
+        self._starts.heard(link)
         stays = self._pairs.admit(link, peer)
         if stays is not link:
             self._dialer.admitted(link, stays.connection)
@@ -359,6 +366,9 @@ class P2PService(Service):
 
     # Admission and identify
 
+    def _said_of_starts(self, connection: Connection) -> Mapping[str, bytes | None]:
+        return self._starts.fields(connection)
+
     def _admission_opened(self, stream: Stream) -> None:
         self._inbound.progressed(stream.connection)
         self._gate.opened(self._links[stream.connection], stream)
@@ -369,6 +379,7 @@ class P2PService(Service):
     def _learnt(self, link: Link, said: Identification) -> None:
         self.counters.identified += 1
         link.identification = said
+        self._starts.heard(link)
         if self._pairs.keeps(link):
             self._keep(link)
             self._watchers.join(link)

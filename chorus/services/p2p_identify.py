@@ -4,7 +4,7 @@ admitted peers said of themselves goes into the peer store."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
@@ -18,7 +18,7 @@ from chorus.protocols import identify
 from chorus.protocols.envelope import PeerRecord
 from chorus.protocols.identify import Identification
 from chorus.protocols.peerstore import PeerStore
-from chorus.protocols.stream import ProtocolNotSupported, Stream, StreamClosed
+from chorus.protocols.stream import Connection, ProtocolNotSupported, Stream, StreamClosed
 from chorus.protocols.streamio import StreamIO
 from chorus.services.p2p_link import Link, reason
 
@@ -62,7 +62,7 @@ class IdentifyService:
 
     `learnt` is called with each answer and push, and with an empty one for a peer that does not speak identify. Whoever
     breaks its rules is closed; `failed` counts by the error's code. `wall_ns` is Unix time, for the sequence number of
-    our signed record.
+    our signed record; `starts` are the records that a connection is told besides (`identify.with_observed`).
     """
 
     _log = Logger()
@@ -78,6 +78,7 @@ class IdentifyService:
         learnt: Callable[[Link, Identification], None],
         failed: Counter[str],
         wall_ns: Callable[[], int],
+        starts: Callable[[Connection], Mapping[str, bytes | None]] = lambda _: {},
     ) -> None:
         self._clock = clock
         self._identity = identity
@@ -87,6 +88,7 @@ class IdentifyService:
         self._learnt = learnt
         self._failed = failed
         self._wall_ns = wall_ns
+        self._starts = starts
         self._message: bytes | None = None
         self._record: tuple[tuple[Multiaddr, ...], bytes] | None = None
         self._timer: IDelayedCall | None = None
@@ -103,6 +105,7 @@ class IdentifyService:
                 self._protocols(),
                 agent_version=self._agent_version,
                 signed_record=self.signed_record(addresses),
+                room=identify.OBSERVED_ROOM + identify.START_ROOM,
             )
         return self._message
 
@@ -116,7 +119,8 @@ class IdentifyService:
     def answer(self, stream: Stream) -> None:
         """Serve `/ipfs/id/1.0.0`."""
         stream.set_receiver(_DEAF)
-        stream.write(identify.with_observed(self.message(), stream.connection.remote_address))
+        connection = stream.connection
+        stream.write(identify.with_observed(self.message(), connection.remote_address, **self._starts(connection)))
         stream.close()
 
     def forget(self) -> None:
@@ -137,9 +141,13 @@ class IdentifyService:
     def _push(self) -> None:
         self._timer = None
         for link in self._push_to():
-            said = link.identification
-            if said is not None and identify.PUSH_PROTOCOL in said.protocols and not link.connection.closed:
-                link.connection.open_stream([identify.PUSH_PROTOCOL]).addCallbacks(self.answer, self._not_pushed)
+            self.push(link)
+
+    def push(self, link: Link) -> None:
+        """Tell that peer now; nothing for one that does not take it."""
+        said = link.identification
+        if said is not None and identify.PUSH_PROTOCOL in said.protocols and not link.connection.closed:
+            link.connection.open_stream([identify.PUSH_PROTOCOL]).addCallbacks(self.answer, self._not_pushed)
 
     def _not_pushed(self, failure: Failure) -> None:
         failure.trap(ChorusError)  # type: ignore[no-untyped-call]

@@ -80,6 +80,8 @@ class Link:
     identification: Identification | None = None
     announced: bool = False
     """Watchers have heard of it."""
+    start_answered: bytes | None = None
+    """The record of another start of ours that the peer showed us last."""
     admission_timer: IDelayedCall | None = None
     latency: float | None = None
     """Seconds of the last ping."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from chorus.services.messaging import Messaging
     from chorus.services.pubsub import PubSubService
     from chorus.services.pubsub_topics import Received
+    from chorus.services.starts import Starts
 
 AVAILABILITY_S: Final = 30.0
 CAPABILITY_S: Final = 300.0
@@ -209,7 +210,7 @@ class PresenceService(Service):
     """Says who we are and what we do; `view` holds what the others said.
 
     `load` is asked whenever something is said. Call `load_changed` when it changes; a broadcast follows within
-    `CHANGE_S`.
+    `CHANGE_S`. `starts`: which start of the node this is, and those of others.
     """
 
     _log = Logger()
@@ -221,7 +222,9 @@ class PresenceService(Service):
         clock: IReactorTime,
         profile: Profile,
         load: Callable[[], Load],
+        starts: Starts | None = None,
     ) -> None:
+        self._starts = starts
         self.view = PresenceView(clock.seconds, pubsub.is_connected)
         self.errors = 0
         """Periodic bodies and watchers that failed (each is logged)."""
@@ -304,6 +307,7 @@ class PresenceService(Service):
                 last_activity=int(load.last_activity),
                 status=load.status,
                 timestamp=self._messaging.now(),
+                start=None if self._starts is None else self._starts.text(),
             )
         )
 
@@ -368,6 +372,9 @@ class PresenceService(Service):
     # What we hear
 
     def _heard(self, envelope: Envelope, received: Received) -> None:
+        payload = envelope.data
+        if self._starts is not None and isinstance(payload, AvailabilityBcast) and payload.start is not None:
+            self._starts.heard(received.from_peer, payload.start)
         if self.view.heard(envelope, received):
             for changed in self._watchers:
                 self._guarded("watcher of presence", changed)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from twisted.application.service import Service
 
-from chorus.store.database import Database, Work
+from chorus.store.database import Database
+from chorus.store.writer import Work
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred

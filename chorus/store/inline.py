@@ -12,8 +12,8 @@ from typing import TypeVar
 from twisted.internet.defer import Deferred, fail, succeed
 
 from chorus.store.connection import migrate, open_writer
-from chorus.store.database import Work
 from chorus.store.errors import StoreClosed, translate
+from chorus.store.writer import Work
 
 T = TypeVar("T")
 

@@ -20,6 +20,7 @@ from chorus.services.pubsub_seqno import first_seqno
 if TYPE_CHECKING:
     from chorus.identity import Identity, PeerId
     from chorus.services.p2p import P2PService
+    from chorus.services.starts import Starts
     from chorus.wiring.surroundings import Surroundings
 
 
@@ -40,6 +41,7 @@ def build_messages(
     load: Callable[[], Load],
     record_of: Callable[[PeerId], bytes | None],
     take_up: Callable[[PeerId, PeerId, bytes | None], None],
+    starts: Starts | None,
 ) -> Messages:
     """`record_of` and `take_up`: what peer exchange needs of discovery, which is built later and stopped earlier."""
     settings = around.settings
@@ -74,4 +76,5 @@ def build_messages(
         expertise=settings.agent_expertise,
         capabilities=settings.agent_capabilities,
     )
-    return Messages(pubsub, messaging, PresenceService(messaging, pubsub, around.reactor, profile, load))
+    presence = PresenceService(messaging, pubsub, around.reactor, profile, load, starts)
+    return Messages(pubsub, messaging, presence)

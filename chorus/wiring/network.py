@@ -15,6 +15,7 @@ from chorus.services.p2p import Admission, OpenAdmission, P2PService
 
 if TYPE_CHECKING:
     from chorus.identity import Identity
+    from chorus.services.starts import Starts
     from chorus.wiring.surroundings import Surroundings
 
 
@@ -26,8 +27,9 @@ class Network:
     p2p: P2PService
 
 
-def build_network(around: Surroundings, identity: Identity) -> Network:
-    """Nothing of a new membership is on disk yet. Raises `ClusterError`, or `DataDirectoryError` for a damaged file."""
+def build_network(around: Surroundings, identity: Identity, starts: Starts | None) -> Network:
+    """`starts` is None in open mode. Nothing of a new membership is on disk yet. Raises `ClusterError`, or
+    `DataDirectoryError` for a damaged file."""
     cluster = None if around.settings.open else _cluster(around, identity)
     admission: Admission
     if cluster is None:
@@ -35,7 +37,7 @@ def build_network(around: Surroundings, identity: Identity) -> Network:
         admission = OpenAdmission()
     else:
         admission = AdmissionService(identity.peer_id, cluster, around.reactor)
-    return Network(cluster, admission, _p2p(around, identity, admission))
+    return Network(cluster, admission, _p2p(around, identity, admission, starts))
 
 
 def _cluster(around: Surroundings, identity: Identity) -> ClusterService:
@@ -48,7 +50,7 @@ def _check_open_mode(around: Surroundings) -> None:
     check_open_mode(listen_host=around.settings.p2p_bind, wishes=wishes, stored=stored)
 
 
-def _p2p(around: Surroundings, identity: Identity, admission: Admission) -> P2PService:
+def _p2p(around: Surroundings, identity: Identity, admission: Admission, starts: Starts | None) -> P2PService:
     settings = around.settings
     half = max(2, settings.max_connections // 2)
     return P2PService(
@@ -62,4 +64,5 @@ def _p2p(around: Surroundings, identity: Identity, admission: Admission) -> P2PS
         limits=HostLimits(max_inbound_connections=half, max_outbound_connections=settings.max_connections - half),
         rng=around.rng,
         random_bytes=around.random_bytes,
+        starts=starts,
     )

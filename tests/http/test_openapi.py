@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from chorus.http import limits, openapi
 from chorus.http.schemas import GLOB
@@ -40,11 +41,36 @@ class Document(PureTestCase):
     def setUp(self) -> None:
         self.document = openapi.document(LimitPolicy())
 
-    def test_references_have_targets(self) -> None:
-        for reference in re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(self.document)):
-            found = self.document
-            for part in reference.split("/"):
-                found = found[part]
+    def references(self, value: Any) -> Iterator[str]:
+        """Every `$ref` of the document."""
+        if isinstance(value, dict):
+            for name, item in value.items():
+                if name == "$ref":
+                    yield item
+                else:
+                    yield from self.references(item)
+        elif isinstance(value, list):
+            for item in value:
+                yield from self.references(item)
+
+    def test_references_have_targets_and_parts_are_referred_to(self) -> None:
+        components = self.document["components"]
+        targets = {
+            f"#/components/{kind}/{name}": part
+            for kind, parts in components.items()
+            if kind != "securitySchemes"
+            for name, part in parts.items()
+        }
+        self.assertGreater(len(targets), 10)
+        references = list(self.references(self.document))
+        self.assertEqual(set(references) - set(targets), set(), "they lead nowhere")
+        self.assertEqual(set(targets) - set(references), set(), "nothing leads to them")
+        for name, part in targets.items():
+            self.assertTrue({"type", "oneOf", "content", "schema", "enum", "in"} & set(part), name)
+
+    def test_what_is_not_there_is_seen(self) -> None:
+        document = {"a": [{"$ref": "#/components/schemas/None"}], "b": {"c": {"$ref": "x"}}}
+        self.assertEqual(sorted(self.references(document)), ["#/components/schemas/None", "x"])
 
     def test_the_specification_has_the_parsers_fields_and_limits(self) -> None:
         schema = self.document["components"]["schemas"]["TaskSpec"]

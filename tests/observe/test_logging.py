@@ -117,9 +117,25 @@ class Written(PureTestCase):
         self.assertEqual(json.loads(file.getvalue())["odd"], "<Odd>")
 
     def test_a_closed_file_harms_nobody(self) -> None:
-        log, file = self.logger("info", "text")
-        file.close()
-        log.info("x")
+        class Broken(io.StringIO):
+            tries = 0
+            error: Exception = ValueError("I/O operation on closed file")
+
+            def write(self, text: str) -> int:
+                self.tries += 1
+                raise self.error
+
+        for format in ("text", "json"):
+            for error in (ValueError("I/O operation on closed file"), BrokenPipeError(), OSError(28, "No space left")):
+                file, others = Broken(), []
+                file.error = error
+                # A publisher tells its other observers of one that fails.
+                publisher = LogPublisher(logging.observer(file, "info", format), others.append)
+                log = Logger("chorus.test", observer=publisher)
+                log.info("one")
+                log.info("two")
+                self.assertEqual([event["log_format"] for event in others], ["one", "two"])
+                self.assertEqual(file.tries, 2, "it is tried again each time")
 
 
 class Install(PureTestCase):

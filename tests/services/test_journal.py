@@ -155,6 +155,31 @@ class JournalTests(PureTestCase):
             failure = self.failureResultOf(journal.startService())
             self.assertIsInstance(failure.value, (JournalUnreadable, StoreDamaged), body)
 
+    def test_a_start_that_failed_keeps_no_snapshot(self) -> None:
+        """What it had read until then is not the state, and would take the place of the entries after it."""
+        journal, _machine = self.start()
+        for number in range(service.SNAPSHOT_AT_STOP + 5):
+            self.append(journal, submission(ids.make(number + 1, bytes)))
+        self.store.close()
+        self.store = InlineDatabase(self.path)
+        self.addCleanup(self.store.close)
+        failing = LocalJournal(self.store)
+        machine = TaskMachine(failing.fence_of)
+        failing.attach(machine)
+        apply = machine.apply
+
+        def until_the_last(index: int, entry: Entry) -> Applied:
+            if index > service.SNAPSHOT_AT_STOP + 4:
+                raise KeyError("spec")
+            return apply(index, entry)
+
+        self.patch(machine, "apply", until_the_last)
+        self.failureResultOf(failing.startService(), JournalUnreadable)
+        self.successResultOf(failing.stopService())
+        self.assertIsNone(self.successResultOf(self.store.read(table.snapshot)))
+        entries_left = self.successResultOf(self.store.read(lambda c: len(list(table.entries(c, 0)))))
+        self.assertEqual(entries_left, service.SNAPSHOT_AT_STOP + 5)
+
     def test_only_while_open(self) -> None:
         journal, _ = self.start()
         self.successResultOf(journal.stopService())

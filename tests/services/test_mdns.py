@@ -194,9 +194,22 @@ class OnLoopbackTests(TestCase):
         self.assertEqual(len(service._known), MAX_KNOWN - 1)
 
     async def test_stopping_twice_and_without_a_start(self) -> None:
+        from zeroconf import ServiceStateChange
+
         service = await self.node(ALICE, 9001)
-        await service.stopService()
-        await service.stopService()
+        self.assertIsNotNone(service._zeroconf)
+        for _ in range(2):
+            await service.stopService()
+            self.assertEqual((service._zeroconf, service._browser), (None, None))
+            self.assertFalse(service.running)
+        # No lookup, no timer of it is left that could speak for a service that has stopped.
+        service._changed(None, service._type, f"late.{service._type}", ServiceStateChange.Added)
+        self.assertEqual(len(service._lookups), 0)
+        assert service._repeat is not None
+        self.assertTrue(service._repeat.cancelled())
+        never = MdnsService(peer=BOB, cluster_id=self.cluster, addresses=[LOOPBACK], found=print, rng=random.Random(1))
+        await never.stopService()
+        self.assertIsNone(never._zeroconf)
 
     async def test_announced_address_of_another_machine(self) -> None:
         """Behind NAT or in a container: the default interface is used, or mDNS says that there is none."""

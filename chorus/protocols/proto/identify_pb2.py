@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%chorus/protocols/proto/identify.proto\x12\x14\x63horus.wire.identify\"\x96\x02\n\x08Identify\x12\x16\n\tpublicKey\x18\x01 \x01(\x0cH\x00\x88\x01\x01\x12\x13\n\x0blistenAddrs\x18\x02 \x03(\x0c\x12\x11\n\tprotocols\x18\x03 \x03(\t\x12\x19\n\x0cobservedAddr\x18\x04 \x01(\x0cH\x01\x88\x01\x01\x12\x1c\n\x0fprotocolVersion\x18\x05 \x01(\tH\x02\x88\x01\x01\x12\x19\n\x0c\x61gentVersion\x18\x06 \x01(\tH\x03\x88\x01\x01\x12\x1d\n\x10signedPeerRecord\x18\x08 \x01(\x0cH\x04\x88\x01\x01\x42\x0c\n\n_publicKeyB\x0f\n\r_observedAddrB\x12\n\x10_protocolVersionB\x0f\n\r_agentVersionB\x13\n\x11_signedPeerRecordb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%chorus/protocols/proto/identify.proto\x12\x14\x63horus.wire.identify\"\xf4\x02\n\x08Identify\x12\x16\n\tpublicKey\x18\x01 \x01(\x0cH\x00\x88\x01\x01\x12\x13\n\x0blistenAddrs\x18\x02 \x03(\x0c\x12\x11\n\tprotocols\x18\x03 \x03(\t\x12\x19\n\x0cobservedAddr\x18\x04 \x01(\x0cH\x01\x88\x01\x01\x12\x1c\n\x0fprotocolVersion\x18\x05 \x01(\tH\x02\x88\x01\x01\x12\x19\n\x0c\x61gentVersion\x18\x06 \x01(\tH\x03\x88\x01\x01\x12\x1d\n\x10signedPeerRecord\x18\x08 \x01(\x0cH\x04\x88\x01\x01\x12\x19\n\x0bstartRecord\x18\xe9\x07 \x01(\x0cH\x05\x88\x01\x01\x12\x1d\n\x0fyourStartRecord\x18\xea\x07 \x01(\x0cH\x06\x88\x01\x01\x42\x0c\n\n_publicKeyB\x0f\n\r_observedAddrB\x12\n\x10_protocolVersionB\x0f\n\r_agentVersionB\x13\n\x11_signedPeerRecordB\x0e\n\x0c_startRecordB\x12\n\x10_yourStartRecordb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'chorus.protocols.proto.iden
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_IDENTIFY']._serialized_start=64
-  _globals['_IDENTIFY']._serialized_end=342
+  _globals['_IDENTIFY']._serialized_end=436
 # @@protoc_insertion_point(module_scope)

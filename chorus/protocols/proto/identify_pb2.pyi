@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Identify(_message.Message):
-    __slots__ = ("publicKey", "listenAddrs", "protocols", "observedAddr", "protocolVersion", "agentVersion", "signedPeerRecord")
+    __slots__ = ("publicKey", "listenAddrs", "protocols", "observedAddr", "protocolVersion", "agentVersion", "signedPeerRecord", "startRecord", "yourStartRecord")
     PUBLICKEY_FIELD_NUMBER: _ClassVar[int]
     LISTENADDRS_FIELD_NUMBER: _ClassVar[int]
     PROTOCOLS_FIELD_NUMBER: _ClassVar[int]
@@ -15,6 +15,8 @@ class Identify(_message.Message):
     PROTOCOLVERSION_FIELD_NUMBER: _ClassVar[int]
     AGENTVERSION_FIELD_NUMBER: _ClassVar[int]
     SIGNEDPEERRECORD_FIELD_NUMBER: _ClassVar[int]
+    STARTRECORD_FIELD_NUMBER: _ClassVar[int]
+    YOURSTARTRECORD_FIELD_NUMBER: _ClassVar[int]
     publicKey: bytes
     listenAddrs: _containers.RepeatedScalarFieldContainer[bytes]
     protocols: _containers.RepeatedScalarFieldContainer[str]
@@ -22,4 +24,6 @@ class Identify(_message.Message):
     protocolVersion: str
     agentVersion: str
     signedPeerRecord: bytes
-    def __init__(self, publicKey: _Optional[bytes] = ..., listenAddrs: _Optional[_Iterable[bytes]] = ..., protocols: _Optional[_Iterable[str]] = ..., observedAddr: _Optional[bytes] = ..., protocolVersion: _Optional[str] = ..., agentVersion: _Optional[str] = ..., signedPeerRecord: _Optional[bytes] = ...) -> None: ...
+    startRecord: bytes
+    yourStartRecord: bytes
+    def __init__(self, publicKey: _Optional[bytes] = ..., listenAddrs: _Optional[_Iterable[bytes]] = ..., protocols: _Optional[_Iterable[str]] = ..., observedAddr: _Optional[bytes] = ..., protocolVersion: _Optional[str] = ..., agentVersion: _Optional[str] = ..., signedPeerRecord: _Optional[bytes] = ..., startRecord: _Optional[bytes] = ..., yourStartRecord: _Optional[bytes] = ...) -> None: ...
