@@ -20,13 +20,19 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-JOBS = 2
+MAX_JOBS = 8
+"""Each has nodes of its own besides itself."""
 SUMMARY = re.compile(r"^(PASSED|FAILED)(?: \((.*)\))?\s*$")
 RULE = re.compile(r"^(={79}|-{79})$")
 BAD = ("failures", "errors", "unexpectedSuccesses")
 FLAVOURS = ("[FAIL]", "[ERROR]", "[SUCCESS!?!]")
 RUNNER = "twisted/trial/_dist/disttrial.py"
 """In the traceback of an error that is the runner's: a worker that died takes the tests with it that it was to run."""
+
+
+def jobs(cores: int) -> int:
+    """One more than there are cores: some tests always wait for a process or a lease."""
+    return min(cores + 1, MAX_JOBS)
 
 
 def counts(line: str) -> dict[str, int]:
@@ -133,7 +139,7 @@ def main(names: list[str]) -> int:
     scratch = tempfile.mkdtemp(prefix="chorus-trial-")
     try:
         trial = Trial(scratch)
-        report, status = trial.run(f"-j{JOBS}", *names)
+        report, status = trial.run(f"-j{jobs(os.cpu_count() or 1)}", *names)
         found = summary(report)
         bad = sum(found.get(kind, 0) for kind in BAD)
         tests = failed_tests(report)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from pathlib import Path
@@ -9,7 +8,6 @@ import attrs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chorus.errors import PeerError
 from chorus.identity import (
     MAX_KEY_PROTOBUF,
     BadKey,
@@ -185,8 +183,15 @@ class PublicKeyTests(PureTestCase):
     @settings(max_examples=100, deadline=None)
     @given(st.integers(0, 4), st.binary(max_size=100), st.binary(max_size=80))
     def test_any_key(self, key_type: int, data: bytes, signature: bytes) -> None:
-        with contextlib.suppress(PeerError):
-            PublicKey.from_protobuf(bytes((8, key_type, 0x12, len(data))) + data).verify(b"m", signature)
+        """Refused, or the same bytes again; and no signature of chance is its own."""
+        encoded = bytes((8, key_type, 0x12, len(data))) + data
+        try:
+            key = PublicKey.from_protobuf(encoded)
+        except BadKey:
+            return
+        self.assertEqual((key.type, key.data, key.to_protobuf()), (key_type, data, encoded))
+        with self.assertRaises((BadKey, SignatureError)):
+            key.verify(b"m", signature)
 
 
 class Ed25519VerifierTests(PureTestCase):
@@ -283,10 +288,21 @@ class PeerIdTests(PureTestCase):
             self.assertEqual(PeerId.parse(str(peer)), peer)
 
     @settings(max_examples=200, deadline=None)
-    @given(st.text(max_size=60))
+    @given(
+        st.text(max_size=60)
+        | st.binary(min_size=32, max_size=32).map(lambda digest: base58.encode(b"\x12\x20" + digest))
+        | st.text("123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz", max_size=4).map(
+            lambda end: base58.encode(b"\x12\x20" + bytes(32))[:-4] + end
+        )
+    )
     def test_any_text(self, text: str) -> None:
-        with contextlib.suppress(PeerIdError):
-            PeerId.parse(text)
+        """Refused, or a peer id with that text or with that content."""
+        try:
+            peer = PeerId.parse(text)
+        except PeerIdError:
+            return
+        self.assertIn(text, (str(peer), peer.to_cid(), base58.encode(peer.raw)))
+        self.assertEqual(PeerId.from_bytes(peer.raw), peer)
 
 
 class IdentityTests(PureTestCase):

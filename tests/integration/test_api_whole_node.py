@@ -10,10 +10,7 @@ from twisted.internet.threads import deferToThread
 
 from tests.integration.agents import until
 from tests.integration.nodes import NodeCase, need_bubblewrap, threaded
-from tests.integration.test_api_schemathesis import MISSING, check_description
-
-PHASES = "fuzzing,stateful"
-"""The boundary values of every field are put to the site by itself (`test_api_schemathesis`)."""
+from tests.integration.test_api_schemathesis import AT_A_NODE, MISSING, check_description
 
 SPECIFIED = {
     "chorus_tasks_active",
@@ -138,13 +135,13 @@ class HealthTest(NodeCase):
 class DescriptionTest(NodeCase):
     """The OpenAPI document is true of a whole node, which runs what schemathesis makes up."""
 
-    timeout = 240
+    timeout = 900
     skip = MISSING
 
     async def test_the_api_is_as_described(self) -> None:
         node = self.node("node", CHORUS_TASK_TIMEOUT_S="3", CHORUS_TASK_TIMEOUT_S_MAX="3")
         await deferToThread(node.start)
-        await check_description(self, f"http://127.0.0.1:{node.ports['api']}", node.token, PHASES)
+        await check_description(self, f"http://127.0.0.1:{node.ports['api']}", node.token, AT_A_NODE)
         status = await deferToThread(node.status)
         self.assertEqual(status["state"], "running")
         self.assertNotIn("Traceback", node.log.read_text())

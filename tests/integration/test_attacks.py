@@ -299,12 +299,12 @@ class Frames(HostileCase):
         peer.transport.pauseProducing()
         peer.transport.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         peer.send(self.opened(), frame(UPDATE, 0, 1, 0x7FFFFFFF))
-        status = await self.node.status()
+        status = await self.node.glance()
         while status["buffered"] < 300 * 1024:
             for _ in range(4):
                 peer.send(frame(DATA, 0, 1, 16 * 1024, bytes(16 * 1024)))
-            await self.pause(0.01)
-            status = await self.node.status()
+            status = await self.node.glance()
+            self.assertEqual(status["closed"], {})
         self.assertEqual((status["connections"], status["closed"]), (2, {}))
         peer.send(frame(9, 0, 0, 0))
         await self.status_when(lambda status: status["connections"] == 1)

@@ -51,6 +51,9 @@ class ReportTests(PureTestCase):
         self.assertEqual(counts("PASSED\n"), {})
         self.assertEqual(counts("it PASSED (successes=3)\n"), {})
 
+    def test_a_job_more_than_cores_and_not_too_many(self) -> None:
+        self.assertEqual([self.run_tests.jobs(cores) for cores in (1, 2, 4, 64)], [2, 3, 5, 8])
+
     def test_the_failed_tests_are_named(self) -> None:
         report = lines(
             section("[SKIPPED]", "why", "tests.a.A.test_skipped"),

@@ -149,9 +149,28 @@ class Decoding(PureTestCase):
     @given(st.binary(max_size=400))
     @settings(max_examples=400, deadline=None)
     def test_any_bytes_are_an_rpc_or_a_peer_error(self, raw):
-        for decode in (decode_rpc, decode_message):
-            with contextlib.suppress(PeerError):
-                decode(raw)
+        """What is taken is what protobuf reads in it; what protobuf cannot read is refused."""
+        self.assert_as_protobuf(raw)
+        try:
+            message = decode_message(raw)
+        except PeerError:
+            return
+        self.assertEqual(message, gossip_rpc._any_message(raw))
+
+    def assert_as_protobuf(self, raw: bytes) -> None:
+        try:
+            found = decode_rpc(raw)
+        except PeerError:
+            return
+        whole = pb.RPC.FromString(raw)
+        if not found.passed_over:
+            self.assertEqual(
+                [(subscribe, topic) for subscribe, topic in found.subscriptions],
+                [(each.subscribe, each.topicid) for each in whole.subscriptions],
+            )
+            self.assertEqual(len(found.messages), len(whole.publish))
+            self.assertEqual(list(found.graft), [each.topicID for each in whole.control.graft])
+            self.assertEqual([topic for topic, _ in found.ihave], [each.topicID for each in whole.control.ihave])
 
     @given(st.data())
     @settings(max_examples=200, deadline=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from chorus.simulation.gossip_net import GossipNet
@@ -20,6 +21,12 @@ def small(**changes: Any) -> Scenario:
         "seconds": 10.0,
     }
     return Scenario(**{**given, **changes})
+
+
+@lru_cache(maxsize=3)
+def shared(seed: int = 1) -> GossipNet:
+    """A run for several tests, none of which changes it."""
+    return ran(seed)
 
 
 def ran(seed: int = 1, **changes: Any) -> GossipNet:

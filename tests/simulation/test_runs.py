@@ -47,7 +47,8 @@ class Tiers(PureTestCase):
 
     def test_tier_a_holds_for_drawn_seeds(self) -> None:
         for seed in (1, 4):
-            self.assertBusy(run(draw(seed, "A")), "streams.whole", "deliveries")
+            # As drawn, but for the minute: most of it is the same again.
+            self.assertBusy(run(attrs.evolve(draw(seed, "A"), seconds=20)), "streams.whole", "deliveries")
 
     def test_tier_b_holds(self) -> None:
         faults = ("partition", "kill", "slow")
@@ -63,7 +64,7 @@ class Determinism(PureTestCase):
     """One seed is one run."""
 
     small = Configuration(
-        tier="A", seed=21, nodes=3, seconds=15, faults=tuple(nemesis.KINDS), byzantine=("mutating", "wrong-signature")
+        tier="A", seed=21, nodes=3, seconds=8, faults=tuple(nemesis.KINDS), byzantine=("mutating", "wrong-signature")
     )
 
     def test_the_same_seed_gives_the_same_trace_in_any_process(self) -> None:
@@ -83,7 +84,7 @@ class Determinism(PureTestCase):
 
     def test_another_seed_or_fault_gives_another(self) -> None:
         traces = {
-            run(attrs.evolve(self.small, seconds=2, seed=seed, faults=faults)).trace
+            run(attrs.evolve(self.small, nodes=2, seconds=2, seed=seed, faults=faults, byzantine=())).trace
             for seed, faults in ((1, ()), (2, ()), (1, ("clock",)))
         }
         self.assertEqual(len(traces), 3)
