@@ -38,8 +38,8 @@ BASE_ENVIRONMENT: Mapping[str, str] = {
 """All that is set unless the task sets it: nothing of the agent's own environment goes in."""
 
 SHELL_NAMES = frozenset({
-    "BASHOPTS", "BASH_VERSINFO", "EPOCHREALTIME", "EPOCHSECONDS", "EUID", "HISTCMD", "LINENO", "OPTIND", "PPID", "RANDOM",
-    "SECONDS", "SHELLOPTS", "SRANDOM", "UID",
+    "BASHOPTS", "BASH_VERSINFO", "EPOCHREALTIME", "EPOCHSECONDS", "EUID", "HISTCMD", "LINENO", "OPTIND", "PPID",
+    "RANDOM", "SECONDS", "SHELLOPTS", "SRANDOM", "UID",
 })  # fmt: skip
 """Variables that one or another shell counts with, or lets nobody set."""
 
