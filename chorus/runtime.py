@@ -116,6 +116,7 @@ class NodeService(Service):
 
     async def _start(self) -> None:
         self._start_logging()
+        await self._run(self._keep_files_private())
         self._directory.acquire()
         await self._run(Step("data directory", stop=self._directory.release))
         self._directory.note_holder()
@@ -143,6 +144,11 @@ class NodeService(Service):
             mode=self.mode,
             version=__version__,
         )
+
+    def _keep_files_private(self) -> Step:
+        """What this process makes from now on is its user's alone, whatever umask it was started with; a file that
+        others shall read gets its mode by name."""
+        return Step("file modes", stop=partial(os.umask, os.umask(0o077)))
 
     async def _run(self, *steps: Step) -> None:
         for step in steps:
