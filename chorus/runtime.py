@@ -135,6 +135,7 @@ class NodeService(Service):
 
     async def _start(self) -> None:
         self._start_logging()
+        await self._run(self._keep_files_private())
         self._directory.acquire()
         await self._run(Step("data directory", stop=self._directory.release))
         self._directory.note_holder()
@@ -184,6 +185,11 @@ class NodeService(Service):
         print(f"chorus: {line}", file=sys.__stderr__, flush=True)
         self._exit_status.fail(EXIT_TWIN)
         self._stop_reactor()
+
+    def _keep_files_private(self) -> Step:
+        """What this process makes from now on is its user's alone, whatever umask it was started with; a file that
+        others shall read gets its mode by name."""
+        return Step("file modes", stop=partial(os.umask, os.umask(0o077)))
 
     async def _run(self, *steps: Step) -> None:
         for step in steps:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -38,6 +39,27 @@ class MembershipTests(PureTestCase):
         self.assertEqual(list(folder.iterdir()), [])
         node._listen()
         self.assertIsNotNone(load_membership(folder))
+
+
+class FileModes(PureTestCase):
+    def test_what_a_node_makes_is_its_own_whatever_the_umask(self) -> None:
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        node = NodeService(
+            cast("Any", SimpleNamespace(data_dir=folder)),
+            mode="agent",
+            reactor=self.clock(),
+            exit_status=cast("Any", SimpleNamespace()),
+        )
+        self.addCleanup(os.umask, os.umask(0))
+        step = node._keep_files_private()
+        (folder / "a").mkdir()
+        (folder / "a" / "b").write_text("x")
+        modes = [path.stat().st_mode & 0o777 for path in (folder / "a", folder / "a" / "b")]
+        self.assertEqual(modes, [0o700, 0o600])
+        assert step.stop is not None
+        step.stop()
+        self.assertEqual(os.umask(0), 0, "a process that goes on after the node has its own umask back")
 
 
 class LoadTests(PureTestCase):

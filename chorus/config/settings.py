@@ -132,6 +132,14 @@ class Settings(BaseSettings):
     task_timeout_s_max: float = Field(86_400.0, ge=1, le=2_592_000, description="Longest time a task may ask for.")
     task_output_mb: int = Field(16, ge=1, le=4096, description="Kept of each of stdout and stderr, by default.")
     task_output_mb_max: int = Field(256, ge=1, le=4096, description="Most output that a task may ask for.")
+    task_tmp_mb: int | None = Field(
+        None,
+        ge=8,
+        le=16_777_216,
+        description="Size of /tmp in a sandbox, at most the task's memory, of which it is part; by default 256, and at "
+        "most a quarter of it.",
+        examples=["1024"],
+    )
     max_attempts: int = Field(3, ge=1, le=100, description="Agents that may try a task before it fails.")
     lease_s: float = Field(30.0, ge=3, le=3600, description="Lease of an agent on a task, renewed at a third of it.")
     idempotency_days: float = Field(7.0, gt=0, le=3650, description="How long an idempotency key is remembered.")

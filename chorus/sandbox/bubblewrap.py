@@ -19,20 +19,13 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 
-from chorus.sandbox import cgroups, seccomp, volumes, workspace
+from chorus.sandbox import cgroups, processes, seccomp, volumes, workspace
 from chorus.sandbox.bubblewrap_run import FILES_S, BubblewrapRun, Host
-from chorus.sandbox.bwrap_arguments import AS_ROOT, HOST_UID, Mode, launch_arguments, sandbox_arguments
-from chorus.sandbox.bwrap_launch import (
-    LAUNCH_ENV,
-    Inherited,
-    can_reroot,
-    conceal,
-    dismantle,
-    expose,
-    in_chroot,
-    write_etc,
-)
+from chorus.sandbox.bwrap_arguments import AS_ROOT, Launch, Mode, launch_arguments, made_files, sandbox_arguments
+from chorus.sandbox.bwrap_launch import Inherited, can_reroot, conceal, dismantle, expose, in_chroot
+from chorus.sandbox.commands import HELPER_ENVIRONMENT
 from chorus.sandbox.contract import Job, Limits, OutputSink, Run, RunResult
+from chorus.sandbox.uids import TASK_UIDS, Uid, Uids
 from chorus.sandbox.workers import TimedOut, Workers
 from chorus.sandbox.workspace import Box
 
@@ -98,17 +91,21 @@ class Bubblewrap:
         *,
         path: str = os.environ.get("PATH", os.defpath),
         run_root: Path = Path("/run/chorus-sandbox"),
+        tmp_mb: int | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.reactor: Any = reactor
         self.now = now
         self.run_root = run_root
         self.reroot = run_root / "root"
+        self.tmp_mb = tmp_mb
         self.workers = Workers(reactor, "bubblewrap")
         self.runs: set[BubblewrapRun] = set()
         # Two agents on one machine must not clean up after each other.
         self.prefix = f"chorus-{agent_id[-12:]}-"
+        self.marks = processes.marks_of(agent_id)
         self._path = path
+        self._uids = Uids()
         self._host: Host | None = None
         self._count = 0
         self._leftovers: set[tuple[Path, Path]] = set()
@@ -171,8 +168,9 @@ class Bubblewrap:
         assert self._host is not None
         return self._host
 
-    def owner(self) -> tuple[int, int] | None:
-        return (HOST_UID, HOST_UID) if os.geteuid() == 0 else None
+    def take_uid(self) -> Uid | None:
+        """Of one task, under an agent that is root. Blocking. Raises `SandboxUnavailable`."""
+        return self._uids.take() if os.geteuid() == 0 else None
 
     def remove_later(self, place: Path, box: Path) -> None:
         """Of a sandbox that is over: try again until nothing is left of it, at the latest when this backend closes."""
@@ -229,15 +227,18 @@ class Bubblewrap:
         job = Job("probe", 0, "", "", (("true",),), {}, Limits(timeout_s=PROBE_S / 2), "base", None, None, ())
         box = Box(Path(tempfile.mkdtemp(prefix="chorus-probe-")) / "box")
         place = self.run_root / f"{self.prefix}probe-{os.getpid()}-{time.monotonic_ns()}"
+        # It does nothing, so it may share its user with a task.
+        uid = TASK_UIDS.start if os.geteuid() == 0 else None
+        launch = Launch(mode, bwrap, uid, self.reroot)
         try:
-            workspace.prepare(box, 8, self.owner(), loop=False)
-            write_etc(box)
-            workspace.fill(box, job, None, lambda: False)
+            workspace.prepare(box, 8, None if uid is None else (uid, uid), loop=False)
             folders = expose(box, place, mode)
-            with Inherited(sandbox_arguments(mode, job, folders), program) as inherited:
+            files = made_files(mode, job, uid)
+            with Inherited(files, lambda fds: sandbox_arguments(mode, job, folders, fds), program) as inherited:
                 done = subprocess.run(
-                    launch_arguments(mode, bwrap, (), (), job.limits, inherited.descriptors, reroot=self.reroot),
-                    env=LAUNCH_ENV,
+                    launch_arguments(launch, (), (), job.limits, inherited.descriptors),
+                    env={**HELPER_ENVIRONMENT, processes.MARK: f"{self.marks}-probe"},
+                    cwd="/",
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
@@ -266,8 +267,11 @@ class Bubblewrap:
                     except OSError as error:
                         self._log.error("{path} cannot be removed: {error}", path=str(path), error=error)
         hierarchy = cgroups.find()
-        if hierarchy is not None and not mine:
-            cgroups.reap(hierarchy, self.prefix)
+        if not mine:
+            if hierarchy is not None:
+                cgroups.reap(hierarchy, self.prefix)
+            # Where no group tells, and what had not joined its group yet.
+            processes.kill_marked(self.marks)
         return []
 
     def _forget(self, result: RunResult, run: BubblewrapRun) -> RunResult:

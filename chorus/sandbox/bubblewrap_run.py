@@ -15,20 +15,33 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from chorus.sandbox import archives, cgroups, processes, workspace
+from chorus.sandbox import archives, cgroups, hints, processes, workspace
 from chorus.sandbox.bwrap_arguments import (
+    SHARED,
     Folders,
+    Launch,
     Mode,
     launch_arguments,
+    made_files,
     rlimits,
     sandbox_arguments,
     tmpfs_mb,
 )
-from chorus.sandbox.bwrap_launch import LAUNCH_ENV, Inherited, conceal, expose, write_etc
-from chorus.sandbox.contract import FINAL, Job, OutputSink, Reason, RunResult, StreamName
+from chorus.sandbox.bwrap_launch import Inherited, conceal, expose
+from chorus.sandbox.commands import HELPER_ENVIRONMENT
+from chorus.sandbox.contract import (
+    FINAL,
+    Job,
+    OutputSink,
+    Reason,
+    RunResult,
+    SandboxUnavailable,
+    StreamName,
+)
 from chorus.sandbox.gathering import Gathering
 from chorus.sandbox.pipes import Exit, Pipe
 from chorus.sandbox.spool import Spool
+from chorus.sandbox.uids import Uid
 from chorus.sandbox.verdict import FLOOD_FACTOR, GRACE_S, HOST_GRACE_S, Facts, ForkBomb, verdict
 from chorus.sandbox.volumes import Volume, VolumeError
 from chorus.sandbox.workers import Pause, TimedOut
@@ -75,6 +88,7 @@ class _Prepared:
     """What the blocking part of a start made."""
 
     host: Host
+    uid: int | None
     volume: Volume
     folders: Folders
     group: cgroups.Group | None
@@ -134,13 +148,17 @@ class BubblewrapRun:
         self._usage = cgroups.Usage()
         self._memory_peak = 0.0
         self._disk_full = False
+        self._memory_full = ""
+        self._uid: Uid | None = None
         self._bomb = ForkBomb()
         self._disk_at = 0.0
         self._status = b""
         self._inner: int | None = None
         self._pause = Pause(backend.reactor)
         self._gathering = Gathering(backend.reactor)
-        self._tmpfs = {path: megabytes << 20 for path, megabytes in tmpfs_mb(job.limits).items()}
+        self._mark = f"{backend.marks}-{name.removeprefix(backend.prefix)}"
+        sizes = tmpfs_mb(job.limits, backend.tmp_mb)
+        self._tmpfs = {path: megabytes << 20 for path, megabytes in sizes.items()}
 
     # -- Run
 
@@ -200,8 +218,10 @@ class BubblewrapRun:
             pids_refused=self._usage.pids_refused,
             pids_full=self._usage.pids >= self._job.limits.pids,
             disk_full=self._disk_full,
+            memory_full=self._memory_full,
         )
         reason, text = verdict(facts, self._job.limits)
+        text += await self._hint(reason, exit_code)
         out, err = self._spools.get("stdout"), self._spools.get("stderr")
         result = RunResult(
             reason=reason,
@@ -223,6 +243,12 @@ class BubblewrapRun:
         for waiting in self.gone:
             waiting.callback(None)
 
+    async def _hint(self, reason: Reason, exit_code: int | None) -> str:
+        try:
+            return str(await self._call(hints.hint, reason, exit_code, self._job, self._scratch, SHARED))
+        except TimedOut:
+            return ""
+
     async def _leave(self, prepared: _Prepared | None) -> None:
         """Remove what there is of the sandbox, however far it came."""
         for pipe in self._pipes:
@@ -235,6 +261,9 @@ class BubblewrapRun:
         except Exception:
             self._log.failure("sandbox {name} could not be removed", name=self.name)
             self._backend.remove_later(self._place, self._box.root)
+        finally:
+            if self._uid is not None:
+                self._uid.release()
 
     def _call(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         return self._backend.workers.call(FILES_S, function, *args)
@@ -259,16 +288,19 @@ class BubblewrapRun:
             host = backend.host()
         except RuntimeError as error:
             raise _Refused(Reason.SANDBOX_UNAVAILABLE, str(error)) from None
-        self._scratch.mkdir(parents=True, exist_ok=True)
+        self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
         group = None
         try:
-            volume = workspace.prepare(self._box, job.limits.disk_mb, backend.owner())
-            write_etc(self._box)
-            workspace.fill(self._box, job, backend.owner(), lambda: self._stopped is not None)
+            self._uid = backend.take_uid()
+            owner = self._uid.owner if self._uid else None
+            volume = workspace.prepare(self._box, job.limits.disk_mb, owner)
+            workspace.fill(self._box, job, owner, lambda: self._stopped is not None)
             folders = expose(self._box, self._place, host.mode)
             if host.hierarchy is not None:
                 group = cgroups.Group(host.hierarchy, self.name)
                 group.create(job.limits)
+        except SandboxUnavailable as error:
+            raise _Refused(Reason.SANDBOX_UNAVAILABLE, str(error)) from None
         except archives.BadArchive as error:
             raise _Refused(Reason.REFUSED, f"bad_archive: {error}") from None
         except archives.NoSpace:
@@ -278,7 +310,7 @@ class BubblewrapRun:
         caveats = host.caveats
         if volume.enforcement == "poll":
             caveats += (f"disk_polled: no file system of its own ({volume.note}); measured every {DISK_WATCH_S} s",)
-        return _Prepared(host, volume, folders, group, caveats)
+        return _Prepared(host, self._uid.number if self._uid else None, volume, folders, group, caveats)
 
     # -- during
 
@@ -310,26 +342,29 @@ class BubblewrapRun:
         missing = cgroups.CONTROLLERS if host.hierarchy is None else host.hierarchy.missing
         lower = rlimits(limits, memory="memory" in missing)
         ends = {}
-        inherited = Inherited(sandbox_arguments(host.mode, self._job, prepared.folders), host.filter)
+        job, folders, tmp_mb = self._job, prepared.folders, self._backend.tmp_mb
+        inherited = Inherited(
+            made_files(host.mode, job, prepared.uid),
+            lambda files: sandbox_arguments(host.mode, job, folders, files, tmp_mb),
+            host.filter,
+        )
         self._inherited = inherited
         try:
             for name in ("stdout", "stderr"):
                 read, ends[name] = os.pipe2(os.O_CLOEXEC)
                 self._collect_stream(name, read)
             argv = launch_arguments(
-                host.mode,
-                host.bwrap,
+                Launch(host.mode, host.bwrap, prepared.uid, self._backend.reroot),
                 group.join_files if group else (),
                 lower,
                 limits,
                 inherited.descriptors,
-                reroot=self._backend.reroot,
                 count_pids="pids" in missing,
             )
             # From the reactor's thread, which lives as long as the agent: the sandbox dies with its parent thread.
             self._process = subprocess.Popen(
                 argv,
-                env=LAUNCH_ENV,
+                env={**HELPER_ENVIRONMENT, processes.MARK: self._mark},
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=ends["stdout"],
@@ -465,8 +500,12 @@ class BubblewrapRun:
             # The group is emptying by now: how many were there before tells more.
             usage = attrs.evolve(last.usage, pids=max(last.usage.pids, self._usage.pids), memory=self._usage.memory)
             self._note(attrs.evolve(last, usage=usage), prepared)
+        self._memory_full = workspace.full_memory(self._box)
         if prepared.group is not None:
             prepared.group.kill()
+        elif self._stopped is not None:
+            # Killed at the wrong instant, one half of bwrap waits for the other for good.
+            processes.kill_marked(self._mark)
         if self._inner is not None:
             deadline = time.monotonic() + DEATH_S
             while processes.alive(self._inner) and time.monotonic() < deadline:

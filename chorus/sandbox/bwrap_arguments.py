@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import attrs
 
-from chorus.sandbox.commands import DATA, HOME, INPUT, OUTPUT, SCRIPT, environment
+from chorus.sandbox.commands import (
+    DATA,
+    HELPER_ENVIRONMENT,
+    HOME,
+    INPUT,
+    MEMORY_FOLDERS,
+    OUTPUT,
+    SCRIPT,
+    SYSTEM_PATH,
+    script,
+)
 from chorus.sandbox.contract import Job, Limits
 from chorus.sandbox.verdict import GRACE_S
 
-HOST_UID = 64200
-"""Who a task is on the host when the agent is root: a number outside of what Debian gives to users, services or
-containers (policy 9.2.2 leaves 60000-64999 to allocated packages; this one is not allocated)."""
-
 INSIDE_ID = 1000
+"""Who a task is in its own user namespace, whoever it is on the host."""
 
 TMP_MB, SHM_MB = 256, 64
 """Sizes of /tmp and /dev/shm, at most a quarter of the memory limit: they are memory."""
@@ -36,6 +45,9 @@ was wrong, comes first; they hold what is faster than the poll."""
 
 SYSTEM_FOLDERS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 
+SHARED = ("/usr", *SYSTEM_FOLDERS)
+"""Folders of the machine that a task sees as they are."""
+
 ETC = (
     "alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "timezone", "mime.types", "magic",
     "protocols", "services", "perl", "python3*", "java-*", "ssl/certs", "ssl/openssl.cnf",
@@ -44,22 +56,29 @@ ETC = (
 """What tools need of /etc; nothing else of it is there, above all no file where people keep tokens (npmrc, settings of
 maven)."""
 
-HIDDEN = ("/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/sched_debug", "/proc/latency_stats", "/proc/kallsyms")
+HIDDEN = tuple(
+    f"/proc/{name}"
+    for name in (
+        "asound", "acpi", "bootconfig", "cmdline", "config.gz", "diskstats", "interrupts", "iomem", "ioports",
+        "kallsyms", "kcore", "key-users", "keys", "kpagecgroup", "kpagecount", "kpageflags", "latency_stats", "mdstat",
+        "modules", "partitions", "sched_debug", "scsi", "slabinfo", "swaps", "timer_list", "timer_stats",
+        "vmallocinfo",
+    )
+)  # fmt: skip
+"""The machine's own affairs: how it was started and built, its disks and drivers. Both backends hide them."""
+
+READ_ONLY = tuple(f"/proc/{name}" for name in ("bus", "fs", "irq", "sys", "sysrq-trigger"))
+"""The machine's own controls, in both backends. bwrap covers some of them, but not where it runs as root."""
 
 MASKED = ("/usr/local/etc",)
 
 ETC_FILES = {
-    "passwd": "root:x:0:0:root:/nonexistent:/usr/sbin/nologin\n"
-    f"chorus:x:{INSIDE_ID}:{INSIDE_ID}:chorus:{HOME}:/bin/sh\n"
-    f"chorus-task:x:{HOST_UID}:{HOST_UID}:chorus:{HOME}:/bin/sh\n"
-    "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
-    "group": f"root:x:0:\nchorus:x:{INSIDE_ID}:\nchorus-task:x:{HOST_UID}:\nnogroup:x:65534:\n",
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
     "hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
     "hostname": "sandbox\n",
     "resolv.conf": "",
 }
-"""Made for the sandbox: the host's own name its users, its network and its resolvers."""
+"""Made for the sandbox: the host's own name its users (`users_files`), its network and its resolvers."""
 
 
 @attrs.frozen
@@ -77,12 +96,38 @@ class Folders:
 
     input: Path
     fs: Path
-    control: Path
 
 
-def tmpfs_mb(limits: Limits) -> dict[str, int]:
-    """File systems in memory that the task may write: MB of each."""
-    return {path: max(8, min(most, limits.memory_mb // 4)) for path, most in (("/dev/shm", SHM_MB), ("/tmp", TMP_MB))}
+def users_files(uid: int) -> dict[str, str]:
+    """`passwd` and `group` of a sandbox whose task is `uid` inside."""
+    return {
+        "passwd": "root:x:0:0:root:/nonexistent:/usr/sbin/nologin\n"
+        f"chorus:x:{uid}:{uid}:chorus:{HOME}:/bin/sh\n"
+        "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+        "group": f"root:x:0:\nchorus:x:{uid}:\nnogroup:x:65534:\n",
+    }
+
+
+def made_files(mode: Mode, job: Job, uid: int | None) -> dict[str, str]:
+    """Files that are made for one sandbox: path inside to content. bwrap copies them into memory of the sandbox, so
+    they lie nowhere on the host. `uid`: the task's own on the host, None for the agent's."""
+    inside = uid if mode in AS_ROOT and uid is not None else INSIDE_ID
+    etc = {**ETC_FILES, **users_files(inside)}
+    return {**{f"/etc/{name}": text for name, text in etc.items()}, SCRIPT: script(job.commands, job.env)}
+
+
+def tmpfs_mb(limits: Limits, tmp_mb: int | None = None) -> dict[str, int]:
+    """File systems in memory that the task may write: MB of each. `tmp_mb` is what the agent's owner wants /tmp to
+    have: it may be all of the task's memory, not more."""
+    sizes = {path: max(8, min(most, limits.memory_mb // 4)) for path, most in (("/dev/shm", SHM_MB), ("/tmp", TMP_MB))}
+    assert sizes.keys() == set(MEMORY_FOLDERS)
+    return sizes if tmp_mb is None else {**sizes, "/tmp": min(tmp_mb, max(8, limits.memory_mb))}
+
+
+@functools.cache
+def helper(name: str) -> str:
+    """The absolute path of a program of this machine, outside and inside."""
+    return shutil.which(name, path=SYSTEM_PATH) or f"/usr/bin/{name}"
 
 
 def system_binds() -> list[str]:
@@ -107,8 +152,11 @@ def system_binds() -> list[str]:
     return arguments
 
 
-def sandbox_arguments(mode: Mode, job: Job, folders: Folders, etc: Sequence[str] = tuple(ETC_FILES)) -> list[str]:
-    """Options of bwrap, for `--args`; the command itself is `command_arguments`."""
+def sandbox_arguments(
+    mode: Mode, job: Job, folders: Folders, files: Mapping[str, int], tmp_mb: int | None = None
+) -> list[str]:
+    """Options of bwrap, for `--args`; the command itself is `command_arguments`. `files`: paths inside, and the open
+    files that hold what comes there (`made_files`)."""
     arguments = [
         "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try",
         "--hostname", "sandbox", "--die-with-parent", "--new-session", "--clearenv",
@@ -120,26 +168,30 @@ def sandbox_arguments(mode: Mode, job: Job, folders: Folders, etc: Sequence[str]
             arguments += ["--cap-add", capability]
     else:
         arguments += ["--unshare-user", "--uid", str(INSIDE_ID), "--gid", str(INSIDE_ID), "--cap-drop", "ALL"]
-    for key, value in environment(job.env).items():
+    # The task's own variables come with its script, when its user and its rights are set.
+    for key, value in HELPER_ENVIRONMENT.items():
         arguments += ["--setenv", key, value]
     arguments += system_binds()
-    for name in etc:
-        arguments += ["--ro-bind", str(folders.control / "etc" / name), f"/etc/{name}"]
     arguments += ["--proc", "/proc", "--dev", "/dev"]
-    for path in HIDDEN:
-        if os.path.exists(path):
-            arguments += ["--ro-bind-try", "/dev/null", path]
-    for path, megabytes in tmpfs_mb(job.limits).items():
+    for path in READ_ONLY:
+        arguments += ["--ro-bind-try", path, path]
+    for path in filter(os.path.exists, HIDDEN):
+        # A file that is closed for good, or an empty folder.
+        cover = ["--perms", "0555", "--tmpfs"] if os.path.isdir(path) else ["--ro-bind-try", "/dev/null"]
+        arguments += [*cover, path, *(["--remount-ro", path] if os.path.isdir(path) else [])]
+    for path, megabytes in tmpfs_mb(job.limits, tmp_mb).items():
         arguments += ["--perms", "1777", "--size", str(megabytes << 20), "--tmpfs", path]
+    for path, fd in files.items():
+        arguments += ["--perms", "0444", "--file", str(fd), path]
     arguments += [
         "--ro-bind", str(folders.input), INPUT,
         "--bind", str(folders.fs / "data"), DATA,
         "--bind", str(folders.fs / "output"), OUTPUT,
         "--bind", str(folders.fs / "home"), HOME,
-        "--ro-bind", str(folders.control / "commands"), SCRIPT,
         # bwrap's own root and /dev are memory that the task could fill.
         "--remount-ro", "/dev", "--remount-ro", "/",
-        "--chdir", DATA,
+        # No folder of the task: the script enters that itself.
+        "--chdir", "/",
     ]  # fmt: skip
     return arguments
 
@@ -149,15 +201,21 @@ def sandbox_arguments(mode: Mode, job: Job, folders: Folders, etc: Sequence[str]
 PROCESS_LIMIT = 'ulimit -p "$1" 2>/dev/null || ulimit -u "$1" 2>/dev/null; shift; exec "$@"'
 
 
-def command_arguments(mode: Mode, limits: Limits, *, count_pids: bool) -> list[str]:
+def become(uid: int) -> list[str]:
+    """Options of setpriv."""
+    return ["--reuid", str(uid), "--regid", str(uid), "--clear-groups"]
+
+
+def command_arguments(mode: Mode, limits: Limits, uid: int | None, *, count_pids: bool) -> list[str]:
     """What runs inside: the script under its time limit. `count_pids`: no control group does."""
-    command = ["timeout", "-k", f"{GRACE_S:g}", f"{limits.timeout_s:.3f}", "/bin/sh", SCRIPT]
+    command = [helper("timeout"), "-k", f"{GRACE_S:g}", f"{limits.timeout_s:.3f}", "/bin/sh", SCRIPT]
     if count_pids:
         most = limits.pids * BACKSTOP_FACTOR + BACKSTOP_PIDS
         command = ["/bin/sh", "-c", PROCESS_LIMIT, "sh", str(most), *command]
     if mode in AS_ROOT:
-        identity = ["--reuid", str(HOST_UID), "--regid", str(HOST_UID), "--clear-groups"]
-        return ["setpriv", *identity, "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all", "--", *command]
+        assert uid is not None
+        drop = [*become(uid), "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all"]
+        return [helper("setpriv"), *drop, "--", *command]
     return command
 
 
@@ -174,6 +232,8 @@ while [ "$limits" -gt 0 ]; do ulimit "$1" "$2" 2>/dev/null || :; shift 2; limits
 exec "$@"
 """
 
+# Behind `setpriv --pdeathsig`: an agent that was killed before that took effect is this process's parent no more.
+GUARD = '[ "$PPID" = "$0" ] && exec "$@"'
 
 # In a mount namespace of its own, makes its root a mount: bwrap could not leave it otherwise.
 REROOT = 'mount --rbind / "$0" && mount --make-rprivate "$0" && exec chroot "$0" "$@"'
@@ -188,26 +248,38 @@ def rlimits(limits: Limits, *, memory: bool) -> list[tuple[str, int]]:
     return found
 
 
+@attrs.frozen
+class Launch:
+    """How bwrap is started on this machine."""
+
+    mode: Mode
+    bwrap: str
+    uid: int | None = None
+    """The task's on the host, where that is not the agent's."""
+    reroot: Path | None = None
+    """An empty folder, for the mode `chroot`."""
+
+
 def launch_arguments(
-    mode: Mode,
-    bwrap: str,
+    launch: Launch,
     joins: Sequence[Path],
     lower: Sequence[tuple[str, int]],
     limits: Limits,
     fds: Descriptors,
     *,
-    reroot: Path | None = None,
     count_pids: bool = False,
 ) -> list[str]:
-    """The whole argv, from the launcher to the task's commands. `reroot`: an empty folder, for the mode `chroot`."""
+    """The whole argv, from the launcher to the task's commands: each helper by its absolute path."""
     arguments = ["/bin/sh", "-c", LAUNCH, "chorus-sandbox", str(len(joins)), *map(str, joins), str(len(lower))]
     for option, value in lower:
         arguments += [option, str(value)]
-    if mode == "drop":
-        arguments += ["setpriv", "--reuid", str(HOST_UID), "--regid", str(HOST_UID), "--clear-groups", "--"]
-    if mode == "chroot":
-        arguments += ["unshare", "--mount", "--propagation", "unchanged", "--", "/bin/sh", "-c", REROOT, str(reroot)]
-    arguments += [bwrap, "--args", str(fds.options), "--json-status-fd", str(fds.status)]
+    drop = become(launch.uid) if launch.mode == "drop" and launch.uid is not None else []
+    # After the change of user, which would undo it.
+    arguments += [helper("setpriv"), *drop, "--pdeathsig", "KILL", "--", "/bin/sh", "-c", GUARD, str(os.getpid())]
+    if launch.mode == "chroot":
+        arguments += [helper("unshare"), "--mount", "--propagation", "unchanged", "--"]
+        arguments += ["/bin/sh", "-c", REROOT, str(launch.reroot)]
+    arguments += [launch.bwrap, "--args", str(fds.options), "--json-status-fd", str(fds.status)]
     if fds.filter is not None:
         arguments += ["--seccomp", str(fds.filter)]
-    return [*arguments, "--", *command_arguments(mode, limits, count_pids=count_pids)]
+    return [*arguments, "--", *command_arguments(launch.mode, limits, launch.uid, count_pids=count_pids)]

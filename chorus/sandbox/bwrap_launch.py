@@ -1,36 +1,27 @@
-"""What a bubblewrap sandbox starts with: its files of /etc, where bwrap finds its box, the files it inherits."""
+"""What a bubblewrap sandbox starts with: where bwrap finds its box, and the files it inherits."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from chorus.sandbox import volumes
-from chorus.sandbox.bwrap_arguments import ETC_FILES, Descriptors, Folders, Mode
+from chorus.sandbox.bwrap_arguments import Descriptors, Folders, Mode
 from chorus.sandbox.workspace import Box
-
-LAUNCH_ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-"""Of the launcher; bwrap clears it."""
-
-
-def write_etc(box: Box) -> None:
-    """The sandbox's own few files of /etc."""
-    etc = box.control / "etc"
-    volumes.make_folder(etc, 0o755)
-    for name, text in ETC_FILES.items():
-        volumes.write_readable(etc / name, text)
 
 
 def expose(box: Box, place: Path, mode: Mode) -> Folders:
     """Where bwrap finds the box. One that runs as another user cannot pass through the agent's private folders, so the
     box is mounted at `place` too. Raises OSError and VolumeError."""
     if mode != "drop":
-        return Folders(box.input, box.fs, box.control)
+        return Folders(box.input, box.fs)
     volumes.make_folder(place.parent, 0o711, exist_ok=True)
-    volumes.make_folder(place, 0o711)
+    # The box comes with a mode of its own, which lets nobody but the task's user pass.
+    volumes.make_folder(place, 0o700)
     volumes.bind(box.root, place)
-    return Folders(place / "input", place / "fs", place / "control")
+    return Folders(place / box.input.relative_to(box.root), place / box.fs.relative_to(box.root))
 
 
 def conceal(place: Path) -> None:
@@ -73,14 +64,20 @@ def can_reroot(folder: Path, table: Path = MOUNT_TABLE) -> bool:
 
 
 class Inherited:
-    """The files that bwrap inherits, in memory: its options (an environment can be long, and a command line is public),
-    the filter, and the pipe it reports to."""
+    """The files that bwrap inherits, in memory: those that are made for the sandbox (path inside to content), its
+    options (made by `options`, which gets the descriptors of the former; a command line would be public), the filter,
+    and the pipe it reports to."""
 
-    def __init__(self, options: list[str], program: bytes | None) -> None:
+    def __init__(
+        self, files: Mapping[str, str], options: Callable[[Mapping[str, int]], list[str]], program: bytes | None
+    ) -> None:
         self.report = self._status = self._options = -1
         self._filter: int | None = None
+        self._files: dict[str, int] = {}
         try:
-            self._options = self._filled(b"".join(os.fsencode(option) + b"\0" for option in options))
+            for path, text in files.items():
+                self._files[path] = self._filled(text.encode(errors="surrogateescape"))
+            self._options = self._filled(b"".join(os.fsencode(option) + b"\0" for option in options(self._files)))
             self._filter = self._filled(program) if program is not None else None
             self.report, self._status = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError:
@@ -105,7 +102,8 @@ class Inherited:
 
     @property
     def all(self) -> tuple[int, ...]:
-        return tuple(fd for fd in (self._options, self._status, self._filter) if fd is not None)
+        found = (*self._files.values(), self._options, self._status, self._filter)
+        return tuple(fd for fd in found if fd is not None)
 
     def close_theirs(self) -> None:
         """After the start: the child has its own."""
@@ -114,6 +112,7 @@ class Inherited:
                 os.close(fd)
         self._options = self._status = -1
         self._filter = None
+        self._files.clear()
 
     def close(self) -> None:
         self.close_theirs()

@@ -1,4 +1,9 @@
-"""The script that runs a job's commands inside, and the environment it runs in (pure)."""
+"""The script that runs a job's commands inside, and the environment that it gives them (pure).
+
+The environment of a task is in the script, not in that of the process which runs it: each command's own subshell puts
+it in place, after every helper (setpriv, timeout, this shell) has done its work under a fixed one. So no variable that
+a task sets has a say in what those look up, load or do.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,12 @@ INPUT, DATA, OUTPUT, HOME = "/workspace/input", "/workspace/data", "/workspace/o
 
 SCRIPT = "/run/chorus/commands"
 """Where the script lies inside."""
+
+SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where helpers are looked up: folders that no task can write."""
+
+HELPER_ENVIRONMENT: Mapping[str, str] = {"PATH": SYSTEM_PATH}
+"""The whole environment of every helper, outside and inside."""
 
 BASE_ENVIRONMENT: Mapping[str, str] = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
@@ -26,14 +37,50 @@ BASE_ENVIRONMENT: Mapping[str, str] = {
 }
 """All that is set unless the task sets it: nothing of the agent's own environment goes in."""
 
+SHELL_NAMES = frozenset({
+    "BASHOPTS", "BASH_VERSINFO", "EPOCHREALTIME", "EPOCHSECONDS", "EUID", "HISTCMD", "LINENO", "OPTIND", "PPID",
+    "RANDOM", "SECONDS", "SHELLOPTS", "SRANDOM", "UID",
+})  # fmt: skip
+"""Variables that one or another shell counts with, or lets nobody set."""
+
+MEMORY_FOLDERS = ("/tmp", "/dev/shm")
+"""File systems in memory that a task may fill."""
+
+FULL_MARK = ".chorus-full"
+"""In the task's home: names the file system in memory that was full when a command failed. It dies with the sandbox,
+so only the script can look. A task that forges the mark changes the reason of its own failure, and nothing else."""
+
+# The fields of `df -P`: seven words of a header, then device, blocks, used, available. Less than a hundredth is full:
+# whoever writes in large pieces meets the end a little before it.
+_ENDED = f"""\
+_chorus_ended() {{
+    (
+        for at in {" ".join(MEMORY_FOLDERS)}; do
+            set -- $(LC_ALL=C df -Pk "$at")
+            [ "$((${{11:-1}} * 100))" -ge "${{9:-0}}" ] || echo "$at" >{HOME}/{FULL_MARK}
+        done
+    ) 2>/dev/null
+    exit "$1"
+}}
+"""
+
 
 def environment(env: Mapping[str, str]) -> dict[str, str]:
     return {**BASE_ENVIRONMENT, **env}
 
 
-def script(commands: Sequence[Sequence[str]]) -> str:
-    """A POSIX shell script that runs each argv in turn until one fails, and ends with its exit code."""
-    lines = [f"cd {DATA} || exit 125"]
+def script(commands: Sequence[Sequence[str]], env: Mapping[str, str] | None = None) -> str:
+    """A POSIX shell script that runs each argv in turn, under `env` alone, until one fails, and ends with its exit
+    code."""
+    lines = [f"cd {DATA} || exit 125", "_chorus_environment() {"]
+    lines += [_export(name, value) for name, value in environment(env or {}).items()]
+    lines += ["}", _ENDED.rstrip()]
     # In a shell of its own, a command that is `exit` or `exec` cannot end the script early.
-    lines += [f"( {shlex.join(argv)} ) || exit" for argv in commands if argv]
+    lines += [f"( _chorus_environment; {shlex.join(argv)} ) || _chorus_ended $?" for argv in commands if argv]
     return "\n".join(lines) + "\n"
+
+
+def _export(name: str, value: str) -> str:
+    export = f"command export {name}={shlex.quote(value)}"
+    # Tried first: what the shell does not take costs that variable, not the shell.
+    return f"    ( {export} ) 2>/dev/null && {export}" if name in SHELL_NAMES else f"    {export}"

@@ -5,8 +5,8 @@ All calls are in threads with time limits. What a killed agent or engine left is
 
 from __future__ import annotations
 
-import os
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,11 @@ from twisted.internet.defer import Deferred, DeferredLock, gatherResults
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError
-from chorus.sandbox import volumes
+from chorus.sandbox import volumes, workspace
 from chorus.sandbox.contract import Job, Limits, OutputSink, Reason, Run, RunResult, SandboxUnavailable
-from chorus.sandbox.docker_box import Binding, Contained, Containers, container_name
+from chorus.sandbox.docker_box import Binding, Contained, Containers, clean_boxes, container_name
 from chorus.sandbox.docker_run import CONTAINER_S, FILES_S, PROBE_S, DockerRun
-from chorus.sandbox.docker_spec import LABEL_AGENT, LABEL_BOX, LABEL_FENCE, LABEL_IMAGE, LABEL_TASK, Users
+from chorus.sandbox.docker_spec import LABEL_AGENT, LABEL_BOX, LABEL_FENCE, LABEL_IMAGE, LABEL_TASK
 from chorus.sandbox.engine import Engine, EngineError
 from chorus.sandbox.languages import ImageMap
 from chorus.sandbox.volumes import Volume
@@ -51,6 +51,7 @@ class Docker:
         images: ImageMap | None = None,
         warm: Mapping[str, int] | None = None,
         defaults: Limits | None = None,
+        tmp_mb: int | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.reactor: Any = reactor
@@ -59,7 +60,9 @@ class Docker:
         self.workers = Workers(reactor, "docker", 12)
         self.runs: set[DockerRun] = set()
         self._agent_id = agent_id
-        self.containers = Containers(Engine(host), agent_id, self.images, Users.of_agent(os.geteuid(), os.getegid()))
+        self.containers = Containers(Engine(host), agent_id, self.images, tmp_mb)
+        # Not in the folder of the attempt: a task sees the path of one of its mounts, and need not see whose it is.
+        self._boxes = state / "boxes"
         self.pool = WarmPool(self, state / "warm", dict(warm or {}), defaults or Limits())
         self._kept: dict[tuple[str, str], tuple[Contained, Binding]] = {}
         self._leftovers: set[str] = set()
@@ -143,7 +146,7 @@ class Docker:
             self._owed = False
             self.pool.begin()
 
-    async def container_for(self, job: Job, image: str, scratch: Path, *, warm: bool) -> Contained:
+    async def container_for(self, job: Job, image: str, *, warm: bool) -> Contained:
         """A warm container if one fits and is wanted, else a new one."""
         if self._owed:
             await self.settle()
@@ -156,7 +159,7 @@ class Docker:
                 await self.discard(ready)
             else:
                 return ready
-        box = Box(scratch / "box")
+        box = Box(self._boxes / uuid.uuid4().hex)
         made: Contained = await self.workers.call(
             CONTAINER_S, self.containers.make, container_name(job), image, box, job.limits, job
         )
@@ -226,7 +229,10 @@ class Docker:
                     volumes.remove_tree(Path(box))
                 except OSError as error:
                     self._log.error("{path} could not be removed: {error}", path=box, error=error)
-        self.pool.clean(keep_boxes={found.box.root for found, _ in kept.values()})
+        used = {run.contained.box.root for run in self.runs if run.contained is not None}
+        used |= {found.box.root for found, _ in kept.values()}
+        for folder in (self._boxes, self.pool.folder):
+            clean_boxes(folder, used)
         return kept
 
     def _recognise(
@@ -246,8 +252,10 @@ class Docker:
             if entry["State"] == "paused":
                 engine.resume(entry["Id"])
             engine.execution(binding.execution)
-            volume = Volume(box.fs, binding.disk, binding.disk_mb, "taken over")
-            found = Contained(entry["Id"], label.get(LABEL_IMAGE, ""), box, volume, Limits(disk_mb=binding.disk_mb))
+            volume = Volume(box.fs, binding.disk, binding.disk_mb, "taken over", workspace.WRITABLE)
+            limits = Limits(disk_mb=binding.disk_mb)
+            uid = self.containers.uids.hold(binding.uid)
+            found = Contained(entry["Id"], label.get(LABEL_IMAGE, ""), box, volume, limits, uid)
             found.attach(engine.inspect(entry["Id"])["State"])
         except EngineError:
             return None

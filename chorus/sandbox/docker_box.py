@@ -9,18 +9,19 @@ import select
 import signal
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import attrs
 from twisted.logger import Logger
 
-from chorus.sandbox import cgroups, processes, volumes, workspace
-from chorus.sandbox.bwrap_arguments import tmpfs_mb
+from chorus.sandbox import cgroups, processes, seccomp_docker, volumes, workspace
+from chorus.sandbox.commands import MEMORY_FOLDERS
 from chorus.sandbox.contract import ImageMissing, Job, Limits, SandboxUnavailable
-from chorus.sandbox.docker_spec import Users, cap_file, container, execution, labels, resources
+from chorus.sandbox.docker_spec import FIRST_UID, Users, cap_file, container, execution, labels, resources
 from chorus.sandbox.engine import Engine, EngineError
 from chorus.sandbox.languages import ImageMap
+from chorus.sandbox.uids import Uid, Uids
 from chorus.sandbox.volumes import Enforcement, Volume
 from chorus.sandbox.workspace import Box
 
@@ -44,12 +45,14 @@ class Binding:
     started_at: float
     disk: Enforcement
     disk_mb: int
+    uid: int = FIRST_UID
+    """The task's, under an agent that is root."""
 
     def write(self, box: Box) -> None:
         path = box.root / BINDING
         fresh = path.with_suffix(".new")
-        with fresh.open("w", encoding="utf-8") as file:
-            json.dump(attrs.asdict(self), file)
+        with volumes.create_private(fresh, exist_ok=True) as file:
+            file.write(json.dumps(attrs.asdict(self)).encode())
             file.flush()
             os.fsync(file.fileno())
         fresh.rename(path)
@@ -72,6 +75,7 @@ class Contained:
     box: Box
     volume: Volume
     limits: Limits
+    uid: Uid = attrs.Factory(lambda: Uid(os.geteuid()))
     warm: bool = False
     """Waited for its task, and so may have died meanwhile."""
     pid: int = 0
@@ -102,6 +106,7 @@ class Contained:
         if self.handle >= 0:
             os.close(self.handle)
             self.handle = -1
+        self.uid.release()
 
     @property
     def out(self) -> Path:
@@ -131,7 +136,7 @@ class Contained:
         places = cgroups.of_process(self.pid) if self.volume.enforcement == "poll" and self.pid else None
         if places is not None:
             # What the engine executes in a container does not descend from its first process: its group tells.
-            unlinked = processes.unlinked(cgroups.members(places[1]), tmpfs_mb(self.limits))
+            unlinked = processes.unlinked(cgroups.members(places[1]), MEMORY_FOLDERS)
         if self.volume.full(unlinked.disk):
             return True
         most = 2 * (self.limits.output_mb << 20) + FILES
@@ -142,18 +147,44 @@ def container_name(job: Job) -> str:
     return f"chorus-{job.task_id[-36:]}-{job.attempt}-{uuid.uuid4().hex[:8]}"
 
 
+def clean_boxes(folder: Path, used: Collection[Path]) -> None:
+    """Remove what an earlier process left in a folder of boxes, but those in use."""
+    for root in set(folder.iterdir()) - set(used) if folder.is_dir() else ():
+        try:
+            volumes.remove_tree(root)
+        except OSError as error:
+            Containers._log.error("{path} could not be removed: {error}", path=str(root), error=error)
+
+
+def _users(uid: Uid) -> Users:
+    return Users.of_agent(os.geteuid(), os.getegid(), uid.number)
+
+
+def _fill_control(box: Box, users: Users) -> None:
+    """What a container finds in its control folder, apart from the commands."""
+    out = box.control / "out"
+    volumes.make_folder(out, 0o755)
+    if users.owner:
+        os.chown(out, *users.pump)
+    for name, text in users.files.items():
+        volumes.make_folder(box.control / "etc", 0o755, exist_ok=True)
+        volumes.write_readable(box.control / "etc" / name, text)
+
+
 class Containers:
     """Makes, fills, starts and removes containers. Blocking."""
 
     _log = Logger()
 
-    def __init__(self, engine: Engine, agent_id: str, images: ImageMap, users: Users) -> None:
+    def __init__(self, engine: Engine, agent_id: str, images: ImageMap, tmp_mb: int | None = None) -> None:
         self.engine = engine
         self.images = images
+        self.uids = Uids()
         self._agent_id = agent_id
-        self._users = users
+        self._tmp_mb = tmp_mb
         self._loop = True
         self._runtime: str | None = None
+        self._seccomp: str | None = seccomp_docker.profile()
 
     def look(self) -> str | None:
         """Whether this engine will do: None, or one line."""
@@ -164,6 +195,7 @@ class Containers:
         if info.maps_users:
             return "the container engine maps users (rootless or userns-remap), which is not supported here"
         self._runtime = "runsc" if "runsc" in info.runtimes else None
+        self._seccomp = seccomp_docker.profile() if info.seccomp else None
         held = {
             "memory": info.memory_limit,
             "pids": info.pids_limit,
@@ -193,17 +225,19 @@ class Containers:
             raise SandboxUnavailable(f"the engine does not see {box.root}: {error}") from None
 
     def _make(self, name: str, image: str, box: Box, limits: Limits, job: Job | None, *, loop: bool) -> Contained:
-        volume = workspace.prepare(box, limits.disk_mb, self._users.owner, loop=loop)
+        uid = self._take_uid()
+        users = _users(uid)
         made = None
         try:
-            out = box.control / "out"
-            volumes.make_folder(out, 0o755)
-            if self._users.owner:
-                os.chown(out, *self._users.pump)
+            volume = workspace.prepare(box, limits.disk_mb, users.owner, loop=loop)
+            _fill_control(box, users)
             label = labels(self._agent_id, image, box, job)
-            made = self.engine.create(name, container(image, box, limits, self._users, label, self._runtime))
+            body = container(
+                image, box, limits, users, label, self._runtime, seccomp=self._seccomp, tmp_mb=self._tmp_mb
+            )
+            made = self.engine.create(name, body)
             self.engine.start(made)
-            found = Contained(made, image, box, volume, limits, warm=job is None)
+            found = Contained(made, image, box, volume, limits, uid, warm=job is None)
             self._await_ready(found)
             found.attach(self.engine.inspect(made)["State"])
         except BaseException:
@@ -214,8 +248,13 @@ class Containers:
                 volumes.remove_tree(box.root)
             except OSError as error:
                 self._log.error("{path} could not be removed: {error}", path=str(box.root), error=error)
+            uid.release()
             raise
         return found
+
+    def _take_uid(self) -> Uid:
+        """Another agent than root runs its tasks as itself."""
+        return self.uids.take() if os.geteuid() == 0 else Uid(os.geteuid())
 
     def _await_ready(self, found: Contained) -> None:
         deadline = time.monotonic() + READY_S
@@ -231,7 +270,8 @@ class Containers:
 
     def fill(self, found: Contained, job: Job, stop: Callable[[], bool]) -> None:
         """Input and script; raises what `workspace.fill` does."""
-        workspace.fill(found.box, job, self._users.owner, stop)
+        workspace.fill(found.box, job, _users(found.uid).owner, stop)
+        workspace.write_script(found.box, job)
         volumes.write_readable(found.box.control / "cap", cap_file(job.limits))
 
     def fit(self, warm: Contained, job: Job) -> None:
@@ -239,17 +279,16 @@ class Containers:
         limits = job.limits
         if resources(limits) != resources(warm.limits):
             self.engine.update(warm.id, resources(limits))
-        if warm.volume.enforcement == "loop" and limits.disk_mb < warm.limits.disk_mb:
-            # The root of the file system is not mounted inside: what lies there only takes room.
-            with (warm.box.fs / ".ballast").open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, (warm.limits.disk_mb - limits.disk_mb) << 20)
         warm.volume = attrs.evolve(warm.volume, limit_mb=limits.disk_mb)
         warm.limits = limits
 
     def begin(self, found: Contained, job: Job, now: float) -> Binding:
         """Start the commands; what it takes to find them again is durable before."""
-        prepared = self.engine.prepare_execution(found.id, execution(job, self._users))
-        binding = Binding(job.task_id, job.fence, prepared, now, found.volume.enforcement, job.limits.disk_mb)
+        prepared = self.engine.prepare_execution(found.id, execution(job, _users(found.uid)))
+        volume = found.volume
+        binding = Binding(
+            job.task_id, job.fence, prepared, now, volume.enforcement, job.limits.disk_mb, found.uid.number
+        )
         binding.write(found.box)
         self.engine.start_execution(prepared)
         if found.warm:

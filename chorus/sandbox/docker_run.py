@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError
-from chorus.sandbox import archives, artifacts, cgroups, workspace
+from chorus.sandbox import archives, artifacts, cgroups, hints, workspace
 from chorus.sandbox.contract import FINAL, ImageMissing, Job, OutputSink, Reason, RunResult, SandboxUnavailable
 from chorus.sandbox.docker_box import Binding, Contained
 from chorus.sandbox.engine import EngineError
@@ -65,6 +66,7 @@ class _Sample:
     disk_full: bool
     running: bool
     exit_code: int | None
+    memory_full: str = ""
 
 
 class DockerRun:
@@ -101,6 +103,7 @@ class DockerRun:
         self._tails: list[Tail] = []
         self._usage = cgroups.Usage()
         self._disk_full = False
+        self._memory_full = ""
         self._bomb = ForkBomb()
         self._silent_since: float | None = None
         self._gathering = Gathering(backend.reactor)
@@ -201,7 +204,8 @@ class DockerRun:
         return await self._begin(await self._container(warm=False))
 
     async def _container(self, *, warm: bool) -> Contained:
-        found = await self._backend.container_for(self._job, self._image, self._scratch, warm=warm)
+        await self._call(FILES_S, partial(self._scratch.mkdir, mode=0o700, parents=True, exist_ok=True))
+        found = await self._backend.container_for(self._job, self._image, warm=warm)
         self.contained = found
         if self._stopped is not None:
             raise _Refused(*self._stopped)
@@ -298,13 +302,15 @@ class DockerRun:
             if not usage.oom_kills and code and self._backend.containers.oom_killed(found):
                 usage = attrs.evolve(usage, oom_kills=1)
             full = found.disk_full() or full
-        return _Sample(usage, full, running, code)
+        memory_full = "" if running else workspace.full_memory(found.box)
+        return _Sample(usage, full, running, code, memory_full)
 
     def _judge(self, sample: _Sample) -> None:
         limits, before = self._job.limits, self._usage
         pids = sample.usage.pids if sample.running else max(before.pids, sample.usage.pids)
         self._usage = attrs.evolve(sample.usage, pids=pids)
         self._disk_full = sample.disk_full
+        self._memory_full = sample.memory_full
         if not sample.running:
             return
         found = self.contained
@@ -375,8 +381,10 @@ class DockerRun:
             pids_refused=self._usage.pids_refused,
             pids_full=self._usage.pids >= self._job.limits.pids,
             disk_full=self._disk_full,
+            memory_full=self._memory_full,
         )
         reason, text = verdict(facts, self._job.limits)
+        text += await self._hint(reason, exit_code)
         caveats = self._backend.containers.caveats
         if found is not None and found.volume.enforcement == "poll":
             caveats += (f"disk_polled: no file system of its own ({found.volume.note}); measured every {WATCH_S} s",)
@@ -397,6 +405,12 @@ class DockerRun:
             caveats=caveats,
             disk_enforcement=found.volume.enforcement if found else "none",
         )
+
+    async def _hint(self, reason: Reason, exit_code: int | None) -> str:
+        try:
+            return str(await self._call(PROBE_S, hints.hint, reason, exit_code, self._job, self._scratch))
+        except TimedOut:
+            return ""
 
     async def _remove(self, found: Contained) -> None:
         try:

@@ -7,17 +7,15 @@ from typing import Any
 
 import attrs
 
-from chorus.sandbox.bwrap_arguments import tmpfs_mb
-from chorus.sandbox.commands import DATA, HOME, INPUT, OUTPUT, SCRIPT, environment
+from chorus.sandbox.bwrap_arguments import HIDDEN, READ_ONLY, tmpfs_mb, users_files
+from chorus.sandbox.commands import DATA, HOME, INPUT, OUTPUT, SCRIPT, SYSTEM_PATH, environment
 from chorus.sandbox.contract import Job, Limits
+from chorus.sandbox.uids import PUMP_UID
 from chorus.sandbox.verdict import FLOOD_FACTOR, GRACE_S
 from chorus.sandbox.workspace import Box
 
-TASK_UID = 1000
-"""Of the task's commands, when the agent is root; the images know it as `chorus`."""
-
-PUMP_UID = 64201
-"""Of the process that keeps the output, when the agent is root: the task can neither stop it nor write its files."""
+FIRST_UID = 1000
+"""Of every task of a root agent of an earlier version; a container of its may still be there to be taken over."""
 
 IO = "/run/chorus-io"
 """The pipes between the task and the pump: memory of the container."""
@@ -34,6 +32,14 @@ LOG_BYTES = "1m"
 """Cap of the container's own log; the task's output does not go there."""
 
 NOFILE = 4096
+
+MASKED = (
+    *HIDDEN,
+    # Where the engine's disks are, and the files behind the tasks' own.
+    *("/sys/block", "/sys/class/block", "/sys/dev/block", "/sys/devices/virtual/block"),
+    *("/sys/firmware", "/sys/devices/virtual/powercap"),
+)
+"""In place of the engine's own list, which it holds. What is not there is passed over."""
 
 # The container's first process, as the pump's user: one pump a stream. `dd` writes each read at once; the file size
 # limit ends it exactly at the cap; what comes after is counted and thrown away. Units of `ulimit -f` are 512 bytes.
@@ -65,11 +71,17 @@ class Users:
     """Who the task's files on the host are given to; None when they already are."""
 
     @classmethod
-    def of_agent(cls, uid: int, gid: int) -> Users:
-        """A root agent gives each its own user. Another agent cannot change owners: both are itself."""
+    def of_agent(cls, uid: int, gid: int, task: int = FIRST_UID) -> Users:
+        """A root agent gives each its own user, and each task another. Another agent cannot change owners: both are
+        itself."""
         if uid == 0:
-            return cls((TASK_UID, TASK_UID), (PUMP_UID, PUMP_UID), (TASK_UID, TASK_UID))
+            return cls((task, task), (PUMP_UID, PUMP_UID), (task, task))
         return cls((uid, gid), (uid, gid), None)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """`passwd` and `group` of the container: an image knows none of a root agent's users."""
+        return users_files(self.task[0]) if self.owner else {}
 
 
 def _name(user: tuple[int, int]) -> str:
@@ -105,22 +117,34 @@ def _bind(source: object, target: str, *, read_only: bool) -> dict[str, Any]:
 
 
 def container(
-    image: str, box: Box, limits: Limits, users: Users, label: Mapping[str, str], runtime: str | None
+    image: str,
+    box: Box,
+    limits: Limits,
+    users: Users,
+    label: Mapping[str, str],
+    runtime: str | None,
+    *,
+    seccomp: str | None = None,
+    tmp_mb: int | None = None,
 ) -> dict[str, Any]:
-    """The body of `POST /containers/create`."""
+    """The body of `POST /containers/create`. `seccomp`: a profile (`seccomp_docker`); None where the engine has no
+    filters."""
+    tmpfs = tmpfs_mb(limits, tmp_mb)
     io_options = f"rw,nosuid,nodev,noexec,size=64k,mode=0755,uid={users.pump[0]},gid={users.pump[1]}"
     file_size = max(limits.disk_mb, limits.output_mb) << 20
     host: dict[str, Any] = {
         **resources(limits),
         "CapDrop": ["ALL"],
-        "SecurityOpt": ["no-new-privileges:true"],
+        "SecurityOpt": ["no-new-privileges:true", *([f"seccomp={seccomp}"] if seccomp is not None else [])],
+        "MaskedPaths": list(MASKED),
+        "ReadonlyPaths": list(READ_ONLY),
         "ReadonlyRootfs": True,
         "NetworkMode": "none",
         "IpcMode": "private",
         "Init": True,
         "Privileged": False,
-        "ShmSize": tmpfs_mb(limits)["/dev/shm"] << 20,
-        "Tmpfs": {"/tmp": f"rw,nosuid,nodev,exec,size={tmpfs_mb(limits)['/tmp']}m,mode=1777", IO: io_options},
+        "ShmSize": tmpfs["/dev/shm"] << 20,
+        "Tmpfs": {"/tmp": f"rw,nosuid,nodev,exec,size={tmpfs['/tmp']}m,mode=1777", IO: io_options},
         "Ulimits": [
             {"Name": "nofile", "Soft": NOFILE, "Hard": NOFILE},
             {"Name": "fsize", "Soft": file_size, "Hard": file_size},
@@ -134,6 +158,7 @@ def container(
             _bind(box.output, OUTPUT, read_only=False),
             _bind(box.home, HOME, read_only=False),
             _bind(box.control, CONTROL, read_only=False),
+            *(_bind(box.control / "etc" / name, f"/etc/{name}", read_only=True) for name in users.files),
         ],
     }
     if runtime is not None:
@@ -153,9 +178,12 @@ def container(
     }
 
 
-# Output goes to the pump from the first byte; the time limit is inside, so it holds while no agent watches.
+# Output goes to the pump from the first byte; the time limit is inside, so it holds while no agent watches. The
+# environment is the container's own until the script gives each command the task's, and helpers are looked up in
+# folders that no task can write.
 # A broken engine (one in a chroot) runs executions outside of the container: there the pipes are not.
 RUN = f"""\
+PATH={SYSTEM_PATH}
 [ -p {IO}/stdout ] || exit 125
 exec </dev/null >{IO}/stdout 2>{IO}/stderr
 exec timeout -k {GRACE_S:g} "$1" /bin/sh {SCRIPT}
@@ -167,9 +195,9 @@ def execution(job: Job, users: Users) -> dict[str, Any]:
     command: Sequence[str] = ("/bin/sh", "-c", RUN, "sh", f"{job.limits.timeout_s:.3f}")
     return {
         "User": _name(users.task),
-        "WorkingDir": DATA,
+        "WorkingDir": "/",
         "Cmd": list(command),
-        "Env": [f"{key}={value}" for key, value in environment(job.env).items()],
+        "Env": [],
         "AttachStdin": False,
         "AttachStdout": False,
         "AttachStderr": False,

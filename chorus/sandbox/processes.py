@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import os
+import signal
 import stat
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -145,3 +148,51 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rsplit(")", 1)[1].split()[0] not in "ZX"
     except (OSError, IndexError):
         return False
+
+
+MARK = "CHORUS_SANDBOX"
+"""A variable in the environment of each helper that makes a sandbox, never of a task: it finds helpers again that no
+control group holds. It names no agent (a task may read it of the first process of its sandbox)."""
+
+KILL_S = 5.0
+"""How long `kill_marked` goes on: what it kills may be making another one."""
+
+
+def marks_of(agent_id: str) -> str:
+    """What the marks of this agent's sandboxes begin with."""
+    return hashlib.sha256(f"chorus-sandbox {agent_id}".encode()).hexdigest()[:24]
+
+
+def marked(begin: str) -> Iterator[int]:
+    """Processes that live, started with this mark or one that goes on after it with a dash."""
+    for name in os.listdir("/proc"):
+        if name.isdigit() and _has_mark(int(name), begin) and alive(int(name)):
+            yield int(name)
+
+
+def kill_marked(begin: str) -> int:
+    """SIGKILL to the marked processes until there are none; how many there were."""
+    killed: set[int] = set()
+    deadline = time.monotonic() + KILL_S
+    while (found := list(marked(begin))) and time.monotonic() < deadline:
+        for pid in found:
+            with contextlib.suppress(OSError):
+                handle = os.pidfd_open(pid)
+                try:
+                    # The number may be another process's by now; the handle is not.
+                    if _has_mark(pid, begin):
+                        signal.pidfd_send_signal(handle, signal.SIGKILL)
+                        killed.add(pid)
+                finally:
+                    os.close(handle)
+        time.sleep(0.005)
+    return len(killed)
+
+
+def _has_mark(pid: int, begin: str) -> bool:
+    try:
+        environ = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
+    exact = f"{MARK}={begin}".encode()
+    return any(entry == exact or entry.startswith(exact + b"-") for entry in environ.split(b"\0"))

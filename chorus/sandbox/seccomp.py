@@ -1,4 +1,5 @@
-"""The system calls a bubblewrap sandbox may not make, compiled to a BPF program (pure).
+"""The system calls a sandbox may not make, compiled to a BPF program for bubblewrap (pure). `seccomp_docker.py` makes
+the profile of a container from the same tables.
 
 Denied is what Docker's default profile denies to a container without capabilities, plus io_uring, keyrings and terminal
 injection; numbers above the last one reviewed answer ENOSYS, so a newer kernel opens nothing by itself. A foreign ABI
@@ -30,22 +31,22 @@ KILL = 0x80000000
 ERRNO = 0x00050000
 
 _X32_BIT = 0x40000000
-_NEW_NAMESPACES = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
+NEW_NAMESPACES = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET."""
 
-_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
-"""Put bytes into a terminal's input as if typed."""
+REFUSED_IOCTLS = (0x5412, 0x541C)
+"""TIOCSTI, TIOCLINUX: put bytes into a terminal's input as if typed."""
 
-_PERSONALITIES = (0x0, 0x0008, 0x20000, 0x20008, 0xFFFFFFFF)
+PERSONALITIES = (0x0, 0x0008, 0x20000, 0x20008, 0xFFFFFFFF)
 """PER_LINUX, PER_LINUX32, UNAME26 and both, query: Docker's list. Others switch off protections of memory."""
 
-_CLONE_FILES, _CLONE_THREAD = 0x00000400, 0x00010000
+CLONE_FILES, CLONE_THREAD = 0x00000400, 0x00010000
 """A thread with open files of its own would hold them where nobody looks (`processes.unlinked`)."""
 
 _SEGMENT_BYTES = 4096
 
-_AF_ALG, _AF_VSOCK = 38, 40
-"""The kernel's crypto API and the hypervisor's socket, neither behind the network namespace."""
+REFUSED_FAMILIES = (38, 40)
+"""AF_ALG, AF_VSOCK: the kernel's crypto API and the hypervisor's socket, neither behind the network namespace."""
 
 # fmt: off
 DENIED: Mapping[int, Mapping[str, int]] = {
@@ -159,9 +160,9 @@ def compile_filter(arch: int, *, memory_held: bool = True) -> bytes:
     program.end(ALLOW)
     program.label("clone")
     program.load(_argument(0))
-    program.jump(_JUMP_ANY_BIT, _NEW_NAMESPACES, then="deny")
-    program.jump(_JUMP_ANY_BIT, _CLONE_THREAD, otherwise="allow")
-    program.jump(_JUMP_ANY_BIT, _CLONE_FILES, then="allow", otherwise="deny")
+    program.jump(_JUMP_ANY_BIT, NEW_NAMESPACES, then="deny")
+    program.jump(_JUMP_ANY_BIT, CLONE_THREAD, otherwise="allow")
+    program.jump(_JUMP_ANY_BIT, CLONE_FILES, then="allow", otherwise="deny")
     program.label("shmget")
     program.load(_argument(1) + 4)
     program.jump(_JUMP_EQUAL, 0, otherwise="deny")
@@ -169,15 +170,17 @@ def compile_filter(arch: int, *, memory_held: bool = True) -> bytes:
     program.jump(_JUMP_ABOVE, _SEGMENT_BYTES, then="deny", otherwise="allow")
     program.label("ioctl")
     program.load(_argument(1))
-    program.jump(_JUMP_EQUAL, _TIOCSTI, then="deny")
-    program.jump(_JUMP_EQUAL, _TIOCLINUX, then="deny", otherwise="allow")
+    for value in REFUSED_IOCTLS:
+        program.jump(_JUMP_EQUAL, value, then="deny")
+    program.end(ALLOW)
     program.label("socket")
     program.load(_argument(0))
-    program.jump(_JUMP_EQUAL, _AF_ALG, then="deny")
-    program.jump(_JUMP_EQUAL, _AF_VSOCK, then="deny", otherwise="allow")
+    for value in REFUSED_FAMILIES:
+        program.jump(_JUMP_EQUAL, value, then="deny")
+    program.end(ALLOW)
     program.label("personality")
     program.load(_argument(0))
-    for value in _PERSONALITIES:
+    for value in PERSONALITIES:
         program.jump(_JUMP_EQUAL, value, then="allow")
     program.label("deny")
     program.end(ERRNO | errno.EPERM)

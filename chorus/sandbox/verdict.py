@@ -64,6 +64,8 @@ class Facts:
     pids_full: bool = False
     """At the limit when the commands ended."""
     disk_full: bool = False
+    memory_full: str = ""
+    """The file system in memory that was full when a command failed."""
 
 
 def verdict(facts: Facts, limits: Limits) -> tuple[Reason, str]:
@@ -81,6 +83,9 @@ def verdict(facts: Facts, limits: Limits) -> tuple[Reason, str]:
         return Reason.OOM, f"out of memory (limit {limits.memory_mb} MB)"
     if facts.disk_full or code == 128 + signal.SIGXFSZ:
         return Reason.DISK, f"the disk was full (limit {limits.disk_mb} MB)"
+    if facts.memory_full:
+        of = "CHORUS_TASK_TMP_MB of the agent sets its size" if facts.memory_full == "/tmp" else "its size is fixed"
+        return Reason.DISK, f"{facts.memory_full} was full (it is memory; {of})"
     if facts.pids_refused:
         return Reason.PIDS, f"more than {limits.pids} processes were asked for"
     return Reason.EXIT, describe_exit(code)

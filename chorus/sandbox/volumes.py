@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import attrs
 
@@ -26,8 +26,9 @@ TOOL_S = 30.0
 OVERHEAD_MB = 8
 """What ext4 keeps for itself in a small file system, on top of what the task may write."""
 
-FULL_BYTES = 512 * 1024
-"""With a hundredth of its size: a file system with less left has refused a write, or will."""
+FULL_BYTES = 1280 * 1024
+"""With a hundredth of what a task may write: a file system with less left has refused a write, or will. Many programs
+write a MiB at a time, and are refused it whole."""
 
 CLOSED_S = 10.0
 """Time limit of measuring a tree with closed folders, in a process of its own."""
@@ -66,6 +67,8 @@ class Volume:
     limit_mb: int
     note: str = ""
     """Why it is not a loop mount."""
+    folders: tuple[str, ...] = (".",)
+    """What is measured of a plain folder: the rest the task cannot write to."""
 
     def full(self, unlinked: int = 0) -> bool:
         """`unlinked`: bytes of files on this disk that have no name any more but are still open. Raises OSError."""
@@ -75,10 +78,13 @@ class Volume:
             except OSError:
                 return False
             # The last blocks go to metadata: a writer meets ENOSPC a little before zero.
-            left = FULL_BYTES + room.f_blocks * room.f_frsize // 100
+            left = FULL_BYTES + (self.limit_mb << 20) // 100
             return room.f_bavail * room.f_frsize < left or room.f_favail == 0
         limit = (self.limit_mb << 20) - unlinked
-        return limit < 0 or measure(self.path, limit) > limit
+        for folder in self.folders:
+            if limit >= 0:
+                limit -= measure(self.path / folder, limit)
+        return limit < 0
 
 
 def measure(root: Path, stop_at: int) -> int:
@@ -114,14 +120,24 @@ def make_folder(path: Path, mode: int, *, exist_ok: bool = False) -> None:
     to the umask, which is 077 in a daemon. `exist_ok`: one that is there gets the mode too."""
     if not path.parent.exists():
         make_folder(path.parent, mode, exist_ok=True)
-    path.mkdir(exist_ok=exist_ok)
+    # Made closed, then opened: with a umask of 0 it must not be open to all for an instant either.
+    path.mkdir(mode & 0o700, exist_ok=exist_ok)
     path.chmod(mode)
 
 
 def write_readable(path: Path, text: str) -> None:
     """A file that every user may read and none is meant to change, whatever the umask."""
-    path.write_text(text, "utf-8", errors="surrogateescape")
+    with create_private(path, exist_ok=True) as file:
+        file.write(text.encode(errors="surrogateescape"))
     path.chmod(0o444)
+
+
+def create_private(path: Path, *, exist_ok: bool = False) -> BinaryIO:
+    """A new file of this process's user alone, whatever the umask. `exist_ok`: or one that is there, emptied."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_TRUNC if exist_ok else os.O_EXCL)
+    fd = os.open(path, flags, 0o600)
+    os.fchmod(fd, 0o600)
+    return os.fdopen(fd, "wb")
 
 
 def mount_volume(image: Path, path: Path, size_mb: int, owner: tuple[int, int] | None, *, loop: bool) -> Volume:
@@ -141,7 +157,7 @@ def mount_volume(image: Path, path: Path, size_mb: int, owner: tuple[int, int] |
 
 
 def _mount_loop(image: Path, path: Path, size_mb: int, owner: tuple[int, int] | None) -> None:
-    with image.open("xb") as file:
+    with create_private(image) as file:
         os.truncate(file.fileno(), (size_mb + OVERHEAD_MB) << 20)
     uid, gid = owner or (os.getuid(), os.getgid())
     # No journal and no reserved blocks: it lives as long as the task. Inodes for small files, or a source tree meets
@@ -153,6 +169,19 @@ def _mount_loop(image: Path, path: Path, size_mb: int, owner: tuple[int, int] | 
     _tool("mount", "-t", "ext4", "-o", "loop,nosuid,nodev,noatime", image, path)
     with contextlib.suppress(OSError):
         (path / "lost+found").rmdir()
+
+
+BALLAST = ".ballast"
+"""At the root of a task's file system, which is not mounted inside: it only takes room."""
+
+
+def leave_free(path: Path, free_mb: int) -> None:
+    """Take room from a file system of a task's own until it has no more than `free_mb`. Raises OSError."""
+    room = os.statvfs(path)
+    over = room.f_bavail * room.f_frsize - (free_mb << 20)
+    if over > 0:
+        with create_private(path / BALLAST) as file:
+            os.posix_fallocate(file.fileno(), 0, over)
 
 
 def bind(source: Path, target: Path, *, private: bool = True) -> None:

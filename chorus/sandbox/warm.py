@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict, deque
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,6 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError
-from chorus.sandbox import volumes
 from chorus.sandbox.contract import Limits
 from chorus.sandbox.docker_box import Contained
 from chorus.sandbox.docker_run import CONTAINER_S, PROBE_S
@@ -43,7 +42,7 @@ class WarmPool:
 
     def __init__(self, backend: Docker, folder: Path, wanted: Mapping[str, int], limits: Limits) -> None:
         self._backend = backend
-        self._folder = folder
+        self.folder = folder
         self._wanted = dict(wanted)
         self._limits = limits
         self._waiting: dict[str, deque[Contained]] = defaultdict(deque)
@@ -85,16 +84,6 @@ class WarmPool:
             while ready:
                 await self._backend.discard(ready.popleft())
 
-    def clean(self, keep_boxes: Collection[Path]) -> None:
-        """Blocking: remove boxes of an earlier process, but those that are taken over."""
-        if self._folder.is_dir():
-            for box in self._folder.iterdir():
-                if box not in keep_boxes:
-                    try:
-                        volumes.remove_tree(box)
-                    except OSError as error:
-                        self._log.error("{path} could not be removed: {error}", path=str(box), error=error)
-
     def _fill_soon(self, delay: float = 0.0) -> None:
         if self._open and self._wanted and self._filling is None and (self._timer is None or not self._timer.active()):
             self._timer = self._backend.reactor.callLater(delay, self._fill)
@@ -132,7 +121,7 @@ class WarmPool:
 
     async def _one(self, image: str) -> Contained:
         name = uuid.uuid4().hex
-        box = Box(self._folder / name)
+        box = Box(self.folder / name)
         found: Contained = await self._backend.workers.call(
             CONTAINER_S, self._backend.containers.make, f"chorus-warm-{name[:12]}", image, box, self._limits, None
         )

@@ -83,6 +83,7 @@ def make_backends(
     images: ImageMap | None = None,
     warm: Mapping[str, int] | None = None,
     defaults: Limits | None = None,
+    tmp_mb: int | None = None,
 ) -> dict[str, Backend]:
     """The backends that `mode` may use. `state` is a folder of this agent's own. An address of the engine that is not
     given comes from DOCKER_HOST, else it is the usual socket."""
@@ -99,11 +100,12 @@ def make_backends(
                 images=images,
                 warm=warm,
                 defaults=defaults,
+                tmp_mb=tmp_mb,
             )
         else:
             from chorus.sandbox.bubblewrap import Bubblewrap
 
-            found[name] = Bubblewrap(reactor, agent_id)
+            found[name] = Bubblewrap(reactor, agent_id, tmp_mb=tmp_mb)
     return found
 
 
@@ -132,9 +134,10 @@ def sandbox_service(
     image_map: Mapping[str, str] | None = None,
     warm_pool: Mapping[str, int] | None = None,
     defaults: Limits | None = None,
+    tmp_mb: int | None = None,
 ) -> SandboxService:
     """The service with its backends. `scratch_root` is the folder below which attempts have their own; `defaults` are
-    the limits of a task that names none, which warm containers are made with."""
+    the limits of a task that names none, which warm containers are made with; `tmp_mb` is the size of /tmp."""
     images = ImageMap(dict(image_map or {}))
     backends = make_backends(
         reactor,
@@ -145,6 +148,7 @@ def sandbox_service(
         images=images,
         warm=warm_pool,
         defaults=defaults,
+        tmp_mb=tmp_mb,
     )
     return SandboxService(reactor, backends, mode=mode, images=images, scratch_root=scratch_root)
 

@@ -92,6 +92,7 @@ def _sandbox(around: Surroundings, marked: str) -> SandboxService:
         image_map=settings.image_map,
         warm_pool=settings.warm_pool,
         defaults=default,
+        tmp_mb=settings.task_tmp_mb,
     )
 
 

@@ -6,9 +6,13 @@ import os
 import tarfile
 from typing import Any
 
+import attrs
 from twisted.internet.defer import gatherResults
+from twisted.trial.unittest import SkipTest
 
-from chorus.sandbox import volumes
+from chorus.sandbox import seccomp, volumes
+from chorus.sandbox.bwrap_arguments import HIDDEN, READ_ONLY
+from chorus.sandbox.commands import FULL_MARK
 from chorus.sandbox.contract import Reason
 from tests.sandbox.support import Recorder, archive, loop_mounts, python, shell
 
@@ -94,6 +98,153 @@ class ContractTests:
         self.assertIn(b"LANG=C\n", out)
         self.assertNotIn(b"do-not-leak", out)
         self.assertIn(b"HOME=/workspace/home", out)
+
+    async def test_no_variable_of_a_task_is_in_effect_for_a_helper(self) -> None:
+        """At worst its own commands are not found: that is no fault of the machine. The loader says so of each program
+        that runs under a preload which cannot be: that is the task's own one, alone."""
+        result, out, _ = await self.outcome(shell("echo hi", env={"PATH": "/opt/tool/bin"}))
+        self.assertEqual((result.reason, result.exit_code, out), (Reason.EXIT, 0, b"hi\n"), result)
+        result, _, err = await self.outcome(shell("python3 -V", env={"PATH": "/opt/tool/bin"}))
+        self.assertEqual((result.reason, result.exit_code), (Reason.EXIT, 127), (result, err))
+        job = attrs.evolve(shell(env={"LD_PRELOAD": "/workspace/data/planted.so"}), commands=(("/bin/true",),))
+        result, _, err = await self.outcome(job)
+        self.assertEqual((result.exit_code, err.count(b"cannot be preloaded")), (0, 1), err)
+
+    async def test_no_file_of_a_task_is_run_as_a_helper(self) -> None:
+        """The time limit is not in the task's hands, whatever lies where it sends whoever looks for a program."""
+        planted = b'#!/bin/sh\necho "planted $0: $(id -u) $(grep CapEff /proc/self/status)" >&2\n'
+        planted += b'while [ $# -gt 0 ] && [ "$1" != /bin/sh ]; do shift; done; [ $# -eq 0 ] || exec "$@"\n'
+        names = ("setpriv", "timeout", "df", "mount", "chroot", "unshare", "bwrap", "env", "dd", "head", "[")
+        job = shell(
+            "/bin/sleep 30; echo still here",
+            input_archive=archive(self.scratch(), dict.fromkeys(names, planted)),
+            env={
+                "PATH": "/workspace/data:/workspace/input:.:/usr/bin:/bin",
+                "CDPATH": "/",
+                "ENV": "/workspace/data/df",
+            },
+            limits={"timeout_s": 0.5},
+        )
+        result, out, err = await self.outcome(job)
+        self.assertEqual((result.reason, out, err), (Reason.TIMEOUT, b"", b""))
+
+    async def test_variables_that_shells_loaders_and_runtimes_heed(self) -> None:
+        hostile = {
+            "IFS": "/", "ENV": "/x", "BASH_ENV": "/x", "LD_LIBRARY_PATH": "/workspace/data", "LD_AUDIT": "", "TZ": "/x",
+            "GCONV_PATH": "/workspace/data", "LOCPATH": "/workspace/data", "LC_ALL": "xx", "PYTHONHOME": "/workspace",
+            "PYTHONPATH": "/workspace/data", "PS4": "$(id)", "SHELLOPTS": "xtrace", "POSIXLY_CORRECT": "1",
+            "OPTIND": "no number", "UID": "0", "PWD": "/", "TMPDIR": "/nowhere", "GLIBC_TUNABLES": "x=y", "HOME": "/x",
+            "MALLOC_PERTURB_": "7", "_chorus_environment": "x", "A_1": " two\n'lines' $HOME ",
+        }  # fmt: skip
+        job = attrs.evolve(shell(env=hostile), commands=(("/usr/bin/env", "-0"),))
+        result, out, err = await self.outcome(job)
+        self.assertEqual((result.reason, result.exit_code), (Reason.EXIT, 0), (result, err))
+        seen = dict(line.split("=", 1) for line in out.decode().split("\0") if line)
+        # What a shell keeps for itself, it may keep.
+        kept = {name: seen.get(name) for name in hostile if name not in ("OPTIND", "UID", "SHELLOPTS", "PWD", "IFS")}
+        self.assertEqual(kept, {name: value for name, value in hostile.items() if name in kept})
+
+    async def test_calls_that_are_refused(self) -> None:
+        """The table of `seccomp.py`, at the kernel: the same in every kind of sandbox."""
+        arch = seccomp.architecture()
+        if arch is None:
+            raise SkipTest("no filter for this processor")
+        checked = seccomp.CHECKED[arch]
+        cases: list[tuple[str, int, tuple[int, ...], str]] = [
+            (name, number, (), "EPERM") for name, number in seccomp.DENIED[arch].items()
+        ]
+        cases += [("clone3", checked["clone3"], (), "ENOSYS"), ("unknown", 700, (), "ENOSYS")]
+        cases += [(f"family {family}", checked["socket"], (family, 1, 0), "EPERM") for family in (38, 40)]
+        cases += [(f"family {f} and high bits", checked["socket"], (1 << 32 | f, 1, 0), "EPERM") for f in (38, 40)]
+        cases += [(f"ioctl {code:x}", checked["ioctl"], (0, code, 0), "EPERM") for code in (0x5412, 0x541C)]
+        cases += [("ioctl and high bits", checked["ioctl"], (0, 1 << 32 | 0x5412, 0), "EPERM")]
+        cases += [
+            (f"clone {1 << n:x}", checked["clone"], (1 << n | 17,), "EPERM") for n in (17, 25, 26, 27, 28, 29, 30)
+        ]
+        cases += [("thread", checked["clone"], (0x003D0F00 & ~0x400,), "EPERM")]
+        cases += [(f"personality {one:x}", checked["personality"], (one,), "EPERM") for one in (0x40000, 0x400000, 1)]
+        # What stays open: the answer is the kernel's own.
+        cases += [("ioctl of a file", checked["ioctl"], (0, 0x5401, 0), "ENOTTY")]
+        cases += [("query", checked["personality"], (0xFFFFFFFF,), "0"), ("linux", checked["personality"], (0,), "0")]
+        cases += [(f"family {family}", checked["socket"], (family, 1, 0), "0") for family in (1, 2, 10)]
+        code = (
+            "import ctypes, errno\n"
+            "libc = ctypes.CDLL(None, use_errno=True)\n"
+            f"for name, number, arguments in {[case[:3] for case in cases]!r}:\n"
+            "    ctypes.set_errno(0)\n"
+            "    got = libc.syscall(*(ctypes.c_ulong(one) for one in (number, *arguments, 0, 0, 0)))\n"
+            "    if got == 0 and name == 'thread': import os; os._exit(99)\n"
+            "    print(name, errno.errorcode[ctypes.get_errno()] if got == -1 else '0', sep=': ')\n"
+        )
+        out = await self.exits(python(code))
+        expected = [f"{name}: {answer}" for name, _, _, answer in cases]
+        self.assertEqual([line for line in expected if line not in out.decode().splitlines()], [], out.decode())
+
+    async def test_what_is_the_machines_own(self) -> None:
+        """Its controls cannot be written, its secrets and affairs not be read."""
+        script = (
+            f'for p in {" ".join(HIDDEN)}; do [ ! -e $p ] || [ -z "$(cat $p 2>/dev/null; ls $p/ 2>/dev/null)" ]'
+            " || echo READ $p; done;"
+            f"for p in {' '.join(READ_ONLY)} /proc/sys/kernel/core_pattern /proc/sys/kernel/hostname; do"
+            " [ ! -w $p ] || echo WRITE $p; done; true"
+        )
+        self.assertEqual(await self.exits(shell(script)), b"")
+
+    async def test_the_input_belongs_to_who_has_its_files(self) -> None:
+        """As git wants of a folder."""
+        job = shell(
+            "stat -c %u /workspace/input /workspace/input/a /workspace/data /workspace/data/a; id -u",
+            input_archive=archive(self.scratch(), {"a": b"x"}),
+        )
+        self.assertEqual(len(set((await self.exits(job)).split())), 1)
+
+    async def test_a_task_does_not_see_where_it_lies(self: Any) -> None:
+        """Nothing of the agent's paths, its id and the attempt: in the tables of mounts and groups, and in what is
+        to be seen of the helpers."""
+        script = "cat /proc/self/mountinfo /proc/self/mounts /proc/self/cgroup /proc/*/cmdline /proc/*/environ; true"
+        run, scratch = self.go(shell(script, agent_id="agent-whose-name-is-seen", fence="0.77.7"))
+        result = await run.result
+        self.assertEqual((result.reason, result.exit_code), (Reason.EXIT, 0))
+        out = (scratch / "stdout").read_text(errors="replace")
+        self.assertIn("/workspace/data", out)
+        seen = [one for one in (str(scratch.parent), "agent-whose-name", "0.77.7", "agent-test") if one in out]
+        self.assertEqual(seen, self.sees, out)
+
+    sees: Any = []
+    """What of it this kind of sandbox cannot hide."""
+
+    async def test_a_full_tmp_is_a_full_disk(self) -> None:
+        for place in ("/tmp", "/dev/shm"):
+            job = shell(f"head -c 400M /dev/zero > {place}/x", limits={"memory_mb": 128})
+            result, _, err = await self.outcome(job)
+            # Where only polling holds memory, that may come first.
+            self.assertIn(result.reason, (Reason.DISK, Reason.OOM), (result, err))
+            if result.reason is Reason.DISK:
+                self.assertIn(f"{place} was full", result.detail)
+        result, _, _ = await self.outcome(shell("head -c 400M /dev/zero > /tmp/x; rm /tmp/x; exit 3"))
+        self.assertEqual((result.reason, result.exit_code), (Reason.EXIT, 3), "not full any more")
+
+    async def test_a_mark_that_is_no_file_is_none(self) -> None:
+        for make in ("ln -s /dev/zero", "mkfifo", "mkdir"):
+            target = f"~/{FULL_MARK}"
+            result, _, _ = await self.outcome(shell(f"{make} {target}; exit 3"))
+            self.assertEqual((result.reason, result.exit_code), (Reason.EXIT, 3), make)
+
+    async def test_hints(self: Any) -> None:
+        folder = self.scratch()
+        (folder / ".local/bin").mkdir(parents=True)
+        tool = folder / ".local/bin/chorus-test-tool"
+        tool.write_text("#!/bin/sh\n")
+        tool.chmod(0o755)
+        self.patch(os, "environ", {**os.environ, "HOME": str(folder)})
+        result, _, _ = await self.outcome(shell("chorus-test-tool --version"))
+        self.assertIn("the sandbox has no chorus-test-tool, though this machine has it", result.detail)
+        self.assertNotIn(str(folder), result.detail)
+        result, _, _ = await self.outcome(shell("chorus-test-tool-of-nobody"))
+        self.assertEqual(result.detail, "exit code 127 (command not found)")
+        code = "import socket; socket.getaddrinfo('pypi.org', 443)"
+        result, _, _ = await self.outcome(python(code))
+        self.assertIn("sandboxes have no network", result.detail)
 
     async def test_home_and_tmp_can_be_written(self) -> None:
         await self.exits(shell("touch ~/x /tmp/y /dev/shm/z && test $(id -u) -ne 0"))

@@ -18,14 +18,22 @@ from chorus.sandbox import bubblewrap, bubblewrap_run, bwrap_launch, cgroups, ga
 from chorus.sandbox.bubblewrap import Bubblewrap
 from chorus.sandbox.bwrap_arguments import (
     AS_ROOT,
-    ETC_FILES,
+    INSIDE_ID,
+    READ_ONLY,
     Descriptors,
     Folders,
+    Launch,
     Mode,
+    command_arguments,
     launch_arguments,
+    made_files,
     sandbox_arguments,
+    tmpfs_mb,
+    users_files,
 )
+from chorus.sandbox.commands import HELPER_ENVIRONMENT, SCRIPT
 from chorus.sandbox.contract import Limits, Reason
+from chorus.sandbox.uids import TASK_UIDS
 from tests.sandbox.contract import ContractTests
 from tests.sandbox.support import Recorder, SandboxCase, child, import_path, no_bubblewrap, python, shell
 from tests.support import PureTestCase
@@ -65,7 +73,7 @@ class Real(ContractTests, SandboxCase):
         self.assertNotIn("ssh", text)
         self.assertIn("No such file", text)
         self.assertEqual(text.count("0000000000000000"), 5, text)
-        self.assertIn(ETC_FILES["passwd"], text)
+        self.assertIn(users_files(INSIDE_ID)["passwd"], text)
 
     async def test_no_network(self) -> None:
         out = await self.exits(shell("cat /proc/net/dev | tail -n +3 | cut -d: -f1"))
@@ -109,7 +117,9 @@ class Real(ContractTests, SandboxCase):
                 "touch a; touch /x",
             )
         )
-        self.assertEqual(out.decode().split(), ["64200", "0000000000000000", "1", "2"])
+        uid, *status = out.decode().split()
+        self.assertIn(int(uid), TASK_UIDS)
+        self.assertEqual(status, ["0000000000000000", "1", "2"])
         self.assertIn(b"Read-only", err)
         self.assertIn("no_user_namespace", " ".join(result.caveats))
 
@@ -166,7 +176,7 @@ class Real(ContractTests, SandboxCase):
         env = {**os.environ, "PYTHONPATH": import_path()}
         text, code = await child(sys.executable, "-B", "-c", script, str(root), env=env)
         self.assertEqual(code, 0, text)
-        self.assertIn("64200\n1\n", text)
+        self.assertRegex(text, r"\b64\d\d\d\n1\n")
         self.assertIn("no_user_namespace", text)
         self.assertEqual(volumes.mounts_below(root / "run"), [])
 
@@ -338,6 +348,7 @@ class OrdinaryUser(SandboxCase):
         folder.chmod(0o777)
         names = [f"tests.sandbox.test_bubblewrap.Real.{name}" for name in AS_NOBODY]
         names += [f"tests.sandbox.test_files.Volumes.{name}" for name in FILES_AS_NOBODY]
+        names += [f"tests.sandbox.test_bubblewrap_isolation.Leftovers.{name}" for name in LEFTOVERS_AS_NOBODY]
         env = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "PYTHONPATH": import_path(), "TMPDIR": str(folder)}
         env["HOME"] = str(folder)
         arguments = ("-B", "-c", BECOME_NOBODY, str(folder), *names)
@@ -354,7 +365,15 @@ AS_NOBODY = (
     "test_a_start_that_fails_leaves_nothing",
     "test_streams_exit_code_and_offsets", "test_the_workspace", "test_time_limit", "test_disk_limit",
     "test_memory_limit", "test_what_a_task_sees", "test_no_network", "test_namespaces_are_its_own",
+    "test_no_variable_of_a_task_is_in_effect_for_a_helper", "test_no_file_of_a_task_is_run_as_a_helper",
+    "test_calls_that_are_refused", "test_what_is_the_machines_own", "test_the_input_belongs_to_who_has_its_files",
+    "test_a_full_tmp_is_a_full_disk",
     "test_the_filter_is_on", "test_output_is_cut_and_the_task_goes_on", "test_what_it_cannot_hold_is_named",
+)  # fmt: skip
+
+
+LEFTOVERS_AS_NOBODY = (
+    "test_what_a_killed_agent_left_half_made_is_ended", "test_stopped_at_any_instant_nothing_stays",
 )  # fmt: skip
 
 
@@ -411,24 +430,51 @@ def _command_lines() -> str:
 class Arguments(PureTestCase):
     """The command line, without running it."""
 
-    folders = Folders(Path("/b/input"), Path("/b/fs"), Path("/b/control"))
+    folders = Folders(Path("/b/fs/input"), Path("/b/fs"))
+    modes: tuple[Mode, ...] = ("user", "drop", "root", "chroot")
 
     def test_what_is_always_there(self) -> None:
-        for mode in ("user", "drop", "root", "chroot"):
-            arguments = sandbox_arguments(mode, shell("true"), self.folders)  # type: ignore[arg-type]
+        for mode in self.modes:
+            arguments = sandbox_arguments(mode, shell("true"), self.folders, {"/etc/hosts": 9})
             for option in (
                 "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--die-with-parent",
                 "--new-session", "--clearenv", "--cap-drop",
             ):  # fmt: skip
                 self.assertIn(option, arguments, mode)
             text = " ".join(arguments)
-            self.assertIn("--ro-bind /b/input /workspace/input", text)
+            self.assertIn("--ro-bind /b/fs/input /workspace/input", text)
+            self.assertIn("--perms 0444 --file 9 /etc/hosts", text)
             self.assertTrue(text.index("--bind /b/fs/data") < text.index("--remount-ro / "), mode)
             self.assertEqual("--unshare-user" in arguments, mode not in AS_ROOT)
             self.assertNotIn("--share-net", arguments)
+            for path in READ_ONLY:
+                self.assertIn(f"--ro-bind-try {path} {path}", text, mode)
+
+    def test_no_variable_of_a_task_reaches_a_helper(self) -> None:
+        """Nothing of the command lines depends on the environment or the commands of a task; every helper is named by
+        its path, and none starts in a folder of the task."""
+        plain, hostile = (
+            shell("true"),
+            shell("x", env={"PATH": "/workspace/data", "LD_PRELOAD": "/workspace/data/x.so"}),
+        )
+        fds = Descriptors(7, 8, 9)
+        for mode in self.modes:
+            arguments = sandbox_arguments(mode, hostile, self.folders, {})
+            self.assertEqual(arguments, sandbox_arguments(mode, plain, self.folders, {}), mode)
+            variables = [arguments[at + 1 : at + 3] for at, word in enumerate(arguments) if word == "--setenv"]
+            self.assertEqual(variables, [[key, value] for key, value in HELPER_ENVIRONMENT.items()], mode)
+            self.assertEqual(arguments[arguments.index("--chdir") + 1], "/")
+            launch = Launch(mode, "/usr/bin/bwrap", 64200, Path("/empty"))
+            argv = launch_arguments(launch, [], [], hostile.limits, fds, count_pids=True)
+            programs = [word for word in argv if Path(word).name in ("setpriv", "timeout", "unshare", "bwrap")]
+            self.assertTrue(all(os.path.isabs(word) for word in programs), argv)
+            self.assertEqual(len(programs), {"user": 3, "drop": 3, "root": 4, "chroot": 5}[mode], argv)
+            self.assertNotIn("/workspace/data", " ".join(argv))
+        for folder in HELPER_ENVIRONMENT["PATH"].split(":"):
+            self.assertTrue(folder.startswith(("/usr/", "/bin", "/sbin")), folder)
 
     def test_no_secrets_of_the_host(self) -> None:
-        bound = " ".join(sandbox_arguments("user", shell("true"), self.folders))
+        bound = " ".join(sandbox_arguments("user", shell("true"), self.folders, {}))
         for path in (
             "/root",
             "/home",
@@ -441,17 +487,36 @@ class Arguments(PureTestCase):
         ):
             self.assertNotIn(f"bind {path}", bound)
 
+    def test_files_made_for_a_sandbox(self) -> None:
+        job = shell("echo 'it''s'", env={"A": "b"})
+        for mode, inside in (("user", INSIDE_ID), ("drop", INSIDE_ID), ("root", 64203), ("chroot", 64203)):
+            made = made_files(mode, job, None if mode == "user" else 64203)  # type: ignore[arg-type]
+            self.assertIn(f"chorus:x:{inside}:{inside}:", made["/etc/passwd"], mode)
+            self.assertIn("export A=b", made[SCRIPT])
+            self.assertEqual({path.rsplit("/", 1)[0] for path in made}, {"/etc", "/run/chorus"})
+
+    def test_sizes_of_what_is_memory(self) -> None:
+        for memory, asked, tmp in [
+            (1024, None, 256), (256, None, 64), (16, None, 8), (1024, 900, 900), (1024, 5000, 1024), (1024, 16, 16),
+        ]:  # fmt: skip
+            sizes = tmpfs_mb(Limits(memory_mb=memory), asked)
+            self.assertEqual((sizes["/tmp"], sizes["/dev/shm"]), (tmp, max(8, min(64, memory // 4))), (memory, asked))
+        text = " ".join(sandbox_arguments("user", shell("true"), self.folders, {}, 100))
+        self.assertIn(f"--size {100 << 20} --tmpfs /tmp", text)
+
     def test_launch(self) -> None:
         limits = Limits(timeout_s=5, pids=10, disk_mb=1)
         fds = Descriptors(7, 8, 9)
-        argv = launch_arguments("drop", "/usr/bin/bwrap", [Path("/g/a")], [("-c", 0)], limits, fds)
+        argv = launch_arguments(Launch("drop", "/usr/bin/bwrap", 64205), [Path("/g/a")], [("-c", 0)], limits, fds)
         self.assertEqual(argv[4:9], ["1", "/g/a", "1", "-c", "0"])
-        self.assertIn("setpriv", argv)
+        self.assertIn("--reuid 64205 --regid 64205 --clear-groups --pdeathsig KILL --", " ".join(argv))
         self.assertEqual(argv[-4:], ["2", "5.000", "/bin/sh", "/run/chorus/commands"])
         self.assertIn("--seccomp", argv)
-        counted = launch_arguments("user", "bwrap", [], [], limits, Descriptors(7, 8, None), count_pids=True)
+        counted = launch_arguments(Launch("user", "bwrap"), [], [], limits, Descriptors(7, 8, None), count_pids=True)
         self.assertNotIn("--seccomp", counted)
         self.assertIn(str(10 * 2 + 256), counted)
+        inside = command_arguments("root", limits, 64205, count_pids=False)
+        self.assertEqual(inside[1:5], ["--reuid", "64205", "--regid", "64205"])
 
     def test_agents_do_not_share_names(self) -> None:
         one, two = (Bubblewrap(reactor, f"agent-{n}") for n in "ab")  # type: ignore[arg-type]

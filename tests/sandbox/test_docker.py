@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -11,14 +12,18 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import attrs
 from twisted.internet import reactor
 
 from chorus.sandbox import docker_box, docker_run, warm
+from chorus.sandbox.bwrap_arguments import HIDDEN, READ_ONLY
 from chorus.sandbox.contract import Limits, Reason, RunResult
 from chorus.sandbox.docker import Docker
-from chorus.sandbox.docker_spec import Users, cap_file, container, execution, labels, resources
+from chorus.sandbox.docker_spec import FIRST_UID, Users, cap_file, container, execution, labels, resources
 from chorus.sandbox.engine import Engine
 from chorus.sandbox.languages import ImageMap
+from chorus.sandbox.seccomp_docker import profile
+from chorus.sandbox.uids import TASK_UIDS
 from chorus.sandbox.workspace import Box
 from tests.sandbox.contract import ContractTests
 from tests.sandbox.support import IMAGE, Recorder, SandboxCase, child, import_path, no_docker, python, shell
@@ -97,7 +102,9 @@ class Real(ContractTests, DockerCase):
         }  # fmt: skip
         for key, value in expected.items():
             self.assertEqual(host[key] or value if value in (None, []) else host[key], value, key)
-        self.assertEqual(host["SecurityOpt"], ["no-new-privileges:true"], "and so the default seccomp profile")
+        self.assertEqual(host["SecurityOpt"], ["no-new-privileges:true", f"seccomp={profile()}"])
+        self.assertLessEqual(set(HIDDEN), set(host["MaskedPaths"]))
+        self.assertEqual(host["ReadonlyPaths"], list(READ_ONLY))
         self.assertIn("nosuid,nodev", host["Tmpfs"]["/tmp"])
         self.assertIn("size=64m", host["Tmpfs"]["/tmp"])
         self.assertEqual(
@@ -105,6 +112,7 @@ class Real(ContractTests, DockerCase):
             {"nofile": (4096, 4096), "fsize": (64 << 20, 64 << 20), "core": (0, 0)},
         )
         self.assertNotIn(config["User"].split(":")[0], ("", "0", "root"))
+        users = {f"/etc/{name}": (f"/control/etc/{name}", False) for name in ("passwd", "group")}
         mounts = {
             one["Destination"]: (one["Source"].removeprefix(box), one["RW"])
             for one in found["Mounts"]
@@ -113,7 +121,8 @@ class Real(ContractTests, DockerCase):
         self.assertEqual(
             mounts,
             {
-                "/workspace/input": ("/input", False), "/workspace/data": ("/fs/data", True),
+                **(users if os.geteuid() == 0 else {}),
+                "/workspace/input": ("/fs/input", False), "/workspace/data": ("/fs/data", True),
                 "/workspace/output": ("/fs/output", True), "/workspace/home": ("/fs/home", True),
                 "/run/chorus": ("/control", True),
             },
@@ -157,6 +166,21 @@ class Real(ContractTests, DockerCase):
         run.cancel(Reason.CANCELLED)
         self.assertEqual((await run.result).reason, Reason.CANCELLED)
         self.assertEqual(seen.got["stdout"].split(), [b"%d" % n for n in range(20)])
+
+    async def test_each_task_is_a_user_of_its_own(self) -> None:
+        """On the host too: what the kernel counts by user is counted apart. It has its name inside."""
+        if os.geteuid():
+            raise self.skipTest("another agent's tasks are itself")
+        first, _ = self.go(shell("id -u; sleep 30"), seen := Recorder())
+        await self.until(lambda: seen.got["stdout"].endswith(b"\n"))
+        _, out, _ = await super().outcome(shell("id -u; id -un; echo ~"))
+        one, other = int(seen.got["stdout"]), int(out.split()[0])
+        self.assertLessEqual({one, other}, set(TASK_UIDS))
+        self.assertNotEqual(one, other)
+        self.assertEqual(out.split()[1:], [b"chorus", b"/workspace/home"])
+        first.cancel(Reason.CANCELLED)
+        await first.result
+
 
     async def test_endless_output_is_stopped(self) -> None:
         result, out, _ = await self.outcome(shell("yes", limits={"output_mb": 1}))
@@ -468,6 +492,9 @@ class Specification(PureTestCase):
         root = Users.of_agent(0, 0)
         self.assertEqual((root.task, root.owner), ((1000, 1000), (1000, 1000)))
         self.assertNotEqual(root.task, root.pump)
+        own = Users.of_agent(0, 0, 64300)
+        self.assertEqual((own.task, own.owner, own.pump), ((64300, 64300), (64300, 64300), root.pump))
+        self.assertIn("chorus:x:64300:64300:", own.files["passwd"])
         other = Users.of_agent(1234, 1235)
         self.assertEqual((other.task, other.pump, other.owner), ((1234, 1235), (1234, 1235), None))
         self.assertEqual(container(IMAGE, self.box, Limits(), other, {}, None)["User"], "1234:1235")
@@ -491,7 +518,18 @@ class Specification(PureTestCase):
         body = execution(shell("true", env={"A": "b"}, limits={"timeout_s": 7}), Users.of_agent(0, 0))
         self.assertEqual((body["User"], body["Privileged"], body["Cmd"][-1]), ("1000:1000", False, "7.000"))
         self.assertIn("timeout -k", body["Cmd"][2])
-        self.assertIn("A=b", body["Env"])
+        self.assertEqual((body["Env"], body["WorkingDir"]), ([], "/"), "of the task's there is nothing yet")
+        self.assertEqual(body, execution(shell("x", env={"PATH": "/x"}, limits={"timeout_s": 7}), Users.of_agent(0, 0)))
+
+    def test_an_engine_without_filters(self) -> None:
+        users = Users.of_agent(0, 0)
+        for given, expected in ((None, []), ("{}", ["seccomp={}"])):
+            host = container(IMAGE, self.box, Limits(), users, {}, None, seccomp=given)["HostConfig"]
+            self.assertEqual(host["SecurityOpt"], ["no-new-privileges:true", *expected])
+
+    def test_size_of_tmp(self) -> None:
+        host = container(IMAGE, self.box, Limits(), Users.of_agent(0, 0), {}, None, tmp_mb=700)["HostConfig"]
+        self.assertIn("size=700m", host["Tmpfs"]["/tmp"])
 
     def test_labels(self) -> None:
         self.assertEqual(labels("a", "i", self.box, None)["chorus.warm"], "1")
@@ -512,3 +550,7 @@ class Specification(PureTestCase):
         written = docker_box.Binding("t", "f", "e", 1.0, "loop", 5)
         written.write(box)
         self.assertEqual(docker_box.Binding.read(box), written)
+        # Of an agent of an earlier version, whose tasks were all one user.
+        old = {key: value for key, value in attrs.asdict(written).items() if key != "uid"}
+        (folder / docker_box.BINDING).write_text(json.dumps(old))
+        self.assertEqual(docker_box.Binding.read(box), attrs.evolve(written, uid=FIRST_UID))

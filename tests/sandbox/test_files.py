@@ -19,12 +19,11 @@ from hypothesis import strategies as st
 
 from chorus.sandbox import artifacts, cgroups, processes, trees, volumes
 from chorus.sandbox.artifacts import Globs, collect
-from chorus.sandbox.bwrap_launch import write_etc
 from chorus.sandbox.contract import Limits
 from chorus.sandbox.docker_box import Contained
 from chorus.sandbox.pipes import Pipe
 from chorus.sandbox.spool import PIECE, TURN, Spool, Tail
-from chorus.sandbox.workspace import Box, fill, leave, prepare
+from chorus.sandbox.workspace import Box, fill, leave, prepare, write_script
 from tests.sandbox.support import Recorder, archive, shell
 from tests.support import PureTestCase
 
@@ -145,18 +144,42 @@ class Modes(Folder):
     def mode(self, path: Path) -> int:
         return stat.S_IMODE(path.lstat().st_mode)
 
-    def test_everything_of_a_box_is_reached(self) -> None:
+    def fill(self, owner: tuple[int, int] | None = None) -> Box:
         box = Box(self.root / "scratch" / "box")
-        prepare(box, 8, None, loop=False)
-        write_etc(box)
+        prepare(box, 8, owner, loop=False)
         job = shell("true", input_archive=archive(self.root, {"a/b.txt": b"x"}))
-        fill(box, job, None, lambda: False)
-        self.assertEqual(self.mode(box.root), 0o711)
-        for folder in (box.input, box.control, box.control / "etc", box.data, box.output, box.home, box.input / "a"):
+        fill(box, job, owner, lambda: False)
+        write_script(box, job)
+        return box
+
+    def test_everything_of_a_box_is_reached(self) -> None:
+        box = self.fill()
+        for folder in (box.root, box.fs):
+            self.assertEqual(self.mode(folder), 0o700, folder)
+        for folder in (box.input, box.control, box.data, box.output, box.home, box.input / "a"):
             self.assertEqual(self.mode(folder), 0o755, folder)
-        for file in (box.control / "commands", *(box.control / "etc").iterdir()):
-            self.assertEqual(self.mode(file), 0o444, file)
+        self.assertEqual(self.mode(box.control / "commands"), 0o444)
         self.assertEqual(self.mode(box.input / "a" / "b.txt"), 0o755)
+
+    def test_everything_of_a_box_is_closed_to_others(self) -> None:
+        """With the most open umask too; the task's user passes by its group."""
+        os.umask(0)
+        box = self.fill((64300, 64300) if os.geteuid() == 0 else None)
+        root = os.geteuid() == 0
+        self.assertEqual((self.mode(box.root), self.mode(box.root.parent)), (0o710 if root else 0o700, 0o700))
+        self.assertEqual(box.root.stat().st_gid, 64300 if root else os.getegid())
+        self.assertEqual([path for path in box.root.rglob("*") if self.mode(path) & 0o022], [])
+        volumes.create_private(self.root / "x").close()
+        volumes.make_folder(self.root / "y", 0o755)
+        self.assertEqual((self.mode(self.root / "x"), self.mode(self.root / "y")), (0o600, 0o755))
+
+    def test_room_for_what_a_task_may_write(self) -> None:
+        self.patch(os, "statvfs", lambda path: os.statvfs_result((4096, 4096, 100000, 50000, 40000, 0, 0, 0, 0, 255)))
+        taken: list[int] = []
+        self.patch(os, "posix_fallocate", lambda fd, start, size: taken.append(size))
+        volumes.leave_free(self.root, 100)
+        volumes.leave_free(self.root, 157)
+        self.assertEqual(taken, [40000 * 4096 - (100 << 20)])
 
     def test_a_folder_has_the_mode_asked_for(self) -> None:
         volumes.make_folder(self.root / "above" / "x", 0o711)

@@ -31,6 +31,11 @@ class Verdict(PureTestCase):
             (Facts(1, 2, disk_full=True), Reason.DISK, "disk"),
             (Facts(153, 2), Reason.DISK, "disk"),
             (Facts(0, 2, disk_full=True), Reason.EXIT, "succeeded"),
+            (Facts(1, 2, memory_full="/tmp"), Reason.DISK, "CHORUS_TASK_TMP_MB"),
+            (Facts(1, 2, memory_full="/dev/shm"), Reason.DISK, "/dev/shm was full"),
+            (Facts(1, 2, memory_full="/tmp", oom_kills=1), Reason.OOM, "1024 MB"),
+            (Facts(0, 2, memory_full="/tmp"), Reason.EXIT, "succeeded"),
+            (Facts(124, 11, memory_full="/tmp"), Reason.TIMEOUT, "10 s"),
             (Facts(1, 2, pids_refused=4), Reason.PIDS, "256"),
             (Facts(0, 2, pids_refused=4), Reason.EXIT, "succeeded"),
             (Facts(0, 2, pids_refused=4, pids_full=True), Reason.PIDS, "256"),
@@ -84,6 +89,21 @@ class Script(PureTestCase):
     def test_a_command_cannot_end_the_script(self) -> None:
         self.assertEqual(self.sh(("exit", "0"), ("echo", "still")), (0, "still\n"))
         self.assertEqual(self.sh(("exec", "true"), ("echo", "still")), (0, "still\n"))
+
+    def test_the_environment_is_the_commands_own(self) -> None:
+        """It is not that of the shell which runs them, and not of what that shell looks up."""
+        env = {"PATH": "/nowhere", "A": "it's\n'b' $x `y`", "OPTIND": "no number", "LD_PRELOAD": "/nowhere.so"}
+        text = script([("/bin/sh", "-c", 'echo "$PATH" "$A"; exit 3')], env)
+        self.assertEqual(text.count("LD_PRELOAD"), 1)
+        for shell in ("/bin/sh", "/bin/bash"):
+            if not Path(shell).exists():
+                continue
+            folder = Path(self.mktemp())
+            folder.mkdir()
+            text = text.replace("/workspace/data", str(folder))
+            fixed = {"PATH": "/usr/bin:/bin"}
+            done = subprocess.run([shell, "-c", text], capture_output=True, text=True, check=False, env=fixed)
+            self.assertEqual((done.returncode, done.stdout), (3, f"/nowhere {env['A']}\n"), done.stderr)
 
     def test_environment(self) -> None:
         self.assertEqual(environment({"A": "1", "LANG": "C"})["LANG"], "C")
