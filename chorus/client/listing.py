@@ -99,7 +99,7 @@ class _Lister:
             tracked = ask(folder, "ls-files", "-z", "--stage", "--", ".")
             others = ask(folder, "ls-files", "-z", "--others", "--exclude-standard", *_wanted(top, folder), "--", ".")
         except NoAnswer as error:
-            raise refusal(top, str(error)) from None
+            raise refusal(top, str(error), under) from None
         if os.path.samefile(folder, top):
             self.repositories.append(under)
         for entry in filter(None, tracked.split(b"\0")):
@@ -142,7 +142,7 @@ class _Lister:
         """A repository of its own inside of another one or of a plain folder."""
         if name not in self.repositories and not self._is_whole(name):
             self.names.add(name)
-            self.repository(name, self._root / name)
+            self.repository(name, Path(os.path.realpath(self._root / name)))
 
     def _inner_above(self, name: str, under: str) -> str | None:
         """The outermost folder between `under` and `name` that has a `.git`."""

@@ -185,8 +185,6 @@ class _Packing:
             return
         with os.fdopen(fd, "rb") as file:
             entry.size = status.st_size
-            if _identity(os.fstat(fd)) != _identity(status):
-                raise _changed(path)
             whole = _Whole(file, path)
             self._tar.addfile(entry, whole)  # type: ignore[arg-type]
             if whole.goes_on() or _identity(os.fstat(fd)) != _identity(status):
