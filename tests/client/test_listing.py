@@ -108,6 +108,18 @@ class GitDoesNotAnswer(TreeCase):
         (self.root / ".gitignore").symlink_to("rules")
         self.stops("unable to access '.gitignore'")
 
+    def test_a_git_folder_that_cannot_be_seen(self) -> None:
+        real = os.lstat
+
+        def closed(path: str, **more: int) -> os.stat_result:
+            if str(path) == str(self.root / ".git"):
+                raise PermissionError(13, "Permission denied", str(path))
+            return real(path, **more)
+
+        self.patch(os, "lstat", closed)
+        for at in ("", "sub"):
+            self.assertEqual(self.refused(at), f"cannot read {self.root}/.git: Permission denied")
+
     def test_what_git_warns_of(self) -> None:
         real = shutil.which("git")
         path = self.program("git", f"#!/bin/sh\necho 'warning: could not open sub' >&2\nexec {real} \"$@\"\n")
