@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from chorus.client import show, task_view
-from chorus.client.api import Api
+from chorus.client.api import Api, decoded
 from chorus.client.errors import EXIT_TASK_FAILED, EXIT_USAGE, ClientError, Refused
 from chorus.client.fetch import Item, checked, fetch
 from chorus.client.git import shown
-from chorus.client.task_options import by_option, fields_of, read_specification, title_of, wanted_of
+from chorus.client.task_options import by_option, fields_of, title_of, wanted_of
 from chorus.client.upload import upload
 from chorus.client.watch import follow
 
@@ -23,6 +24,7 @@ MIN_PREFIX = 4
 MAX_PAGES = 25
 """Looked through for a beginning of an id."""
 FILLING = "0" * 26
+MAX_SPEC = 1 << 20
 EXAMPLE = "chorus task submit PATH -- COMMAND…"
 
 Options = argparse.Namespace
@@ -44,7 +46,7 @@ def submit(options: Options, api: Api) -> int:
         raise ClientError(f"PATH is empty; the current directory is written . : {EXAMPLE}")
     if options.spec == "":
         raise ClientError("--spec is empty; name a file, or - for stdin")
-    body = read_specification(options.spec) if options.spec else {}
+    body = _read_spec(options.spec) if options.spec else {}
     body.update(fields_of(options))
     path = None if options.path is None else Path(options.path)
     if path is not None and not path.exists():
@@ -306,6 +308,19 @@ def _events(options: Options, api: Api, task_id: str, after: int) -> str | None:
         for event in follow(api, task_id, after, lost=follower.lost):
             follower.event(event)
     return (follower.final or {}).get("state")
+
+
+def _read_spec(name: str) -> Document:
+    try:
+        with sys.stdin.buffer if name == "-" else Path(name).open("rb") as file:
+            body = decoded(file.read(MAX_SPEC + 1))
+    except OSError as error:
+        raise ClientError(f"cannot read {name}: {error.strerror}") from None
+    except ValueError as error:
+        raise ClientError(f"{name} is not JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise ClientError(f"{name} must hold a JSON object with the fields of a task")
+    return body
 
 
 def _id(api: Api, typed: str) -> str:

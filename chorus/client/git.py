@@ -78,14 +78,16 @@ def ask(
     return done.stdout
 
 
-def refusal(folder: Path, reason: str) -> ClientError:
-    """The line for a work tree that git does not list: why, and how to go on."""
+def refusal(folder: Path, reason: str, name: str = "") -> ClientError:
+    """The line for a work tree that git does not list: why, and how to go on. `name`: where it lies inside of the
+    directory that is packed, if it does."""
     how = "--all-files takes everything, also what git ignores"
+    if name:
+        how = f"--include {shown(name)} takes all of it, {how}"
     if "dubious ownership" in reason:
         how = f"`git config --global --add safe.directory {shown(folder)}` trusts its owner, {how}"
-    return ClientError(
-        f"what git ignores in {shown(folder)} is not known: {printable(reason)}; nothing was sent: {how}"
-    )
+    why = printable(reason)
+    return ClientError(f"what git ignores in {shown(folder)} is not known: {why}; nothing was sent: {how}")
 
 
 def shown(path: Path | str) -> str:

@@ -44,9 +44,19 @@ def everything(root: Path, under: str = "") -> Iterator[str]:
 
 
 def work_tree_of(root: Path) -> Path | None:
-    """The nearest folder, `root` or above it, that has a `.git`, whether or not git takes that for a repository."""
+    """The nearest folder, `root` or above it, that has a `.git`, whether or not git takes that for a repository. Raises
+    OSError where that cannot be seen."""
     real = Path(os.path.realpath(root))
-    return next((folder for folder in (real, *real.parents) if os.path.lexists(folder / GIT)), None)
+    return next((folder for folder in (real, *real.parents) if has_git(folder)), None)
+
+
+def has_git(folder: Path) -> bool:
+    """Raises OSError where that cannot be seen: then it is not known to be absent."""
+    try:
+        os.lstat(folder / GIT)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def listing(root: Path, whole: Sequence[str] = ()) -> Listing:
@@ -99,7 +109,7 @@ class _Lister:
             tracked = ask(folder, "ls-files", "-z", "--stage", "--", ".")
             others = ask(folder, "ls-files", "-z", "--others", "--exclude-standard", *_wanted(top, folder), "--", ".")
         except NoAnswer as error:
-            raise refusal(top, str(error)) from None
+            raise refusal(top, str(error), under) from None
         if os.path.samefile(folder, top):
             self.repositories.append(under)
         for entry in filter(None, tracked.split(b"\0")):
@@ -127,7 +137,7 @@ class _Lister:
         path = self._root / name
         if not _is_folder(path):
             self.names.add(name)
-        elif os.path.lexists(path / GIT):
+        elif has_git(path):
             self._inner(name)
         elif not self._is_whole(name):
             if any(path.iterdir()):
@@ -142,7 +152,7 @@ class _Lister:
         """A repository of its own inside of another one or of a plain folder."""
         if name not in self.repositories and not self._is_whole(name):
             self.names.add(name)
-            self.repository(name, self._root / name)
+            self.repository(name, Path(os.path.realpath(self._root / name)))
 
     def _inner_above(self, name: str, under: str) -> str | None:
         """The outermost folder between `under` and `name` that has a `.git`."""
@@ -152,7 +162,7 @@ class _Lister:
             if folder in (".", under):
                 break
             if folder not in self._has_git:
-                self._has_git[folder] = os.path.lexists(self._root / folder / GIT)
+                self._has_git[folder] = has_git(self._root / folder)
             if self._has_git[folder]:
                 found = folder
         return found

@@ -20,7 +20,7 @@ import attrs
 from chorus.client.errors import ClientError
 from chorus.client.git import NoAnswer, shown
 from chorus.client.git_folder import write_git_folder
-from chorus.client.listing import GIT, Listing, everything, listing, work_tree_of
+from chorus.client.listing import GIT, Listing, everything, has_git, listing, work_tree_of
 
 MTIME = 315_532_800
 """1980-01-01: the earliest time that zip files (and so Python's wheels) can hold."""
@@ -73,7 +73,7 @@ def pack(
 
 def _listed(root: Path, wanted: Wanted) -> Listing:
     if wanted.all_files:
-        own = ("",) if os.path.lexists(root / GIT) else ()
+        own = ("",) if has_git(root) else ()
         return Listing(frozenset(everything(root)), own, ())
     return listing(root, _included(root, wanted.include))
 
@@ -185,8 +185,6 @@ class _Packing:
             return
         with os.fdopen(fd, "rb") as file:
             entry.size = status.st_size
-            if _identity(os.fstat(fd)) != _identity(status):
-                raise _changed(path)
             whole = _Whole(file, path)
             self._tar.addfile(entry, whole)  # type: ignore[arg-type]
             if whole.goes_on() or _identity(os.fstat(fd)) != _identity(status):

@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
-from chorus.client.api import decoded
 from chorus.client.errors import ClientError, Refused
 from chorus.client.pack import Wanted
 
@@ -35,25 +33,11 @@ OPTIONS = {
     "limits.disk_mb": "disk",
 }
 """Fields of a task that an option of `task submit` gives, and its name in the parsed options."""
-MAX_SPEC = 1 << 20
 MAX_TITLE = 200
 """Bytes of a title that is made from a folder's name."""
 
 Options = argparse.Namespace
 Document = dict[str, Any]
-
-
-def read_specification(name: str) -> Document:
-    try:
-        with sys.stdin.buffer if name == "-" else Path(name).open("rb") as file:
-            body = decoded(file.read(MAX_SPEC + 1))
-    except OSError as error:
-        raise ClientError(f"cannot read {name}: {error.strerror}") from None
-    except ValueError as error:
-        raise ClientError(f"{name} is not JSON: {error}") from None
-    if not isinstance(body, dict):
-        raise ClientError(f"{name} must hold a JSON object with the fields of a task")
-    return body
 
 
 def fields_of(options: Options) -> Document:

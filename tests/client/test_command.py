@@ -182,17 +182,6 @@ class Submitting(CommandCase):
         self.assertIn("--all-files", await self.bad(2, "task", "submit", str(self.project), "--", "true"))
         self.assertEqual(len(self.blobs.blobs), sent, "nothing was sent")
 
-    async def test_packing_options_that_make_no_sense(self) -> None:
-        for words, said in (
-            ((str(self.project), "--include", "src", "--all-files"), "give one of them"),
-            ((str(self.project), "--include", "none"), "nothing of that name"),
-            ((str(self.project), "--with-git"), "is no git work tree"),
-            (("--include", "src"), "PATH must be one"),
-            (("--all-files", str(self.project / "src/a.py")), "PATH must be one"),
-        ):
-            self.assertIn(said, await self.bad(2, "task", "submit", *words, "--", "true"))
-        self.assertEqual((self.tasks.tasks, self.blobs.blobs), ({}, {}), "nothing was sent")
-
     async def test_a_shell(self) -> None:
         run = await self.good("task", "submit", "--shell", "bash", "--json", "--", "a | b")
         self.assertEqual((run.json["spec"]["shell"], run.json["spec"]["commands"]), ("bash", ["a | b"]))
@@ -200,21 +189,12 @@ class Submitting(CommandCase):
         text = await self.bad(2, "task", "submit", "--shell", "fish", "--", "x")
         self.assertEqual(text, "chorus: --shell: 'fish' is not one of sh, bash, dash, zsh\n")
 
-    async def test_folders_of_any_name(self) -> None:
-        for name, title in (
-            (b"two\nlines", "two lines"),
-            (b"a\ttab", "a tab"),
-            (b"caf\xe9", "caf\ufffd"),
-            (b"\x1b[2Jx\x7f", "[2Jx"),
-            ("\u65e5\u672c \u202etxt".encode(), "\u65e5\u672c txt"),
-            ("\u65e5".encode() * 80, "\u65e5" * 66),
-            (b"\n", ""),
-        ):
-            folder = os.fsencode(self.outside) + b"/" + name
-            os.mkdir(folder)
-            (Path(os.fsdecode(folder)) / "x").write_text("x")
-            run = await self.good("task", "submit", os.fsdecode(folder), "--json", "--", "ls")
-            self.assertEqual(run.json["title"], title)
+    async def test_a_folder_of_any_name(self) -> None:
+        folder = os.fsencode(self.outside) + b"/two\nlines\t\xe9"
+        os.mkdir(folder)
+        (Path(os.fsdecode(folder)) / "x").write_text("x")
+        run = await self.good("task", "submit", os.fsdecode(folder), "--json", "--", "ls")
+        self.assertEqual(run.json["title"], "two lines \ufffd")
 
     async def test_a_file_that_is_no_archive(self) -> None:
         text = await self.bad(2, "task", "submit", str(self.project / "src/a.py"), "--", "true")

@@ -87,7 +87,8 @@ class GitDoesNotAnswer(TreeCase):
         self.write("inner/secret")
         self.assertNotIn("inner/secret", self.files())
         (self.root / "inner/.git/HEAD").unlink()
-        self.stops("inner")
+        self.stops("--include inner takes all of it")
+        self.assertIn("inner/secret", self.files(wanted=Wanted(include=("inner",))))
         self.stops("its .git is no repository", at="inner")
         self.stops("its .git is no repository", at="inner/sub")
 
@@ -106,6 +107,18 @@ class GitDoesNotAnswer(TreeCase):
         self.write("rules", ".env\n")
         (self.root / ".gitignore").symlink_to("rules")
         self.stops("unable to access '.gitignore'")
+
+    def test_a_git_folder_that_cannot_be_seen(self) -> None:
+        real = os.lstat
+
+        def closed(path: str, **more: int) -> os.stat_result:
+            if str(path) == str(self.root / ".git"):
+                raise PermissionError(13, "Permission denied", str(path))
+            return real(path, **more)
+
+        self.patch(os, "lstat", closed)
+        for at in ("", "sub"):
+            self.assertEqual(self.refused(at), f"cannot read {self.root}/.git: Permission denied")
 
     def test_what_git_warns_of(self) -> None:
         real = shutil.which("git")
@@ -257,6 +270,17 @@ class Inner(TreeCase):
         (self.root / "sub/.env").unlink()
         self.assertEqual(self.files(), [".gitignore", "sub/code", "sub/new"])
 
+    def test_the_outermost_of_such_repositories_says_what_becomes_of_the_others(self) -> None:
+        self.repository(ignore="")
+        self.write("sub/deep/code")
+        self.git("add", "sub/deep")
+        for folder in ("sub", "sub/deep"):
+            self.git("init", "-q", "--template=", folder)
+        self.write("sub/.git/info/exclude", "deep/\n.env\n")
+        self.write("sub/deep/new")
+        (self.root / ".env").unlink()
+        self.assertEqual(self.files(), [".gitignore", "sub/code", "sub/deep/code"])
+
     def test_repositories_in_a_plain_folder(self) -> None:
         for name in ("a", "b/c"):
             self.repository(name)
@@ -284,7 +308,7 @@ class Inner(TreeCase):
         self.repository("inner")
         for name in ("inner", "inner/.git"):
             os.chown(self.root / name, 1234, 1234)
-        self.assertIn("dubious ownership", self.refused())
+        self.assertIn(f"safe.directory {self.root}/inner`", self.refused())
 
 
 class Below(TreeCase):
@@ -300,7 +324,7 @@ class Below(TreeCase):
         self.assertEqual(self.files("../link"), ["code"])
 
     def test_a_folder_that_git_ignores_was_named_by_a_person(self) -> None:
-        self.repository(ignore="out/\n[x]*/\n.env\n*.key\n")
+        self.repository(ignore="out/\n\\[x]*/\n.env\n*.key\n")
         for folder in ("out", "out/deep", "[x]*", "[x]*/a b "):
             for name in ("a", ".env", "b.key"):
                 self.write(f"{folder}/{name}")
