@@ -328,6 +328,8 @@ class NodeService(Service):
             _service("executor", execution.executor, limit_s=60),
             _service("coordinator", scheduling.coordinator, limit_s=60),
             _service("collection", scheduling.collection),
+            _service("handover", scheduling.handover),
+            Step("handovers taken", start=scheduling.handover_serving.start, stop=scheduling.handover_serving.stop),
             _service("retention", scheduling.retention),
         )
 

@@ -18,7 +18,10 @@ from chorus.client.task_options import by_option, fields_of, title_of, wanted_of
 from chorus.client.upload import upload
 from chorus.client.watch import follow
 
-STATES = ("queued", "submitted", "assigned", "preparing", "running", "completed", "failed", "cancelled", "refused")
+STATES = (
+    *("queued", "submitted", "assigned", "preparing", "running", "moved"),
+    *("completed", "failed", "cancelled", "refused"),
+)
 PAGE = 200
 MIN_PREFIX = 4
 MAX_PAGES = 25

@@ -137,6 +137,7 @@ _STYLES = {
     "working": "cyan",
     "assigned": "cyan",
     "preparing": "cyan",
+    "moved": "cyan",
     "failed": "red",
     "refused": "red",
     "cancelled": "yellow",

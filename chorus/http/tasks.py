@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from chorus.http.ports import Tasks
     from chorus.http.request import ApiRequest
 
-STATES = ("queued", "submitted", "assigned", "preparing", "running", "completed", "failed", "cancelled", "refused")
+STATES = (
+    *("queued", "submitted", "assigned", "preparing", "running", "moved"),
+    *("completed", "failed", "cancelled", "refused"),
+)
 TERMINAL = frozenset({"completed", "failed", "cancelled", "refused"})
 SUBMITTER = "api"
 """Who submits and cancels here: the holder of the node's token."""

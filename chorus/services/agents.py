@@ -1,10 +1,15 @@
-"""The agents that placement chooses among: this one, and those whose presence is fresh and who are connected."""
+"""The agents that placement chooses among: this one, and those whose presence is fresh. Who is not connected to this
+node is known through others, and out of reach."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING
 
+import attrs
+
+from chorus.identity import PeerId
 from chorus.services.placement import Agent
 from chorus.tasks.scoring import Candidate
 
@@ -12,6 +17,10 @@ if TYPE_CHECKING:
     from chorus.protocols.stream import Host
     from chorus.services.executor import ExecutorService
     from chorus.services.presence import PresenceView
+
+
+MAX_OUT_OF_REACH = 64
+"""Agents out of reach that are looked at: enough to find somebody who sees one of them."""
 
 
 class KnownAgents:
@@ -34,13 +43,17 @@ class KnownAgents:
         candidates = {each.peer: each for each in self._view.candidates()}
         found = [self._own()]
         for connection in self._host.connections():
-            peer = connection.peer_id
-            candidate = candidates.get(str(peer))
+            candidate = candidates.pop(str(connection.peer_id), None)
             if candidate is not None:
-                node = self._view.node(peer)
-                assert node is not None and node.capability is not None
-                found.append(Agent(peer, node.capability.agent_id, candidate, node.availability_at))
+                found.append(self._agent(connection.peer_id, candidate))
+        for candidate in islice(candidates.values(), MAX_OUT_OF_REACH):
+            found.append(self._agent(PeerId.parse(candidate.peer), attrs.evolve(candidate, reachable=False)))
         return found
+
+    def _agent(self, peer: PeerId, candidate: Candidate) -> Agent:
+        node = self._view.node(peer)
+        assert node is not None and node.capability is not None
+        return Agent(peer, node.capability.agent_id, candidate, node.availability_at)
 
     def _own(self) -> Agent:
         profile = self._executor.profile

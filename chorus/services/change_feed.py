@@ -122,7 +122,7 @@ class ChangeFeed:
         self._counters.changed(before, task, self._clock.seconds())
         self._judge(before, task)
         self._log.info("task {task} is {state}", event=f"task.{task.state}", task=task.id, **logged(event))
-        if task.state is State.PREPARING:
+        if task.state in {State.PREPARING, State.MOVED}:
             # For whoever asks here: members of an earlier version refuse messages with a word they do not know.
             return
         try:

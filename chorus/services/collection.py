@@ -133,7 +133,8 @@ class Collection(Service):
         return PeerId.parse(agent) if isinstance(agent, str) and agent != str(self._own) else None
 
     def result_known(self, task: TaskState) -> None:
-        holder = self._holder(task.result)
+        # Where another member scheduled the task, that member has fetched them, and its agent is not within reach.
+        holder = PeerId.parse(task.scheduler) if task.scheduler is not None else self._holder(task.result)
         if holder is None or excess(task.spec, task.result or {}) is not None:
             return
         for sha256, size in task_documents.blobs_of(task.result):

@@ -29,11 +29,12 @@ from chorus.tasks.spec import LimitPolicy
 from chorus.tasks.state import OWNED, State, TaskState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from twisted.internet.interfaces import IReactorTime
 
     from chorus.http.ports import Document, Subscription, TaskEvent
+    from chorus.identity import PeerId
     from chorus.seams import Redactor, Roles
     from chorus.services.custody import Custody
     from chorus.services.task_events import TaskEvents
@@ -62,6 +63,14 @@ class UnknownInput(UserError):
     code = "unknown_input"
 
 
+class Elsewhere(Protocol):
+    """`services/handover.py`: tasks that other members schedule for this node."""
+
+    def seen(self, task: TaskState) -> TaskState: ...
+
+    async def cancel(self, task: TaskState, by: str, reason: str) -> None: ...
+
+
 class Placing(Protocol):
     """`services/placement.py`: finds agents for what is ready."""
 
@@ -70,6 +79,8 @@ class Placing(Protocol):
     def agents_changed(self) -> None: ...
 
     def waiting(self, task_id: str) -> str | None: ...
+
+    def stranded(self) -> Sequence[tuple[str, Sequence[str]]]: ...
 
     def agent_id(self, agent: str) -> str | None: ...
 
@@ -124,8 +135,10 @@ class CoordinatorService(Service):
         result_known: Callable[[TaskState], None] = lambda _: None,
         bring: Callable[[Mapping[str, JSON]], Awaitable[None]] = lambda _: succeed(None),
         hindrance: Callable[[], tuple[str, str] | None] = lambda: None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self._journal = journal
+        self._elsewhere = elsewhere
         self._machine = machine
         self._events = events
         self._stored_events = stored_events
@@ -267,6 +280,7 @@ class CoordinatorService(Service):
 
     def _summary(self, task: TaskState, names: dict[str, str | None]) -> Document:
         """`names` of agents that were asked for already."""
+        task = self._seen(task)
         if task.agent is not None and task.agent not in names:
             names[task.agent] = self._agent_id(task.agent)
         return task_documents.summary(
@@ -279,12 +293,28 @@ class CoordinatorService(Service):
     async def _cancel(self, task_id: str, by: str, reason: str) -> Document:
         if not self._roles.may(by, CANCEL):
             raise Forbidden(f"{by} may not cancel tasks")
-        self._machine.get(task_id)
+        task = self._machine.get(task_id)
         reason = self._redactor.redact(reason, context="task.cancel.reason")[0]
-        await self.append(entries.cancelled(self._wall(), task_id, by, reason))
+        if task.state is State.MOVED and self._elsewhere is not None:
+            await self._elsewhere.cancel(task, by, reason)
+        else:
+            await self.append(entries.cancelled(self._wall(), task_id, by, reason))
         return self.document(self._machine.get(task_id))
 
+    async def take_over(self, task_id: str, spec: object, submitter: str, handed_by: PeerId) -> None:
+        """As `Intake.take_over`: this node becomes the scheduler of another member's task."""
+        await self._intake.take_over(task_id, spec, submitter, handed_by)
+
+    def agent_id_of(self, task: TaskState) -> str | None:
+        """The name of the agent that has, or had, the task."""
+        return None if task.agent is None else self._agent_id(task.agent)
+
+    def _seen(self, task: TaskState) -> TaskState:
+        """The task, with what another member that schedules it told of it."""
+        return task if self._elsewhere is None else self._elsewhere.seen(task)
+
     def document(self, task: TaskState) -> Document:
+        task = self._seen(task)
         return task_documents.document(
             task,
             waiting=self.placement.waiting(task.id),

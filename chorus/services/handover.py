@@ -55,6 +55,8 @@ ANSWER_S = 10.0
 """Seconds that a member has to say whom it sees, or what became of a cancellation."""
 TAKE_S = 120.0
 """Seconds that a member has to take a task: it fetches the input first."""
+ROUND_S = 2.0
+"""Between two looks at what nobody within reach can run."""
 MAX_ASKED = 8
 """Members asked in one round; the next round asks others."""
 MAX_AGENTS = 64
@@ -84,6 +86,10 @@ class NotCancelled(UserError):
     http_status = 409
 
 
+Stranded = Sequence[tuple[str, Sequence[str]]]
+"""Tasks that nobody but agents out of reach may run, each with those agents."""
+
+
 @attrs.frozen
 class HandoverContext:
     """The scheduler's parts that handing over works on."""
@@ -93,6 +99,7 @@ class HandoverContext:
     events: TaskEvents
     stored: StoredEvents
     append: Callable[[Entry], Awaitable[object]]
+    stranded: Callable[[], Stranded]
     clock: IReactorTime
     wall: Callable[[], float]
 
@@ -106,15 +113,18 @@ class Handover(Service):
         self._following: dict[str, _Following] = {}
         self._declined: dict[PeerId, float] = {}
         self._asked: PeerId | None = None
+        self._round = Timer(context.clock, self._due)
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
         for task in self._context.machine.unfinished():
             if task.state is State.MOVED:
                 self._follow(task.id)
+        self._round.arm(ROUND_S)
 
     def stopService(self) -> None:
         super().stopService()  # type: ignore[no-untyped-call]
+        self._round.cancel()
         for following in list(self._following.values()):
             following.stop()
         self._following.clear()
@@ -126,6 +136,25 @@ class Handover(Service):
                 following.hasten()
 
     # over
+
+    def _due(self) -> None:
+        Deferred.fromCoroutine(self._hand_over_stranded()).addErrback(self._broken).addBoth(self._again)
+
+    def _again(self, _: object) -> None:
+        if self.running:
+            self._round.arm(ROUND_S)
+
+    def _broken(self, failure: Failure) -> None:
+        if isinstance(failure.value, ChorusError):
+            self._log.info("a task cannot be handed over now: {error}", error=failure.value)
+        else:
+            self._log.failure("handing tasks over broke", failure=failure)
+
+    async def _hand_over_stranded(self) -> None:
+        machine = self._context.machine
+        for task_id, agents in self._context.stranded():
+            if task_id in machine and machine.get(task_id).state is State.SUBMITTED:
+                await self.hand_over(machine.get(task_id), agents)
 
     async def hand_over(self, task: TaskState, agents: Sequence[str]) -> bool:
         """Ask members whether one of `agents` is connected to them; the first gets the task. False when none does, or

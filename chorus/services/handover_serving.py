@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from chorus.http.ports import Subscription, TaskEvent
     from chorus.identity import PeerId
     from chorus.protocols.stream import Host, Stream
-    from chorus.services.placement import Agent
+    from chorus.services.board import Agent
     from chorus.tasks.machine import TaskMachine
 
 FIRST_S = 10.0
@@ -126,7 +126,7 @@ class HandoverServing:
         if not self._tasks.is_up:
             await self._say(io, Declined("stopping", "this node schedules nothing now"))
         elif isinstance(question, Seek):
-            here = {str(agent.peer) for agent in self._agents()}
+            here = {str(agent.peer) for agent in self._agents() if agent.candidate.reachable}
             await self._say(io, Seen(tuple(each for each in question.agents if each in here)))
         elif isinstance(question, Take):
             await self._take(io, peer, question)

@@ -19,9 +19,13 @@ from chorus.tasks.fields import SpecError
 from chorus.tasks.spec import LimitPolicy, TaskSpec, body_digest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from twisted.internet.defer import Deferred
 
     from chorus.http.ports import Document
+    from chorus.identity import PeerId
     from chorus.seams import JSON, Redactor, Roles
     from chorus.services.blobs import BlobRef
     from chorus.services.named_blobs import NamedBlobs
@@ -34,6 +38,9 @@ MAX_SPEC = MAX_FRAME - 16 * 1024
 """Bytes of a specification in canonical JSON: it must fit in one offer."""
 NOT_CLONED = "the repository is not cloned yet: its name only tells the language; give the sources as input"
 """What a task that names one hears."""
+
+MAX_INPUT = 2**40
+"""Bytes of an input that is fetched with a task; the node's own limit on blobs is lower."""
 
 SUBMIT = "task.submit"
 """The action that `Roles` is asked about."""
@@ -59,6 +66,8 @@ class BlobsHere(Protocol):
     def put_bytes(self, data: bytes) -> Deferred[BlobRef]: ...
 
     def stat(self, sha256: str) -> Deferred[Document | None]: ...
+
+    def fetch(self, sha256: str, size_limit: int, holders: Sequence[PeerId]) -> Deferred[Path]: ...
 
 
 @attrs.frozen
@@ -135,6 +144,29 @@ class Intake:
         if spec.repository is not None:
             self._events.append(entry.subject, "note", {"text": NOT_CLONED})
         return entry.subject
+
+    async def take_over(self, task_id: str, body: object, submitter: str, handed_by: PeerId) -> None:
+        """Make a task of another member this node's, under its id and with its input. Raises what `submit` raises, and
+        what keeps the input from being fetched from `handed_by`."""
+        if not self._roles.may(str(handed_by), SUBMIT):
+            raise Forbidden(f"{handed_by} may not submit tasks")
+        spec = without_secrets(TaskSpec.parse(body, self._settings.policy), self._redactor)
+        if (hindered := self._hindrance()) is not None:
+            raise NoRoom(f"this node takes no new tasks: {hindered[1]}")
+        with self._named.claim(() if spec.input is None else (spec.input.digest,)):
+            if spec.input is not None and await self._blobs.stat(spec.input.digest) is None:
+                await self._blobs.fetch(spec.input.digest, MAX_INPUT, [handed_by])
+            entry = entries.submitted(
+                self._wall(),
+                task_id,
+                spec.to_json(),
+                submitter,
+                max_attempts=self._settings.max_attempts,
+                handed_by=str(handed_by),
+            )
+            await self._append(entry)
+        self._counters.submitted += 1
+        self._log.info("{task} is taken over from {peer}", event="task.taken_over", task=task_id, peer=handed_by)
 
     def _entry(self, spec: TaskSpec, submitter: str, idempotency: tuple[str, str] | None) -> Entry:
         now = self._wall()

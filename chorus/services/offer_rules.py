@@ -9,6 +9,7 @@ import attrs
 from chorus.sandbox.contract import Limits
 
 if TYPE_CHECKING:
+    from chorus.protocols.task_messages import InputBlob
     from chorus.tasks.spec import TaskSpec
 
 
@@ -24,6 +25,8 @@ class AgentProfile:
     specialization: str = "general"
     maximum: Limits | None = None
     """The largest limits it runs; None takes whatever was admitted."""
+    max_input: int | None = None
+    """Bytes of the largest input that it fetches; None for any."""
 
 
 class Declined(Exception):
@@ -35,8 +38,9 @@ class Declined(Exception):
         self.detail = detail
 
 
-def suits(profile: AgentProfile, spec: TaskSpec) -> None:
-    """Raises `Declined` for a task that this agent could not run, whatever else it has to do."""
+def suits(profile: AgentProfile, spec: TaskSpec, given: InputBlob | None = None) -> None:
+    """Raises `Declined` for a task, with the input `given`, that this agent could not run, whatever else it has to
+    do."""
     if not spec.commands:
         raise Declined("no_model", f"{profile.agent_id} has no AI provider to plan the commands")
     required = spec.required
@@ -47,6 +51,11 @@ def suits(profile: AgentProfile, spec: TaskSpec) -> None:
         missing = [each for each in getattr(required, name) if each.lower() not in known]
         if missing:
             raise Declined(f"missing_{name}", f"{profile.agent_id} lacks {', '.join(missing)}")
+    if given is not None and profile.max_input is not None and given.size > profile.max_input:
+        raise Declined(
+            "input_too_large",
+            f"{profile.agent_id} takes inputs of at most {profile.max_input >> 20} MiB (CHORUS_MAX_BLOB_MB)",
+        )
     if profile.maximum is not None:
         for field in attrs.fields(Limits):
             asked, most = getattr(spec.limits, field.name), getattr(profile.maximum, field.name)

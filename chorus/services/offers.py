@@ -111,7 +111,7 @@ class Offers:
         """Decline at once, or promise a place and look at what would run it."""
         try:
             spec = TaskSpec.from_json(offer.spec)
-            self._admit(channel.peer, offer.task_id, spec)
+            self._admit(channel.peer, offer, spec)
         except UserError as error:
             self._decline(channel, offer, "unusable_spec", str(error))
         except Declined as declined:
@@ -131,11 +131,11 @@ class Offers:
         looking = Deferred.fromCoroutine(self._look(channel, offer, spec))
         looking.addErrback(lambda failure: self._look_broke(failure, channel, offer))
 
-    def _admit(self, peer: PeerId, task_id: str, spec: TaskSpec) -> None:
+    def _admit(self, peer: PeerId, offer: Offer, spec: TaskSpec) -> None:
         name = self._profile.agent_id
         if self.draining:
             raise Declined("draining", f"{name} is shutting down")
-        for attempt in self._attempts_at(task_id):
+        for attempt in self._attempts_at(offer.task_id):
             if attempt.record.scheduler != peer:
                 raise Declined("other_scheduler", f"{name} has a task of this id from another scheduler")
             # Its scheduler offers it again, so the attempt here is void; it must be gone before another begins.
@@ -148,7 +148,7 @@ class Offers:
         taken = self.executing + self._promises.taken_from(peer, self._place.clock.seconds())
         if taken >= self._profile.max_tasks:
             raise Declined("full", f"{name} runs {taken} of {self._profile.max_tasks} tasks")
-        suits(self._profile, spec)
+        suits(self._profile, spec, offer.input)
 
     def _attempts_at(self, task_id: str) -> list[Attempt]:
         """Those that execute."""

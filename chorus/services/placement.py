@@ -54,6 +54,9 @@ READING_STEPS = 20
 REVIEW_PAUSE_S = 0.01
 """Between two turns that look at what agents' changes may concern, so that members which change all the time cost a
 fraction of the processor at most. What can be placed goes on in the next turn."""
+STRANDED_GROUPS = 16
+STRANDED_TASKS = 4
+"""Groups, and tasks of each, that are handed to other members in one round, where nobody within reach may run them."""
 MAX_DETAIL = 400
 """Characters of the line that says why a task waits."""
 PASSING = frozenset({"full", "busy_with_it", "other_scheduler", "unacknowledged", "no_disk", "no_descriptors"})
@@ -142,6 +145,21 @@ class Placement:
         """Why nobody has it, when that is known."""
         group = self._backlog.group_of(task_id)
         return group.detail if group is not None else self._unreadable.get(task_id)
+
+    def stranded(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Some waiting tasks that nobody but agents out of reach may run, each with those agents."""
+        if not len(self._backlog):
+            return []
+        candidates = Board(self._agents(), self._seen).candidates.values()
+        if all(each.reachable for each in candidates):
+            return []
+        found: list[tuple[str, tuple[str, ...]]] = []
+        for group in self._backlog.parked(Standing.FULL)[:STRANDED_GROUPS]:
+            able = [each for each in candidates if each.max_tasks and scoring.missing(group.demand, each) is None]
+            if able and not any(each.reachable for each in able):
+                peers = tuple(each.peer for each in able)
+                found += [(task_id, peers) for task_id in group.first(STRANDED_TASKS)]
+        return found
 
     def agent_id(self, agent: str) -> str | None:
         """The name of a peer that is about."""

@@ -68,11 +68,13 @@ class Candidate:
     """Of the machine, per core; 0 idle, 1 and more full."""
     models: bool = False
     """It has an AI provider."""
+    reachable: bool = True
+    """Whether it is connected to this node; else it is known only through others."""
 
     @property
     def free(self) -> bool:
         """Whether it takes work and has room for one task more."""
-        return self.available and self.current_tasks < self.max_tasks
+        return self.available and self.reachable and self.current_tasks < self.max_tasks
 
     @property
     def refuses(self) -> bool:
@@ -193,6 +195,12 @@ def _why_nobody(spec: Wanted, candidates: Sequence[Candidate], suitable: Sequenc
     executing = [each for each in suitable if each.max_tasks]
     if not executing:
         return f"no suitable agent executes tasks ({_agents(len(suitable))} that may run 0)"
+    if not any(each.reachable for each in executing):
+        return (
+            f"{_agents(len(executing))} that may run it cannot be reached from this node; members that see "
+            f"{'it' if len(executing) == 1 else 'them'} are asked to take the task over"
+        )
+    executing = [each for each in executing if each.reachable]
     full = sum(each.current_tasks >= each.max_tasks for each in executing)
     if full == len(executing):
         return f"every suitable agent is busy ({_agents(full)})"

@@ -130,4 +130,5 @@ def _profile(around: Surroundings, agent_id: str, role: str | None, max_tasks: i
         capabilities=settings.agent_capabilities,
         specialization=settings.agent_specialization,
         maximum=maximum,
+        max_input=settings.max_blob_mb * MIB,
     )

@@ -10,6 +10,8 @@ from chorus.seams import MembersMayAll, PassThrough
 from chorus.services.agents import KnownAgents
 from chorus.services.collection import Collection
 from chorus.services.coordinator import CoordinatorService, CoordinatorSettings
+from chorus.services.handover import Handover, HandoverContext
+from chorus.services.handover_serving import HandoverServing
 from chorus.services.journal import LocalJournal
 from chorus.services.placement import Placement
 from chorus.services.retention import RetentionService
@@ -35,6 +37,8 @@ class Scheduling:
     events: TaskEvents
     collection: Collection
     retention: RetentionService
+    handover: Handover
+    handover_serving: HandoverServing
 
 
 def build_scheduling(
@@ -52,6 +56,19 @@ def build_scheduling(
 
     events = TaskEvents(stored, around.reactor, around.wall, settled)
     collection = Collection(machine, execution.blobs, p2p.peer_id, around.reactor)
+    handover = Handover(
+        HandoverContext(
+            host=p2p,
+            machine=machine,
+            events=events,
+            stored=stored,
+            append=lambda entry: coordinator.append(entry),
+            # The coordinator gets its placement after it is made.
+            stranded=lambda: coordinator.placement.stranded(),  # noqa: PLW0108
+            clock=around.reactor,
+            wall=around.wall,
+        )
+    )
     coordinator = CoordinatorService(
         journal=journal,
         machine=machine,
@@ -69,8 +86,10 @@ def build_scheduling(
         result_known=collection.result_known,
         bring=collection.bring,
         hindrance=execution.headroom.hindrance,
+        elsewhere=handover,
     )
-    _place(around, p2p, messages, execution, coordinator, events)
+    agents = KnownAgents(p2p, messages.presence.view, execution.executor, usable=execution.usable)
+    _place(around, messages, execution, coordinator, events, agents)
     journal.watch(coordinator.entry_applied)
     retention = RetentionService(
         machine=machine,
@@ -84,8 +103,9 @@ def build_scheduling(
         retention_days=around.settings.retention_days,
         idempotency_days=around.settings.idempotency_days,
     )
-    _meet(p2p, execution, coordinator, collection)
-    return Scheduling(journal, coordinator, events, collection, retention)
+    _meet(p2p, execution, coordinator, collection, handover)
+    serving = HandoverServing(p2p, coordinator, agents, around.reactor)
+    return Scheduling(journal, coordinator, events, collection, retention, handover, serving)
 
 
 def _coordinator_settings(around: Surroundings) -> CoordinatorSettings:
@@ -100,30 +120,36 @@ def _coordinator_settings(around: Surroundings) -> CoordinatorSettings:
 
 def _place(
     around: Surroundings,
-    p2p: P2PService,
     messages: Messages,
     execution: Execution,
     coordinator: CoordinatorService,
     events: TaskEvents,
+    agents: KnownAgents,
 ) -> None:
     """Placement and coordinator know each other; placement looks again whenever an agent says something new."""
-    view = messages.presence.view
     coordinator.placement = Placement(
         scheduler=coordinator,
         streams=execution.streams,
         events=events,
-        agents=KnownAgents(p2p, view, execution.executor, usable=execution.usable),
+        agents=agents,
         clock=around.reactor,
         wall=around.wall,
     )
     messages.presence.watch(coordinator.placement.agents_changed)
 
 
-def _meet(p2p: P2PService, execution: Execution, coordinator: CoordinatorService, collection: Collection) -> None:
+def _meet(
+    p2p: P2PService,
+    execution: Execution,
+    coordinator: CoordinatorService,
+    collection: Collection,
+    handover: Handover,
+) -> None:
     """Who comes is delivered to, and asked for the results it holds; who goes takes no more tasks."""
 
     def joined(connection: Connection) -> None:
         execution.executor.peer_joined(connection)
         collection.peer_joined(connection.peer_id)
+        handover.peer_joined(connection.peer_id)
 
     p2p.watch_peers(joined, lambda _: coordinator.placement.agents_changed())

@@ -181,7 +181,6 @@ class Real(ContractTests, DockerCase):
         first.cancel(Reason.CANCELLED)
         await first.result
 
-
     async def test_endless_output_is_stopped(self) -> None:
         result, out, _ = await self.outcome(shell("yes", limits={"output_mb": 1}))
         self.assertEqual((result.reason, result.truncated, len(out)), (Reason.OUTPUT, ("stdout",), 1 << 20))

@@ -34,6 +34,8 @@ from chorus.seams import MembersMayAll, PassThrough
 from chorus.services.collection import Collection
 from chorus.services.coordinator import CoordinatorService, CoordinatorSettings
 from chorus.services.executor import AgentProfile, ExecutorService
+from chorus.services.handover import Handover, HandoverContext
+from chorus.services.handover_serving import HandoverServing
 from chorus.services.journal import LocalJournal
 from chorus.services.loopback import LoopbackConnection, LoopbackStream, join
 from chorus.services.placement import Agent, Placement
@@ -97,6 +99,8 @@ class World:
         self.executing: dict[str, Container] = {}
         self.overlaps: list[str] = []
         self.seed = 0
+        self.hearsay = False
+        """Whether nodes know of agents that they are not connected to."""
 
     def wall(self) -> float:
         return EPOCH + self.clock.seconds()
@@ -157,6 +161,8 @@ class World:
         self.joined(one, other)
 
     def joined(self, one: Node, other: Node) -> None:
+        one.handover.peer_joined(other.peer)
+        other.handover.peer_joined(one.peer)
         one.executor.peer_joined(LoopbackConnection(other.peer))
         other.executor.peer_joined(LoopbackConnection(one.peer))
 
@@ -194,6 +200,14 @@ class FakeHost:
 
     def open_stream(self, peer: PeerId, protocols: Sequence[str]) -> Deferred[Any]:
         return self._world.open(self._node, peer, protocols[0])
+
+    def connections(self) -> list[Any]:
+        others = (node for node in self._world.nodes.values() if node.up and node is not self._node)
+        cuts = self._world.cuts
+        return [LoopbackConnection(node.peer) for node in others if frozenset({node.peer, self.peer_id}) not in cuts]
+
+    def protocols_of(self, peer: PeerId) -> frozenset[str]:
+        return frozenset(self._world.nodes[peer].host.protocols_served)
 
 
 @attrs.frozen
@@ -489,6 +503,18 @@ class Node:
         self.journal.attach(self.machine)
         stored = StoredEvents(self.store)
         self.events = TaskEvents(stored, clock, world.wall, self._is_settled)
+        self.handover = Handover(
+            HandoverContext(
+                host=self.host,  # type: ignore[arg-type]
+                machine=self.machine,
+                events=self.events,
+                stored=stored,
+                append=lambda entry: self.coordinator.append(entry),
+                stranded=lambda: self.placement.stranded(),
+                clock=clock,
+                wall=world.wall,
+            )
+        )
         self.coordinator = CoordinatorService(
             journal=self.journal,
             machine=self.machine,
@@ -506,6 +532,7 @@ class Node:
             result_known=self._result_known,
             bring=self._bring,
             hindrance=lambda: self.no_room,
+            elsewhere=self.handover,
         )
         self.placement = Placement(
             scheduler=self.coordinator,
@@ -552,6 +579,11 @@ class Node:
         self.wait(self.executor.startService())
         self.wait(self.coordinator.startService())
         self.collection.startService()
+        self.handover_serving = HandoverServing(self.host, self.coordinator, self._agents, clock)  # type: ignore[arg-type]
+        self.handover_serving.start()
+        if world.hearsay:
+            # Elsewhere its rounds would go on for ever beside what a test looks at.
+            self.handover.startService()
         self.retention.startService()
         world.settle()
 
@@ -567,7 +599,8 @@ class Node:
     def _agents(self) -> list[Agent]:
         found = []
         for node in self.world.nodes.values():
-            if node.up and node.visible and frozenset({node.peer, self.peer}) not in self.world.cuts:
+            reachable = frozenset({node.peer, self.peer}) not in self.world.cuts
+            if node.up and node.visible and (reachable or self.world.hearsay):
                 profile = node.profile
                 candidate = Candidate(
                     peer=str(node.peer),
@@ -577,6 +610,7 @@ class Node:
                     current_tasks=node.executor.current_tasks,
                     max_tasks=profile.max_tasks,
                     available=not node.executor.draining,
+                    reachable=reachable,
                 )
                 found.append(self.hearsay.get(node.name) or Agent(node.peer, node.name, candidate))
         return found
@@ -598,6 +632,8 @@ class Node:
 
     def stop(self) -> None:
         self.retention.stopService()
+        self.handover.stopService()
+        self.handover_serving.stop()
         self.collection.stopService()
         self.coordinator.stopService()
         self.executor.stopService()

@@ -1,0 +1,229 @@
+"""A task that no agent within reach can run goes to a member that sees one, and is followed there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chorus.protocols.handover import PROTOCOL, Cancel, Declined, Seek, Take, decode, encode
+from chorus.protocols.streamio import StreamIO
+from chorus.services.handover import NotCancelled, SchedulerAway
+from chorus.services.handover_serving import MAX_TAKEN_PER_PEER
+from chorus.tasks import ids
+from chorus.tasks.errors import TaskFinished
+from tests.services.task_kit import Node, World
+from tests.support import PureTestCase
+
+SIX = {"required": {"capabilities": ["six"]}}
+
+
+class Case(PureTestCase):
+    """`five` and `six` can only dial out, so both are connected to `middle` alone."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.world = World(self)
+        self.world.hearsay = True
+        self.addCleanup(self.world.stop)
+        self.middle = self.world.node("middle", max_tasks=1)
+        self.five = self.world.node("five", capabilities=("five",))
+        self.six = self.world.node("six", capabilities=("six",))
+        self.world.cut(self.five, self.six)
+
+    def over(self, seconds: float = 5.0) -> None:
+        self.world.advance(seconds)
+
+    def submit(self, **body: Any) -> str:
+        task = self.five.submit("true", **SIX, **body)
+        self.over()
+        return task
+
+
+class HandedOver(Case):
+    def test_it_runs_where_another_member_sees_an_agent(self) -> None:
+        task = self.submit(input={"sha256": self.five.blobs.put(b"setup.py")})
+        self.assertEqual(self.five.machine.get(task).state, "moved")
+        document = self.five.show(task)
+        self.assertEqual(
+            (document["state"], document["agent_id"], document["scheduler"]), ("running", "six", str(self.middle.peer))
+        )
+        self.assertEqual(self.middle.machine.get(task).handed_by, str(self.five.peer))
+        container = self.six.engine.only()
+        container.say("stdout", b"hello\n")
+        self.over(1)
+        self.assertEqual(self.five.output(task), "hello\n")
+        container.finish(0, artifacts={"report.txt": b"all good"})
+        self.over(1)
+        document = self.five.show(task)
+        self.assertEqual((document["state"], document["exit_code"]), ("completed", 0))
+        (row,) = document["artifacts"]
+        self.assertEqual(self.five.blobs.get(row["sha256"]), b"all good")
+        states = self.five.states(task)
+        self.assertEqual((states[0], states[-1], states.count("completed")), ("submitted", "completed", 1))
+        self.assertIn("running", states)
+
+    def test_until_somebody_sees_it_the_line_says_that_it_is_out_of_reach(self) -> None:
+        self.world.cut(self.middle, self.six)
+        task = self.submit()
+        document = self.five.show(task)
+        self.assertEqual(document["state"], "submitted")
+        self.assertIn("1 agent that may run it cannot be reached from this node", document["detail"])
+        self.world.heal(self.middle, self.six)
+        self.over()
+        self.assertEqual(self.five.show(task)["agent_id"], "six")
+
+    def test_what_nobody_has_is_not_handed_about(self) -> None:
+        task = self.five.submit("true", required={"capabilities": ["seven"]})
+        self.over()
+        self.assertIn("no agent has the capability seven", self.five.show(task)["detail"])
+        self.assertNotIn(task, self.middle.machine)
+
+    def test_who_waits_for_it_here_goes_on_when_it_has_ended(self) -> None:
+        first = self.submit()
+        second = self.five.submit("true", depends_on=[first])
+        self.over()
+        self.assertEqual(self.five.state(second), "submitted")
+        self.six.engine.only().finish(0)
+        self.over()
+        self.assertEqual(self.five.state(second), "running")
+
+    def test_what_it_waited_for_here_is_not_asked_of_the_other(self) -> None:
+        first = self.five.submit("true")
+        self.world.settle()
+        second = self.five.submit("true", depends_on=[first], **SIX)
+        owner = next(node for node in self.world.nodes.values() if node.engine.containers)
+        owner.engine.only().finish(0)
+        self.over()
+        self.assertEqual(self.five.show(second)["agent_id"], "six")
+
+    def test_a_member_that_declines_is_left_alone_for_a_while(self) -> None:
+        self.middle.no_room = ("no_disk", "the disk is full")
+        task = self.submit()
+        self.assertEqual(self.five.state(task), "submitted")
+        self.assertNotIn(task, self.middle.machine)
+        states = self.five.states(task)
+        self.assertEqual(states.count("moved"), 1)
+        self.middle.no_room = None
+        self.over(40)
+        self.assertEqual(self.five.show(task)["agent_id"], "six")
+
+    def test_cancelling_it_here_ends_it_there(self) -> None:
+        task = self.submit()
+        self.five.cancel(task)
+        self.over(1)
+        self.assertEqual(self.middle.machine.get(task).state, "cancelled")
+        self.assertEqual(self.six.engine.containers, {})
+        self.over(1)
+        self.assertEqual((self.five.state(task), self.five.machine.get(task).state), ("cancelled", "cancelled"))
+
+    def test_cancelling_while_the_scheduler_is_away_says_so_and_loses_nothing(self) -> None:
+        task = self.submit()
+        self.middle.kill()
+        refused = self.five.refused(self.five.coordinator.cancel(task, "api", "enough"))
+        self.assertIsInstance(refused, SchedulerAway)
+        self.assertIn("try again", str(refused))
+        self.middle.restart()
+        self.over()
+        self.five.cancel(task)
+        self.assertEqual(self.middle.machine.get(task).state, "cancelled")
+
+    def test_cancelling_what_has_ended_there_is_refused(self) -> None:
+        task = self.submit()
+        self.world.freeze(self.five, self.middle)
+        self.six.engine.only().finish(0)
+        self.over(1)
+        self.world.heal(self.five, self.middle)
+        refused = self.five.refused(self.five.coordinator.cancel(task, "api", "enough"))
+        self.assertIsInstance(refused, NotCancelled | TaskFinished)
+
+    def test_kill_9_of_either_member_at_any_time_runs_it_once(self) -> None:
+        for number, victim in enumerate((self.five, self.middle, self.five, self.middle)):
+            task = self.five.submit("true", **SIX)
+            self.over(1.9 + 0.1 * number)
+            victim.kill()
+            self.over(1)
+            victim.restart()
+            self.over(40)
+            self.assertEqual(self.five.show(task)["agent_id"], "six", victim.name)
+            container = self.six.engine.only()
+            container.say("stdout", b"once\n")
+            self.over(1)
+            victim.kill()
+            container.finish(0)
+            self.over(1)
+            victim.restart()
+            self.over(60)
+            self.assertEqual(self.five.state(task), "completed")
+            self.assertEqual(self.five.output(task), "once\n")
+            self.assertEqual(self.five.states(task).count("completed"), 1)
+
+    def test_a_scheduler_that_lost_the_task_does_not_run_it_again(self) -> None:
+        task = self.submit()
+        self.middle.kill()
+        (self.middle.directory / "chorus.db").unlink()
+        self.middle.restart()
+        self.over(60)
+        document = self.five.show(task)
+        self.assertEqual((document["state"], document["reason"]), ("failed", "lease_lost"))
+        self.assertIn("does not know it any more", document["detail"])
+
+    def test_it_is_not_handed_on(self) -> None:
+        self.world.cut(self.middle, self.six)
+        seven = self.world.node("seven")
+        self.world.cut(self.five, seven)
+        self.world.hearsay = True
+        task = self.five.submit("true", **SIX)
+        self.over(20)
+        self.assertEqual(self.five.state(task), "submitted")
+        self.assertNotIn(task, self.middle.machine)
+        self.assertNotIn(task, seven.machine)
+
+
+class Strangers(Case):
+    """What a member may ask of another one's tasks."""
+
+    def ask(self, node: Node, question: Any) -> Any:
+        async def talk() -> Any:
+            io = StreamIO(await node.host.open_stream(self.middle.peer, [PROTOCOL]), self.world.clock)
+            await io.write_delimited(encode(question))
+            try:
+                return decode(await io.read_delimited(1 << 21))
+            finally:
+                io.reset()
+
+        from twisted.internet.defer import Deferred
+
+        found = node.wait(Deferred.fromCoroutine(talk()))
+        self.world.settle()
+        return found
+
+    def test_only_whom_it_sees_is_named(self) -> None:
+        names = (str(self.six.peer), str(self.five.peer), "12D3KooWEuMkCc5oXuffpf9HRxZdEnHPJBBYH6pdKgkY6AnwwnXb")
+        self.assertEqual(set(self.ask(self.five, Seek(names)).agents), set(names[:2]))
+
+    def test_another_members_task_is_neither_told_nor_cancelled(self) -> None:
+        task = self.submit()
+        own = self.middle.submit("true")
+        spec = self.middle.machine.get(task).spec
+        for known in (task, own):
+            for question in (Take(known, spec, "me", 0, False), Cancel(known, "me", "")):
+                answer = self.ask(self.six, question)
+                self.assertEqual((type(answer), answer.reason), (Declined, "unknown_task"))
+        self.assertFalse(self.middle.machine.get(task).terminal)
+
+    def test_a_specification_that_this_node_would_refuse_is_declined(self) -> None:
+        for spec, reason in (
+            ({"commands": ["true"], "limits": {"cpu": 10**6}}, "invalid_task"),
+            ({"commands": "rm"}, "invalid_task"),
+            ({"commands": ["true"], "input": {"sha256": "ab" * 32}}, ""),
+        ):
+            answer = self.ask(self.five, Take(ids.make(5.0, bytes), spec, "me", 0, False))
+            self.assertIsInstance(answer, Declined)
+            self.assertIn(reason, answer.reason)
+
+    def test_one_member_hands_over_so_many(self) -> None:
+        for number in range(MAX_TAKEN_PER_PEER):
+            spec = {"commands": ["true"], "required": {"capabilities": ["nobody"]}}
+            self.ask(self.five, Take(ids.make(10.0 + number, bytes), spec, "me", 0, False))
+        answer = self.ask(self.five, Take(ids.make(9.0, bytes), {"commands": ["true"]}, "me", 0, False))
+        self.assertEqual((type(answer), answer.reason), (Declined, "full"))
+        self.assertEqual(len(self.middle.machine.unfinished()), MAX_TAKEN_PER_PEER)
