@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from chorus.sandbox.archive_limits import BadArchive, Bounds, Interrupted
-from chorus.sandbox.tar_reader import Kind, Member
+from chorus.sandbox.archive_member import Kind, Member
 
 MAX_LINKS_FOLLOWED = 40
 """As the kernel's own limit for a path."""
