@@ -68,6 +68,7 @@ def build_scheduling(
         announce=messages.messaging.announce_task,
         result_known=collection.result_known,
         bring=collection.bring,
+        absent=lambda sha256: execution.blobs.path_of(sha256) is None,
     )
     _place(around, p2p, messages, execution, coordinator, events)
     journal.watch(coordinator.entry_applied)

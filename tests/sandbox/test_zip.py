@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chorus.sandbox import zip_directory, zip_reader
-from chorus.sandbox.archive_tree import MAX_LINKS_FOLLOWED
 from chorus.sandbox.archives import BadArchive, Bounds, Interrupted, listing, unpack
+from chorus.sandbox.links import MAX_LINKS_FOLLOWED
 from tests.sandbox.archive_kit import Base
 
 UNIX = 3 << 8
