@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from chorus.client import show
+from chorus.client import missing, show
 
 MAX_HEADING = 80
 """Characters of a command that stands in for a title."""
@@ -70,8 +70,14 @@ def whole(task: Document) -> None:
             *(("cut", name) for name in task.get("truncated") or []),
             *(("caveat", text) for text in task.get("caveats") or []),
             *(("artifact", f"{each['path']} ({show.size(each['size'])})") for each in task["artifacts"]),
+            *(("artifact", _entry(each)) for each in task.get("entries") or []),
+            *(("missing", line.removeprefix("missing: ")) for line in missing.of(task).lines()),
         ]
     )
+
+
+def _entry(entry: Document) -> str:
+    return f"{entry['path']} -> {entry['target']}" if entry.get("target") else f"{entry['path']}/ (empty)"
 
 
 def _limits(limits: Document) -> str:
@@ -105,6 +111,5 @@ def summary(task: Document) -> None:
     for name in task.get("truncated") or []:
         kept = ((task["output"] or {}).get(name) or {}).get("bytes")
         show.note(f"{name} was cut" + (f" at {show.size(kept)}" if kept else ""))
-    if task["artifacts"]:
-        count = len(task["artifacts"])
+    if count := len(task["artifacts"]) + len(task.get("entries") or []):
         show.note(f"{count} artifact{'s' if count > 1 else ''}: chorus task fetch {task['id']}")
