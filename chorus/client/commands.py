@@ -182,6 +182,8 @@ def fetch_artifacts(options: Options, api: Api) -> int:
     lacking = missing.both(missing.left_out(task), len(done.failed), done.failed)
     if options.output != "-":
         _say_fetched(options, task, done, lacking)
+    if options.logs:
+        task_view.cut(task)
     lacking.say()
     return EXIT_TASK_FAILED if lacking else 0
 

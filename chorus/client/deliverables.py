@@ -77,7 +77,7 @@ def of(task: dict[str, Any], *, logs: bool) -> Deliverables:
         for each in task.get("entries") or []
     ]
     if logs:
-        items += _logs(task, {each.path for each in (*items, *entries)})
+        items += _logs(task, {item.path for item in items} | {entry.path for entry in entries})
     found = Deliverables(tuple(items), tuple(entries))
     check(found)
     return found

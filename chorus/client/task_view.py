@@ -98,6 +98,13 @@ def _required(required: Document) -> str:
     return ", ".join(words)
 
 
+def cut(task: Document) -> None:
+    """Which output was longer than what is kept of it."""
+    for name in task.get("truncated") or []:
+        kept = ((task["output"] or {}).get(name) or {}).get("bytes")
+        show.note(f"{name} was cut" + (f" at {show.size(kept)}" if kept else ""))
+
+
 def summary(task: Document) -> None:
     """The last lines about a task that was watched."""
     words = [f"{task['id']} {task['state']}"]
@@ -108,8 +115,6 @@ def summary(task: Document) -> None:
     if task["sandbox"]:
         words.append(f"in {task['sandbox']}")
     show.note(" ".join(words) + (f": {task['detail']}" if task["detail"] and task["state"] != "completed" else ""))
-    for name in task.get("truncated") or []:
-        kept = ((task["output"] or {}).get(name) or {}).get("bytes")
-        show.note(f"{name} was cut" + (f" at {show.size(kept)}" if kept else ""))
+    cut(task)
     if count := len(task["artifacts"]) + len(task.get("entries") or []):
         show.note(f"{count} artifact{'s' if count > 1 else ''}: chorus task fetch {task['id']}")

@@ -523,6 +523,10 @@ class Fetching(CommandCase):
         self.assertEqual([path.name for path in self.data.iterdir() if path.name in ("-", "o")], [])
         text = await self.bad(2, "task", "fetch", self.task, "--output", "-", "--json")
         self.assertIn("--json and --output - both want stdout", text)
+        self.tasks.tasks[self.task]["truncated"] = ["stdout"]
+        run = await self.good("task", "fetch", self.task, "--output", "-", "--logs")
+        self.assertEqual(run.err, "chorus: stdout was cut at 3 B\n")
+        self.assertEqual((await self.good("task", "fetch", self.task, "--output", "-")).err, "")
 
     async def test_what_is_missing_is_said_everywhere(self) -> None:
         """In every view, with its number; and only where it is asked for does it change nothing but the words."""
