@@ -48,7 +48,7 @@ def of(task: dict[str, Any]) -> Missing:
     if not absent:
         return found
     files = "1 file is" if absent == 1 else f"{absent} files are"
-    return both(found, absent, [f"{files} still with the agent, which the node could not reach; it goes on trying"])
+    return both(found, absent, [f"{files} still with the agent, the node could not get them yet and goes on trying"])
 
 
 def both(found: Missing, further: int, reasons: Sequence[str]) -> Missing:

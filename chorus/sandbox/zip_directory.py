@@ -28,6 +28,9 @@ MAX_COMMENT = 0xFFFF
 ENTRIES_PER_STOP = 1024
 """Entries read between two questions to `stop`."""
 
+MAX_FIELDS = 64
+"""Extra fields read of one entry: people's have five, and each costs work though it may be empty."""
+
 ENCRYPTED = 1 << 0 | 1 << 6 | 1 << 13
 """Flags: traditional, strong, and the directory itself."""
 DESCRIBED_LATER = 1 << 3
@@ -191,7 +194,9 @@ def extra_fields(data: bytes) -> dict[int, bytes]:
     """By their tag; the first of each counts. What is left over at the end belongs to aligned archives."""
     found: dict[int, bytes] = {}
     at = 0
-    while at + 4 <= len(data):
+    for _ in range(MAX_FIELDS):
+        if at + 4 > len(data):
+            break
         tag, size = struct.unpack_from("<2H", data, at)
         if at + 4 + size > len(data):
             break

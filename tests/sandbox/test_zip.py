@@ -174,6 +174,13 @@ class Good(Base):
         ]:  # fmt: skip
             self.assertEqual([each.mtime for each in listing(self.archive(data))], [mtime])
 
+    def test_extra_fields_are_read_up_to_a_limit(self) -> None:
+        moment = struct.pack("<2HBl", 0x5455, 5, 1, 1_000_000_000)
+        padding = struct.pack("<2H", 0xD935, 0)
+        for before, mtime in ((zip_directory.MAX_FIELDS - 1, 1_000_000_000), (zip_directory.MAX_FIELDS, 315_532_800)):
+            (found,) = listing(self.archive(raw(b"x", extra=padding * before + moment)))
+            self.assertEqual(found.mtime, mtime)
+
     def test_folders_by_attribute_alone(self) -> None:
         for data in (raw(b"d", made_by=20, attributes=0x10), raw(b"d", attributes=(stat.S_IFDIR | 0o700) << 16)):
             self.assertEqual([each.kind for each in listing(self.archive(data))], ["directory"])

@@ -514,6 +514,7 @@ class Node:
             announce=self.announced.append,
             result_known=self._result_known,
             bring=self._bring,
+            absent=lambda sha256: self.blobs.get(sha256) is None,
         )
         self.placement = Placement(
             scheduler=self.coordinator,

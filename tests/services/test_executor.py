@@ -1069,12 +1069,14 @@ class RetentionTest(ExecutorCase):
         (row,) = scheduler.show(task)["artifacts"]
         self.assertEqual(scheduler.collection.holders_of(row["sha256"]), [worker.peer])
         self.assertEqual(scheduler.blobs.holders[row["sha256"]], worker.peer)
+        self.assertEqual(scheduler.show(task)["artifacts_absent"], 1, "and it is said")
         scheduler.blobs.hold = None
         if not hold.called:
             hold.callback(None)
         self.world.advance(10)
         self.assertEqual(scheduler.blobs.get(row["sha256"]), b"artifact")
         self.assertEqual(scheduler.collection.holders_of(row["sha256"]), [])
+        self.assertEqual(scheduler.show(task)["artifacts_absent"], 0)
 
     def test_cancelled_while_the_result_is_brought(self) -> None:
         scheduler = self.world.node("scheduler", max_tasks=1)
