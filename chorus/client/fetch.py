@@ -173,6 +173,8 @@ def _make(entry: Entry, target: Path) -> None:
         # Under another name first: a link cannot be written over what is there.
         with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=target.parent) as folder:
             os.symlink(entry.target, f"{folder}/link")
+            if entry.mtime is not None:
+                os.utime(f"{folder}/link", (moment(entry.mtime),) * 2, follow_symlinks=False)
             os.replace(f"{folder}/link", target)
         return
     if not target.is_dir():

@@ -68,7 +68,7 @@ class Walk:
                     if not self._counted(f"{prefix}{entry.name}"):
                         return
                     if self._matches(self.globs.feed(states, entry.name)) and self._short(prefix + entry.name):
-                        yield Found(f"{prefix}{entry.name}", place.fd, entry.name, _kind(entry))
+                        yield _found(f"{prefix}{entry.name}", place.fd, entry)
                 levels.append(_Level(prefix, states, folders))
                 entered = self._next(place, levels)
                 if entered is None:
@@ -136,10 +136,13 @@ def _sorted(place: trees.Place) -> tuple[list[str], list[os.DirEntry[str]]]:
     return sorted(folders, reverse=True), sorted(others, key=lambda entry: entry.name)
 
 
-def _kind(entry: os.DirEntry[str]) -> Literal["file", "link", "special"]:
+def _found(path: str, directory: int, entry: os.DirEntry[str]) -> Found:
+    """What is no folder. A file's rights and times are read where it is opened."""
     if entry.is_symlink():
-        return "link"
-    return "file" if entry.is_file(follow_symlinks=False) else "special"
+        status = entry.stat(follow_symlinks=False)
+        return Found(path, directory, entry.name, "link", mode_of(status), mtime_of(status))
+    kind: Literal["file", "special"] = "file" if entry.is_file(follow_symlinks=False) else "special"
+    return Found(path, directory, entry.name, kind)
 
 
 def mode_of(status: os.stat_result) -> int:

@@ -146,7 +146,7 @@ class Fetching(Folder):
             self.node.item("locked", b"2", mode=0),
             self.node.item("all", b"3", mode=0o777, mtime=1e300),
             self.node.item("old", b"4"),
-            Entry("bin/latest", "run"),
+            Entry("bin/latest", "run", 0o777, 7.0),
             Entry("empty/er", None, 0o750, MOMENT),
             Entry("closed", None, 0),
         )
@@ -167,6 +167,7 @@ class Fetching(Folder):
         self.assertEqual((self.directory / "setuid").stat().st_mtime, 0)
         self.assertEqual(os.readlink(self.directory / "bin/latest"), "run")
         self.assertEqual((self.directory / "bin/latest").read_bytes(), b"#!/bin/sh\n")
+        self.assertEqual((self.directory / "bin/latest").lstat().st_mtime, 7.0)
         # Once more over itself, and what was there of another kind.
         with self.assertRaisesRegex(ClientError, "would be overwritten"):
             self.fetch(*found)

@@ -323,9 +323,11 @@ class Artifacts(Folder):
         links |= {"loop": "loop", "dangling": "nowhere/x", "self": "."}
         for path, target in links.items():
             self.link(path, target)
+        os.utime(self.output / "latest", (7, 7), follow_symlinks=False)
         self.link("lib/absolute", "/workspace/output/lib/libx.so")
         self.assertEqual(self.entries("**"), {**links, "lib/absolute": "../lib/libx.so"})
         self.assertEqual((self.collected.skipped, self.collected.skipped_total), ((), 0))
+        self.assertEqual([one.mtime for one in self.collected.entries if one.path == "latest"], [7.0])
 
     def test_links_that_leave_by_way_of_others(self) -> None:
         """Each looks harmless by its text."""

@@ -239,6 +239,10 @@ class Hostile(Base):
         self.refused(twice, "overlaps with another entry")
         into_directory = raw(b"x", b"1", central={"packed": 80, "size": 80})
         self.refused(into_directory, "another in its directory")
+        # Both headers may agree on bytes that are the directory's.
+        crc = zlib.crc32(b"1")
+        agreed = into_directory.replace(struct.pack("<3L", crc, 1, 1), struct.pack("<3L", crc, 80, 80))
+        self.refused(agreed, "overlaps with another entry")
 
     def test_two_headers_that_differ(self) -> None:
         for said in ({"name": b"y"}, {"size": 4}, {"packed": 3}, {"crc": 1}, {"method": 8}, {"flags": 8}):
