@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from chorus.client import show, task_view
+from chorus.client import deliverables, missing, show, task_view
 from chorus.client.api import Api, decoded
 from chorus.client.errors import EXIT_TASK_FAILED, EXIT_USAGE, ClientError, Refused
-from chorus.client.fetch import Item, checked, fetch
+from chorus.client.fetch import Fetched, checked, into_directory, to_tar
 from chorus.client.git import shown
 from chorus.client.task_options import by_option, fields_of, title_of, wanted_of
 from chorus.client.upload import upload
-from chorus.client.watch import follow
+from chorus.client.watch import TERMINAL, follow
 
 STATES = (
     *("queued", "submitted", "assigned", "preparing", "running", "moved"),
@@ -138,23 +138,52 @@ def cancel(options: Options, api: Api) -> int:
 
 
 def fetch_artifacts(options: Options, api: Api) -> int:
+    """Everything that is there, also where something is missing; then the status is not 0."""
     task = api.json("GET", f"/v1/tasks/{_id(api, options.task_id)}")
-    items = [Item(each["path"], each["sha256"], each["size"]) for each in task["artifacts"]]
-    if options.logs:
-        for stream, row in (task["output"] or {}).items():
-            if row.get("sha256"):
-                items.append(Item(f"{stream}.log", row["sha256"], row["bytes"]))
-    directory = Path(options.output or f"chorus-{task['id']}")
-    targets = checked(items, directory, force=options.force)
-    with show.bar("fetching", sum(item.size for item in items)) as told:
-        for item, target in targets:
-            fetch(api, item, target, told)
-    if wants_json(options):
-        files = [{"path": str(target), "sha256": item.sha256, "size": item.size} for item, target in targets]
-        show.document({"task": task["id"], "files": files})
+    if task["state"] not in TERMINAL:
+        raise ClientError(
+            f"the task has not ended yet ({task['state']}), nothing is fetched: `chorus task watch {task['id']}` "
+            "waits for its end",
+            EXIT_TASK_FAILED,
+        )
+    found = deliverables.of(task, logs=options.logs)
+    total = sum(item.size for item in found.items)
+    if options.output == "-":
+        _check_stdout(options)
+        with show.bar("fetching", total) as told:
+            done = to_tar(api, found, sys.stdout.buffer, told)
     else:
-        show.table(("file", "size"), [(target, show.size(item.size)) for item, target in targets], _nothing(task))
-    return 0
+        targets = checked(found, Path(options.output or f"chorus-{task['id']}"), force=options.force)
+        with show.bar("fetching", total) as told:
+            done = into_directory(api, targets, told)
+    lacking = missing.both(missing.left_out(task), len(done.failed), done.failed)
+    if options.output != "-":
+        _say_fetched(options, task, done, lacking)
+    if options.logs:
+        task_view.cut(task)
+    lacking.say()
+    return EXIT_TASK_FAILED if lacking else 0
+
+
+def _check_stdout(options: Options) -> None:
+    if wants_json(options):
+        raise ClientError("--json and --output - both want stdout; say one of them")
+    if sys.stdout.isatty():
+        raise ClientError("a tar archive is nothing for a terminal: add > FILE or | tar -x, or name a directory")
+
+
+def _say_fetched(options: Options, task: Document, done: Fetched, lacking: missing.Missing) -> None:
+    if wants_json(options):
+        files = [{"path": path, "sha256": item.sha256, "size": item.size} for path, item in done.files]
+        entries = [{"path": path, "target": entry.target} for path, entry in done.entries]
+        lost = {"total": lacking.total, "reasons": lacking.reasons}
+        show.document({"task": task["id"], "files": files, "entries": entries, "missing": lost})
+        return
+    rows = [(path, show.size(item.size)) for path, item in done.files]
+    for path, entry in done.entries:
+        rows.append((f"{path}/", "folder") if entry.target is None else (f"{path} -> {entry.target}", "link"))
+    if rows or not lacking:
+        show.table(("file", "size"), rows, "the task left no artifacts")
 
 
 def peers(options: Options, api: Api) -> int:
@@ -289,12 +318,14 @@ def _follow(options: Options, api: Api, task_id: str, after: int) -> int:
     except KeyboardInterrupt:
         show.note(f"the task goes on: `chorus task watch {task_id}` shows it, `chorus task cancel {task_id}` ends it")
         raise
-    if state is None:
-        # All events were before `after`.
-        state = api.json("GET", f"/v1/tasks/{task_id}")["state"]
+    task = api.json("GET", f"/v1/tasks/{task_id}")
+    lacking = missing.of(task)
     if not wants_json(options) and not getattr(options, "no_summary", False):
-        task_view.summary(api.json("GET", f"/v1/tasks/{task_id}"))
-    return 0 if state == "completed" else EXIT_TASK_FAILED
+        task_view.summary(task)
+    # Said in any case, since the status says it too.
+    lacking.say()
+    # Without a state all events were before `after`.
+    return 0 if (state or task["state"]) == "completed" and not lacking else EXIT_TASK_FAILED
 
 
 def _events(options: Options, api: Api, task_id: str, after: int) -> str | None:
@@ -352,7 +383,3 @@ def _id(api: Api, typed: str) -> str:
     if after is not None:
         raise ClientError(f"there are over {MAX_PAGES * PAGE} tasks: write the whole id")
     raise ClientError(f"no task begins with {text}; `chorus task list` shows them")
-
-
-def _nothing(task: Document) -> str:
-    return "the task left no artifacts" if task["ended_at"] else "the task has not ended yet"

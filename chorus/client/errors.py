@@ -1,8 +1,8 @@
 """What the client command says when it cannot do its work: one line each, and an exit status.
 
-0 done (and the task completed, where one was watched); 1 the task failed or was cancelled, or the node refused for a
-reason of its own; 2 the command was used wrongly, or what it names is not there; 3 no node answers; 4 the token is
-missing or wrong; 130 interrupted; 143 ended by SIGTERM (`chorus simulate`).
+0 done (and the task completed, where one was watched); 1 the task failed or was cancelled, some of what it made is
+missing, or the node refused for a reason of its own; 2 the command was used wrongly, or what it names is not there; 3
+no node answers; 4 the token is missing or wrong; 130 interrupted; 143 ended by SIGTERM (`chorus simulate`).
 """
 
 from __future__ import annotations

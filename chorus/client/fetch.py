@@ -1,83 +1,205 @@
-"""Artifacts of a task into a directory: checked names, checked content, nothing overwritten unasked."""
+"""Deliverables of a task into a directory, or as a tar archive: checked content, nothing overwritten unasked."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import os
+import tarfile
 import tempfile
-from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import IO
 
 import attrs
 
-from chorus.client.api import Api
-from chorus.client.errors import EXIT_TASK_FAILED, ClientError
+from chorus.client.api import Answer, Api
+from chorus.client.deliverables import Deliverables, Entry, Item, moment, parts
+from chorus.client.errors import EXIT_TASK_FAILED, EXIT_UNAUTHORIZED, ClientError, Refused
+
+MEMORY = 8 * 1024 * 1024
+"""Files up to this stay in memory until they are known to be whole."""
+
+TEMPORARY = ".chorus-"
+"""How the name of a file begins that is not whole yet."""
+
+Told = Callable[[int], None]
+
+
+class NotWhole(ClientError):
+    """A file is not what its hash says."""
+
+    code = "not_whole"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path} did not arrive whole; try again", EXIT_TASK_FAILED)
+
+
+@attrs.define
+class Fetched:
+    """What came of it. `files` and `entries` are there, by where they are; `failed` says why others are not."""
+
+    files: list[tuple[str, Item]] = attrs.Factory(list)
+    entries: list[tuple[str, Entry]] = attrs.Factory(list)
+    failed: list[str] = attrs.Factory(list)
 
 
 @attrs.frozen
-class Item:
-    """One file to fetch: its path under the directory, its blob and size."""
+class Targets:
+    """Where everything goes."""
 
-    path: str
-    sha256: str
-    size: int
+    files: list[tuple[Item, Path]]
+    entries: list[tuple[Entry, Path]]
 
 
-def checked(items: Sequence[Item], directory: Path, *, force: bool) -> list[tuple[Item, Path]]:
-    """Where each item goes. Raises `ClientError` for a name that leaves `directory` (a task chose it) and, unless
-    `force`, for files that exist."""
+def checked(found: Deliverables, directory: Path, *, force: bool) -> Targets:
+    """Raises `ClientError` for a name that leaves `directory` (a task chose it) and, unless `force`, for files that
+    exist."""
     if directory.exists() and not directory.is_dir():
-        raise ClientError(f"{directory} is a file; --output names a directory")
-    targets: list[tuple[Item, Path]] = []
-    for item in items:
-        parts = PurePosixPath(item.path).parts
-        if not parts or item.path.startswith("/") or ".." in parts or "\0" in item.path:
-            raise ClientError(f"the artifact {item.path!r} has a name that leaves the directory; it is not fetched")
-        target = directory.joinpath(*parts)
-        # No folder on the way may be a link that was there before.
-        for folder in list(target.parents)[: len(parts) - 1]:
-            if folder.is_symlink():
-                raise ClientError(f"{folder} is a link; choose another --output")
-        if target.is_dir():
-            raise ClientError(f"{target} is a directory; choose another --output")
-        targets.append((item, target))
-    present = [str(target) for _, target in targets if target.exists() or target.is_symlink()]
+        raise ClientError(f"{directory} is a file; --output names a directory, or is - for a tar archive on stdout")
+    files = [(item, _target(item.path, directory)) for item in found.items]
+    entries = [(entry, _target(entry.path, directory)) for entry in found.entries]
+    folders = {target for entry, target in entries if entry.target is None}
+    present = []
+    for target in (target for _, target in (*files, *entries)):
+        if target.is_dir() and not target.is_symlink():
+            if target not in folders:
+                raise ClientError(f"{target} is a directory; choose another --output")
+        elif target.exists() or target.is_symlink():
+            present.append(str(target))
     if present and not force:
         more = f" and {len(present) - 1} more" if len(present) > 1 else ""
         raise ClientError(f"{present[0]}{more} would be overwritten; say --force, or another --output")
-    return targets
+    return Targets(files, entries)
 
 
-def fetch(api: Api, item: Item, target: Path, told: Callable[[int], None] = lambda _: None) -> None:
-    """Download and verify one item; the file appears complete or not at all. Raises `ClientError`."""
+def _target(path: str, directory: Path) -> Path:
+    names = parts(path)
+    target = directory.joinpath(*names)
+    # No folder on the way may be a link that was there before.
+    for folder in list(target.parents)[: len(names) - 1]:
+        if folder.is_symlink():
+            raise ClientError(f"{folder} is a link; choose another --output")
+    return target
+
+
+def into_directory(api: Api, targets: Targets, told: Told) -> Fetched:
+    """Every file appears complete or not at all. Links come last, so that nothing is written through them. Raises
+    `ClientError` where nothing can be written, or no node answers; what single files lack is in `failed`."""
+    done = Fetched()
+    for item, target in targets.files:
+        with _writing(target):
+            if _tolerantly(item, done, partial(_fetch, api, item, target, told)):
+                done.files.append((str(target), item))
+    for entry, target in sorted(targets.entries, key=lambda pair: pair[0].target is not None):
+        with _writing(target):
+            _make(entry, target)
+            done.entries.append((str(target), entry))
+    return done
+
+
+def to_tar(api: Api, found: Deliverables, out: IO[bytes], told: Told) -> Fetched:
+    """The same as a tar archive, which is a whole one whatever is missing in it."""
+    done = Fetched()
+    with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT, encoding="utf-8") as tar:
+        for item in found.items:
+            with tempfile.SpooledTemporaryFile(MEMORY) as file:
+                if _tolerantly(item, done, partial(_download, api, item, file.write, told)):
+                    file.seek(0)
+                    tar.addfile(_header(item, tarfile.REGTYPE, item.size), file)
+                    done.files.append((item.path, item))
+        for entry in found.entries:
+            header = _header(entry, tarfile.DIRTYPE if entry.target is None else tarfile.SYMTYPE)
+            header.linkname = entry.target or ""
+            tar.addfile(header)
+            done.entries.append((entry.path, entry))
+    return done
+
+
+def _header(one: Item | Entry, kind: bytes, size: int = 0) -> tarfile.TarInfo:
+    header = tarfile.TarInfo("/".join(parts(one.path)))
+    header.type, header.size = kind, size
+    header.mode = 0o777 if kind == tarfile.SYMTYPE else one.rights
+    header.mtime = moment(one.mtime or 0.0)
+    return header
+
+
+def _tolerantly(item: Item, done: Fetched, fetch: Callable[[], None]) -> bool:
+    """Whether the item is there. One that the node does not have leaves the others to be fetched."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=".chorus-", dir=target.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                _download(api, item, file.write, told)
-            os.chmod(name, 0o644)
-            os.replace(name, target)
-        except BaseException:
-            os.unlink(name)
+        fetch()
+    except NotWhole as error:
+        done.failed.append(str(error))
+    except Refused as error:
+        if error.exit_status == EXIT_UNAUTHORIZED:
             raise
+        done.failed.append(f"{item.path}: {error}")
+    else:
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ClientError(f"cannot write {target}: {error.strerror or error}") from None
 
 
-def _download(api: Api, item: Item, write: Callable[[bytes], object], told: Callable[[int], None]) -> None:
+def _fetch(api: Api, item: Item, target: Path, told: Told) -> None:
+    """Download and verify one item; the file appears complete or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=TEMPORARY, dir=target.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            _download(api, item, file.write, told)
+            file.flush()
+            os.fchmod(descriptor, item.rights)
+            if item.mtime is not None:
+                os.utime(descriptor, (moment(item.mtime),) * 2)
+        os.replace(name, target)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _make(entry: Entry, target: Path) -> None:
+    """The link, also in the place of a file; or the folder, where it is not there yet."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if entry.target is not None:
+        # Under another name first: a link cannot be written over what is there.
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=target.parent) as folder:
+            os.symlink(entry.target, f"{folder}/link")
+            if entry.mtime is not None:
+                os.utime(f"{folder}/link", (moment(entry.mtime),) * 2, follow_symlinks=False)
+            os.replace(f"{folder}/link", target)
+        return
+    if not target.is_dir():
+        target.unlink(missing_ok=True)
+        target.mkdir()
+        target.chmod(entry.rights)
+        if entry.mtime is not None:
+            os.utime(target, (moment(entry.mtime),) * 2)
+
+
+def _download(api: Api, item: Item, write: Callable[[bytes], object], told: Told) -> None:
     digest, size = hashlib.sha256(), 0
     with api.request("GET", f"/v1/blobs/{item.sha256}") as answer:
-        try:
-            for data in answer.chunks():
-                size += len(data)
-                if size > item.size:
-                    break
-                digest.update(data)
-                write(data)
-                told(len(data))
-        except http.client.HTTPException:
-            pass
+        for data in _arriving(answer):
+            size += len(data)
+            if size > item.size:
+                break
+            digest.update(data)
+            write(data)
+            told(len(data))
     if digest.hexdigest() != item.sha256 or size != item.size:
-        raise ClientError(f"{item.path} did not arrive whole; try again", EXIT_TASK_FAILED)
+        raise NotWhole(item.path)
+
+
+def _arriving(answer: Answer) -> Iterator[bytes]:
+    """Ends where the connection does: what is missing then shows in the hash."""
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        yield from answer.chunks()

@@ -19,7 +19,7 @@ USUAL = frozenset({"CHORUS_API", "CHORUS_API_TOKEN", "CHORUS_API_TOKEN_FILE", "C
 """Variables that need no check."""
 EXIT_STATUSES = """exit status:
   0    done; the task completed, where one was watched
-  1    the task failed or was cancelled, or the node refused for a reason of its own
+  1    the task failed or was cancelled, some of what it made is missing, or the node refused for a reason of its own
   2    the command was used wrongly, or what it names is not there
   3    no node answers
   4    the token is missing or wrong
@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     cancel.set_defaults(run=commands.cancel)
     fetch = command(tasks, "fetch", "Fetch a task's artifacts into a directory.")
     fetch.add_argument("task_id", metavar="ID")
-    fetch.add_argument("--output", "-o", metavar="DIR", help="where to (chorus-ID)")
+    fetch.add_argument("--output", "-o", metavar="DIR", help="where to (chorus-ID); - writes a tar archive to stdout")
     fetch.add_argument("--logs", action="store_true", help="the whole output as well, as stdout.log and stderr.log")
     fetch.add_argument("--force", action="store_true", help="overwrite files that are there")
     fetch.set_defaults(run=commands.fetch_artifacts)

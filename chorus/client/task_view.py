@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from chorus.client import show
+from chorus.client import missing, show
 
 MAX_HEADING = 80
 """Characters of a command that stands in for a title."""
@@ -71,8 +71,14 @@ def whole(task: Document) -> None:
             *(("cut", name) for name in task.get("truncated") or []),
             *(("caveat", text) for text in task.get("caveats") or []),
             *(("artifact", f"{each['path']} ({show.size(each['size'])})") for each in task["artifacts"]),
+            *(("artifact", _entry(each)) for each in task.get("entries") or []),
+            *(("missing", line.removeprefix("missing: ")) for line in missing.of(task).lines()),
         ]
     )
+
+
+def _entry(entry: Document) -> str:
+    return f"{entry['path']} -> {entry['target']}" if entry.get("target") else f"{entry['path']}/ (empty)"
 
 
 def _limits(limits: Document) -> str:
@@ -93,6 +99,13 @@ def _required(required: Document) -> str:
     return ", ".join(words)
 
 
+def cut(task: Document) -> None:
+    """Which output was longer than what is kept of it."""
+    for name in task.get("truncated") or []:
+        kept = ((task["output"] or {}).get(name) or {}).get("bytes")
+        show.note(f"{name} was cut" + (f" at {show.size(kept)}" if kept else ""))
+
+
 def summary(task: Document) -> None:
     """The last lines about a task that was watched."""
     words = [f"{task['id']} {task['state']}"]
@@ -103,9 +116,6 @@ def summary(task: Document) -> None:
     if task["sandbox"]:
         words.append(f"in {task['sandbox']}")
     show.note(" ".join(words) + (f": {task['detail']}" if task["detail"] and task["state"] != "completed" else ""))
-    for name in task.get("truncated") or []:
-        kept = ((task["output"] or {}).get(name) or {}).get("bytes")
-        show.note(f"{name} was cut" + (f" at {show.size(kept)}" if kept else ""))
-    if task["artifacts"]:
-        count = len(task["artifacts"])
+    cut(task)
+    if count := len(task["artifacts"]) + len(task.get("entries") or []):
         show.note(f"{count} artifact{'s' if count > 1 else ''}: chorus task fetch {task['id']}")

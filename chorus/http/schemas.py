@@ -212,6 +212,7 @@ def task() -> Schema:
     text: Schema = {"type": ["string", "null"]}
     moment: Schema = {"type": ["number", "null"], "description": "Unix seconds."}
     words: Schema = {"type": "array", "items": {"type": "string"}}
+    count: Schema = {"type": "integer", "minimum": 0}
     return _object(
         {
             "id": TASK_ID,
@@ -240,7 +241,18 @@ def task() -> Schema:
                 "anyOf": [_object({"stdout": _output(), "stderr": _output()}), {"type": "null"}],
                 "description": "Size of each stream, and the blob that holds it once the task has ended.",
             },
-            "artifacts_skipped": {**words, "description": "What matched and was left out, each with its reason."},
+            "entries": {"type": "array", "items": ref("OutputEntry")},
+            "artifacts_skipped": {
+                **words,
+                "description": "What was left out of the deliverables, and why: the first reasons. A reason may stand "
+                "for many files, for a pattern that matched nothing, or for an output stream that could not be kept.",
+            },
+            "artifacts_skipped_total": {**count, "description": "How many deliverables were left out."},
+            "artifacts_absent": {
+                **count,
+                "description": "How many blobs of the result this node could not get from its agent yet; it goes on "
+                "trying, and tries at once when one is asked for.",
+            },
             "depends_on": {"type": "array", "items": TASK_ID},
             "submitter": text,
             "spec": {"type": "object", "description": "The specification with every default written out."},
@@ -412,10 +424,29 @@ def problem() -> Schema:
     )
 
 
+def _rights() -> Schema:
+    """Of a deliverable, where its agent says them."""
+    return {
+        "mode": {"type": "integer", "minimum": 0, "maximum": 0o777, "description": "Rights, as of `stat`."},
+        "mtime": {"type": "number", "description": "Last change, in Unix seconds."},
+    }
+
+
 def all_schemas(policy: spec.LimitPolicy) -> dict[str, Schema]:
     """Every component, by name."""
     return {
-        "Artifact": _object({"path": {"type": "string"}, "sha256": SHA256, "size": {"type": "integer", "minimum": 0}}),
+        "Artifact": _object(
+            {"path": {"type": "string"}, "sha256": SHA256, "size": {"type": "integer", "minimum": 0}, **_rights()},
+            required=["path", "sha256", "size"],
+        ),
+        "OutputEntry": _object(
+            {
+                "path": {"type": "string"},
+                "target": {"type": "string", "description": "Where the link leads; an empty folder has none."},
+                **_rights(),
+            },
+            required=["path"],
+        ),
         "Blob": _object({"sha256": SHA256, "size": {"type": "integer", "minimum": 0}}),
         "Peer": peer(),
         "PeerList": _object({"peers": {"type": "array", "items": ref("Peer")}}),

@@ -32,7 +32,9 @@ MAX_FRAME = 1024 * 1024
 MAX_OUTPUT = 64 * 1024
 """Bytes of output in one frame: what one yamux frame and one line of an event stream can hold comfortably."""
 MAX_ARTIFACTS = 1000
-"""Rows of a result; what a sandbox may collect."""
+"""Rows of a result, and as many for links and empty folders; what a sandbox may collect."""
+MAX_MODE = 0o777
+"""The bits of a deliverable's rights: none that lends a file its owner's."""
 MAX_NOTES = 100
 """Items of a result's lists of words (caveats, artifacts passed over)."""
 MAX_WORD = 64
@@ -165,6 +167,8 @@ _detail = _text(MAX_TEXT)
 _task_id = _pattern(_TASK_ID)
 _sha256 = _pattern(_SHA256)
 _TIME = _seconds(2.0**40)
+_mode = _optional(_natural(MAX_MODE))
+_mtime = _optional(_TIME)
 
 
 # --- messages --------------------------------------------------------------------------------------------------------
@@ -185,11 +189,24 @@ class InputBlob:
 
 @attrs.frozen
 class ResultArtifact:
-    """A deliverable, already durable at the executor: its path under `/workspace/output` and its blob."""
+    """A deliverable, already durable at the executor: its path under `/workspace/output` and its blob. Older executors
+    do not say `mode` and `mtime`."""
 
     path: str
     sha256: str
     size: int
+    mode: int | None = None
+    mtime: float | None = None
+
+
+@attrs.frozen
+class ResultEntry:
+    """A deliverable without a blob: a link to `target`, or where that is None an empty folder."""
+
+    path: str
+    target: str | None = None
+    mode: int | None = None
+    mtime: float | None = None
 
 
 def _input(name: str, value: JSON) -> InputBlob:
@@ -203,6 +220,18 @@ def _artifact(name: str, value: JSON) -> ResultArtifact:
         _text(MAX_TEXT, empty=False)(f"{name}.path", found.get("path")),
         _sha256(f"{name}.sha256", found.get("sha256")),
         _natural()(f"{name}.size", found.get("size")),
+        _mode(f"{name}.mode", found.get("mode")),
+        _mtime(f"{name}.mtime", found.get("mtime")),
+    )
+
+
+def _entry(name: str, value: JSON) -> ResultEntry:
+    found = _object(name, value)
+    return ResultEntry(
+        _text(MAX_TEXT, empty=False)(f"{name}.path", found.get("path")),
+        _optional(_text(MAX_TEXT, empty=False))(f"{name}.target", found.get("target")),
+        _mode(f"{name}.mode", found.get("mode")),
+        _mtime(f"{name}.mtime", found.get("mtime")),
     )
 
 
@@ -312,6 +341,9 @@ class Result(Message):
     disk_enforcement: str = _field(_word, "none")
     agent_id: str | None = _field(_optional(_text(MAX_TEXT)), None)
     """The executor's name for itself: its scheduler may have started anew and not know it yet."""
+    entries: tuple[ResultEntry, ...] = _field(_list(_entry, MAX_ARTIFACTS), ())
+    artifacts_skipped_total: int = _field(_natural(), 0)
+    """How many deliverables were left out; older executors say no more than `artifacts_skipped` lists."""
 
 
 @attrs.frozen

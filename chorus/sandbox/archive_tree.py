@@ -8,18 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from chorus.sandbox.archive_limits import BadArchive, Bounds, Interrupted
-from chorus.sandbox.tar_reader import Kind, Member
-
-MAX_LINKS_FOLLOWED = 40
-"""As the kernel's own limit for a path."""
+from chorus.sandbox.archive_limits import BadArchive, Bounds
+from chorus.sandbox.archive_member import Kind, Member
+from chorus.sandbox.links import Leaves, Links, TooManySteps
 
 LINK_STEPS = 100_000
 LINK_STEPS_PER_MEMBER = 10
 """Path components walked to check all links of an archive: so many, and so many more for each of its entries."""
-
-STEPS_PER_STOP = 1024
-"""Such steps between two questions to `stop`."""
 
 
 class ArchiveTree:
@@ -28,7 +23,6 @@ class ArchiveTree:
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
         self._names = 0
-        self._steps = 0
         self.kinds: dict[str, Kind] = {"": "directory"}
         self.targets: dict[str, str] = {}
         self.new_directories: list[str] = []
@@ -72,38 +66,15 @@ class ArchiveTree:
         self.kinds[path] = kind
 
     def check_links(self, stop: Callable[[], bool]) -> None:
-        """Follow every link through all others: text alone cannot say where `a/b/..` leads when `b` is a link."""
-        deepest = max((path.count("/") + 1 for path in self.targets), default=0)
-        for path in self.targets:
-            self._follow(path, deepest, stop)
-
-    def _step(self, stop: Callable[[], bool]) -> None:
-        self._steps += 1
-        if self._steps % STEPS_PER_STOP == 0 and stop():
-            raise Interrupted
-        if self._steps > LINK_STEPS + LINK_STEPS_PER_MEMBER * len(self.kinds):
-            raise BadArchive("the links of the archive are too long to follow, or too many lead through one another")
-
-    def _follow(self, path: str, deepest: int, stop: Callable[[], bool]) -> None:
-        here = path.split("/")[:-1]
-        pending = self.targets[path].split("/")[::-1]
-        followed = 1
-        while pending:
-            self._step(stop)
-            part = pending.pop()
-            if part in ("", "."):
-                continue
-            if part == "..":
-                if not here:
-                    raise BadArchive(f"{path!r} is a link to {self.targets[path][:80]!r}, which leaves the archive")
-                here.pop()
-                continue
-            here.append(part)
-            # Below the deepest link there is none to find, and joining gets dear.
-            target = self.targets.get("/".join(here)) if len(here) <= deepest else None
-            if target is not None:
-                followed += 1
-                if followed > MAX_LINKS_FOLLOWED:
-                    return  # A loop (or near it) leads nowhere, which is inside.
-                here.pop()
-                pending.extend(target.split("/")[::-1])
+        """Follow every link through all others. Raises `BadArchive` where one leaves, `Interrupted`."""
+        links = Links(self.targets, LINK_STEPS + LINK_STEPS_PER_MEMBER * len(self.kinds), stop)
+        for path, target in self.targets.items():
+            try:
+                # A loop leads nowhere, which is inside.
+                links.lead(path)
+            except Leaves:
+                raise BadArchive(f"{path!r} is a link to {target[:80]!r}, which leaves the archive") from None
+            except TooManySteps:
+                raise BadArchive(
+                    "the links of the archive are too long to follow, or too many lead through one another"
+                ) from None

@@ -1,8 +1,9 @@
-"""Reading a user's tar archive without believing it: one strict parser, every limit checked while bytes stream.
+"""Reading a user's archive without believing it: one strict parser a format, every limit checked while bytes stream.
 
-Takes plain, gzip, bzip2 and xz archives in ustar, GNU and pax form. Refused with `BadArchive`: absolute paths, `..`,
-links that leave the tree, members below a link, hard links to what is not a file of the same archive, devices, fifos,
-sparse files, duplicates, and whatever passes a limit. Set-id bits are dropped. All of it blocks: call it in a thread.
+Takes tar archives in ustar, GNU and pax form, plain or packed with gzip, bzip2 or xz, and zip archives. Refused with
+`BadArchive`: absolute paths, `..`, links that leave the tree, members below a link, hard links to what is not a file of
+the same archive, devices, fifos, sparse files, duplicates, and whatever passes a limit. Set-id bits are dropped. All of
+it blocks: call it in a thread.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from chorus.sandbox.archive_limits import BadArchive, Bounds, Interrupted, NoSpace
+from chorus.sandbox.archive_member import Member, Reader
 from chorus.sandbox.archive_tree import ArchiveTree
-from chorus.sandbox.decompression import Source
+from chorus.sandbox.decompression import HEAD, Source
 from chorus.sandbox.extraction import Extraction, Unpacked
-from chorus.sandbox.tar_reader import Member, TarReader
+from chorus.sandbox.tar_reader import TarReader
+from chorus.sandbox.zip_directory import is_zip
+from chorus.sandbox.zip_reader import ZipReader
 
 __all__ = ["BadArchive", "Bounds", "Interrupted", "Member", "NoSpace", "Unpacked", "listing", "names", "unpack"]
 
@@ -32,7 +37,7 @@ def listing(archive: Path, bounds: Bounds | None = None, stop: Callable[[], bool
     bounds = bounds or Bounds()
     tree = ArchiveTree(bounds)
     with archive.open("rb") as file:
-        found = tuple(member for member in TarReader(Source(file, bounds, stop), bounds) if tree.add(member))
+        found = tuple(member for member in _reader(file, bounds, stop) if tree.add(member))
     tree.check_links(stop)
     return found
 
@@ -58,8 +63,7 @@ def unpack(
     root = os.open(into, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         with archive.open("rb") as file:
-            reader = TarReader(Source(file, bounds, stop), bounds)
-            return Extraction(root, owner, ArchiveTree(bounds)).write(reader, stop)
+            return Extraction(root, owner, ArchiveTree(bounds)).write(_reader(file, bounds, stop), stop)
     except BaseException as error:
         _clear(into)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -67,6 +71,12 @@ def unpack(
         raise
     finally:
         os.close(root)
+
+
+def _reader(file: IO[bytes], bounds: Bounds, stop: Callable[[], bool]) -> Reader:
+    head = file.read(HEAD)
+    file.seek(0)
+    return ZipReader(file, bounds, stop) if is_zip(head) else TarReader(Source(file, bounds, stop), bounds)
 
 
 def _clear(directory: Path) -> None:

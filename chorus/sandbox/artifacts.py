@@ -1,276 +1,225 @@
-"""Collecting deliverables: regular files that match, copied out by file descriptors, no link ever followed."""
+"""Collecting deliverables: what matches is copied out by file descriptors, no link ever followed.
+
+Regular files keep their rights and times, links that stay in the output and empty folders are kept as what they are.
+Whatever else matches is left out, and said.
+"""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import attrs
 
+from chorus.files import is_shortage
 from chorus.sandbox import trees
-from chorus.sandbox.contract import Artifact
+from chorus.sandbox.archive_tree import LINK_STEPS
+from chorus.sandbox.contract import Artifact, OutputEntry
+from chorus.sandbox.globs import Globs
+from chorus.sandbox.links import Leaves, Links, TooManySteps
+from chorus.sandbox.omissions import Omissions
+from chorus.sandbox.output_walk import MAX_PATH, Found, Walk, mode_of, mtime_of
 
 MAX_FILES = 1000
 """Files of one task: each becomes a blob and a row."""
 
-MAX_ENTRIES = 100_000
-"""Directory entries looked at."""
-
-MAX_PATH = 1024
-"""Bytes of an artifact's path, as of a path in an input archive; so folders are entered down to half as many levels."""
+MAX_BARE = 1000
+"""Links and empty folders of one task: each is a row of its result."""
 
 MAX_SKIPPED = 100
 """Reasons reported: a million links need no million lines."""
 
-OUTPUT_PREFIXES = ("/workspace/output/", "./")
+EVERYTHING = "**"
+"""The pattern of a task that names none: that it matches nothing is no news."""
 
-
-class Globs:
-    """Patterns matched together, in time linear in the path whatever they are: both come from whoever wrote the task.
-
-    `*` and `?` within one name, `**` across folders, `[…]` classes; a folder's name means all below it. A set of states
-    is an integer with a bit for each place in a pattern, so that all of them move on with a few operations.
-    """
-
-    def __init__(self, patterns: Iterable[str]) -> None:
-        self._size = 0
-        self._start = self._accept = 0
-        self._any = self._star = self._deep = 0
-        self._folders = self._within = 0
-        self._literals: dict[str, int] = {}
-        self._classes: list[tuple[re.Pattern[str], int]] = []
-        self._consumes: dict[str, int] = {}
-        for pattern in patterns:
-            self._add(pattern)
-        self.start = self._closed(self._start)
-        """States before the first character. States are 0 where no pattern can match, whatever follows."""
-
-    def matches(self, path: str) -> bool:
-        return self.accepts(self.feed(self.start, path))
-
-    def accepts(self, states: int) -> bool:
-        return bool(states & self._accept)
-
-    def feed(self, states: int, text: str) -> int:
-        """The states after `text`, a further piece of the path."""
-        for char in text:
-            if not states:
-                break
-            if char == "/":
-                after = (states & self._literals.get("/", 0)) << 1 | states & self._deep | (states & self._within) >> 1
-            else:
-                consumes = self._consumes.get(char)
-                if consumes is None:
-                    consumes = self._consumes[char] = self._consuming(char)
-                after = (states & consumes) << 1 | states & (self._star | self._deep | self._within)
-            states = self._closed(after)
-        return states
-
-    def _closed(self, states: int) -> int:
-        """With the places reached by letting a `*`, a `**` or a `**/` match nothing more."""
-        skips = self._star | self._deep
-        while (more := states | (states & skips) << 1 | (states & self._folders) << 2) != states:
-            states = more
-        return states
-
-    def _consuming(self, char: str) -> int:
-        found = self._any | self._folders | self._literals.get(char, 0)
-        for one, place in self._classes:
-            if one.fullmatch(char):
-                found |= place
-        return found
-
-    def _place(self) -> int:
-        self._size += 1
-        return 1 << self._size - 1
-
-    def _add(self, pattern: str) -> None:
-        for prefix in OUTPUT_PREFIXES:
-            pattern = pattern.removeprefix(prefix)
-        pattern = pattern.rstrip("/")
-        self._start |= 1 << self._size
-        at = 0
-        while at < len(pattern):
-            if pattern.startswith("**/", at):
-                while pattern.startswith("**/", at):
-                    at += 3
-                self._folders |= self._place()
-                self._within |= self._place()
-            elif pattern[at] == "*":
-                run = at
-                while pattern.startswith("*", at) and not pattern.startswith("**/", at):
-                    at += 2 if pattern.startswith("**", at) else 1
-                if at - run > 1:
-                    self._deep |= self._place()
-                else:
-                    self._star |= self._place()
-            elif pattern[at] == "?":
-                self._any |= self._place()
-                at += 1
-            elif (one := _name_class(pattern, at)) is not None:
-                self._classes.append((one[0], self._place()))
-                at = one[1]
-            else:
-                self._literals[pattern[at]] = self._literals.get(pattern[at], 0) | self._place()
-                at += 1
-        # Matched; and after a slash, whatever lies below what matched.
-        end, below = self._place(), self._place()
-        self._literals["/"] = self._literals.get("/", 0) | end
-        self._deep |= below
-        self._size += 1  # where `below` would skip to
-        self._accept |= end | below
-
-
-def _name_class(pattern: str, at: int) -> tuple[re.Pattern[str], int] | None:
-    """The `[…]` at this place, as an expression for one character that is no slash, and where it ends. None where there
-    is none, or one such as [z-a], which matches nothing but itself."""
-    if pattern[at] != "[" or (end := pattern.find("]", at + 2)) < 0:
-        return None
-    body = pattern[at + 1 : end].replace("\\", "\\\\").replace("[", "\\[").replace("&&", "&\\&")
-    body = body.replace("||", "|\\|").replace("--", "-\\-").replace("~~", "~\\~")
-    if not body.startswith("!"):
-        body = body if body[0] != "^" else "\\" + body
-        text = f"(?!/)[{body}]"
-    else:
-        text = f"[^/{body[1:]}]"
-    try:
-        return re.compile(text, re.DOTALL), end + 1
-    except re.error:
-        return None
+OUTPUT = "/workspace/output/"
 
 
 @attrs.frozen
 class Collected:
-    """What was copied, and what matched but was not, each with its reason."""
+    """What was copied, and how much that matched was not, with the first reasons."""
 
-    artifacts: tuple[Artifact, ...]
-    skipped: tuple[str, ...]
+    artifacts: tuple[Artifact, ...] = ()
+    entries: tuple[OutputEntry, ...] = ()
+    skipped: tuple[str, ...] = ()
+    skipped_total: int = 0
 
 
 def collect(output: Path, patterns: Iterable[str], into: Path, max_bytes: int) -> Collected:
     """Copy matching files of `output` below `into`. Blocking. The task must be dead: nothing else writes there."""
     globs = Globs(patterns)
     if not globs.start:
-        return Collected((), ())
-    found: list[Artifact] = []
-    skipped: list[str] = []
-    left = max_bytes
-    for path, directory, name in _walk(output, globs, skipped):
-        if len(found) >= MAX_FILES:
-            skipped.append(f"{path}: more than {MAX_FILES} artifacts")
-            break
-        copied = _copy(path, directory, name, into, left)
+        return Collected()
+    walk = Walk(globs, Omissions(MAX_SKIPPED))
+    taking = _Taking(into, max_bytes, walk.omitted)
+    for found in walk.found(output):
+        taking.take(found)
+    _note_idle(walk)
+    return taking.done(output, globs)
+
+
+def _note_idle(walk: Walk) -> None:
+    if walk.complete:
+        for pattern in walk.globs.idle(walk.states):
+            if pattern != EVERYTHING:
+                walk.omitted.note(f"nothing in the output matches {pattern!r}", first=True)
+
+
+class _Taking:
+    """Copies and counts what is found."""
+
+    def __init__(self, into: Path, max_bytes: int, omitted: Omissions) -> None:
+        self._into = into
+        self._left = max_bytes
+        self._omitted = omitted
+        self._files: list[Artifact] = []
+        self._bare: list[OutputEntry] = []
+        self._files_found = self._files_over = 0
+        self._bare_found = self._bare_over = 0
+
+    def take(self, found: Found) -> None:
+        problem = self._problem(found)
+        if problem:
+            self._omitted.note(f"{found.path}: {problem}")
+
+    def _problem(self, found: Found) -> str:
+        """Keep it; why it was not kept."""
+        if found.kind == "special":
+            return "no regular file"
+        if not _is_text(found.path):
+            return "its name is not UTF-8"
+        return self._take_file(found) if found.kind == "file" else self._take_bare(found)
+
+    def _take_file(self, found: Found) -> str:
+        self._files_found += 1
+        if len(self._files) >= MAX_FILES:
+            self._files_over += 1
+            return ""
+        copied = _copy(found, self._into, self._left)
         if isinstance(copied, str):
-            skipped.append(f"{path}: {copied}")
-        else:
-            found.append(copied)
-            left -= copied.size
-    return Collected(tuple(sorted(found, key=lambda one: one.path)), tuple(skipped[:MAX_SKIPPED]))
+            return copied
+        self._files.append(copied)
+        self._left -= copied.size
+        return ""
 
+    def _take_bare(self, found: Found) -> str:
+        target = _target(found) if found.kind == "link" else None
+        if target == "":
+            return "a link whose target is too long, or not UTF-8"
+        self._bare_found += 1
+        if len(self._bare) >= MAX_BARE:
+            self._bare_over += 1
+            return ""
+        self._bare.append(OutputEntry(found.path, target, found.mode, found.mtime))
+        return ""
 
-@attrs.frozen
-class _Level:
-    """A folder on the way to the one looked at."""
+    def done(self, output: Path, globs: Globs) -> Collected:
+        """Everything that was found has been taken."""
+        for found, over, most, what in (
+            (self._bare_found, self._bare_over, MAX_BARE, "links and empty folders"),
+            (self._files_found, self._files_over, MAX_FILES, "files"),
+        ):
+            if over:
+                told = f"{found} {what} match, over the limit of {most}: only the first {most} were kept"
+                self._omitted.note(told, over, first=True)
+        entries = self._inside(output, globs)
+        return Collected(
+            tuple(sorted(self._files, key=lambda one: one.path)),
+            tuple(sorted(entries, key=lambda one: one.path)),
+            self._omitted.reasons,
+            self._omitted.total,
+        )
 
-    prefix: str
-    states: int
-    """Of the patterns, after the prefix."""
-    folders: list[str]
-    """Still to be entered, the last one first."""
-
-
-def _walk(root: Path, globs: Globs, skipped: list[str]) -> Iterator[tuple[str, int, str]]:
-    """(path, open folder, name) of everything that matches and is no folder."""
-    seen = 0
-    with trees.Place(root, insist=True) as place:
-        levels: list[_Level] = []
-        prefix, states = "", globs.start
-        while True:
-            folders, names = _sorted(place)
-            for name in names:
-                seen += 1
-                if seen > MAX_ENTRIES:
-                    skipped.append(
-                        f"{prefix}{name}: more than {MAX_ENTRIES} files in the output, the rest was not looked at"
-                    )
-                    return
-                if globs.accepts(globs.feed(states, name)):
-                    if _bytes(prefix + name) > MAX_PATH:
-                        skipped.append(_too_long(prefix + name))
-                    else:
-                        yield f"{prefix}{name}", place.fd, name
-            levels.append(_Level(prefix, states, folders))
-            entered = _next(place, levels, globs, skipped)
-            if entered is None:
-                return
-            prefix, states = entered
-
-
-def _sorted(place: trees.Place) -> tuple[list[str], list[str]]:
-    """Folders, from the last to the first, and what is none: a link to a folder is none."""
-    folders: list[str] = []
-    names: list[str] = []
-    for entry in place.listing():
-        (folders if entry.is_dir(follow_symlinks=False) else names).append(entry.name)
-    return sorted(folders, reverse=True), sorted(names)
-
-
-def _next(place: trees.Place, levels: list[_Level], globs: Globs, skipped: list[str]) -> tuple[str, int] | None:
-    """Enter the next folder in which something may match: its prefix and states. None when there is none left."""
-    while True:
-        level = levels[-1]
-        while level.folders:
-            name = level.folders.pop()
-            prefix = f"{level.prefix}{name}/"
-            states = globs.feed(level.states, f"{name}/")
-            if not states:
-                continue
-            if _bytes(prefix) >= MAX_PATH:
-                skipped.append(_too_long(prefix))
-                continue
+    def _inside(self, output: Path, globs: Globs) -> list[OutputEntry]:
+        """Without the links that leave the output."""
+        links = Links({entry.path: entry.target for entry in self._bare if entry.target is not None}, LINK_STEPS)
+        above = _above([*self._files, *self._bare])
+        kept = []
+        for entry in self._bare:
+            problem = ""
             try:
-                place.enter(name)
-            except OSError as error:
-                skipped.append(f"{prefix}: {error.strerror}")
-                continue
-            return prefix, states
-        levels.pop()
-        if not levels:
-            return None
-        place.leave()
+                leads_to = None if entry.target is None else links.lead(entry.path)
+            except Leaves:
+                problem = "a link that leads out of the output"
+            except TooManySteps:
+                problem = "a link among too many to follow"
+            else:
+                kept.append(entry)
+                # What matches is kept, or was said to be left out; what is not there was not left out.
+                if leads_to and leads_to not in above and not globs.matches(leads_to) and _exists(output, leads_to):
+                    problem = f"a link to {leads_to}, which matches no pattern and was not kept"
+            if problem:
+                self._omitted.note(f"{entry.path}: {problem}")
+        return kept
 
 
-def _bytes(path: str) -> int:
-    return len(os.fsencode(path))
+def _above(kept: Iterable[Artifact | OutputEntry]) -> set[str]:
+    """Every folder that something lies in."""
+    folders: set[str] = set()
+    for one in kept:
+        folder = one.path.rpartition("/")[0]
+        while folder and folder not in folders:
+            folders.add(folder)
+            folder = folder.rpartition("/")[0]
+    return folders
 
 
-def _too_long(path: str) -> str:
-    return f"{path[:80]}...: its path is longer than {MAX_PATH} bytes"
-
-
-def _copy(path: str, directory: int, name: str, into: Path, left: int) -> Artifact | str:
+def _exists(output: Path, path: str) -> bool:
+    """Whether something is at a path below `output`. Links on the way are not followed, but they are something."""
+    fd = os.open(output, trees.FOLDER)
     try:
-        # O_NONBLOCK: opening a fifo must not wait for its writer.
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY, dir_fd=directory)
+        for part in path.split("/"):
+            try:
+                deeper = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+            except FileNotFoundError:
+                return False
+            except OSError:
+                return True
+            os.close(fd)
+            fd = deeper
+        return True
+    finally:
+        os.close(fd)
+
+
+def _target(found: Found) -> str:
+    """What the link says, relative to it; empty where that cannot be said in a result."""
+    target = os.readlink(found.name, dir_fd=found.directory)
+    if target.startswith(OUTPUT):
+        # The task may name its output as it sees it.
+        target = "../" * found.path.count("/") + target.removeprefix(OUTPUT)
+    return target if len(target.encode(errors="surrogateescape")) <= MAX_PATH and _is_text(target) else ""
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _copy(found: Found, into: Path, left: int) -> Artifact | str:
+    """The file copied, or why not."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+    try:
+        fd = os.open(found.name, flags, dir_fd=found.directory)
     except OSError as error:
-        return "a link" if stat.S_ISLNK(os.lstat(name, dir_fd=directory).st_mode) else error.strerror or "unreadable"
+        if is_shortage(error):
+            raise
+        return error.strerror or "unreadable"
     with os.fdopen(fd, "rb") as source:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             return "no regular file"
         if status.st_size > left:
             return f"{status.st_size} bytes, which is over the limit of all artifacts together"
-        try:
-            path.encode()
-        except UnicodeEncodeError:
-            return "its name is not UTF-8"
-        local = into / path
+        local = into / found.path
         local.parent.mkdir(parents=True, exist_ok=True)
         with local.open("wb") as target:
             shutil.copyfileobj(source, target, 1 << 20)
             size = target.tell()
-    return Artifact(path, local, size)
+    return Artifact(found.path, local, size, mode_of(status), mtime_of(status))

@@ -236,6 +236,8 @@ class BubblewrapRun:
             truncated=tuple(spool.name for spool in (out, err) if spool and spool.truncated),
             artifacts=collected.artifacts if collected else (),
             artifacts_skipped=collected.skipped if collected else (),
+            artifacts_skipped_total=collected.skipped_total if collected else 0,
+            entries=collected.entries if collected else (),
             caveats=prepared.caveats if prepared else (),
             disk_enforcement=prepared.volume.enforcement if prepared else "none",
         )

@@ -79,7 +79,7 @@ class Job:
     image: str | None
     """Asked for by the task; None lets the image map decide."""
     input_archive: Path | None
-    """A verified tar (plain, gz, xz or bz2), unpacked with every check of `archives.py`."""
+    """A verified tar (plain, gz, xz or bz2) or zip, unpacked with every check of `archives.py`."""
     artifacts: tuple[str, ...]
     """Globs under `/workspace/output`."""
 
@@ -94,11 +94,25 @@ class Choice:
 
 @attrs.frozen
 class Artifact:
-    """A collected deliverable: path relative to `/workspace/output`, where it now lies on the host, and its size."""
+    """A collected deliverable: path relative to `/workspace/output`, where it now lies on the host, and its size.
+    `mode` has the nine bits of its rights, `mtime` is in Unix seconds."""
 
     path: str
     local: Path
     size: int
+    mode: int = 0o644
+    mtime: float = 0.0
+
+
+@attrs.frozen
+class OutputEntry:
+    """A deliverable without content: a link to `target`, which stays in the output, or where that is None an empty
+    folder."""
+
+    path: str
+    target: str | None
+    mode: int
+    mtime: float
 
 
 @attrs.frozen
@@ -120,11 +134,15 @@ class RunResult:
     truncated: tuple[StreamName, ...] = ()
     artifacts: tuple[Artifact, ...] = ()
     artifacts_skipped: tuple[str, ...] = ()
-    """Paths that matched and were left out, each with its reason."""
+    """What was left out of the deliverables: the first reasons."""
     caveats: tuple[str, ...] = ()
     """What this sandbox could not hold of the contract, by name."""
     disk_enforcement: str = "none"
     """`loop`, `quota`, `poll` or `none`."""
+    entries: tuple[OutputEntry, ...] = ()
+    """Links and empty folders of the deliverables."""
+    artifacts_skipped_total: int = 0
+    """How many `artifacts_skipped` speaks of, and those beyond it."""
 
 
 class SandboxUnavailable(LocalError):

@@ -22,7 +22,7 @@ XZ_MEMORY = 192 * 1024 * 1024
 """What an xz dictionary may take (the largest preset needs 65 MiB)."""
 
 HEAD = 6
-"""Bytes that tell a kind of compression: the longest magic, xz's."""
+"""Bytes that tell a kind of compression: the longest magics, those of xz and 7-Zip."""
 
 MAX_STREAMS = 20_000
 """Compressed streams one after the other: each may be empty and still costs work."""
@@ -91,6 +91,17 @@ _FORMATS = (
 )
 
 
+_NOT_TAKEN = {
+    b"\x28\xb5\x2f\xfd": "Zstandard",
+    b"\x04\x22\x4d\x18": "LZ4",
+    b"LZIP\x01": "lzip",
+    b"\x1f\x9d": "compress",
+    b"7z\xbc\xaf\x27\x1c": "7-Zip",
+    b"Rar!\x1a\x07": "RAR",
+}
+"""Magics of what people pack with as well."""
+
+
 def _format(head: bytes) -> _Format | None:
     return next((each for each in _FORMATS if head.startswith(each.magic)), None)
 
@@ -104,6 +115,8 @@ class Source:
         self._stop = stop
         head = file.read(HEAD)
         file.seek(0)
+        if (other := next((name for magic, name in _NOT_TAKEN.items() if head.startswith(magic)), None)) is not None:
+            raise BadArchive(f"the archive is packed with {other}; use tar with gzip, bzip2 or xz, or zip")
         self._format = _format(head)
         self._decompressor = self._format.begin() if self._format else None
         self._buffer = b""

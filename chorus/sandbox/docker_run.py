@@ -402,6 +402,8 @@ class DockerRun:
             truncated=truncated,
             artifacts=collected.artifacts if collected else (),
             artifacts_skipped=collected.skipped if collected else (),
+            artifacts_skipped_total=collected.skipped_total if collected else 0,
+            entries=collected.entries if collected else (),
             caveats=caveats,
             disk_enforcement=found.volume.enforcement if found else "none",
         )

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import attrs
 
+from chorus.sandbox.archive_member import Member, Reader
 from chorus.sandbox.archive_tree import ArchiveTree
-from chorus.sandbox.tar_reader import Member, TarReader
 
 
 @attrs.frozen
@@ -34,7 +34,7 @@ class Extraction:
         self._directories: list[Member] = []
         self._parent: tuple[str, int] | None = None
 
-    def write(self, reader: TarReader, stop: Callable[[], bool]) -> Unpacked:
+    def write(self, reader: Reader, stop: Callable[[], bool]) -> Unpacked:
         members = size = 0
         try:
             for member in reader:
@@ -52,7 +52,7 @@ class Extraction:
             self._leave()
         return Unpacked(members, size)
 
-    def _make(self, member: Member, reader: TarReader | None = None) -> None:
+    def _make(self, member: Member, reader: Reader | None = None) -> None:
         directory, _, leaf = member.path.rpartition("/")
         parent = self._enter(directory)
         if member.kind == "directory":
@@ -67,7 +67,7 @@ class Extraction:
         elif reader is not None:
             self._make_file(member, leaf, parent, reader)
 
-    def _make_file(self, member: Member, leaf: str, parent: int, reader: TarReader) -> None:
+    def _make_file(self, member: Member, leaf: str, parent: int, reader: Reader) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(leaf, flags, 0o600, dir_fd=parent)
         try:

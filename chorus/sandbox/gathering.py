@@ -42,12 +42,12 @@ class Gathering:
                 problem = error.strerror or str(error)
                 if not is_shortage(error):
                     self._log.error("the output of {task} cannot be read: {error}", task=task, error=problem)
-                    return Collected((), (f"the output could not be read: {problem}",))
+                    return Collected(skipped=(f"the output could not be read: {problem}",))
             except Exception:
                 self._log.failure("the output of {task} cannot be collected", task=task)
-                return Collected((), ("the output could not be read",))
+                return Collected(skipped=("the output could not be read",))
             if not patient or self._abandoned:
-                return Collected((), (f"the output could not be kept: {problem}",))
+                return Collected(skipped=(f"the output could not be kept: {problem}",))
             if not said:
                 said = True
                 self._log.error(

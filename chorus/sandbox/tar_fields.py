@@ -28,6 +28,17 @@ def number(field: bytes, what: str) -> int:
     return int(digits, 8)
 
 
+def loose(field: bytes) -> int | None:
+    """As `number`, of a field on which nothing depends: negative where base-256 says so, None where it is no number."""
+    if field[0] & 0x80:
+        # GNU's base-256 is one two's complement number; the first bit only marks it.
+        return int.from_bytes(bytes([field[0] & 0x7F | (field[0] & 0x40) << 1]) + field[1:], "big", signed=True)
+    try:
+        return number(field, "")
+    except BadArchive:
+        return None
+
+
 def check_sum(block: bytes) -> None:
     digits = block[148:156].strip(b" \0")
     stored = int(digits, 8) if digits and not digits.strip(b"01234567") else -1
@@ -41,6 +52,8 @@ def pax_records(data: bytes) -> dict[str, str]:
     """`<length> <key>=<value>\\n` records."""
     records: dict[str, str] = {}
     at = 0
+    # Some writers pad with zeros inside of the size that they give.
+    data = data.rstrip(b"\0")
     while at < len(data):
         space = data.find(b" ", at, at + 10)
         if space < 0 or not data[at:space].isdigit():

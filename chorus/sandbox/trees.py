@@ -23,7 +23,8 @@ ENTRIES = 200_000
 TRIES = 3
 """Walks begun anew because a folder was moved meanwhile, before they are given up."""
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""How a folder is opened here."""
 
 
 _SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -63,7 +64,7 @@ class Place:
     def leave(self) -> None:
         """Back to the folder this one was entered from. Raises `Moved`."""
         try:
-            fd = os.open("..", _FOLDER, dir_fd=self.fd)
+            fd = os.open("..", FOLDER, dir_fd=self.fd)
         except PermissionError:
             raise Moved from None
         identity = _identity(fd)
@@ -94,12 +95,12 @@ class Place:
 
     def _open(self, name: str, parent: int | None) -> int:
         try:
-            fd = os.open(name, _FOLDER, dir_fd=parent)
+            fd = os.open(name, FOLDER, dir_fd=parent)
         except PermissionError:
             if not self._insist:
                 raise
             _give_rights(name, parent)
-            fd = os.open(name, _FOLDER, dir_fd=parent)
+            fd = os.open(name, FOLDER, dir_fd=parent)
         if self._insist and os.fstat(fd).st_mode & stat.S_IRWXU != stat.S_IRWXU:
             with contextlib.suppress(PermissionError):
                 os.fchmod(fd, stat.S_IRWXU)

@@ -107,6 +107,7 @@ class CoordinatorService(Service):
     """Implements `http.ports.Tasks`. `announce` gets every change of state, for `chorus/tasks`; `result_known` every
     task with a new result; `bring` waits for what a result names before it is recorded (both are `Collection`'s);
     `hindrance` says why this node takes nothing new, as (reason, one line).
+    `absent` tells blobs that are not here.
 
     `placement` is set by the caller after construction (each needs the other). `entry_applied` watches the journal,
     which is started (replayed) before this service is.
@@ -136,6 +137,7 @@ class CoordinatorService(Service):
         bring: Callable[[Mapping[str, JSON]], Awaitable[None]] = lambda _: succeed(None),
         hindrance: Callable[[], tuple[str, str] | None] = lambda: None,
         elsewhere: Elsewhere | None = None,
+        absent: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._journal = journal
         self._elsewhere = elsewhere
@@ -147,6 +149,7 @@ class CoordinatorService(Service):
         self._redactor = redactor
         self._roles = roles
         self._wall = wall
+        self._absent = absent
         self.settings = settings
         self._ignored: dict[int, IllegalEntry] = {}
         self._running = False
@@ -320,6 +323,7 @@ class CoordinatorService(Service):
             waiting=self.placement.waiting(task.id),
             received=self._custodies.received(task),
             agent_id=self._agent_id,
+            absent=self._absent,
         )
 
     def _agent_id(self, agent: str) -> str | None:

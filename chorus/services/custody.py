@@ -29,6 +29,8 @@ from chorus.protocols.task_messages import (
     Renew,
     Renewed,
     Result,
+    ResultArtifact,
+    ResultEntry,
     Stale,
     Started,
     TaskProtocolError,
@@ -453,8 +455,15 @@ def result_document(message: Result, agent: str, agent_id: str | None) -> dict[s
             "stderr": {"bytes": message.stderr_bytes, "sha256": message.stderr_sha256},
         },
         "truncated": list(message.truncated),
-        "artifacts": [{"path": row.path, "sha256": row.sha256, "size": row.size} for row in message.artifacts],
+        "artifacts": [_row(row) for row in message.artifacts],
+        "entries": [_row(row) for row in message.entries],
         "artifacts_skipped": list(message.artifacts_skipped),
+        "artifacts_skipped_total": max(message.artifacts_skipped_total, len(message.artifacts_skipped)),
         "caveats": list(message.caveats),
         "disk_enforcement": message.disk_enforcement,
     }
+
+
+def _row(row: ResultArtifact | ResultEntry) -> dict[str, JSON]:
+    """Without what an older executor did not say."""
+    return {name: value for name, value in attrs.asdict(row).items() if value is not None}

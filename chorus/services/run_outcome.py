@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from chorus.protocols.task_messages import MAX_NOTES, MAX_TEXT, Released, Result, ResultArtifact
+from chorus.protocols.task_messages import MAX_NOTES, MAX_TEXT, Released, Result, ResultArtifact, ResultEntry
 
 if TYPE_CHECKING:
     from chorus.sandbox.contract import Reason, RunResult, StreamName
@@ -18,8 +18,10 @@ class Kept:
     """What of a run is durable."""
 
     artifacts: Sequence[ResultArtifact]
+    entries: Sequence[ResultEntry]
     skipped: Sequence[str]
-    """What is left out, and why."""
+    """What is left out, and why: the first of `skipped_total`."""
+    skipped_total: int
     sizes: Mapping[StreamName, int]
     digests: Mapping[StreamName, str]
     """SHA-256 of each output stream; none for one that is empty or could not be kept."""
@@ -41,6 +43,8 @@ def of_run(result: RunResult, kept: Kept, agent: str | None) -> Result:
         truncated=tuple(result.truncated),
         artifacts=tuple(kept.artifacts),
         artifacts_skipped=tuple(kept.skipped[:MAX_NOTES]),
+        artifacts_skipped_total=kept.skipped_total,
+        entries=tuple(kept.entries),
         caveats=tuple(fitting(note) for note in result.caveats[:MAX_NOTES]),
         disk_enforcement=result.disk_enforcement,
         agent_id=agent,

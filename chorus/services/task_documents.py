@@ -40,9 +40,12 @@ def document(
     waiting: str | None = None,
     received: Mapping[str, int] | None = None,
     agent_id: Callable[[str], str | None] = lambda _: None,
+    absent: Callable[[str], bool] = lambda _: False,
 ) -> Document:
-    """`waiting` says why no agent has it; `received` is the output that has arrived from the current attempt."""
+    """`waiting` says why no agent has it; `received` is the output that has arrived from the current attempt; `absent`
+    tells blobs that are not at this node."""
     result = task.result or {}
+    skipped = cast("list[JSON]", result.get("artifacts_skipped") or [])
     agent = task.agent or _text(result.get("agent"))
     # A result of an earlier attempt stays visible until a later one replaces it, but it is not where the task is now.
     current = result if task.terminal else {}
@@ -76,7 +79,11 @@ def document(
         "caveats": result.get("caveats") or [],
         "disk_enforcement": result.get("disk_enforcement"),
         "artifacts": result.get("artifacts") or [],
-        "artifacts_skipped": result.get("artifacts_skipped") or [],
+        "entries": result.get("entries") or [],
+        "artifacts_skipped": skipped,
+        # Results of older versions have the list alone.
+        "artifacts_skipped_total": result.get("artifacts_skipped_total") or len(skipped),
+        "artifacts_absent": sum(absent(sha256) for sha256, _ in blobs_of(result)),
         "output": output,
         "depends_on": cast("JSON", list(task.depends_on)),
         "spec": dict(task.spec),

@@ -62,7 +62,7 @@ def build_scheduling(
             machine=machine,
             events=events,
             stored=stored,
-            append=lambda entry: coordinator.append(entry),
+            append=lambda entry: coordinator.append(entry),  # noqa: PLW0108
             # The coordinator gets its placement after it is made.
             stranded=lambda: coordinator.placement.stranded(),  # noqa: PLW0108
             clock=around.reactor,
@@ -87,6 +87,7 @@ def build_scheduling(
         bring=collection.bring,
         hindrance=execution.headroom.hindrance,
         elsewhere=handover,
+        absent=lambda sha256: execution.blobs.path_of(sha256) is None,
     )
     agents = KnownAgents(p2p, messages.presence.view, execution.executor, usable=execution.usable)
     _place(around, messages, execution, coordinator, events, agents)

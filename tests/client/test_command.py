@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tarfile
@@ -539,7 +540,85 @@ class Fetching(CommandCase):
         self.assertEqual((self.data / "README.md").read_text(), "mine")
 
     async def test_none(self) -> None:
-        self.assertEqual((await self.good("task", "fetch", self.tasks.make())).out, "the task has not ended yet\n")
+        task = self.tasks.make()
+        for more in ((), ("-o", "-"), ("--json",), ("--logs",)):
+            text = await self.bad(1, "task", "fetch", task, *more)
+            self.assertIn(
+                f"the task has not ended yet (submitted), nothing is fetched: `chorus task watch {task}`", text
+            )
+        self.tasks.end(task, "completed", "exit")
+        self.assertEqual((await self.good("task", "fetch", task)).out, "the task left no artifacts\n")
+        self.assertFalse((self.data / f"chorus-{task}").exists())
+
+    async def test_modes_times_links_and_folders(self) -> None:
+        document = self.tasks.tasks[self.task]
+        document["artifacts"][0] |= {"mode": 0o755, "mtime": 1e9}  # type: ignore[index, operator]
+        document["entries"] = [{"path": "d/link", "target": "a.bin"}, {"path": "empty", "mode": 0o700, "mtime": 2e9}]
+        run = await self.good("task", "fetch", self.task, "-o", "o")
+        self.assertIn("o/d/link -> a.bin", run.out)
+        self.assertIn("o/empty/", run.out)
+        self.assertEqual((self.data / "o/d/link").read_bytes(), self.content)
+        self.assertEqual(stat.S_IMODE((self.data / "o/d/a.bin").stat().st_mode), 0o755)
+        self.assertEqual((self.data / "o/d/a.bin").stat().st_mtime, 1e9)
+        self.assertTrue((self.data / "o/empty").is_dir())
+        found = (await self.good("task", "fetch", self.task, "-o", "again", "--json")).json
+        self.assertEqual(found["entries"][1], {"path": "again/d/link", "target": "a.bin"})
+        self.assertEqual(found["missing"], {"total": 0, "reasons": []})
+        shown = (await self.good("task", "show", self.task)).out
+        self.assertIn("d/link -> a.bin", shown)
+        self.assertIn("empty/ (empty)", shown)
+        self.assertIn("3 artifacts: chorus task fetch", (await self.good("task", "watch", self.task)).err)
+
+    async def test_a_tar_archive_on_stdout(self) -> None:
+        self.tasks.tasks[self.task]["entries"] = [{"path": "link", "target": "d/a.bin"}]
+        run = await self.good("task", "fetch", self.task, "--output", "-", "--logs")
+        self.assertEqual(run.err, "")
+        with tarfile.open(fileobj=io.BytesIO(run.parts[1])) as tar:
+            self.assertEqual(tar.getnames(), ["d/a.bin", "stdout.log", "link"])
+            self.assertEqual(tar.extractfile("link").read(), self.content)  # type: ignore[union-attr]
+        self.assertEqual([path.name for path in self.data.iterdir() if path.name in ("-", "o")], [])
+        text = await self.bad(2, "task", "fetch", self.task, "--output", "-", "--json")
+        self.assertIn("--json and --output - both want stdout", text)
+        self.tasks.tasks[self.task]["truncated"] = ["stdout"]
+        run = await self.good("task", "fetch", self.task, "--output", "-", "--logs")
+        self.assertEqual(run.err, "chorus: stdout was cut at 3 B\n")
+        self.assertEqual((await self.good("task", "fetch", self.task, "--output", "-")).err, "")
+
+    async def test_what_is_missing_is_said_everywhere(self) -> None:
+        """In every view, with its number; and only where it is asked for does it change nothing but the words."""
+        reasons = ["1500 files match, over the limit of 1000", "latest: a link that leads out"]
+        self.tasks.tasks[self.task].update(artifacts_skipped=reasons, artifacts_skipped_total=501)
+        for words in (
+            ("task", "fetch", self.task, "-o", "o"),
+            ("task", "fetch", self.task, "-o", "-"),
+            ("task", "fetch", self.task, "-o", "json", "--json"),
+            ("task", "watch", self.task),
+            ("task", "watch", self.task, "--no-summary"),
+            ("task", "watch", self.task, "--json"),
+        ):
+            run = await self.chorus(*words)
+            self.assertEqual(run.status, 1, words)
+            told = [line for line in run.err.splitlines() if "missing" in line]
+            self.assertEqual(told, [*(f"chorus: missing: {each}" for each in reasons), "chorus: missing: 501 in all"])
+        self.assertEqual((self.data / "o/d/a.bin").read_bytes(), self.content, "what is there is fetched")
+        shown = (await self.good("task", "show", self.task)).out
+        rows = [line.partition(" ")[2].strip() for line in shown.splitlines() if line.startswith("missing ")]
+        self.assertEqual(rows, [*reasons, "501 in all"])
+        document = (await self.good("task", "show", self.task, "--json")).json
+        self.assertEqual((document["artifacts_skipped_total"], document["artifacts_skipped"]), (501, reasons))
+
+    async def test_a_file_that_the_node_could_not_get(self) -> None:
+        rows = self.tasks.tasks[self.task]["artifacts"]
+        rows.append({"path": "b", "sha256": "0" * 64, "size": 1})  # type: ignore[union-attr]
+        self.tasks.tasks[self.task]["artifacts_absent"] = 1
+        run = await self.chorus("task", "watch", self.task)
+        self.assertEqual(run.status, 1)
+        self.assertIn("chorus: missing: 1 file is still with the agent", run.err)
+        for where in ("o", "-"):
+            run = await self.chorus("task", "fetch", self.task, "-o", where)
+            self.assertEqual((run.status, run.err.count("\n")), (1, 1), run.err)
+            self.assertTrue(run.err.startswith("chorus: missing: b: "), run.err)
+        self.assertEqual(sorted(os.listdir(self.data / "o")), ["d"])
 
 
 class Node(CommandCase):

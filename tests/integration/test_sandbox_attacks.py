@@ -193,7 +193,7 @@ class Attacks:
             artifacts=("**",),
         )
         result, _, _ = await self.attack(job)
-        self.assertEqual((result.reason, result.artifacts), (Reason.EXIT, ()))
+        self.assertEqual((result.reason, result.artifacts, result.entries), (Reason.EXIT, (), ()))
         self.assertEqual(len(result.artifacts_skipped), 4)
 
     async def test_surviving_the_time_limit(self: Any) -> None:

@@ -30,6 +30,7 @@ from chorus.protocols.task_messages import (
     Renewed,
     Result,
     ResultArtifact,
+    ResultEntry,
     Resume,
     Stale,
     Started,
@@ -53,7 +54,9 @@ texts = st.text(st.characters(codec="utf-8"), max_size=200)
 shas = st.binary(min_size=32, max_size=32).map(bytes.hex)
 fences = st.builds(Fence, *[st.integers(0, 10**12)] * 3)
 seconds = st.floats(0, 3600)
-artifacts = st.builds(ResultArtifact, texts.filter(bool), shas, numbers)
+rights = st.one_of(st.none(), st.integers(0, 0o777)), st.one_of(st.none(), seconds)
+artifacts = st.builds(ResultArtifact, texts.filter(bool), shas, numbers, *rights)
+entries = st.builds(ResultEntry, texts.filter(bool), st.one_of(st.none(), texts.filter(bool)), *rights)
 messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(
         Offer,
@@ -90,6 +93,8 @@ messages: st.SearchStrategy[Message] = st.one_of(
         st.lists(texts, max_size=3).map(tuple),
         words,
         st.one_of(st.none(), texts),
+        st.lists(entries, max_size=3).map(tuple),
+        numbers,
     ),
     st.builds(Released, words, texts),
     st.builds(Resume, st.just(TASK), fences),

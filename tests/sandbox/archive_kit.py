@@ -35,7 +35,13 @@ def header(name: bytes, size: bytes, kind: bytes = b"0") -> bytes:
     """One raw header, for what tarfile refuses to write."""
     block = name.ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2 + size.ljust(12, b"\0") + b"00000000000\0"
     block += b" " * 8 + kind + b"\0" * 100 + b"ustar\x0000"
-    block = block.ljust(512, b"\0")
+    return patched(block.ljust(512, b"\0"), 0, b"")
+
+
+def patched(block: bytes, at: int, field: bytes) -> bytes:
+    """The header with other bytes at a place, and its checksum right again."""
+    block = block[:at] + field + block[at + len(field) :]
+    block = block[:148] + b" " * 8 + block[156:]
     return block[:148] + b"%06o\0 " % sum(block) + block[156:]
 
 

@@ -67,7 +67,8 @@ class ContractTests:
             "echo changed > a/b.txt",
             "cat /workspace/input/a/b.txt",
             "echo result > $CHORUS_OUTPUT/result.txt; mkdir /workspace/output/d; echo 2 > /workspace/output/d/x.log",
-            "ln -s /etc/passwd /workspace/output/passwd.txt",
+            "cd /workspace/output; ln -s /etc/passwd passwd.txt; ln -s $PWD/result.txt d/up; mkdir -m 750 d/empty",
+            "touch -d @981173106 $CHORUS_OUTPUT/result.txt; chmod 4755 $CHORUS_OUTPUT/result.txt",
             "! echo x > /workspace/input/a/b.txt",
             input_archive=archive(self.scratch(), {"a/b.txt": b"hello\n", "run.sh": b"#!/bin/sh\necho ran\n"}),
             artifacts=("*.txt", "d"),
@@ -77,7 +78,12 @@ class ContractTests:
         self.assertEqual(out, b"/workspace/data\nhello\nhello\n")
         self.assertEqual([(one.path, one.size) for one in result.artifacts], [("d/x.log", 2), ("result.txt", 7)])
         self.assertEqual(result.artifacts[1].local.read_text(), "result\n")
-        self.assertEqual(result.artifacts_skipped, ("passwd.txt: a link",))
+        self.assertEqual((result.artifacts[1].mode, result.artifacts[1].mtime), (0o755, 981_173_106.0))
+        entries = [(one.path, one.target, one.mode) for one in result.entries if one.target is None]
+        self.assertEqual(entries, [("d/empty", None, 0o750)])
+        self.assertEqual([(one.path, one.target) for one in result.entries if one.target], [("d/up", "../result.txt")])
+        self.assertEqual(result.artifacts_skipped, ("passwd.txt: a link that leads out of the output",))
+        self.assertEqual(result.artifacts_skipped_total, 1)
 
     async def test_a_project_runs_its_own_tests(self) -> None:
         files = {

@@ -6,7 +6,7 @@ import os
 import tarfile
 from unittest import mock
 
-from chorus.sandbox import archive_tree
+from chorus.sandbox import archive_tree, links
 from chorus.sandbox.archives import BadArchive, Bounds, Interrupted, listing, unpack
 from tests.sandbox.archive_kit import Base, link, member, tar
 
@@ -66,7 +66,7 @@ class Tree(Base):
             error = self.assertRaises(BadArchive, read)
             self.assertIn("too long to follow", str(error))
             steps = archive_tree.LINK_STEPS + 201 * archive_tree.LINK_STEPS_PER_MEMBER
-            self.assertLessEqual(len(asked), steps // archive_tree.STEPS_PER_STOP + 10)
+            self.assertLessEqual(len(asked), steps // links.STEPS_PER_STOP + 10)
         self.assertEqual(os.listdir(self.tree), [])
 
     def test_each_member_pays_for_its_own_links(self) -> None:

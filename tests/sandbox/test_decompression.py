@@ -117,3 +117,11 @@ class Decompression(Base):
         filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 512 << 20}]
         data = lzma.compress(tar(member("x", b"1")), format=lzma.FORMAT_XZ, filters=filters)
         self.refused(data, "does not decompress")
+
+    def test_compressions_that_are_not_taken_are_named(self) -> None:
+        for head, name in [
+            (b"\x28\xb5\x2f\xfd", "Zstandard"), (b"\x04\x22\x4d\x18", "LZ4"), (b"LZIP\x01", "lzip"),
+            (b"\x1f\x9d", "compress"), (b"7z\xbc\xaf\x27\x1c", "7-Zip"), (b"Rar!\x1a\x07", "RAR"),
+        ]:  # fmt: skip
+            self.refused(head + bytes(600), f"packed with {name}; use tar with gzip, bzip2 or xz, or zip")
+        self.assertEqual([each.path for each in listing(self.archive(tar(member("LZIP", b"x"))))], ["LZIP"])

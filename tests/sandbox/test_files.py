@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fnmatch
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -17,10 +18,11 @@ from unittest import mock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chorus.sandbox import artifacts, cgroups, processes, trees, volumes
-from chorus.sandbox.artifacts import Globs, collect
+from chorus.sandbox import artifacts, cgroups, output_walk, processes, trees, volumes
+from chorus.sandbox.artifacts import collect
 from chorus.sandbox.contract import Limits
 from chorus.sandbox.docker_box import Contained
+from chorus.sandbox.globs import Globs
 from chorus.sandbox.pipes import Pipe
 from chorus.sandbox.spool import PIECE, TURN, Spool, Tail
 from chorus.sandbox.workspace import Box, fill, leave, prepare, write_script
@@ -264,7 +266,9 @@ class Artifacts(Folder):
         (self.output / "folder").symlink_to("..")
         os.mkfifo(self.output / "fifo")
         self.assertEqual(self.got("**"), [])
-        self.assertEqual(sorted(self.collected.skipped), ["fifo: no regular file", "folder: a link", "link: a link"])
+        out = "a link that leads out of the output"
+        self.assertEqual(sorted(self.collected.skipped), ["fifo: no regular file", f"folder: {out}", f"link: {out}"])
+        self.assertEqual((self.collected.entries, self.collected.skipped_total), ((), 3))
 
     def test_limits(self) -> None:
         for index in range(4):
@@ -274,10 +278,192 @@ class Artifacts(Folder):
         self.assertIn("over the limit", self.collected.skipped[0])
         self.patch(artifacts, "MAX_FILES", 3)
         self.assertEqual(len(self.got("**")), 3)
-        self.assertIn("more than 3 artifacts", self.collected.skipped[-1])
-        self.patch(artifacts, "MAX_ENTRIES", 2)
+        self.assertIn("4 files match, over the limit of 3: only the first 3 were kept", self.collected.skipped[0])
+        self.patch(output_walk, "MAX_ENTRIES", 2)
         self.assertEqual(len(self.got("**")), 2)
-        self.assertIn("the rest was not looked at", self.collected.skipped[-1])
+        self.assertIn("the rest was not looked at", self.collected.skipped[0])
+
+    def test_the_true_count_is_said(self) -> None:
+        """Whatever is over a limit is counted to the end, and the first line says so."""
+        for index in range(25):
+            self.put(f"h/{index:02}")
+            (self.output / f"l{index:02}").symlink_to("h")
+        (self.output / "away").symlink_to("/etc")
+        self.patch(artifacts, "MAX_FILES", 10)
+        self.patch(artifacts, "MAX_BARE", 20)
+        self.assertEqual(self.got("**"), [f"h/{index:02}" for index in range(10)])
+        self.assertEqual(len(self.collected.entries), 19)
+        self.assertEqual(
+            self.collected.skipped,
+            (
+                "25 files match, over the limit of 10: only the first 10 were kept",
+                "26 links and empty folders match, over the limit of 20: only the first 20 were kept",
+                "away: a link that leads out of the output",
+            ),
+        )
+        self.assertEqual(self.collected.skipped_total, 15 + 6 + 1)
+
+    def test_limits_met_exactly(self) -> None:
+        for index in range(3):
+            self.put(f"f{index}", b"x" * 10)
+            (self.output / f"d{index}").mkdir()
+        self.patch(artifacts, "MAX_FILES", 3)
+        self.patch(artifacts, "MAX_BARE", 3)
+        self.patch(output_walk, "MAX_ENTRIES", 6)
+        self.assertEqual(len(self.got("**", most=30)), 3)
+        self.assertEqual((len(self.collected.entries), self.collected.skipped), (3, ()))
+        self.assertEqual(len(self.got("**", most=29)), 2)
+        self.patch(output_walk, "MAX_ENTRIES", 5)
+        self.got("**")
+        self.assertIn("more than 5 files and folders", self.collected.skipped[0])
+
+    def test_what_is_left_out_is_counted_once(self) -> None:
+        for index in range(4):
+            self.put(f"f{index}", b"x" * (100 if index == 1 else 1))
+        self.patch(artifacts, "MAX_FILES", 3)
+        self.assertEqual(self.got("**", most=50), ["f0", "f2", "f3"])
+        self.assertEqual(self.collected.skipped_total, 1)
+        self.put("f4")
+        self.assertEqual(self.got("**", most=50), ["f0", "f2", "f3"])
+        self.assertIn("5 files match, over the limit of 3", self.collected.skipped[0])
+        self.assertEqual(self.collected.skipped_total, 2)
+
+    def entries(self, *patterns: str) -> dict[str, str | None]:
+        self.got(*patterns)
+        return {one.path: one.target for one in self.collected.entries}
+
+    def link(self, path: str, target: str) -> None:
+        (self.output / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.output / path).symlink_to(target)
+
+    def test_links_that_stay_are_kept_as_links(self) -> None:
+        self.put("lib/libx.so.1.2")
+        links = {
+            "lib/libx.so.1": "libx.so.1.2",
+            "lib/libx.so": "libx.so.1",
+            "latest": "lib",
+            "lib/up": "../lib/libx.so",
+        }
+        links |= {"loop": "loop", "dangling": "nowhere/x", "self": "."}
+        for path, target in links.items():
+            self.link(path, target)
+        os.utime(self.output / "latest", (7, 7), follow_symlinks=False)
+        self.link("lib/absolute", "/workspace/output/lib/libx.so")
+        self.assertEqual(self.entries("**"), {**links, "lib/absolute": "../lib/libx.so"})
+        self.assertEqual((self.collected.skipped, self.collected.skipped_total), ((), 0))
+        self.assertEqual([one.mtime for one in self.collected.entries if one.path == "latest"], [7.0])
+
+    def test_links_that_leave_by_way_of_others(self) -> None:
+        """Each looks harmless by its text."""
+        (self.output / "d/e").mkdir(parents=True)
+        self.put("d/e/f")
+        self.link("d/e/root", "../..")
+        self.link("out", "d/e/root/..")
+        self.link("through", "out/etc")
+        self.assertEqual(self.entries("**"), {"d/e/root": "../.."})
+        self.assertEqual(self.collected.skipped_total, 2)
+
+    def test_what_a_link_leads_to_is_said_where_it_is_not_kept(self) -> None:
+        self.put("libx.so.1")
+        self.put("data/a")
+        for path, target in {
+            "libx.so": "libx.so.1",
+            "gone.so": "nowhere",
+            "folder.so": "data",
+            "via.so": "s/x",
+        }.items():
+            self.link(path, target)
+        self.link("s", "data")
+        self.assertEqual(len(self.entries("**/*.so")), 4)
+        told = "which matches no pattern and was not kept"
+        self.assertEqual(
+            sorted(self.collected.skipped),
+            [
+                f"folder.so: a link to data, {told}",
+                f"libx.so: a link to libx.so.1, {told}",
+                f"via.so: a link to s/x, {told}",
+            ],
+        )
+        self.entries("*.so", "*.so.1", "data/*", "s")
+        self.assertEqual(self.collected.skipped, ())
+
+    def test_links_too_long_to_follow_or_to_say(self) -> None:
+        self.link("far", "d/" * 600 + "x")
+        (self.output / "bytes").symlink_to(os.fsdecode(b"\xff"))
+        self.assertEqual(self.entries("**"), {})
+        self.assertEqual(len([each for each in self.collected.skipped if "too long, or not UTF-8" in each]), 2)
+        for index in range(5):
+            self.link(f"l{index}", "d/../" * 10 + "x")
+        self.patch(artifacts, "LINK_STEPS", 42)
+        self.assertEqual(len(self.entries("l*")), 2)
+        self.assertEqual(self.collected.skipped_total, 3)
+
+    def test_empty_folders(self) -> None:
+        self.put("full/a")
+        for path in ("empty", "deep/er", "closed"):
+            (self.output / path).mkdir(parents=True)
+        os.utime(self.output / "empty", (981_173_106, 981_173_106))
+        (self.output / "empty").chmod(0o2750)
+        (self.output / "closed").chmod(0)
+        self.assertEqual(self.entries("**"), {"empty": None, "deep/er": None, "closed": None})
+        found = {one.path: one for one in self.collected.entries}
+        self.assertEqual((found["empty"].mode, found["empty"].mtime), (0o750, 981_173_106.0))
+        self.assertEqual(found["closed"].mode, 0, "as the task left it, not as it was opened")
+        self.assertEqual(self.entries("deep"), {"deep/er": None})
+        self.assertEqual(self.entries("full", "emp*"), {"empty": None})
+
+    def test_modes_and_times(self) -> None:
+        for name, mode in {"run": 0o755, "setuid": 0o6755, "sticky": 0o1644, "secret": 0o600}.items():
+            self.put(name)
+            (self.output / name).chmod(mode)
+            os.utime(self.output / name, ns=(0, 1_000_000_000_123_456_789))
+        self.put("old")
+        os.utime(self.output / "old", (-5, -5))
+        self.got("**")
+        self.assertEqual(
+            {one.path: (one.mode, one.mtime) for one in self.collected.artifacts},
+            {
+                "run": (0o755, 1_000_000_000.123457), "setuid": (0o755, 1_000_000_000.123457),
+                "sticky": (0o644, 1_000_000_000.123457), "secret": (0o600, 1_000_000_000.123457),
+                "old": (stat.S_IMODE((self.output / "old").stat().st_mode), 0.0),
+            },
+        )  # fmt: skip
+
+    def test_patterns_that_match_nothing_are_named(self) -> None:
+        self.put("a.txt")
+        self.put("d/e/f")
+        (self.output / "away").symlink_to("/etc")
+        self.assertEqual(self.got("a.txt", "d", "nope/**", "*.xml", "away", "**"), ["a.txt", "d/e/f"])
+        self.assertEqual(
+            [each for each in self.collected.skipped if "matches" in each],
+            ["nothing in the output matches '*.xml'", "nothing in the output matches 'nope/**'"],
+        )
+        self.assertEqual(self.collected.skipped_total, 3)
+        (self.output / "d/e/f").unlink()
+        self.got("d")
+        self.assertEqual(self.collected.skipped, (), "an empty folder is something")
+
+    def test_everything_may_be_nothing(self) -> None:
+        self.assertEqual(self.got("**"), [])
+        self.assertEqual(self.collected, artifacts.Collected())
+
+    def test_sockets_and_devices(self) -> None:
+        with socket.socket(socket.AF_UNIX) as listener:
+            # The path of a socket has 107 bytes at most.
+            here = os.open(self.output, os.O_RDONLY)
+            listener.bind(f"/proc/self/fd/{here}/sock")
+            os.close(here)
+            self.got("**")
+        self.assertEqual(self.collected.skipped, ("sock: no regular file",))
+
+    def test_no_descriptor_is_left_open(self) -> None:
+        self.put("a/b/c")
+        self.link("a/l", "b/c")
+        self.link("a/m", "../a/x")
+        before = len(os.listdir("/proc/self/fd"))
+        self.got("**")
+        self.got("a/l")
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
 
     def test_a_name_that_is_no_text(self) -> None:
         (self.output / os.fsdecode(b"\xff\xfe")).write_bytes(b"x")
@@ -288,22 +474,25 @@ class Artifacts(Folder):
         self.output = nested(Volumes.memory(self) / "output", 2500, data=b"x")  # type: ignore[arg-type]
         self.put("report")
         self.assertEqual(self.got("**"), ["report"])
-        self.assertIn(f"its path is longer than {artifacts.MAX_PATH} bytes", self.collected.skipped[0])
+        self.assertIn(f"its path is longer than {output_walk.MAX_PATH} bytes", self.collected.skipped[0])
         self.assertEqual(self.got("*/file", "report"), ["report"])
-        self.assertEqual(self.collected.skipped, (), "no folder is entered where nothing can match")
+        nothing = ("nothing in the output matches '*/file'",)
+        self.assertEqual(self.collected.skipped, nothing, "no folder is entered where nothing can match")
 
     def test_a_path_as_long_as_it_may_be(self) -> None:
         folder = "/".join(["d" * 100] * 9)
-        for length in (artifacts.MAX_PATH, artifacts.MAX_PATH + 1):
+        for length in (output_walk.MAX_PATH, output_walk.MAX_PATH + 1):
             self.put(f"{folder}/{'f' * (length - len(folder) - 1)}")
-        self.assertEqual([len(path) for path in self.got("**")], [artifacts.MAX_PATH])
+        self.assertEqual([len(path) for path in self.got("**")], [output_walk.MAX_PATH])
         self.assertEqual(len(self.collected.skipped), 1)
 
     def test_many_reasons_are_cut(self) -> None:
         for index in range(artifacts.MAX_SKIPPED + 20):
-            (self.output / f"l{index}").symlink_to("x")
-        self.got("**")
+            (self.output / f"l{index}").symlink_to("/x")
+        self.got("**", "nothing")
         self.assertEqual(len(self.collected.skipped), artifacts.MAX_SKIPPED)
+        self.assertEqual(self.collected.skipped_total, artifacts.MAX_SKIPPED + 21)
+        self.assertIn("'nothing'", self.collected.skipped[0])
 
 
 class Volumes(Folder):

@@ -25,12 +25,14 @@ from chorus.sandbox.contract import (
     Choice,
     ImageMissing,
     Job,
+    OutputEntry,
     OutputSink,
     Reason,
     RunResult,
     SandboxUnavailable,
 )
 from chorus.seams import MembersMayAll, PassThrough
+from chorus.services.blob_fetch import BlobTooLarge
 from chorus.services.collection import Collection
 from chorus.services.coordinator import CoordinatorService, CoordinatorSettings
 from chorus.services.executor import AgentProfile, ExecutorService
@@ -227,6 +229,8 @@ class FakeBlobs:
         """Set to make fetches wait."""
         self.refuse: ChorusError | None = None
         """Set to fail when a file is to become a blob."""
+        self.largest = 1 << 40
+        """Bytes of the largest blob that it takes."""
         self.fetched: list[str] = []
         self.holders: dict[str, PeerId] = {}
 
@@ -241,6 +245,8 @@ class FakeBlobs:
     def put_file(self, path: Path) -> Deferred[Any]:
         if self.refuse is not None:
             return fail(self.refuse)
+        if (size := path.stat().st_size) > self.largest:
+            return fail(BlobTooLarge(size, self.largest))
         return self.put_bytes(path.read_bytes())
 
     def get(self, sha256: str) -> bytes | None:
@@ -306,7 +312,16 @@ class Container:
             self.sink(stream, offset, data)
 
     def finish(
-        self, exit_code: int | None = 0, reason: Reason = Reason.EXIT, artifacts: dict[str, bytes] | None = None
+        self,
+        exit_code: int | None = 0,
+        reason: Reason = Reason.EXIT,
+        artifacts: dict[str, bytes] | None = None,
+        *,
+        skipped: tuple[str, ...] = (),
+        skipped_total: int = 0,
+        entries: tuple[OutputEntry, ...] = (),
+        mode: int = 0o644,
+        mtime: float = 0.0,
     ) -> None:
         if not self.alive:
             return
@@ -316,11 +331,12 @@ class Container:
             path = self.scratch / "artifacts" / hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(data)
-            rows.append(Artifact(name, path, len(data)))
+            rows.append(Artifact(name, path, len(data), mode, mtime))
         now = self.engine.world.wall()
         result = RunResult(
             reason, exit_code, f"{reason}", "docker", "chorus-base-dev", now - 1, now,
-            len(self.output["stdout"]), len(self.output["stderr"]), (), tuple(rows), (), ("test caveat",), "poll",
+            len(self.output["stdout"]), len(self.output["stderr"]), (), tuple(rows), skipped, ("test caveat",), "poll",
+            entries, skipped_total,
         )  # fmt: skip
         self._waiting_result = result
         self.deliver()
@@ -509,8 +525,8 @@ class Node:
                 machine=self.machine,
                 events=self.events,
                 stored=stored,
-                append=lambda entry: self.coordinator.append(entry),
-                stranded=lambda: self.placement.stranded(),
+                append=lambda entry: self.coordinator.append(entry),  # noqa: PLW0108
+                stranded=lambda: self.placement.stranded(),  # noqa: PLW0108
                 clock=clock,
                 wall=world.wall,
             )
@@ -533,6 +549,7 @@ class Node:
             bring=self._bring,
             hindrance=lambda: self.no_room,
             elsewhere=self.handover,
+            absent=lambda sha256: self.blobs.get(sha256) is None,
         )
         self.placement = Placement(
             scheduler=self.coordinator,

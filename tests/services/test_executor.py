@@ -27,7 +27,7 @@ from chorus.protocols.task_messages import (
     encode,
 )
 from chorus.sandbox import volumes
-from chorus.sandbox.contract import Limits, Reason
+from chorus.sandbox.contract import Limits, OutputEntry, Reason
 from chorus.services import offers as offers_module
 from chorus.services.attempt import ERASE_RETRY_S, ERASE_TRIES, KEEP_OUTCOME_S
 from chorus.services.blob_files import BlobStoreFull, BlobStoreShort, DiskFull
@@ -263,6 +263,63 @@ class ExecutionTest(OneWorkerCase):
         self.assertLess(len(document["artifacts"]), 1001)
         self.assertGreater(len(document["artifacts"]), 500)
         self.assertTrue(document["artifacts_skipped"])
+
+    def test_everything_that_is_left_out_is_counted(self) -> None:
+        """In the sandbox, where a result is full, and where the store refuses: one number, and the first reasons."""
+        task = self.submit()
+        self.worker.engine.only().say("stdout", b"x" * 9)
+        self.worker.engine.only().say("stderr", b"y" * 3)
+        self.worker.blobs.largest = 5
+        made = {"big": b"1" * 6, "fits": b"1" * 5, "long" * 1000: b"2"}
+        reasons = tuple(f"{n}: a link that leads out" for n in range(100))
+        self.worker.engine.only().finish(0, artifacts=made, skipped=reasons, skipped_total=450)
+        self.world.settle()
+        document = self.scheduler.show(task)
+        self.assertEqual(document["state"], "completed")
+        self.assertEqual([row["path"] for row in document["artifacts"]], ["fits"])
+        self.assertEqual(document["output"]["stderr"]["sha256"], hashlib.sha256(b"yyy").hexdigest(), "each by itself")
+        self.assertEqual(document["output"]["stdout"], {"bytes": 9, "sha256": None})
+        self.assertEqual((document["artifacts_skipped"], document["artifacts_skipped_total"]), (list(reasons), 453))
+
+    def test_what_is_too_large_for_a_blob_is_named(self) -> None:
+        task = self.submit()
+        self.worker.engine.only().say("stdout", b"x" * 9)
+        self.worker.blobs.largest = 5
+        self.worker.engine.only().finish(0, artifacts={"big": b"1" * 6})
+        self.world.settle()
+        limit = "the most is 5 bytes (CHORUS_MAX_BLOB_MB of the agent)"
+        self.assertEqual(
+            self.scheduler.show(task)["artifacts_skipped"],
+            [f"big: the blob has 6 bytes; {limit}", f"stdout: the blob has 9 bytes; {limit}"],
+        )
+
+    def test_modes_times_links_and_folders_arrive(self) -> None:
+        task = self.submit()
+        entries = (OutputEntry("l", "ok", 0o777, 5.5), OutputEntry("empty", None, 0o750, 6.0))
+        self.worker.engine.only().finish(0, artifacts={"ok": b"1"}, mode=0o755, mtime=1e9 + 0.25, entries=entries)
+        self.world.settle()
+        document = self.scheduler.show(task)
+        digest = hashlib.sha256(b"1").hexdigest()
+        row = {"path": "ok", "sha256": digest, "size": 1, "mode": 0o755, "mtime": 1e9 + 0.25}
+        self.assertEqual(document["artifacts"], [row])
+        folder = {"path": "empty", "mode": 0o750, "mtime": 6.0}
+        self.assertEqual(document["entries"], [{"path": "l", "target": "ok", "mode": 0o777, "mtime": 5.5}, folder])
+        self.assertEqual((document["artifacts_skipped_total"], document["artifacts_absent"]), (0, 0))
+
+    def test_no_names_make_a_result_too_large_to_send(self) -> None:
+        """Control characters are six bytes each on the wire."""
+        task = self.submit()
+        names = {f"{chr(1) * 1000}{n:03}": b"x" for n in range(300)}
+        entries = tuple(OutputEntry(f"{n:03}{chr(2) * 900}", chr(3) * 900, 0o777, 0.0) for n in range(300))
+        reasons = tuple(f"{n}{chr(4) * 2000}" for n in range(100))
+        self.worker.engine.only().finish(0, artifacts=names, entries=entries, skipped=reasons)
+        self.world.settle()
+        document = self.scheduler.show(task)
+        self.assertEqual(document["state"], "completed")
+        kept = len(document["artifacts"]) + len(document["entries"])
+        self.assertGreater(kept, 50)
+        self.assertEqual(document["artifacts_skipped_total"], 100 + 600 - kept)
+        self.assertGreater(len(document["artifacts_skipped"]), 5)
 
     def test_results_wait_for_a_store_that_refuses(self) -> None:
         task = self.submit()
@@ -1013,12 +1070,14 @@ class RetentionTest(ExecutorCase):
         (row,) = scheduler.show(task)["artifacts"]
         self.assertEqual(scheduler.collection.holders_of(row["sha256"]), [worker.peer])
         self.assertEqual(scheduler.blobs.holders[row["sha256"]], worker.peer)
+        self.assertEqual(scheduler.show(task)["artifacts_absent"], 1, "and it is said")
         scheduler.blobs.hold = None
         if not hold.called:
             hold.callback(None)
         self.world.advance(10)
         self.assertEqual(scheduler.blobs.get(row["sha256"]), b"artifact")
         self.assertEqual(scheduler.collection.holders_of(row["sha256"]), [])
+        self.assertEqual(scheduler.show(task)["artifacts_absent"], 0)
 
     def test_cancelled_while_the_result_is_brought(self) -> None:
         scheduler = self.world.node("scheduler", max_tasks=1)
