@@ -50,7 +50,9 @@ POLL_S = 5.0
 STEPS_A_TURN = 1000
 """Agents looked at in one turn of the reactor, for whatever tasks: a few milliseconds."""
 READING_STEPS = 20
-"""What reading one specification counts for in these."""
+READ_CHARACTERS_A_STEP = 64
+"""What reading one specification counts for in these: so much, and so many characters of its description (the
+language is looked for in it) for one more."""
 REVIEW_PAUSE_S = 0.01
 """Between two turns that look at what agents' changes may concern, so that members which change all the time cost a
 fraction of the processor at most. What can be placed goes on in the next turn."""
@@ -249,13 +251,16 @@ class Placement:
             _, task_id = heapq.heappop(self._delayed)
             if self._ready(task_id) and task_id not in self._backlog:
                 self._arrived[task_id] = None
-        wall, machine = self._wall(), self._scheduler.machine
+        wall, machine, steps = self._wall(), self._scheduler.machine, STEPS_A_TURN
         for task_id in list(islice(self._arrived, STEPS_A_TURN // READING_STEPS)):
             if task_id in self._placing:
                 # It came back while its last round is still ending.
                 continue
+            if steps <= 0:
+                break
             task = machine.get(task_id)
             del self._arrived[task_id]
+            steps -= READING_STEPS + len(str(task.spec.get("description", ""))) // READ_CHARACTERS_A_STEP
             if task.not_before > wall:
                 heapq.heappush(self._delayed, (now + task.not_before - wall, task_id))
             else:
