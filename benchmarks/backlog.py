@@ -68,7 +68,7 @@ def health(node: Node, seconds: float) -> float:
 
 def lists(node: Node) -> dict[str, float]:
     """Of a node with a page of long tasks."""
-    submit(node, PAGE, description="x" * 64 * 1024, required={"role": "nobody"})
+    submit(node, PAGE, title="t" * 250, description="x" * 64 * 1024, required={"role": "nobody"})
     with node.request("GET", f"/v1/tasks?limit={PAGE}") as response:
         size = len(response.read())
     quiet = health(node, 2.0)

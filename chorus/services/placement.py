@@ -7,10 +7,8 @@ reactor of bounded length, none of which begins inside another.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
@@ -20,6 +18,7 @@ from twisted.python.failure import Failure
 
 from chorus.errors import ChorusError, UserError
 from chorus.services import offering
+from chorus.services.arrivals import Arrivals, waits
 from chorus.services.board import Agent, Board, Shapes, changes
 from chorus.services.conduct import Conduct
 from chorus.services.offering import Accepted, Declined, Offering
@@ -49,8 +48,6 @@ POLL_S = 5.0
 """Between two looks at the agents while tasks wait: not every change is told, such as a presence that has aged."""
 STEPS_A_TURN = 1000
 """Agents looked at in one turn of the reactor, for whatever tasks: a few milliseconds."""
-READING_STEPS = 20
-"""What reading one specification counts for in these."""
 REVIEW_PAUSE_S = 0.01
 """Between two turns that look at what agents' changes may concern, so that members which change all the time cost a
 fraction of the processor at most. What can be placed goes on in the next turn."""
@@ -116,14 +113,11 @@ class Placement:
         self._conduct = Conduct()
         self._backlog = Backlog()
         self._notes = WaitNotes(self._say_why)
-        self._arrived: dict[str, None] = {}
-        """Tasks that are ready and not in the backlog yet."""
-        self._delayed: list[tuple[float, str]] = []
-        """Those that are to be looked at again, and when: the journal's own back-off after a lost attempt."""
         self._unreadable: dict[str, str] = {}
         """Waiting tasks whose specification this program cannot read, and why."""
         self._placing: dict[str, str | None] = {}
         """Tasks being placed, and the agent each is offered to at this moment."""
+        self._arrivals = Arrivals(wall, self._placing, self._read)
         self._review: dict[Group, None] = {}
         """Parked groups that agents' changes may concern, still to be looked at."""
         self._shapes: Shapes = {}
@@ -169,15 +163,13 @@ class Placement:
 
     def task_changed(self, task: TaskState) -> None:
         """The task is not as it was: it waits for an agent now, or not any more."""
-        self._arrived.pop(task.id, None)
-        self._unreadable.pop(task.id, None)
-        self._backlog.discard(task.id)
-        if task.state is State.SUBMITTED and not task.waiting_for:
-            self._arrived[task.id] = None
+        self.task_forgotten(task.id)
+        if waits(task):
+            self._arrivals.add(task.id)
             self.schedule()
 
     def task_forgotten(self, task_id: str) -> None:
-        self._arrived.pop(task_id, None)
+        self._arrivals.discard(task_id)
         self._unreadable.pop(task_id, None)
         self._backlog.discard(task_id)
 
@@ -239,7 +231,7 @@ class Placement:
     def _work(self) -> float | None:
         """One turn's worth. Seconds until the next one is needed, None when nothing waits."""
         now = self._clock.seconds()
-        self._take_in(now)
+        self._arrivals.take_in(now, self._scheduler.machine)
         self._backlog.release(now)
         if len(self._backlog):
             self._match(Board(self._agents(), self._seen), now)
@@ -247,37 +239,18 @@ class Placement:
         return self._next_turn(now)
 
     def _next_turn(self, now: float) -> float | None:
-        arrived = any(task_id not in self._placing for task_id in self._arrived)
-        if arrived or self._notes or self._backlog.pick() is not None:
+        if self._notes or self._backlog.pick() is not None:
             return 0.0
         times = [now + POLL_S] if len(self._backlog) else []
         if self._review:
             times.append(now + REVIEW_PAUSE_S)
-        if self._delayed:
-            times.append(self._delayed[0][0])
+        if (arrival := self._arrivals.next(now)) is not None:
+            times.append(arrival)
         if self._stirred_at is not None and len(self._backlog):
             times.append(self._stirred_at)
         if (release := self._backlog.next_release()) is not None:
             times.append(release)
         return max(0.0, min(times) - now) if times else None
-
-    def _take_in(self, now: float) -> None:
-        """Put what has become ready into the backlog."""
-        while self._delayed and self._delayed[0][0] <= now:
-            _, task_id = heapq.heappop(self._delayed)
-            if self._ready(task_id) and task_id not in self._backlog:
-                self._arrived[task_id] = None
-        wall, machine = self._wall(), self._scheduler.machine
-        for task_id in list(islice(self._arrived, STEPS_A_TURN // READING_STEPS)):
-            if task_id in self._placing:
-                # It came back while its last round is still ending.
-                continue
-            task = machine.get(task_id)
-            del self._arrived[task_id]
-            if task.not_before > wall:
-                heapq.heappush(self._delayed, (now + task.not_before - wall, task_id))
-            else:
-                self._read(task)
 
     def _read(self, task: TaskState) -> None:
         try:

@@ -116,7 +116,10 @@ def summary(task: TaskState, *, waiting: str | None = None, agent_id: str | None
 
 def clipped(text: str | None, most: int) -> str | None:
     """At most `most` bytes of it as JSON without its quotes, cut with an ellipsis between two characters."""
-    if text is None or len(_json(text)) <= most:
+    if text is None or (len(text) <= most // 2 and text.isascii() and text.isprintable()):
+        # Of such characters none takes more than two bytes.
+        return text
+    if len(_json(text)) <= most:
         return text
     size = 0
     for place, character in enumerate(text):

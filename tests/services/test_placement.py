@@ -183,6 +183,29 @@ class BacklogTest(PlacingCase):
         self.assertGreater(sum(turns), 1500, "each was looked at")
         self.assertLess(max(turns), 2 * placement.STEPS_A_TURN)
 
+    def test_long_specifications_are_read_few_in_a_turn(self) -> None:
+        node = self.world.node("alone")
+        read, turns = placement.Demand.of, []
+
+        def counting(spec: Any) -> Any:
+            turns[-1] += 1
+            return read(spec)
+
+        turn = node.placement._turn
+
+        def begun() -> None:
+            turns.append(0)
+            turn()
+
+        node.placement._turn = begun  # type: ignore[method-assign]
+        with mock.patch.object(placement.Demand, "of", counting):
+            for number in range(20):
+                body = {"commands": ["true"], "title": str(number), "description": "x" * 65536, **NOBODY}
+                node.coordinator.submit(body, "api")
+            self.world.settle()
+        self.assertEqual(sum(turns), 20)
+        self.assertEqual(max(turns), 1)
+
 
 Step = Callable[[Any], None]
 TIMES = MAX_PLACING + 8
