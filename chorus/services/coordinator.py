@@ -24,6 +24,7 @@ from chorus.services.custodies import Custodies
 from chorus.services.intake import BlobsHere, Forbidden, Intake, IntakeSettings
 from chorus.services.task_counters import Counters
 from chorus.tasks import entries
+from chorus.tasks.leases import LEASE_S
 from chorus.tasks.spec import LimitPolicy
 from chorus.tasks.state import OWNED, State, TaskState
 
@@ -84,7 +85,7 @@ class Placing(Protocol):
 @attrs.frozen
 class CoordinatorSettings:
     policy: LimitPolicy = attrs.field(factory=LimitPolicy)
-    lease_s: float = 30.0
+    lease_s: float = LEASE_S
     max_attempts: int = 3
     idempotency_days: float = 7.0
 
