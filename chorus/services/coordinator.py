@@ -25,6 +25,7 @@ from chorus.services.intake import BlobsHere, Forbidden, Intake, IntakeSettings
 from chorus.services.named_blobs import NamedBlobs
 from chorus.services.task_counters import Counters
 from chorus.tasks import entries
+from chorus.tasks.leases import LEASE_S
 from chorus.tasks.spec import LimitPolicy
 from chorus.tasks.state import OWNED, State, TaskState
 
@@ -98,7 +99,7 @@ class Placing(Protocol):
 @attrs.frozen
 class CoordinatorSettings:
     policy: LimitPolicy = attrs.field(factory=LimitPolicy)
-    lease_s: float = 30.0
+    lease_s: float = LEASE_S
     max_attempts: int = 3
     idempotency_days: float = 7.0
 

@@ -9,6 +9,7 @@ compared with each other (spec/tasks.md, "Lease").
 from __future__ import annotations
 
 LEASE_S = 30.0
+"""What a node gives unless its settings say otherwise (spec/tasks.md)."""
 RENEWALS_A_LEASE = 3
 """Two renewals may be lost before the third must come through."""
 MAX_DRIFT = 0.01

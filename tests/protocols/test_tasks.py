@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -42,6 +42,9 @@ from chorus.protocols.tasks import MAX_PENDING_RENEWALS, ExecutorSession, Schedu
 from chorus.tasks import ids
 from chorus.tasks.journal import Fence
 from tests.support import PureTestCase
+
+if TYPE_CHECKING:
+    from chorus.sandbox.contract import StreamName
 
 TASK = ids.make(1_763_700_000, bytes)
 FENCE = Fence(0, 3, 17)
@@ -393,41 +396,82 @@ class ConversationTest(PureTestCase):
     @FAST
     @given(st.data())
     def test_two_ends_never_surprise_each_other(self, data: st.DataObject) -> None:
-        """Random legal talk, randomly delivered: no end ever hears what it must refuse."""
-        scheduler, executor = pair()
-        offsets = {"stdout": 0, "stderr": 0}
-        tag = 0
+        """Random legal talk, randomly delivered: each end hears all that the other said, in order, but what crossed its
+        own last word; and both know whether it is over."""
+        talk = Talk()
+        talk.say(talk.scheduler, Offer(TASK, 1, {}))
         for _ in range(data.draw(st.integers(1, 40))):
-            end = data.draw(st.sampled_from([scheduler, executor]))
-            stream = data.draw(st.sampled_from(["stdout", "stderr"]))
-            choices: list[Message] = [
-                Offer(TASK, 1, {}),
-                Accept(),
-                Decline("full"),
-                Assign(FENCE, 1),
-                Started("d"),
-                Output(stream, offsets[stream], b"xy"),
-                Progress("p"),
-                Renew(tag),
-                Cancel(),
-                RESULT,
-                Released("draining"),
-                Stale(),
-                Ack(),
-            ]
-            legal = [message for message in choices if end.may_send(type(message))]
+            end = data.draw(st.sampled_from([talk.scheduler, talk.executor]))
+            stream: StreamName = data.draw(st.sampled_from(["stdout", "stderr"]))
+            legal = [message for message in talk.choices(stream) if end.may_send(type(message))]
             if legal:
-                message = data.draw(st.sampled_from(legal))
-                try:
-                    end.send(message)
-                except WrongTurn:
-                    continue
-                if isinstance(message, Output):
-                    offsets[stream] += 2
-                if isinstance(message, Renew):
-                    tag += 1
+                talk.say(end, data.draw(st.sampled_from(legal)))
             if data.draw(st.booleans()):
-                for message in scheduler.receive_data(executor.data_to_send()):
-                    if isinstance(message, Renew) and scheduler.may_send(Renewed):
-                        scheduler.send(Renewed(message.tag))
-                executor.receive_data(scheduler.data_to_send())
+                talk.deliver()
+        talk.deliver()
+        talk.deliver()
+        crossed = (Started, Output, Progress, Renew, Result, Released)
+        self.assertEqual(talk.heard_by_scheduler, _but(talk.said_by_executor, talk.heard_by_scheduler, crossed))
+        self.assertEqual(
+            talk.heard_by_executor, _but(talk.said_by_scheduler, talk.heard_by_executor, (Renewed, Cancel))
+        )
+        self.assertEqual(talk.scheduler.ended, talk.executor.ended)
+
+
+class Talk:
+    """Two ends, and everything that was said and heard."""
+
+    def __init__(self) -> None:
+        self.scheduler, self.executor = pair()
+        self.said_by_scheduler: list[Message] = []
+        self.said_by_executor: list[Message] = []
+        self.heard_by_scheduler: list[Message] = []
+        self.heard_by_executor: list[Message] = []
+        self._offsets = {"stdout": 0, "stderr": 0}
+        self._tag = 0
+
+    def choices(self, stream: StreamName) -> list[Message]:
+        return [
+            Accept(),
+            Decline("full"),
+            Assign(FENCE, 1),
+            Started("d"),
+            Output(stream, self._offsets[stream], b"xy"),
+            Progress("p"),
+            Renew(self._tag),
+            Cancel(),
+            RESULT,
+            Released("draining"),
+            Stale(),
+            Ack(),
+        ]
+
+    def say(self, end: SchedulerSession | ExecutorSession, message: Message) -> None:
+        try:
+            end.send(message)
+        except WrongTurn:
+            return
+        (self.said_by_scheduler if end is self.scheduler else self.said_by_executor).append(message)
+        if isinstance(message, Output):
+            self._offsets[message.stream] += 2
+        if isinstance(message, Renew):
+            self._tag += 1
+
+    def deliver(self) -> None:
+        for message in self.scheduler.receive_data(self.executor.data_to_send()):
+            self.heard_by_scheduler.append(message)
+            if isinstance(message, Renew) and self.scheduler.may_send(Renewed):
+                self.say(self.scheduler, Renewed(message.tag))
+        self.heard_by_executor += self.executor.receive_data(self.scheduler.data_to_send())
+
+
+def _but(said: list[Message], heard: list[Message], crossed: tuple[type[Message], ...]) -> list[Message]:
+    """What was said, without what crossed: it is at the end, and of kinds that may."""
+    left = list(heard)
+    found: list[Message] = []
+    for message in said:
+        if left and left[0] == message:
+            found.append(left.pop(0))
+        elif not isinstance(message, crossed):
+            found.append(message)
+    return found

@@ -3,6 +3,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chorus.config.settings import Settings
+from chorus.services.coordinator import CoordinatorSettings
 from chorus.tasks import leases
 from tests.support import PureTestCase
 
@@ -24,6 +26,11 @@ class LeaseTests(PureTestCase):
         for lease, good in ((leases.MIN_LEASE_S, True), (2.9, False), (leases.MAX_LEASE_S, True), (3601, False)):
             self.assertEqual(leases.is_lease(lease), good)
         self.assertFalse(leases.is_lease(float("nan")))
+
+    def test_the_default_is_the_specifications_and_stands_once(self) -> None:
+        self.assertEqual((leases.LEASE_S, leases.MIN_LEASE_S, leases.MAX_LEASE_S), (30.0, 3.0, 3600.0))
+        self.assertEqual(Settings.model_fields["lease_s"].default, leases.LEASE_S)
+        self.assertEqual(CoordinatorSettings().lease_s, leases.LEASE_S)
 
     def test_two_renewals_may_be_lost(self) -> None:
         for lease in (leases.MIN_LEASE_S, leases.LEASE_S, leases.MAX_LEASE_S):
