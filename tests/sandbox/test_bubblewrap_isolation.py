@@ -14,7 +14,7 @@ from twisted.internet.task import deferLater
 
 from chorus.sandbox import cgroups, processes
 from chorus.sandbox.bubblewrap import Bubblewrap
-from chorus.sandbox.bwrap_arguments import Descriptors, Launch, Mode, launch_arguments
+from chorus.sandbox.bwrap_arguments import READ_ONLY, Descriptors, Launch, Mode, launch_arguments
 from chorus.sandbox.contract import Limits, Reason
 from chorus.sandbox.uids import LOCKS, TASK_UIDS, Uids
 from tests.sandbox.contract import ContractTests
@@ -64,6 +64,11 @@ class RootAgent(SandboxCase):
 
     async def test_what_is_the_machines_own_where_bwrap_is_root(self) -> None:
         self.only("root")
+        # Not by the rights of a task alone: whoever held more there could not write them either.
+        mounts = [line.split(" ") for line in (await self.exits(shell("cat /proc/self/mounts"))).decode().splitlines()]
+        held = {place: options.split(",")[0] for _, place, _, options, *_ in mounts}
+        there = [path for path in READ_ONLY if _exists(path)]
+        self.assertEqual({path: held.get(path) for path in there}, dict.fromkeys(there, "ro"))
         await ContractTests.test_what_is_the_machines_own(self)  # type: ignore[arg-type]
         await ContractTests.test_calls_that_are_refused(self)  # type: ignore[arg-type]
 
@@ -202,3 +207,7 @@ def _run(*argv: str, given: str = "") -> subprocess.CompletedProcess[bytes]:
 
 def _sleeper(env: dict[str, str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(["/bin/sleep", "600"], env=env)
+
+
+def _exists(path: str) -> bool:
+    return os.path.exists(path)
