@@ -50,10 +50,12 @@ FULL_MARK = ".chorus-full"
 """In the task's home: names the file system in memory that was full when a command failed. It dies with the sandbox,
 so only the script can look. A task that forges the mark changes the reason of its own failure, and nothing else."""
 
+# The trap: a shell that cannot make another process, since the task has used them up, ends with a code of its own.
 # The fields of `df -P`: seven words of a header, then device, blocks, used, available. Less than a hundredth is full:
 # whoever writes in large pieces meets the end a little before it.
-_ENDED = f"""\
+ENDED = f"""\
 _chorus_ended() {{
+    trap "exit $1" EXIT
     (
         for at in {" ".join(MEMORY_FOLDERS)}; do
             set -- $(LC_ALL=C df -Pk "$at")
@@ -74,7 +76,7 @@ def script(commands: Sequence[Sequence[str]], env: Mapping[str, str] | None = No
     code."""
     lines = [f"cd {DATA} || exit 125", "_chorus_environment() {"]
     lines += [_export(name, value) for name, value in environment(env or {}).items()]
-    lines += ["}", _ENDED.rstrip()]
+    lines += ["}", ENDED.rstrip()]
     # In a shell of its own, a command that is `exit` or `exec` cannot end the script early.
     lines += [f"( _chorus_environment; {shlex.join(argv)} ) || _chorus_ended $?" for argv in commands if argv]
     return "\n".join(lines) + "\n"

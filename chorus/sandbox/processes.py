@@ -150,7 +150,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-MARK = "CHORUS_SANDBOX"
+MARK = "SANDBOX_OF"
 """A variable in the environment of each helper that makes a sandbox, never of a task: it finds helpers again that no
 control group holds. It names no agent (a task may read it of the first process of its sandbox)."""
 

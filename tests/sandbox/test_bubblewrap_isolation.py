@@ -10,10 +10,11 @@ import subprocess
 from pathlib import Path
 
 from twisted.internet import reactor
+from twisted.internet.task import deferLater
 
 from chorus.sandbox import cgroups, processes
 from chorus.sandbox.bubblewrap import Bubblewrap
-from chorus.sandbox.bwrap_arguments import Descriptors, Launch, Mode, launch_arguments
+from chorus.sandbox.bwrap_arguments import READ_ONLY, Descriptors, Launch, Mode, launch_arguments
 from chorus.sandbox.contract import Limits, Reason
 from chorus.sandbox.uids import LOCKS, TASK_UIDS, Uids
 from tests.sandbox.contract import ContractTests
@@ -63,6 +64,11 @@ class RootAgent(SandboxCase):
 
     async def test_what_is_the_machines_own_where_bwrap_is_root(self) -> None:
         self.only("root")
+        # Not by the rights of a task alone: whoever held more there could not write them either.
+        mounts = [line.split(" ") for line in (await self.exits(shell("cat /proc/self/mounts"))).decode().splitlines()]
+        held = {place: options.split(",")[0] for _, place, _, options, *_ in mounts}
+        there = [path for path in READ_ONLY if _exists(path)]
+        self.assertEqual({path: held.get(path) for path in there}, dict.fromkeys(there, "ro"))
         await ContractTests.test_what_is_the_machines_own(self)  # type: ignore[arg-type]
         await ContractTests.test_calls_that_are_refused(self)  # type: ignore[arg-type]
 
@@ -74,9 +80,9 @@ class RootAgent(SandboxCase):
             "got = 0\n"
             "while got < 5000 and libc.inotify_init1(0) >= 0: got += 1\n"
             "print('took', got, flush=True)\n"
-            "time.sleep(40)\n"
+            "time.sleep(600)\n"
         )
-        run, scratch = self.go(python(code, limits={"pids": 20}), seen := Recorder())
+        run, scratch = self.go(python(code, limits={"pids": 20, "timeout_s": 600}), seen := Recorder())
         await seen.seen("stdout", b"took")
         await self.exits(python("import ctypes; assert ctypes.CDLL(None).inotify_init1(0) >= 0"))
         (uid,) = _users_of(b"inotify_init1(0) >= 0: got") & set(TASK_UIDS)
@@ -100,9 +106,10 @@ class RootAgent(SandboxCase):
         folder = self.scratch()
         folder.chmod(0o755)
         job = shell(
-            "umask 0; echo mine > /workspace/output/o; chmod 666 /workspace/output/o; echo begun; sleep 60",
+            "umask 0; echo mine > /workspace/output/o; chmod 666 /workspace/output/o; echo begun; sleep 600",
             input_archive=archive(self.scratch(), {"a/secret": b"x"}),
             artifacts=("o",),
+            limits={"timeout_s": 600},
         )
         self.only("drop")
         run = self.backend.start(job, folder / "scratch", seen := Recorder())
@@ -161,9 +168,9 @@ class Leftovers(SandboxCase):
         """Also while bwrap is being set up, and where no control group finds what is left."""
         await self.backend.probe()
         for delay in (0.0, 0.001, 0.002, 0.004, 0.008, 0.016):
-            run, scratch = self.go(shell("sleep 60"))
+            run, scratch = self.go(shell("sleep 600", limits={"timeout_s": 600}))
             await self.until(lambda run=run: run._process is not None or run.result.called)
-            await self.sleep(delay)
+            await deferLater(reactor, delay)  # type: ignore[arg-type]
             run.cancel(Reason.CANCELLED)
             self.assertEqual((await run.result).reason, Reason.CANCELLED)
             self.assert_clean(scratch)
@@ -200,3 +207,7 @@ def _run(*argv: str, given: str = "") -> subprocess.CompletedProcess[bytes]:
 
 def _sleeper(env: dict[str, str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(["/bin/sleep", "600"], env=env)
+
+
+def _exists(path: str) -> bool:
+    return os.path.exists(path)

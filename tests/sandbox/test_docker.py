@@ -171,7 +171,7 @@ class Real(ContractTests, DockerCase):
         """On the host too: what the kernel counts by user is counted apart. It has its name inside."""
         if os.geteuid():
             raise self.skipTest("another agent's tasks are itself")
-        first, _ = self.go(shell("id -u; sleep 30"), seen := Recorder())
+        first, _ = self.go(shell("id -u; sleep 600", limits={"timeout_s": 600}), seen := Recorder())
         await self.until(lambda: seen.got["stdout"].endswith(b"\n"))
         _, out, _ = await super().outcome(shell("id -u; id -un; echo ~"))
         one, other = int(seen.got["stdout"]), int(out.split()[0])

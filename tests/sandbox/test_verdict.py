@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
-from chorus.sandbox.commands import environment, script
+from chorus.sandbox.commands import ENDED, environment, script
 from chorus.sandbox.contract import Limits, Reason
+from chorus.sandbox.uids import TASK_UIDS
 from chorus.sandbox.verdict import Facts, ForkBomb, describe_exit, verdict
 from tests.support import PureTestCase
 
@@ -89,6 +91,17 @@ class Script(PureTestCase):
     def test_a_command_cannot_end_the_script(self) -> None:
         self.assertEqual(self.sh(("exit", "0"), ("echo", "still")), (0, "still\n"))
         self.assertEqual(self.sh(("exec", "true"), ("echo", "still")), (0, "still\n"))
+
+    def test_the_exit_code_where_no_process_can_be_made(self) -> None:
+        """A task that has used them up: the shell cannot look whether /tmp is full, and says the command's code."""
+        if os.geteuid():
+            raise self.skipTest("a user without other processes, for whom one is the limit")
+        user = str(TASK_UIDS.stop)
+        text = f"{ENDED}\n_chorus_ended 7"
+        limited = 'ulimit -p 1 2>/dev/null || ulimit -u 1; eval "$1"'
+        argv = ["setpriv", "--reuid", user, "--regid", user, "--clear-groups", "/bin/sh", "-c", limited, "sh", text]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd="/")
+        self.assertEqual((done.returncode, done.stdout), (7, ""), done.stderr)
 
     def test_the_environment_is_the_commands_own(self) -> None:
         """It is not that of the shell which runs them, and not of what that shell looks up."""
