@@ -30,7 +30,7 @@ def containers(host: str, task: str) -> list[str]:
 
 
 class ContainerCase(FaultCase):
-    timeout = 480
+    timeout = 600
 
     def setUp(self) -> None:
         missing = no_docker()
