@@ -171,7 +171,7 @@ class OnLoopbackTests(TestCase):
         headers = (bytes.fromhex("000084000000000100000000"), bytes.fromhex("000000000001000000000000"))
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as attacker:
             attacker.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
-            for number in range(int(os.environ.get("CHORUS_TEST_DATAGRAMS", "10000"))):
+            for number in range(int(os.environ.get("CHORUS_TEST_DATAGRAMS", "100000"))):
                 junk = rng.randbytes(rng.randrange(0, 200))
                 packet = (junk, headers[0] + junk, headers[1] + junk, headers[0] + type_name + b"\0" + junk)[number % 4]
                 attacker.sendto(packet, ("224.0.0.251", 5353))
