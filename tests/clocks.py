@@ -22,6 +22,10 @@ LIMITED = frozenset(
 )
 """Calls whose `timeout`, or only number, is such a limit. `self.wait` turns a fake clock in several test cases."""
 
+NAMES = frozenset({"timeout", "seconds", "limit"})
+WAITING = LIMITED | {"status_when", "together", "ends", "ended", "stop"}
+"""Helpers of the tests whose own limit is one of `NAMES`."""
+
 
 def dotted(node: ast.expr) -> str:
     """`a.b.c` as written; what is called on a call or an item has its last names alone."""
@@ -39,6 +43,10 @@ def last(node: ast.expr) -> str:
 
 def elapsed(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """(line, what) of each assertion on a time that a clock gave."""
+    if not any(
+        dotted(node) in CLOCKS or _is_of_a_result(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)
+    ):
+        return
     tainted: set[str] = set()
     for _ in range(2):  # one may be made of another that is found later
         for node in ast.walk(tree):
@@ -62,12 +70,17 @@ def _of_a_clock(node: ast.AST, tainted: set[str]) -> bool:
     return False
 
 
+def _is_of_a_result(node: ast.expr) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr in {"ended_at", "started_at", "updated_at", "created_at"}
+
+
 def _of_a_result(node: ast.AST) -> bool:
     """`ended_at - started_at`: the same by another clock."""
     return any(
         isinstance(each, ast.BinOp)
         and isinstance(each.op, ast.Sub)
-        and {last(each.left), last(each.right)} <= {"ended_at", "started_at", "updated_at", "created_at"}
+        and _is_of_a_result(each.left)
+        and _is_of_a_result(each.right)
         for each in ast.walk(node)
     )
 
@@ -109,17 +122,29 @@ def limits(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """(line, what) of each time limit on something real that is shorter than `LONG_ENOUGH_S`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and last(node.func) in LIMITED:
-            given = [keyword.value for keyword in node.keywords if keyword.arg in {"timeout", "seconds", "limit"}]
+            given = [keyword.value for keyword in node.keywords if keyword.arg in NAMES]
             if last(node.func) in {"wait", "join"} and not dotted(node.func).startswith("self.wait"):
                 given += node.args[-1:]
             if last(node.func) == "until":
                 given += node.args[1:3]
             if any(_is_short(each) for each in given):
                 yield node.lineno, f"{last(node.func)} has a short limit"
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name in WAITING:
+            if any(_is_short(default) for name, default in _defaults(node.args) if name in NAMES):
+                yield node.lineno, f"{node.name} has a short limit"
         elif isinstance(node, ast.ClassDef):
             for each in node.body:
                 if isinstance(each, ast.Assign) and last(each.targets[0]) == "timeout" and _is_short(each.value):
                     yield each.lineno, "a test case has a short limit"
+
+
+def _defaults(arguments: ast.arguments) -> Iterator[tuple[str, ast.expr]]:
+    positional = [*arguments.posonlyargs, *arguments.args]
+    given = positional[len(positional) - len(arguments.defaults) :]
+    yield from ((each.arg, default) for each, default in zip(given, arguments.defaults, strict=True))
+    for each, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        if default is not None:
+            yield each.arg, default
 
 
 def _is_short(node: ast.expr) -> bool:

@@ -84,6 +84,7 @@ class Rules(PureTestCase):
             "process.communicate(timeout=20)",
             "process.wait(10)",
             "class A(TestCase):\n    timeout = 20",
+            "async def until(condition, seconds: float = 10.0): ...",
         ):
             self.assertEqual(len(found(limits, text)), 1, text)
         for text in (

@@ -97,8 +97,9 @@ class Coverage(PureTestCase):
         for row in self.rows:
             advisories = {spelled(found) for found in ADVISORY.findall(row[0])}
             names = " ".join(REFERENCE.findall(row[2]))
-            if advisories and "does not apply here" not in row[2] and names:
-                self.assertTrue(any(one in names for one in advisories) or "there is no" in row[2], row)
+            # What lacks its part says so first, and then what holds the rule elsewhere.
+            if advisories and not row[2].startswith(("does not apply here: ", "there is no ")):
+                self.assertTrue(any(one in names for one in advisories), row)
 
     def test_every_test_named_after_an_advisory_is_in_a_row(self) -> None:
         listed = set(REFERENCE.findall(self.page))

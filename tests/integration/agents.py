@@ -26,14 +26,14 @@ from chorus.services.cluster import load_token
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TWISTD = "import sys; from twisted.scripts.twistd import run; sys.argv[0] = 'twistd'; run()"
-START_S = 60.0
+START_S = 120.0
 
 
 class Stuck(AssertionError):
     """Something did not happen in time."""
 
 
-def until(what: str, found: Callable[[], Any], limit: float = 60.0, every: float = 0.05) -> Any:
+def until(what: str, found: Callable[[], Any], limit: float = 120.0, every: float = 0.05) -> Any:
     """The first true value of `found`, asked again and again. Raises `Stuck`."""
     end = time.monotonic() + limit
     while time.monotonic() < end:
@@ -108,7 +108,7 @@ class Agent:
             self.process.kill()
             self.process.wait(60)
 
-    def stop(self, limit: float = 45.0) -> int:
+    def stop(self, limit: float = 120.0) -> int:
         """SIGTERM, and its exit status."""
         if self.process is None:
             return 0
@@ -163,7 +163,7 @@ class Agent:
         found: dict[str, Any] = self.get(f"/v1/tasks/{task_id}")
         return found
 
-    def ended(self, task_id: str, limit: float = 120.0) -> dict[str, Any]:
+    def ended(self, task_id: str, limit: float = 180.0) -> dict[str, Any]:
         """The document of a task once its state is final."""
         final = {"completed", "failed", "cancelled", "refused"}
 

@@ -169,7 +169,7 @@ class Node(Agent):
 class NodeCase(TestCase):
     """A folder of its own; whatever runs at the end is killed, by its process id."""
 
-    timeout = 300
+    timeout = 600
 
     def setUp(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="chorus-node-"))
@@ -190,7 +190,7 @@ class NodeCase(TestCase):
     def joining(self, member: Node, name: str, command: str = "agent", **settings: str) -> Node:
         return self.node(name, command, **{"CHORUS_JOIN": load_token(member.data).text(), **settings})
 
-    def together(self, *nodes: Node, limit: float = 60.0) -> None:
+    def together(self, *nodes: Node, limit: float = 120.0) -> None:
         """Wait until each of `nodes` is connected with all the others and with nobody else."""
         ids = {node.peer_id for node in nodes}
 
@@ -203,7 +203,7 @@ class NodeCase(TestCase):
             seen = {node.name: (node.peer_id, sorted(node.members()), node.tail()) for node in nodes}
             raise Stuck(f"{stuck}: {seen}") from None
 
-    def ends(self, node: Node, limit: float = 60.0) -> int:
+    def ends(self, node: Node, limit: float = 120.0) -> int:
         """Exit status of a node that is on its way out."""
         assert node.process is not None
         try:
@@ -227,7 +227,7 @@ class NodeCase(TestCase):
             text=True,
         )
         try:
-            output, errors = process.communicate(timeout=60)
+            output, errors = process.communicate(timeout=120)
         except subprocess.TimeoutExpired:
             process.kill()
             output, errors = process.communicate()

@@ -30,7 +30,7 @@ def containers(host: str, task: str) -> list[str]:
 
 
 class ContainerCase(FaultCase):
-    timeout = 480
+    timeout = 600
 
     def setUp(self) -> None:
         missing = no_docker()
@@ -46,9 +46,9 @@ class ContainerCase(FaultCase):
         self.mesh.meet()
         return scheduler, worker
 
-    def submit_python(self, scheduler: Agent) -> str:
+    def submit_python(self, scheduler: Agent, pause: str = "0.3") -> str:
         command = (
-            f": {self.marker}; for i in $(seq 1 25); do echo line $i; sleep 0.3; done; "
+            f": {self.marker}; for i in $(seq 1 25); do echo line $i; sleep {pause}; done; "
             "echo whole > /workspace/output/result.txt"
         )
         return scheduler.submit(
@@ -125,7 +125,8 @@ class EngineKilledTest(ContainerCase):
     def test_the_task_goes_elsewhere_and_no_process_of_it_stays(self) -> None:
         host, pid = self.own_engine()
         scheduler, worker = self.pair(host)
-        task = self.submit_python(scheduler)
+        # In a container it takes as long as another agent may need to start, and elsewhere a moment.
+        task = self.submit_python(scheduler, "$([ -e /.dockerenv ] && echo 6 || echo 0.05)")
         self.assertEqual(self.running(scheduler, task)["agent_id"], worker.name)
         other = self.mesh.add("worker-1", CHORUS_AGENT_EXPERTISE="work")
         self.mesh.meet()

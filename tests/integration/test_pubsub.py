@@ -45,7 +45,7 @@ class Node:
         self.heard: list[Received] = []
 
 
-async def until(condition, seconds: float = 10.0) -> None:
+async def until(condition, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -54,7 +54,7 @@ async def until(condition, seconds: float = 10.0) -> None:
 
 
 class Loopback(TestCase):
-    timeout = 60
+    timeout = 240
 
     def nodes(self, count: int, **params: object) -> list[Node]:
         nodes = [Node(number, **params) for number in range(count)]

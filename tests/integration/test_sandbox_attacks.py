@@ -317,7 +317,7 @@ class Attacks:
 
 
 class BubblewrapAttacks(Attacks, SandboxCase):
-    timeout = 90
+    timeout = 240
     skip = no_bubblewrap()
 
     def setUp(self) -> None:
@@ -331,7 +331,7 @@ class BubblewrapAttacks(Attacks, SandboxCase):
 
 
 class DockerAttacks(Attacks, SandboxCase):
-    timeout = 90
+    timeout = 240
     skip = no_docker()
 
     def setUp(self) -> None:

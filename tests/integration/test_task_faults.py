@@ -37,7 +37,7 @@ def threaded(scenario: Callable[[Any], None]) -> Callable[[Any], Deferred[None]]
 
 
 class FaultCase(TestCase):
-    timeout = 360
+    timeout = 600
     sandbox = "bubblewrap"
     settings: dict[str, str] = {}
 

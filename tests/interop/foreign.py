@@ -1,7 +1,7 @@
 """Nodes of other implementations as processes, driven by JSON lines: each command on stdin has one answer on stdout.
 
 Both peers (`py_libp2p_peer.py`, `js_libp2p/peer.mjs`) take the same commands, `{"do": NAME, …}`. An answer is
-`{"ok": true, …}` or `{"ok": false, "error": …}`. Bytes are hexadecimal. Waiting commands give up after 20 s.
+`{"ok": true, …}` or `{"ok": false, "error": …}`. Bytes are hexadecimal. Waiting commands give up after 60 s.
 
 connect addr              dial
 identified peer           waits for identify → protocols, addresses, agent, key_matches

@@ -21,7 +21,7 @@ from libp2p.pubsub import gossipsub, pubsub
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.tools.anyio_service import background_trio_service
 
-LIMIT = 20
+LIMIT = 60
 PROTOCOLS = [gossipsub.PROTOCOL_ID_V12, gossipsub.PROTOCOL_ID_V11, gossipsub.PROTOCOL_ID]
 
 

@@ -341,7 +341,7 @@ class OrdinaryUser(SandboxCase):
     """The same tests once more as a user without privileges, in a process of its own."""
 
     skip = no_bubblewrap() or (None if os.geteuid() == 0 else "already an ordinary user: the whole suite runs as one")
-    timeout = 120
+    timeout = 240
 
     async def test_contract_as_nobody(self) -> None:
         folder = self.scratch()

@@ -79,7 +79,7 @@ class Node:
 
 
 class JoiningTests(TestCase):
-    timeout = 60
+    timeout = 240
 
     def setUp(self) -> Deferred[None]:
         from twisted.internet import reactor

@@ -112,7 +112,7 @@ def usable() -> bool:
 class OnLoopbackTests(TestCase):
     """Real sockets: two nodes on loopback."""
 
-    timeout = 60
+    timeout = 240
 
     def setUp(self) -> Deferred[None]:
         from twisted.internet import reactor

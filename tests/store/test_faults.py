@@ -79,7 +79,7 @@ class StarvedTests(ProcessTestCase):
 
 
 class FullDiskTests(TestCase):
-    timeout = 60
+    timeout = 240
 
     def setUp(self) -> None:
         if os.geteuid() != 0:
@@ -137,7 +137,7 @@ class FullDiskTests(TestCase):
 
 
 class DamageTests(TestCase):
-    timeout = 60
+    timeout = 240
 
     async def filled(self) -> Path:
         path = Path(self.mktemp())

@@ -13,7 +13,7 @@ import { yamux } from '@libp2p/yamux'
 import { multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
 
-const LIMIT_MS = 20_000
+const LIMIT_MS = 60_000
 const HOUR_MS = 3_600_000
 
 const topicScore = { meshMessageDeliveriesWeight: 0, meshFailurePenaltyWeight: 0 }
