@@ -24,6 +24,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from chorus.config import values
 from chorus.config.paths import path_in
 from chorus.config.secret_files import ConfigError, from_directory, from_file
+from chorus.tasks.leases import LEASE_S
 
 PREFIX = "CHORUS_"
 SECRETS_DIR = "CHORUS_SECRETS_DIR"
@@ -133,7 +134,7 @@ class Settings(BaseSettings):
     task_output_mb: int = Field(16, ge=1, le=4096, description="Kept of each of stdout and stderr, by default.")
     task_output_mb_max: int = Field(256, ge=1, le=4096, description="Most output that a task may ask for.")
     max_attempts: int = Field(3, ge=1, le=100, description="Agents that may try a task before it fails.")
-    lease_s: float = Field(30.0, ge=3, le=3600, description="Lease of an agent on a task, renewed at a third of it.")
+    lease_s: float = Field(LEASE_S, ge=3, le=3600, description="Lease of an agent on a task, renewed at a third of it.")
     idempotency_days: float = Field(7.0, gt=0, le=3650, description="How long an idempotency key is remembered.")
     retention_days: float = Field(
         30.0, gt=0, le=36_500, description="How long finished tasks and their output are kept."
