@@ -3,6 +3,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chorus.config.settings import Settings
 from chorus.tasks import leases
 from tests.support import PureTestCase
 
@@ -24,6 +25,10 @@ class LeaseTests(PureTestCase):
         for lease, good in ((leases.MIN_LEASE_S, True), (2.9, False), (leases.MAX_LEASE_S, True), (3601, False)):
             self.assertEqual(leases.is_lease(lease), good)
         self.assertFalse(leases.is_lease(float("nan")))
+
+    def test_the_settings_offer_the_lease_of_the_formulas(self) -> None:
+        lease = Settings.model_fields["lease_s"].default
+        self.assertEqual(lease, leases.LEASE_S)
 
     def test_two_renewals_may_be_lost(self) -> None:
         for lease in (leases.MIN_LEASE_S, leases.LEASE_S, leases.MAX_LEASE_S):
