@@ -233,9 +233,9 @@ class NodeCase(TestCase):
             output, errors = process.communicate()
             self.fail(f"it started: {settings} {output} {errors}")
         self.assertGreater(process.returncode, 0, output + errors)
-        self.assertNotIn("Traceback", output + errors)
+        self.assertNotIn("Traceback", output + errors)  # type: ignore[no-untyped-call]
         (line,) = [line for line in errors.splitlines() if line.startswith("chorus: ")]
-        self.assertEqual(errors.strip(), line, "one line, and nothing beside it")
+        self.assertEqual(errors.strip(), line, "one line, and nothing beside it")  # type: ignore[no-untyped-call]
         return line.removeprefix("chorus: ")
 
     def refusals(self, cases: dict[str, dict[str, str]]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from chorus.messages import rates
 from chorus.messages.rates import (
     MAX_PEERS,
     NEWCOMERS,
@@ -74,6 +75,21 @@ class Rates(PureTestCase):
         self.assertEqual((usage.of(b"a", 5.0), usage.of(b"b", 5.0)), (15.0, 0.0))
         self.assertAlmostEqual(usage.of(b"a", 5.0 + SHARE_MEMORY), 15.0 / 2.718282, places=3)
         self.assertLess(usage.of(b"a", 5.0 + 10 * SHARE_MEMORY), 0.001)
+
+    def test_what_was_used_longest_ago_leaves_first(self) -> None:
+        self.patch(rates, "MAX_PEERS", 3)
+        buckets, usage = Buckets(OWN), Usage()
+        for peer in (b"a", b"b", b"c", b"a", b"d"):
+            buckets.spend(peer, 1.0, 7.0)
+            usage.add(peer, 1.0, 7.0)
+        left = {b"a": 14.0, b"b": 0.0, b"c": 7.0, b"d": 7.0}
+        for peer, tokens in left.items():
+            self.assertEqual((OWN.burst - buckets.level(peer, 1.0), usage.of(peer, 1.0)), (tokens, tokens), peer)
+
+    def test_the_rates_that_were_decided(self) -> None:
+        """docs/messages.md tells members in other languages of the first."""
+        given = [(rate.per_second, rate.burst, rate.depth) for rate in (OWN, THROUGH_OTHERS, RELAYED, NEWCOMERS)]
+        self.assertEqual(given, [(200, 2000, 1000), (200, 2000, 0), (1000, 5000, 0), (4, 256, 0)])
 
     def test_they_are_bounded(self) -> None:
         buckets, usage = Buckets(OWN), Usage()

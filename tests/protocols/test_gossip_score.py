@@ -508,8 +508,22 @@ class Params(PureTestCase):
         self.assertEqual(ScoreParams(topics={T: OFF}).of("other"), TopicScoreParams())
 
     def test_the_set_of_the_published_thousand_node_run_is_valid(self) -> None:
-        """spec/wire.md 12: the tested set of GossipSub's evaluation."""
-        ScoreParams(
+        """spec/wire.md 12: the tested set of GossipSub's evaluation. It is taken, and it is what counts."""
+        made = PeerScores(self.published())
+        for peer in (A, B):
+            made.joined(peer, None)
+        made.grafted(A, T, 0.0)
+        made.refresh(10_000.0)
+        self.assertAlmostEqual(made.score(A), 0.25 * 0.0027 * 3600)
+        deliver(made, 1, B, now=10_000.0)
+        self.assertAlmostEqual(made.score(B), 0.25 * 0.664)
+        made.invalid(A, T)
+        self.assertAlmostEqual(made.score(A), 0.25 * (0.0027 * 3600 - 99.0))
+        self.assertEqual(made.params.thresholds.graylist, -10000.0)
+
+    @staticmethod
+    def published() -> ScoreParams:
+        return ScoreParams(
             topic=TopicScoreParams(
                 weight=0.25,
                 mesh_time_weight=0.0027,

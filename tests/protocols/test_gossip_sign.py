@@ -94,7 +94,14 @@ class Signing(PureTestCase):
         verifier.verify(decode_message(present))
         absent = signed_anew(parts(data=None)).SerializeToString()
         verifier.verify(decode_message(absent))
-        self.assertEqual(decode_message(absent).data, b"")
+        self.assertEqual((decode_message(present).data, decode_message(absent).data), (b"", b""))
+        for raw in (
+            present.replace(b"\x12\x00", b""),
+            signed_anew(parts(data=None), by=identity(2)).SerializeToString(),
+        ):
+            with self.assertRaises(MessageError, msg="one is not signed by the other's signature") as caught:
+                verifier.verify(decode_message(raw))
+            self.assertEqual(caught.exception.reason, "bad_signature")
 
     def test_fields_in_another_order_and_unknown_fields(self) -> None:
         """The signature covers the bytes received, whatever their order."""
@@ -105,14 +112,41 @@ class Signing(PureTestCase):
             b"\x2a\x40" + signature + body,
             body[:3] + b"\x2a\x40" + signature + body[3:],
         ):
-            Verifier(any_key=True).verify(decode_message(raw))
+            message = decode_message(raw)
+            Verifier(any_key=True).verify(message)
+            self.assertEqual((message.signed, message.topic, message.data), (body, "t", b""))
+            self.assertEqual((message.origin, message.seqno), (ME.peer_id.raw, bytes(8)))
+            with self.assertRaises(MessageError) as caught:
+                Verifier(any_key=True).verify(decode_message(raw.replace(b"xyz", b"xyy")))
+            self.assertEqual(caught.exception.reason, "bad_signature", "unknown fields are signed too")
 
     def test_key_beside_the_message(self) -> None:
         key = ME.public_key.to_protobuf()
         verifier = Verifier(any_key=True)
         for _ in range(2):
-            verifier.verify(decode_message(parts(key=key).SerializeToString()))
-            verifier.verify(decode_message(parts().SerializeToString()))
+            for message in (parts(key=key), parts()):
+                verifier.verify(decode_message(message.SerializeToString()))
+                self.assertEqual(list(verifier._keys), [ME.peer_id.raw])
+        with self.assertRaises(MessageError) as caught:
+            verifier.verify(decode_message(parts(key=key[:-1] + b"\x00").SerializeToString()))
+        self.assertEqual(caught.exception.reason, "key_mismatch")
+
+    def test_other_keys_than_ed25519_are_asked_for(self) -> None:
+        from cryptography.hazmat.primitives import hashes, serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        private = ec.generate_private_key(ec.SECP256R1())
+        spki = private.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        public = PublicKey(KeyType.ECDSA, spki)
+        message = parts(from_=PeerId.from_public_key(public).raw, signature=None)
+        message.signature = private.sign(SIGNING_PREFIX + message.SerializeToString(), ec.ECDSA(hashes.SHA256()))
+        message.key = public.to_protobuf()
+        with self.assertRaises(MessageError) as caught:
+            Verifier().verify(decode_message(message.SerializeToString()))
+        self.assertEqual(caught.exception.reason, "key_type")
+        Verifier(any_key=True).verify(decode_message(message.SerializeToString()))
 
     def test_publisher_with_a_hashed_id_needs_its_key(self) -> None:
         from cryptography.hazmat.primitives import hashes, serialization

@@ -316,6 +316,13 @@ class MachineTests(PureTestCase):
         self.assertEqual((task.state, task.reason, task.attempt), (State.FAILED, "image_missing", 3))
         self.assertEqual(task.detail, "gave up after 3 attempts; the last: no chorus-rust-dev")
 
+    def test_agents_are_tried_in_order_and_each_stands_once(self) -> None:
+        self.scribe.submit(A, max_attempts=9)
+        for agent in ("a", "b", "a", "c", "b"):
+            self.scribe.write(entries.lease_expired(1000, A, self.scribe.assign(A, agent)))
+        self.assertEqual(self.machine.get(A).tried, ("a", "c", "b"), "the one tried last stands last")
+        self.assertEqual((self.machine.get(A).moves, self.machine.get(A).not_before), (5, 1032))
+
     def test_back_off_formula(self) -> None:
         self.assertEqual([outcomes.backoff(n) for n in (0, 1, 2, 5, 6, 10**9)], [0, 2, 4, 32, 60, 60])
 

@@ -1,0 +1,401 @@
+"""Limits and times by their values.
+
+Other tests read a constant by its name, so that they hold whatever it is: a nonce that ends elsewhere or a token of any
+length would pass them all. Here the numbers of the specifications stand a second time. Whoever changes one on purpose
+changes it here too, and looks at what the specification and the pages say of it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from tests.support import PureTestCase
+
+VALUES: dict[str, dict[str, float]] = {
+    "config.secret_files": {
+        "MAX_BYTES": 65536,
+    },
+    "http.auth": {
+        "TOKEN_BYTES": 32,
+        "MAX_TOKEN_FILE": 4096,
+    },
+    "http.limits": {
+        "MAX_URI": 2048,
+        "MAX_HEADERS": 64,
+        "MAX_LENGTH_DIGITS": 18,
+        "MAX_HEADER_BYTES": 16384,
+        "MAX_IGNORED_BODY": 16384,
+        "MAX_INLINE_DRAIN": 65536,
+        "LINGER_S": 2.0,
+        "LINGER_BYTES": 4_194_304,
+        "IDLE_S": 60.0,
+        "HEADERS_S": 10.0,
+        "BODY_S": 60.0,
+        "UPLOAD_WINDOW_S": 30.0,
+        "UPLOAD_WINDOW_BYTES": 16384,
+        "MAX_CONNECTIONS": 256,
+        "MAX_NEWCOMERS": 128,
+        "BACKLOG": 64,
+        "MAX_STREAMS": 64,
+        "MAX_UPLOADS": 16,
+        "MAX_DOWNLOADS": 32,
+        "DOWNLOAD_CHUNK": 262_144,
+        "HEARTBEAT_S": 15.0,
+        "STALL_S": 60.0,
+        "MAX_STREAM_BACKLOG": 4_194_304,
+        "MAX_PAGE": 200,
+        "DEFAULT_PAGE": 50,
+    },
+    "identity": {
+        "MAX_KEY_PROTOBUF": 4096,
+        "MAX_RSA_SPKI": 1120,
+        "MAX_ECDSA_SPKI": 256,
+        "MAX_RSA_EXPONENT": 2**32,
+        "MAX_SIGNATURE": 1024,
+        "MAX_INLINE_KEY": 42,
+        "MAX_PEER_ID_TEXT": 256,
+        "LIBP2P_KEY": 114,
+    },
+    "messages.clocks": {
+        "MAX_CLOCKS": 64,
+        "NOTED_S": 600.0,
+        "NAMED": 3,
+    },
+    "messages.decisions": {
+        "MAX_LEVELS": 16,
+    },
+    "messages.envelope": {
+        "MAX_MESSAGE": 32768,
+        "MAX_DEPTH": 8,
+        "MAX_CONTAINERS": 256,
+    },
+    "messages.fields": {
+        "MAX_NAME": 128,
+        "MAX_NAMES": 64,
+        "MAX_ADDRESS": 1024,
+        "MAX_ADDRESSES": 8,
+        "MAX_TITLE": 256,
+        "MAX_TEXT": 2048,
+        "MAX_TIME": 2**40,
+        "MAX_COUNT": 1_000_000,
+        "MAX_SERIAL": 2**53 - 1,
+        "MAX_SCORE": 1000,
+        "MAX_HOPS": 8,
+    },
+    "messages.hearing": {
+        "MAX_AUTHORS": 16384,
+    },
+    "messages.rates": {
+        "MAX_PEERS": 16384,
+        "MAX_AGE": 900,
+        "UNIT": 1024,
+        "SHARE_MEMORY": 10.0,
+    },
+    "messages.topics": {
+        "MAX_VARIABLE": 160,
+        "MAX_ISSUE": 64,
+        "MAX_PROFILE_TOPICS": 32,
+        "MAX_JOINED_TOPICS": 32,
+    },
+    "multiformats.base58": {
+        "MAX_TEXT": 1024,
+    },
+    "multiformats.multiaddr": {
+        "MAX_BYTES": 1024,
+        "MAX_TEXT": 4096,
+        "MAX_PARTS": 12,
+    },
+    "multiformats.multibase": {
+        "MAX_TEXT": 1024,
+    },
+    "multiformats.multihash": {
+        "IDENTITY": 0,
+        "SHA2_256": 18,
+        "MAX_DIGEST": 64,
+    },
+    "multiformats.varint": {
+        "MAX_BYTES": 9,
+        "MAX_VALUE": 2**63 - 1,
+    },
+    "protocols.admission": {
+        "TIME_LIMIT": 10.0,
+        "MAX_HELLO": 8192,
+        "PROOF": 32,
+        "CLUSTER_ID": 32,
+        "MIN_SECRET": 16,
+        "SLOW_AFTER": 3,
+        "SLOW_FIRST": 0.25,
+        "SLOW_MAX": 4.0,
+        "FAILURES_FORGOTTEN": 600.0,
+        "FAILURES_KEPT": 4096,
+    },
+    "protocols.blobs": {
+        "CHUNK": 262_144,
+        "MAX_REQUEST": 512,
+        "MAX_ANSWER": 256,
+        "MAX_CHUNKS_A_REQUEST": 64,
+        "MAX_CHUNKS": 65536,
+    },
+    "protocols.connection": {
+        "READ_SIZE": 131_072,
+    },
+    "protocols.connection_core": {
+        "MAX_KNOWN_OFFERS": 64,
+    },
+    "protocols.dialing": {
+        "DIAL_TIMEOUT": 15.0,
+        "PRIVATE_DIAL_TIMEOUT": 5.0,
+        "STAGGER": 0.25,
+        "MAX_ADDRESSES_PER_DIAL": 32,
+        "BACKOFF_BASE": 0.5,
+        "BACKOFF_MAX": 30.0,
+        "BACKOFF_KEPT": 2048,
+        "SIMULTANEOUS_WINDOW": 30.0,
+    },
+    "protocols.envelope": {
+        "MAX_ENVELOPE": 32768,
+        "MAX_ADDRESSES": 100,
+    },
+    "protocols.gossip_floors": {
+        "MAX_PUBLISHERS": 65536,
+    },
+    "protocols.gossip_lazy": {
+        "USELESS_PER_MISBEHAVIOUR": 100,
+    },
+    "protocols.gossip_meshes": {
+        "BACKOFF_SWEEP": 15,
+    },
+    "protocols.gossip_params": {
+        "MAX_RPC": 1_048_576,
+        "MAX_SENT_RPC": 65536,
+        "MAX_SUBSCRIPTIONS": 100,
+        "MAX_TOPICS_PER_PEER": 100,
+        "MAX_TOPIC_BYTES": 256,
+        "MAX_CONTROL": 16384,
+        "MAX_MESSAGES": 512,
+        "MAX_ID_BYTES": 128,
+        "MAX_BACKOFF": 3600.0,
+        "MAX_BACKOFFS": 16384,
+        "MAX_PX_PEERS": 16,
+        "MAX_PX_RECORD": 2048,
+        "MAX_PX_BYTES": 8192,
+        "MAX_PENDING": 1024,
+        "MAX_PENDING_PER_PEER": 32,
+        "MAX_PEERS": 4096,
+        "MAX_MESH_CONTROL": 200,
+        "MAX_PX_GIVEN": 16,
+        "MAX_PX_TAKEN": 16,
+    },
+    "protocols.gossip_promises": {
+        "MAX_PROMISES": 16384,
+    },
+    "protocols.gossip_queue": {
+        "MAX_QUEUE": 4_194_304,
+        "MAX_QUEUED_FRAMES": 16384,
+    },
+    "protocols.gossip_rpc": {
+        "MAX_FIELDS": 2048,
+        "MAX_MESSAGE_FIELDS": 32,
+        "MAX_PRUNE_FIELDS": 64,
+        "MAX_PEER_ID": 64,
+        "IDENTITY_MULTIHASH": 0,
+    },
+    "protocols.gossip_score": {
+        "REPLAY": 0.1,
+        "WITNESSES": 3,
+        "SMALL_MESH": 4,
+        "GOSSIP_LEFT": 0.9,
+        "CHANCE": 1.0,
+        "MAX_RETAINED": 4096,
+        "UNJUDGED": 120.0,
+    },
+    "protocols.gossip_score_params": {
+        "MAX_WINDOW": 60.0,
+    },
+    "protocols.gossip_score_stats": {
+        "MAX_RECORDS": 65536,
+        "RECORD_TTL": 120.0,
+    },
+    "protocols.gossip_sign": {
+        "MAX_SIGNATURE": 1024,
+        "KEY_CACHE": 1024,
+    },
+    "protocols.gossip_verified": {
+        "MAX_VERIFIED": 8192,
+    },
+    "protocols.handover": {
+        "MAX_FRAME": 2_097_152,
+        "MAX_EVENT": 131_072,
+        "MAX_ATTEMPTS": 1000,
+    },
+    "protocols.identify": {
+        "TIMEOUT": 5.0,
+        "MAX_SENT_BYTES": 4096,
+        "MAX_PARTS": 10,
+        "MAX_PART_BYTES": 8192,
+        "MAX_TOTAL_BYTES": 65536,
+        "MAX_ADDRESSES": 100,
+        "MAX_PROTOCOLS": 256,
+        "MAX_PROTOCOL_BYTES": 256,
+        "MAX_VERSION_BYTES": 256,
+        "MAX_RECORD_BYTES": 8192,
+    },
+    "protocols.multistream": {
+        "MAX_TOKEN": 1024,
+        "MAX_PROPOSALS": 16,
+    },
+    "protocols.noise": {
+        "MAX_HANDSHAKE_FRAME": 8192,
+        "MAX_MUXERS": 16,
+        "MAX_MUXER_NAME": 256,
+    },
+    "protocols.noise_session": {
+        "MAX_FRAME": 65535,
+    },
+    "protocols.noise_xx": {
+        "KEY": 32,
+        "TAG": 16,
+        "NONCE_END": 2**64 - 1,
+    },
+    "protocols.peers": {
+        "MAX_RECORDS": 32,
+        "MAX_RECORD": 2048,
+        "MAX_REQUEST": 64,
+        "MAX_ADDRESSES": 16,
+    },
+    "protocols.peerstore": {
+        "MAX_PEERS": 4096,
+        "ADDRESS_TTL": 900.0,
+        "PROVEN_TTL": 86400.0,
+    },
+    "protocols.perf": {
+        "CHUNK": 65536,
+        "MAX_INBOUND": 16,
+        "TIMEOUT": 60.0,
+    },
+    "protocols.ping": {
+        "SIZE": 32,
+        "TIMEOUT": 10.0,
+        "MAX_INBOUND": 2,
+    },
+    "protocols.streamio": {
+        "DEFAULT_TIMEOUT": 10.0,
+        "READ_HIGH_WATER": 65536,
+        "MAX_VARINT": 2**63 - 1,
+    },
+    "protocols.task_messages": {
+        "MAX_FRAME": 1_048_576,
+        "MAX_OUTPUT": 65536,
+        "MAX_ARTIFACTS": 1000,
+        "MAX_NOTES": 100,
+        "MAX_WORD": 64,
+        "MAX_TEXT": 2048,
+        "MAX_PROGRESS": 4096,
+        "MAX_NUMBER": 2**53 - 1,
+        "MAX_LEASE_S": 3600.0,
+    },
+    "protocols.tasks": {
+        "MAX_PENDING_RENEWALS": 8,
+    },
+    "protocols.yamux_frames": {
+        "DATA": 0,
+        "WINDOW_UPDATE": 1,
+        "PING": 2,
+        "GO_AWAY": 3,
+        "SYN": 1,
+        "ACK": 2,
+        "FIN": 4,
+        "RST": 8,
+        "GO_AWAY_NORMAL": 0,
+        "GO_AWAY_PROTOCOL_ERROR": 1,
+        "GO_AWAY_INTERNAL_ERROR": 2,
+        "HEADER_SIZE": 12,
+        "INITIAL_WINDOW": 262_144,
+        "MAX_WINDOW": 2**32 - 1,
+        "MAX_STREAM_ID": 2**32 - 1,
+    },
+    "protocols.yamux_ids": {
+        "MAX_GAPS": 256,
+    },
+    "sanitise": {
+        "MAX_SGR": 32,
+        "MAX_STRING": 4096,
+        "MAX_MARKS": 8,
+        "MAX_LINE": 65536,
+        "MAX_NAME": 4096,
+        "MAX_STYLE": 8,
+    },
+    "security.jointoken": {
+        "CLUSTER_ID": 32,
+        "MIN_SECRET_BITS": 128,
+        "MAX_SECRET": 128,
+        "MAX_ADDRESSES": 8,
+        "MAX_ADDRESS_BYTES": 512,
+    },
+    "store.database": {
+        "MAX_WAITING_WRITES": 10000,
+        "MAX_WAITING_READS": 10000,
+        "MAX_GROUP": 512,
+        "READERS": 2,
+        "LOOK_S": 1.0,
+    },
+    "strictjson": {
+        "MAX_BYTES": 1_048_576,
+        "MAX_DEPTH": 32,
+        "MAX_INTEGER": 2**53 - 1,
+        "MAX_NUMBER_CHARACTERS": 64,
+    },
+    "tasks.entries": {
+        "IDEMPOTENCY_DAYS": 7.0,
+    },
+    "tasks.leases": {
+        "LEASE_S": 30.0,
+        "RENEWALS_A_LEASE": 3,
+        "MAX_DRIFT": 0.01,
+        "KILL_S": 2.0,
+        "MAX_LEASE_S": 3600.0,
+        "MIN_LEASE_S": 3.0,
+    },
+    "tasks.outcomes": {
+        "MAX_ATTEMPTS": 3,
+        "MAX_ASSIGNMENTS": 32,
+        "BACKOFF_S": 2.0,
+        "BACKOFF_LIMIT_S": 60.0,
+    },
+    "tasks.scoring": {
+        "UNKNOWN_SUCCESS": 0.8,
+    },
+    "tasks.spec": {
+        "MAX_TITLE": 256,
+        "MAX_DESCRIPTION": 65536,
+        "MAX_PROJECT": 128,
+        "MAX_REPOSITORY": 2048,
+        "MAX_IMAGE": 512,
+        "MAX_INLINE": 262_144,
+        "MAX_COMMANDS": 64,
+        "MAX_COMMAND": 65536,
+        "MAX_ARGUMENTS": 1024,
+        "MAX_COMMANDS_TOTAL": 262_144,
+        "MAX_ENV": 128,
+        "MAX_ENV_NAME": 128,
+        "MAX_ENV_VALUE": 32768,
+        "MAX_ENV_TOTAL": 131_072,
+        "MAX_ARTIFACTS": 64,
+        "MAX_ARTIFACT": 512,
+        "MAX_ARTIFACT_WILDCARDS": 16,
+        "MAX_REQUIRED": 32,
+        "MAX_WORD": 64,
+        "MAX_DEPENDS_ON": 64,
+        "MAX_RETRIES": 10,
+        "MAX_IDEMPOTENCY_KEY": 128,
+        "MAX_AI_NAME": 128,
+        "MAX_AI_ITERATIONS": 100,
+    },
+}
+
+
+class Values(PureTestCase):
+    def test_each_is_what_it_was_decided_to_be(self) -> None:
+        for module, values in VALUES.items():
+            code = import_module(f"chorus.{module}")
+            self.assertEqual({name: getattr(code, name) for name in values}, values, module)
