@@ -247,7 +247,7 @@ class Custody:
     # the lease
 
     def renew_lease(self) -> None:
-        if self.over or self._deciding or self._overdue:
+        if self.over or self._deciding:
             return
         self._let_lease_run()
 

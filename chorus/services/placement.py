@@ -369,13 +369,10 @@ class Placement:
                 continue
             self._placing[task.id] = candidate.peer
             answer = await self._offer(task, agent, blob)
-            if self._stopped or not self._ready(task.id):
-                if isinstance(answer, Accepted):
-                    answer.channel.reset()
-                return False
             if isinstance(answer, Accepted):
-                await self._assign(task, answer.channel, agent.agent_id)
-                return True
+                return await self._accepted(task, answer.channel, agent.agent_id)
+            if not self._ready(task.id):
+                return False
             said.append(answer.detail or answer.reason)
             alone = alone or answer.reason not in COMMON
             if answer.reason not in PASSING:
@@ -391,6 +388,18 @@ class Placement:
             self._conduct.answered(str(agent.peer))
         return answer
 
+    async def _accepted(self, task: TaskState, channel: SchedulerChannel, agent_id: str | None) -> bool:
+        """Whether it is assigned. The agent keeps a place for it; where it is not to be, it hears so at once."""
+        try:
+            if self._ready(task.id):
+                await self._assign(task, channel, agent_id)
+                return True
+        except BaseException:
+            channel.reset()
+            raise
+        channel.reset()
+        return False
+
     async def _assign(self, task: TaskState, channel: SchedulerChannel, agent_id: str | None) -> None:
         await offering.assign(
             lambda: self._scheduler.assign(task, channel, agent_id),
@@ -401,8 +410,9 @@ class Placement:
         )
 
     def _ready(self, task_id: str) -> bool:
+        """Whether it still waits for an agent, and this node still places."""
         machine = self._scheduler.machine
-        return task_id in machine and machine.get(task_id).state is State.SUBMITTED
+        return not self._stopped and task_id in machine and machine.get(task_id).state is State.SUBMITTED
 
     def _placed(self, found: Nobody | Failure | bool, entry: Entry, before: int) -> None:
         """The round of one task is over. First of all its place is free again, whatever comes after."""

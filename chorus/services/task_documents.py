@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, cast
 
@@ -121,12 +122,10 @@ def clipped(text: str | None, most: int) -> str | None:
         return text
     if len(_json(text)) <= most:
         return text
-    size = 0
-    for place, character in enumerate(text):
-        size += len(_json(character))
-        if size > most - len(_ELLIPSIS.encode()):
-            return text[:place] + _ELLIPSIS
-    return text
+    left = most - len(_ELLIPSIS.encode())
+    # No character takes less than a byte; a list cuts hundreds of texts, so it does not look at each.
+    kept = bisect_right(range(min(len(text), left) + 1), left, key=lambda place: len(_json(text[:place]))) - 1
+    return text[:kept] + _ELLIPSIS
 
 
 _ELLIPSIS = "…"

@@ -20,6 +20,8 @@ from chorus.protocols.task_messages import (
     Renewed,
     Result,
     ResultArtifact,
+    Resume,
+    Stale,
     Started,
 )
 from chorus.sandbox.contract import Limits
@@ -178,15 +180,33 @@ class DeadlineTest(CustodyCase):
         self.assertIn(False, self.scheduler.placement._conduct._outcomes[str(member.node.peer)])
 
     def test_nobody_else_has_it_before_its_lease_has_ended(self) -> None:
-        _, task = self.holder(limits={"timeout_s": 2, "disk_mb": 1, "output_mb": 1})
+        member, task = self.holder(limits={"timeout_s": 2, "disk_mb": 1, "output_mb": 1})
         limit = 1.01 * deadlines.attempt_limit(self.scheduler.machine.get(task).spec, 0)
         self.world.advance(limit + 1)
+        answered = len([each for each in member.said if isinstance(each, Renewed)])
         last = max(self.world.clock.seconds() - 1 - LEASE / 3, 0)
         self.assertEqual(self.scheduler.state(task), "assigned")
         while self.scheduler.state(task) == "assigned":
             self.world.advance(0.5)
         self.assertGreater(self.world.clock.seconds(), last + LEASE - LEASE / 3)
         self.assertIn("time limit", str(self.scheduler.machine.get(task).detail))
+        self.assertEqual(len([each for each in member.said if isinstance(each, Renewed)]), answered)
+
+    def test_who_comes_back_after_it_is_told_that_it_is_over(self) -> None:
+        member, task = self.holder(limits={"timeout_s": 2, "disk_mb": 1, "output_mb": 1})
+        found = self.scheduler.machine.get(task)
+        assert found.fence is not None
+        self.world.advance(1.01 * deadlines.attempt_limit(found.spec, 0) + 1)
+        custody = self.scheduler.coordinator._custodies.of(task)
+        assert custody is not None and custody._lease is not None
+        expires = custody._lease.getTime()
+        channel = member.node.wait(member.node.streams.resume_at(self.scheduler.peer))
+        heard: list[Message] = []
+        channel.heard = heard.append
+        channel.send(Resume(task, found.fence))
+        self.world.settle()
+        self.assertEqual(heard, [Stale()])
+        self.assertEqual(custody._lease.getTime(), expires, "and its lease is what it was")
 
     def test_a_result_after_the_deadline_is_still_taken_while_the_lease_runs(self) -> None:
         member, task = self.holder(limits={"timeout_s": 2, "disk_mb": 1, "output_mb": 1})

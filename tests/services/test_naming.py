@@ -38,9 +38,9 @@ class RemovalTest(BlobCase):
     def test_named_or_brought_meanwhile_it_stays(self) -> None:
         node = BlobNode(self, 1)
         for data, before, named, stays in (
-            (b"unused", 1e12, False, False),
-            (b"named", 1e12, True, True),
-            (b"brought again", 0.0, False, True),
+            (b"unused", 1e9 - 1, False, False),
+            (b"named", 1e9 - 1, True, True),
+            (b"brought again", 1e9 - 1, False, True),
         ):
             self.successResultOf(node.blobs.put_bytes(data))
             if stays and not named:
@@ -138,10 +138,11 @@ class RetentionTest(PureTestCase):
         (name,) = self.old_blobs(scheduler, 1)
         task = scheduler.submit("true", required={"expertise": ["x"]})
         scheduler.blobs.hold = Deferred()
-        worker.engine.only().finish(0, artifacts={"new": b"new", "old": b"old 0"})
+        worker.engine.only().finish(0, artifacts={"old": b"old 0", "new": b"new"})
         self.world.settle()
         self.assertEqual(scheduler.state(task), "running", "one of its blobs is still on its way")
         scheduler.wait(Deferred.fromCoroutine(scheduler.retention._remove_blobs([], self.world.wall() - 30 * DAYS)))
+        worker.blobs.remove(name)
         scheduler.blobs.hold.callback(None)
         self.world.settle()
         self.assertEqual(scheduler.state(task), "completed")

@@ -271,6 +271,19 @@ class EachStepTest(PlacingCase):
         self.hold(lambda _: None)
         self.assertEqual(left, [0])
 
+    def test_the_agents_place_comes_back_at_once(self) -> None:
+        """Not only when its own patience ends."""
+        for target, name in (("coordinator", "assign"), ("placement", "_assign"), ("placement", "_ready")):
+            node = self.world.node(f"node-{name}")
+            for other in self.world.nodes.values():
+                other.visible = other is node
+            found = getattr(node, target)
+            with mock.patch.object(found, name, mock.Mock(side_effect=Broken)):
+                self.submit(node, 1)
+                self.assertEqual((name, node.executor.current_tasks), (name, 0))
+                self.assertEqual((node.placement._placing, node.placement._backlog.placing), ({}, 0))
+            self.flushLoggedErrors(Broken)
+
     def test_opening(self) -> None:
         self.hold(lambda node: self.patch_object(node.streams, "offer_to"))
 
