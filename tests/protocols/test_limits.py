@@ -85,10 +85,15 @@ class Limits(PureTestCase):
             self.assertEqual(self.staying(other), [0], text)
 
     def test_handshakes_of_one_network(self) -> None:
-        for text, most in (("/ip6/2600:1:2:3{:x}::1/tcp/1", 8), ("/ip6/fd00::{:x}/tcp/1", 48)):
+        for text, most in (("/ip6/2600:1:2:{:x}0::1/tcp/1", 8), ("/ip6/fd00::{:x}000:0:0:1/tcp/1", 48)):
             counts = ConnectionCounts(HostLimits())
             places = self.crowd(counts, [Multiaddr.parse(text.format(n)) for n in range(16)] * 4)
             self.assertEqual(len(self.staying(places)), most, text)
+        for text in ("/ip6/2600:1:2:{:x}00::1/tcp/1", "/ip6/fd00:0:0:{:x}::1/tcp/1"):
+            counts = ConnectionCounts(HostLimits())
+            self.assertEqual(
+                len(self.staying(self.crowd(counts, [Multiaddr.parse(text.format(n)) for n in range(60)]))), 60
+            )
 
     def test_a_name_has_no_group(self) -> None:
         self.assertEqual(newcomer_groups(Multiaddr.parse("/dns4/a.example/tcp/1"), HostLimits()), [])
