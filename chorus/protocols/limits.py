@@ -42,7 +42,8 @@ class HostLimits:
     max_handshakes_per_ip: int = 8
     """Of those, from one public IPv4 address or IPv6 /56."""
     max_handshakes_per_private_ip: int = 48
-    """The same for a private IPv4 address or IPv6 /64: a host may run many nodes, but not fill the pool alone."""
+    """The same for a private IPv4 address or IPv6 /64: a host may run many nodes, but not fill the pool alone.
+    Loopback is free, as in go-libp2p: nobody but this machine is there."""
     max_dials: int = 64
     """Addresses being dialled at a time; further ones wait."""
     max_dials_per_peer: int = 8
@@ -71,7 +72,7 @@ def groups(address: Multiaddr, limits: HostLimits) -> list[tuple[Group, int]]:
 def newcomer_groups(address: Multiaddr, limits: HostLimits) -> list[tuple[Group, int]]:
     """The group that an inbound connection from `address` belongs to until it is admitted, with its limit."""
     ip = address.ip()
-    if ip is None:
+    if ip is None or ip.is_loopback:
         return []
     most = limits.max_handshakes_per_ip if ip.is_global else limits.max_handshakes_per_private_ip
     if isinstance(ip, IPv4Address):

@@ -110,7 +110,7 @@ class Check(PureTestCase):
         for header in (b"Bearer token-token-token-", b"bearer token-token-token-", b"BEARER  token-token-token- "):
             check_token(header, self.TOKEN)
 
-    def test_refused(self) -> None:
+    def test_long_and_odd_headers_are_refused(self) -> None:
         for header in (
             *(b"", b"Bearer", b"Bearer ", b"token-token-token-", b"Basic token-token-token-"),
             *(b"Bearertoken-token-token-", b"Bearer\ttoken-token-token-", b" Bearer token-token-token-"),

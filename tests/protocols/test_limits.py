@@ -74,8 +74,7 @@ class Limits(PureTestCase):
             ("/ip4/8.8.8.8/tcp/1", 8),
             ("/ip6/2600:1:2:3::1/tcp/1", 8),
             ("/ip4/192.168.1.1/tcp/1", 48),
-            ("/ip4/127.0.0.1/tcp/1", 48),
-            ("/ip6/::1/tcp/1", 48),
+            ("/ip4/10.0.0.2/tcp/1", 48),
             ("/ip6/fd00::1/tcp/1", 48),
         ):
             counts = ConnectionCounts(HostLimits())
@@ -85,13 +84,19 @@ class Limits(PureTestCase):
             self.assertEqual(self.staying(other), [0], text)
 
     def test_handshakes_of_one_network(self) -> None:
-        for text, most in (("/ip6/2600:1:2:3{:x}::1/tcp/1", 8), ("/ip6/fd00::{:x}/tcp/1", 48)):
+        for text, most in (("/ip6/2600:1:2:{:x}0::1/tcp/1", 8), ("/ip6/fd00::{:x}000:0:0:1/tcp/1", 48)):
             counts = ConnectionCounts(HostLimits())
             places = self.crowd(counts, [Multiaddr.parse(text.format(n)) for n in range(16)] * 4)
             self.assertEqual(len(self.staying(places)), most, text)
+        for text in ("/ip6/2600:1:2:{:x}00::1/tcp/1", "/ip6/fd00:0:0:{:x}::1/tcp/1"):
+            counts = ConnectionCounts(HostLimits())
+            self.assertEqual(
+                len(self.staying(self.crowd(counts, [Multiaddr.parse(text.format(n)) for n in range(60)]))), 60
+            )
 
-    def test_a_name_has_no_group(self) -> None:
-        self.assertEqual(newcomer_groups(Multiaddr.parse("/dns4/a.example/tcp/1"), HostLimits()), [])
+    def test_a_name_and_loopback_have_no_group(self) -> None:
+        for text in ("/dns4/a.example/tcp/1", "/ip4/127.0.0.1/tcp/1", "/ip4/127.9.9.9/tcp/1", "/ip6/::1/tcp/1"):
+            self.assertEqual(newcomer_groups(Multiaddr.parse(text), HostLimits()), [], text)
 
     def test_inbound_connections(self) -> None:
         counts = ConnectionCounts(HostLimits(max_inbound_connections=5))
