@@ -410,15 +410,17 @@ class Template(HostileCase):
     async def fill(self) -> int:
         peers = await self.many(60)
         for peer, _ in peers:
-            for stream, protocol in enumerate([ping.PROTOCOL] * 2 + [identify.PUSH_PROTOCOL] * 4):
-                offer = multistream.lazy_offer(protocol)
-                peer.send(frame(DATA, SYN, 1 + 2 * stream, len(offer), offer))
+            offer = multistream.lazy_offer(ping.PROTOCOL)
+            peer.send(*(frame(DATA, SYN, stream, len(offer), offer) for stream in (1, 3)))
         for _ in range(40):
             for peer, _ in peers:
                 peer.send(*(frame(DATA, 0, stream, 15_000, bytes(15_000)) for stream in (1, 3)))
             await self.node.glance()
         part = b"\xc0\x3e" + bytes(7_000)  # of 8,000 bytes
+        offer = multistream.lazy_offer(identify.PUSH_PROTOCOL)
         for peer, _ in peers:
+            # Last, since a push that never ends is given up after a while.
+            peer.send(*(frame(DATA, SYN, stream, len(offer), offer) for stream in (5, 7, 9, 11)))
             peer.send(*(frame(DATA, 0, stream, len(part), part) for stream in (5, 7, 9, 11)))
         await self.status_when(lambda status: status["buffered"] > 60 * 512 * 1024)
         status = await self.node.status()
