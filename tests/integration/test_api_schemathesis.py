@@ -75,6 +75,9 @@ async def check_description(case: TestCase, address: str, token: str, phases: st
         "--max-examples",
         str(EXAMPLES),
         "--generation-deterministic",
+        # How long it takes to make up a request says nothing of the API.
+        "--suppress-health-check",
+        "too_slow",
         "--request-timeout",
         "30",
     ]

@@ -29,7 +29,9 @@ from tests.integration.test_hostile_peers import (
     RST,
     SYN,
     UPDATE,
+    Attacker,
     HostileCase,
+    HostilePeer,
     frame,
 )
 from tests.protocols.test_noise import payload_of
@@ -398,18 +400,27 @@ class Template(HostileCase):
         self.assertLess(await self.fill(), first + 16 * 1024)
         await self.unharmed()
 
-    async def fill(self) -> int:
-        peers = [await self.hostile(others=number) for number in range(60)]
+    async def many(self, count: int) -> list[tuple[HostilePeer, Attacker]]:
+        """They take nothing from when all are there: until then they answer, so that none is given up meanwhile."""
+        peers = [await self.hostile(deaf=False, others=number) for number in range(count)]
         for peer, _ in peers:
-            for stream, protocol in enumerate([ping.PROTOCOL] * 2 + [identify.PUSH_PROTOCOL] * 4):
-                offer = multistream.lazy_offer(protocol)
-                peer.send(frame(DATA, SYN, 1 + 2 * stream, len(offer), offer))
+            peer.deaf = True
+        return peers
+
+    async def fill(self) -> int:
+        peers = await self.many(60)
+        for peer, _ in peers:
+            offer = multistream.lazy_offer(ping.PROTOCOL)
+            peer.send(*(frame(DATA, SYN, stream, len(offer), offer) for stream in (1, 3)))
         for _ in range(40):
             for peer, _ in peers:
                 peer.send(*(frame(DATA, 0, stream, 15_000, bytes(15_000)) for stream in (1, 3)))
             await self.node.glance()
         part = b"\xc0\x3e" + bytes(7_000)  # of 8,000 bytes
+        offer = multistream.lazy_offer(identify.PUSH_PROTOCOL)
         for peer, _ in peers:
+            # Last, since a push that never ends is given up after a while.
+            peer.send(*(frame(DATA, SYN, stream, len(offer), offer) for stream in (5, 7, 9, 11)))
             peer.send(*(frame(DATA, 0, stream, len(part), part) for stream in (5, 7, 9, 11)))
         await self.status_when(lambda status: status["buffered"] > 60 * 512 * 1024)
         status = await self.node.status()
@@ -423,7 +434,7 @@ class Template(HostileCase):
     async def test_the_fullest_connections_go_first(self) -> None:
         """With a node that may hold 8 MiB in all: connections go until the rest fits, the bystander stays."""
         await self.victim("--buffered", str(8 * 1024 * 1024))
-        peers = [await self.hostile(others=number) for number in range(40)]
+        peers = await self.many(40)
         for peer, _ in peers:
             offer = multistream.lazy_offer(ping.PROTOCOL)
             peer.send(frame(DATA, SYN, 1, len(offer), offer))
