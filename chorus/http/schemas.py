@@ -228,6 +228,7 @@ def task() -> Schema:
             "agent": {**text, "description": "Peer id of the agent that runs or ran it."},
             "agent_id": text,
             "fence": text,
+            "scheduler": {**text, "description": "Peer id of the member that the task was handed to, if it was."},
             "sandbox": text,
             "image": text,
             "exit_code": {"type": ["integer", "null"]},
@@ -303,7 +304,8 @@ def task_event() -> Schema:
                 "type": "object",
                 "description": "state: {state, reason?, detail?, agent?, attempt?, fence?, sandbox?, retry?: {number, "
                 "of}}; output: {stream, offset, text} or {stream, offset, base64} where the bytes are no UTF-8 or hold "
-                "many control characters; progress: {phase, …}; note: {text}.",
+                "many control characters; progress: {phase, …}; note: {text}. Each with source?: its number at the "
+                "member that schedules the task, where that is another one.",
             },
         }
     )

@@ -146,7 +146,8 @@ def _progress(name: str, value: JSON) -> dict[str, JSON]:
 
 
 def _stream(name: str, value: JSON) -> StreamName:
-    if value not in {"stdout", "stderr"}:
+    # A tuple: what a peer sends need not be hashable.
+    if value not in ("stdout", "stderr"):
         raise TaskProtocolError(f"{name}: neither stdout nor stderr")
     return cast("StreamName", value)
 

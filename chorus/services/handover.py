@@ -8,7 +8,7 @@ end into this node's journal, so that watchers and dependents here need not know
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -36,6 +36,9 @@ from chorus.protocols.handover import (
 )
 from chorus.protocols.stream import StreamClosed
 from chorus.protocols.streamio import StreamIO
+from chorus.protocols.task_messages import Result, from_json
+from chorus.services.custody import result_document
+from chorus.services.result_limits import ResultOverLimits, excess
 from chorus.services.timer import Timer
 from chorus.tasks import entries
 from chorus.tasks.state import TERMINAL, State, TaskState
@@ -362,7 +365,15 @@ class _Following:
             for name, value in attrs.asdict(view, recurse=False).items()
             if name in _END and value is not None
         }
-        await self._context.append(entries.settled(self._context.wall(), self.task_id, view.state, **end))
+        state = State(view.state)
+        try:
+            if view.result is not None:
+                end["result"] = checked_result(view.result, self._context.machine.get(self.task_id).spec)
+        except PeerError as error:
+            self._log.warn("{peer} tells a result of {task} that is none", peer=self.peer, task=self.task_id)
+            state = State.FAILED
+            end = {"reason": "lease_lost", "detail": f"{self.peer} tells a result that is none: {error}"}
+        await self._context.append(entries.settled(self._context.wall(), self.task_id, state, **end))
 
 
 _END = ("reason", "detail", "attempt", "agent", "sandbox", "image", "started_at", "result")
@@ -373,6 +384,24 @@ def overlaid(task: TaskState, view: View) -> TaskState:
     """This node's record of a task, with what the member that has it says of it."""
     shown = {name: getattr(view, name) for name in _SHOWN}
     return attrs.evolve(task, state=State(view.state), **shown)
+
+
+def checked_result(document: Mapping[str, JSON], spec: Mapping[str, JSON]) -> dict[str, JSON]:
+    """A result as another member's journal has it, held against what an agent may say of such a task. Raises
+    `PeerError`."""
+    output = document.get("output")
+    said = {**document, "type": Result.TYPE}
+    for stream in ("stdout", "stderr"):
+        row = output.get(stream) if isinstance(output, dict) else None
+        if isinstance(row, dict):
+            said |= {f"{stream}_{name}": row[name] for name in ("bytes", "sha256") if name in row}
+    message = from_json(said)
+    assert isinstance(message, Result)
+    agent = document.get("agent")
+    result = result_document(message, agent if isinstance(agent, str) else "", message.agent_id)
+    if (over := excess(spec, result)) is not None:
+        raise ResultOverLimits(over)
+    return result
 
 
 def _output_limit(task: TaskState) -> int:

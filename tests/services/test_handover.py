@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from chorus.protocols.handover import PROTOCOL, Cancel, Declined, Seek, Take, decode, encode
+from twisted.internet.defer import Deferred
+
+from chorus.errors import PeerError
+from chorus.protocols.handover import PROTOCOL, Cancel, Declined, Seek, Take, View, decode, encode
 from chorus.protocols.streamio import StreamIO
-from chorus.services.handover import NotCancelled, SchedulerAway
+from chorus.services.handover import NotCancelled, SchedulerAway, checked_result
 from chorus.services.handover_serving import MAX_TAKEN_PER_PEER
 from chorus.tasks import ids
 from chorus.tasks.errors import TaskFinished
@@ -166,6 +169,29 @@ class HandedOver(Case):
         self.assertEqual((document["state"], document["reason"]), ("failed", "lease_lost"))
         self.assertIn("does not know it any more", document["detail"])
 
+    def test_a_result_that_no_agent_could_send_is_none(self) -> None:
+        good = {"reason": "exit", "exit_code": 0, "detail": "", "sandbox": "docker", "image": None}
+        good |= {"started_at": 1.0, "ended_at": 2.0, "agent": "a", "output": {"stdout": {"bytes": 3, "sha256": None}}}
+        spec = {"limits": {"disk_mb": 1, "output_mb": 1}, "artifacts": ["*"]}
+        self.assertEqual(checked_result(good, spec)["output"]["stdout"]["bytes"], 3)
+        row = {"path": "x", "sha256": "ab" * 32, "size": 2 << 20}
+        for wrong in (
+            {"artifacts": "none"},
+            {"artifacts": [row]},
+            {"artifacts": [{**row, "size": -1}]},
+            {"truncated": [[]]},
+            {"exit_code": "0"},
+            {"started_at": "yesterday"},
+            {"output": {"stdout": {"bytes": 2 << 20, "sha256": None}}},
+        ):
+            self.assertRaises(PeerError, checked_result, {**good, **wrong}, spec)
+        task = self.submit()
+        (following,) = self.five.handover._following.values()
+        end = View(state="completed", attempt=1, updated_at=1.0, reason="exit", result={"artifacts": "none"})
+        self.five.wait(Deferred.fromCoroutine(following._settle(end)))
+        document = self.five.show(task)
+        self.assertEqual((document["state"], document["reason"], document["artifacts"]), ("failed", "lease_lost", []))
+
     def test_it_is_not_handed_on(self) -> None:
         self.world.cut(self.middle, self.six)
         seven = self.world.node("seven")
@@ -189,8 +215,6 @@ class Strangers(Case):
                 return decode(await io.read_delimited(1 << 21))
             finally:
                 io.reset()
-
-        from twisted.internet.defer import Deferred
 
         found = node.wait(Deferred.fromCoroutine(talk()))
         self.world.settle()
