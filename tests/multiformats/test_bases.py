@@ -106,6 +106,12 @@ class MultihashTests(PureTestCase):
             with self.assertRaises(multihash.MultihashError, msg=text):
                 multihash.decode(bytes.fromhex(text))
 
+    def test_sha2_256(self) -> None:
+        digest = hashlib.sha256(b"x").digest()
+        self.assertEqual(multihash.decode(multihash.sha2_256(b"x")), (multihash.SHA2_256, digest))
+        longer = multihash.encode(multihash.SHA2_256, digest + b"x")
+        self.assertRaisesRegex(multihash.MultihashError, "at most 32 bytes, not 33", multihash.decode, longer)
+
     def test_the_longest_digests(self) -> None:
         for code, size in ((multihash.IDENTITY, multihash.MAX_DIGEST), (multihash.SHA2_256, 32), (0x13, 64), (0, 0)):
             raw = multihash.encode(code, b"d" * size)
