@@ -197,6 +197,13 @@ class Activation(PureTestCase):
         made.refresh(27.0)
         self.assertLess(made.score(C), 0.0)
 
+    def test_a_stay_in_which_nothing_came_leaves_nothing(self) -> None:
+        made = self.made()
+        made.pruned(C, T, 8.0)
+        made.grafted(C, T, 9.0)
+        self.traffic(made, 5, 9.0)
+        self.assertEqual(of_topic(made, C).mesh_deliveries_wanted, 4.0)
+
     def test_a_stay_of_less_than_a_second_is_forgotten(self) -> None:
         for stay, wanted in ((2.0, 39.0), (1.9, 0.0)):
             made = self.made()
