@@ -132,6 +132,42 @@ class Corpus(PureTestCase):
         ):
             self.assertEqual(sanitise(text), shown, ascii(text))
 
+    def test_colours_in_force(self) -> None:
+        """One adds to those before it, unless it begins with a reset; the last eight are kept."""
+        for text, style in (
+            ("\x1b[31m\x1b[1m", "\x1b[31m\x1b[1m"),
+            ("\x1b[31m\x1b[0;1m", "\x1b[0;1m"),
+            ("\x1b[31m\x1b[;1m", "\x1b[;1m"),
+            ("\x1b[1m\x1b[0m", ""),
+            ("\x1b[31m\x1b[8m", "\x1b[31m"),
+            (
+                "".join(f"\x1b[{number}m" for number in range(40, 48)),
+                "".join(f"\x1b[{number}m" for number in range(40, 48)),
+            ),
+            (
+                "".join(f"\x1b[{number}m" for number in range(90, 99)),
+                "".join(f"\x1b[{number}m" for number in range(91, 99)),
+            ),
+        ):
+            sanitiser = Sanitiser()
+            sanitiser.feed(text)
+            self.assertEqual(sanitiser.style, style, repr(text))
+
+    def test_a_colour_of_eight_hides_nothing(self) -> None:
+        for parameters, shown in (
+            *((f"{ground};{colour}", True) for ground in (38, 48, 58) for colour in ("5;8", "2;8;8;8")),
+            *((f"{ground};5;8", False) for ground in (37, 39, 47, 49, 57, 59)),
+            *((odd, False) for odd in ("8", "1;8", "38", "38;5", "58;8", "48;2;8;8")),
+        ):
+            text = f"\x1b[{parameters}mx"
+            self.assertEqual(sanitise(text), text + "\x1b[0m" if shown else "x", parameters)
+
+    def test_a_line_that_was_taken_back_begins_at_its_beginning(self) -> None:
+        for progress, between in (("\n", "\n"), ("\r\x1b[K", "\r\x1b[K")):
+            sanitiser = Sanitiser(progress)
+            shown = sanitiser.feed("abc\r" + "x" * MAX_LINE + "\n") + sanitiser.end()
+            self.assertEqual(shown, "abc" + between + "x" * MAX_LINE + "\n")
+
     def test_a_carriage_return_takes_back_its_own_line_alone(self) -> None:
         for text, lines, live in (
             ("a\r\nb\r\n", "a\nb\n", "a\nb\n"),

@@ -50,6 +50,22 @@ class StrictJSONTests(PureTestCase):
         self.refuse(str(2**53), "2^53")
         self.refuse(str(-(2**53)), "2^53")
 
+    def test_a_number_has_64_characters_at_most(self) -> None:
+        self.assertEqual(loads("0." + "1" * 62), float("0." + "1" * 62))
+        self.refuse("0." + "1" * 63, "more than 64 characters")
+        self.refuse("-0." + "1" * 62, "more than 64 characters")
+
+    def test_brackets_that_do_not_close_are_no_depth(self) -> None:
+        """What closed is not counted, nor what stands in strings."""
+        for text in ("[[", "[[],[],[],[", '[{"a":"]]"},{"b":"[[["}', '[["[","]","{","}"'):
+            self.refuse(text, "not JSON", max_depth=2)
+        for text in ("[[[", '[{"a":[', '["]","}",[['):
+            self.refuse(text, "deeper than 2", max_depth=2)
+
+    def test_deeper_than_the_parser_goes(self) -> None:
+        """Where a caller lets more pass than the parser can hold."""
+        self.refuse(b"[" * 3000 + b"]" * 3000, "deeper than 4000", max_depth=4000)
+
     def test_depth(self) -> None:
         self.assertIsNotNone(loads(b"[" * 32 + b"]" * 32))
         self.refuse(b"[" * 33 + b"]" * 33, "deeper than 32")
@@ -106,7 +122,10 @@ class StrictJSONTests(PureTestCase):
     def test_length(self) -> None:
         self.refuse(b" " * 11, "longer than 10", max_bytes=10)
         self.refuse("ä" * 6, "longer than 10", max_bytes=10)
-        self.assertEqual(loads(b'"' + b"x" * 8 + b'"', max_bytes=10), "x" * 8)
+        for text in (b'"' + b"x" * 8 + b'"', '"xxxxxxxx"', '"' + "ä" * 4 + '"'):
+            self.assertEqual(len(loads(text, max_bytes=10)) % 4, 0)  # type: ignore[arg-type]
+        for longer in (b'"' + b"x" * 9 + b'"', '"xxxxxxxxx"', '"' + "ä" * 4 + 'x"'):
+            self.refuse(longer, "longer than 10", max_bytes=10)
 
     def test_surrogates(self) -> None:
         for text in (b'"\\ud800"', b'"\\udc00\\ud800"', b'{"\\uDbff": 1}', b'[[{"a": "\\udfff"}]]'):

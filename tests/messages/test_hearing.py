@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+from chorus.messages import hearing
 from chorus.messages.hearing import MAX_AUTHORS, Hearing, Room
 from chorus.messages.rates import NEWCOMERS, OWN, RELAYED, THROUGH_OTHERS
 from tests.support import PureTestCase
@@ -55,6 +56,41 @@ class Alone(HearingCase):
         before = self.hearing._relayed.level(RELAY, self.now)
         self.assertEqual(self.say(b"a", tokens=32), Room.AUTHOR)
         self.assertEqual(self.hearing._relayed.level(RELAY, self.now), before)
+
+
+class Limits(HearingCase):
+    """What is left to the token, and one token more."""
+
+    def room(self, author: bytes, tokens: int, *, by: bytes = RELAY) -> Room:
+        return self.hearing.room(author, by, tokens, self.now, connected=True)
+
+    def test_of_an_author(self) -> None:
+        for by, burst in ((b"a", OWN.burst), (RELAY, THROUGH_OTHERS.burst)):
+            self.assertEqual(self.room(b"a", int(burst), by=by), Room.FREE)
+            self.assertEqual(self.room(b"a", int(burst) + 1, by=by), Room.AUTHOR)
+
+    def test_of_who_passes_it_on(self) -> None:
+        for author, tokens in ((b"a", 2000), (b"b", 2000), (b"c", 990)):
+            self.hearing.take(author, RELAY, tokens, self.now, connected=True)
+        self.assertEqual((self.room(b"d", 10), self.room(b"d", 11)), (Room.FREE, Room.RELAY))
+        self.hearing.take(b"e", RELAY, 3, self.now, connected=True)
+        self.assertEqual((self.room(b"e", 4), self.room(b"e", 5)), (Room.FREE, Room.RELAY), "3 that it had, 7 left")
+
+    def test_who_was_heard_longest_ago_is_forgotten_first(self) -> None:
+        self.patch(hearing, "MAX_AUTHORS", 2)
+        for author in (b"a", b"b", b"a", b"c"):
+            self.say(author, connected=False)
+        self.assertEqual(list(self.hearing._authors), [b"a", b"c"])
+        self.assertEqual(self.hearing._newcomers.level(RELAY, self.now), NEWCOMERS.burst - 3)
+
+    def test_connected_authors_are_no_newcomers(self) -> None:
+        self.say(b"a")
+        self.assertEqual((self.hearing._authors, self.hearing._newcomers.level(RELAY, 1e9)), ({}, NEWCOMERS.burst))
+        self.hearing._newcomers.spend(RELAY, self.now, NEWCOMERS.burst)
+        self.assertEqual(self.room(b"b", 1), Room.FREE)
+        self.assertEqual(self.hearing.room(b"b", RELAY, 1, self.now, connected=False), Room.RELAY)
+        self.now += 1 / NEWCOMERS.per_second
+        self.assertEqual(self.hearing.room(b"b", RELAY, 1, self.now, connected=False), Room.FREE)
 
 
 class Shared(HearingCase):

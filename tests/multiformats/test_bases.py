@@ -26,8 +26,32 @@ class Base58Tests(PureTestCase):
     def test_round_trip(self, data: bytes) -> None:
         self.assertEqual(base58.decode(base58.encode(data)), data)
 
+    def test_the_longest_text(self) -> None:
+        self.assertEqual(base58.decode("1" * base58.MAX_TEXT), bytes(base58.MAX_TEXT))
+
 
 class MultibaseTests(PureTestCase):
+    def test_every_digit_of_every_base(self) -> None:
+        for base in multibase.BASES.values():
+            self.assertEqual(len(set(base.alphabet)), 2**base.bits if base.bits else len(base.alphabet), base.name)
+            text = base.alphabet * 8
+            self.assertEqual(multibase.encode(base.name, multibase.decode(base.prefix + text)), base.prefix + text)
+
+    def test_the_last_digits_of_base64(self) -> None:
+        for base, text in (
+            ("base64", "m+/8"),
+            ("base64url", "u-_8"),
+            ("base64pad", "M+/8="),
+            ("base64urlpad", "U-_8="),
+        ):
+            self.assertEqual(multibase.encode(base, b"\xfb\xff"), text)
+            self.assertEqual(multibase.decode(text), b"\xfb\xff")
+
+    def test_the_longest_text(self) -> None:
+        self.assertEqual(multibase.decode("9" + "0" * (multibase.MAX_TEXT - 1)), bytes(multibase.MAX_TEXT - 1))
+        with self.assertRaises(multibase.MultibaseError):
+            multibase.decode("9" + "0" * multibase.MAX_TEXT)
+
     def test_published(self) -> None:
         for name, group in vectors("multiformats.json")["multibase"].items():
             data = group["input_escaped"].encode().decode("unicode_escape").encode()
@@ -91,6 +115,19 @@ class MultihashTests(PureTestCase):
         ):
             with self.assertRaises(multihash.MultihashError, msg=text):
                 multihash.decode(bytes.fromhex(text))
+
+    def test_sha2_256(self) -> None:
+        digest = hashlib.sha256(b"x").digest()
+        self.assertEqual(multihash.decode(multihash.sha2_256(b"x")), (multihash.SHA2_256, digest))
+        longer = multihash.encode(multihash.SHA2_256, digest + b"x")
+        self.assertRaisesRegex(multihash.MultihashError, "at most 32 bytes, not 33", multihash.decode, longer)
+
+    def test_the_longest_digests(self) -> None:
+        for code, size in ((multihash.IDENTITY, multihash.MAX_DIGEST), (multihash.SHA2_256, 32), (0x13, 64), (0, 0)):
+            raw = multihash.encode(code, b"d" * size)
+            self.assertEqual(multihash.decode(raw), (code, b"d" * size))
+            for wrong in (raw + b"d", raw[:-1], multihash.encode(code, b"d" * 65)):
+                self.assertRaises(multihash.MultihashError, multihash.decode, wrong)
 
     @settings(max_examples=300, deadline=None)
     @given(st.binary(max_size=80))

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chorus.identity import Identity
+from chorus.multiformats import varint
 from chorus.multiformats.multiaddr import MAX_BYTES, MAX_PARTS, MAX_TEXT, Multiaddr, MultiaddrError
 from tests.support import PureTestCase, vectors
 
@@ -26,7 +27,70 @@ ROUND_TRIPS = (
 )
 
 
+CODES = {
+    "ip4": 4,
+    "tcp": 6,
+    "ip6": 41,
+    "ip6zone": 42,
+    "dns": 53,
+    "dns4": 54,
+    "dns6": 55,
+    "dnsaddr": 56,
+    "udp": 273,
+    "webrtc-direct": 280,
+    "webrtc": 281,
+    "p2p-circuit": 290,
+    "unix": 400,
+    "p2p": 421,
+    "onion3": 445,
+    "tls": 448,
+    "sni": 449,
+    "noise": 454,
+    "quic": 460,
+    "quic-v1": 461,
+    "webtransport": 465,
+    "certhash": 466,
+    "ws": 477,
+    "wss": 478,
+    "memory": 777,
+}
+"""The registry of multiaddr protocols (multiformats/multiaddr, protocols.csv), as far as it is known here."""
+
+VALUES = {
+    "ip4": "192.0.2.1",
+    "tcp": "1",
+    "ip6": "2001:db8::1",
+    "udp": "65535",
+    "p2p": str(PEER),
+    "onion3": f"{ONION}:65535",
+    "certhash": CERTHASH,
+} | dict.fromkeys(("ip6zone", "dns", "dns4", "dns6", "dnsaddr", "unix", "sni", "memory"), "name")
+
+
 class MultiaddrTests(PureTestCase):
+    def test_the_code_of_each_protocol(self) -> None:
+        for name, code in CODES.items():
+            address = Multiaddr.parse(f"/{name}" + (f"/{VALUES[name]}" if name in VALUES else ""))
+            self.assertEqual([part for part, _ in address.parts], [code], name)
+            self.assertEqual(Multiaddr.from_bytes(address.raw), address)
+
+    def test_paths(self) -> None:
+        """One in bytes begins with a slash and holds nothing that cannot be printed."""
+        for value in (b"", b"a", b"a/b", b"/a\nb", b"/\x1b"):
+            with self.assertRaises(MultiaddrError, msg=repr(value)):
+                Multiaddr.from_bytes(varint.encode(400) + varint.encode(len(value)) + value)
+        self.assertRaises(MultiaddrError, Multiaddr.parse, "/unix/a\nb")
+        self.assertEqual(Multiaddr.parse("/unix/a/b").parts, ((400, b"/a/b"),))
+
+    def test_the_longest(self) -> None:
+        """A name of so many bytes that with its code and its length the whole has `MAX_BYTES`."""
+        longest = "/dns/" + "a" * (MAX_BYTES - 3)
+        self.assertEqual(len(Multiaddr.from_bytes(Multiaddr.parse(longest).raw).raw), MAX_BYTES)
+        self.assertRaises(MultiaddrError, Multiaddr.parse, longest + "a")
+        raw = Multiaddr.parse(longest).raw
+        self.assertRaises(MultiaddrError, Multiaddr.from_bytes, raw + b"\xdd\x03")
+        self.assertEqual(Multiaddr.parse("/ip4/1.2.3.4/").parts, Multiaddr.parse("/ip4/1.2.3.4").parts)
+
     def test_published(self) -> None:
         for row in vectors("multiformats.json")["multiaddr"]:
             encoded = bytes.fromhex(row["hex"])

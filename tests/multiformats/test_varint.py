@@ -34,6 +34,14 @@ class VarintTests(PureTestCase):
             varint.peek(b"\x7f", 0, 126)
         self.assertEqual(varint.peek(b"\x7f", 0, 127), (127, 1))
 
+    def test_the_ends_of_a_byte(self) -> None:
+        for value, encoded in ((0, b"\x00"), (127, b"\x7f"), (128, b"\x80\x01"), (16383, b"\xff\x7f")):
+            self.assertEqual(varint.encode(value), encoded)
+            self.assertEqual(varint.peek(b"\x80" + encoded, 1), (value, 1 + len(encoded)))
+        self.assertIsNone(varint.peek(b"", 0))
+        with self.assertRaises(varint.VarintError):
+            varint.peek(b"\x80\x00")
+
     def test_encode_refuses_what_does_not_fit(self) -> None:
         for value in (-1, 2**63):
             with self.assertRaises(ValueError):

@@ -99,6 +99,10 @@ class Backoff(PureTestCase):
             (None, 60),
             (0, 60),
             (1, 1),
+            (0.5, 0.5),
+            (-1, 60),
+            (MAX_BACKOFF, MAX_BACKOFF),
+            (MAX_BACKOFF + 1, MAX_BACKOFF),
             (2**32, MAX_BACKOFF),
             (2**63, MAX_BACKOFF),
             (2**64 - 1, MAX_BACKOFF),
@@ -111,6 +115,21 @@ class Backoff(PureTestCase):
         backoffs.set("t", b"p", 50)
         self.assertEqual(backoffs.until("t", b"p"), 100)
         self.assertEqual(backoffs.until("t", b"q"), 0)
+
+    def test_soon_after_the_clock_began(self) -> None:
+        backoffs = Backoffs()
+        backoffs.set("t", b"p", 0.5)
+        self.assertEqual(backoffs.until("t", b"p"), 0.5)
+        backoffs.expire(0.4)
+        self.assertEqual(len(backoffs), 1)
+        backoffs.expire(0.5)
+        self.assertEqual(len(backoffs), 0)
+
+    def test_the_one_set_longest_ago_leaves_first(self) -> None:
+        backoffs = Backoffs(2)
+        for peer in (b"a", b"b", b"a", b"c"):
+            backoffs.set("t", peer, 100)
+        self.assertEqual([backoffs.until("t", peer) for peer in (b"a", b"b", b"c")], [100, 0, 100])
 
     def test_expire(self) -> None:
         backoffs = Backoffs()

@@ -197,6 +197,13 @@ class Activation(PureTestCase):
         made.refresh(27.0)
         self.assertLess(made.score(C), 0.0)
 
+    def test_a_stay_in_which_nothing_came_leaves_nothing(self) -> None:
+        made = self.made()
+        made.pruned(C, T, 8.0)
+        made.grafted(C, T, 9.0)
+        self.traffic(made, 5, 9.0)
+        self.assertEqual(of_topic(made, C).mesh_deliveries_wanted, 4.0)
+
     def test_a_stay_of_less_than_a_second_is_forgotten(self) -> None:
         for stay, wanted in ((2.0, 39.0), (1.9, 0.0)):
             made = self.made()
@@ -285,6 +292,39 @@ class Time(PureTestCase):
         for now, left in ((5.0 + RECORD_TTL - 0.1, 1), (5.0 + RECORD_TTL, 0)):
             made.refresh(now)
             self.assertEqual(made.records, left)
+
+
+class Views(PureTestCase):
+    def test_it_says_what_each_part_is(self) -> None:
+        topic = attrs.evolve(ASKING, mesh_time_weight=1.0, mesh_time_quantum=2.0, first_weight=1.0, invalid_weight=-1.0)
+        made = scores(A, B, C, topic=topic)
+        self.assertEqual((view(made, A).group_size, view(made, A).topics, view(made, A).connected), (0, {}, True))
+        made.grafted(A, T, 1.0)
+        for number in range(10):
+            made.arrived(B, b"%d" % number, bytes([number]), b"mark", 2.0)
+            made.accepted(B, T, bytes([number]), 2.0)
+            made.grafted(B, T, 2.0)
+            made.grafted(C, T, 2.0)
+            made.duplicate(C, T, bytes([number]), b"mark", 2.0)
+        made.invalid(A, T)
+        made.refresh(21.0)
+        part = of_topic(made, A)
+        wanted = 10 * 0.5 - 1.0
+        self.assertEqual((part.in_mesh, part.time_in_mesh, part.mesh_deliveries_wanted), (True, 20.0, wanted))
+        self.assertAlmostEqual(part.score, 10.0 - wanted**2 - part.invalid**2)
+        self.assertEqual(view(made, A).score, part.score)
+        made.pruned(A, T, 22.0)
+        self.assertEqual((of_topic(made, A).mesh_deliveries_wanted, of_topic(made, A).time_in_mesh), (0.0, 0.0))
+        self.assertEqual(of_topic(made, A).mesh_failure, wanted**2)
+        made.left(A, 23.0)
+        self.assertFalse(view(made, A).connected)
+
+    def test_outside_of_a_mesh_nothing_is_wanted(self) -> None:
+        made = scores(A, topic=ASKING)
+        made.invalid(A, T)
+        part = of_topic(made, A)
+        self.assertEqual((part.in_mesh, part.time_in_mesh, part.first_deliveries), (False, 0.0, 0.0))
+        self.assertEqual((part.mesh_deliveries, part.mesh_deliveries_wanted, part.mesh_failure), (0.0, 0.0, 0.0))
 
 
 class Faults(PureTestCase):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from chorus.identity import Identity, KeyType, PeerId, PublicKey
 from chorus.protocols.gossip_rpc import MessageError, decode_message, forward_frame, message_frame
-from chorus.protocols.gossip_sign import KEY_CACHE, SIGNING_PREFIX, Signer, Verifier
+from chorus.protocols.gossip_sign import KEY_CACHE, MAX_SIGNATURE, SIGNING_PREFIX, Signer, Verifier
 from chorus.protocols.proto import rpc_pb2 as pb
 from tests.protocols.gossip_network import identity
 from tests.support import PureTestCase, vectors
@@ -229,6 +229,13 @@ class Refused(PureTestCase):
         }
         for name, (message, reason) in rows.items():
             self.assertEqual(self.reason(message), reason, name)
+
+    def test_too_long_a_signature_is_refused_before_any_key_is_looked_at(self) -> None:
+        for size, parsed in ((MAX_SIGNATURE, 1), (MAX_SIGNATURE + 1, 0)):
+            verifier = Verifier()
+            message = decode_message(parts(signature=bytes(size)).SerializeToString())
+            self.assertRaises(MessageError, verifier.verify, message)
+            self.assertEqual(len(verifier._keys), parsed, size)
 
     def test_a_forged_key_does_not_stay_in_the_cache(self) -> None:
         verifier = Verifier(any_key=True)

@@ -31,6 +31,17 @@ class Strangers(PureTestCase):
         store.identified(ALICE, Identification(addresses=(PUBLIC,)), source=PUBLIC, now=0)
         self.assertEqual(len(store), 0)
 
+    def test_identify_of_who_is_sought_and_not_connected(self) -> None:
+        """It comes over a connection: without one there is none to believe."""
+        store = PeerStore()
+        store.seek(ALICE, until=100, now=0)
+        said = Identification(addresses=(PUBLIC,), protocols=frozenset(["/a"]))
+        store.identified(ALICE, said, source=PUBLIC, now=0)
+        self.assertEqual((store.addresses(ALICE, 0), store.protocols(ALICE), store.refused), ([], frozenset(), 1))
+        store.connected(ALICE, 0)
+        store.identified(ALICE, said, source=PUBLIC, now=0)
+        self.assertEqual((store.addresses(ALICE, 0), store.protocols(ALICE), store.refused), ([PUBLIC], {"/a"}, 1))
+
     def test_what_is_sought_is_kept_until_then(self) -> None:
         store = PeerStore()
         store.seek(ALICE, until=100, now=0)

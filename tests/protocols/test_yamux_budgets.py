@@ -3,9 +3,49 @@
 from __future__ import annotations
 
 from chorus.errors import LimitExceeded
+from chorus.protocols import yamux_budgets as budgets
 from chorus.protocols.yamux_frames import DATA, INITIAL_WINDOW, SendQueueFull, YamuxLimits
 from tests.protocols.yamux_support import Pair, frame
 from tests.support import PureTestCase
+
+
+class Stream:
+    window_size = INITIAL_WINDOW
+
+
+class Counts(PureTestCase):
+    """What is within a budget, to the byte."""
+
+    def budgets(self, **limits: int) -> budgets.Budgets:
+        self.again = 0
+
+        def read_again() -> None:
+            self.again += 1
+
+        return budgets.Budgets(YamuxLimits(**limits), read_again)
+
+    def test_half_of_the_received(self) -> None:
+        made = self.budgets(receive_budget=1000)
+        made.hold(500)
+        self.assertFalse(made.overfull)
+        made.hold(2)
+        self.assertTrue(made.overfull)
+        made.starved = True
+        made.release(1)
+        self.assertEqual((made.starved, self.again, made.held), (True, 0, 501))
+        made.release(1)
+        made.release(1)
+        self.assertEqual((made.starved, self.again, made.held), (False, 1, 499))
+
+    def test_growth(self) -> None:
+        made = self.budgets(max_receive_window=INITIAL_WINDOW + 100, growth_budget=200)
+        streams = [Stream() for _ in range(3)]
+        self.assertEqual([made.grow_window(stream) for stream in streams], [100, 100, 0])  # type: ignore[arg-type]
+        self.assertEqual(made.grow_window(streams[0]), 0, "as large as it gets")  # type: ignore[arg-type]
+        made.give_back_window(streams[2])  # type: ignore[arg-type]
+        self.assertEqual(made.grow_window(streams[2]), 0)  # type: ignore[arg-type]
+        made.give_back_window(streams[0])  # type: ignore[arg-type]
+        self.assertEqual((made.grow_window(streams[2]), made.grow_window(Stream())), (100, 0))  # type: ignore[arg-type]
 
 
 class Budgets(PureTestCase):

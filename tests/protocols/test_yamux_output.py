@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chorus.protocols.yamux_frames import INITIAL_WINDOW, PING, SYN
+from chorus.protocols.yamux_frames import DATA, INITIAL_WINDOW, PING, SYN, WINDOW_UPDATE, YamuxLimits
 from tests.protocols.yamux_support import Pair, Recorder, drain, frames
 from tests.support import PureTestCase
 
@@ -19,6 +19,24 @@ class Output(PureTestCase):
             sizes.append(sum(len(part) for part in parts))
         self.assertTrue(all(size <= limit + 12 * 4 for size in sizes), sizes)
         self.assertEqual(sum(sizes), 3 * (INITIAL_WINDOW + 12))
+
+    def test_a_frame_of_each_stream_in_turn(self) -> None:
+        pair = Pair(YamuxLimits(max_frame_body=10, max_output=40))
+        streams = [pair.open()[0] for _ in range(3)]
+        pair.dialer.output.pause()
+        for stream in streams:
+            stream.write(bytes(25))
+        streams[2].write_eof()
+        pair.dialer.output.resume()
+        drains = []
+        while parts := pair.dialer.output.data_to_send():
+            drains.append([(kind, stream_id, size) for kind, _, stream_id, size, _ in frames(b"".join(parts))])
+        a, b, c = (stream.stream_id for stream in streams)
+        turns = [(a, 10), (b, 10), (c, 10), (a, 10)], [(b, 10), (c, 10), (a, 5), (b, 5), (c, 5)]
+        self.assertEqual(
+            [[(number, size) for kind, number, size in drain if kind == DATA] for drain in drains], [*turns]
+        )
+        self.assertEqual(drains[-1][-1], (WINDOW_UPDATE, c, 0), "its FIN comes last")
 
     def test_a_slow_socket_keeps_data_in_the_streams(self) -> None:
         pair = Pair()
