@@ -8,6 +8,7 @@ from chorus.protocols.task_messages import Accept, Ack, Assign, Decline, Message
 from chorus.services import offers, owed
 from chorus.services.attempt import KEEP_OUTCOME_S
 from chorus.services.owed import Owed
+from chorus.services.placement import POLL_S
 from chorus.services.reservations import BINDING_S, LAPSED_S, MAX_LAPSED, Reservations
 from chorus.tasks import ids
 from chorus.tasks.journal import Fence
@@ -202,7 +203,8 @@ class OnePlaceTest(SharesCase):
         self.hostile.offer()
         task = self.submit()
         self.assertEqual(self.scheduler.state(task), "submitted")
-        self.world.advance(2 * BINDING_S)
+        # Nobody tells the scheduler here that the place is free: it looks again by itself.
+        self.world.advance(BINDING_S + POLL_S)
         self.assertEqual(self.scheduler.state(task), "running")
         self.worker.engine.only().finish(0)
         self.world.advance(offers.ASSIGN_S)
