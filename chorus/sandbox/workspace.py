@@ -76,7 +76,8 @@ class Box:
 def prepare(box: Box, disk_mb: int, owner: tuple[int, int] | None, *, loop: bool = True) -> Volume:
     """Make the folders and the disk. `owner`: who the task is on the host; None for this process's own user."""
     if not box.root.parent.exists():
-        volumes.make_folder(box.root.parent, 0o700)
+        # Another task may make it in the same moment; one that is there keeps its mode.
+        volumes.make_folder(box.root.parent, 0o700, exist_ok=True)
     volumes.make_folder(box.root, 0o700, exist_ok=True)
     if owner:
         os.chown(box.root, -1, owner[1])
