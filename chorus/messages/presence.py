@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import attrs
 
-from chorus.messages.fields import COUNT, FLAG, MAX_NAME, NAME, NAMES, PEER, TIME, OneOf, Text, field
+from chorus.messages.fields import COUNT, FLAG, MAX_NAME, NAME, NAMES, PEER, TIME, OneOf, Text, Word, field
 from chorus.messages.topics import COORDINATION
 
-START = Text(342, 1, written=False)
+START = Word("a record of at most 256 bytes in base64url", "[A-Za-z0-9_-]+", 342)
 """256 bytes, as in identify, in base64url."""
 STATUS = OneOf(("ready", "working", "busy"))
 

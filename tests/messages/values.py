@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from chorus.messages import PAYLOADS, Envelope
 from chorus.messages import fields as f
+from chorus.messages.presence import START
 from tests.protocols.gossip_network import identity
 
 ME = str(identity(1).peer_id)
@@ -19,6 +20,7 @@ _WORDS: dict[str, st.SearchStrategy[str]] = {
     f.PEER.pattern: st.just(ME),
     f.SHA256.pattern: st.from_regex(r"[0-9a-f]{64}", fullmatch=True),
     f.ADDRESS.pattern: st.just(ADDRESS),
+    START.pattern: st.from_regex(r"[A-Za-z0-9_-]{1,40}", fullmatch=True),
 }
 
 
