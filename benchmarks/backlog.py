@@ -52,7 +52,7 @@ def timed(node: Node, tasks: int) -> float:
 
 def resident_mb(node: Node) -> float:
     assert node.process is not None
-    status = Path(f"/proc/{node.process.pid}/status").read_text()
+    status = Path(f"/proc/{node.process.pid}/status").read_text(encoding="utf-8")
     return round(int(status.split("VmRSS:")[1].split()[0]) / 1024, 1)
 
 

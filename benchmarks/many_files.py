@@ -66,10 +66,12 @@ class Agent:
         end = time.monotonic() + START_S
         while not (self.data / "ports.json").exists():
             if time.monotonic() > end or self.process.poll() is not None:
-                raise SystemExit(f"the agent did not start: {(folder / 'agent.log').read_text()[-2000:]}")
+                raise SystemExit(
+                    f"the agent did not start: {(folder / 'agent.log').read_text(encoding='utf-8')[-2000:]}"
+                )
             time.sleep(0.1)
-        self.port = int(json.loads((self.data / "ports.json").read_text())["api"])
-        self.token = (self.data / "api-token").read_text().strip()
+        self.port = int(json.loads((self.data / "ports.json").read_text(encoding="utf-8"))["api"])
+        self.token = (self.data / "api-token").read_text(encoding="utf-8").strip()
 
     def request(self, method: str, path: str, body: bytes, kind: str) -> Any:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TASK_S)

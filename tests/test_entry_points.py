@@ -21,11 +21,12 @@ from chorus.client import api, commands, watch
 from chorus.client.errors import ClientError
 from chorus.errors import ChorusError
 from chorus.identity import Identity, PublicKey
-from chorus.protocols import blobs, gossip_rpc, identify, peers, task_messages
+from chorus.protocols import blobs, gossip_rpc, handover, identify, peers, task_messages
 from chorus.protocols.admission import Exchange
 from chorus.protocols.envelope import PeerRecord
 from chorus.protocols.gossip_sign import Verifier
 from chorus.protocols.noise import NoiseError, NoiseHandshake
+from chorus.protocols.starts import StartRecord
 from chorus.services.cluster import Membership
 from tests.protocols.test_noise import PeerWithPayload
 from tests.support import PureTestCase
@@ -49,6 +50,7 @@ PROTOBUF: dict[str, Decoder] = {
     "noise": noise_payload,
     "identity": PublicKey.from_protobuf,
     "envelope": PeerRecord.open,
+    "starts": StartRecord.open,
     "identify": lambda raw: identify.parse([raw], ALICE.peer_id),
     "gossip_rpc": gossip_rpc.decode_rpc,
     "gossip_rpc, a message": pubsub_message,
@@ -77,6 +79,7 @@ JSON: dict[str, Decoder] = {
     "strictjson": strictjson.loads,
     "messages": lambda raw: messages.decode(raw, ALICE.peer_id),
     "task_messages": task_messages.decode,
+    "handover": handover.decode,
     "task_messages, with its kind": lambda raw: task_messages.decode(b"\x00" + raw),
     "blobs, a manifest": lambda raw: blobs.Manifest.decode(raw, HASH, 2**40),
     "blobs, a request": blobs.decode_request,
@@ -202,6 +205,8 @@ class CompletenessTests(PureTestCase):
     OURS = {
         "sandbox/bubblewrap_run.py": "bubblewrap's own status",
         "sandbox/docker_box.py": "a file of this node outside its sandboxes",
+        "services/ports_file.py": "a file of this node",
+        "services/starts.py": "a file of this node",
         "services/task_store.py": "this node's database",
         "tasks/machine.py": "this node's snapshot",
         "store/rows.py": "this node's database",
@@ -215,9 +220,11 @@ class CompletenessTests(PureTestCase):
         "protocols/blobs.py",
         "protocols/envelope.py",
         "protocols/gossip_rpc.py",
+        "protocols/handover.py",
         "protocols/identify.py",
         "protocols/noise.py",
         "protocols/peers.py",
+        "protocols/starts.py",
         "protocols/task_messages.py",
         "services/cluster.py",
         "services/discovery.py",

@@ -18,7 +18,8 @@ not know are passed over; missing, mistyped and oversized ones are `HandoverErro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import attrs
@@ -42,7 +43,8 @@ MAX_EVENT = 128 * 1024
 """Bytes of an event's data: 64 KiB of output in base64, and a few words."""
 MAX_DOCUMENT = 3 * MAX_FRAME // 4
 """Bytes of a specification, or of a result."""
-MAX_ATTEMPTS = 1000
+MAX_PROGRESS = 8 * 1024
+"""Bytes of a progress event's data: twice what an agent may say, with its phase."""
 
 
 class HandoverError(PeerError):
@@ -88,7 +90,7 @@ class _Time:
 
 
 _TASK = Word("a task id", ids.PATTERN, 64)
-_STATE = OneOf(tuple(State))
+_STATE = OneOf(tuple(state for state in State if state not in {State.QUEUED, State.MOVED, State.REFUSED}))
 _FENCE = Word("a fence", r"\d{1,18}\.\d{1,18}\.\d{1,18}", 64)
 _EVENTS = OneOf(("state", "output", "progress", "note"))
 _WORD = Text(64)
@@ -157,6 +159,11 @@ class Event(Message):
     kind: str = field(_EVENTS)
     data: Mapping[str, JSON] = field(_Object(MAX_EVENT))
 
+    def check(self) -> None:
+        """Raises `HandoverError` for data that no event of this kind has: whoever shows them relies on it."""
+        if not _EVENT_DATA[self.kind](self.data):
+            raise HandoverError(f"event.data is not that of {self.kind}")
+
 
 @attrs.frozen(kw_only=True)
 class View(Message):
@@ -191,6 +198,53 @@ class Cancel(Message):
     by: str = field(NAME)
     reason: str = field(TEXT)
 
+
+def _is_state(data: Mapping[str, JSON]) -> bool:
+    texts = ("reason", "detail", "agent", "agent_id", "fence", "sandbox", "image")
+    retry = data.get("retry")
+    return (
+        data.get("state") in tuple(State)  # a tuple, since it need not be hashable
+        and _is_number(data.get("attempt", 0))
+        and all(isinstance(data[name], str) for name in texts if name in data)
+        and ("exit_code" not in data or _is_number(data["exit_code"]))
+        and (
+            retry is None or (isinstance(retry, dict) and all(_is_number(retry.get(name)) for name in ("number", "of")))
+        )
+    )
+
+
+def _is_output(data: Mapping[str, JSON]) -> bool:
+    offset = data.get("offset")
+    return (
+        data.get("stream") in ("stdout", "stderr")
+        and _is_number(offset)
+        and cast("int", offset) >= 0
+        and isinstance(data.get("text"), str) != _is_base64(data.get("base64"))
+    )
+
+
+def _is_number(value: JSON) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_base64(value: JSON) -> bool:
+    if not isinstance(value, str):
+        return False
+    try:
+        base64.b64decode(value, validate=True)
+    except ValueError:
+        return False
+    return True
+
+
+_EVENT_DATA: Mapping[str, Callable[[Mapping[str, JSON]], bool]] = {
+    "state": _is_state,
+    "output": _is_output,
+    "progress": lambda data: (
+        isinstance(data.get("phase"), str) and len(strictjson.canonical(dict(data))) <= MAX_PROGRESS
+    ),
+    "note": lambda data: isinstance(data.get("text"), str),
+}
 
 FINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED})
 """States in which a task that was handed over is over."""
@@ -227,4 +281,7 @@ def decode(payload: bytes) -> Message:
             values[member.name] = member.read(given)
         except BadEnvelope as problem:
             raise HandoverError(f"{message.TYPE}.{member.name} {problem}") from None
-    return cast("Message", cast("Any", message)(**values))
+    made = cast("Message", cast("Any", message)(**values))
+    if isinstance(made, Event):
+        made.check()
+    return made

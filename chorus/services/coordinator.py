@@ -305,9 +305,9 @@ class CoordinatorService(Service):
             await self.append(entries.cancelled(self._wall(), task_id, by, reason))
         return self.document(self._machine.get(task_id))
 
-    async def take_over(self, task_id: str, spec: object, submitter: str, handed_by: PeerId) -> None:
+    async def take_over(self, task_id: str, spec: object, submitter: str, handed_by: PeerId, most: int) -> int:
         """As `Intake.take_over`: this node becomes the scheduler of another member's task."""
-        await self._intake.take_over(task_id, spec, submitter, handed_by)
+        return await self._intake.take_over(task_id, spec, submitter, handed_by, most)
 
     def agent_id_of(self, task: TaskState) -> str | None:
         """The name of the agent that has, or had, the task."""

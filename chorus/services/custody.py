@@ -241,7 +241,7 @@ class Custody:
             self._prepares_input()
         self._progress += 1
         if not self.collecting and self._progress <= MAX_PROGRESS_EVENTS:
-            data = {key: value for key, value in message.data.items() if key != "phase"}
+            data = {key: value for key, value in message.data.items() if key not in {"phase", "source"}}
             self._desk.events.append(self.task_id, "progress", {"phase": message.phase, **data})
 
     # the lease

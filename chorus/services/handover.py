@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError, LocalError, PeerError, UserError
@@ -41,6 +41,7 @@ from chorus.services.custody import result_document
 from chorus.services.result_limits import ResultOverLimits, excess
 from chorus.services.timer import Timer
 from chorus.tasks import entries
+from chorus.tasks.deadlines import attempt_limit
 from chorus.tasks.state import TERMINAL, State, TaskState
 
 if TYPE_CHECKING:
@@ -54,8 +55,10 @@ if TYPE_CHECKING:
     from chorus.tasks.journal import Entry
     from chorus.tasks.machine import TaskMachine
 
+SEEK_S = 5.0
+"""Seconds that a member has to say whom it sees."""
 ANSWER_S = 10.0
-"""Seconds that a member has to say whom it sees, or what became of a cancellation."""
+"""Seconds that a member has to say what became of a cancellation, and to tell the end that forbade it."""
 TAKE_S = 120.0
 """Seconds that a member has to take a task: it fetches the input first."""
 ROUND_S = 2.0
@@ -68,9 +71,15 @@ RETRY_S = 1.0
 RETRY_LIMIT_S = 30.0
 """Back-off while the member that has a task cannot be reached; it doubles up to the limit."""
 DECLINED_S = 30.0
-"""Seconds for which a member that declined a task is asked for none."""
+"""Seconds for which a member that declined a task, or does not say whom it sees, is asked for none."""
+ABANDON_S = 300.0
+"""Seconds of silence of the member that has a task after which a cancellation ends the task here alone."""
+OVERTIME = 2.0
+"""How many times as long as an attempt may take at most it may take there: that member has deadlines of its own."""
 MAX_COPIED_NOTES = 16 * 1024 * 1024
 """Bytes of a task's history that are copied beside its output; a member that tells more is followed, not copied."""
+MAX_INPUT_BYTES = 1024**3
+"""An input that size is allowed for in a deadline: its real one is known where it lies."""
 PAGE = 64
 """Events read at once when looking for where the copy of a history ends."""
 
@@ -154,23 +163,28 @@ class Handover(Service):
             self._log.failure("handing tasks over broke", failure=failure)
 
     async def _hand_over_stranded(self) -> None:
-        machine = self._context.machine
-        for task_id, agents in self._context.stranded():
-            if task_id in machine and machine.get(task_id).state is State.SUBMITTED:
-                await self.hand_over(machine.get(task_id), agents)
+        """Ask members once which of the agents that are wanted are connected to them, all at the same time; each task
+        goes to the first that sees one of its own."""
+        stranded = list(self._context.stranded())
+        wanted = tuple(dict.fromkeys(agent for _, agents in stranded for agent in agents))[:MAX_AGENTS]
+        if not wanted:
+            return
+        members = self._members()
+        seen = await gatherResults([Deferred.fromCoroutine(self._seen_by(peer, wanted)) for peer in members])
+        for task_id, agents in stranded:
+            peer = next((peer for peer, those in zip(members, seen, strict=True) if those.intersection(agents)), None)
+            if peer is not None:
+                await self._hand_over(task_id, peer)
 
-    async def hand_over(self, task: TaskState, agents: Sequence[str]) -> bool:
-        """Ask members whether one of `agents` is connected to them; the first gets the task. False when none does, or
-        the task was handed to this node itself."""
-        if not self.running or task.handed_by is not None:
-            return False
-        for peer in self._members():
-            if await self._sees(peer, agents):
-                await self._context.append(entries.moved(self._context.wall(), task.id, str(peer)))
-                self._log.info("{task} is handed to {peer}", event="task.handed_over", task=task.id, peer=peer)
-                self._follow(task.id)
-                return True
-        return False
+    async def _hand_over(self, task_id: str, peer: PeerId) -> None:
+        machine = self._context.machine
+        task = machine.get(task_id) if task_id in machine else None
+        # A task that was handed to this node is not handed on.
+        if not self.running or task is None or task.state is not State.SUBMITTED or task.handed_by is not None:
+            return
+        await self._context.append(entries.moved(self._context.wall(), task_id, str(peer)))
+        self._log.info("{task} is handed to {peer}", event="task.handed_over", task=task_id, peer=peer)
+        self._follow(task_id)
 
     def _members(self) -> list[PeerId]:
         """Members to ask in this round, beginning after the one that was asked last."""
@@ -188,14 +202,17 @@ class Handover(Service):
         self._asked = found[-1] if found else None
         return found
 
-    async def _sees(self, peer: PeerId, agents: Sequence[str]) -> bool:
-        asked = tuple(each for each in agents if each != str(peer))[:MAX_AGENTS]
+    async def _seen_by(self, peer: PeerId, agents: Sequence[str]) -> frozenset[str]:
         try:
-            answer = await self._ask(peer, Seek(asked), ANSWER_S)
+            answer = await self._ask(peer, Seek(tuple(agents)), SEEK_S)
         except ChorusError as error:
             self._log.debug("{peer} does not say whom it sees: {error}", peer=peer, error=error)
-            return False
-        return isinstance(answer, Seen) and not set(answer.agents).isdisjoint(asked)
+            self._rest(peer)
+            return frozenset()
+        return frozenset(answer.agents) if isinstance(answer, Seen) else frozenset()
+
+    def _rest(self, peer: PeerId) -> None:
+        self._declined[peer] = self._context.clock.seconds() + DECLINED_S
 
     async def _ask(self, peer: PeerId, question: Message, limit_s: float) -> Message:
         io = StreamIO(await self._context.host.open_stream(peer, [PROTOCOL]), self._context.clock, timeout=limit_s)
@@ -215,7 +232,7 @@ class Handover(Service):
     def _over(self, following: _Following, *, declined: bool) -> None:
         self._following.pop(following.task_id, None)
         if declined:
-            self._declined[following.peer] = self._context.clock.seconds() + DECLINED_S
+            self._rest(following.peer)
 
     def seen(self, task: TaskState) -> TaskState:
         """The task as the member that has it told it last."""
@@ -225,16 +242,33 @@ class Handover(Service):
         return overlaid(task, following.view)
 
     async def cancel(self, task: TaskState, by: str, reason: str) -> None:
-        """Have the member that has it cancel it. Raises `SchedulerAway` or `NotCancelled`."""
-        peer = PeerId.parse(task.scheduler or "")
+        """Have the member that has it cancel it. Raises `SchedulerAway` while that member may only be cut off, and
+        `NotCancelled` for a task that has ended there; a member that does neither answer nor tell an end loses it."""
+        peer, following = PeerId.parse(task.scheduler or ""), self._following.get(task.id)
         try:
             answer = await self._ask(peer, Cancel(task.id, by, reason), ANSWER_S)
         except (PeerError, StreamClosed) as error:
-            raise SchedulerAway(f"{peer}, which schedules this task, does not answer: {error}; try again") from None
-        if isinstance(answer, Declined):
-            raise NotCancelled(answer.detail or answer.reason)
-        if isinstance(answer, View) and (following := self._following.get(task.id)) is not None:
-            following.view = answer
+            if following is not None and following.silent_s < ABANDON_S:
+                raise SchedulerAway(f"{peer}, which schedules this task, does not answer: {error}; try again") from None
+            await self._end_here(task.id, by, reason, f"{peer}, which had it, does not answer")
+            return
+        if isinstance(answer, View) and following is not None:
+            following.saw(answer)
+        elif isinstance(answer, Declined):
+            if following is not None:
+                # It may have ended there, and its end be on its way.
+                await following.when_over().addTimeout(ANSWER_S, self._context.clock, lambda *_: None)
+            if self._context.machine.get(task.id).terminal:
+                raise NotCancelled(answer.detail or answer.reason)
+            await self._end_here(task.id, by, reason, f"{peer}, which had it, would not")
+
+    async def _end_here(self, task_id: str, by: str, reason: str, why: str) -> None:
+        """The task is over for this node, whatever that member makes of it."""
+        detail = f"cancelled by {by}" + (f": {reason}" if reason else "") + f"; {why}"
+        end = {"reason": "cancelled", "detail": detail}
+        await self._context.append(entries.settled(self._context.wall(), task_id, State.CANCELLED, **end))
+        if (following := self._following.pop(task_id, None)) is not None:
+            following.stop()
 
 
 class _Following:
@@ -254,7 +288,45 @@ class _Following:
         self._rounds = 0
         self._io: StreamIO | None = None
         self._stopped = False
+        self._heard_at = context.clock.seconds()
+        self._attempt = 0
         self._timer = Timer(context.clock, self.begin)
+        self._deadline = Timer(context.clock, self._overdue)
+        self._waiting: list[Deferred[None]] = []
+
+    def when_over(self) -> Deferred[None]:
+        """Fires when this is followed no more."""
+        waiting: Deferred[None] = Deferred()
+        self._waiting.append(waiting)
+        return waiting
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since that member last said anything of the task."""
+        return self._context.clock.seconds() - self._heard_at
+
+    def saw(self, view: View) -> None:
+        """That member told where the task is. Raises `PeerError` for a result that is none. An attempt that begins may
+        take so long, and no longer."""
+        if view.result is not None:
+            spec = self._context.machine.get(self.task_id).spec
+            view = attrs.evolve(view, result=checked_result(view.result, spec))
+        self.view = view
+        if view.state not in {State.ASSIGNED, State.PREPARING, State.RUNNING}:
+            self._deadline.cancel()
+        elif view.attempt > self._attempt or not self._deadline.armed:
+            self._attempt = max(view.attempt, self._attempt)
+            task = self._context.machine.get(self.task_id)
+            self._deadline.arm(OVERTIME * attempt_limit(task.spec, MAX_INPUT_BYTES))
+
+    def _overdue(self) -> None:
+        detail = f"{self.peer}, which it was handed to, did not end it within its time limit with all margins"
+        Deferred.fromCoroutine(self._fail(detail)).addErrback(self._broken)
+
+    async def _fail(self, detail: str) -> None:
+        end = {"reason": "lease_lost", "detail": detail}
+        await self._context.append(entries.settled(self._context.wall(), self.task_id, State.FAILED, **end))
+        self._ended(declined=False)
 
     def begin(self) -> None:
         if self._io is None and not self._stopped:
@@ -267,6 +339,11 @@ class _Following:
     def stop(self) -> None:
         self._stopped = True
         self._timer.cancel()
+        self._deadline.cancel()
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            if not each.called:
+                each.callback(None)
         if self._io is not None:
             self._io.reset(StreamClosed("this node stops"))
 
@@ -313,7 +390,8 @@ class _Following:
                 await self._heard(decode(await io.read_delimited(MAX_FRAME, timeout=math.inf)))
         finally:
             io.close()
-        await self._settle(self.view)
+        if not self._stopped:
+            await self._settle(self.view)
         return False
 
     def _take(self) -> Take:
@@ -326,16 +404,18 @@ class _Following:
         now = self._context.wall()
         if self._known:
             detail = f"{self.peer}, which it was handed to, does not know it any more: {answer.detail}"
-            end = {"reason": "lease_lost", "detail": detail}
-            await self._context.append(entries.settled(now, self.task_id, State.FAILED, **end))
+            await self._context.append(
+                entries.settled(now, self.task_id, State.FAILED, reason="lease_lost", detail=detail)
+            )
             return False
         detail = answer.detail or answer.reason
         await self._context.append(entries.returned(now, self.task_id, f"{self.peer} does not take it: {detail}"))
         return True
 
     async def _heard(self, message: Message) -> None:
+        self._heard_at = self._context.clock.seconds()
         if isinstance(message, View):
-            self.view = message
+            self.saw(message)
         elif isinstance(message, Event):
             await self._copy(message)
         else:
@@ -349,11 +429,12 @@ class _Following:
         if event.kind == "state" and event.data.get("state") in TERMINAL:
             # Told by this node's own journal, once the end is in it.
             return
-        self._budget -= len(encode(event))
+        size = len(encode(event))
+        self._budget -= size
         if self._budget < 0:
             return
         events = self._context.events
-        events.append(self.task_id, event.kind, {**event.data, "source": event.id})
+        events.append(self.task_id, event.kind, {**event.data, "source": event.id}, size)
         if events.congested:
             relieved: Deferred[None] = Deferred()
             events.when_relieved(lambda: relieved.callback(None))
@@ -365,15 +446,7 @@ class _Following:
             for name, value in attrs.asdict(view, recurse=False).items()
             if name in _END and value is not None
         }
-        state = State(view.state)
-        try:
-            if view.result is not None:
-                end["result"] = checked_result(view.result, self._context.machine.get(self.task_id).spec)
-        except PeerError as error:
-            self._log.warn("{peer} tells a result of {task} that is none", peer=self.peer, task=self.task_id)
-            state = State.FAILED
-            end = {"reason": "lease_lost", "detail": f"{self.peer} tells a result that is none: {error}"}
-        await self._context.append(entries.settled(self._context.wall(), self.task_id, state, **end))
+        await self._context.append(entries.settled(self._context.wall(), self.task_id, view.state, **end))
 
 
 _END = ("reason", "detail", "attempt", "agent", "sandbox", "image", "started_at", "result")

@@ -6,10 +6,11 @@ Only the member that handed a task over hears of it here, or has it cancelled.
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
@@ -55,8 +56,13 @@ MAX_STREAMS_PER_PEER = 160
 """Conversations of one member: one for each task that it handed over, and questions beside them."""
 MAX_TAKEN_PER_PEER = 128
 """Unfinished tasks that one member may have handed to this node."""
+MAX_TAKEN_PER_DAY = 2000
+MAX_INPUT_PER_DAY = 4 * 1024**3
+"""Tasks, and bytes of inputs, that this node takes of one member in a day: both are kept as long as its own."""
 MAX_WAITING = 128
+MAX_WAITING_BYTES = 256 * 1024
 """Events waiting for a member that reads slowly; the rest stay in the store meanwhile."""
+DAY_S = 86400.0
 
 
 class TakenTasks(Protocol):
@@ -68,8 +74,9 @@ class TakenTasks(Protocol):
     @property
     def is_up(self) -> bool: ...
 
-    async def take_over(self, task_id: str, spec: object, submitter: str, handed_by: PeerId) -> None:
-        """Durable when it returns. Raises what keeps this node from being the task's scheduler."""
+    async def take_over(self, task_id: str, spec: object, submitter: str, handed_by: PeerId, most: int) -> int:
+        """Durable when it returns the bytes of the input that was fetched, at most `most`. Raises what keeps this node
+        from being the task's scheduler."""
 
     def cancel(self, task_id: str, by: str, reason: str) -> Deferred[Any]: ...
 
@@ -78,6 +85,26 @@ class TakenTasks(Protocol):
     ) -> Deferred[Subscription]: ...
 
     def agent_id_of(self, task: TaskState) -> str | None: ...
+
+
+@attrs.define
+class _Day:
+    """What was taken of one member since a time."""
+
+    since: float = float("-inf")
+    tasks: int = 0
+    input_bytes: int = 0
+
+    def is_over(self, now: float) -> bool:
+        return now - self.since >= DAY_S
+
+    def begin(self, now: float) -> None:
+        if self.is_over(now):
+            self.since, self.tasks, self.input_bytes = now, 0, 0
+
+    @property
+    def full(self) -> bool:
+        return self.tasks >= MAX_TAKEN_PER_DAY or self.input_bytes >= MAX_INPUT_PER_DAY
 
 
 class HandoverServing:
@@ -93,6 +120,10 @@ class HandoverServing:
         self._agents = agents
         self._clock = clock
         self._streams: set[StreamIO] = set()
+        self._telling: dict[str, StreamIO] = {}
+        """The conversation in which each task is told: a member that asks again has lost the one before."""
+        self._taking: Counter[PeerId] = Counter()
+        self._taken: dict[PeerId, _Day] = {}
         self.refused_peers = 0
 
     def start(self) -> None:
@@ -141,15 +172,34 @@ class HandoverServing:
     async def _take(self, io: StreamIO, peer: PeerId, take: Take) -> None:
         declined = self._hindrance(peer, take)
         if declined is None and take.task not in self._tasks.machine:
-            try:
-                await self._tasks.take_over(take.task, take.spec, take.submitter, peer)
-            except ChorusError as error:
-                declined = Declined(error.code[:64], str(error)[:1000])
+            declined = await self._take_over(peer, take)
         if declined is not None:
             await self._say(io, declined)
             return
-        await self._say(io, Taken())
-        await _Telling(io, self._tasks, take.task).run(take.after)
+        if (before := self._telling.get(take.task)) is not None:
+            before.reset(StreamClosed("this task is told in another conversation"))
+        self._telling[take.task] = io
+        try:
+            await self._say(io, Taken())
+            await _Telling(io, self._tasks, take.task).run(take.after)
+        finally:
+            if self._telling.get(take.task) is io:
+                del self._telling[take.task]
+
+    async def _take_over(self, peer: PeerId, take: Take) -> Declined | None:
+        day = self._taken.setdefault(peer, _Day())
+        day.begin(self._clock.seconds())
+        # Counted from here on: what it waits for must not let others pass.
+        self._taking[peer] += 1
+        day.tasks += 1
+        try:
+            most = MAX_INPUT_PER_DAY - day.input_bytes
+            day.input_bytes += await self._tasks.take_over(take.task, take.spec, take.submitter, peer, most)
+        except ChorusError as error:
+            return Declined(error.code[:64], str(error)[:1000])
+        finally:
+            self._taking[peer] -= 1
+        return None
 
     def _hindrance(self, peer: PeerId, take: Take) -> Declined | None:
         machine = self._tasks.machine
@@ -158,9 +208,12 @@ class HandoverServing:
             return None if ours else Declined("unknown_task", "no task of yours has this id here")
         if take.known:
             return Declined("unknown_task", "this node does not know it (any more)")
-        count = sum(task.handed_by == str(peer) for task in machine.unfinished())
+        count = self._taking[peer] + sum(task.handed_by == str(peer) for task in machine.unfinished())
         if count >= MAX_TAKEN_PER_PEER:
             return Declined("full", f"{count} tasks of yours are here already")
+        day = self._taken.get(peer)
+        if day is not None and day.is_over(self._clock.seconds()) is False and day.full:
+            return Declined("full", "this node has taken enough of yours for a day")
         return None
 
     async def _cancel(self, io: StreamIO, peer: PeerId, cancel: Cancel) -> None:
@@ -183,7 +236,8 @@ class _Telling:
         self._io = io
         self._tasks = tasks
         self._task_id = task_id
-        self._waiting: deque[Event] = deque()
+        self._waiting: deque[tuple[Event, int]] = deque()
+        self._waiting_bytes = 0
         self._subscription: Subscription | None = None
         self._paused = False
         self._over = False
@@ -194,6 +248,7 @@ class _Telling:
         """Until the task is over and told, or the member is gone."""
         Deferred.fromCoroutine(self._io.closed(timeout=math.inf)).addBoth(self._lost)
         self._subscription = await self._tasks.watch(self._task_id, after, self._deliver, self._ended)
+        self._pause_when_full()
         try:
             await self._tell_state()
             while not self._gone:
@@ -209,7 +264,8 @@ class _Telling:
 
     async def _tell_events(self) -> None:
         while self._waiting:
-            event = self._waiting.popleft()
+            event, size = self._waiting.popleft()
+            self._waiting_bytes -= size
             await self._io.write_delimited(encode(event))
             if event.kind == "state" and event.data.get("state") not in FINAL:
                 await self._tell_state()
@@ -225,11 +281,18 @@ class _Telling:
         await self._io.write_delimited(encode(view))
 
     def _deliver(self, event: TaskEvent) -> None:
-        self._waiting.append(Event(event.id, event.type, event.data))
-        if len(self._waiting) >= MAX_WAITING and not self._paused and self._subscription is not None:
+        told = Event(event.id, event.type, event.data)
+        size = len(encode(told))
+        self._waiting.append((told, size))
+        self._waiting_bytes += size
+        self._pause_when_full()
+        self._stir()
+
+    def _pause_when_full(self) -> None:
+        full = len(self._waiting) >= MAX_WAITING or self._waiting_bytes >= MAX_WAITING_BYTES
+        if full and not self._paused and self._subscription is not None:
             self._paused = True
             self._subscription.pause()
-        self._stir()
 
     def _ended(self) -> None:
         self._over = True

@@ -39,8 +39,7 @@ MAX_SPEC = MAX_FRAME - 16 * 1024
 NOT_CLONED = "the repository is not cloned yet: its name only tells the language; give the sources as input"
 """What a task that names one hears."""
 
-MAX_INPUT = 2**40
-"""Bytes of an input that is fetched with a task; the node's own limit on blobs is lower."""
+MIB = 1024 * 1024
 
 SUBMIT = "task.submit"
 """The action that `Roles` is asked about."""
@@ -145,17 +144,22 @@ class Intake:
             self._events.append(entry.subject, "note", {"text": NOT_CLONED})
         return entry.subject
 
-    async def take_over(self, task_id: str, body: object, submitter: str, handed_by: PeerId) -> None:
-        """Make a task of another member this node's, under its id and with its input. Raises what `submit` raises, and
-        what keeps the input from being fetched from `handed_by`."""
+    async def take_over(self, task_id: str, body: object, submitter: str, handed_by: PeerId, most: int) -> int:
+        """Make a task of another member this node's, under its id and with its input, of at most `most` bytes and no
+        more than the task's disk holds. The bytes that were fetched. Raises what `submit` raises, and what keeps the
+        input from being fetched from `handed_by`."""
         if not self._roles.may(str(handed_by), SUBMIT):
             raise Forbidden(f"{handed_by} may not submit tasks")
         spec = without_secrets(TaskSpec.parse(body, self._settings.policy), self._redactor)
         if (hindered := self._hindrance()) is not None:
             raise NoRoom(f"this node takes no new tasks: {hindered[1]}")
         with self._named.claim(() if spec.input is None else (spec.input.digest,)):
+            fetched = 0
             if spec.input is not None and await self._blobs.stat(spec.input.digest) is None:
-                await self._blobs.fetch(spec.input.digest, MAX_INPUT, [handed_by])
+                most = max(0, min(most, spec.limits.disk_mb * MIB))
+                await self._blobs.fetch(spec.input.digest, most, [handed_by])
+                size = ((await self._blobs.stat(spec.input.digest)) or {}).get("size")
+                fetched = size if isinstance(size, int) else 0
             entry = entries.submitted(
                 self._wall(),
                 task_id,
@@ -167,6 +171,7 @@ class Intake:
             await self._append(entry)
         self._counters.submitted += 1
         self._log.info("{task} is taken over from {peer}", event="task.taken_over", task=task_id, peer=handed_by)
+        return fetched
 
     def _entry(self, spec: TaskSpec, submitter: str, idempotency: tuple[str, str] | None) -> Entry:
         now = self._wall()

@@ -55,6 +55,8 @@ class NewEvent:
     type: str
     time: float
     data: Document
+    size: int = 0
+    """Bytes of `data`, where they are many."""
 
 
 class EventStore(Protocol):
@@ -110,10 +112,11 @@ class TaskEvents:
 
     # writing
 
-    def append(self, task_id: str, kind: str, data: Document) -> None:
-        """Queue an event; output of the task that waits for the rest of a character goes first."""
+    def append(self, task_id: str, kind: str, data: Document, size: int = 0) -> None:
+        """Queue an event; output of the task that waits for the rest of a character goes first. `size` is given where
+        others decide how large `data` is: it counts for `congested`."""
         self._release_tails(task_id)
-        self._queue(task_id, NewEvent(task_id, kind, self._wall(), data))
+        self._queue(task_id, NewEvent(task_id, kind, self._wall(), data, size))
 
     def append_output(self, task_id: str, stream: StreamName, offset: int, data: bytes) -> None:
         """Queue output. A character of UTF-8 that is cut at the end waits for its rest."""
@@ -190,8 +193,7 @@ class TaskEvents:
     def _queue(self, task_id: str, event: NewEvent | _Output) -> None:
         self._pending.append(event)
         self._pending_of[task_id] = self._pending_of.get(task_id, 0) + 1
-        if isinstance(event, _Output):
-            self._pending_bytes += len(event.data)
+        self._pending_bytes += len(event.data) if isinstance(event, _Output) else event.size
         if not self._writing:
             self._writing = True
             self._clock.callLater(0, self._write)
@@ -234,7 +236,7 @@ class TaskEvents:
         size = 0
         for item in self._pending:
             batch.append(item)
-            size += len(item.data) if isinstance(item, _Output) else 256
+            size += len(item.data) if isinstance(item, _Output) else item.size + 256
             if len(batch) >= MAX_BATCH or size >= MAX_BATCH_BYTES:
                 break
         if len(batch) == len(self._pending) and isinstance(last := batch[-1], _Output):
@@ -264,6 +266,8 @@ class TaskEvents:
                 queued.offset += len(written.data)
                 queued.data = queued.data[len(written.data) :]
                 return
+        elif isinstance(queued, NewEvent):
+            self._pending_bytes -= queued.size
         self._pending.popleft()
         left = self._pending_of[written.task_id] - 1
         if left:

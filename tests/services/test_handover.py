@@ -7,11 +7,36 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from chorus.errors import PeerError
-from chorus.protocols.handover import PROTOCOL, Cancel, Declined, Seek, Take, View, decode, encode
+from chorus.protocols.handover import (
+    PROTOCOL,
+    Cancel,
+    Declined,
+    Event,
+    HandoverError,
+    Seek,
+    Seen,
+    Take,
+    Taken,
+    View,
+    decode,
+    encode,
+)
 from chorus.protocols.streamio import StreamIO
-from chorus.services.handover import NotCancelled, SchedulerAway, checked_result
+from chorus.services import handover_serving
+from chorus.services.handover import (
+    ABANDON_S,
+    ANSWER_S,
+    MAX_INPUT_BYTES,
+    OVERTIME,
+    ROUND_S,
+    SEEK_S,
+    NotCancelled,
+    SchedulerAway,
+    checked_result,
+)
 from chorus.services.handover_serving import MAX_TAKEN_PER_PEER
 from chorus.tasks import ids
+from chorus.tasks.deadlines import attempt_limit
 from chorus.tasks.errors import TaskFinished
 from tests.services.task_kit import Node, World
 from tests.support import PureTestCase
@@ -135,8 +160,10 @@ class HandedOver(Case):
         self.six.engine.only().finish(0)
         self.over(1)
         self.world.heal(self.five, self.middle)
-        refused = self.five.refused(self.five.coordinator.cancel(task, "api", "enough"))
-        self.assertIsInstance(refused, NotCancelled | TaskFinished)
+        cancelling = self.five.coordinator.cancel(task, "api", "enough")
+        self.over(2)
+        self.assertIsInstance(self.failureResultOf(cancelling).value, NotCancelled | TaskFinished)
+        self.assertEqual(self.five.state(task), "completed")
 
     def test_kill_9_of_either_member_at_any_time_runs_it_once(self) -> None:
         for number, victim in enumerate((self.five, self.middle, self.five, self.middle)):
@@ -188,9 +215,8 @@ class HandedOver(Case):
         task = self.submit()
         (following,) = self.five.handover._following.values()
         end = View(state="completed", attempt=1, updated_at=1.0, reason="exit", result={"artifacts": "none"})
-        self.five.wait(Deferred.fromCoroutine(following._settle(end)))
-        document = self.five.show(task)
-        self.assertEqual((document["state"], document["reason"], document["artifacts"]), ("failed", "lease_lost", []))
+        self.assertRaises(PeerError, following.saw, end)
+        self.assertEqual(self.five.state(task), "running")
 
     def test_it_is_not_handed_on(self) -> None:
         self.world.cut(self.middle, self.six)
@@ -202,6 +228,115 @@ class HandedOver(Case):
         self.assertEqual(self.five.state(task), "submitted")
         self.assertNotIn(task, self.middle.machine)
         self.assertNotIn(task, seven.machine)
+
+
+class BadScheduler(Case):
+    """The member that took the task is hostile, or broken."""
+
+    def take_only(self) -> str:
+        """`middle` takes the task, tells what a test sends by `say`, and nothing of its own."""
+        self.said: list[StreamIO] = []
+
+        def opened(stream: Any) -> None:
+            io = StreamIO(stream, self.world.clock)
+            Deferred.fromCoroutine(self.answer(io)).addErrback(lambda _: None)
+
+        self.middle.host.protocols_served[PROTOCOL] = opened
+        return self.submit()
+
+    async def answer(self, io: StreamIO) -> None:
+        question = decode(await io.read_delimited(1 << 21))
+        if isinstance(question, Seek):
+            await io.write_delimited(encode(Seen(question.agents)))
+        elif isinstance(question, Take):
+            await io.write_delimited(encode(Taken()))
+            self.said.append(io)
+        else:
+            await io.write_delimited(encode(Declined("no", "I will not")))
+
+    def say(self, message: Any) -> None:
+        self.five.wait(Deferred.fromCoroutine(self.said[-1].write_delimited(encode(message))))
+        self.world.settle()
+
+    def view(self, state: str, **fields: Any) -> View:
+        return View(state=state, attempt=1, updated_at=1.0, **fields)
+
+    def test_an_attempt_that_never_ends_is_lost(self) -> None:
+        task = self.take_only()
+        self.say(self.view("running", agent=str(self.six.peer)))
+        self.assertEqual(self.five.state(task), "running")
+        spec = self.five.machine.get(task).spec
+        self.over(OVERTIME * attempt_limit(spec, MAX_INPUT_BYTES) + 2)
+        document = self.five.show(task)
+        self.assertEqual((document["state"], document["reason"]), ("failed", "lease_lost"))
+        self.assertIn("did not end it within its time limit", document["detail"])
+
+    def test_a_task_that_waits_there_is_not_overdue(self) -> None:
+        task = self.take_only()
+        self.say(self.view("running"))
+        self.say(self.view("submitted"))
+        self.over(OVERTIME * attempt_limit(self.five.machine.get(task).spec, MAX_INPUT_BYTES) + 2)
+        self.assertEqual(self.five.state(task), "submitted")
+
+    def test_a_member_that_will_not_cancel_loses_the_task(self) -> None:
+        task = self.take_only()
+        cancelling = self.five.coordinator.cancel(task, "api", "enough")
+        self.over(ANSWER_S + 1)
+        self.successResultOf(cancelling)
+        document = self.five.show(task)
+        self.assertEqual(document["state"], "cancelled")
+        self.assertIn("would not", document["detail"])
+        self.assertEqual(self.five.handover._following, {})
+
+    def test_a_member_that_is_long_silent_loses_the_task_when_it_is_cancelled(self) -> None:
+        task = self.submit()
+        self.world.cut(self.five, self.middle)
+        self.over(1)
+        self.assertIsInstance(self.five.refused(self.five.coordinator.cancel(task, "api", "enough")), SchedulerAway)
+        self.over(ABANDON_S)
+        self.five.cancel(task)
+        self.assertIn("does not answer", self.five.show(task)["detail"])
+
+    def test_what_it_tells_must_be_what_views_show(self) -> None:
+        for message in (
+            Event(1, "output", {"offset": 0, "text": "x"}),
+            Event(1, "output", {"stream": [], "offset": 0, "text": "x"}),
+            Event(1, "output", {"stream": "stdout", "offset": -1, "text": "x"}),
+            Event(1, "output", {"stream": "stdout", "offset": 0}),
+            Event(1, "output", {"stream": "stdout", "offset": 0, "base64": "*"}),
+            Event(1, "output", {"stream": "stdout", "offset": 0, "text": "x", "base64": "eA=="}),
+            Event(1, "state", {"state": [1]}),
+            Event(1, "state", {"state": "running", "attempt": "1"}),
+            Event(1, "state", {"state": "running", "agent": {}}),
+            Event(1, "state", {"state": "submitted", "retry": {"number": 1}}),
+            Event(1, "progress", {"phase": 1}),
+            Event(1, "progress", {"phase": "x", "more": "y" * 10_000}),
+            Event(1, "note", {}),
+        ):
+            self.assertRaises(HandoverError, decode, encode(message))
+        for state in ("moved", "queued", "refused"):
+            self.assertRaises(HandoverError, decode, encode(self.view(state)))
+
+    def test_copies_wait_for_the_disk(self) -> None:
+        self.take_only()
+        self.five.store.slow = True
+        for number in range(1, 80):
+            self.say(Event(number, "progress", {"phase": "x", "more": "y" * 4000}))
+        held = self.five.events._pending_bytes
+        self.assertGreater(held, 79 * 4000)
+        self.five.store.slow = False
+        self.five.store.release()
+        self.world.settle()
+        self.assertEqual(self.five.events._pending_bytes, 0)
+
+    def test_silence_about_whom_it_sees_delays_nobody_else(self) -> None:
+        silent = self.world.node("silent")
+        silent.host.protocols_served[PROTOCOL] = lambda stream: StreamIO(stream, self.world.clock)
+        tasks = [self.five.submit("true", **SIX) for _ in range(5)]
+        # Four of a kind in a round.
+        self.over(2 * ROUND_S + SEEK_S + 1)
+        for task in tasks:
+            self.assertIn(task, self.middle.machine)
 
 
 class Strangers(Case):
@@ -251,3 +386,47 @@ class Strangers(Case):
         answer = self.ask(self.five, Take(ids.make(9.0, bytes), {"commands": ["true"]}, "me", 0, False))
         self.assertEqual((type(answer), answer.reason), (Declined, "full"))
         self.assertEqual(len(self.middle.machine.unfinished()), MAX_TAKEN_PER_PEER)
+
+    def take(self, number: int, **spec: Any) -> Any:
+        return self.ask(self.five, Take(ids.make(10.0 + number, bytes), {"commands": ["true"], **spec}, "me", 0, False))
+
+    def test_what_is_taken_at_the_same_time_counts(self) -> None:
+        self.patch(handover_serving, "MAX_TAKEN_PER_PEER", 2)
+        self.middle.blobs.hold = Deferred()
+        blob = {"input": {"sha256": self.five.blobs.put(b"x")}}
+        asked = [Deferred.fromCoroutine(self.talk(self.five, number, blob)) for number in range(4)]
+        self.world.settle()
+        refused = [self.successResultOf(each).reason for each in asked if each.called]
+        self.assertEqual(refused, ["full", "full"])
+        self.middle.blobs.hold.callback(None)
+        self.world.settle()
+        self.assertEqual([type(self.successResultOf(each)) for each in asked].count(Taken), 2)
+
+    async def talk(self, node: Node, number: int, spec: Any) -> Any:
+        io = StreamIO(await node.host.open_stream(self.middle.peer, [PROTOCOL]), self.world.clock)
+        question = Take(ids.make(10.0 + number, bytes), {"commands": ["true"], **spec}, "me", 0, False)
+        await io.write_delimited(encode(question))
+        return decode(await io.read_delimited(1 << 21))
+
+    def test_so_many_and_so_much_are_taken_in_a_day_ended_or_not(self) -> None:
+        self.patch(handover_serving, "MAX_TAKEN_PER_DAY", 3)
+        for number in range(3):
+            self.assertIsInstance(self.take(number, **SIX), Taken)
+            self.ask(self.five, Cancel(ids.make(10.0 + number, bytes), "me", ""))
+        self.assertEqual(self.take(3).reason, "full")
+        self.over(handover_serving.DAY_S)
+        self.assertIsInstance(self.take(4, **SIX), Taken)
+
+    def test_inputs_count_by_their_bytes(self) -> None:
+        self.patch(handover_serving, "MAX_INPUT_PER_DAY", 10)
+        for number, data in enumerate((b"123456", b"abcdef")):
+            self.assertIsInstance(self.take(number, input={"sha256": self.five.blobs.put(data)}, **SIX), Taken)
+        self.assertEqual(self.take(2, **SIX).reason, "full")
+
+    def test_a_task_is_told_in_one_conversation(self) -> None:
+        task = self.submit()
+        spec = dict(self.middle.machine.get(task).spec)
+        for _ in range(5):
+            self.assertIsInstance(self.ask(self.five, Take(task, spec, "me", 0, True)), Taken)
+            self.over(2)
+        self.assertLessEqual(len(self.middle.handover_serving._streams), 1)
