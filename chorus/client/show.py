@@ -90,9 +90,14 @@ def _fitting(columns: Sequence[str], widths: Sequence[int], width: int, spare: S
     return None
 
 
+COMMAND = ("command", "")
+"""Names of the rows that show commands: of the first, and of those after it."""
+
+
 def facts(rows: Sequence[tuple[str, object]]) -> None:
-    """Names and values; values that are None or empty are left out. Further lines of a value stand under its first."""
-    kept = [(name, visible(str(value), lines=True)) for name, value in rows if value not in (None, "", [])]
+    """Names and values; values that are None or empty are left out. Only a command has lines, which stand under its
+    first; whatever else holds a line's end is a name that somebody made so."""
+    kept = [(name, visible(str(value), lines=name in COMMAND)) for name, value in rows if value not in (None, "", [])]
     width = max(len(name) for name, _ in kept)
     for name, value in kept:
         print(f"{name.ljust(width)}  " + value.replace("\n", "\n" + " " * (width + 2)))

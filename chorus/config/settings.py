@@ -222,11 +222,15 @@ class EnvironmentSource(PydanticBaseSettingsSource):
                 raise ConfigError(f"{name} and {name}_FILE are both set; keep one of them")
             if path:
                 value = from_file(f"{name}_FILE", path_in(f"{name}_FILE", path, self._environ))
-            elif directory and not value:
+            elif directory and not value and not self._without_credentials(directory):
                 value = from_directory(SECRETS_DIR, path_in(SECRETS_DIR, directory, self._environ), name)
         if value and field.annotation is Path:
             return path_in(name, value, self._environ), field_name, False
         return value, field_name, False
+
+    def _without_credentials(self, directory: str) -> bool:
+        """Whether it is where systemd would have put credentials, and there were none: it makes no folder then."""
+        return directory == self._environ.get("CREDENTIALS_DIRECTORY", "").strip() and not Path(directory).exists()
 
     def __call__(self) -> dict[str, Any]:
         found: dict[str, Any] = {}

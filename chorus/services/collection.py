@@ -106,14 +106,13 @@ class Collection(Service):
         holder = self._holders.get(sha256)
         return [holder] if holder is not None else []
 
-    def bring(self, result: Mapping[str, JSON]) -> Deferred[None]:
-        """Fires when everything that `result` names is here, could not be had, or takes too long. Never fails."""
-        return (
-            Deferred.fromCoroutine(self._bring_all(result)).addTimeout(BRING_S, self._clock).addErrback(self._not_all)
-        )
+    def bring(self, result: Mapping[str, JSON], holder: PeerId | None = None) -> Deferred[None]:
+        """Fires when everything that `result` names is here, could not be had, or takes too long. Never fails. It is
+        had from its agent, or from `holder`."""
+        bringing = Deferred.fromCoroutine(self._bring_all(result, holder or self._holder(result)))
+        return bringing.addTimeout(BRING_S, self._clock).addErrback(self._not_all)
 
-    async def _bring_all(self, result: Mapping[str, JSON]) -> None:
-        holder = self._holder(result)
+    async def _bring_all(self, result: Mapping[str, JSON], holder: PeerId | None) -> None:
         if holder is None:
             return
         async with self._bringing.place(holder):

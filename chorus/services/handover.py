@@ -112,6 +112,8 @@ class HandoverContext:
     stored: StoredEvents
     append: Callable[[Entry], Awaitable[object]]
     stranded: Callable[[], Stranded]
+    bring: Callable[[Mapping[str, JSON], PeerId], Deferred[None]]
+    """Waits, as long as may be waited, for what a result names; from that member."""
     clock: IReactorTime
     wall: Callable[[], float]
 
@@ -446,7 +448,10 @@ class _Following:
             for name, value in attrs.asdict(view, recurse=False).items()
             if name in _END and value is not None
         }
-        await self._context.append(entries.settled(self._context.wall(), self.task_id, view.state, **end))
+        if view.result is not None:
+            await self._context.bring(view.result, self.peer)
+        if not self._stopped:
+            await self._context.append(entries.settled(self._context.wall(), self.task_id, view.state, **end))
 
 
 _END = ("reason", "detail", "attempt", "agent", "sandbox", "image", "started_at", "result")

@@ -375,6 +375,9 @@ class PresenceService(Service):
         payload = envelope.data
         if self._starts is not None and isinstance(payload, AvailabilityBcast) and payload.start is not None:
             self._starts.heard(received.from_peer, payload.start)
+        if self.view.node(received.from_peer) is None:
+            # A newcomer that is connected to others alone: it does not know us either, as its own neighbours' would.
+            self._arrived(received.from_peer, COORDINATION)
         if self.view.heard(envelope, received):
             for changed in self._watchers:
                 self._guarded("watcher of presence", changed)

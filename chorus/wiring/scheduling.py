@@ -65,6 +65,7 @@ def build_scheduling(
             append=lambda entry: coordinator.append(entry),  # noqa: PLW0108
             # The coordinator gets its placement after it is made.
             stranded=lambda: coordinator.placement.stranded(),  # noqa: PLW0108
+            bring=collection.bring,
             clock=around.reactor,
             wall=around.wall,
         )

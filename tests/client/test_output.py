@@ -229,8 +229,13 @@ class Views(PureTestCase):
         )
 
     def test_facts_keep_their_lines_apart(self) -> None:
-        out = self.printed("stdout", show.facts, [("title", self.NAME), ("state", "x")])
-        self.assertEqual(out, "title  a\\rb\n       \\x1b[8m\\x9b2J\\u202e\\u200dc\nstate  x\n")
+        out = self.printed("stdout", show.facts, [("command", self.NAME), ("state", "x")])
+        self.assertEqual(out, "command  a\\rb\n         \\x1b[8m\\x9b2J\\u202e\\u200dc\nstate    x\n")
+
+    def test_only_a_command_has_lines(self) -> None:
+        for name in ("artifact", "missing", "title", "detail", "agent", "depends on"):
+            out = self.printed("stdout", show.facts, [(name, self.NAME)])
+            self.assertEqual(out, f"{name}  {self.SHOWN}\n")
 
     def test_notes_cannot_pass_for_others(self) -> None:
         out = self.printed("stderr", show.note, "no\nchorus: all is well\r\x9b")

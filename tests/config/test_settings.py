@@ -283,6 +283,13 @@ class Secrets(PureTestCase):
     def test_no_secrets_directory(self) -> None:
         self.assertIn("CHORUS_SECRETS_DIR", self.refusal({"CHORUS_SECRETS_DIR": str(self.file)}))
 
+    def test_a_service_without_credentials_has_no_folder_of_them(self) -> None:
+        """systemd makes none then, and the unit names it all the same."""
+        nowhere = str(self.directory / "credentials")
+        self.assertIsNone(load({"CHORUS_SECRETS_DIR": nowhere, "CREDENTIALS_DIRECTORY": nowhere}).join)
+        self.assertIn("not a directory", self.refusal({"CHORUS_SECRETS_DIR": nowhere}))
+        self.assertIn("not a directory", self.refusal({"CHORUS_SECRETS_DIR": nowhere, "CREDENTIALS_DIRECTORY": "/x"}))
+
     def test_are_never_shown(self) -> None:
         names = ("CHORUS_API_TOKEN", "CHORUS_CLUSTER_SECRET", "CHORUS_JOIN")
         found = load(dict.fromkeys(names, "s3cret-s3cret-s3cret"))

@@ -527,6 +527,7 @@ class Node:
                 stored=stored,
                 append=lambda entry: self.coordinator.append(entry),  # noqa: PLW0108
                 stranded=lambda: self.placement.stranded(),  # noqa: PLW0108
+                bring=lambda result, holder: self.collection.bring(result, holder),  # noqa: PLW0108
                 clock=clock,
                 wall=world.wall,
             )

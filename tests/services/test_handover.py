@@ -23,6 +23,7 @@ from chorus.protocols.handover import (
 )
 from chorus.protocols.streamio import StreamIO
 from chorus.services import handover_serving
+from chorus.services.collection import BRING_S
 from chorus.services.handover import (
     ABANDON_S,
     ANSWER_S,
@@ -88,6 +89,25 @@ class HandedOver(Case):
         states = self.five.states(task)
         self.assertEqual((states[0], states[-1], states.count("completed")), ("submitted", "completed", 1))
         self.assertIn("running", states)
+
+    def test_its_end_is_known_here_when_what_it_left_is_here(self) -> None:
+        task = self.submit()
+        self.five.blobs.hold = Deferred()
+        self.six.engine.only().finish(0, artifacts={"report.txt": b"all good"})
+        self.over(2)
+        self.assertEqual((self.middle.state(task), self.five.machine.get(task).state), ("completed", "moved"))
+        self.five.blobs.hold.callback(None)
+        self.over(1)
+        document = self.five.show(task)
+        self.assertEqual((document["state"], document["artifacts_absent"]), ("completed", 0))
+
+    def test_what_never_comes_is_not_waited_for(self) -> None:
+        task = self.submit()
+        self.five.blobs.hold = Deferred()
+        self.six.engine.only().finish(0, artifacts={"report.txt": b"all good"})
+        self.over(BRING_S + 2)
+        self.assertEqual(self.five.machine.get(task).state, "completed")
+        self.five.blobs.hold.callback(None)
 
     def test_until_somebody_sees_it_the_line_says_that_it_is_out_of_reach(self) -> None:
         self.world.cut(self.middle, self.six)

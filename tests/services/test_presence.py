@@ -197,6 +197,21 @@ class Broadcasts(PresenceCase):
         self.assertEqual(len(late.presence.view.candidates()), 2)
         self.assertEqual({node.role.role for node in late.presence.view.nodes()}, {"developer"})
 
+    def test_a_newcomer_that_is_connected_to_others_alone_learns_of_everybody(self) -> None:
+        """Two that can only dial out: each is connected to the one in the middle."""
+        middle, early = self.nodes(2, capabilities=("six",))
+        self.run_for(CAPABILITY_S / 2)
+        late = Node(3, self.time, capabilities=("five",))
+        late.start()
+        self.addCleanup(late.stop)
+        connect(late.host, middle.host)
+        self.run_for(6)
+        for one, other in ((late, early), (early, late)):
+            node = one.presence.view.node(other.identity.peer_id)
+            assert node is not None
+            self.assertIsNotNone(node.capability)
+            self.assertIsNotNone(node.availability)
+
     def test_newcomers_are_told_together(self) -> None:
         (one,) = self.nodes(1)
         late = [Node(number, self.time) for number in range(2, 12)]
