@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -49,6 +50,8 @@ def from_directory(variable: str, directory: Path, name: str) -> str | None:
     None when there is none. Raises `ConfigError`."""
     if not directory.is_dir():
         raise ConfigError(f"{variable}: {directory} is not a directory; for example {variable}=/run/secrets")
+    if not os.access(directory, os.X_OK):
+        raise ConfigError(f"{variable}: this user may not look into {directory}")
     for candidate in (directory / name, directory / name.lower()):
         if candidate.exists():
             return from_file(variable, candidate, mounted=True)

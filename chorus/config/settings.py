@@ -11,6 +11,7 @@ variable in `CHORUS_SECRETS_DIR` (the lowest in rank).
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -229,8 +230,10 @@ class EnvironmentSource(PydanticBaseSettingsSource):
         return value, field_name, False
 
     def _without_credentials(self, directory: str) -> bool:
-        """Whether it is where systemd would have put credentials, and there were none: it makes no folder then."""
-        return directory == self._environ.get("CREDENTIALS_DIRECTORY", "").strip() and not Path(directory).exists()
+        """Whether it is where systemd would have put credentials, and there were none: the folder is missing then, or
+        nobody's but root's."""
+        there = self._environ.get("CREDENTIALS_DIRECTORY", "").strip()
+        return directory == there and not os.access(directory, os.R_OK | os.X_OK)
 
     def __call__(self) -> dict[str, Any]:
         found: dict[str, Any] = {}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import pwd
 import subprocess
 import sys
@@ -288,6 +289,11 @@ class Secrets(PureTestCase):
         nowhere = str(self.directory / "credentials")
         self.assertIsNone(load({"CHORUS_SECRETS_DIR": nowhere, "CREDENTIALS_DIRECTORY": nowhere}).join)
         self.assertIn("not a directory", self.refusal({"CHORUS_SECRETS_DIR": nowhere}))
+        (self.directory / "credentials").mkdir()
+        self.patch(os, "access", lambda *_: False)
+        self.assertIsNone(load({"CHORUS_SECRETS_DIR": nowhere, "CREDENTIALS_DIRECTORY": nowhere}).join)
+        self.assertIn("may not look into", self.refusal({"CHORUS_SECRETS_DIR": nowhere}))
+        (self.directory / "credentials").rmdir()
         self.assertIn("not a directory", self.refusal({"CHORUS_SECRETS_DIR": nowhere, "CREDENTIALS_DIRECTORY": "/x"}))
 
     def test_are_never_shown(self) -> None:
