@@ -15,6 +15,9 @@ from chorus.store.errors import StoreRefused, StoreUnavailable, primary_code
 
 BUSY_TIMEOUT_MS = 5000
 """Nobody else writes while the data directory is locked; this covers an operator's `sqlite3` shell."""
+CHECKPOINT_FRAMES = 1000
+"""Pages of the write-ahead log above which a commit moves it into the database; below, a commit leaves that file alone.
+SQLite's default, said again since `whereabouts` counts on it."""
 WAL_SIZE_LIMIT = 64 * 1024 * 1024
 """Bytes that the write-ahead log keeps of the disk after a checkpoint."""
 APPLICATION_ID = 0x43484F52
@@ -74,6 +77,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_FRAMES}")
         connection.execute(f"PRAGMA journal_size_limit = {WAL_SIZE_LIMIT}")
     except sqlite3.DatabaseError as problem:
         connection.close()

@@ -27,7 +27,7 @@ class StoreDamaged(StoreUnavailable):
 
 
 class StoreLost(StoreDamaged):
-    """The file was removed or replaced while it was open: what is written into it goes with the process."""
+    """The file was removed, replaced or written by others while it was open: what is written into it may be lost."""
 
     code = "store_lost"
 

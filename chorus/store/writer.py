@@ -1,6 +1,7 @@
 """The writer's side of the store: transactions that hold many jobs, on one connection, on one thread.
 
-All that a transaction holds is acknowledged after its commit, and only while the file is the one under its name.
+All that a transaction holds is acknowledged after its commit, and only while the file is the one under its name and
+nobody else wrote to it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ from twisted.python.failure import Failure
 from chorus.store.ballast import Ballast
 from chorus.store.check import damaged, refuse_cut
 from chorus.store.connection import BUSY_TIMEOUT_MS, migrate, open_writer, refuse_lost
-from chorus.store.errors import StoreFull, StoreLost, is_damage, needs_new_connection, translate
+from chorus.store.errors import (
+    StoreDamaged,
+    StoreFull,
+    StoreLost,
+    StoreRefused,
+    is_damage,
+    needs_new_connection,
+    translate,
+)
 from chorus.store.whereabouts import Whereabouts
 
 T = TypeVar("T")
@@ -62,7 +71,8 @@ class Writer:
         self.trouble: BaseException | None = None
         """What kept the last transaction from the disk."""
         self.lost: str | None = None
-        """One line once the file under the database's name is another one, or none: nothing is acknowledged then."""
+        """One line once the file under the database's name is another one, or none, or was changed by others:
+        nothing is acknowledged then."""
 
     def open(self, expected: bool) -> None:
         if expected:
@@ -70,19 +80,27 @@ class Writer:
         refuse_cut(self._path)
         with _refusing_damage(self._path):
             self._connection = open_writer(self._path)
-        self._whereabouts.note()
+        self._settle()
 
     def migrate(self, expected: bool) -> None:
         assert self._connection is not None
+        self.look()
         with _refusing_damage(self._path):
             migrate(self._connection, self._path, expected=expected)
+        self._whereabouts.expect_move()
+        self._settle()
         self._ballast.keep()
 
     def look(self) -> str | None:
-        """`lost`, looked at anew."""
+        """`lost`, looked at anew, while no transaction is under way."""
         if self.lost is None:
             self.lost = self._whereabouts.trouble()
         return self.lost
+
+    def _settle(self) -> None:
+        """After own work on the files."""
+        if self.lost is None:
+            self.lost = self._whereabouts.settle()
 
     def close(self) -> None:
         if self._connection is not None:
@@ -124,8 +142,8 @@ class Writer:
             connection.execute("BEGIN IMMEDIATE")
             outcomes = [(job, run(connection, job)) for job in jobs]
             connection.execute("COMMIT")
+            self._settle()
             self._refuse_lost()
-            self._whereabouts.note()
         except _JobFailed as failed:
             self._abandon(failed)
             raise
@@ -138,14 +156,20 @@ class Writer:
         return outcomes
 
     def _connected(self) -> sqlite3.Connection:
+        self.look()
         self._refuse_lost()
         if self._connection is None:
-            self._connection = open_writer(self._path)
+            try:
+                self._connection = open_writer(self._path)
+            except StoreRefused as problem:
+                raise StoreDamaged(str(problem)) from None
+            self._settle()
+            self._refuse_lost()
         return self._connection
 
     def _refuse_lost(self) -> None:
-        if (line := self.look()) is not None:
-            raise StoreLost(line)
+        if self.lost is not None:
+            raise StoreLost(self.lost)
 
     def _abandon(self, problem: BaseException) -> None:
         connection = self._connection
@@ -157,8 +181,9 @@ class Writer:
             broken = needs_new_connection(problem)
         except sqlite3.Error:
             broken = True
+        self._settle()
         if broken:
-            self._whereabouts.log_may_change()
+            self._whereabouts.expect_move()
             self._connection = None
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
@@ -170,7 +195,9 @@ class Writer:
         log = self._path.with_name(self._path.name + "-wal")
         with contextlib.suppress(OSError):
             if log.stat().st_size >= WORTH_EMPTYING and self._ballast.give():
+                self._whereabouts.expect_move()
                 self._empty_log(connection)
+                self._settle()
                 self._ballast.keep(again=True)
 
     @staticmethod

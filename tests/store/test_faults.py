@@ -61,6 +61,26 @@ class KilledTests(ProcessTestCase):
             self.assertLessEqual(acknowledged, keys(path))
 
 
+class DamagedTests(ProcessTestCase):
+    def test_what_is_lost_to_others_is_said_at_once(self) -> None:
+        """In the middle of a flood, also when it happens within a commit, and before the process is killed."""
+        for name in ("chorus.db", "chorus.db-wal"):
+            path = Path(self.mktemp()) / "chorus.db"
+            path.parent.mkdir()
+            process = start(str(path), "kill")
+            assert process.stdout is not None
+            for _ in range(700):
+                self.assertIn("acknowledged", process.stdout.readline())
+            os.truncate(path.with_name(name), 0)
+            # Without an end where nothing is noticed: then the test's time is up.
+            next(line for line in process.stdout if line.split()[-1] in ("store_lost", "store_damaged"))
+            process.send_signal(signal.SIGKILL)
+            rest = [line for line in process.stdout if line.endswith("\n")]
+            process.stdout.close()
+            process.wait()
+            self.assertEqual([line for line in rest if not line.startswith("refused")], [], "it stays so")
+
+
 class StarvedTests(ProcessTestCase):
     def test_a_limit_on_files(self) -> None:
         path = Path(self.mktemp())
@@ -206,9 +226,10 @@ class DamageTests(TestCase):
     async def test_damage_met_while_running(self) -> None:
         path = await self.filled()
         store = Database(path, reactor)  # type: ignore[arg-type]
-        await store.open()
         good = path.read_bytes()
         path.write_bytes(good[:PAGE] + b"\xff" * (len(good) - PAGE))
+        self.patch(check, "trouble", lambda path: None)
+        await store.open()
         with capturedLogs() as said:
             for operation in (store.read, store.write):
                 with self.assertRaises(StoreDamaged) as caught:
@@ -250,6 +271,19 @@ class LossTests(TestCase):
         while store.damage is None:
             await deferLater(reactor, 0.01)  # type: ignore[arg-type]
         self.assertIn("was replaced while the node ran", store.damage)
+        with self.assertRaises(StoreLost):
+            await store.write(lambda c: meta.put(c, "b", "x"))
+
+    async def test_it_is_noticed_that_others_wrote_while_nothing_is_written(self) -> None:
+        self.patch(database, "LOOK_S", 0.01)
+        store = await self.opened()
+        await store.write(lambda c: meta.put(c, "a", "x"))
+        os.truncate(store.path.with_name(store.path.name + "-wal"), 0)
+        with capturedLogs() as said:
+            while store.damage is None:
+                await deferLater(reactor, 0.01)  # type: ignore[arg-type]
+        self.assertIn("was changed by another program while the node ran", store.damage)
+        self.assertEqual([event.get("event") for event in said], ["store.lost"])
         with self.assertRaises(StoreLost):
             await store.write(lambda c: meta.put(c, "b", "x"))
 

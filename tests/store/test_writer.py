@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +15,11 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from chorus.store import ballast, meta, writer
+from chorus.store import ballast, meta, whereabouts, writer
+from chorus.store import connection as connection_module
 from chorus.store.ballast import Ballast
-from chorus.store.connection import open_reader, open_writer
-from chorus.store.errors import StoreFull, StoreLost, StoreRefused, StoreUnavailable
+from chorus.store.connection import CHECKPOINT_FRAMES, open_reader, open_writer
+from chorus.store.errors import StoreDamaged, StoreFull, StoreLost, StoreRefused, StoreUnavailable
 from chorus.store.whereabouts import Whereabouts
 from chorus.store.writer import Counters, Job, Writer
 from tests.support import PureTestCase
@@ -237,6 +241,131 @@ class Lost(WriterCase):
         self.ready()
         os.link(self.path, self.path.with_name("backup"))
         self.assertEqual(self.commit(self.put("a")), [None])
+
+    def large(self, key: str) -> Callable[[Any], object]:
+        """More than a checkpoint is due after."""
+        return lambda connection: meta.put(connection, key, "x" * (CHECKPOINT_FRAMES + 50) * 4096)
+
+    def damages(self) -> dict[str, Callable[[], object]]:
+        """In place: device and inode stay."""
+        log = self.path.with_name("chorus.db-wal")
+        with contextlib.closing(sqlite3.connect(self.path)) as source:
+            old = self.path.with_name("old")
+            old.unlink(missing_ok=True)
+            source.execute("VACUUM INTO ?", (str(old),))
+        return {
+            "emptied": lambda: os.truncate(self.path, 0),
+            "halved": lambda: os.truncate(self.path, self.path.stat().st_size // 2),
+            "a copy over it": lambda: shutil.copyfile(old, self.path),
+            "the log emptied": lambda: os.truncate(log, 0),
+            "the log cut": lambda: os.truncate(log, log.stat().st_size - 5000),
+            "longer": lambda: os.truncate(self.path, self.path.stat().st_size + 4096),
+        }
+
+    def test_files_that_others_write_to_are_noticed(self) -> None:
+        for size, work in (("short", self.put), ("long", self.large)):
+            for name in ("emptied", "halved", "a copy over it", "the log emptied", "the log cut", "longer"):
+                self.setUp()
+                self.ready()
+                self.assertEqual(self.commit(work("a"), self.put("b")), [None, None])
+                self.assertIsNone(self.writer.look())
+                self.damages()[name]()
+                self.assertIn("was changed by another program", self.writer.look() or "", (size, name))
+                self.assert_refused(self.commit(self.put("c"), self.put("d")), StoreLost)
+
+    def test_also_within_a_transaction(self) -> None:
+        for size in ("short", "long"):
+            for name in ("emptied", "halved", "the log emptied", "the log cut", "a copy over it", "longer"):
+                self.setUp()
+                self.ready()
+                self.commit(self.put("a"), self.put("b"))
+                if size == "long":  # A long log, already begun anew.
+                    self.commit(self.large("c"))
+                    self.commit(self.put("d"))
+                damage = self.damages()[name]
+
+                def work(connection: Any, damage: Callable[[], object] = damage) -> None:
+                    meta.put(connection, "e", "x" * 20_000)
+                    damage()
+
+                self.assert_refused(self.commit(work), StoreLost)
+                self.assertIn("was changed by another program", self.writer.lost or "", (size, name))
+                self.assert_refused(self.commit(self.put("f")), StoreLost)
+
+    def test_damage_that_costs_the_connection_is_no_new_beginning(self) -> None:
+        first = self.ready()
+        self.commit(self.put("a"))
+
+        def work(connection: Any) -> None:
+            os.truncate(self.path, 0)
+            raise trouble(sqlite3.SQLITE_CORRUPT)
+
+        self.assert_refused(self.commit(work), StoreUnavailable)
+        self.assertTrue(first.closed)
+        self.assert_refused(self.commit(self.put("b")), StoreLost)
+
+    def test_a_file_that_cannot_be_opened_again_is_damaged(self) -> None:
+        first = self.ready()
+        self.commit(self.put("a"))
+        first.faults["COMMIT"] = trouble(sqlite3.SQLITE_IOERR)
+        self.commit(self.put("b"))
+        self.path.write_bytes(b"x" * self.path.stat().st_size)
+        self.assert_refused(self.commit(self.put("c")), StoreDamaged)
+
+    def test_own_work_is_no_damage(self) -> None:
+        """Logs that are moved, begun anew, shortened to their limit and emptied; transactions that are too large for
+        the memory, and undone."""
+        self.patch(connection_module, "WAL_SIZE_LIMIT", 1 << 20)
+        self.patch(whereabouts, "WAL_SIZE_LIMIT", 1 << 20)
+        first = self.ready()
+        log = self.path.with_name("chorus.db-wal")
+        sizes = set()
+        for number in range(6):
+            self.assertEqual(self.commit(self.large("large"), self.put(str(number))), [None, None])
+            self.assertIsNone(self.writer.look())
+            self.assertEqual(self.commit(self.put("small")), [None])
+            sizes.add(log.stat().st_size)
+            self.commit(self.large("undone"), lambda _: 1 / 0)
+            self.commit(lambda c: (self.large("undone")(c), 1 / 0))
+            self.assertIsNone(self.writer.look())
+        self.assertIn(1 << 20, sizes)
+        first.faults["COMMIT"] = trouble(sqlite3.SQLITE_FULL)
+        self.assert_refused(self.commit(self.large("x")), StoreFull)
+        first.faults.clear()
+        self.assertEqual(log.stat().st_size, 0, "made room")
+        self.assertEqual(self.commit(self.put("last")), [None])
+        self.assertIsNone(self.writer.look())
+
+    def test_others_may_read_and_copy(self) -> None:
+        self.ready()
+        self.commit(self.large("a"), self.put("b"))
+        script = (
+            "import shutil, sqlite3, sys\n"
+            "for to in sys.argv[2:]:\n"
+            "    source, copy = sqlite3.connect(sys.argv[1]), sqlite3.connect(to)\n"
+            "    source.backup(copy)\n"
+            "    source.execute('SELECT count(*) FROM meta').fetchone()\n"
+            "    copy.close(), source.close()\n"
+            "    shutil.copy2(sys.argv[1], to), shutil.copy2(sys.argv[1] + '-wal', to + '-wal')\n"
+        )
+        copies = [str(self.path.with_name(name)) for name in ("one", "two")]
+        subprocess.run([sys.executable, "-c", script, str(self.path), *copies], check=True)
+        self.assertIsNone(self.writer.look())
+        self.assertEqual(self.commit(self.put("c")), [None])
+
+    def test_a_hole_that_was_there_before_is_no_damage(self) -> None:
+        """What a crash of the machine can leave behind the end of the log."""
+        self.ready()
+        self.commit(self.put("a"))
+        log = self.path.with_name("chorus.db-wal")
+        self.writer.close()
+        log.write_bytes(b"")
+        os.truncate(log, 1 << 20)
+        self.writer = Writer(self.path, Counters())
+        self.ready()
+        for key in "bcd":
+            self.assertEqual(self.commit(self.put(key)), [None])
+            self.assertIsNone(self.writer.look())
 
     def test_what_was_never_noted_is_not_missed(self) -> None:
         self.assertIsNone(Whereabouts(Path("/nowhere/at/all")).trouble())
