@@ -71,7 +71,9 @@ class Execution:
         self._detached = False
         self._preparing = False
         self._begun = False
-        """Whether its commands have begun."""
+        """Whether its commands were heard to begin."""
+        self.ran = False
+        """Whether they began, as far as it is known by now."""
         self.executing = False
         self.stopped_for: str | None = None
         self.abandoned = False
@@ -183,7 +185,7 @@ class Execution:
         return await self._finish(run, spool)
 
     def _commands_begin(self, _: None) -> None:
-        self._begun = True
+        self._begun = self.ran = True
         self._row.record = attrs.evolve(self._row.record, started_at=self._place.wall())
         self.say_where()
 
@@ -201,6 +203,8 @@ class Execution:
     async def _finish(self, run: Run, spool: Spool) -> Message:
         result = await run.result
         self._run = None
+        # A sandbox may say of short commands only what they came to.
+        self.ran = self.ran or result.exit_code is not None
         self._collecting = True
         if self.stopped_for and self.stopped_for != Reason.CANCELLED:
             return self._stopped_outcome(result.detail)
