@@ -116,7 +116,7 @@ class Attempt:
 
     @property
     def came_to_nothing(self) -> bool:
-        """Whether it was assigned to this process and its commands never began, so far as it is now."""
+        """Whether it was assigned to this process and is over without a run that counts."""
         return not (self._execution.ran or self._taken_back)
 
     # how it begins

@@ -242,7 +242,7 @@ class Offers:
     # assignments
 
     def ended(self, attempt: Attempt) -> None:
-        """What was assigned here is over: its place was kept for nothing if its commands never began."""
+        """What was assigned here is over: its place may have been kept for nothing."""
         if attempt.came_to_nothing:
             self._lapsed(attempt.record.scheduler)
 

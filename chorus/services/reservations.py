@@ -1,10 +1,10 @@
 """Places that an executor has promised: from its `accept` until the assignment comes (pure).
 
 A promise binds at once, and for a short time: a scheduler needs a commit between `accept` and `assign`, no more. One
-that was not made use of by then may still be assigned, but takes no place from other schedulers any more. It is used by
-a run whose commands begin; all else that becomes of it is a lapse, and a scheduler with a lapse lately gets none that
-binds. The time for which its promises bind is bounded as well, whatever they lead to. So no member holds the places of
-an executor without running anything there.
+that was not made use of by then may still be assigned, but takes no place from other schedulers any more. It is used
+by a run, of commands that come to their own end or are stopped after a while; all else that becomes of it is a lapse,
+and a scheduler with a lapse lately gets none that binds. The time for which its promises bind is bounded as well,
+whatever they lead to. So no member holds the places of an executor without running anything there.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from chorus.protocols.task_messages import (
 )
 from chorus.services import offers, owed
 from chorus.services.attempt import KEEP_OUTCOME_S
+from chorus.services.execution import RAN_S
 from chorus.services.owed import Owed
 from chorus.services.placement import POLL_S
 from chorus.services.reservations import BINDING_S, BOUND_RATE, BOUND_S, LAPSED_S, MAX_SCHEDULERS, Reservations
@@ -417,16 +418,35 @@ class AssignedForNothingTest(SharesCase):
         self.worker.engine.only().finish(0)
         self.world.settle()
 
-    def test_a_run_that_begins_is_no_lapse(self) -> None:
+    def test_a_run_counts_that_ends_by_itself_or_is_stopped_after_a_while(self) -> None:
         self.input = None  # type: ignore[assignment]
-        for _ in range(4):
+        for how, seconds, counts in (
+            ("exit", 0.0, True),
+            ("cancel", RAN_S + 0.1, True),
+            ("stale", RAN_S + 0.1, True),
+            ("cancel", RAN_S - 0.2, False),
+            ("stale", 0.0, False),
+            ("cancel", 0.0, False),
+        ):
             channel = self.promised()
-            self.assertEqual(self.worker.executor.current_tasks, 1)
+            self.assertEqual(self.worker.executor.current_tasks, 1, (how, seconds))
             self.hostile.assign(channel)
-            channel.send(Cancel("a person changed their mind"))
+            self.world.advance(seconds, step=0.1)
+            if how == "exit":
+                self.worker.engine.only().finish(0)
+            else:
+                channel.send(Cancel("a person changed their mind") if how == "cancel" else Stale())
             self.world.settle()
-            channel.send(Ack())
+            if how != "stale":
+                channel.send(Ack())
+                self.world.settle()
+            again = self.promised()
+            self.assertEqual(self.worker.executor.current_tasks, int(counts), (how, seconds))
+            self.hostile.assign(again)
+            self.worker.engine.only().finish(0)
             self.world.settle()
+            again.send(Ack())
+            self.world.advance(0.0 if counts else LAPSED_S)
 
     def test_a_restart_of_the_agent_is_nobodys_lapse(self) -> None:
         self.worker.blobs.hold = Deferred()
