@@ -45,8 +45,20 @@ _SELECTOR = "\ufe0f"
 """Asks for the coloured form of the symbol before it."""
 _SEEN = frozenset("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd")
 """Format characters that are drawn: signs around Arabic, Syriac and Kaithi numbers."""
-_FILLERS = frozenset("\u115f\u1160\u3164\uffa0")
-"""Letters that are blank."""
+_IGNORABLE = re.compile(
+    "[\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufdd0-\ufdef"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff\U00013430-\U0001345f\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+"""Drawn as nothing, or not by themselves: Unicode's Default_Ignorable_Code_Point (variation selectors, blank letters,
+tags, and places that are kept for more of them), noncharacters, and the blocks of format characters."""
+_DROPPED = re.compile(
+    "[\0-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x8f\x91-\x97\x99\x9a\x9c\xad\u061c\u200b\u200c\u200e\u200f\u2028-\u202e"
+    "\u2060-\u206f\ufeff\ufff0-\ufffb\U000e0000-\U000e00ff]+"
+)
+"""Hidden from a stream whatever is around them, many at once: the fast way of hostile text."""
+_ABORTED = re.compile("(?:(?:\x1b\\[|\x9b)[\x20-\x3f]{0,99}(?=[\x1b\x80-\x9f]))++")
+"""CSI sequences of which each is cut off by the next."""
 _CSI_BODY = re.compile(r"[\x20-\x3f]*")
 _COLOUR = re.compile(r"\x1b\[([0-9;:]{0,29})m")
 _OSC_END = re.compile("[\x07\x18\x1a\x1b\x9c]")
@@ -132,6 +144,8 @@ class Sanitiser:
             self._marks, self._after_emoji, self._joining = 0, False, False
             self._lines(run[0])
             return run.end()
+        if dropped := _DROPPED.match(text, at) or _ABORTED.match(text, at):
+            return dropped.end()
         char = text[at]
         if char == "\x1b":
             if colour := _COLOUR.match(text, at):
@@ -286,8 +300,9 @@ def sanitise(text: str) -> str:
 
 
 def visible(text: str, *, lines: bool = False) -> str:
-    """Names and prose: everything that would drive a terminal or hide is shown as an escape, colours too; with `lines`,
-    line ends and tabs stay. Bytes of file names that are no UTF-8 become `\\xff`."""
+    """Names and prose: everything that would drive a terminal, hide, or is not drawn by itself (a variation selector)
+    is shown as an escape, colours too; with `lines`, line ends and tabs stay. Bytes of file names that are no UTF-8
+    become `\\xff`."""
     odd = _ODD if lines else _ODD_OR_SPACE
     if not lines:
         text = text[: MAX_NAME + 1]
@@ -313,25 +328,29 @@ def _whole(text: str) -> str:
 
 def _escaped(match: re.Match[str]) -> str:
     char = match[0]
-    if char == _JOINER and _joins(match.string, match.start()):
+    if char == _JOINER and _stands_between_emoji(match.string, match.start()):
         return char
+    return _escape(char)
+
+
+@lru_cache(maxsize=4096)
+def _escape(char: str) -> str:
     if "\udc80" <= char <= "\udcff":
         return f"\\x{ord(char) - 0xDC00:02x}"
-    category = unicodedata.category(char)
-    if char == _JOINER or category == "Cs" or char in _FILLERS or _hidden(char, category):
-        return char.encode("unicode_escape").decode()
-    return char
+    return char.encode("unicode_escape").decode() if _blank(char) else char
 
 
-def _joins(text: str, at: int) -> bool:
-    before = text[at - 2 : at - 1] if text[at - 1 : at] == _SELECTOR else text[at - 1 : at]
-    return bool(_IS_EMOJI.match(before) and _IS_EMOJI.match(text[at + 1 : at + 2]))
+def _stands_between_emoji(text: str, at: int) -> bool:
+    return bool(_IS_EMOJI.match(text[at - 1 : at]) and _IS_EMOJI.match(text[at + 1 : at + 2]))
 
 
 def _json_escaped(match: re.Match[str]) -> str:
-    char = match[0]
-    category = unicodedata.category(char)
-    return _json_escape(char) if category == "Cs" or char in _FILLERS or _hidden(char, category) else char
+    return _json_escape_if_blank(match[0])
+
+
+@lru_cache(maxsize=4096)
+def _json_escape_if_blank(char: str) -> str:
+    return _json_escape(char) if _blank(char) else char
 
 
 def _json_escape(char: str) -> str:
@@ -342,8 +361,17 @@ def _json_escape(char: str) -> str:
     return f"\\u{code:04x}"
 
 
+def _blank(char: str) -> bool:
+    """Whether a name, or a document, could have it or not and look the same."""
+    category = unicodedata.category(char)
+    return category == "Cs" or _hidden(char, category) or bool(_IGNORABLE.match(char))
+
+
 def _hidden(char: str, category: str) -> bool:
-    """Controls, and format characters that are not drawn: bidirectional, joiners, tags, spaces without width."""
+    """Controls, and format characters that are not drawn: bidirectional, joiners, tags, spaces without width; those of
+    Unicode's later versions too."""
+    if category == "Cn":
+        return bool(_IGNORABLE.match(char))
     return category in {"Cc", "Zl", "Zp"} or (category == "Cf" and char not in _SEEN)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import re
@@ -30,6 +31,20 @@ def allowed(char: str) -> bool:
     return char in "\t\n" or char in module._SEEN or category not in {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
+def joins(text: str, at: int) -> bool:
+    before = text[:at].removesuffix("\ufe0f")
+    return bool(module._IS_EMOJI.match(before[-1:]) and module._IS_EMOJI.match(text[at + 1 : at + 2]))
+
+
+IGNORABLE = (
+    *(0xAD, 0x34F, 0x61C, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFEFF, 0xFFA0),
+    *(*range(0x180B, 0x1810), *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070)),
+    *(*range(0xFE00, 0xFE10), *range(0xFFF0, 0xFFF9), *range(0x1BCA0, 0x1BCA4), *range(0x1D173, 0x1D17B)),
+    *range(0xE0000, 0xE1000),
+)
+"""Default_Ignorable_Code_Point of Unicode's DerivedCoreProperties.txt, version 15."""
+
+
 class Properties(PureTestCase):
     def setUp(self) -> None:
         # Small enough to be met often.
@@ -47,7 +62,7 @@ class Properties(PureTestCase):
         shown = COLOUR.sub("", out)
         for at, char in enumerate(shown):
             if char == "\u200d":
-                self.assertTrue(module._joins(shown, at))
+                self.assertTrue(joins(shown, at))
             else:
                 self.assertTrue(allowed(char), hex(ord(char)))
         marks = re.sub(r"[^M]", " ", "".join(unicodedata.category(char)[0] for char in shown))
@@ -222,6 +237,47 @@ class Corpus(PureTestCase):
         ):
             self.assertEqual(visible(text), shown, ascii(text))
         self.assertEqual(visible("a\n\tb\r\x1b", lines=True), "a\n\tb\\r\\x1b")
+
+    def test_two_names_that_differ_look_different(self) -> None:
+        for code in (*IGNORABLE, 0xFDD0, 0xFFFE, 0x13430, 0x1343F, 0x13455):
+            char = chr(code)
+            escape = char.encode("unicode_escape").decode()
+            for before, after in (("a", "b"), ("❤", ""), ("👩", "x"), ("葛", "飾")):
+                name = before + char + after
+                self.assertEqual(visible(name), before + escape + after, hex(code))
+                document = json.dumps(name, ensure_ascii=False)
+                self.assertNotIn(char, json_safe(document), hex(code))
+                self.assertEqual(json.loads(json_safe(document)), name)
+        self.assertEqual(visible("❤\ufe0f\u200d👩"), "❤\\ufe0f\\u200d👩")
+
+    def test_a_stream_has_no_characters_that_are_kept_for_hiding(self) -> None:
+        for code in IGNORABLE:
+            if unicodedata.category(chr(code)) == "Cn":
+                self.assertEqual(sanitise(f"a{chr(code)}b"), "ab", hex(code))
+
+    def test_the_fast_ways_take_what_is_hidden_alone(self) -> None:
+        found = module._DROPPED.findall("\n".join(map(chr, range(0x110000))))
+        self.assertEqual(
+            [char for run in found for char in run if not module._hidden(char, unicodedata.category(char))], []
+        )
+        for text in (
+            "\x9b1\x9b2Jx",
+            "\x9b\x9b31mx",
+            "\x1b[1\x1b[31mx",
+            "\x1b[\x9d0;t\x07x",
+            "\x1b[\x1b\x9bJx",
+            "\x9b \x84x",
+        ):
+            whole, pieces = Sanitiser(), Sanitiser()
+            self.assertEqual("".join(map(pieces.feed, text)), whole.feed(text), ascii(text))
+            self.assertEqual(COLOUR.sub("", sanitise(text)), "x", ascii(text))
+
+    def test_controls_are_cheap(self) -> None:
+        # Hundreds of times where each is looked at anew.
+        for text in ("\x9b", "\x85", "\x9b1", "\u202e"):
+            self.assert_cheap(functools.partial(sanitise, text * 400_000), 50)
+        for work in (json_safe, functools.partial(visible, lines=True)):
+            self.assert_cheap(functools.partial(work, "\x9b" * 400_000), 240)
 
     def test_json_keeps_its_data(self) -> None:
         text = json.dumps("\x9b\x7f\u202e\U000e0041é日\ud800" + "e" + "\u0301" * 9, ensure_ascii=False)

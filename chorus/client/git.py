@@ -18,9 +18,17 @@ COPY_S = 600.0
 """The longest that git may take to copy a history: a gigabyte and a slow disk need less."""
 
 _KEPT = frozenset(
-    {"GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM", "GIT_CONFIG_COUNT", "GIT_EXEC_PATH"}
+    {
+        "GIT_CONFIG_GLOBAL",
+        "GIT_CONFIG_SYSTEM",
+        "GIT_CONFIG_NOSYSTEM",
+        "GIT_CONFIG_COUNT",
+        "GIT_CONFIG_PARAMETERS",
+        "GIT_EXEC_PATH",
+    }
 )
-"""Variables of a person's configuration and of git's own installation. All others (`GIT_DIR`, `GIT_INDEX_FILE`, …) are
+"""Variables of a person's configuration (`git -c` sets GIT_CONFIG_PARAMETERS), which may say what is ignored, and of
+git's own installation. All others (`GIT_DIR`, `GIT_INDEX_FILE`, …) are
 set by a hook or an alias for another command and would have git answer about another work tree."""
 _KEPT_NUMBERED = ("GIT_CONFIG_KEY_", "GIT_CONFIG_VALUE_")
 _SET = {

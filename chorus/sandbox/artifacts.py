@@ -149,7 +149,8 @@ class _Taking:
             else:
                 kept.append(entry)
                 # What matches is kept, or was said to be left out; what is not there was not left out.
-                if leads_to and leads_to not in above and not globs.matches(leads_to) and _exists(output, leads_to):
+                unmatched = leads_to and leads_to not in above and not (globs.exhausted or globs.matches(leads_to))
+                if leads_to and unmatched and _exists(output, leads_to):
                     problem = f"a link to {leads_to}, which matches no pattern and was not kept"
             if problem:
                 self._omitted.note(f"{entry.path}: {problem}")

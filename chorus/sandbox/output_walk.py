@@ -45,7 +45,8 @@ class _Level:
 
 
 class Walk:
-    """Everything that matches below a folder. What is too deep, or beyond `MAX_ENTRIES`, is noted in `omitted`."""
+    """Everything that matches below a folder. What is too deep, or beyond `MAX_ENTRIES` or what its patterns may cost
+    (`globs.MAX_WORK`), is noted in `omitted`."""
 
     def __init__(self, globs: Globs, omitted: Omissions) -> None:
         self.globs = globs
@@ -111,6 +112,11 @@ class Walk:
 
     def _counted(self, path: str) -> bool:
         self._seen += 1
+        if self.globs.exhausted:
+            self.complete = False
+            told = f"{path}: the patterns take too much work to match, the rest was not looked at: name fewer"
+            self.omitted.note(told, first=True)
+            return False
         if self._seen > MAX_ENTRIES:
             self.complete = False
             told = f"{path}: more than {MAX_ENTRIES} files and folders in the output, the rest was not looked at"

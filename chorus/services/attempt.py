@@ -93,6 +93,7 @@ class Attempt:
             wanted=lambda: self.executing,
         )
         self._gone = False
+        self._taken_back = False
 
     @property
     def record(self) -> RunRecord:
@@ -113,6 +114,11 @@ class Attempt:
     def lost_lease(self) -> bool:
         return self._execution.stopped_for == Reason.LEASE_LOST
 
+    @property
+    def came_to_nothing(self) -> bool:
+        """Whether it was assigned to this process and is over without a run that counts."""
+        return not (self._execution.ran or self._taken_back)
+
     # how it begins
 
     def begin(self, channel: ExecutorChannel, lease_from: float) -> None:
@@ -125,6 +131,7 @@ class Attempt:
 
     def take_back(self, *, kept: bool) -> None:
         """Go on after a restart of this agent; `kept` says that the sandbox was found and its lease had not ended."""
+        self._taken_back = True
         outcome = self.record.outcome
         self._execution.reopen()
         if outcome is None:

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 SCRATCH = "scratch"
 """What the sandbox has of an attempt's directory; the output beside it is the attempt's own."""
+RAN_S = 1.0
+"""Seconds for which commands that are stopped from outside must have run to count as a run: as long as their place may
+have been kept for them (`reservations.BINDING_S`)."""
 UNRECORDED = "the agent could not record the outcome: its database takes nothing"
 
 
@@ -71,7 +74,10 @@ class Execution:
         self._detached = False
         self._preparing = False
         self._begun = False
-        """Whether its commands have begun."""
+        """Whether its commands were heard to begin."""
+        self._began_at = 0.0
+        self.ran = False
+        """Whether they have run: to their own end, or for `RAN_S` until they were stopped. Known once it is over."""
         self.executing = False
         self.stopped_for: str | None = None
         self.abandoned = False
@@ -183,7 +189,7 @@ class Execution:
         return await self._finish(run, spool)
 
     def _commands_begin(self, _: None) -> None:
-        self._begun = True
+        self._begun, self._began_at = True, self._place.clock.seconds()
         self._row.record = attrs.evolve(self._row.record, started_at=self._place.wall())
         self.say_where()
 
@@ -201,6 +207,9 @@ class Execution:
     async def _finish(self, run: Run, spool: Spool) -> Message:
         result = await run.result
         self._run = None
+        if self.stopped_for is None:
+            # A sandbox may say of short commands only what they came to.
+            self.ran = self._begun or result.exit_code is not None
         self._collecting = True
         if self.stopped_for and self.stopped_for != Reason.CANCELLED:
             return self._stopped_outcome(result.detail)
@@ -278,6 +287,7 @@ class Execution:
         if self.stopped_for is not None:
             return
         self.stopped_for, self._stop_detail = reason, detail
+        self.ran = self._begun and self._place.clock.seconds() - self._began_at >= RAN_S
         if self._run is not None:
             self._run.cancel(Reason.CANCELLED if reason == Reason.CANCELLED else Reason.LEASE_LOST)
         elif self._work is not None:

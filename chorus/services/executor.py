@@ -214,6 +214,7 @@ class ExecutorService(Service):
         except Exception:
             self._log.failure("{task} could not be begun", task=record.task_id)
             channel.reset()
+            self._offers.ended(attempt)
             self._drop(attempt)
             self._stirred()
 
@@ -232,6 +233,7 @@ class ExecutorService(Service):
 
     def _ended(self, attempt: Attempt) -> None:
         self.leases_lost += attempt.lost_lease
+        self._offers.ended(attempt)
         self.last_activity = self._place.wall()
         self._stirred()
 

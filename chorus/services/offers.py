@@ -122,10 +122,9 @@ class Offers:
             self._reserve(channel, offer, spec)
 
     def _reserve(self, channel: ExecutorChannel, offer: Offer, spec: TaskSpec) -> None:
-        # The place is taken from here on: what follows waits, and other offers must not pass it meanwhile.
         limit = self._place.clock.callLater(ASSIGN_S, self._unassigned, channel)
         self._reserved[channel] = _Reserved(offer, spec, limit)
-        self._promises.promise(channel, channel.peer, self._place.clock.seconds())
+        self._promises.promise(channel, channel.peer)
         channel.heard = lambda message: self._heard(channel, message)
         channel.closed = lambda error: self._release(channel)
         looking = Deferred.fromCoroutine(self._look(channel, offer, spec))
@@ -145,10 +144,16 @@ class Offers:
             raise Declined(hindered[0], f"{name}: {hindered[1]}")
         if (kept := excess(self.owed, peer)) is not None:
             raise Declined("unacknowledged", f"{name} {kept}")
-        taken = self.executing + self._promises.taken_from(peer, self._place.clock.seconds())
-        if taken >= self._profile.max_tasks:
-            raise Declined("full", f"{name} runs {taken} of {self._profile.max_tasks} tasks")
+        if (full := self._full(peer)) is not None:
+            raise Declined("full", full)
         suits(self._profile, spec, offer.input)
+
+    def _full(self, peer: PeerId, but: ExecutorChannel | None = None) -> str | None:
+        """Why `peer` gets no place, what it was promised on `but` apart."""
+        taken = self.executing + self._promises.taken_from(peer, self._place.clock.seconds(), but)
+        if taken >= self._profile.max_tasks:
+            return f"{self._profile.agent_id} runs {taken} of {self._profile.max_tasks} tasks"
+        return None
 
     def _attempts_at(self, task_id: str) -> list[Attempt]:
         """Those that execute."""
@@ -172,6 +177,10 @@ class Offers:
             return
         reserved = self._reserved.get(channel)
         if reserved is not None and channel.may_send(Accept):
+            # The place is taken from here on: meanwhile other offers may have passed this one.
+            if (full := self._full(channel.peer, but=channel)) is not None:
+                self._refuse(channel, offer, "full", full)
+                return
             self._promises.accept(channel, self._place.clock.seconds())
             reserved.limit.cancel()
             reserved.limit = self._place.clock.callLater(BINDING_S, self._binds_no_more, channel)
@@ -232,11 +241,21 @@ class Offers:
 
     # assignments
 
+    def ended(self, attempt: Attempt) -> None:
+        """What was assigned here is over: its place may have been kept for nothing."""
+        if attempt.came_to_nothing:
+            self._lapsed(attempt.record.scheduler)
+
+    def _lapsed(self, peer: PeerId) -> None:
+        self._promises.lapse(peer, self._place.clock.seconds())
+
     def _assigned(self, channel: ExecutorChannel, assign: Assign) -> None:
         reserved = self._reserved.pop(channel)
         reserved.limit.cancel()
-        accepted_at = self._promises.use(channel)
+        now = self._place.clock.seconds()
+        accepted_at = self._promises.use(channel, now)
         if not leases.is_lease(assign.lease_s):
+            self._lapsed(channel.peer)
             channel.reset(TaskProtocolError(f"a lease of {assign.lease_s} s cannot be kept"))
             self._stirred()
             return
@@ -244,10 +263,14 @@ class Offers:
         known = self._attempts.get((offer.task_id, assign.fence))
         if known is not None and known.record.scheduler == channel.peer:
             # A repetition of what we have already; the attempt has (or finds) a conversation of its own.
+            self._lapsed(channel.peer)
             channel.reset()
             self._stirred()
             return
         if (taken := self._place_lost(offer.task_id, known)) is not None:
+            late = now - accepted_at >= BINDING_S
+            if late or any(each.record.scheduler == channel.peer for each in self._attempts_at(offer.task_id)):
+                self._lapsed(channel.peer)
             self._hand_back(channel, taken)
             return
         lease_until = self._place.wall() + leases.kill_at(0.0, assign.lease_s)

@@ -24,6 +24,9 @@ EXTEND_S = 30.0
 takes, and every step of a start has its own limit."""
 STATUS_S = 10.0
 """Seconds between two status lines, and between two of the messages that a start sends."""
+AGAIN_S = 1.0
+"""Seconds until the end of a start is said again that could not be: the manager's socket was full, or it is restarted.
+Nothing else tells it that the node runs, so it is said until it was."""
 MAX_STATUS = 300
 """Characters of a status line: `systemctl status` shows one line."""
 
@@ -74,6 +77,7 @@ class Notifier:
         self._shown = ""
         self._watchdog = Timer(clock, self._alive)
         self._starting = Timer(clock, self._extend)
+        self._readying = Timer(clock, self.ready)
         self._telling = Timer(clock, self._tell)
 
     def begin(self) -> None:
@@ -83,26 +87,33 @@ class Notifier:
             self._extend()
 
     def ready(self) -> None:
-        """All phases of the start are done."""
+        """All phases of the start are done. Until that was sent the start goes on, and asks for more time."""
         if self._supervision.address is None:
             return
-        self._starting.cancel()
-        self._send("READY=1", f"MAINPID={os.getpid()}", self._status_line(self._status()))
-        self._telling.arm(STATUS_S)
+        if self._show(self._status(), "READY=1", f"MAINPID={os.getpid()}"):
+            self._starting.cancel()
+            self._telling.arm(STATUS_S)
+        else:
+            self._readying.arm(AGAIN_S)
 
     def failed(self, reason: str) -> None:
-        self._starting.cancel()
-        self._send(self._status_line(reason))
+        self._started()
+        self._show(reason)
 
     def stopping(self) -> None:
-        self._starting.cancel()
+        self._started()
         self._telling.cancel()
-        self._send("STOPPING=1", self._status_line("stopping"))
+        self._show("stopping", "STOPPING=1")
 
     def end(self) -> None:
         """Nothing is sent any more."""
-        for timer in (self._watchdog, self._starting, self._telling):
+        for timer in (self._watchdog, self._starting, self._readying, self._telling):
             timer.cancel()
+
+    def _started(self) -> None:
+        """One way or the other: nothing about the start is said any more."""
+        self._starting.cancel()
+        self._readying.cancel()
 
     def _alive(self) -> None:
         if self._supervision.watchdog_s is not None:
@@ -114,21 +125,28 @@ class Notifier:
         self._starting.arm(STATUS_S)
 
     def _tell(self) -> None:
-        before, line = self._shown, self._status_line(self._status())
-        if line != before:
-            self._send(line)
+        self._show(self._status())
         self._telling.arm(STATUS_S)
 
-    def _status_line(self, text: str) -> str:
+    def _show(self, text: str, *news: str) -> bool:
+        """Send `news` with a status line, or the line alone if it is another than the last that was sent."""
         # A line feed would begin another assignment.
-        self._shown = "STATUS=" + " ".join(text.split())[:MAX_STATUS]
-        return self._shown
+        line = "STATUS=" + " ".join(text.split())[:MAX_STATUS]
+        if not news and line == self._shown:
+            return True
+        sent = self._send(*news, line)
+        if sent:
+            self._shown = line
+        return sent
 
-    def _send(self, *assignments: str) -> None:
+    def _send(self, *assignments: str) -> bool:
+        """Whether the manager has it."""
         if self._supervision.address is None:
-            return
+            return False
         try:
             self._transmit(self._supervision.address, "\n".join(assignments))
         except OSError as error:
             # A manager that is restarted listens again; what matters is repeated.
             self._log.debug("systemd was not told: {error}", error=error)
+            return False
+        return True

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import sys
 from subprocess import CalledProcessError
 from unittest import skipUnless
 
@@ -147,7 +149,6 @@ class Environment(TreeCase):
                 ("GIT_COMMON_DIR", "/"),
                 ("GIT_CEILING_DIRECTORIES", str(self.base)),
                 ("GIT_PREFIX", "sub/"),
-                ("GIT_CONFIG_PARAMETERS", "'core.bare=true'"),
                 ("GIT_LITERAL_PATHSPECS", "1"),
                 ("GIT_TRACE", "1"),
             ):
@@ -160,12 +161,57 @@ class Environment(TreeCase):
             "GIT_CONFIG_COUNT": "1",
             "GIT_CONFIG_KEY_0": "safe.directory",
             "GIT_CONFIG_VALUE_0": "*",
+            "GIT_CONFIG_PARAMETERS": "'core.excludesfile'='/x'",
             "HOME": "/home/x",
         }
         found = environment({**kept, "GIT_DIR": "/d", "GIT_OBJECT_DIRECTORY": "/o", "LC_ALL": "de_DE", "LANG": "de"})
         self.assertEqual({name: found.get(name) for name in kept}, kept)
         self.assertEqual(found["LC_ALL"], "C")
         self.assertFalse({"GIT_DIR", "GIT_OBJECT_DIRECTORY"} & set(found))
+
+    def test_rules_that_only_the_environment_has(self) -> None:
+        """As an alias, a hook or a program that `git -c` started finds them."""
+        self.repository(ignore="")
+        mine = self.base / "mine"
+        mine.write_text(".env\n")
+        plain = dict(os.environ)
+        self.assertIn(".env", self.files())
+        (self.base / "xdg/git").mkdir(parents=True)
+        (self.base / "xdg/git/ignore").write_text(".env\n")
+        for variables in (
+            {"GIT_CONFIG_PARAMETERS": f"'core.excludesfile={mine}'"},
+            {"GIT_CONFIG_PARAMETERS": f"'a.b'='c' 'core.excludesfile'='{mine}'"},
+            {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "core.excludesFile", "GIT_CONFIG_VALUE_0": str(mine)},
+            {"XDG_CONFIG_HOME": str(self.base / "xdg")},
+        ):
+            self.environ(**{**plain, **variables})
+            self.assertEqual(self.files(), OWN, variables)
+        folder = self.program("ask", f"#!{sys.executable}\nimport json, os; print(json.dumps(dict(os.environ)))\n")
+        self.environ(**plain)
+        said = self.git("-c", f"core.excludesFile={mine}", "-c", f"alias.ask=!{folder}/ask", "ask")
+        self.environ(**json.loads(said))
+        self.assertEqual(self.files(), OWN)
+
+    def test_settings_of_another_repository(self) -> None:
+        """Where the work tree lies is asked of the repository itself."""
+        self.repository()
+        plain = dict(os.environ)
+        for setting in ("'core.bare=true'", f"'core.worktree={self.base}'"):
+            self.environ(**{**plain, "GIT_CONFIG_PARAMETERS": setting})
+            self.assertEqual(self.files(), OWN, setting)
+
+    def test_settings_that_git_cannot_read(self) -> None:
+        self.repository()
+        self.environ(**{**os.environ, "GIT_CONFIG_PARAMETERS": "no quotes'"})
+        self.assertIn("--all-files", self.refused())
+
+    def test_no_setting_has_a_program_run(self) -> None:
+        self.repository()
+        ran = self.base / "ran"
+        folder = self.program("run", f"#!/bin/sh\ntouch {ran}\n")
+        self.environ(**{**os.environ, "GIT_CONFIG_PARAMETERS": f"'core.fsmonitor={folder}/run'"})
+        self.assertEqual(self.files(), OWN)
+        self.assertFalse(ran.exists())
 
     def test_rules_of_a_person(self) -> None:
         self.repository(ignore="")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import errno
 import fnmatch
+import functools
+import itertools
 import os
+import random
 import socket
 import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -19,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chorus.sandbox import artifacts, cgroups, output_walk, processes, trees, volumes
+from chorus.sandbox import globs as globs_module
 from chorus.sandbox.artifacts import collect
 from chorus.sandbox.contract import Limits
 from chorus.sandbox.docker_box import Contained
@@ -250,6 +255,74 @@ class Artifacts(Folder):
         ]:
             self.assert_cheap(lambda pattern=pattern, path=path: Globs([pattern]).matches(path), 15)
             self.assertFalse(Globs([pattern]).matches(path))
+
+    MANY = tuple("**/" + "*a?" * 7 + "x" * 150 + str(number) for number in range(64))
+    """As many and as long as a task may name."""
+
+    def test_many_long_patterns_and_many_names_are_cheap(self) -> None:
+        def match() -> None:
+            globs = Globs(self.MANY)
+            for number in range(2000):
+                globs.feed(globs.start, "a" * 240 + f"{number:06}")
+
+        # Some fifteen times; fifteen hundred where each step is taken anew.
+        self.assert_cheap(match, 150)
+
+    def hostile(self) -> tuple[Globs, Iterator[str]]:
+        """Patterns and names with which hardly a step is taken twice."""
+        rng = random.Random(1)
+        names = ("".join(rng.choices("ab", k=250)) for _ in range(100_000))
+        return Globs([f"*a{'?' * 200}{number}" for number in range(64)]), names
+
+    def test_the_work_is_counted_and_bounded_where_no_step_is_taken_twice(self) -> None:
+        self.patch(globs_module, "MAX_WORK", 1_000_000)
+
+        def match() -> None:
+            globs, names = self.hostile()
+            for name in names:
+                globs.feed(globs.start, name)
+                if globs.exhausted:
+                    return
+            self.fail("it was never enough")
+
+        self.assert_cheap(match, 150)
+
+    def test_what_is_remembered_is_bounded(self) -> None:
+        globs, names = self.hostile()
+        for name in itertools.islice(names, 200):
+            globs.feed(globs.start, name)
+        self.assertLessEqual(len(globs._rows), globs._most_steps + 1)
+        self.assertLessEqual(globs._most_steps * globs._size // 8, globs_module.MAX_STEPS_BYTES)
+        classes = Globs(["[a-z]" * 200, "*[!x]"])
+        self.assertEqual(len(classes._classes), 2, "the same is asked once")
+        for code in range(0x4E00, 0x4E00 + 3 * globs_module.MAX_CHARACTERS):
+            classes.feed(classes.start, chr(code))
+        self.assertEqual(len(classes._consumes), globs_module.MAX_CHARACTERS)
+        self.assertGreater(classes.work, 3 * globs_module.MAX_CHARACTERS * 2 * globs_module.CLASS_WORK)
+
+    @settings(deadline=None, max_examples=100)
+    @given(st.lists(st.text("ab*?/[]", max_size=8), max_size=4), st.lists(st.text("ab/", max_size=10), max_size=6))
+    def test_it_makes_no_difference_what_is_remembered(self, patterns: list[str], paths: list[str]) -> None:
+        globs = Globs(patterns)
+        forgetful = Globs(patterns)
+        forgetful._most_steps = 1
+        for path in paths:
+            states = functools.reduce(globs._after, path, globs.start)
+            self.assertEqual((globs.feed(globs.start, path), forgetful.feed(forgetful.start, path)), (states, states))
+
+    def test_patterns_that_take_too_much_work(self) -> None:
+        for name in ("a", "b", "c", "d"):
+            self.put(name + ".txt", b"x")
+        self.put("e/f.txt", b"x")
+        (self.output / "l").symlink_to("e/f.txt")
+        self.assertEqual(len(self.got("*.txt", "l")), 4)
+        self.assertIn("l: a link to e/f.txt", self.collected.skipped[0])
+        globs = Globs(["*.txt"])
+        globs.feed(globs.start, "a.txt")
+        self.patch(globs_module, "MAX_WORK", globs.work - 1)
+        self.assertEqual(self.got("*.txt", "none"), ["a.txt"])
+        (told,) = self.collected.skipped
+        self.assertIn("b.txt: the patterns take too much work to match, the rest was not looked at", told)
 
     def test_collects_with_sizes(self) -> None:
         self.put("a.txt", b"12345")

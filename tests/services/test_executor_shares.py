@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from chorus.protocols.task_messages import Accept, Ack, Assign, Decline, Message, Offer, Released, Stale
+from twisted.internet.defer import Deferred
+
+from chorus.protocols.task_messages import (
+    Accept,
+    Ack,
+    Assign,
+    Cancel,
+    Decline,
+    InputBlob,
+    Message,
+    Offer,
+    Released,
+    Stale,
+)
 from chorus.services import offers, owed
 from chorus.services.attempt import KEEP_OUTCOME_S
+from chorus.services.execution import RAN_S
 from chorus.services.owed import Owed
 from chorus.services.placement import POLL_S
-from chorus.services.reservations import BINDING_S, LAPSED_S, MAX_LAPSED, Reservations
+from chorus.services.reservations import BINDING_S, BOUND_RATE, BOUND_S, LAPSED_S, MAX_SCHEDULERS, Reservations
 from chorus.tasks import ids
 from chorus.tasks.journal import Fence
 from tests.services.task_kit import EPOCH, LEASE, Node, World, spec
@@ -19,57 +33,95 @@ A_DAY = 86_400.0
 
 
 class ReservationsTest(PureTestCase):
+    def accepted(self, places: Reservations, key: object, peer: object, now: float) -> None:
+        places.promise(key, peer)
+        places.accept(key, now)
+
+    def binds(self, places: Reservations, peer: object, now: float) -> bool:
+        """Whether `peer` gets a promise that binds, which it uses at once."""
+        before = places.taken(now)
+        self.accepted(places, "probe", peer, now)
+        bound = places.taken(now) > before
+        places.use("probe", now)
+        return bound
+
     def test_a_promise_takes_a_place_from_everybody_for_a_second(self) -> None:
         places = Reservations(3)
-        places.promise("one", "a", 10.0)
-        self.assertEqual((places.taken(99.0), places.taken_from("b", 99.0)), (1, 1), "as long as it is looked at")
+        places.promise("one", "a")
+        self.assertEqual((places.taken(99.0), places.taken_from("b", 99.0)), (0, 0), "it is looked at")
+        self.assertEqual((places.taken_from("a", 99.0), places.taken_from("a", 99.0, but="one")), (1, 0))
         places.accept("one", 100.0)
         for now, taken in ((100.0, 1), (100.0 + BINDING_S - 0.01, 1), (100.0 + BINDING_S, 0)):
             self.assertEqual((places.taken(now), places.taken_from("b", now)), (taken, taken), now)
             self.assertEqual(places.taken_from("a", now), 1, "from itself it is taken until it ends")
-        self.assertEqual(places.use("one"), 100.0)
+        self.assertEqual(places.use("one", 101.0), 100.0)
         self.assertEqual((len(places), places.taken_from("a", 200.0)), (0, 0))
 
     def test_of_one_peer_half_of_the_places_bind_and_one_at_least(self) -> None:
         for places, share in ((1, 1), (2, 1), (3, 1), (4, 2), (8, 4)):
             found = Reservations(places)
             for key in range(places):
-                found.promise(key, "a", 0.0)
+                self.accepted(found, key, "a", 0.0)
             self.assertEqual((found.taken_from("b", 0.0), found.taken_from("a", 0.0)), (share, places))
 
     def test_who_let_one_lapse_gets_none_that_binds_for_a_while(self) -> None:
-        places = Reservations(4)
-        places.promise("before", "a", 0.0)
-        places.promise("lapses", "a", 0.0)
-        places.accept("lapses", 0.0)
-        self.assertTrue(places.give_up("lapses", 1.0))
-        self.assertEqual(places.taken_from("b", 1.0), 1, "what was promised before stays as it is")
-        for now, binds in ((1.0, 0), (1.0 + LAPSED_S - 0.1, 0), (1.0 + LAPSED_S, 1)):
-            places.promise("next", "a", now)
-            places.give_up("before", now)
-            self.assertEqual(places.taken_from("b", now), binds, now)
-            places.give_up("next", now)
+        for end in ("given up", "used for nothing"):
+            places = Reservations(4)
+            self.accepted(places, "before", "a", 0.0)
+            self.accepted(places, "lapses", "a", 0.0)
+            if end == "given up":
+                self.assertTrue(places.give_up("lapses", 0.5))
+            else:
+                places.use("lapses", 0.1)
+                places.lapse("a", 0.5)
+            self.assertEqual(places.taken_from("b", 0.5), 1, "what was promised before stays as it is")
+            places.use("before", 0.5)
+            for now, binds in ((0.5, False), (0.5 + LAPSED_S - 0.1, False), (0.5 + LAPSED_S, True)):
+                self.assertEqual(self.binds(places, "a", now), binds, (end, now))
+                self.assertTrue(self.binds(places, "b", now))
 
     def test_an_offer_that_was_declined_after_all_is_no_lapse(self) -> None:
         places = Reservations(2)
-        places.promise("looked at", "a", 0.0)
-        places.give_up("looked at", 5.0)
-        places.promise("next", "a", 6.0)
-        self.assertEqual(places.taken_from("b", 6.0), 1)
+        places.promise("looked at", "a")
+        self.assertTrue(places.give_up("looked at", 5.0))
+        self.assertTrue(self.binds(places, "a", 6.0))
         self.assertFalse(places.give_up("unknown", 6.0))
 
-    def test_memory_of_lapses_is_bounded(self) -> None:
+    def test_whatever_they_lead_to_the_time_for_which_they_bind_is_bounded(self) -> None:
+        for number, share in ((1, 1), (8, 4)):
+            places = Reservations(number)
+            held, now, turns = 0.0, 0.0, 10_000
+            for turn in range(turns):
+                self.accepted(places, "it", "a", now)
+                now += 0.9
+                held += 0.9 * places.taken(now)
+                places.use("it", now)
+                if turn == 5:
+                    self.assertAlmostEqual(held, 6 * 0.9, msg="at a stretch it may be long")
+            self.assertLessEqual(held, (BOUND_S + BOUND_RATE * now) * share)
+            self.assertGreater(held, min(0.9, BOUND_RATE * share) * now * 0.9)
+
+    def test_quick_assignments_are_never_bounded(self) -> None:
         places = Reservations(1)
-        for number in range(MAX_LAPSED + 10):
-            places.promise("key", number, 0.0)
-            places.accept("key", 0.0)
+        now = 0.0
+        for turn in range(10_000):
+            self.accepted(places, "it", "a", now)
+            self.assertEqual(places.taken(now), 1, turn)
+            places.use("it", now + 0.009)
+            now += 0.1
+
+    def test_memory_of_schedulers_is_bounded(self) -> None:
+        places = Reservations(1)
+        for number in range(MAX_SCHEDULERS + 10):
+            self.accepted(places, "key", number, 0.0)
             places.give_up("key", 0.0)
-        self.assertEqual(len(places._lapsed), MAX_LAPSED)
-        places.promise("key", 0, 0.0)
-        self.assertEqual(places.taken(0.0), 1, "the oldest is forgotten")
+        self.assertEqual(len(places._schedulers), MAX_SCHEDULERS)
+        self.assertTrue(self.binds(places, 0, 0.0), "the oldest is forgotten")
+        self.assertFalse(self.binds(places, MAX_SCHEDULERS, 0.0))
 
     def test_its_numbers(self) -> None:
         self.assertEqual((BINDING_S, LAPSED_S, offers.ASSIGN_S), (1.0, 60.0, 10.0))
+        self.assertEqual((BOUND_S, BOUND_RATE, MAX_SCHEDULERS), (10.0, 0.1, 1000))
 
 
 class OwedTest(PureTestCase):
@@ -195,6 +247,25 @@ class PromisesTest(SharesCase):
         self.world.advance(offers.ASSIGN_S)
         self.assertEqual(len(self.worker.executor._offers._promises), 0)
 
+    def test_two_promises_for_one_task_lead_to_one_run(self) -> None:
+        first, _ = self.hostile.offer()
+        second = self.member.wait(self.member.streams.offer_to(self.worker.peer))
+        second.said = []
+        second.heard = second.said.append
+        second.send(Offer(first.task, 1, spec().to_json()))
+        self.world.settle()
+        self.assertEqual(second.said, [Accept()])
+        self.hostile.assign(first)
+        self.hostile.number += 1
+        self.hostile.assign(second)
+        self.assertEqual(second.said[-1].TYPE, "released")
+        second.send(Ack())
+        third, _ = self.hostile.offer()
+        self.assertEqual(self.worker.executor.current_tasks, 1, "the run; no promise of it binds any more")
+        third.reset()
+        first.send(Stale())
+        self.world.settle()
+
 
 class OnePlaceTest(SharesCase):
     places = 1
@@ -214,6 +285,185 @@ class OnePlaceTest(SharesCase):
             self.assertEqual(self.scheduler.state(task), "running", "it lets its promises lapse")
             self.worker.engine.only().finish(0)
             self.world.settle()
+
+
+class AssignedForNothingTest(SharesCase):
+    """One place, which is assigned each time shortly before the promise ends, and nothing ever runs in it."""
+
+    places = 1
+
+    def setUp(self) -> None:
+        super().setUp()
+        sha = self.member.blobs.put(b"never seen")
+        self.input = InputBlob(sha, 10)
+        self.assigned = 0
+
+    def promised(self, **more: Any) -> Any:
+        """A channel with a promise, or with what was said instead."""
+        self.hostile.number += 1
+        channel = self.member.wait(self.member.streams.offer_to(self.worker.peer))
+        channel.said = []
+        channel.heard = channel.said.append
+        channel.task = more.get("task", ids.make(EPOCH + 1000 + self.hostile.number, bytes))
+        channel.send(Offer(channel.task, 1, spec().to_json(), self.input))
+        self.world.settle()
+        return channel
+
+    def bad_lease(self, channel: Any) -> None:
+        channel.send(Assign(Fence(0, 5, self.hostile.number), 1e-6))
+
+    def late_and_bad(self, channel: Any) -> None:
+        self.world.advance(BINDING_S)
+        self.bad_lease(channel)
+
+    def cancelled(self, channel: Any) -> None:
+        self.hostile.assign(channel)
+        channel.send(Cancel("no"))
+        self.world.settle()
+        if channel.may_send(Ack):
+            channel.send(Ack())
+
+    def stale(self, channel: Any) -> None:
+        self.hostile.assign(channel)
+        channel.send(Stale())
+
+    def hung_up(self, channel: Any) -> None:
+        channel.reset()
+
+    def offered_again(self, channel: Any) -> None:
+        """The offer of a task that executes voids its attempt."""
+        self.hostile.assign(channel)
+        again = self.promised(task=channel.task)
+        self.assertEqual(again.said[-1].TYPE, "decline")
+
+    def assert_honest_is_heard(self, way: str) -> None:
+        task = self.submit()
+        self.assertEqual(self.scheduler.state(task), "running", way)
+        self.worker.engine.only().finish(0)
+        self.world.settle()
+
+    def test_each_way_counts_as_a_lapse(self) -> None:
+        for way in (self.bad_lease, self.late_and_bad, self.cancelled, self.stale, self.hung_up, self.offered_again):
+            self.worker.blobs.hold = Deferred()
+            channel = self.promised()
+            self.assertEqual(channel.said, [Accept()], way.__name__)
+            self.world.advance(0.5)
+            way(channel)
+            self.world.settle()
+            self.assertEqual(self.worker.executor._offers.executing, 0, way.__name__)
+            self.worker.blobs.hold = None
+            again = self.promised()
+            self.assertEqual(again.said, [Accept()], way.__name__)
+            self.assertEqual(self.worker.executor.current_tasks, 0, way.__name__)
+            self.assert_honest_is_heard(way.__name__)
+            again.reset()
+            self.world.advance(LAPSED_S)
+
+    def test_a_repetition_of_what_is_here_already(self) -> None:
+        first = self.promised()
+        fence = Fence(0, 5, 1)
+        self.input = None  # type: ignore[assignment]
+        first.send(Assign(fence, LEASE))
+        self.world.settle()
+        self.worker.engine.only().finish(0)
+        self.world.settle()
+        again = self.promised(task=first.task)
+        self.assertEqual(again.said, [Accept()])
+        self.assertEqual(self.worker.executor.current_tasks, 1)
+        again.send(Assign(fence, LEASE))
+        self.world.settle()
+        third = self.promised()
+        self.assertEqual(self.worker.executor.current_tasks, 0)
+        self.assert_honest_is_heard("repeated")
+        third.reset()
+        for attempt in list(self.worker.executor._attempts.values()):
+            attempt.forget()
+        self.world.settle()
+
+    def test_one_that_comes_late_and_finds_its_place_taken(self) -> None:
+        channel = self.promised()
+        self.world.advance(BINDING_S)
+        task = self.submit()
+        self.assertEqual(self.scheduler.state(task), "running")
+        self.hostile.assign(channel)
+        self.assertEqual(channel.said[-1].TYPE, "released")
+        channel.send(Ack())
+        self.worker.engine.only().finish(0)
+        self.world.settle()
+        again = self.promised()
+        self.assertEqual(self.worker.executor.current_tasks, 0)
+        self.assert_honest_is_heard("late")
+        again.reset()
+
+    def test_an_offer_that_is_looked_at_takes_no_place(self) -> None:
+        looking: list[Deferred[Any]] = []
+        choose = self.worker.engine.choose
+
+        def slowly(job: Any) -> Any:
+            if job.task_id not in mine:
+                return choose(job)
+            looking.append(Deferred())
+            return looking[-1].addCallback(lambda _: choose(job))
+
+        mine = [ids.make(EPOCH + 500, bytes)]
+        self.patch(self.worker.engine, "choose", slowly)
+        channel = self.promised(task=mine[0])
+        self.assertEqual((channel.said, len(looking)), ([], 1))
+        task = self.submit()
+        self.assertEqual(self.scheduler.state(task), "running")
+        looking[0].callback(None)
+        self.world.settle()
+        (declined,) = channel.said
+        self.assertEqual((declined.TYPE, declined.reason), ("decline", "full"))
+        self.worker.engine.only().finish(0)
+        self.world.settle()
+
+    def test_a_run_counts_that_ends_by_itself_or_is_stopped_after_a_while(self) -> None:
+        self.input = None  # type: ignore[assignment]
+        for how, seconds, counts in (
+            ("exit", 0.0, True),
+            ("cancel", RAN_S + 0.1, True),
+            ("stale", RAN_S + 0.1, True),
+            ("cancel", RAN_S - 0.2, False),
+            ("stale", 0.0, False),
+            ("cancel", 0.0, False),
+        ):
+            channel = self.promised()
+            self.assertEqual(self.worker.executor.current_tasks, 1, (how, seconds))
+            self.hostile.assign(channel)
+            self.world.advance(seconds, step=0.1)
+            if how == "exit":
+                self.worker.engine.only().finish(0)
+            else:
+                channel.send(Cancel("a person changed their mind") if how == "cancel" else Stale())
+            self.world.settle()
+            if how != "stale":
+                channel.send(Ack())
+                self.world.settle()
+            again = self.promised()
+            self.assertEqual(self.worker.executor.current_tasks, int(counts), (how, seconds))
+            self.hostile.assign(again)
+            self.worker.engine.only().finish(0)
+            self.world.settle()
+            again.send(Ack())
+            self.world.advance(0.0 if counts else LAPSED_S)
+
+    def test_a_restart_of_the_agent_is_nobodys_lapse(self) -> None:
+        self.worker.blobs.hold = Deferred()
+        channel = self.promised()
+        self.hostile.assign(channel)
+        self.member.streams.resumed = None
+        self.worker.kill()
+        self.worker.restart()
+        self.world.settle()
+        self.worker.blobs.hold = None
+        self.input = None  # type: ignore[assignment]
+        again = self.promised()
+        self.assertEqual((again.said, self.worker.executor.current_tasks), ([Accept()], 1))
+        again.reset()
+        for attempt in list(self.worker.executor._attempts.values()):
+            attempt.forget()
+        self.world.settle()
 
 
 class UnacknowledgedTest(SharesCase):

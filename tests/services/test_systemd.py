@@ -6,7 +6,7 @@ import os
 
 from twisted.internet.task import Clock
 
-from chorus.services.systemd import EXTEND_S, MAX_STATUS, STATUS_S, Notifier, Supervision
+from chorus.services.systemd import AGAIN_S, EXTEND_S, MAX_STATUS, STATUS_S, Notifier, Supervision
 from tests.support import PureTestCase
 
 
@@ -40,6 +40,7 @@ class NotifierTests(PureTestCase):
         super().setUp()
         self.clock = Clock()
         self.sent: list[str] = []
+        self.full = ""
         self.line = "a1: peers: 0; tasks: 0 of 3"
 
     def notifier(self, supervision: Supervision, transmit: object = None) -> Notifier:
@@ -110,4 +111,59 @@ class NotifierTests(PureTestCase):
         notifier.ready()
         del self.sent[:]
         self.clock.advance(1.0)
-        self.assertEqual(self.sent, ["WATCHDOG=1"])
+        self.assertIn("WATCHDOG=1", self.sent)
+        notifier.stopping()
+
+    def test_what_was_lost_of_the_end_of_a_start_is_said_until_it_was_sent(self) -> None:
+        lost: list[str] = []
+
+        def full(address: str, message: str) -> None:
+            """A socket that takes no READY for a while."""
+            if self.full and self.full in message:
+                lost.append(message)
+                raise BlockingIOError(11, "Resource temporarily unavailable")
+            self.sent.append(message)
+
+        self.full = "READY=1"
+        notifier = self.notifier(Supervision("/n"), full)
+        notifier.begin()
+        notifier.ready()
+        self.clock.pump([AGAIN_S] * 60)
+        self.assertEqual(len(lost), 61)
+        extensions = [message for message in self.sent if message.startswith("EXTEND_TIMEOUT_USEC=")]
+        self.assertEqual(len(extensions), 7, "more time is asked for meanwhile")
+        del self.sent[:]
+        self.full = ""
+        self.line = "a1: peers: 9"
+        self.clock.pump([AGAIN_S] * 60)
+        self.assertEqual(self.sent, [f"READY=1\nMAINPID={os.getpid()}\nSTATUS=a1: peers: 9"], "once, with what is true")
+
+    def test_neither_after_a_stop_nor_after_a_failure(self) -> None:
+        def refuse(address: str, message: str) -> None:
+            self.sent.append(message)
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+
+        for name in ("stopping", "end", "failed"):
+            notifier = self.notifier(Supervision("/n"), refuse)
+            notifier.begin()
+            notifier.ready()
+            getattr(notifier, name)(*(("no",) if name == "failed" else ()))
+            del self.sent[:]
+            self.clock.pump([AGAIN_S] * 60)
+            self.assertEqual(self.sent, [], name)
+
+    def test_a_status_line_that_was_lost_is_said_again(self) -> None:
+        lost = [1]
+
+        def once(address: str, message: str) -> None:
+            if "peers: 1" in message and lost:
+                lost.pop()
+                raise BlockingIOError(11, "Resource temporarily unavailable")
+            self.sent.append(message)
+
+        notifier = self.notifier(Supervision("/n"), once)
+        notifier.ready()
+        del self.sent[:]
+        self.line = "a1: peers: 1"
+        self.clock.pump([STATUS_S] * 3)
+        self.assertEqual(self.sent, ["STATUS=a1: peers: 1"])
