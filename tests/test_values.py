@@ -226,7 +226,8 @@ VALUES: dict[str, dict[str, float]] = {
     "protocols.handover": {
         "MAX_FRAME": 2_097_152,
         "MAX_EVENT": 131_072,
-        "MAX_ATTEMPTS": 1000,
+        "MAX_PROGRESS": 8192,
+        "MAX_DOCUMENT": 1_572_864,
     },
     "protocols.identify": {
         "TIMEOUT": 5.0,
