@@ -46,11 +46,14 @@ def fields_of(options: Options) -> Document:
     for field, dest in OPTIONS.items():
         if (value := getattr(options, dest)) is None:
             continue
+        _must_be_text(f"--{dest.replace('_', '-')}", value)
         outer, _, inner = field.partition(".")
         if inner:
             fields.setdefault(outer, {})[inner] = value
         else:
             fields[field] = value
+    _must_be_text("--env", options.env)
+    _must_be_text("the command", options.argv)
     if options.env:
         fields["env"] = dict(_variable(text) for text in options.env)
     if options.argv:
@@ -67,6 +70,13 @@ def by_option(error: Refused, options: Options) -> ClientError:
         return error
     option = f"--{dest.replace('_', '-')}"
     return ClientError(f"{option}: {str(error).removeprefix(f'{error.field}: ')}", error.exit_status)
+
+
+def _must_be_text(name: str, value: object) -> None:
+    """Raises `ClientError` for an argument with bytes that are no UTF-8: a task is JSON, which cannot hold them."""
+    for each in value if isinstance(value, list) else [value]:
+        if isinstance(each, str) and any("\ud800" <= character <= "\udfff" for character in each):
+            raise ClientError(f"{name}: {each!a} holds bytes that are no UTF-8, which a task cannot name")
 
 
 def _variable(text: str) -> tuple[str, str]:

@@ -7,11 +7,9 @@ end into this node's journal, so that watchers and dependents here need not know
 
 from __future__ import annotations
 
-import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
@@ -23,65 +21,38 @@ from chorus.protocols.handover import (
     PROTOCOL,
     Cancel,
     Declined,
-    Event,
-    HandoverError,
     Message,
     Seek,
     Seen,
-    Take,
-    Taken,
     View,
     decode,
     encode,
 )
 from chorus.protocols.stream import StreamClosed
 from chorus.protocols.streamio import StreamIO
-from chorus.protocols.task_messages import Result, from_json
-from chorus.services.custody import result_document
-from chorus.services.result_limits import ResultOverLimits, excess
+from chorus.services.following import Following, HandoverContext, overlaid
 from chorus.services.timer import Timer
 from chorus.tasks import entries
-from chorus.tasks.deadlines import attempt_limit
-from chorus.tasks.state import TERMINAL, State, TaskState
+from chorus.tasks.state import State, TaskState
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IReactorTime
     from twisted.python.failure import Failure
 
-    from chorus.protocols.stream import Host
-    from chorus.seams import JSON
-    from chorus.services.task_events import TaskEvents
-    from chorus.services.task_store import StoredEvents
-    from chorus.tasks.journal import Entry
-    from chorus.tasks.machine import TaskMachine
 
 SEEK_S = 5.0
 """Seconds that a member has to say whom it sees."""
 ANSWER_S = 10.0
 """Seconds that a member has to say what became of a cancellation, and to tell the end that forbade it."""
-TAKE_S = 120.0
-"""Seconds that a member has to take a task: it fetches the input first."""
 ROUND_S = 2.0
 """Between two looks at what nobody within reach can run."""
 MAX_ASKED = 8
 """Members asked in one round; the next round asks others."""
 MAX_AGENTS = 64
 """Agents named in one question; `Seek` holds no more."""
-RETRY_S = 1.0
-RETRY_LIMIT_S = 30.0
-"""Back-off while the member that has a task cannot be reached; it doubles up to the limit."""
 DECLINED_S = 30.0
 """Seconds for which a member that declined a task, or does not say whom it sees, is asked for none."""
 ABANDON_S = 300.0
 """Seconds of silence of the member that has a task after which a cancellation ends the task here alone."""
-OVERTIME = 2.0
-"""How many times as long as an attempt may take at most it may take there: that member has deadlines of its own."""
-MAX_COPIED_NOTES = 16 * 1024 * 1024
-"""Bytes of a task's history that are copied beside its output; a member that tells more is followed, not copied."""
-MAX_INPUT_BYTES = 1024**3
-"""An input that size is allowed for in a deadline: its real one is known where it lies."""
-PAGE = 64
-"""Events read at once when looking for where the copy of a history ends."""
 
 
 class SchedulerAway(LocalError):
@@ -98,33 +69,13 @@ class NotCancelled(UserError):
     http_status = 409
 
 
-Stranded = Sequence[tuple[str, Sequence[str]]]
-"""Tasks that nobody but agents out of reach may run, each with those agents."""
-
-
-@attrs.frozen
-class HandoverContext:
-    """The scheduler's parts that handing over works on."""
-
-    host: Host
-    machine: TaskMachine
-    events: TaskEvents
-    stored: StoredEvents
-    append: Callable[[Entry], Awaitable[object]]
-    stranded: Callable[[], Stranded]
-    bring: Callable[[Mapping[str, JSON], PeerId], Deferred[None]]
-    """Waits, as long as may be waited, for what a result names; from that member."""
-    clock: IReactorTime
-    wall: Callable[[], float]
-
-
 class Handover(Service):
     name = "handover"
     _log = Logger()
 
     def __init__(self, context: HandoverContext) -> None:
         self._context = context
-        self._following: dict[str, _Following] = {}
+        self._following: dict[str, Following] = {}
         self._declined: dict[PeerId, float] = {}
         self._asked: PeerId | None = None
         self._round = Timer(context.clock, self._due)
@@ -227,11 +178,11 @@ class Handover(Service):
     # there
 
     def _follow(self, task_id: str) -> None:
-        following = _Following(self._context, task_id, self._over)
+        following = Following(self._context, task_id, self._over)
         self._following[task_id] = following
         following.begin()
 
-    def _over(self, following: _Following, *, declined: bool) -> None:
+    def _over(self, following: Following, *, declined: bool) -> None:
         self._following.pop(following.task_id, None)
         if declined:
             self._rest(following.peer)
@@ -271,233 +222,3 @@ class Handover(Service):
         await self._context.append(entries.settled(self._context.wall(), task_id, State.CANCELLED, **end))
         if (following := self._following.pop(task_id, None)) is not None:
             following.stop()
-
-
-class _Following:
-    """One task that another member schedules: the conversation with that member, begun anew until the task is over."""
-
-    _log = Logger()
-
-    def __init__(self, context: HandoverContext, task_id: str, over: Callable[..., None]) -> None:
-        self._context = context
-        self.task_id = task_id
-        self.peer = PeerId.parse(context.machine.get(task_id).scheduler or "")
-        self.view: View | None = None
-        self._over = over
-        self._cursor: int | None = None
-        self._known = False
-        self._budget = MAX_COPIED_NOTES + _output_limit(context.machine.get(task_id))
-        self._rounds = 0
-        self._io: StreamIO | None = None
-        self._stopped = False
-        self._heard_at = context.clock.seconds()
-        self._attempt = 0
-        self._timer = Timer(context.clock, self.begin)
-        self._deadline = Timer(context.clock, self._overdue)
-        self._waiting: list[Deferred[None]] = []
-
-    def when_over(self) -> Deferred[None]:
-        """Fires when this is followed no more."""
-        waiting: Deferred[None] = Deferred()
-        self._waiting.append(waiting)
-        return waiting
-
-    @property
-    def silent_s(self) -> float:
-        """Seconds since that member last said anything of the task."""
-        return self._context.clock.seconds() - self._heard_at
-
-    def saw(self, view: View) -> None:
-        """That member told where the task is. Raises `PeerError` for a result that is none. An attempt that begins may
-        take so long, and no longer."""
-        if view.result is not None:
-            spec = self._context.machine.get(self.task_id).spec
-            view = attrs.evolve(view, result=checked_result(view.result, spec))
-        self.view = view
-        if view.state not in {State.ASSIGNED, State.PREPARING, State.RUNNING}:
-            self._deadline.cancel()
-        elif view.attempt > self._attempt or not self._deadline.armed:
-            self._attempt = max(view.attempt, self._attempt)
-            task = self._context.machine.get(self.task_id)
-            self._deadline.arm(OVERTIME * attempt_limit(task.spec, MAX_INPUT_BYTES))
-
-    def _overdue(self) -> None:
-        detail = f"{self.peer}, which it was handed to, did not end it within its time limit with all margins"
-        Deferred.fromCoroutine(self._fail(detail)).addErrback(self._broken)
-
-    async def _fail(self, detail: str) -> None:
-        end = {"reason": "lease_lost", "detail": detail}
-        await self._context.append(entries.settled(self._context.wall(), self.task_id, State.FAILED, **end))
-        self._ended(declined=False)
-
-    def begin(self) -> None:
-        if self._io is None and not self._stopped:
-            Deferred.fromCoroutine(self._converse()).addCallbacks(self._ended, self._broken)
-
-    def hasten(self) -> None:
-        if self._timer.armed:
-            self._timer.arm(0)
-
-    def stop(self) -> None:
-        self._stopped = True
-        self._timer.cancel()
-        self._deadline.cancel()
-        waiting, self._waiting = self._waiting, []
-        for each in waiting:
-            if not each.called:
-                each.callback(None)
-        if self._io is not None:
-            self._io.reset(StreamClosed("this node stops"))
-
-    def _ended(self, declined: bool) -> None:
-        self._io = None
-        self.stop()
-        self._over(self, declined=declined)
-
-    def _broken(self, failure: Failure) -> None:
-        self._io = None
-        if self._stopped:
-            return
-        if not isinstance(failure.value, ChorusError):
-            self._log.failure("following {task} broke", task=self.task_id, failure=failure)
-        elif self._rounds == 0:
-            self._log.info(
-                "{task} is with {peer}, which does not answer: {error}",
-                event="task.scheduler_away",
-                task=self.task_id,
-                peer=self.peer,
-                error=failure.value,
-            )
-        self._timer.arm(min(RETRY_LIMIT_S, RETRY_S * 2.0 ** min(self._rounds, 16)))
-        self._rounds += 1
-
-    async def _converse(self) -> bool:
-        """Until the task is over there, or was declined (true)."""
-        if self._cursor is None:
-            self._cursor = await _last_copied(self._context.stored, self.task_id)
-            self._known = self._known or self._cursor > 0
-        stream = await self._context.host.open_stream(self.peer, [PROTOCOL])
-        self._io = io = StreamIO(stream, self._context.clock, timeout=TAKE_S)
-        try:
-            await io.write_delimited(encode(self._take()))
-            answer = decode(await io.read_delimited(MAX_FRAME))
-            if isinstance(answer, Declined):
-                return await self._refused(answer)
-            if not isinstance(answer, Taken):
-                raise HandoverError(f"{answer.TYPE} is no answer to take")
-            self._known = True
-            self._rounds = 0
-            while not (self.view is not None and self.view.final):
-                # A connection that is gone ends the stream; a task may be silent for as long as it likes.
-                await self._heard(decode(await io.read_delimited(MAX_FRAME, timeout=math.inf)))
-        finally:
-            io.close()
-        if not self._stopped:
-            await self._settle(self.view)
-        return False
-
-    def _take(self) -> Take:
-        task = self._context.machine.get(self.task_id)
-        # What it depended on is over, and known here alone.
-        spec = {name: value for name, value in task.spec.items() if name != "depends_on"}
-        return Take(task.id, spec, task.submitter, self._cursor or 0, self._known)
-
-    async def _refused(self, answer: Declined) -> bool:
-        now = self._context.wall()
-        if self._known:
-            detail = f"{self.peer}, which it was handed to, does not know it any more: {answer.detail}"
-            await self._context.append(
-                entries.settled(now, self.task_id, State.FAILED, reason="lease_lost", detail=detail)
-            )
-            return False
-        detail = answer.detail or answer.reason
-        await self._context.append(entries.returned(now, self.task_id, f"{self.peer} does not take it: {detail}"))
-        return True
-
-    async def _heard(self, message: Message) -> None:
-        self._heard_at = self._context.clock.seconds()
-        if isinstance(message, View):
-            self.saw(message)
-        elif isinstance(message, Event):
-            await self._copy(message)
-        else:
-            raise HandoverError(f"{message.TYPE} has no place among a task's events")
-
-    async def _copy(self, event: Event) -> None:
-        assert self._cursor is not None
-        if event.id <= self._cursor:
-            return
-        self._cursor = event.id
-        if event.kind == "state" and event.data.get("state") in TERMINAL:
-            # Told by this node's own journal, once the end is in it.
-            return
-        size = len(encode(event))
-        self._budget -= size
-        if self._budget < 0:
-            return
-        events = self._context.events
-        events.append(self.task_id, event.kind, {**event.data, "source": event.id}, size)
-        if events.congested:
-            relieved: Deferred[None] = Deferred()
-            events.when_relieved(lambda: relieved.callback(None))
-            await relieved
-
-    async def _settle(self, view: View) -> None:
-        end: dict[str, JSON] = {
-            name: value
-            for name, value in attrs.asdict(view, recurse=False).items()
-            if name in _END and value is not None
-        }
-        if view.result is not None:
-            await self._context.bring(view.result, self.peer)
-        if not self._stopped:
-            await self._context.append(entries.settled(self._context.wall(), self.task_id, view.state, **end))
-
-
-_END = ("reason", "detail", "attempt", "agent", "sandbox", "image", "started_at", "result")
-_SHOWN = ("attempt", "reason", "detail", "agent", "sandbox", "image", "started_at", "ended_at", "updated_at", "result")
-
-
-def overlaid(task: TaskState, view: View) -> TaskState:
-    """This node's record of a task, with what the member that has it says of it."""
-    shown = {name: getattr(view, name) for name in _SHOWN}
-    return attrs.evolve(task, state=State(view.state), **shown)
-
-
-def checked_result(document: Mapping[str, JSON], spec: Mapping[str, JSON]) -> dict[str, JSON]:
-    """A result as another member's journal has it, held against what an agent may say of such a task. Raises
-    `PeerError`."""
-    output = document.get("output")
-    said = {**document, "type": Result.TYPE}
-    for stream in ("stdout", "stderr"):
-        row = output.get(stream) if isinstance(output, dict) else None
-        if isinstance(row, dict):
-            said |= {f"{stream}_{name}": row[name] for name in ("bytes", "sha256") if name in row}
-    message = from_json(said)
-    assert isinstance(message, Result)
-    agent = document.get("agent")
-    result = result_document(message, agent if isinstance(agent, str) else "", message.agent_id)
-    if (over := excess(spec, result)) is not None:
-        raise ResultOverLimits(over)
-    return result
-
-
-def _output_limit(task: TaskState) -> int:
-    """Bytes of output that the attempts of a task may tell, in base64."""
-    limits = task.spec.get("limits")
-    megabytes = limits.get("output_mb") if isinstance(limits, dict) else None
-    tries = task.max_attempts + task.retries
-    return (megabytes if isinstance(megabytes, int) else 16) * 1024 * 1024 * 2 * tries * 4 // 3
-
-
-async def _last_copied(stored: StoredEvents, task_id: str) -> int:
-    """The number, at the member that has the task, of the last event that is copied here and durable."""
-    after, last = 0, 0
-    while page := await stored.read(task_id, after, PAGE):
-        after = page[-1].id
-        last = max([last, *_sources(each.data for each in page)])
-    return last
-
-
-def _sources(events: Iterable[dict[str, JSON]]) -> list[int]:
-    return [source for data in events if isinstance(source := data.get("source"), int)]

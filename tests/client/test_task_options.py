@@ -10,9 +10,27 @@ from hypothesis import strategies as st
 
 from chorus.client.errors import ClientError
 from chorus.client.pack import Wanted
-from chorus.client.task_options import title_of, wanted_of
+from chorus.client.task_options import OPTIONS, fields_of, title_of, wanted_of
 from chorus.tasks.spec import TaskSpec
 from tests.support import PureTestCase
+
+
+class Arguments(PureTestCase):
+    def options(self, **given: object) -> argparse.Namespace:
+        return argparse.Namespace(**{**dict.fromkeys(OPTIONS.values()), "env": [], "argv": ["true"], **given})
+
+    def test_bytes_that_are_no_text_are_named_by_their_place(self) -> None:
+        wrong = os.fsdecode(b"caf\xe9")
+        for name, given in (
+            ("the command", {"argv": ["echo", wrong]}),
+            ("--env", {"env": [f"A={wrong}"]}),
+            ("--title", {"title": wrong}),
+        ):
+            with self.assertRaises(ClientError) as caught:
+                fields_of(self.options(**given))
+            self.assertTrue(str(caught.exception).startswith(f"{name}: "), caught.exception)
+            self.assertIn("no UTF-8", str(caught.exception))
+        self.assertEqual(fields_of(self.options(title="café"))["title"], "café")
 
 
 class Titles(PureTestCase):

@@ -36,7 +36,8 @@ from chorus.services.blob_fetch import BlobTooLarge
 from chorus.services.collection import Collection
 from chorus.services.coordinator import CoordinatorService, CoordinatorSettings
 from chorus.services.executor import AgentProfile, ExecutorService
-from chorus.services.handover import Handover, HandoverContext
+from chorus.services.following import HandoverContext
+from chorus.services.handover import Handover
 from chorus.services.handover_serving import HandoverServing
 from chorus.services.journal import LocalJournal
 from chorus.services.loopback import LoopbackConnection, LoopbackStream, join
