@@ -21,13 +21,13 @@ class Arguments(PureTestCase):
 
     def test_bytes_that_are_no_text_are_named_by_their_place(self) -> None:
         wrong = os.fsdecode(b"caf\xe9")
-        for name, given in (
+        for name, arguments in (
             ("the command", {"argv": ["echo", wrong]}),
             ("--env", {"env": [f"A={wrong}"]}),
             ("--title", {"title": wrong}),
         ):
             with self.assertRaises(ClientError) as caught:
-                fields_of(self.options(**given))
+                fields_of(self.options(**arguments))
             self.assertTrue(str(caught.exception).startswith(f"{name}: "), caught.exception)
             self.assertIn("no UTF-8", str(caught.exception))
         self.assertEqual(fields_of(self.options(title="café"))["title"], "café")
