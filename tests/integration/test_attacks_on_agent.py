@@ -276,7 +276,8 @@ class WholeAgent(HostileCase):
         await deferToThread(self._cancel)
         lines = self.watch.text.splitlines()
         self.assertEqual(lines[:-1], [f"line {n}" for n in range(len(lines) - 1)])
-        self.assertGreater(len(lines), 100)
+        # At least one under each attack; how many more is a matter of how long they take.
+        self.assertGreater(len(lines), len(attacks))
         self.assertLess(with_all, self.before_kb + GROWTH_KB)
 
     def _cancel(self) -> None:
