@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, DeferredLock, succeed
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from chorus.errors import UserError
@@ -152,6 +153,8 @@ class CoordinatorService(Service):
         self._wall = wall
         self._absent = absent
         self.settings = settings
+        self._clock = clock
+        self._listing = DeferredLock()
         self._ignored: dict[int, IllegalEntry] = {}
         self._running = False
         self.counters = Counters()
@@ -262,6 +265,15 @@ class CoordinatorService(Service):
         if state is not None and state not in set(State):
             raise UnknownState(f"{state!r} is no state; the states are {', '.join(State)}")
         limit = max(1, min(limit, MAX_LIST))
+        await self._listing.acquire()
+        try:
+            # Each page in a turn of its own: readers who come together hold up nobody else for longer than one does.
+            await deferLater(self._clock, 0)
+            return self._page(state, limit, after)
+        finally:
+            self._listing.release()
+
+    def _page(self, state: str | None, limit: int, after: str | None) -> Document:
         tasks = self._machine.newest_first()
         if after is not None:
             if after not in self._machine:

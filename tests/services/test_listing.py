@@ -40,6 +40,25 @@ class ListingTest(PureTestCase):
         whole = node.show(page["tasks"][0]["id"])
         self.assertEqual(len(whole["spec"]["description"]), spec.MAX_DESCRIPTION)
 
+    def test_pages_that_are_asked_for_together_are_made_one_a_turn(self) -> None:
+        """What else waits for the reactor is held up by one of them."""
+        node = self.world.node("alone")
+        node.submit("true")
+        asked = [node.coordinator.list(state=None, limit=10, after=None) for _ in range(4)]
+        made: list[int] = []
+
+        def other() -> None:
+            """Somebody else's turn, again and again."""
+            made.append(sum(each.called for each in asked))
+            if len(made) < 8:
+                self.world.clock.callLater(0, other)
+
+        other()
+        self.world.clock.advance(0)
+        self.assertEqual(sorted(set(made)), [0, 1, 2, 3, 4])
+        for each in asked:
+            self.assertEqual(len(self.successResultOf(each)["tasks"]), 1)
+
     def test_no_page_is_larger_than_the_api_asks_for(self) -> None:
         self.assertEqual(MAX_LIST, limits.MAX_PAGE)
 
