@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError, PeerError
@@ -94,6 +94,7 @@ class _Day:
     since: float = float("-inf")
     tasks: int = 0
     input_bytes: int = 0
+    turn: DeferredLock = attrs.Factory(DeferredLock)
 
     def is_over(self, now: float) -> bool:
         return now - self.since >= DAY_S
@@ -105,6 +106,9 @@ class _Day:
     @property
     def full(self) -> bool:
         return self.tasks >= MAX_TAKEN_PER_DAY or self.input_bytes >= MAX_INPUT_PER_DAY
+
+
+ENOUGH = Declined("full", "this node has taken enough of yours for a day")
 
 
 class HandoverServing:
@@ -193,8 +197,13 @@ class HandoverServing:
         self._taking[peer] += 1
         day.tasks += 1
         try:
-            most = MAX_INPUT_PER_DAY - day.input_bytes
-            day.input_bytes += await self._tasks.take_over(take.task, take.spec, take.submitter, peer, most)
+            # One after the other: how much may be fetched depends on what the one before has fetched.
+            async with day.turn:
+                if day.input_bytes >= MAX_INPUT_PER_DAY:
+                    return ENOUGH
+                most = MAX_INPUT_PER_DAY - day.input_bytes
+                fetched = await self._tasks.take_over(take.task, take.spec, take.submitter, peer, most)
+                day.input_bytes += fetched
         except ChorusError as error:
             return Declined(error.code[:64], str(error)[:1000])
         finally:
@@ -212,8 +221,8 @@ class HandoverServing:
         if count >= MAX_TAKEN_PER_PEER:
             return Declined("full", f"{count} tasks of yours are here already")
         day = self._taken.get(peer)
-        if day is not None and day.is_over(self._clock.seconds()) is False and day.full:
-            return Declined("full", "this node has taken enough of yours for a day")
+        if day is not None and not day.is_over(self._clock.seconds()) and day.full:
+            return ENOUGH
         return None
 
     async def _cancel(self, io: StreamIO, peer: PeerId, cancel: Cancel) -> None:
