@@ -103,7 +103,9 @@ class Following:
         self._io: StreamIO | None = None
         self._stopped = False
         self._heard_at = context.clock.seconds()
-        self._attempt = 0
+        self._attempt = -1
+        self._attempt_ends = math.inf
+        """By the clock: an attempt that began has until then, whatever else is told of it meanwhile."""
         self._timer = Timer(context.clock, self.begin)
         self._deadline = Timer(context.clock, self._overdue)
         self._waiting: list[Deferred[None]] = []
@@ -121,17 +123,24 @@ class Following:
 
     def saw(self, view: View) -> None:
         """That member told where the task is. Raises `PeerError` for a result that is none. An attempt that begins may
-        take so long, and no longer."""
+        take so long, and no longer, whatever is told of it; the time of the next one begins with that."""
         if view.result is not None:
             spec = self._context.machine.get(self.task_id).spec
             view = attrs.evolve(view, result=checked_result(view.result, spec))
         self.view = view
-        if view.state not in {State.ASSIGNED, State.PREPARING, State.RUNNING}:
+        if view.state in {State.ASSIGNED, State.PREPARING, State.RUNNING}:
+            self._limit(view.attempt)
+        else:
+            # It may wait there for its next attempt as long as it likes.
             self._deadline.cancel()
-        elif view.attempt > self._attempt or not self._deadline.armed:
-            self._attempt = max(view.attempt, self._attempt)
+
+    def _limit(self, attempt: int) -> None:
+        now = self._context.clock.seconds()
+        if attempt > self._attempt:
+            self._attempt = attempt
             task = self._context.machine.get(self.task_id)
-            self._deadline.arm(OVERTIME * attempt_limit(task.spec, MAX_INPUT_BYTES))
+            self._attempt_ends = now + OVERTIME * attempt_limit(task.spec, MAX_INPUT_BYTES)
+        self._deadline.arm(max(0.0, self._attempt_ends - now))
 
     def _overdue(self) -> None:
         detail = f"{self.peer}, which it was handed to, did not end it within its time limit with all margins"
@@ -287,11 +296,15 @@ def checked_result(document: Mapping[str, JSON], spec: Mapping[str, JSON]) -> di
             said |= {f"{stream}_{name}": row[name] for name in ("bytes", "sha256") if name in row}
     message = from_json(said)
     assert isinstance(message, Result)
-    agent = document.get("agent")
-    result = result_document(message, agent if isinstance(agent, str) else "", message.agent_id)
+    result = result_document(message, _agent(document.get("agent")), message.agent_id)
     if (over := excess(spec, result)) is not None:
         raise ResultOverLimits(over)
     return result
+
+
+def _agent(name: JSON) -> str:
+    """The peer id of the agent that has the result, "" where none is named. Raises `PeerError`."""
+    return str(PeerId.parse(name)) if isinstance(name, str) and name else ""
 
 
 def _output_limit(task: TaskState) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 from twisted.internet.defer import Deferred
 
 from chorus.errors import PeerError
@@ -209,7 +210,12 @@ class HandedOver(Case):
 
     def test_a_result_that_no_agent_could_send_is_none(self) -> None:
         good = {"reason": "exit", "exit_code": 0, "detail": "", "sandbox": "docker", "image": None}
-        good |= {"started_at": 1.0, "ended_at": 2.0, "agent": "a", "output": {"stdout": {"bytes": 3, "sha256": None}}}
+        good |= {
+            "started_at": 1.0,
+            "ended_at": 2.0,
+            "agent": str(self.six.peer),
+            "output": {"stdout": {"bytes": 3, "sha256": None}},
+        }
         spec = {"limits": {"disk_mb": 1, "output_mb": 1}, "artifacts": ["*"]}
         self.assertEqual(checked_result(good, spec)["output"]["stdout"]["bytes"], 3)
         row = {"path": "x", "sha256": "ab" * 32, "size": 2 << 20}
@@ -220,6 +226,7 @@ class HandedOver(Case):
             {"truncated": [[]]},
             {"exit_code": "0"},
             {"started_at": "yesterday"},
+            {"agent": "nobody"},
             {"output": {"stdout": {"bytes": 2 << 20, "sha256": None}}},
         ):
             self.assertRaises(PeerError, checked_result, {**good, **wrong}, spec)
@@ -288,6 +295,31 @@ class BadScheduler(Case):
         self.say(self.view("submitted"))
         self.over(OVERTIME * attempt_limit(self.five.machine.get(task).spec, MAX_INPUT_BYTES) + 2)
         self.assertEqual(self.five.state(task), "submitted")
+
+    def test_an_attempt_has_its_time_whatever_is_told_meanwhile(self) -> None:
+        task = self.take_only()
+        limit = OVERTIME * attempt_limit(self.five.machine.get(task).spec, MAX_INPUT_BYTES)
+        for _ in range(4):
+            self.say(self.view("running"))
+            self.over(limit / 5)
+            self.say(self.view("submitted"))
+        self.over(limit / 4)
+        self.assertEqual(self.five.state(task), "submitted")
+        self.say(self.view("running"))
+        self.over(2)
+        self.assertEqual(self.five.show(task)["reason"], "lease_lost")
+
+    def test_the_next_attempt_has_a_time_of_its_own(self) -> None:
+        task = self.take_only()
+        limit = OVERTIME * attempt_limit(self.five.machine.get(task).spec, MAX_INPUT_BYTES)
+        self.say(self.view("running"))
+        self.over(limit / 2)
+        self.say(self.view("submitted"))
+        self.say(attrs.evolve(self.view("running"), attempt=2))
+        self.over(limit * 0.9)
+        self.assertEqual(self.five.state(task), "running")
+        self.over(limit / 4)
+        self.assertEqual(self.five.show(task)["reason"], "lease_lost")
 
     def test_a_member_that_will_not_cancel_loses_the_task(self) -> None:
         task = self.take_only()
@@ -433,6 +465,17 @@ class Strangers(Case):
         for number, data in enumerate((b"123456", b"abcdef")):
             self.assertIsInstance(self.take(number, input={"sha256": self.five.blobs.put(data)}, **SIX), Taken)
         self.assertEqual(self.take(2, **SIX).reason, "full")
+
+    def test_inputs_that_are_fetched_at_the_same_time_count(self) -> None:
+        self.patch(handover_serving, "MAX_INPUT_PER_DAY", 10)
+        self.middle.blobs.hold = Deferred()
+        blobs = [{"input": {"sha256": self.five.blobs.put(data)}} for data in (b"123456", b"abcdef", b"third")]
+        asked = [Deferred.fromCoroutine(self.talk(self.five, number, blob)) for number, blob in enumerate(blobs)]
+        self.world.settle()
+        self.middle.blobs.hold.callback(None)
+        self.world.settle()
+        kinds = [type(self.successResultOf(each)) for each in asked]
+        self.assertEqual(kinds, [Taken, Taken, Declined])
 
     def test_a_task_is_told_in_one_conversation(self) -> None:
         task = self.submit()
