@@ -13,7 +13,6 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,9 +22,8 @@ from chorus.errors import ChorusError
 from chorus.identity import Identity
 from chorus.sandbox import volumes
 from chorus.services.cluster import load_token
+from tests.integration.forks import ROOT, Twistd
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-TWISTD = "import sys; from twisted.scripts.twistd import run; sys.argv[0] = 'twistd'; run()"
 START_S = 120.0
 
 
@@ -78,8 +76,8 @@ class Agent:
     def start(self) -> Agent:
         env = {name: value for name, value in os.environ.items() if not name.startswith("CHORUS_")}
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", TWISTD, "--nodaemon", "--pidfile=", "chorus", "agent"],
+            self.process = Twistd(
+                ["--nodaemon", "--pidfile=", "chorus", "agent"],
                 cwd=self.folder,
                 env={**env, "PYTHONPATH": str(ROOT), **self.settings},
                 stdin=subprocess.DEVNULL,

@@ -13,7 +13,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +25,8 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SkipTest, TestCase
 
 from chorus.services.cluster import load_token
-from tests.integration.agents import ROOT, START_S, TWISTD, Agent, Stuck, until
+from tests.integration.agents import START_S, Agent, Stuck, until
+from tests.integration.forks import ROOT, Twistd
 
 FREE_PORTS = {f"CHORUS_{name}_PORT": "0" for name in ("P2P", "API", "HEALTH")}
 
@@ -57,8 +57,8 @@ class Node(Agent):
     def launch(self) -> Node:
         """Start the process without waiting for the node."""
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", TWISTD, "--nodaemon", "--pidfile=", "chorus", self.command],
+            self.process = Twistd(
+                ["--nodaemon", "--pidfile=", "chorus", self.command],
                 cwd=self.folder,
                 env=environment(**self.settings),
                 stdin=subprocess.DEVNULL,
@@ -217,8 +217,8 @@ class NodeCase(TestCase):
         Fails for a start, exit status 0, a traceback, or more or less than one line.
         """
         given = {"CHORUS_DATA_DIR": str(data), "CHORUS_MDNS_ENABLED": "false", **FREE_PORTS, **settings}
-        process = subprocess.Popen(
-            [sys.executable, "-c", TWISTD, "--nodaemon", "--pidfile=", "chorus", command],
+        process = Twistd(
+            ["--nodaemon", "--pidfile=", "chorus", command],
             cwd=self.folder,
             env=environment(**given),
             stdin=subprocess.DEVNULL,

@@ -13,7 +13,8 @@ from typing import Any
 
 from twisted.trial.unittest import SkipTest
 
-from tests.integration.agents import ROOT, Agent, processes_with, until
+from tests.integration.agents import Agent, processes_with, until
+from tests.integration.forks import ROOT
 from tests.integration.test_task_faults import SHORT_LEASE_S, FaultCase, threaded
 from tests.sandbox.support import IMAGE, no_docker
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from chorus.identity import Identity
 from chorus.security.jointoken import JoinToken
 from chorus.services.cluster import ClusterService, Wishes, load_token
-from tests.integration.agents import TWISTD, until
+from tests.integration.agents import until
+from tests.integration.forks import TWISTD
 from tests.integration.nodes import FREE_PORTS, NodeCase, environment, threaded
 
 PEER = "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWEuMkCc5oXuffpf9HRxZdEnHPJBBYH6pdKgkY6AnwwnXb"

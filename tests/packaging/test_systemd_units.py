@@ -15,7 +15,7 @@ from pathlib import Path
 from twisted.trial.unittest import SkipTest, TestCase
 
 from chorus.config.settings import Settings, known_variables, variable
-from tests.integration.agents import ROOT
+from tests.integration.forks import ROOT
 from tests.integration.nodes import Node, threaded
 from tests.support import PureTestCase
 
