@@ -31,7 +31,7 @@ from chorus.protocols.connection_limits import ConnectionLimits
 from chorus.protocols.muxed_stream import MuxedStream
 from chorus.protocols.noise import HandshakeResult
 from chorus.protocols.stream import Connection, Stream
-from chorus.protocols.yamux_stream import YamuxStream
+from chorus.protocols.yamux.stream import YamuxStream
 
 ECHO = "/bench/echo/1.0.0"
 SINK = "/bench/sink/1.0.0"

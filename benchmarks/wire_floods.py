@@ -16,7 +16,7 @@ from benchmarks import wire_core
 from chorus.errors import PeerError
 from chorus.protocols import multistream
 from chorus.protocols.connection import READ_SIZE
-from chorus.protocols.yamux_frames import ACK, DATA, FIN, GO_AWAY, HEADER, PING, RST, SYN, WINDOW_UPDATE
+from chorus.protocols.yamux.frames import ACK, DATA, FIN, GO_AWAY, HEADER, PING, RST, SYN, WINDOW_UPDATE
 
 OFFER = multistream.lazy_offer(wire_core.ECHO)
 REFUSED = multistream.lazy_offer("/nobody/speaks/this")

@@ -10,7 +10,7 @@ from chorus.config.settings import Settings
 from chorus.protocols.connection_limits import ConnectionLimits
 from chorus.protocols.gossip_params import GossipParams
 from chorus.protocols.limits import HostLimits
-from chorus.protocols.yamux_frames import YamuxLimits
+from chorus.protocols.yamux.frames import YamuxLimits
 from chorus.tasks.spec import MINIMUM_LIMITS, WIDEST_LIMITS
 from tests.support import PureTestCase
 

@@ -33,8 +33,8 @@ from chorus.protocols.connection_limits import (
 from chorus.protocols.muxed_stream import MuxedStream
 from chorus.protocols.noise import HandshakeResult, NoiseHandshake
 from chorus.protocols.stream import Stream
-from chorus.protocols.yamux_frames import SessionEnded, StreamLimitReached
-from chorus.protocols.yamux_stream import YamuxStream
+from chorus.protocols.yamux.frames import SessionEnded, StreamLimitReached
+from chorus.protocols.yamux.stream import YamuxStream
 
 __all__ = [
     "ConnectionDelegate",

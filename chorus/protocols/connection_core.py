@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from chorus.errors import ChorusError, LocalError
 from chorus.identity import Identity, PeerId
-from chorus.protocols import multistream, yamux
+from chorus.protocols import multistream
 from chorus.protocols.connection_deadlines import Deadlines
 from chorus.protocols.connection_events import CoreEvents
 from chorus.protocols.connection_keepalive import Answered, Keepalive
@@ -25,9 +25,10 @@ from chorus.protocols.connection_upgrade import Upgrade
 from chorus.protocols.muxed_stream import Answer, MuxedStream, Offer, Opened, Proposals
 from chorus.protocols.noise import HandshakeResult, NoiseHandshake, NoiseSession
 from chorus.protocols.stream import Connection
-from chorus.protocols.yamux import YamuxSession
-from chorus.protocols.yamux_frames import GO_AWAY_NORMAL, GO_AWAY_PROTOCOL_ERROR, SessionEnded
-from chorus.protocols.yamux_stream import YamuxStream
+from chorus.protocols.yamux import session as yamux
+from chorus.protocols.yamux.frames import GO_AWAY_NORMAL, GO_AWAY_PROTOCOL_ERROR, SessionEnded
+from chorus.protocols.yamux.session import YamuxSession
+from chorus.protocols.yamux.stream import YamuxStream
 
 MAX_KNOWN_OFFERS = 64
 """Offers of supported protocols that are recognised without parsing them."""

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from chorus.errors import ChorusError
     from chorus.protocols.muxed_stream import MuxedStream
     from chorus.protocols.noise import HandshakeResult
-    from chorus.protocols.yamux_stream import YamuxStream
+    from chorus.protocols.yamux.stream import YamuxStream
 
 
 class CoreEvents(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 from chorus.errors import LocalError, PeerError
-from chorus.protocols.yamux_frames import YamuxLimits
+from chorus.protocols.yamux.frames import YamuxLimits
 
 
 class HandshakeTimeout(PeerError):

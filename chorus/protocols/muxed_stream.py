@@ -16,8 +16,8 @@ from chorus.errors import ChorusError, PeerError
 from chorus.protocols import multistream
 from chorus.protocols.multistream import MultistreamError
 from chorus.protocols.stream import ProtocolNotSupported, StreamReceiver
-from chorus.protocols.yamux import YamuxSession
-from chorus.protocols.yamux_stream import YamuxStream
+from chorus.protocols.yamux.session import YamuxSession
+from chorus.protocols.yamux.stream import YamuxStream
 
 if TYPE_CHECKING:
     from chorus.protocols.connection_core import ConnectionCore

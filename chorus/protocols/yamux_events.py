@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from chorus.protocols.yamux_stream import YamuxStream
+    from chorus.protocols.yamux.stream import YamuxStream
 
 
 class SessionEvents(Protocol):

@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from chorus.errors import ChorusError
 from chorus.protocols.connection import ConnectionProtocol
 from chorus.protocols.stream import ProtocolOptions, Stream, StreamClosed
-from chorus.protocols.yamux_frames import YamuxLimits
+from chorus.protocols.yamux.frames import YamuxLimits
 from chorus.simulation.gossip_watch import GossipWatch
 from chorus.simulation.observers import Judge
 from chorus.simulation.world import SECOND, World

@@ -18,7 +18,7 @@ from chorus.protocols.connection_limits import ConnectionLimits
 from chorus.protocols.muxed_stream import MuxedStream
 from chorus.protocols.noise import HandshakeResult, NoiseHandshake
 from chorus.protocols.stream import Stream
-from chorus.protocols.yamux_stream import YamuxStream
+from chorus.protocols.yamux.stream import YamuxStream
 from tests.protocols.yamux_support import Recorder
 
 DIALER = Identity.from_seed(bytes(31) + b"\x01")

@@ -19,7 +19,7 @@ from chorus.protocols.connection import ConnectionLimits, ConnectionLost, Connec
 from chorus.protocols.connection_limits import HandshakeTimeout, KeepaliveTimeout, ReadStalled
 from chorus.protocols.noise import NoiseError
 from chorus.protocols.stream import ProtocolNotSupported, StreamClosed, StreamReset
-from chorus.protocols.yamux_frames import (
+from chorus.protocols.yamux.frames import (
     INITIAL_WINDOW,
     PING,
     SYN,

@@ -9,7 +9,7 @@ from chorus.protocols.connection_limits import ConnectionLimits, LingerTimeout, 
 from chorus.protocols.multistream import MultistreamError
 from chorus.protocols.noise import NoiseError
 from chorus.protocols.stream import ProtocolNotSupported, StreamClosed, StreamReset
-from chorus.protocols.yamux_frames import (
+from chorus.protocols.yamux.frames import (
     ACK,
     DATA,
     FIN,

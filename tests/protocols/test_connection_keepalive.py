@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chorus.protocols.connection_limits import KeepaliveTimeout, PingLimitReached, PingTimeout
-from chorus.protocols.yamux_frames import GO_AWAY, PING, SYN, SessionEnded
+from chorus.protocols.yamux.frames import GO_AWAY, PING, SYN, SessionEnded
 from tests.protocols.connection_support import CorePair, drain
 from tests.protocols.yamux_support import frame, frames
 from tests.support import PureTestCase

@@ -7,7 +7,7 @@ from chorus.protocols import multistream
 from chorus.protocols.connection_limits import HandshakeTimeout
 from chorus.protocols.multistream import MultistreamError
 from chorus.protocols.noise import NoiseError, PeerIdMismatch
-from chorus.protocols.yamux_frames import DATA, SYN, WINDOW_UPDATE, SessionEnded
+from chorus.protocols.yamux.frames import DATA, SYN, WINDOW_UPDATE, SessionEnded
 from tests.protocols.connection_support import DIALER, ECHO, LISTENER, CorePair, core, drain, open_stream
 from tests.protocols.yamux_support import frame
 from tests.support import PureTestCase

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from chorus.errors import ChorusError
-from chorus.protocols.yamux import YamuxSession
-from chorus.protocols.yamux_frames import HEADER, YamuxLimits
-from chorus.protocols.yamux_stream import YamuxStream
+from chorus.protocols.yamux.frames import HEADER, YamuxLimits
+from chorus.protocols.yamux.session import YamuxSession
+from chorus.protocols.yamux.stream import YamuxStream
 
 
 class Recorder:

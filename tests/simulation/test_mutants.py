@@ -19,8 +19,8 @@ from chorus.protocols.mcache import MessageCache
 from chorus.protocols.muxed_stream import MuxedStream
 from chorus.protocols.seen import SeenCache
 from chorus.protocols.stream import ProtocolOptions
-from chorus.protocols.yamux_frames import YamuxLimits
-from chorus.protocols.yamux_stream import YamuxStream
+from chorus.protocols.yamux.frames import YamuxLimits
+from chorus.protocols.yamux.stream import YamuxStream
 from chorus.services.pubsub_link import Outbound
 from chorus.simulation import journal, memory, runs, traffic
 from chorus.simulation import node as nodes

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from chorus.errors import LimitExceeded
-from chorus.protocols import yamux_budgets as budgets
-from chorus.protocols.yamux_frames import DATA, INITIAL_WINDOW, SendQueueFull, YamuxLimits
+from chorus.protocols.yamux import budgets
+from chorus.protocols.yamux.frames import DATA, INITIAL_WINDOW, SendQueueFull, YamuxLimits
 from tests.protocols.yamux_support import Pair, frame
 from tests.support import PureTestCase
 

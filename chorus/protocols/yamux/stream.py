@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from chorus.errors import ChorusError
 from chorus.protocols.stream import StreamClosed, StreamReceiver, StreamReset
-from chorus.protocols.yamux_frames import INITIAL_WINDOW, SendQueueFull
+from chorus.protocols.yamux.frames import INITIAL_WINDOW, SendQueueFull
 
 if TYPE_CHECKING:
-    from chorus.protocols.yamux import YamuxSession
+    from chorus.protocols.yamux.session import YamuxSession
 
 
 class YamuxStream:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chorus.protocols.yamux_frames import DATA, INITIAL_WINDOW, PING, SYN, WINDOW_UPDATE, YamuxLimits
+from chorus.protocols.yamux.frames import DATA, INITIAL_WINDOW, PING, SYN, WINDOW_UPDATE, YamuxLimits
 from tests.protocols.yamux_support import Pair, Recorder, drain, frames
 from tests.support import PureTestCase
 

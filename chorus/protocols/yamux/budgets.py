@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from chorus.protocols.yamux_frames import INITIAL_WINDOW, YamuxLimits
+from chorus.protocols.yamux.frames import INITIAL_WINDOW, YamuxLimits
 
 if TYPE_CHECKING:
-    from chorus.protocols.yamux_stream import YamuxStream
+    from chorus.protocols.yamux.stream import YamuxStream
 
 
 class Budgets:

@@ -8,8 +8,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from chorus.errors import PeerError
 from chorus.protocols.stream import StreamClosed
-from chorus.protocols.yamux_frames import INITIAL_WINDOW, YamuxLimits
-from chorus.protocols.yamux_stream import YamuxStream
+from chorus.protocols.yamux.frames import INITIAL_WINDOW, YamuxLimits
+from chorus.protocols.yamux.stream import YamuxStream
 from tests.protocols.yamux_support import Recorder, drain, frame, session
 from tests.support import PureTestCase
 

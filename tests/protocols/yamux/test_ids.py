@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chorus.protocols.yamux_frames import RST, SYN, WINDOW_UPDATE, StreamLimitReached, YamuxError
+from chorus.protocols.yamux.frames import RST, SYN, WINDOW_UPDATE, StreamLimitReached, YamuxError
 from tests.protocols.yamux_support import Pair, frame, session
 from tests.support import PureTestCase
 

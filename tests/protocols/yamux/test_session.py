@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from chorus.errors import ChorusError, LimitExceeded
 from chorus.protocols.stream import StreamClosed, StreamReset
-from chorus.protocols.yamux_frames import (
+from chorus.protocols.yamux.frames import (
     ACK,
     DATA,
     FIN,
@@ -22,7 +22,7 @@ from chorus.protocols.yamux_frames import (
     YamuxLimits,
     YamuxStreamError,
 )
-from chorus.protocols.yamux_stream import YamuxStream
+from chorus.protocols.yamux.stream import YamuxStream
 from tests.protocols.yamux_support import Pair, Recorder, drain, frame, frames, session
 from tests.support import PureTestCase, vectors
 

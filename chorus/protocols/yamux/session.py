@@ -13,9 +13,8 @@ from collections.abc import Iterable
 
 from chorus.errors import ChorusError, LimitExceeded
 from chorus.protocols.stream import StreamReset
-from chorus.protocols.yamux_budgets import Budgets
-from chorus.protocols.yamux_events import SessionEvents
-from chorus.protocols.yamux_frames import (
+from chorus.protocols.yamux.budgets import Budgets
+from chorus.protocols.yamux.frames import (
     ACK,
     DATA,
     FIN,
@@ -36,9 +35,10 @@ from chorus.protocols.yamux_frames import (
     YamuxLimits,
     YamuxStreamError,
 )
-from chorus.protocols.yamux_ids import StreamIds
-from chorus.protocols.yamux_output import YamuxOutput
-from chorus.protocols.yamux_stream import YamuxStream
+from chorus.protocols.yamux.ids import StreamIds
+from chorus.protocols.yamux.output import YamuxOutput
+from chorus.protocols.yamux.stream import YamuxStream
+from chorus.protocols.yamux_events import SessionEvents
 
 PROTOCOL = "/yamux/1.0.0"
 

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from chorus.errors import LimitExceeded
-from chorus.protocols.yamux_frames import DATA, FIN, HEADER, HEADER_SIZE, RST, WINDOW_UPDATE, YamuxLimits
+from chorus.protocols.yamux.frames import DATA, FIN, HEADER, HEADER_SIZE, RST, WINDOW_UPDATE, YamuxLimits
 
 if TYPE_CHECKING:
-    from chorus.protocols.yamux_budgets import Budgets
-    from chorus.protocols.yamux_stream import YamuxStream
+    from chorus.protocols.yamux.budgets import Budgets
+    from chorus.protocols.yamux.stream import YamuxStream
 
 _pack = HEADER.pack
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from chorus.protocols.yamux_frames import MAX_STREAM_ID, StreamLimitReached, YamuxError
+from chorus.protocols.yamux.frames import MAX_STREAM_ID, StreamLimitReached, YamuxError
 
 MAX_GAPS = 256
 """Stream ids that the peer skipped and may still open: go-yamux takes ids and sends SYNs in two steps, so concurrent
