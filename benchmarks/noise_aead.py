@@ -1,7 +1,7 @@
 """What the AEAD, the Noise session and the Noise handshake cost: `python benchmarks/noise_aead.py`.
 
 Prints microseconds a call, the best of several rounds, for both implementations behind the seam of
-`chorus.protocols.aead`; then the session (which adds framing and nonces) and a full
+`chorus.protocols.noise.aead`; then the session (which adds framing and nonces) and a full
 XX handshake, both ends in one process.
 """
 
@@ -13,9 +13,9 @@ from collections.abc import Callable
 from functools import partial
 
 from chorus.identity import Identity
-from chorus.protocols.aead import Aead, ChaCha20Poly1305, SodiumChaCha20Poly1305
-from chorus.protocols.noise import HandshakeResult, NoiseHandshake
-from chorus.protocols.noise_session import MAX_PLAINTEXT, NoiseSession
+from chorus.protocols.noise.aead import Aead, ChaCha20Poly1305, SodiumChaCha20Poly1305
+from chorus.protocols.noise.handshake import HandshakeResult, NoiseHandshake
+from chorus.protocols.noise.session import MAX_PLAINTEXT, NoiseSession
 
 SIZES = (16, 256, 4096, 16384, MAX_PLAINTEXT)
 ROUNDS = 5

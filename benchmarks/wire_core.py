@@ -29,7 +29,7 @@ from chorus.protocols.connection import ConnectionProtocol
 from chorus.protocols.connection_core import ConnectionCore
 from chorus.protocols.connection_limits import ConnectionLimits
 from chorus.protocols.muxed_stream import MuxedStream
-from chorus.protocols.noise import HandshakeResult
+from chorus.protocols.noise.handshake import HandshakeResult
 from chorus.protocols.stream import Connection, Stream
 from chorus.protocols.yamux.stream import YamuxStream
 

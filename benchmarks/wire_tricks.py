@@ -77,7 +77,8 @@ def one_write_a_turn() -> None:
 
 
 def chosen_cipher() -> None:
-    from chorus.protocols import aead, noise_session
+    from chorus.protocols.noise import aead
+    from chorus.protocols.noise import session as noise_session
 
     noise_session.ChaCha20Poly1305 = aead.SodiumChaCha20Poly1305  # type: ignore[attr-defined]
 

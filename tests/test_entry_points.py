@@ -25,10 +25,10 @@ from chorus.protocols import blobs, gossip_rpc, handover, identify, peers, task_
 from chorus.protocols.admission import Exchange
 from chorus.protocols.envelope import PeerRecord
 from chorus.protocols.gossip_sign import Verifier
-from chorus.protocols.noise import NoiseError, NoiseHandshake
+from chorus.protocols.noise.handshake import NoiseError, NoiseHandshake
 from chorus.protocols.starts import StartRecord
 from chorus.services.cluster import Membership
-from tests.protocols.test_noise import PeerWithPayload
+from tests.protocols.noise.test_handshake import PeerWithPayload
 from tests.support import PureTestCase
 
 ALICE = Identity.from_seed(b"\1" * 32)
@@ -222,7 +222,7 @@ class CompletenessTests(PureTestCase):
         "protocols/gossip_rpc.py",
         "protocols/handover.py",
         "protocols/identify.py",
-        "protocols/noise.py",
+        "protocols/noise/handshake.py",
         "protocols/peers.py",
         "protocols/starts.py",
         "protocols/task_messages.py",

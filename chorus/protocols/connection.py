@@ -31,7 +31,7 @@ from chorus.protocols.connection_limits import (
     ReadStalled,
 )
 from chorus.protocols.muxed_stream import MuxedStream
-from chorus.protocols.noise import HandshakeResult, NoiseHandshake
+from chorus.protocols.noise.handshake import HandshakeResult, NoiseHandshake
 from chorus.protocols.stream import Stream
 from chorus.protocols.yamux.frames import SessionEnded, StreamLimitReached
 from chorus.protocols.yamux.stream import YamuxStream

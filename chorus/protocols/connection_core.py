@@ -23,7 +23,7 @@ from chorus.protocols.connection_limits import (
 )
 from chorus.protocols.connection_upgrade import Upgrade
 from chorus.protocols.muxed_stream import Answer, MuxedStream, Offer, Opened, Proposals
-from chorus.protocols.noise import HandshakeResult, NoiseHandshake, NoiseSession
+from chorus.protocols.noise.handshake import HandshakeResult, NoiseHandshake, NoiseSession
 from chorus.protocols.stream import Connection
 from chorus.protocols.yamux import session as yamux
 from chorus.protocols.yamux.frames import GO_AWAY_NORMAL, GO_AWAY_PROTOCOL_ERROR, SessionEnded

@@ -6,9 +6,10 @@ handshake where the peer can do that: each is one flight less.
 
 from __future__ import annotations
 
-from chorus.protocols import multistream, noise
+from chorus.protocols import multistream
 from chorus.protocols.multistream import MultistreamError
-from chorus.protocols.noise import HandshakeResult, NoiseHandshake
+from chorus.protocols.noise import handshake as noise
+from chorus.protocols.noise.handshake import HandshakeResult, NoiseHandshake
 from chorus.protocols.yamux import session as yamux
 
 

@@ -29,7 +29,7 @@ from chorus.protocols.connection_core import MakeHandshake
 from chorus.protocols.dialing import Backoffs, DialError, peer_named
 from chorus.protocols.identify import Identification
 from chorus.protocols.limits import ConnectionCounts, HostLimits
-from chorus.protocols.noise import NoiseHandshake
+from chorus.protocols.noise.handshake import NoiseHandshake
 from chorus.protocols.peerstore import PeerStore
 from chorus.protocols.stream import Connection, ProtocolOptions, Stream, StreamClosed, StreamOpened
 from chorus.services.p2p_dialer import Dialer

@@ -16,8 +16,8 @@ from twisted.internet.threads import deferToThread
 
 from chorus.identity import Identity
 from chorus.protocols import identify, multistream, ping
-from chorus.protocols.noise import SIGNATURE_PREFIX
-from chorus.protocols.noise_xx import NoiseXX, generate_keypair
+from chorus.protocols.noise.handshake import SIGNATURE_PREFIX
+from chorus.protocols.noise.xx import NoiseXX, generate_keypair
 from chorus.protocols.proto.identify_pb2 import Identify
 from chorus.protocols.proto.noise_pb2 import NoiseExtensions, NoiseHandshakePayload
 from tests.integration.test_hostile_peers import (
@@ -34,7 +34,7 @@ from tests.integration.test_hostile_peers import (
     HostilePeer,
     frame,
 )
-from tests.protocols.test_noise import payload_of
+from tests.protocols.noise.test_handshake import payload_of
 from tests.support import vectors
 from tests.test_identity import public_of_protobuf, rsa_spki
 

@@ -16,7 +16,7 @@ from chorus.protocols.connection import ConnectionProtocol
 from chorus.protocols.connection_core import ConnectionCore
 from chorus.protocols.connection_limits import ConnectionLimits
 from chorus.protocols.muxed_stream import MuxedStream
-from chorus.protocols.noise import HandshakeResult, NoiseHandshake
+from chorus.protocols.noise.handshake import HandshakeResult, NoiseHandshake
 from chorus.protocols.stream import Stream
 from chorus.protocols.yamux.stream import YamuxStream
 from tests.protocols.yamux_support import Recorder
@@ -114,7 +114,7 @@ def core(
         if not early_muxer:
             parameters["muxers"] = ()
         if deterministic:
-            from chorus.protocols.noise import StaticKey
+            from chorus.protocols.noise.handshake import StaticKey
 
             parameters["generate_keypair"] = seeded_keypair(3 if initiator else 4)
             parameters["static"] = StaticKey.make(identity, seeded_keypair(5 if initiator else 6)())

@@ -22,7 +22,7 @@ from chorus.protocols.admission import (
     proof,
     slowness,
 )
-from chorus.protocols.noise import NoiseHandshake
+from chorus.protocols.noise.handshake import NoiseHandshake
 from chorus.protocols.proto.admission_pb2 import Hello
 from tests.support import PureTestCase
 

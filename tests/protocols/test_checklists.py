@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from chorus.identity import MAX_KEY_PROTOBUF
-from chorus.protocols import gossip_params, identify, multistream, noise, ping
+from chorus.protocols import gossip_params, identify, multistream, ping
 from chorus.protocols.connection import ConnectionLimits
 from chorus.protocols.limits import HostLimits
 from chorus.protocols.multistream import Listener, TooManyProposals
-from chorus.protocols.noise_session import MAX_FRAME
+from chorus.protocols.noise import handshake as noise
+from chorus.protocols.noise.session import MAX_FRAME
 from tests.support import PureTestCase
 
 MIB = 1024 * 1024

@@ -17,7 +17,7 @@ from twisted.trial.unittest import TestCase
 from chorus.errors import LimitExceeded, LocalError, PeerError
 from chorus.protocols.connection import ConnectionLimits, ConnectionLost, ConnectionProtocol, Truncated
 from chorus.protocols.connection_limits import HandshakeTimeout, KeepaliveTimeout, ReadStalled
-from chorus.protocols.noise import NoiseError
+from chorus.protocols.noise.handshake import NoiseError
 from chorus.protocols.stream import ProtocolNotSupported, StreamClosed, StreamReset
 from chorus.protocols.yamux.frames import (
     INITIAL_WINDOW,

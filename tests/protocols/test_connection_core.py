@@ -7,7 +7,7 @@ from chorus.protocols import multistream
 from chorus.protocols.connection_core import Truncated
 from chorus.protocols.connection_limits import ConnectionLimits, LingerTimeout, NegotiationTimeout, ReadStalled
 from chorus.protocols.multistream import MultistreamError
-from chorus.protocols.noise import NoiseError
+from chorus.protocols.noise.handshake import NoiseError
 from chorus.protocols.stream import ProtocolNotSupported, StreamClosed, StreamReset
 from chorus.protocols.yamux.frames import (
     ACK,

@@ -6,7 +6,7 @@ from chorus.errors import PeerError
 from chorus.protocols import multistream
 from chorus.protocols.connection_limits import HandshakeTimeout
 from chorus.protocols.multistream import MultistreamError
-from chorus.protocols.noise import NoiseError, PeerIdMismatch
+from chorus.protocols.noise.handshake import NoiseError, PeerIdMismatch
 from chorus.protocols.yamux.frames import DATA, SYN, WINDOW_UPDATE, SessionEnded
 from tests.protocols.connection_support import DIALER, ECHO, LISTENER, CorePair, core, drain, open_stream
 from tests.protocols.yamux_support import frame

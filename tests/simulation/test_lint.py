@@ -97,7 +97,7 @@ class OnlyForSimulation(PureTestCase):
 
         from chorus.protocols.connection import ConnectionProtocol
         from chorus.protocols.connection_core import ConnectionCore
-        from chorus.protocols.noise import NoiseHandshake
+        from chorus.protocols.noise.handshake import NoiseHandshake
         from chorus.services.p2p import P2PService
 
         for made, parameter in (

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chorus.identity import Identity
-from chorus.protocols.noise import PeerIdMismatch, SelfDial
+from chorus.protocols.noise.handshake import PeerIdMismatch, SelfDial
 from chorus.simulation.security import PlainHandshake, SeededNoise, plain
 from tests.support import PureTestCase
 

@@ -14,7 +14,7 @@ from nacl import bindings
 
 from chorus.entropy import RandomBytes, system_random
 from chorus.errors import PeerError
-from chorus.protocols.aead import Aead, AuthenticationError, Buffer, ChaCha20Poly1305
+from chorus.protocols.noise.aead import Aead, AuthenticationError, Buffer, ChaCha20Poly1305
 
 PROTOCOL_NAME = b"Noise_XX_25519_ChaChaPoly_SHA256"
 """Exactly 32 bytes, so it is the first `h` itself, not its hash."""

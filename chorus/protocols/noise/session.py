@@ -8,8 +8,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from chorus.protocols.aead import Aead, AuthenticationError, Buffer
-from chorus.protocols.noise_xx import NONCE_END, TAG, NoiseError, NonceExhausted, pack_nonce
+from chorus.protocols.noise.aead import Aead, AuthenticationError, Buffer
+from chorus.protocols.noise.xx import NONCE_END, TAG, NoiseError, NonceExhausted, pack_nonce
 
 MAX_FRAME = 65535
 MAX_PLAINTEXT = MAX_FRAME - TAG

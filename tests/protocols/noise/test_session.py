@@ -6,9 +6,9 @@ import tracemalloc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chorus.protocols.aead import ChaCha20Poly1305, SodiumChaCha20Poly1305
-from chorus.protocols.noise_session import MAX_PLAINTEXT, NoiseSession
-from chorus.protocols.noise_xx import NONCE_END, NoiseError, NonceExhausted
+from chorus.protocols.noise.aead import ChaCha20Poly1305, SodiumChaCha20Poly1305
+from chorus.protocols.noise.session import MAX_PLAINTEXT, NoiseSession
+from chorus.protocols.noise.xx import NONCE_END, NoiseError, NonceExhausted
 from tests.support import PureTestCase
 
 CIPHERS = (ChaCha20Poly1305, SodiumChaCha20Poly1305)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chorus.identity import Identity, PublicKey
-from chorus.protocols.noise import (
+from chorus.protocols.noise.handshake import (
     MAX_HANDSHAKE_FRAME,
     MAX_MUXER_NAME,
     MAX_MUXERS,
@@ -22,7 +22,7 @@ from chorus.protocols.noise import (
     SelfDial,
     StaticKey,
 )
-from chorus.protocols.noise_xx import NoiseXX, generate_keypair
+from chorus.protocols.noise.xx import NoiseXX, generate_keypair
 from chorus.protocols.proto.noise_pb2 import NoiseExtensions, NoiseHandshakePayload
 from tests.support import PureTestCase, vectors
 from tests.test_identity import public_of_protobuf, rsa_spki
@@ -327,7 +327,7 @@ class HostileTests(PureTestCase):
         self.assertIs(StaticKey.of_process(Identity.from_seed(b"\1" * 32)), static)
         self.assertNotEqual(StaticKey.of_process(BOB).pair, static.pair)
         program = (
-            "from chorus.identity import Identity; from chorus.protocols.noise import StaticKey;"
+            "from chorus.identity import Identity; from chorus.protocols.noise.handshake import StaticKey;"
             "print(StaticKey.of_process(Identity.from_seed(b'\\1' * 32)).pair[1].hex())"
         )
         output = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout

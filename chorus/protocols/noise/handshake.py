@@ -16,9 +16,9 @@ from google.protobuf.message import DecodeError
 
 from chorus.errors import PeerError
 from chorus.identity import Identity, PeerId, PublicKey
-from chorus.protocols.aead import ChaCha20Poly1305
-from chorus.protocols.noise_session import MAX_PLAINTEXT, NoiseSession
-from chorus.protocols.noise_xx import (
+from chorus.protocols.noise.aead import ChaCha20Poly1305
+from chorus.protocols.noise.session import MAX_PLAINTEXT, NoiseSession
+from chorus.protocols.noise.xx import (
     KEY,
     TAG,
     KeyPair,

@@ -6,9 +6,9 @@ import os
 
 from nacl import bindings
 
-from chorus.protocols.aead import Aead, AuthenticationError, ChaCha20Poly1305, SodiumChaCha20Poly1305
-from chorus.protocols.noise_session import NoiseSession
-from chorus.protocols.noise_xx import (
+from chorus.protocols.noise.aead import Aead, AuthenticationError, ChaCha20Poly1305, SodiumChaCha20Poly1305
+from chorus.protocols.noise.session import NoiseSession
+from chorus.protocols.noise.xx import (
     NONCE_END,
     CipherState,
     KeyPair,

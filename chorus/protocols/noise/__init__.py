@@ -1,0 +1,1 @@
+"""Noise XX over libp2p: the handshake, the session, the cipher."""
