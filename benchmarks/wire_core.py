@@ -25,10 +25,10 @@ from chorus import reactor as chorus_reactor
 from chorus.errors import ChorusError
 from chorus.identity import Identity
 from chorus.multiformats.multiaddr import Multiaddr
-from chorus.protocols.connection import ConnectionProtocol
-from chorus.protocols.connection_core import ConnectionCore
-from chorus.protocols.connection_limits import ConnectionLimits
-from chorus.protocols.muxed_stream import MuxedStream
+from chorus.protocols.connection.core import ConnectionCore
+from chorus.protocols.connection.limits import ConnectionLimits
+from chorus.protocols.connection.shell import ConnectionProtocol
+from chorus.protocols.connection.streams import MuxedStream
 from chorus.protocols.noise.handshake import HandshakeResult
 from chorus.protocols.stream import Connection, Stream
 from chorus.protocols.yamux.stream import YamuxStream

@@ -15,7 +15,7 @@ from itertools import count, islice
 from benchmarks import wire_core
 from chorus.errors import PeerError
 from chorus.protocols import multistream
-from chorus.protocols.connection import READ_SIZE
+from chorus.protocols.connection.shell import READ_SIZE
 from chorus.protocols.yamux.frames import ACK, DATA, FIN, GO_AWAY, HEADER, PING, RST, SYN, WINDOW_UPDATE
 
 OFFER = multistream.lazy_offer(wire_core.ECHO)

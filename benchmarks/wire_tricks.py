@@ -59,7 +59,7 @@ def parsed_keys() -> None:
 
 
 def send_at_once() -> None:
-    from chorus.protocols.connection import ConnectionProtocol
+    from chorus.protocols.connection.shell import ConnectionProtocol
 
     made = ConnectionProtocol.connectionMade
 
@@ -71,7 +71,7 @@ def send_at_once() -> None:
 
 
 def one_write_a_turn() -> None:
-    from chorus.protocols.connection import ConnectionProtocol
+    from chorus.protocols.connection.shell import ConnectionProtocol
 
     ConnectionProtocol.output_waiting = ConnectionProtocol._drain  # type: ignore[method-assign]
 

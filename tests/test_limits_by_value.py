@@ -7,7 +7,7 @@ import importlib
 import attrs
 
 from chorus.config.settings import Settings
-from chorus.protocols.connection_limits import ConnectionLimits
+from chorus.protocols.connection.limits import ConnectionLimits
 from chorus.protocols.gossip_params import GossipParams
 from chorus.protocols.limits import HostLimits
 from chorus.protocols.yamux.frames import YamuxLimits

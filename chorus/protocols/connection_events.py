@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from chorus.errors import ChorusError
-    from chorus.protocols.muxed_stream import MuxedStream
+    from chorus.protocols.connection.streams import MuxedStream
     from chorus.protocols.noise.handshake import HandshakeResult
     from chorus.protocols.yamux.stream import YamuxStream
 

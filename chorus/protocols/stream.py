@@ -1,6 +1,6 @@
 """What a protocol on top of the connection sees: streams, connections and the host.
 
-These are interfaces. `protocols/connection.py` implements `Stream` and `Connection`, `services/p2p.py` implements
+These are interfaces. `protocols/connection/shell.py` implements `Stream` and `Connection`, `services/p2p.py` implements
 `Host`; tests and the simulation give their own. Peer ids travel as `chorus.identity.PeerId`.
 """
 

@@ -24,8 +24,8 @@ from chorus.errors import ChorusError, LimitExceeded
 from chorus.identity import Identity, PeerId
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols import identify, perf, ping
-from chorus.protocols.connection import ConnectionLimits, ConnectionProtocol
-from chorus.protocols.connection_core import MakeHandshake
+from chorus.protocols.connection.core import MakeHandshake
+from chorus.protocols.connection.shell import ConnectionLimits, ConnectionProtocol
 from chorus.protocols.dialing import Backoffs, DialError, peer_named
 from chorus.protocols.identify import Identification
 from chorus.protocols.limits import ConnectionCounts, HostLimits

@@ -26,7 +26,7 @@ from zope.interface import implementer
 from chorus.errors import ChorusError, LimitExceeded, LocalError
 from chorus.identity import PeerId
 from chorus.multiformats.multiaddr import Multiaddr
-from chorus.protocols.connection import ConnectionProtocol
+from chorus.protocols.connection.shell import ConnectionProtocol
 from chorus.protocols.dialing import MAX_ADDRESSES_PER_DIAL, STAGGER, Backoffs, DialError, dial_timeout, rank
 from chorus.protocols.limits import HostLimits, Place
 from chorus.protocols.stream import Connection

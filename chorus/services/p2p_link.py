@@ -10,7 +10,7 @@ import attrs
 from chorus.errors import ChorusError, LimitExceeded
 from chorus.identity import PeerId
 from chorus.multiformats.multiaddr import Multiaddr
-from chorus.protocols.connection import ConnectionProtocol
+from chorus.protocols.connection.shell import ConnectionProtocol
 from chorus.protocols.dialing import Contender
 from chorus.protocols.identify import Identification
 from chorus.protocols.limits import Place
@@ -18,7 +18,7 @@ from chorus.protocols.limits import Place
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
-    from chorus.protocols.muxed_stream import MuxedStream
+    from chorus.protocols.connection.streams import MuxedStream
 
 
 MAX_REFUSED_STREAMS = 500

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from chorus.identity import PeerId
 from chorus.multiformats.multiaddr import Multiaddr
-from chorus.protocols.connection import ConnectionProtocol
+from chorus.protocols.connection.shell import ConnectionProtocol
 from chorus.protocols.limits import ConnectionCounts, Place
 from chorus.protocols.stream import Connection
 from chorus.services.p2p_link import Link

@@ -22,7 +22,7 @@ from chorus.services.p2p_system_scope import SystemScope
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-    from chorus.protocols.muxed_stream import MuxedStream
+    from chorus.protocols.connection.streams import MuxedStream
 
 
 @attrs.frozen

@@ -15,7 +15,7 @@ from chorus.protocols.stream import Connection
 from chorus.services.p2p_link import Link
 
 if TYPE_CHECKING:
-    from chorus.protocols.muxed_stream import MuxedStream
+    from chorus.protocols.connection.streams import MuxedStream
 
 
 class SystemScope:

@@ -17,8 +17,8 @@ from twisted.python.failure import Failure
 from chorus.errors import ChorusError
 from chorus.identity import Identity, PeerId
 from chorus.multiformats.multiaddr import Multiaddr
-from chorus.protocols.connection import ConnectionLimits
-from chorus.protocols.connection_core import MakeHandshake
+from chorus.protocols.connection.core import MakeHandshake
+from chorus.protocols.connection.shell import ConnectionLimits
 from chorus.protocols.gossip_params import GossipParams
 from chorus.protocols.limits import HostLimits
 from chorus.services.admission import AdmissionService

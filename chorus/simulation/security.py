@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Final, cast
 
 from chorus.identity import Identity, PeerId, PublicKey
-from chorus.protocols.connection_core import MakeHandshake
+from chorus.protocols.connection.core import MakeHandshake
 from chorus.protocols.noise.aead import Buffer
 from chorus.protocols.noise.handshake import HandshakeResult, NoiseHandshake, PeerIdMismatch, SelfDial, StaticKey
 from chorus.protocols.noise.xx import KeyPair, NoiseError, generate_keypair

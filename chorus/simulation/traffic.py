@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from twisted.python.failure import Failure
 
 from chorus.errors import ChorusError
-from chorus.protocols.connection import ConnectionProtocol
+from chorus.protocols.connection.shell import ConnectionProtocol
 from chorus.protocols.stream import ProtocolOptions, Stream, StreamClosed
 from chorus.protocols.yamux.frames import YamuxLimits
 from chorus.simulation.gossip_watch import GossipWatch

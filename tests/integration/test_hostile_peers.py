@@ -27,7 +27,7 @@ from chorus.identity import Identity, PeerId
 from chorus.multiformats import varint
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols import identify, multistream, ping
-from chorus.protocols.connection import ConnectionProtocol
+from chorus.protocols.connection.shell import ConnectionProtocol
 from chorus.protocols.dialing import DialError
 from chorus.protocols.envelope import PeerRecord
 from chorus.protocols.proto.identify_pb2 import Identify

@@ -12,10 +12,10 @@ from twisted.python.failure import Failure
 from chorus.errors import ChorusError
 from chorus.identity import Identity
 from chorus.multiformats.multiaddr import Multiaddr
-from chorus.protocols.connection import ConnectionProtocol
-from chorus.protocols.connection_core import ConnectionCore
-from chorus.protocols.connection_limits import ConnectionLimits
-from chorus.protocols.muxed_stream import MuxedStream
+from chorus.protocols.connection.core import ConnectionCore
+from chorus.protocols.connection.limits import ConnectionLimits
+from chorus.protocols.connection.shell import ConnectionProtocol
+from chorus.protocols.connection.streams import MuxedStream
 from chorus.protocols.noise.handshake import HandshakeResult, NoiseHandshake
 from chorus.protocols.stream import Stream
 from chorus.protocols.yamux.stream import YamuxStream

@@ -95,8 +95,8 @@ class OnlyForSimulation(PureTestCase):
     def test_a_host_speaks_noise_unless_it_is_told_otherwise(self) -> None:
         import inspect
 
-        from chorus.protocols.connection import ConnectionProtocol
-        from chorus.protocols.connection_core import ConnectionCore
+        from chorus.protocols.connection.core import ConnectionCore
+        from chorus.protocols.connection.shell import ConnectionProtocol
         from chorus.protocols.noise.handshake import NoiseHandshake
         from chorus.services.p2p import P2PService
 

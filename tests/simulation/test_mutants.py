@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from chorus.errors import ChorusError
 from chorus.protocols import gossip_messages, gossip_promises, gossip_queue, gossip_score_stats
+from chorus.protocols.connection.streams import MuxedStream
 from chorus.protocols.gossip_events import Held
 from chorus.protocols.gossip_floors import SeqnoFloors
 from chorus.protocols.gossip_params import GossipParams
@@ -16,7 +17,6 @@ from chorus.protocols.gossip_promises import Promises
 from chorus.protocols.gossip_score import PeerScores
 from chorus.protocols.gossip_sign import Verifier
 from chorus.protocols.mcache import MessageCache
-from chorus.protocols.muxed_stream import MuxedStream
 from chorus.protocols.seen import SeenCache
 from chorus.protocols.stream import ProtocolOptions
 from chorus.protocols.yamux.frames import YamuxLimits
@@ -128,7 +128,7 @@ class Transport(Mutants):
         self.assertIn("sockets", self.assertCaught("transport.timers", run=Careless_, seconds=1))
 
     def test_buffers_without_a_bound(self) -> None:
-        from chorus.protocols.connection import ConnectionLimits
+        from chorus.protocols.connection.shell import ConnectionLimits
 
         class Hoarding(Run):
             def _wire(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import attrs
 
 from chorus.errors import ChorusError
-from chorus.protocols.connection_limits import ConnectionLimits, KeepaliveTimeout, PingLimitReached, PingTimeout
+from chorus.protocols.connection.limits import ConnectionLimits, KeepaliveTimeout, PingLimitReached, PingTimeout
 
 Answered = Callable[["float | ChorusError"], None]
 """Called once, with seconds or with why there is no answer."""

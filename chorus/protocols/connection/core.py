@@ -11,18 +11,18 @@ from collections.abc import Callable, Sequence
 from chorus.errors import ChorusError, LocalError
 from chorus.identity import Identity, PeerId
 from chorus.protocols import multistream
-from chorus.protocols.connection_deadlines import Deadlines
-from chorus.protocols.connection_events import CoreEvents
-from chorus.protocols.connection_keepalive import Answered, Keepalive
-from chorus.protocols.connection_limits import (
+from chorus.protocols.connection.deadlines import Deadlines
+from chorus.protocols.connection.keepalive import Answered, Keepalive
+from chorus.protocols.connection.limits import (
     ConnectionLimits,
     HandshakeTimeout,
     LingerTimeout,
     NegotiationTimeout,
     ReadStalled,
 )
-from chorus.protocols.connection_upgrade import Upgrade
-from chorus.protocols.muxed_stream import Answer, MuxedStream, Offer, Opened, Proposals
+from chorus.protocols.connection.streams import Answer, MuxedStream, Offer, Opened, Proposals
+from chorus.protocols.connection.upgrade import Upgrade
+from chorus.protocols.connection_events import CoreEvents
 from chorus.protocols.noise.handshake import HandshakeResult, NoiseHandshake, NoiseSession
 from chorus.protocols.stream import Connection
 from chorus.protocols.yamux import session as yamux

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chorus.protocols.connection_limits import KeepaliveTimeout, PingLimitReached, PingTimeout
+from chorus.protocols.connection.limits import KeepaliveTimeout, PingLimitReached, PingTimeout
 from chorus.protocols.yamux.frames import GO_AWAY, PING, SYN, SessionEnded
 from tests.protocols.connection_support import CorePair, drain
 from tests.protocols.yamux_support import frame, frames

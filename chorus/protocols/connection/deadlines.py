@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from chorus.protocols.muxed_stream import MuxedStream
+    from chorus.protocols.connection.streams import MuxedStream
 
 
 class Deadlines:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from chorus.errors import PeerError
 from chorus.protocols import multistream
-from chorus.protocols.connection_limits import HandshakeTimeout
+from chorus.protocols.connection.limits import HandshakeTimeout
 from chorus.protocols.multistream import MultistreamError
 from chorus.protocols.noise.handshake import NoiseError, PeerIdMismatch
 from chorus.protocols.yamux.frames import DATA, SYN, WINDOW_UPDATE, SessionEnded

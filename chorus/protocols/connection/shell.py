@@ -22,15 +22,15 @@ from zope.interface import implementer
 from chorus.errors import ChorusError, LimitExceeded, LocalError, PeerError
 from chorus.identity import Identity, PeerId
 from chorus.multiformats.multiaddr import Multiaddr
-from chorus.protocols.connection_core import ConnectionCore, MakeHandshake, Truncated
-from chorus.protocols.connection_limits import (
+from chorus.protocols.connection.core import ConnectionCore, MakeHandshake, Truncated
+from chorus.protocols.connection.limits import (
     ConnectionLimits,
     HandshakeTimeout,
     KeepaliveTimeout,
     NegotiationTimeout,
     ReadStalled,
 )
-from chorus.protocols.muxed_stream import MuxedStream
+from chorus.protocols.connection.streams import MuxedStream
 from chorus.protocols.noise.handshake import HandshakeResult, NoiseHandshake
 from chorus.protocols.stream import Stream
 from chorus.protocols.yamux.frames import SessionEnded, StreamLimitReached

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from chorus.errors import ChorusError, PeerError
 from chorus.protocols import multistream
-from chorus.protocols.connection_core import Truncated
-from chorus.protocols.connection_limits import ConnectionLimits, LingerTimeout, NegotiationTimeout, ReadStalled
+from chorus.protocols.connection.core import Truncated
+from chorus.protocols.connection.limits import ConnectionLimits, LingerTimeout, NegotiationTimeout, ReadStalled
 from chorus.protocols.multistream import MultistreamError
 from chorus.protocols.noise.handshake import NoiseError
 from chorus.protocols.stream import ProtocolNotSupported, StreamClosed, StreamReset

@@ -20,7 +20,7 @@ from chorus.protocols.yamux.session import YamuxSession
 from chorus.protocols.yamux.stream import YamuxStream
 
 if TYPE_CHECKING:
-    from chorus.protocols.connection_core import ConnectionCore
+    from chorus.protocols.connection.core import ConnectionCore
     from chorus.protocols.stream import Connection
 
 Opened = Callable[["MuxedStream | ChorusError"], None]

@@ -15,8 +15,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from chorus.errors import LimitExceeded, LocalError, PeerError
-from chorus.protocols.connection import ConnectionLimits, ConnectionLost, ConnectionProtocol, Truncated
-from chorus.protocols.connection_limits import HandshakeTimeout, KeepaliveTimeout, ReadStalled
+from chorus.protocols.connection.limits import HandshakeTimeout, KeepaliveTimeout, ReadStalled
+from chorus.protocols.connection.shell import ConnectionLimits, ConnectionLost, ConnectionProtocol, Truncated
 from chorus.protocols.noise.handshake import NoiseError
 from chorus.protocols.stream import ProtocolNotSupported, StreamClosed, StreamReset
 from chorus.protocols.yamux.frames import (

@@ -1,0 +1,1 @@
+"""A connection: its state machine, upgrade, limits and Twisted shell."""
