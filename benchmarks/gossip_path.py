@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from chorus.identity import Identity
 from chorus.protocols.delimited import DelimitedDecoder
 from chorus.protocols.gossip import GossipRouter
-from chorus.protocols.gossip_params import MAX_RPC, MESHSUB_1_2
-from chorus.protocols.gossip_rpc import decode_message, decode_rpc, subscription_frames
-from chorus.protocols.gossip_sign import SIGNING_PREFIX, Signer, Verifier
+from chorus.protocols.gossipsub.params import MAX_RPC, MESHSUB_1_2
+from chorus.protocols.gossipsub.rpc import decode_message, decode_rpc, subscription_frames
+from chorus.protocols.gossipsub.sign import SIGNING_PREFIX, Signer, Verifier
 
 TOPIC = "bench"
 BATCH = 500

@@ -192,7 +192,7 @@ class Node:
     def _start_gossip(self, heartbeat: float) -> None:
         import random
 
-        from chorus.protocols.gossip_params import GossipParams
+        from chorus.protocols.gossipsub.params import GossipParams
         from chorus.services.pubsub import PubSubService
 
         self.pubsub = PubSubService(

@@ -41,19 +41,19 @@ class Trick:
 
 
 def lone_message() -> None:
-    from chorus.protocols import gossip_rpc
+    from chorus.protocols.gossipsub import rpc as gossip_rpc
 
     gossip_rpc.lone_message = lambda raw: None
 
 
 def usual_layout() -> None:
-    from chorus.protocols import gossip_rpc
+    from chorus.protocols.gossipsub import rpc as gossip_rpc
 
     gossip_rpc._usual_message = lambda raw: None
 
 
 def parsed_keys() -> None:
-    from chorus.protocols import gossip_sign
+    from chorus.protocols.gossipsub import sign as gossip_sign
 
     gossip_sign.KEY_CACHE = 0  # type: ignore[misc]
 

@@ -21,10 +21,11 @@ from chorus.client import api, commands, watch
 from chorus.client.errors import ClientError
 from chorus.errors import ChorusError
 from chorus.identity import Identity, PublicKey
-from chorus.protocols import blobs, gossip_rpc, handover, identify, peers, task_messages
+from chorus.protocols import blobs, handover, identify, peers, task_messages
 from chorus.protocols.admission import Exchange
 from chorus.protocols.envelope import PeerRecord
-from chorus.protocols.gossip_sign import Verifier
+from chorus.protocols.gossipsub import rpc as gossip_rpc
+from chorus.protocols.gossipsub.sign import Verifier
 from chorus.protocols.noise.handshake import NoiseError, NoiseHandshake
 from chorus.protocols.starts import StartRecord
 from chorus.services.cluster import Membership
@@ -219,7 +220,7 @@ class CompletenessTests(PureTestCase):
         "protocols/admission.py",
         "protocols/blobs.py",
         "protocols/envelope.py",
-        "protocols/gossip_rpc.py",
+        "protocols/gossipsub/rpc.py",
         "protocols/handover.py",
         "protocols/identify.py",
         "protocols/noise/handshake.py",

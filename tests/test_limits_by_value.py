@@ -8,7 +8,7 @@ import attrs
 
 from chorus.config.settings import Settings
 from chorus.protocols.connection.limits import ConnectionLimits
-from chorus.protocols.gossip_params import GossipParams
+from chorus.protocols.gossipsub.params import GossipParams
 from chorus.protocols.limits import HostLimits
 from chorus.protocols.yamux.frames import YamuxLimits
 from chorus.tasks.spec import MINIMUM_LIMITS, WIDEST_LIMITS

@@ -12,32 +12,23 @@ import random
 from collections.abc import Callable, Iterable
 from typing import cast
 
-from chorus.protocols import gossip_rpc
-from chorus.protocols.gossip_codec import Codec
-from chorus.protocols.gossip_events import (
-    Counters,
-    Delivery,
-    Held,
-    Kind,
-    Send,
-    Validation,
-    Validator,
-    accept_all,
-)
-from chorus.protocols.gossip_exchange import SignedRecord
-from chorus.protocols.gossip_history import History
-from chorus.protocols.gossip_ids import MessageId
-from chorus.protocols.gossip_lazy import LazyGossip
-from chorus.protocols.gossip_meshes import Meshes
-from chorus.protocols.gossip_messages import Messages
-from chorus.protocols.gossip_outbox import Outbox
-from chorus.protocols.gossip_params import GossipParams
-from chorus.protocols.gossip_peers import Peer, Peers
-from chorus.protocols.gossip_rpc import RPC, Exchanged, Message, topic_of
-from chorus.protocols.gossip_score import PeerScores
-from chorus.protocols.gossip_score_params import ScoreParams
 from chorus.protocols.gossip_score_view import PeerScoreView
 from chorus.protocols.gossip_unfinished import Unfinished
+from chorus.protocols.gossipsub import rpc as gossip_rpc
+from chorus.protocols.gossipsub.codec import Codec
+from chorus.protocols.gossipsub.events import Counters, Delivery, Held, Kind, Send, Validation, Validator, accept_all
+from chorus.protocols.gossipsub.exchange import SignedRecord
+from chorus.protocols.gossipsub.history import History
+from chorus.protocols.gossipsub.ids import MessageId
+from chorus.protocols.gossipsub.lazy import LazyGossip
+from chorus.protocols.gossipsub.meshes import Meshes
+from chorus.protocols.gossipsub.messages import Messages
+from chorus.protocols.gossipsub.outbox import Outbox
+from chorus.protocols.gossipsub.params import GossipParams
+from chorus.protocols.gossipsub.peers import Peer, Peers
+from chorus.protocols.gossipsub.rpc import RPC, Exchanged, Message, topic_of
+from chorus.protocols.gossipsub.score import PeerScores
+from chorus.protocols.gossipsub.score_params import ScoreParams
 
 __all__ = ["GossipRouter"]
 

@@ -3,7 +3,7 @@ validators do with it."""
 
 from __future__ import annotations
 
-from chorus.protocols.gossip_rpc import RPC
+from chorus.protocols.gossipsub.rpc import RPC
 
 
 class Unfinished:

@@ -29,7 +29,7 @@ from chorus.messages.clocks import Clocks
 from chorus.messages.hearing import Hearing, Room
 from chorus.messages.rates import MAX_AGE, OWN, cost
 from chorus.messages.topics import MAX_JOINED_TOPICS, STATIC, BadTopic, TooManyTopics, pattern_of
-from chorus.protocols.gossip_events import Validation
+from chorus.protocols.gossipsub.events import Validation
 from chorus.seams import MembersMayAll
 
 if TYPE_CHECKING:

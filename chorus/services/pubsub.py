@@ -17,12 +17,12 @@ from twisted.logger import Logger
 from chorus.errors import ChorusError, PeerError
 from chorus.identity import PeerId
 from chorus.protocols.gossip import GossipRouter
-from chorus.protocols.gossip_events import Validation
-from chorus.protocols.gossip_params import PROTOCOLS, GossipParams
-from chorus.protocols.gossip_rpc import Exchanged
-from chorus.protocols.gossip_score_params import ScoreParams
-from chorus.protocols.gossip_sign import Signer, SigningKey, Verifier
 from chorus.protocols.gossip_unfinished import Unfinished
+from chorus.protocols.gossipsub.events import Validation
+from chorus.protocols.gossipsub.params import PROTOCOLS, GossipParams
+from chorus.protocols.gossipsub.rpc import Exchanged
+from chorus.protocols.gossipsub.score_params import ScoreParams
+from chorus.protocols.gossipsub.sign import Signer, SigningKey, Verifier
 from chorus.protocols.limits import HostLimits, groups
 from chorus.protocols.stream import ProtocolOptions
 from chorus.services.pubsub_congestion import Congestion

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from twisted.internet.defer import Deferred, succeed
 
-from chorus.protocols.gossip_queue import MAX_QUEUE
+from chorus.protocols.gossipsub.queue import MAX_QUEUE
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 if TYPE_CHECKING:
-    from chorus.protocols.gossip_events import Counters
+    from chorus.protocols.gossipsub.events import Counters
     from chorus.services.pubsub_link import Outbound
 
 

@@ -10,9 +10,9 @@ from twisted.logger import Logger
 
 from chorus.errors import ChorusError, LimitExceeded, PeerError
 from chorus.protocols.delimited import DelimitedDecoder
-from chorus.protocols.gossip_events import Send
-from chorus.protocols.gossip_params import MAX_RPC
-from chorus.protocols.gossip_queue import SendQueue
+from chorus.protocols.gossipsub.events import Send
+from chorus.protocols.gossipsub.params import MAX_RPC
+from chorus.protocols.gossipsub.queue import SendQueue
 from chorus.protocols.stream import ProtocolNotSupported, StreamClosed
 from chorus.services.turn_queue import TurnQueue
 

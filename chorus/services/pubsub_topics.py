@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.logger import Logger
 
 from chorus.identity import PeerId
-from chorus.protocols.gossip_events import Delivery, Validation
+from chorus.protocols.gossipsub.events import Delivery, Validation
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime

@@ -12,8 +12,8 @@ from chorus.errors import ChorusError, PeerError
 from chorus.identity import Identity, PeerId
 from chorus.multiformats import varint
 from chorus.protocols.delimited import DelimitedDecoder
-from chorus.protocols.gossip_params import MAX_RPC, MESHSUB_1_1, PROTOCOLS
-from chorus.protocols.gossip_sign import Signer
+from chorus.protocols.gossipsub.params import MAX_RPC, MESHSUB_1_1, PROTOCOLS
+from chorus.protocols.gossipsub.sign import Signer
 from chorus.protocols.proto import rpc_pb2 as pb
 from chorus.protocols.stream import Connection, ProtocolOptions, Stream, StreamClosed
 from chorus.simulation.node import SimNode

@@ -9,8 +9,8 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
-from chorus.protocols.gossip_events import Frame, Kind, Send
-from chorus.protocols.gossip_rpc import Prune
+from chorus.protocols.gossipsub.events import Frame, Kind, Send
+from chorus.protocols.gossipsub.rpc import Prune
 from chorus.simulation.gossip_nodes import TOPIC, Node, RouterNode
 from chorus.simulation.objects import ObjectFrame, RawMessage, make_message
 from chorus.simulation.world import MILLISECOND, SECOND, nanoseconds

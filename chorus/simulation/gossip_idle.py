@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from chorus.protocols.gossip_score import WITNESSES
+from chorus.protocols.gossipsub.score import WITNESSES
 from chorus.simulation.observers import Judge
 from chorus.simulation.world import SECOND
 

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 import attrs
 
-from chorus.protocols.gossip_events import Send
+from chorus.protocols.gossipsub.events import Send
 from chorus.simulation.world import MILLISECOND, SECOND, Call, World
 
 SEGMENT: Final = 1448

@@ -13,7 +13,7 @@ from chorus.simulation.gossip_nodes import HONEST, TOPIC
 from chorus.simulation.world import MILLISECOND, SECOND
 
 if TYPE_CHECKING:
-    from chorus.protocols.gossip_events import Delivery
+    from chorus.protocols.gossipsub.events import Delivery
     from chorus.simulation.gossip_nodes import RouterNode
     from chorus.simulation.trace import Trace
 

@@ -9,8 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from chorus.messages.rates import OWN, THROUGH_OTHERS, Buckets, cost
-from chorus.protocols.gossip_events import Delivery, Kind, Send, Validation
-from chorus.protocols.gossip_params import MESHSUB_1_2
+from chorus.protocols.gossipsub.events import Delivery, Kind, Send, Validation
+from chorus.protocols.gossipsub.params import MESHSUB_1_2
 from chorus.simulation.world import SECOND, nanoseconds
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import Final
 import attrs
 
 from chorus.errors import UserError
-from chorus.protocols.gossip_params import GossipParams
-from chorus.protocols.gossip_score_params import ScoreParams
+from chorus.protocols.gossipsub.params import GossipParams
+from chorus.protocols.gossipsub.score_params import ScoreParams
 from chorus.simulation.gossip_links import LinkParams
 from chorus.simulation.gossip_numbers import exact
 

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from chorus.errors import PeerError
 from chorus.identity import PeerId
 from chorus.protocols.delimited import DelimitedDecoder
-from chorus.protocols.gossip_params import MAX_RPC
+from chorus.protocols.gossipsub.params import MAX_RPC
 from chorus.protocols.proto import rpc_pb2 as pb
 from chorus.simulation.byzantine import EQUIVOCAL
 from chorus.simulation.gossip_idle import IdleWatch

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from chorus.protocols import (
-    gossip_floors,
-    gossip_params,
-    gossip_promises,
-    gossip_queue,
-    gossip_score,
-    gossip_score_stats,
-)
-from chorus.protocols.gossip_events import Held
+from chorus.protocols import gossip_floors
+from chorus.protocols.gossipsub import params as gossip_params
+from chorus.protocols.gossipsub import promises as gossip_promises
+from chorus.protocols.gossipsub import queue as gossip_queue
+from chorus.protocols.gossipsub import score as gossip_score
+from chorus.protocols.gossipsub import score_stats as gossip_score_stats
+from chorus.protocols.gossipsub.events import Held
 from chorus.simulation.observers import Judge
 
 if TYPE_CHECKING:

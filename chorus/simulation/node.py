@@ -19,7 +19,7 @@ from chorus.identity import Identity, PeerId
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols.connection.core import MakeHandshake
 from chorus.protocols.connection.shell import ConnectionLimits
-from chorus.protocols.gossip_params import GossipParams
+from chorus.protocols.gossipsub.params import GossipParams
 from chorus.protocols.limits import HostLimits
 from chorus.services.admission import AdmissionService
 from chorus.services.p2p import OpenAdmission, P2PService

@@ -3,7 +3,7 @@
 Frames are objects that hold the decoded RPC and know the size it has on the wire, so that the real router (scores,
 backoffs, gossip and all) runs for many thousand nodes in one process. What is said often (a subscription, a GRAFT, a
 message) is one object for all who say and hear it: nothing of it may be changed. Sizes and the places where frames are
-split are those of `chorus.protocols.gossip_rpc`, for publishers with Ed25519 keys.
+split are those of `chorus.protocols.gossipsub.rpc`, for publishers with Ed25519 keys.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeVar, cast
 
-from chorus.protocols.gossip_codec import Codec
-from chorus.protocols.gossip_params import MAX_CONTROL, MAX_SENT_RPC, MAX_SUBSCRIPTIONS
-from chorus.protocols.gossip_rpc import RPC, Message, MessageError, MessageTooLarge, Prune
+from chorus.protocols.gossipsub.codec import Codec
+from chorus.protocols.gossipsub.params import MAX_CONTROL, MAX_SENT_RPC, MAX_SUBSCRIPTIONS
+from chorus.protocols.gossipsub.rpc import RPC, Message, MessageError, MessageTooLarge, Prune
 
 SIGNATURE_BYTES: Final = 64
 """Of Ed25519."""

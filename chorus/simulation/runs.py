@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import attrs
 
-from chorus.protocols.gossip_params import GossipParams
+from chorus.protocols.gossipsub.params import GossipParams
 from chorus.simulation import byzantine
 from chorus.simulation.byzantine import ByzantineNode
 from chorus.simulation.configuration import Configuration

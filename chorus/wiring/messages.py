@@ -10,7 +10,7 @@ import attrs
 
 from chorus import __version__
 from chorus.multiformats.multiaddr import Multiaddr
-from chorus.protocols.gossip_params import GossipParams
+from chorus.protocols.gossipsub.params import GossipParams
 from chorus.seams import MembersMayAll, PassThrough
 from chorus.services.messaging import Messaging
 from chorus.services.presence import Load, PresenceService, Profile

@@ -14,16 +14,16 @@ from twisted.internet.task import LoopingCall
 
 from chorus.identity import Identity
 from chorus.protocols.delimited import delimit
-from chorus.protocols.gossip_params import MESHSUB_1_2, GossipParams
-from chorus.protocols.gossip_rpc import message_frame, subscription_frames
-from chorus.protocols.gossip_sign import Signer
+from chorus.protocols.gossipsub.params import MESHSUB_1_2, GossipParams
+from chorus.protocols.gossipsub.rpc import message_frame, subscription_frames
+from chorus.protocols.gossipsub.sign import Signer
 from chorus.protocols.stream import ProtocolOptions
 from chorus.protocols.streamio import StreamIO
 from chorus.services.p2p import OpenAdmission, P2PService
 from chorus.services.pubsub import PubSubService
 from chorus.services.pubsub_topics import Received
 from tests.integration.test_hostile_peers import HostileCase
-from tests.protocols.test_gossip import graft
+from tests.protocols.gossipsub.test_ import graft
 
 TOPIC = "attacked"
 ELSEWHERE = "elsewhere"

@@ -36,7 +36,7 @@ from chorus.errors import ChorusError
 from chorus.identity import Identity, PeerId
 from chorus.multiformats import varint
 from chorus.protocols import blobs, identify, multistream, peers, ping, task_messages
-from chorus.protocols.gossip_params import MAX_RPC, MESHSUB_1_1
+from chorus.protocols.gossipsub.params import MAX_RPC, MESHSUB_1_1
 from chorus.protocols.proto import rpc_pb2 as pb
 from chorus.protocols.proto.identify_pb2 import Identify
 from chorus.protocols.stream import ProtocolOptions

@@ -18,13 +18,13 @@ from chorus.identity import Identity
 from chorus.messages import COORDINATION
 from chorus.messages.envelope import MAX_CONTAINERS
 from chorus.protocols.delimited import delimit
-from chorus.protocols.gossip_params import MAX_MESSAGES, MAX_RPC, MAX_TOPICS_PER_PEER
-from chorus.protocols.gossip_rpc import idontwant_frames, mesh_frames, message_frame, subscription_frames
-from chorus.protocols.gossip_score_params import ScoreThresholds
-from chorus.protocols.gossip_sign import Signer
+from chorus.protocols.gossipsub.params import MAX_MESSAGES, MAX_RPC, MAX_TOPICS_PER_PEER
+from chorus.protocols.gossipsub.rpc import idontwant_frames, mesh_frames, message_frame, subscription_frames
+from chorus.protocols.gossipsub.score_params import ScoreThresholds
+from chorus.protocols.gossipsub.sign import Signer
 from chorus.protocols.proto import rpc_pb2 as pb
 from tests.integration.hostile_pubsub import ELSEWHERE, LIMIT, TOPIC, PubSubCase, Speaker
-from tests.protocols.test_gossip import control, graft, ihave, iwant, prune, subscription
+from tests.protocols.gossipsub.test_ import control, graft, ihave, iwant, prune, subscription
 
 GRAYLIST = ScoreThresholds().graylist
 

@@ -13,7 +13,7 @@ from twisted.trial.unittest import TestCase
 
 from chorus.identity import Identity
 from chorus.messages import COORDINATION
-from chorus.protocols.gossip_params import MAX_RPC, MESHSUB_1_1, GossipParams
+from chorus.protocols.gossipsub.params import MAX_RPC, MESHSUB_1_1, GossipParams
 from chorus.protocols.stream import ProtocolOptions
 from chorus.seams import PassThrough
 from chorus.services.messaging import Messaging

@@ -28,7 +28,7 @@ from chorus.messages.topics import (
     reports_topic,
     role_topic,
 )
-from chorus.protocols.gossip_params import MAX_SUBSCRIPTIONS, MAX_TOPIC_BYTES, MAX_TOPICS_PER_PEER
+from chorus.protocols.gossipsub.params import MAX_SUBSCRIPTIONS, MAX_TOPIC_BYTES, MAX_TOPICS_PER_PEER
 from tests.support import PureTestCase
 
 

@@ -10,9 +10,9 @@ from functools import lru_cache
 from chorus.identity import Identity
 from chorus.protocols.delimited import DelimitedDecoder
 from chorus.protocols.gossip import GossipRouter
-from chorus.protocols.gossip_events import Delivery, Kind
-from chorus.protocols.gossip_params import MAX_RPC, MESHSUB_1_1, GossipParams
-from chorus.protocols.gossip_sign import Signer, Verifier
+from chorus.protocols.gossipsub.events import Delivery, Kind
+from chorus.protocols.gossipsub.params import MAX_RPC, MESHSUB_1_1, GossipParams
+from chorus.protocols.gossipsub.sign import Signer, Verifier
 
 
 @lru_cache(maxsize=128)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from chorus.identity import MAX_KEY_PROTOBUF
-from chorus.protocols import gossip_params, identify, multistream, ping
+from chorus.protocols import identify, multistream, ping
 from chorus.protocols.connection.shell import ConnectionLimits
+from chorus.protocols.gossipsub import params as gossip_params
 from chorus.protocols.limits import HostLimits
 from chorus.protocols.multistream import Listener, TooManyProposals
 from chorus.protocols.noise import handshake as noise

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from chorus.identity import Identity
 from chorus.messages import COORDINATION, TASKS, TaskUpdate, encode
 from chorus.protocols.dialing import DialError
-from chorus.protocols.gossip_params import PROTOCOLS
+from chorus.protocols.gossipsub.params import PROTOCOLS
 from chorus.protocols.stream import Connection, ProtocolNotSupported
 from chorus.protocols.streamio import StreamIO
 from chorus.seams import PassThrough

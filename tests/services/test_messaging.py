@@ -30,7 +30,7 @@ from chorus.messages.topics import (
     project_topic,
     role_topic,
 )
-from chorus.protocols.gossip_events import Validation
+from chorus.protocols.gossipsub.events import Validation
 from chorus.services.pubsub_topics import Received
 from tests.messages.values import envelope, full
 from tests.protocols.gossip_network import identity

@@ -9,11 +9,11 @@ from twisted.internet.task import Clock
 from chorus.errors import LimitExceeded
 from chorus.multiformats import varint
 from chorus.protocols.delimited import delimit
-from chorus.protocols.gossip_events import Kind, Validation
-from chorus.protocols.gossip_params import FLOODSUB, MAX_RPC, MESHSUB_1_1, PROTOCOLS
-from chorus.protocols.gossip_queue import MAX_QUEUE, SendQueue
-from chorus.protocols.gossip_rpc import MessageTooLarge, message_frame, subscription_frames
-from chorus.protocols.gossip_sign import Signer
+from chorus.protocols.gossipsub.events import Kind, Validation
+from chorus.protocols.gossipsub.params import FLOODSUB, MAX_RPC, MESHSUB_1_1, PROTOCOLS
+from chorus.protocols.gossipsub.queue import MAX_QUEUE, SendQueue
+from chorus.protocols.gossipsub.rpc import MessageTooLarge, message_frame, subscription_frames
+from chorus.protocols.gossipsub.sign import Signer
 from chorus.services.pubsub import PubSubService
 from chorus.services.pubsub_congestion import PUBLISH_WAIT
 from chorus.services.pubsub_link import READ_LIMIT, REOPEN_MAX, reopen_delay

@@ -13,11 +13,11 @@ from twisted.internet.defer import Deferred
 from twisted.logger import globalLogPublisher
 
 from chorus.multiformats.multiaddr import Multiaddr
-from chorus.protocols.gossip_events import Validation
-from chorus.protocols.gossip_params import MAX_PENDING_PER_PEER, GossipParams
-from chorus.protocols.gossip_rpc import Exchanged, Prune, mesh_frames, message_frame
 from chorus.protocols.gossip_score_view import TopicScore
-from chorus.protocols.gossip_sign import Signer
+from chorus.protocols.gossipsub.events import Validation
+from chorus.protocols.gossipsub.params import MAX_PENDING_PER_PEER, GossipParams
+from chorus.protocols.gossipsub.rpc import Exchanged, Prune, mesh_frames, message_frame
+from chorus.protocols.gossipsub.sign import Signer
 from chorus.services.pubsub import PubSubService
 from chorus.services.pubsub_topics import VALIDATION_LIMIT, Received
 from chorus.services.pubsub_view import pubsub_document

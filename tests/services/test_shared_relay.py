@@ -7,9 +7,9 @@ import json
 
 from chorus.messages import HEALTH
 from chorus.messages.rates import NEWCOMERS, Rate
-from chorus.protocols.gossip_params import MESHSUB_1_1
-from chorus.protocols.gossip_rpc import message_frame, subscription_frames
-from chorus.protocols.gossip_sign import Signer
+from chorus.protocols.gossipsub.params import MESHSUB_1_1
+from chorus.protocols.gossipsub.rpc import message_frame, subscription_frames
+from chorus.protocols.gossipsub.sign import Signer
 from tests.protocols.gossip_network import identity
 from tests.services.memory_host import MemoryHost, MemoryStream, connect
 from tests.services.test_presence import WALL, Node, PresenceCase

@@ -13,7 +13,7 @@ from unittest import mock
 import attrs
 
 from chorus.messages.rates import OWN
-from chorus.protocols.gossip_events import Frame, Kind, Send
+from chorus.protocols.gossipsub.events import Frame, Kind, Send
 from chorus.simulation.gossip_attackers import CLASSES, Replaying
 from chorus.simulation.gossip_links import RETRANSMISSION, SEGMENT, Line, LinkParams, Uplink, link
 from chorus.simulation.gossip_nodes import HONEST, TOPIC

@@ -8,15 +8,18 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from chorus.errors import ChorusError
-from chorus.protocols import gossip_messages, gossip_promises, gossip_queue, gossip_score_stats
 from chorus.protocols.connection.streams import MuxedStream
-from chorus.protocols.gossip_events import Held
 from chorus.protocols.gossip_floors import SeqnoFloors
-from chorus.protocols.gossip_params import GossipParams
-from chorus.protocols.gossip_promises import Promises
-from chorus.protocols.gossip_score import PeerScores
-from chorus.protocols.gossip_sign import Verifier
-from chorus.protocols.mcache import MessageCache
+from chorus.protocols.gossipsub import messages as gossip_messages
+from chorus.protocols.gossipsub import promises as gossip_promises
+from chorus.protocols.gossipsub import queue as gossip_queue
+from chorus.protocols.gossipsub import score_stats as gossip_score_stats
+from chorus.protocols.gossipsub.events import Held
+from chorus.protocols.gossipsub.mcache import MessageCache
+from chorus.protocols.gossipsub.params import GossipParams
+from chorus.protocols.gossipsub.promises import Promises
+from chorus.protocols.gossipsub.score import PeerScores
+from chorus.protocols.gossipsub.sign import Verifier
 from chorus.protocols.seen import SeenCache
 from chorus.protocols.stream import ProtocolOptions
 from chorus.protocols.yamux.frames import YamuxLimits

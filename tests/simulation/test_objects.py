@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from chorus.identity import Identity
-from chorus.protocols import gossip_rpc
 from chorus.protocols.delimited import DelimitedDecoder
-from chorus.protocols.gossip_codec import Codec
-from chorus.protocols.gossip_ids import publisher_id
-from chorus.protocols.gossip_params import MAX_RPC
-from chorus.protocols.gossip_rpc import RPC, Exchanged, MessageError, MessageTooLarge, Prune
-from chorus.protocols.gossip_sign import Signer
+from chorus.protocols.gossipsub import rpc as gossip_rpc
+from chorus.protocols.gossipsub.codec import Codec
+from chorus.protocols.gossipsub.ids import publisher_id
+from chorus.protocols.gossipsub.params import MAX_RPC
+from chorus.protocols.gossipsub.rpc import RPC, Exchanged, MessageError, MessageTooLarge, Prune
+from chorus.protocols.gossipsub.sign import Signer
 from chorus.simulation.objects import ObjectCodec, ObjectFrame, make_message, object_codec, signer, verify
 from tests.support import PureTestCase
 

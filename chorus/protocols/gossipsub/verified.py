@@ -1,0 +1,42 @@
+"""Messages whose signature was checked and for which there was no room then: of their copies, of which one may find
+room, it is not checked again."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Final
+
+from chorus.protocols.gossipsub.rpc import Message
+
+MAX_VERIFIED: Final = 8192
+"""Messages remembered (1 MB), for a heartbeat at most: copies come within milliseconds of each other. The first leaves
+first."""
+
+
+class Verified:
+    __slots__ = ("_digests",)
+
+    def __init__(self) -> None:
+        self._digests: dict[bytes, None] = {}
+
+    def __contains__(self, message: Message) -> bool:
+        return bool(self._digests) and _digest(message) in self._digests
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    def add(self, message: Message) -> None:
+        self._digests[_digest(message)] = None
+        if len(self._digests) > MAX_VERIFIED:
+            del self._digests[next(iter(self._digests))]
+
+    def forget(self) -> None:
+        """All of them; called by the heartbeat."""
+        self._digests.clear()
+
+
+def _digest(message: Message) -> bytes:
+    """Of all that a signature depends on; as hard to meet with another message as the signature is to forge."""
+    parts = (message.origin, message.seqno, message.topic.encode(), message.signature, message.key or b"")
+    lengths = b"%d,%d,%d,%d,%d," % tuple(map(len, parts))
+    return blake2b(b"".join((lengths, *parts, message.signed)), digest_size=32).digest()
