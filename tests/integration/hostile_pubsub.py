@@ -23,7 +23,7 @@ from chorus.services.p2p import OpenAdmission, P2PService
 from chorus.services.pubsub import PubSubService
 from chorus.services.pubsub_topics import Received
 from tests.integration.test_hostile_peers import HostileCase
-from tests.protocols.gossipsub.test_ import graft
+from tests.protocols.test_gossip import graft
 
 TOPIC = "attacked"
 ELSEWHERE = "elsewhere"

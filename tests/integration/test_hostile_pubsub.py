@@ -24,7 +24,7 @@ from chorus.protocols.gossipsub.score_params import ScoreThresholds
 from chorus.protocols.gossipsub.sign import Signer
 from chorus.protocols.proto import rpc_pb2 as pb
 from tests.integration.hostile_pubsub import ELSEWHERE, LIMIT, TOPIC, PubSubCase, Speaker
-from tests.protocols.gossipsub.test_ import control, graft, ihave, iwant, prune, subscription
+from tests.protocols.test_gossip import control, graft, ihave, iwant, prune, subscription
 
 GRAYLIST = ScoreThresholds().graylist
 

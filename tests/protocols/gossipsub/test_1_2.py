@@ -26,7 +26,7 @@ from chorus.protocols.gossipsub.rpc import Exchanged, Prune, decode_rpc, idontwa
 from chorus.protocols.gossipsub.sign import Signer, Verifier
 from chorus.protocols.proto import rpc_pb2 as pb
 from tests.protocols.gossip_network import identity, unframe
-from tests.protocols.gossipsub.test_ import (
+from tests.protocols.test_gossip import (
     NOW,
     TOPIC,
     RouterCase,

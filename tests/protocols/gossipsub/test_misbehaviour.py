@@ -10,7 +10,7 @@ from chorus.protocols.gossipsub.params import MESHSUB_1_2, GossipParams
 from chorus.protocols.gossipsub.rpc import decode_message, decode_rpc, idontwant_frames
 from chorus.protocols.proto import rpc_pb2 as pb
 from tests.protocols.gossip_network import unframe
-from tests.protocols.gossipsub.test_ import (
+from tests.protocols.test_gossip import (
     NOW,
     TOPIC,
     RouterCase,

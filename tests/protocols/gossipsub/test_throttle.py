@@ -7,7 +7,7 @@ from chorus.protocols.gossipsub.events import Delivery, Validation
 from chorus.protocols.gossipsub.params import MAX_PENDING_PER_PEER, GossipParams
 from chorus.protocols.gossipsub.rpc import Message, decode_message, lone_message
 from chorus.protocols.gossipsub.verified import MAX_VERIFIED, Verified
-from tests.protocols.gossipsub.test_ import NOW, TOPIC, RouterCase, ihave, peer, published
+from tests.protocols.test_gossip import NOW, TOPIC, RouterCase, ihave, peer, published
 
 
 def message(rpc: bytes) -> Message:
