@@ -12,9 +12,9 @@ from typing import Any
 import attrs
 
 from chorus.client.errors import ClientError
-from chorus.sandbox.archive_limits import BadArchive, Bounds
-from chorus.sandbox.archive_member import LATEST, Kind, Member
-from chorus.sandbox.archive_tree import ArchiveTree
+from chorus.sandbox.archive.limits import BadArchive, Bounds
+from chorus.sandbox.archive.member import LATEST, Kind, Member
+from chorus.sandbox.archive.tree import ArchiveTree
 
 STREAMS = ("stdout", "stderr")
 

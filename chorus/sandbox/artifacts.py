@@ -16,7 +16,7 @@ import attrs
 
 from chorus.files import is_shortage
 from chorus.sandbox import trees
-from chorus.sandbox.archive_tree import LINK_STEPS
+from chorus.sandbox.archive.tree import LINK_STEPS
 from chorus.sandbox.contract import Artifact, OutputEntry
 from chorus.sandbox.globs import Globs
 from chorus.sandbox.links import Leaves, Links, TooManySteps

@@ -15,7 +15,8 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from chorus.sandbox import archives, cgroups, hints, processes, workspace
+from chorus.sandbox import cgroups, hints, processes, workspace
+from chorus.sandbox.archive import archives
 from chorus.sandbox.bwrap_arguments import (
     SHARED,
     Folders,

@@ -16,7 +16,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError
-from chorus.sandbox import archives, artifacts, cgroups, hints, workspace
+from chorus.sandbox import artifacts, cgroups, hints, workspace
+from chorus.sandbox.archive import archives
 from chorus.sandbox.contract import FINAL, ImageMissing, Job, OutputSink, Reason, RunResult, SandboxUnavailable
 from chorus.sandbox.docker_box import Binding, Contained
 from chorus.sandbox.engine import EngineError

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from chorus.sandbox.archive_limits import Interrupted, NoSpace
+from chorus.sandbox.archive.limits import Interrupted, NoSpace
 
 STEP_S = 0.1
 """Between two questions to `stop`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from chorus.sandbox.archive_limits import Interrupted
+from chorus.sandbox.archive.limits import Interrupted
 
 MAX_LINKS_FOLLOWED = 40
 """As the kernel's own limit for a path."""

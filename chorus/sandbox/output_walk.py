@@ -10,7 +10,7 @@ from typing import Literal
 import attrs
 
 from chorus.sandbox import trees
-from chorus.sandbox.archive_member import LATEST
+from chorus.sandbox.archive.member import LATEST
 from chorus.sandbox.globs import Globs
 from chorus.sandbox.omissions import Omissions
 

@@ -22,7 +22,8 @@ from pathlib import Path
 
 import attrs
 
-from chorus.sandbox import archives, artifacts, volumes
+from chorus.sandbox import artifacts, volumes
+from chorus.sandbox.archive import archives
 from chorus.sandbox.commands import FULL_MARK, MEMORY_FOLDERS, script
 from chorus.sandbox.contract import Job
 from chorus.sandbox.duplicate import duplicate

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from chorus.sandbox import archives
+from chorus.sandbox.archive import archives
 from chorus.seams import MembersMayAll
 from chorus.services.blobs import BlobLimits, BlobService, ThreadOffload
 from chorus.services.executor import AgentProfile, ExecutorService

@@ -7,7 +7,7 @@ import os
 import tarfile
 from pathlib import Path
 
-from chorus.sandbox.archives import BadArchive, Bounds, listing, unpack
+from chorus.sandbox.archive.archives import BadArchive, Bounds, listing, unpack
 from tests.support import PureTestCase
 
 

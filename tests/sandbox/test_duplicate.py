@@ -9,7 +9,7 @@ from pathlib import Path
 from unittest import mock
 
 from chorus.sandbox import duplicate as module
-from chorus.sandbox.archive_limits import Interrupted, NoSpace
+from chorus.sandbox.archive.limits import Interrupted, NoSpace
 from chorus.sandbox.duplicate import duplicate
 from tests.support import PureTestCase
 

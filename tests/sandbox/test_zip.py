@@ -17,8 +17,8 @@ from unittest import mock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chorus.sandbox import zip_directory, zip_reader
-from chorus.sandbox.archives import BadArchive, Bounds, Interrupted, listing, unpack
+from chorus.sandbox.archive import zip_directory, zip_reader
+from chorus.sandbox.archive.archives import BadArchive, Bounds, Interrupted, listing, unpack
 from chorus.sandbox.links import MAX_LINKS_FOLLOWED
 from tests.sandbox.archive_kit import Base
 

@@ -19,7 +19,7 @@ from chorus.http.ports import TaskEvent
 from chorus.identity import Identity, PeerId
 from chorus.protocols.stream import StreamClosed
 from chorus.protocols.task_messages import PROTOCOL
-from chorus.sandbox.archives import BadArchive
+from chorus.sandbox.archive.archives import BadArchive
 from chorus.sandbox.contract import (
     Artifact,
     Choice,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from chorus.sandbox.archive_limits import BadArchive
+from chorus.sandbox.archive.limits import BadArchive
 
 
 def text(field: bytes) -> str:

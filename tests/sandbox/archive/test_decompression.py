@@ -8,8 +8,8 @@ import lzma
 import os
 from unittest import mock
 
-from chorus.sandbox import decompression
-from chorus.sandbox.archives import BadArchive, Bounds, Interrupted, listing
+from chorus.sandbox.archive import decompression
+from chorus.sandbox.archive.archives import BadArchive, Bounds, Interrupted, listing
 from tests.sandbox.archive_kit import Base, member, tar
 
 COMPRESSIONS = (gzip.compress, bz2.compress, lzma.compress)

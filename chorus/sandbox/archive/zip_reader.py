@@ -10,10 +10,10 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO
 
-from chorus.sandbox.archive_limits import BadArchive, Bounds, Interrupted
-from chorus.sandbox.archive_member import Member, Rules, display
-from chorus.sandbox.decompression import CHUNK, RATIO_FLOOR
-from chorus.sandbox.zip_directory import STORED, Entry, begin_body, find_directory, read_entries
+from chorus.sandbox.archive.decompression import CHUNK, RATIO_FLOOR
+from chorus.sandbox.archive.limits import BadArchive, Bounds, Interrupted
+from chorus.sandbox.archive.member import Member, Rules, display
+from chorus.sandbox.archive.zip_directory import STORED, Entry, begin_body, find_directory, read_entries
 
 DAMAGED = "the zip archive is damaged"
 

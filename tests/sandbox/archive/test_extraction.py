@@ -7,11 +7,11 @@ import stat
 import tarfile
 from collections.abc import Iterator
 
-from chorus.sandbox import extraction
-from chorus.sandbox.archive_limits import BadArchive, Bounds
-from chorus.sandbox.archive_member import Member
-from chorus.sandbox.archive_tree import ArchiveTree
-from chorus.sandbox.archives import unpack
+from chorus.sandbox.archive import extraction
+from chorus.sandbox.archive.archives import unpack
+from chorus.sandbox.archive.limits import BadArchive, Bounds
+from chorus.sandbox.archive.member import Member
+from chorus.sandbox.archive.tree import ArchiveTree
 from tests.sandbox.archive_kit import Base, link, member, tar
 
 

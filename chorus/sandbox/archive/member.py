@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 import attrs
 
-from chorus.sandbox.archive_limits import BadArchive, Bounds
+from chorus.sandbox.archive.limits import BadArchive, Bounds
 
 Kind = Literal["file", "directory", "symlink", "hardlink"]
 

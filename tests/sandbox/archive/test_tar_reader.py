@@ -7,10 +7,11 @@ import os
 import subprocess
 import tarfile
 
-from chorus.sandbox import archive_limits, tar_reader
-from chorus.sandbox.archive_member import LATEST
-from chorus.sandbox.archives import Bounds, listing, unpack
-from chorus.sandbox.tar_fields import loose
+from chorus.sandbox.archive import limits as archive_limits
+from chorus.sandbox.archive import tar_reader
+from chorus.sandbox.archive.archives import Bounds, listing, unpack
+from chorus.sandbox.archive.member import LATEST
+from chorus.sandbox.archive.tar_fields import loose
 from tests.sandbox.archive_kit import Base, header, member, patched, tar
 
 NEGATIVE = (-315_619_200 & (1 << 96) - 1).to_bytes(12, "big")

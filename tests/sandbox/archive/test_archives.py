@@ -14,7 +14,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chorus.sandbox.archives import BadArchive, Bounds, Interrupted, listing, unpack
+from chorus.sandbox.archive.archives import BadArchive, Bounds, Interrupted, listing, unpack
 from tests.sandbox.archive_kit import Base, link, member, tar
 
 

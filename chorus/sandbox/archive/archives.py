@@ -16,14 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from chorus.sandbox.archive_limits import BadArchive, Bounds, Interrupted, NoSpace
-from chorus.sandbox.archive_member import Member, Reader
-from chorus.sandbox.archive_tree import ArchiveTree
-from chorus.sandbox.decompression import HEAD, Source
-from chorus.sandbox.extraction import Extraction, Unpacked
-from chorus.sandbox.tar_reader import TarReader
-from chorus.sandbox.zip_directory import is_zip
-from chorus.sandbox.zip_reader import ZipReader
+from chorus.sandbox.archive.decompression import HEAD, Source
+from chorus.sandbox.archive.extraction import Extraction, Unpacked
+from chorus.sandbox.archive.limits import BadArchive, Bounds, Interrupted, NoSpace
+from chorus.sandbox.archive.member import Member, Reader
+from chorus.sandbox.archive.tar_reader import TarReader
+from chorus.sandbox.archive.tree import ArchiveTree
+from chorus.sandbox.archive.zip_directory import is_zip
+from chorus.sandbox.archive.zip_reader import ZipReader
 
 __all__ = ["BadArchive", "Bounds", "Interrupted", "Member", "NoSpace", "Unpacked", "listing", "names", "unpack"]
 

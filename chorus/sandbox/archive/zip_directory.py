@@ -16,8 +16,8 @@ from typing import IO
 
 import attrs
 
-from chorus.sandbox.archive_limits import BadArchive, Bounds, Interrupted
-from chorus.sandbox.archive_member import Kind, display
+from chorus.sandbox.archive.limits import BadArchive, Bounds, Interrupted
+from chorus.sandbox.archive.member import Kind, display
 
 MAGIC = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 """How a zip begins: with an entry, with its end where it is empty, or with the mark of one that has several volumes."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from chorus.sandbox.archive_limits import BLOCK, MAX_HEADER, BadArchive, Bounds
-from chorus.sandbox.archive_member import Kind, Member, Rules, display
-from chorus.sandbox.decompression import CHUNK, Source
-from chorus.sandbox.tar_fields import check_sum, loose, number, pax_records, text
+from chorus.sandbox.archive.decompression import CHUNK, Source
+from chorus.sandbox.archive.limits import BLOCK, MAX_HEADER, BadArchive, Bounds
+from chorus.sandbox.archive.member import Kind, Member, Rules, display
+from chorus.sandbox.archive.tar_fields import check_sum, loose, number, pax_records, text
 
 MAX_GLOBAL_HEADERS = 16
 """Extended headers in a row before a member: a chain of them is a way to work without ever yielding."""

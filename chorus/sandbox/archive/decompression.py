@@ -14,7 +14,7 @@ from typing import IO, Protocol
 
 import attrs
 
-from chorus.sandbox.archive_limits import BadArchive, Bounds, Interrupted
+from chorus.sandbox.archive.limits import BadArchive, Bounds, Interrupted
 
 CHUNK = 256 * 1024
 

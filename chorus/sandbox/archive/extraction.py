@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import attrs
 
-from chorus.sandbox.archive_member import Member, Reader
-from chorus.sandbox.archive_tree import ArchiveTree
+from chorus.sandbox.archive.member import Member, Reader
+from chorus.sandbox.archive.tree import ArchiveTree
 
 
 @attrs.frozen

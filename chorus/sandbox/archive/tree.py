@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from chorus.sandbox.archive_limits import BadArchive, Bounds
-from chorus.sandbox.archive_member import Kind, Member
+from chorus.sandbox.archive.limits import BadArchive, Bounds
+from chorus.sandbox.archive.member import Kind, Member
 from chorus.sandbox.links import Leaves, Links, TooManySteps
 
 LINK_STEPS = 100_000

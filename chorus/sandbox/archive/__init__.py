@@ -1,0 +1,1 @@
+"""Archives as tasks bring them: tar and zip, read within limits and unpacked."""
