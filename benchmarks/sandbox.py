@@ -31,7 +31,7 @@ from twisted.internet import reactor  # noqa: E402
 from twisted.internet.defer import Deferred  # noqa: E402
 from twisted.internet.task import deferLater, react  # noqa: E402
 
-from chorus.sandbox.bubblewrap import Bubblewrap  # noqa: E402
+from chorus.sandbox.bubblewrap.backend import Bubblewrap  # noqa: E402
 from chorus.sandbox.contract import Backend, Job, Limits, Reason  # noqa: E402
 from chorus.sandbox.docker import Docker  # noqa: E402
 

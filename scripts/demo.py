@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from chorus.sandbox.bwrap_launch import conceal
+from chorus.sandbox.bubblewrap.launch import conceal
 from chorus.sandbox.contract import SandboxUnavailable
 from chorus.sandbox.docker_spec import LABEL_AGENT, LABEL_BOX
 from chorus.sandbox.engine import DEFAULT_HOST, Engine, EngineError

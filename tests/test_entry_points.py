@@ -204,7 +204,7 @@ class JSONTests(PureTestCase):
 
 class CompletenessTests(PureTestCase):
     OURS = {
-        "sandbox/bubblewrap_run.py": "bubblewrap's own status",
+        "sandbox/bubblewrap/run.py": "bubblewrap's own status",
         "sandbox/docker_box.py": "a file of this node outside its sandboxes",
         "services/ports_file.py": "a file of this node",
         "services/starts.py": "a file of this node",

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from chorus.sandbox.bwrap_arguments import HIDDEN, READ_ONLY, tmpfs_mb, users_files
+from chorus.sandbox.bubblewrap.arguments import HIDDEN, READ_ONLY, tmpfs_mb, users_files
 from chorus.sandbox.commands import DATA, HOME, INPUT, OUTPUT, SCRIPT, SYSTEM_PATH, environment
 from chorus.sandbox.contract import Job, Limits
 from chorus.sandbox.uids import PUMP_UID

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from chorus.sandbox import seccomp
+from chorus.sandbox.bubblewrap import seccomp
 
 _NAMES = """
     accept accept4 access adjtimex alarm arch_prctl bind brk capget capset chdir chmod chown clock_getres

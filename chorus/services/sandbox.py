@@ -103,7 +103,7 @@ def make_backends(
                 tmp_mb=tmp_mb,
             )
         else:
-            from chorus.sandbox.bubblewrap import Bubblewrap
+            from chorus.sandbox.bubblewrap.backend import Bubblewrap
 
             found[name] = Bubblewrap(reactor, agent_id, tmp_mb=tmp_mb)
     return found

@@ -13,7 +13,7 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.task import LoopingCall
 
-from chorus.sandbox.bubblewrap import Bubblewrap
+from chorus.sandbox.bubblewrap.backend import Bubblewrap
 from chorus.sandbox.contract import Limits, Reason, RunResult
 from chorus.sandbox.docker import Docker
 from chorus.sandbox.engine import Engine

@@ -16,7 +16,7 @@ import attrs
 from twisted.internet import reactor
 
 from chorus.sandbox import docker_box, docker_run, warm
-from chorus.sandbox.bwrap_arguments import HIDDEN, READ_ONLY
+from chorus.sandbox.bubblewrap.arguments import HIDDEN, READ_ONLY
 from chorus.sandbox.contract import Limits, Reason, RunResult
 from chorus.sandbox.docker import Docker
 from chorus.sandbox.docker_spec import FIRST_UID, Users, cap_file, container, execution, labels, resources

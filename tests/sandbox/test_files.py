@@ -25,10 +25,10 @@ from hypothesis import strategies as st
 from chorus.sandbox import artifacts, cgroups, output_walk, processes, trees, volumes
 from chorus.sandbox import globs as globs_module
 from chorus.sandbox.artifacts import collect
+from chorus.sandbox.bubblewrap.pipes import Pipe
 from chorus.sandbox.contract import Limits
 from chorus.sandbox.docker_box import Contained
 from chorus.sandbox.globs import Globs
-from chorus.sandbox.pipes import Pipe
 from chorus.sandbox.spool import PIECE, TURN, Spool, Tail
 from chorus.sandbox.workspace import Box, fill, leave, prepare, write_script
 from tests.sandbox.support import Recorder, archive, shell

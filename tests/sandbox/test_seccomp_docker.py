@@ -9,10 +9,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chorus.sandbox import seccomp
-from chorus.sandbox.seccomp import AARCH64, ALLOW, CHECKED, DENIED, ERRNO, X86_64, compile_filter
+from chorus.sandbox.bubblewrap import seccomp
+from chorus.sandbox.bubblewrap.seccomp import AARCH64, ALLOW, CHECKED, DENIED, ERRNO, X86_64, compile_filter
 from chorus.sandbox.seccomp_docker import ALLOWED, others, profile
-from tests.sandbox.test_seccomp import HARMLESS, run
+from tests.sandbox.bubblewrap.test_seccomp import HARMLESS, run
 from tests.support import PureTestCase
 
 ARGUMENTS = st.one_of(

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 
 from chorus.sandbox import cgroups, hints, processes, workspace
 from chorus.sandbox.archive import archives
-from chorus.sandbox.bwrap_arguments import (
+from chorus.sandbox.bubblewrap.arguments import (
     SHARED,
     Folders,
     Launch,
@@ -28,7 +28,8 @@ from chorus.sandbox.bwrap_arguments import (
     sandbox_arguments,
     tmpfs_mb,
 )
-from chorus.sandbox.bwrap_launch import Inherited, conceal, expose
+from chorus.sandbox.bubblewrap.launch import Inherited, conceal, expose
+from chorus.sandbox.bubblewrap.pipes import Exit, Pipe
 from chorus.sandbox.commands import HELPER_ENVIRONMENT
 from chorus.sandbox.contract import (
     FINAL,
@@ -40,7 +41,6 @@ from chorus.sandbox.contract import (
     StreamName,
 )
 from chorus.sandbox.gathering import Gathering
-from chorus.sandbox.pipes import Exit, Pipe
 from chorus.sandbox.spool import Spool
 from chorus.sandbox.uids import Uid
 from chorus.sandbox.verdict import FLOOD_FACTOR, GRACE_S, HOST_GRACE_S, Facts, ForkBomb, verdict
@@ -49,7 +49,7 @@ from chorus.sandbox.workers import Pause, TimedOut
 from chorus.sandbox.workspace import Box
 
 if TYPE_CHECKING:
-    from chorus.sandbox.bubblewrap import Bubblewrap
+    from chorus.sandbox.bubblewrap.backend import Bubblewrap
 
 FILES_S = 300.0
 """Time limit of unpacking, collecting and removing a task's files."""

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 
-from chorus.sandbox import cgroups, processes, seccomp, volumes, workspace
-from chorus.sandbox.bubblewrap_run import FILES_S, BubblewrapRun, Host
-from chorus.sandbox.bwrap_arguments import AS_ROOT, Launch, Mode, launch_arguments, made_files, sandbox_arguments
-from chorus.sandbox.bwrap_launch import Inherited, can_reroot, conceal, dismantle, expose, in_chroot
+from chorus.sandbox import cgroups, processes, volumes, workspace
+from chorus.sandbox.bubblewrap import seccomp
+from chorus.sandbox.bubblewrap.arguments import AS_ROOT, Launch, Mode, launch_arguments, made_files, sandbox_arguments
+from chorus.sandbox.bubblewrap.launch import Inherited, can_reroot, conceal, dismantle, expose, in_chroot
+from chorus.sandbox.bubblewrap.run import FILES_S, BubblewrapRun, Host
 from chorus.sandbox.commands import HELPER_ENVIRONMENT
 from chorus.sandbox.contract import Job, Limits, OutputSink, Run, RunResult
 from chorus.sandbox.uids import TASK_UIDS, Uid, Uids

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from chorus.sandbox import volumes
-from chorus.sandbox.bwrap_arguments import Descriptors, Folders, Mode
+from chorus.sandbox.bubblewrap.arguments import Descriptors, Folders, Mode
 from chorus.sandbox.workspace import Box
 
 

@@ -8,8 +8,8 @@ import struct
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chorus.sandbox import seccomp
-from chorus.sandbox.seccomp import (
+from chorus.sandbox.bubblewrap import seccomp
+from chorus.sandbox.bubblewrap.seccomp import (
     AARCH64,
     ALLOW,
     CHECKED,

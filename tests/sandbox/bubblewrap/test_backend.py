@@ -14,9 +14,11 @@ from twisted.internet import reactor
 from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SkipTest
 
-from chorus.sandbox import bubblewrap, bubblewrap_run, bwrap_launch, cgroups, gathering, trees, volumes
-from chorus.sandbox.bubblewrap import Bubblewrap
-from chorus.sandbox.bwrap_arguments import (
+from chorus.sandbox import cgroups, gathering, trees, volumes
+from chorus.sandbox.bubblewrap import backend as bubblewrap
+from chorus.sandbox.bubblewrap import launch as bwrap_launch
+from chorus.sandbox.bubblewrap import run as bubblewrap_run
+from chorus.sandbox.bubblewrap.arguments import (
     AS_ROOT,
     INSIDE_ID,
     READ_ONLY,
@@ -31,6 +33,7 @@ from chorus.sandbox.bwrap_arguments import (
     tmpfs_mb,
     users_files,
 )
+from chorus.sandbox.bubblewrap.backend import Bubblewrap
 from chorus.sandbox.commands import HELPER_ENVIRONMENT, SCRIPT
 from chorus.sandbox.contract import Limits, Reason
 from chorus.sandbox.uids import TASK_UIDS
@@ -151,7 +154,7 @@ class Real(ContractTests, SandboxCase):
             "from twisted.internet import asyncioreactor; asyncioreactor.install()\n"
             "from twisted.internet import reactor\n"
             "from pathlib import Path\n"
-            "from chorus.sandbox.bubblewrap import Bubblewrap\n"
+            "from chorus.sandbox.bubblewrap.backend import Bubblewrap\n"
             "from tests.sandbox.support import shell\n"
             "import json, gzip, unittest.mock\n"
             "os.chroot(sys.argv[1]); os.chdir('/')\n"
@@ -311,7 +314,7 @@ class Real(ContractTests, SandboxCase):
             "from twisted.internet import asyncioreactor; asyncioreactor.install()\n"
             "from twisted.internet import reactor\n"
             "from pathlib import Path\n"
-            "from chorus.sandbox.bubblewrap import Bubblewrap\n"
+            "from chorus.sandbox.bubblewrap.backend import Bubblewrap\n"
             "from tests.sandbox.support import shell\n"
             "def sink(stream, offset, data):\n"
             "    print('begun', flush=True)\n"
@@ -346,9 +349,9 @@ class OrdinaryUser(SandboxCase):
     async def test_contract_as_nobody(self) -> None:
         folder = self.scratch()
         folder.chmod(0o777)
-        names = [f"tests.sandbox.test_bubblewrap.Real.{name}" for name in AS_NOBODY]
+        names = [f"tests.sandbox.bubblewrap.test_backend.Real.{name}" for name in AS_NOBODY]
         names += [f"tests.sandbox.test_files.Volumes.{name}" for name in FILES_AS_NOBODY]
-        names += [f"tests.sandbox.test_bubblewrap_isolation.Leftovers.{name}" for name in LEFTOVERS_AS_NOBODY]
+        names += [f"tests.sandbox.bubblewrap.test_isolation.Leftovers.{name}" for name in LEFTOVERS_AS_NOBODY]
         env = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "PYTHONPATH": import_path(), "TMPDIR": str(folder)}
         env["HOME"] = str(folder)
         arguments = ("-B", "-c", BECOME_NOBODY, str(folder), *names)

@@ -13,8 +13,8 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
 from chorus.sandbox import cgroups, processes
-from chorus.sandbox.bubblewrap import Bubblewrap
-from chorus.sandbox.bwrap_arguments import READ_ONLY, Descriptors, Launch, Mode, launch_arguments
+from chorus.sandbox.bubblewrap.arguments import READ_ONLY, Descriptors, Launch, Mode, launch_arguments
+from chorus.sandbox.bubblewrap.backend import Bubblewrap
 from chorus.sandbox.contract import Limits, Reason
 from chorus.sandbox.uids import LOCKS, TASK_UIDS, Uids
 from tests.sandbox.contract import ContractTests

@@ -1,0 +1,1 @@
+"""Tasks in bubblewrap: no engine, a process tree of the agent's own."""
