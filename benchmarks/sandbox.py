@@ -33,7 +33,7 @@ from twisted.internet.task import deferLater, react  # noqa: E402
 
 from chorus.sandbox.bubblewrap.backend import Bubblewrap  # noqa: E402
 from chorus.sandbox.contract import Backend, Job, Limits, Reason  # noqa: E402
-from chorus.sandbox.docker import Docker  # noqa: E402
+from chorus.sandbox.docker.backend import Docker  # noqa: E402
 
 COMMAND = ("python3", "-c", "print('x')")
 WANTED = {"warm": 0.300, "cold": 1.5}

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from chorus.sandbox.bubblewrap.launch import conceal
 from chorus.sandbox.contract import SandboxUnavailable
-from chorus.sandbox.docker_spec import LABEL_AGENT, LABEL_BOX
-from chorus.sandbox.engine import DEFAULT_HOST, Engine, EngineError
+from chorus.sandbox.docker.engine import DEFAULT_HOST, Engine, EngineError
+from chorus.sandbox.docker.spec import LABEL_AGENT, LABEL_BOX
 from chorus.sandbox.volumes import remove_tree
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -205,7 +205,7 @@ class JSONTests(PureTestCase):
 class CompletenessTests(PureTestCase):
     OURS = {
         "sandbox/bubblewrap/run.py": "bubblewrap's own status",
-        "sandbox/docker_box.py": "a file of this node outside its sandboxes",
+        "sandbox/docker/box.py": "a file of this node outside its sandboxes",
         "services/ports_file.py": "a file of this node",
         "services/starts.py": "a file of this node",
         "services/task_store.py": "this node's database",

@@ -90,7 +90,7 @@ def make_backends(
     found: dict[str, Backend] = {}
     for name in ORDER[mode]:
         if name == "docker":
-            from chorus.sandbox.docker import Docker
+            from chorus.sandbox.docker.backend import Docker
 
             found[name] = Docker(
                 reactor,

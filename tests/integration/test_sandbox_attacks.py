@@ -15,8 +15,8 @@ from twisted.internet.task import LoopingCall
 
 from chorus.sandbox.bubblewrap.backend import Bubblewrap
 from chorus.sandbox.contract import Limits, Reason, RunResult
-from chorus.sandbox.docker import Docker
-from chorus.sandbox.engine import Engine
+from chorus.sandbox.docker.backend import Docker
+from chorus.sandbox.docker.engine import Engine
 from chorus.sandbox.languages import ImageMap
 from tests.sandbox.support import IMAGE, Recorder, SandboxCase, no_bubblewrap, no_docker, python, shell
 

@@ -176,7 +176,7 @@ def no_docker() -> str | None:
     host = os.environ.get("CHORUS_TEST_DOCKER_HOST")
     if not host:
         return "CHORUS_TEST_DOCKER_HOST names no container engine (scripts/dockerd-test start)"
-    from chorus.sandbox.engine import Engine
+    from chorus.sandbox.docker.engine import Engine
 
     try:
         if Engine(host).image_id(IMAGE) is None:

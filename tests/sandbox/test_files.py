@@ -27,7 +27,7 @@ from chorus.sandbox import globs as globs_module
 from chorus.sandbox.artifacts import collect
 from chorus.sandbox.bubblewrap.pipes import Pipe
 from chorus.sandbox.contract import Limits
-from chorus.sandbox.docker_box import Contained
+from chorus.sandbox.docker.box import Contained
 from chorus.sandbox.globs import Globs
 from chorus.sandbox.spool import PIECE, TURN, Spool, Tail
 from chorus.sandbox.workspace import Box, fill, leave, prepare, write_script

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from chorus.sandbox.contract import SandboxUnavailable
-from chorus.sandbox.docker_spec import FIRST_UID
+from chorus.sandbox.docker.spec import FIRST_UID
 from chorus.sandbox.uids import PUMP_UID, TASK_UIDS, Uid, Uids, is_known
 from tests.sandbox.support import import_path
 from tests.support import PureTestCase

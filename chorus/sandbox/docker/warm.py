@@ -13,14 +13,14 @@ from twisted.logger import Logger
 
 from chorus.errors import ChorusError
 from chorus.sandbox.contract import Limits
-from chorus.sandbox.docker_box import Contained
-from chorus.sandbox.docker_run import CONTAINER_S, PROBE_S
+from chorus.sandbox.docker.box import Contained
+from chorus.sandbox.docker.run import CONTAINER_S, PROBE_S
 from chorus.sandbox.languages import LANGUAGES
 from chorus.sandbox.workers import TimedOut
 from chorus.sandbox.workspace import Box
 
 if TYPE_CHECKING:
-    from chorus.sandbox.docker import Docker
+    from chorus.sandbox.docker.backend import Docker
 
 EVERY = "*"
 """In the configuration: so many of every image of the language map that the engine has."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from chorus.sandbox.bubblewrap import seccomp
 from chorus.sandbox.bubblewrap.seccomp import AARCH64, ALLOW, CHECKED, DENIED, ERRNO, X86_64, compile_filter
-from chorus.sandbox.seccomp_docker import ALLOWED, others, profile
+from chorus.sandbox.docker.seccomp import ALLOWED, others, profile
 from tests.sandbox.bubblewrap.test_seccomp import HARMLESS, run
 from tests.support import PureTestCase
 

@@ -15,14 +15,16 @@ from typing import Any
 import attrs
 from twisted.internet import reactor
 
-from chorus.sandbox import docker_box, docker_run, warm
 from chorus.sandbox.bubblewrap.arguments import HIDDEN, READ_ONLY
 from chorus.sandbox.contract import Limits, Reason, RunResult
-from chorus.sandbox.docker import Docker
-from chorus.sandbox.docker_spec import FIRST_UID, Users, cap_file, container, execution, labels, resources
-from chorus.sandbox.engine import Engine
+from chorus.sandbox.docker import box as docker_box
+from chorus.sandbox.docker import run as docker_run
+from chorus.sandbox.docker import warm
+from chorus.sandbox.docker.backend import Docker
+from chorus.sandbox.docker.engine import Engine
+from chorus.sandbox.docker.seccomp import profile
+from chorus.sandbox.docker.spec import FIRST_UID, Users, cap_file, container, execution, labels, resources
 from chorus.sandbox.languages import ImageMap
-from chorus.sandbox.seccomp_docker import profile
 from chorus.sandbox.uids import TASK_UIDS
 from chorus.sandbox.workspace import Box
 from tests.sandbox.contract import ContractTests
@@ -287,7 +289,7 @@ class Restart(DockerCase):
             "from twisted.internet import asyncioreactor; asyncioreactor.install()\n"
             "from twisted.internet import reactor\n"
             "from pathlib import Path\n"
-            "from chorus.sandbox.docker import Docker\n"
+            "from chorus.sandbox.docker.backend import Docker\n"
             "from chorus.sandbox.languages import ImageMap\n"
             "from tests.sandbox.support import shell, IMAGE\n"
             "def sink(stream, offset, data):\n"

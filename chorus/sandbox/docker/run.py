@@ -19,15 +19,15 @@ from chorus.errors import ChorusError
 from chorus.sandbox import artifacts, cgroups, hints, workspace
 from chorus.sandbox.archive import archives
 from chorus.sandbox.contract import FINAL, ImageMissing, Job, OutputSink, Reason, RunResult, SandboxUnavailable
-from chorus.sandbox.docker_box import Binding, Contained
-from chorus.sandbox.engine import EngineError
+from chorus.sandbox.docker.box import Binding, Contained
+from chorus.sandbox.docker.engine import EngineError
 from chorus.sandbox.gathering import Gathering
 from chorus.sandbox.spool import Tail
 from chorus.sandbox.verdict import FLOOD_FACTOR, GRACE_S, HOST_GRACE_S, Facts, ForkBomb, verdict
 from chorus.sandbox.workers import Pause, TimedOut
 
 if TYPE_CHECKING:
-    from chorus.sandbox.docker import Docker
+    from chorus.sandbox.docker.backend import Docker
 
 FILES_S = 300.0
 """Time limit of unpacking, collecting and removing a task's files."""
