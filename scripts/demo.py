@@ -19,7 +19,7 @@ from chorus.sandbox.bubblewrap.launch import conceal
 from chorus.sandbox.contract import SandboxUnavailable
 from chorus.sandbox.docker.engine import DEFAULT_HOST, Engine, EngineError
 from chorus.sandbox.docker.spec import LABEL_AGENT, LABEL_BOX
-from chorus.sandbox.volumes import remove_tree
+from chorus.sandbox.files.volumes import remove_tree
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "textstats"

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import attrs
 
-from chorus.sandbox import volumes
 from chorus.sandbox.contract import SandboxUnavailable
+from chorus.sandbox.files import volumes
 
 PUMP_UID = 64199
 """Of the process that keeps a container's output: a task can neither stop it nor write its files."""

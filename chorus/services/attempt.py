@@ -26,8 +26,8 @@ from chorus.protocols.task_messages import (
     Stale,
     TaskProtocolError,
 )
-from chorus.sandbox import volumes
 from chorus.sandbox.contract import Reason
+from chorus.sandbox.files import volumes
 from chorus.services.conversation import Conversation
 from chorus.services.delivery import Delivery
 from chorus.services.execution import Execution

@@ -16,7 +16,7 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError
-from chorus.sandbox import volumes
+from chorus.sandbox.files import volumes
 from chorus.services.attempt import Attempt
 from chorus.services.offer_rules import AgentProfile
 from chorus.services.offers import ASSIGN_S, Offers

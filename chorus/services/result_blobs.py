@@ -25,7 +25,7 @@ from chorus.protocols.task_messages import (
     ResultArtifact,
     ResultEntry,
 )
-from chorus.sandbox.omissions import Omissions
+from chorus.sandbox.files.omissions import Omissions
 from chorus.services.blob_fetch import BlobTooLarge
 from chorus.services.blob_files import BlobStoreShort, DiskFull
 from chorus.services.run_outcome import Kept, fitting

@@ -16,7 +16,6 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError
-from chorus.sandbox import volumes
 from chorus.sandbox.contract import (
     Backend,
     Begins,
@@ -30,6 +29,7 @@ from chorus.sandbox.contract import (
     RunResult,
     SandboxUnavailable,
 )
+from chorus.sandbox.files import volumes
 from chorus.sandbox.languages import LANGUAGES, ImageMap
 from chorus.sandbox.selection import ORDER, Mode, choose
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from chorus.errors import ChorusError
 from chorus.identity import Identity
-from chorus.sandbox import volumes
+from chorus.sandbox.files import volumes
 from chorus.services.cluster import load_token
 from tests.integration.forks import ROOT, Twistd
 

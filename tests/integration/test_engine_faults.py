@@ -110,7 +110,7 @@ class EngineKilledTest(ContainerCase):
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
                     continue
-            from chorus.sandbox import volumes
+            from chorus.sandbox.files import volumes
 
             volumes.remove_tree(Path(folder))
 

@@ -9,7 +9,7 @@ import subprocess
 
 from twisted.trial.unittest import SkipTest
 
-from chorus.sandbox import volumes
+from chorus.sandbox.files import volumes
 from tests.integration.agents import until
 from tests.integration.nodes import Node, NodeCase, threaded
 

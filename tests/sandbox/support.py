@@ -18,8 +18,8 @@ from twisted.internet.task import deferLater
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import TestCase
 
-from chorus.sandbox import volumes
 from chorus.sandbox.contract import Job, Limits, Reason, Run, RunResult
+from chorus.sandbox.files import volumes
 from chorus.sandbox.workers import Pause
 
 IMAGE = "chorus-python-dev"

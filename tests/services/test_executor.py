@@ -26,8 +26,8 @@ from chorus.protocols.task_messages import (
     Stale,
     encode,
 )
-from chorus.sandbox import volumes
 from chorus.sandbox.contract import Limits, OutputEntry, Reason
+from chorus.sandbox.files import volumes
 from chorus.services import offers as offers_module
 from chorus.services.attempt import ERASE_RETRY_S, ERASE_TRIES, KEEP_OUTCOME_S
 from chorus.services.blob_files import BlobStoreFull, BlobStoreShort, DiskFull

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from chorus.sandbox.archive.limits import BadArchive, Bounds
 from chorus.sandbox.archive.member import Kind, Member
-from chorus.sandbox.links import Leaves, Links, TooManySteps
+from chorus.sandbox.files.links import Leaves, Links, TooManySteps
 
 LINK_STEPS = 100_000
 LINK_STEPS_PER_MEMBER = 10

@@ -19,16 +19,17 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 
-from chorus.sandbox import cgroups, processes, volumes, workspace
+from chorus.sandbox import cgroups, processes
 from chorus.sandbox.bubblewrap import seccomp
 from chorus.sandbox.bubblewrap.arguments import AS_ROOT, Launch, Mode, launch_arguments, made_files, sandbox_arguments
 from chorus.sandbox.bubblewrap.launch import Inherited, can_reroot, conceal, dismantle, expose, in_chroot
 from chorus.sandbox.bubblewrap.run import FILES_S, BubblewrapRun, Host
 from chorus.sandbox.commands import HELPER_ENVIRONMENT
 from chorus.sandbox.contract import Job, Limits, OutputSink, Run, RunResult
+from chorus.sandbox.files import volumes, workspace
+from chorus.sandbox.files.workspace import Box
 from chorus.sandbox.uids import TASK_UIDS, Uid, Uids
 from chorus.sandbox.workers import TimedOut, Workers
-from chorus.sandbox.workspace import Box
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime

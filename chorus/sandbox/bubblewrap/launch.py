@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from chorus.sandbox import volumes
 from chorus.sandbox.bubblewrap.arguments import Descriptors, Folders, Mode
-from chorus.sandbox.workspace import Box
+from chorus.sandbox.files import volumes
+from chorus.sandbox.files.workspace import Box
 
 
 def expose(box: Box, place: Path, mode: Mode) -> Folders:

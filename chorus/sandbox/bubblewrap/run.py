@@ -15,7 +15,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from chorus.sandbox import cgroups, hints, processes, workspace
+from chorus.sandbox import cgroups, hints, processes
 from chorus.sandbox.archive import archives
 from chorus.sandbox.bubblewrap.arguments import (
     SHARED,
@@ -40,13 +40,14 @@ from chorus.sandbox.contract import (
     SandboxUnavailable,
     StreamName,
 )
-from chorus.sandbox.gathering import Gathering
+from chorus.sandbox.files import workspace
+from chorus.sandbox.files.gathering import Gathering
+from chorus.sandbox.files.volumes import Volume, VolumeError
+from chorus.sandbox.files.workspace import Box
 from chorus.sandbox.spool import Spool
 from chorus.sandbox.uids import Uid
 from chorus.sandbox.verdict import FLOOD_FACTOR, GRACE_S, HOST_GRACE_S, Facts, ForkBomb, verdict
-from chorus.sandbox.volumes import Volume, VolumeError
 from chorus.sandbox.workers import Pause, TimedOut
-from chorus.sandbox.workspace import Box
 
 if TYPE_CHECKING:
     from chorus.sandbox.bubblewrap.backend import Bubblewrap

@@ -15,9 +15,9 @@ from chorus.errors import ChorusError
 from chorus.sandbox.contract import Limits
 from chorus.sandbox.docker.box import Contained
 from chorus.sandbox.docker.run import CONTAINER_S, PROBE_S
+from chorus.sandbox.files.workspace import Box
 from chorus.sandbox.languages import LANGUAGES
 from chorus.sandbox.workers import TimedOut
-from chorus.sandbox.workspace import Box
 
 if TYPE_CHECKING:
     from chorus.sandbox.docker.backend import Docker

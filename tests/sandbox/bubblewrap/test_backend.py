@@ -14,7 +14,7 @@ from twisted.internet import reactor
 from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SkipTest
 
-from chorus.sandbox import cgroups, gathering, trees, volumes
+from chorus.sandbox import cgroups
 from chorus.sandbox.bubblewrap import backend as bubblewrap
 from chorus.sandbox.bubblewrap import launch as bwrap_launch
 from chorus.sandbox.bubblewrap import run as bubblewrap_run
@@ -36,6 +36,7 @@ from chorus.sandbox.bubblewrap.arguments import (
 from chorus.sandbox.bubblewrap.backend import Bubblewrap
 from chorus.sandbox.commands import HELPER_ENVIRONMENT, SCRIPT
 from chorus.sandbox.contract import Limits, Reason
+from chorus.sandbox.files import gathering, trees, volumes
 from chorus.sandbox.uids import TASK_UIDS
 from tests.sandbox.contract import ContractTests
 from tests.sandbox.support import Recorder, SandboxCase, child, import_path, no_bubblewrap, python, shell

@@ -24,9 +24,9 @@ from chorus.sandbox.docker.backend import Docker
 from chorus.sandbox.docker.engine import Engine
 from chorus.sandbox.docker.seccomp import profile
 from chorus.sandbox.docker.spec import FIRST_UID, Users, cap_file, container, execution, labels, resources
+from chorus.sandbox.files.workspace import Box
 from chorus.sandbox.languages import ImageMap
 from chorus.sandbox.uids import TASK_UIDS
-from chorus.sandbox.workspace import Box
 from tests.sandbox.contract import ContractTests
 from tests.sandbox.support import IMAGE, Recorder, SandboxCase, child, import_path, no_docker, python, shell
 from tests.support import PureTestCase

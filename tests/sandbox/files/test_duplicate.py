@@ -8,9 +8,9 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
-from chorus.sandbox import duplicate as module
 from chorus.sandbox.archive.limits import Interrupted, NoSpace
-from chorus.sandbox.duplicate import duplicate
+from chorus.sandbox.files import duplicate as module
+from chorus.sandbox.files.duplicate import duplicate
 from tests.support import PureTestCase
 
 

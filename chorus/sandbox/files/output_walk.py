@@ -9,10 +9,10 @@ from typing import Literal
 
 import attrs
 
-from chorus.sandbox import trees
 from chorus.sandbox.archive.member import LATEST
+from chorus.sandbox.files import trees
+from chorus.sandbox.files.omissions import Omissions
 from chorus.sandbox.globs import Globs
-from chorus.sandbox.omissions import Omissions
 
 MAX_ENTRIES = 100_000
 """Directory entries looked at."""

@@ -22,12 +22,12 @@ from pathlib import Path
 
 import attrs
 
-from chorus.sandbox import artifacts, volumes
 from chorus.sandbox.archive import archives
 from chorus.sandbox.commands import FULL_MARK, MEMORY_FOLDERS, script
 from chorus.sandbox.contract import Job
-from chorus.sandbox.duplicate import duplicate
-from chorus.sandbox.volumes import Volume
+from chorus.sandbox.files import artifacts, volumes
+from chorus.sandbox.files.duplicate import duplicate
+from chorus.sandbox.files.volumes import Volume
 
 INPUT_FACTOR = 1
 """Unpacked input may be this many times the task's disk: it is there once more, read-only, outside of the limit."""

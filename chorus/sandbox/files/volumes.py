@@ -18,7 +18,7 @@ from typing import BinaryIO, Literal
 
 import attrs
 
-from chorus.sandbox import trees
+from chorus.sandbox.files import trees
 
 TOOL_S = 30.0
 """Time limit of one call of mkfs, mount or umount."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from twisted.logger import Logger
 
 from chorus.files import is_shortage
-from chorus.sandbox.artifacts import Collected
+from chorus.sandbox.files.artifacts import Collected
 from chorus.sandbox.workers import Pause
 
 if TYPE_CHECKING:

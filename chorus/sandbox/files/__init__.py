@@ -1,0 +1,1 @@
+"""The folders and files of a task, its workspace and its artifacts."""
