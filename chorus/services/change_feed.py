@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from chorus.http.ports import Document
     from chorus.seams import JSON
+    from chorus.services.blobs.named import NamedBlobs
     from chorus.services.custodies import Custodies
-    from chorus.services.named_blobs import NamedBlobs
     from chorus.services.task_counters import Counters
     from chorus.services.task_events import TaskEvents
     from chorus.tasks.machine import TaskMachine

@@ -20,10 +20,10 @@ from chorus.errors import UserError
 from chorus.protocols.task_messages import InputBlob
 from chorus.seams import JSON
 from chorus.services import task_documents
+from chorus.services.blobs.named import NamedBlobs
 from chorus.services.change_feed import ChangeFeed
 from chorus.services.custodies import Custodies
 from chorus.services.intake import BlobsHere, Forbidden, Intake, IntakeSettings
-from chorus.services.named_blobs import NamedBlobs
 from chorus.services.task_counters import Counters
 from chorus.tasks import entries
 from chorus.tasks.leases import LEASE_S

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from chorus.sandbox.contract import StreamName
     from chorus.seams import JSON
-    from chorus.services.named_blobs import NamedBlobs
+    from chorus.services.blobs.named import NamedBlobs
     from chorus.services.task_events import TaskEvents
     from chorus.services.task_streams import SchedulerChannel
     from chorus.tasks.journal import Entry

@@ -36,7 +36,7 @@ from chorus.protocols.task_messages import (
     TaskProtocolError,
 )
 from chorus.sandbox.contract import Reason
-from chorus.services.named_blobs import NamedBlobs
+from chorus.services.blobs.named import NamedBlobs
 from chorus.services.result_limits import ResultOverLimits, excess
 from chorus.services.task_documents import blobs_of
 from chorus.tasks import deadlines, entries, leases

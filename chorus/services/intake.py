@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from chorus.http.ports import Document
     from chorus.identity import PeerId
     from chorus.seams import JSON, Redactor, Roles
-    from chorus.services.blobs import BlobRef
-    from chorus.services.named_blobs import NamedBlobs
+    from chorus.services.blobs.named import NamedBlobs
+    from chorus.services.blobs.service import BlobRef
     from chorus.services.task_counters import Counters
     from chorus.services.task_events import TaskEvents
     from chorus.tasks.journal import Entry

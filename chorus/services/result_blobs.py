@@ -26,15 +26,15 @@ from chorus.protocols.task_messages import (
     ResultEntry,
 )
 from chorus.sandbox.files.omissions import Omissions
-from chorus.services.blob_fetch import BlobTooLarge
-from chorus.services.blob_files import BlobStoreShort, DiskFull
+from chorus.services.blobs.fetch import BlobTooLarge
+from chorus.services.blobs.files import BlobStoreShort, DiskFull
 from chorus.services.run_outcome import Kept, fitting
 from chorus.services.spool import STREAMS
 from chorus.store.errors import StoreDamaged, StoreUnavailable
 
 if TYPE_CHECKING:
     from chorus.sandbox.contract import RunResult, StreamName
-    from chorus.services.blobs import BlobRef
+    from chorus.services.blobs.service import BlobRef
     from chorus.services.patience import Patience
     from chorus.services.spool import Spool
     from chorus.services.workplace import Workplace

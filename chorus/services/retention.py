@@ -15,13 +15,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chorus.errors import ChorusError
-from chorus.services.named_blobs import blobs_of
+from chorus.services.blobs.named import blobs_of
 from chorus.tasks import entries
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-    from chorus.services.named_blobs import NamedBlobs
+    from chorus.services.blobs.named import NamedBlobs
     from chorus.services.task_events import TaskEvents
     from chorus.services.task_store import StoredEvents
     from chorus.tasks.journal import Entry

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from chorus.identity import PeerId
     from chorus.sandbox.contract import Choice, Job, OutputSink, Run
-    from chorus.services.blobs import BlobRef
+    from chorus.services.blobs.service import BlobRef
     from chorus.services.run_record import RunStore
     from chorus.services.spool import InThread
     from chorus.services.task_streams import TaskStreams

@@ -9,7 +9,7 @@ import attrs
 
 from chorus.sandbox.archive import archives
 from chorus.seams import MembersMayAll
-from chorus.services.blobs import BlobLimits, BlobService, ThreadOffload
+from chorus.services.blobs.service import BlobLimits, BlobService, ThreadOffload
 from chorus.services.executor import AgentProfile, ExecutorService
 from chorus.services.headroom import Headroom
 from chorus.services.sandbox import SandboxService, sandbox_service

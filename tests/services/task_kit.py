@@ -32,7 +32,7 @@ from chorus.sandbox.contract import (
     SandboxUnavailable,
 )
 from chorus.seams import MembersMayAll, PassThrough
-from chorus.services.blob_fetch import BlobTooLarge
+from chorus.services.blobs.fetch import BlobTooLarge
 from chorus.services.collection import Collection
 from chorus.services.coordinator import CoordinatorService, CoordinatorSettings
 from chorus.services.executor import AgentProfile, ExecutorService

@@ -26,12 +26,12 @@ from chorus.protocols.perf import PerfResponder, upload
 from chorus.protocols.ping import PingResponder, ping
 from chorus.protocols.stream import ProtocolOptions, StreamReset
 from chorus.protocols.streamio import StreamIO
-from chorus.services.blob_fetch import BlobUnavailable
+from chorus.services.blobs.fetch import BlobUnavailable
 from tests.protocols.gossip_network import identity as gossip_identity
 from tests.protocols.stream_fakes import FakeStream
+from tests.services.blobs.test_service import BlobCase, manifest_of, noise, sha
+from tests.services.blobs.test_service import Node as BlobNode
 from tests.services.memory_host import MemoryConnection, MemoryHost, MemoryStream, connect
-from tests.services.test_blobs import BlobCase, manifest_of, noise, sha
-from tests.services.test_blobs import Node as BlobNode
 from tests.services.test_discovery import IDENTITIES, DialableHost, DiscoveryTestCase, Heard, address_of
 from tests.services.test_pubsub import TOPIC
 from tests.services.test_pubsub import ServiceCase as PubSubCase

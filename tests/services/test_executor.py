@@ -30,7 +30,7 @@ from chorus.sandbox.contract import Limits, OutputEntry, Reason
 from chorus.sandbox.files import volumes
 from chorus.services import offers as offers_module
 from chorus.services.attempt import ERASE_RETRY_S, ERASE_TRIES, KEEP_OUTCOME_S
-from chorus.services.blob_files import BlobStoreFull, BlobStoreShort, DiskFull
+from chorus.services.blobs.files import BlobStoreFull, BlobStoreShort, DiskFull
 from chorus.services.collection import BRING_S
 from chorus.services.executor import ASSIGN_S
 from chorus.services.task_streams import FIRST_MESSAGE_S

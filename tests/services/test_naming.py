@@ -7,13 +7,13 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, fail
 
-from chorus.services.named_blobs import NamedBlobs
+from chorus.services.blobs.named import NamedBlobs
 from chorus.store import blobs as table
 from chorus.store.errors import StoreUnavailable
 from chorus.tasks.fields import SpecError
+from tests.services.blobs.test_service import BlobCase
+from tests.services.blobs.test_service import Node as BlobNode
 from tests.services.task_kit import EPOCH, Node, World
-from tests.services.test_blobs import BlobCase
-from tests.services.test_blobs import Node as BlobNode
 from tests.support import PureTestCase
 
 DAYS = 86400.0

@@ -23,7 +23,7 @@ from chorus.protocols.blobs import (
 )
 from chorus.protocols.stream import StreamClosed
 from chorus.protocols.streamio import EndOfStream, StreamIO
-from chorus.services.blob_files import BlobStoreUnavailable
+from chorus.services.blobs.files import BlobStoreUnavailable
 from chorus.store import blobs as table
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from chorus.identity import PeerId
     from chorus.protocols.stream import Stream
-    from chorus.services.blob_fetch import Offload
-    from chorus.services.blobs import BlobCounters
+    from chorus.services.blobs.fetch import Offload
+    from chorus.services.blobs.service import BlobCounters
     from chorus.store.database import Store
 
 IDLE_S = 60.0

@@ -14,7 +14,7 @@ import attrs
 
 from chorus.files import sync_folder
 from chorus.protocols.blobs import is_blob_id
-from chorus.services.blob_files import BlobFiles, translated
+from chorus.services.blobs.files import BlobFiles, translated
 
 FOLDER = "quarantine"
 QUARANTINE_S = 30 * 24 * 3600.0

@@ -11,15 +11,15 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError, UserError
-from chorus.services.blob_fetch import BlobTooLarge
+from chorus.services.blobs.fetch import BlobTooLarge
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from chorus.http.ports import Document
     from chorus.protocols.blobs import Manifest
-    from chorus.services.blob_fetch import Offload
-    from chorus.services.blob_files import Ingest
+    from chorus.services.blobs.fetch import Offload
+    from chorus.services.blobs.files import Ingest
 
 HIGH_WATER = 4 * 1024 * 1024
 """Bytes waiting for the disk above which the sender is asked to pause."""

@@ -27,7 +27,7 @@ from chorus.protocols.blobs import (
     is_blob_id,
 )
 from chorus.protocols.stream import ProtocolOptions
-from chorus.services.blob_fetch import (
+from chorus.services.blobs.fetch import (
     BlobTooLarge,
     BlobUnavailable,
     Fetch,
@@ -36,7 +36,7 @@ from chorus.services.blob_fetch import (
     Surroundings,
     UnknownBlob,
 )
-from chorus.services.blob_files import (
+from chorus.services.blobs.files import (
     READ_SIZE,
     BlobFiles,
     BlobStoreFull,
@@ -45,10 +45,10 @@ from chorus.services.blob_files import (
     Partial,
     refuse,
 )
-from chorus.services.blob_quarantine import FOLDER, QUARANTINE_S, Quarantine
-from chorus.services.blob_serving import BlobServing, open_sized
-from chorus.services.blob_sharing import BlobLock, SharedFetch, detached
-from chorus.services.blob_upload import DigestMismatch, Upload
+from chorus.services.blobs.quarantine import FOLDER, QUARANTINE_S, Quarantine
+from chorus.services.blobs.serving import BlobServing, open_sized
+from chorus.services.blobs.sharing import BlobLock, SharedFetch, detached
+from chorus.services.blobs.upload import DigestMismatch, Upload
 from chorus.store import blobs as table
 
 if TYPE_CHECKING:

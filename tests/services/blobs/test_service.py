@@ -28,9 +28,13 @@ from chorus.protocols.blobs import (
 )
 from chorus.protocols.stream import ProtocolOptions
 from chorus.protocols.streamio import StreamIO
-from chorus.services import blob_fetch, blob_files, blob_quarantine, blob_serving, blob_upload
-from chorus.services import blobs as service
-from chorus.services.blobs import (
+from chorus.services.blobs import fetch as blob_fetch
+from chorus.services.blobs import files as blob_files
+from chorus.services.blobs import quarantine as blob_quarantine
+from chorus.services.blobs import service
+from chorus.services.blobs import serving as blob_serving
+from chorus.services.blobs import upload as blob_upload
+from chorus.services.blobs.service import (
     BlobLimits,
     BlobService,
     BlobStoreFull,

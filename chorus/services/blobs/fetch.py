@@ -26,14 +26,14 @@ from chorus.protocols.blobs import (
 )
 from chorus.protocols.stream import ProtocolNotSupported
 from chorus.protocols.streamio import StreamIO
-from chorus.services.blob_files import BlobStoreFull, BlobStoreUnavailable
+from chorus.services.blobs.files import BlobStoreFull, BlobStoreUnavailable
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
     from chorus.identity import PeerId
     from chorus.protocols.stream import Host
-    from chorus.services.blob_files import BlobFiles, Partial
+    from chorus.services.blobs.files import BlobFiles, Partial
 
 T = TypeVar("T")
 

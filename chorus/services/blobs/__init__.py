@@ -1,0 +1,1 @@
+"""Blobs of a node: stored, uploaded, fetched, served."""
