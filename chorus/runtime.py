@@ -24,7 +24,7 @@ from chorus.errors import ChorusError
 from chorus.lifecycle import Sequence, Step
 from chorus.preflight import descriptors_wanted
 from chorus.services.datadir import DataDirectory
-from chorus.services.isolation import Isolation
+from chorus.services.discovery.isolation import Isolation
 from chorus.services.ports_file import PortsFile
 from chorus.services.systemd import Notifier, Supervision
 from chorus.wiring.surroundings import Surroundings
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from chorus.identity import PeerId
     from chorus.protocols.stream import Connection
     from chorus.seams import JSON
-    from chorus.services.discovery import DiscoveryService
+    from chorus.services.discovery.service import DiscoveryService
     from chorus.services.presence import Load
     from chorus.services.starts import Starts
     from chorus.tap import ExitStatus

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from chorus.multiformats.multiaddr import Multiaddr
-from chorus.services.discovery import MEMORY, DiscoveryService, MdnsFactory
+from chorus.services.discovery.service import MEMORY, DiscoveryService, MdnsFactory
 
 if TYPE_CHECKING:
     from chorus.identity import Identity, PeerId
     from chorus.services.cluster import ClusterService
-    from chorus.services.mdns import MdnsService
+    from chorus.services.discovery.mdns import MdnsService
     from chorus.services.p2p import P2PService
     from chorus.wiring.surroundings import Surroundings
 
@@ -41,7 +41,7 @@ def build_discovery(
 
 def _mdns(around: Surroundings, p2p: P2PService) -> MdnsFactory:
     def make(cluster_id: bytes, found: Callable[[PeerId, tuple[Multiaddr, ...]], None]) -> MdnsService:
-        from chorus.services.mdns import MdnsService
+        from chorus.services.discovery.mdns import MdnsService
 
         return MdnsService(
             peer=p2p.peer_id, cluster_id=cluster_id, addresses=p2p.listen_addresses(), found=found, rng=around.rng

@@ -6,7 +6,7 @@ import attrs
 
 from chorus.services.cluster import load_token
 from tests.integration.nodes import NodeCase, threaded
-from tests.services.test_mdns import usable
+from tests.services.discovery.test_mdns import usable
 
 MDNS = {"CHORUS_MDNS_ENABLED": "true"}
 

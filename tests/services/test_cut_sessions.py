@@ -31,8 +31,8 @@ from tests.protocols.gossip_network import identity as gossip_identity
 from tests.protocols.stream_fakes import FakeStream
 from tests.services.blobs.test_service import BlobCase, manifest_of, noise, sha
 from tests.services.blobs.test_service import Node as BlobNode
+from tests.services.discovery.test_service import IDENTITIES, DialableHost, DiscoveryTestCase, Heard, address_of
 from tests.services.memory_host import MemoryConnection, MemoryHost, MemoryStream, connect
-from tests.services.test_discovery import IDENTITIES, DialableHost, DiscoveryTestCase, Heard, address_of
 from tests.services.test_pubsub import TOPIC
 from tests.services.test_pubsub import ServiceCase as PubSubCase
 from tests.support import PureTestCase

@@ -15,7 +15,7 @@ from twisted.trial.unittest import TestCase
 
 from chorus.identity import Identity, PeerId
 from chorus.multiformats.multiaddr import Multiaddr
-from chorus.services.mdns import (
+from chorus.services.discovery.mdns import (
     MAX_ADDRESSES,
     MAX_KNOWN,
     MAX_LOOKUPS,

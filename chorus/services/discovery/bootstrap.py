@@ -1,7 +1,7 @@
 """Which peers to dial, and when: configured contacts, remembered members, and what was heard of. Pure.
 
 `Targets` holds the peers worth a connection; the formulas say how long to wait. Sockets and timers are
-`services/discovery.py`'s. `now` is in seconds on a steady clock.
+`services/discovery/service.py`'s. `now` is in seconds on a steady clock.
 """
 
 from __future__ import annotations

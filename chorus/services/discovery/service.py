@@ -1,6 +1,6 @@
 """Finding members and staying connected: contacts, remembered members, mDNS, /chorus/peers/1.0.0 (spec/cluster.md).
 
-Every peer worth a connection is a target of `services/bootstrap.py`; one timer dials those that are due. Members that
+Every peer worth a connection is a target of `services/discovery/bootstrap.py`; one timer dials those that are due. Members that
 were admitted once are remembered across restarts in `peers.json`, which is a hint and no truth: damaged, it is ignored.
 """
 
@@ -25,8 +25,16 @@ from chorus.protocols import peers
 from chorus.protocols.envelope import EnvelopeError, PeerRecord
 from chorus.protocols.stream import Connection, Host, ProtocolOptions, Stream
 from chorus.protocols.streamio import StreamIO
-from chorus.services.bootstrap import MAX_ADDRESSES, MAX_DIALS, MAX_MEMBERS, Source, Target, Targets, join_stagger
 from chorus.services.datadir import DataDirectoryError, read_private, write_private
+from chorus.services.discovery.bootstrap import (
+    MAX_ADDRESSES,
+    MAX_DIALS,
+    MAX_MEMBERS,
+    Source,
+    Target,
+    Targets,
+    join_stagger,
+)
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -54,7 +62,7 @@ MAX_ASKING = 2
 """Inbound questions of one peer at the same time."""
 
 MdnsFactory = Callable[[bytes, Callable[[PeerId, tuple[Multiaddr, ...]], None]], Any]
-"""(cluster id, found) → a service; `services/mdns.py` behind it."""
+"""(cluster id, found) → a service; `services/discovery/mdns.py` behind it."""
 InThread = Callable[[Callable[[], None]], Deferred[None]]
 
 

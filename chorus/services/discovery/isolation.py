@@ -8,7 +8,7 @@ from twisted.logger import Logger
 
 if TYPE_CHECKING:
     from chorus.services.cluster import ClusterService
-    from chorus.services.discovery import DiscoveryService
+    from chorus.services.discovery.service import DiscoveryService
 
 NOBODY_TO_JOIN = (
     "this node has a secret, but no cluster and nobody to join: set CHORUS_JOIN or CHORUS_BOOTSTRAP_PEERS, or "

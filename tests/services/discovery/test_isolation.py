@@ -5,7 +5,7 @@ from typing import Any
 
 from twisted.logger import capturedLogs
 
-from chorus.services.isolation import NOBODY_TO_JOIN, Isolation
+from chorus.services.discovery.isolation import NOBODY_TO_JOIN, Isolation
 from tests.support import PureTestCase
 
 SAID = "no member of the cluster is connected"

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from chorus.identity import Identity, PeerId
 from chorus.multiformats.multiaddr import Multiaddr
-from chorus.services.bootstrap import (
+from chorus.services.discovery.bootstrap import (
     FORGOTTEN,
     HEARD_TTL,
     LONG_GONE,

@@ -24,8 +24,8 @@ from chorus.protocols.proto.envelope_pb2 import Envelope
 from chorus.protocols.proto.envelope_pb2 import PeerRecord as Record
 from chorus.protocols.proto.peers_pb2 import Answer
 from chorus.protocols.stream import ProtocolOptions
-from chorus.services.bootstrap import MAX_HEARD, MAX_MEMBERS, RETRY_MAX, Source
-from chorus.services.discovery import (
+from chorus.services.discovery.bootstrap import MAX_HEARD, MAX_MEMBERS, RETRY_MAX, Source
+from chorus.services.discovery.service import (
     ALONE_FIRST,
     ALONE_MAX,
     ASK_EVERY,
