@@ -15,7 +15,7 @@ from chorus.tasks.scoring import Candidate
 
 if TYPE_CHECKING:
     from chorus.protocols.stream import Host
-    from chorus.services.executor import ExecutorService
+    from chorus.services.execution.executor import ExecutorService
     from chorus.services.presence import PresenceView
 
 

@@ -53,7 +53,7 @@ class Forbidden(UserError):
 
 
 class NoRoom(LocalError):
-    """This node has not what another task needs, such as space on its disk (`services/headroom.py`)."""
+    """This node has not what another task needs, such as space on its disk (`services/execution/headroom.py`)."""
 
     code = "no_room"
     http_status = 507

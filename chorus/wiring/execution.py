@@ -10,12 +10,12 @@ import attrs
 from chorus.sandbox.archive import archives
 from chorus.seams import MembersMayAll
 from chorus.services.blobs.service import BlobLimits, BlobService, ThreadOffload
-from chorus.services.executor import AgentProfile, ExecutorService
-from chorus.services.headroom import Headroom
-from chorus.services.sandbox import SandboxService, sandbox_service
+from chorus.services.execution.executor import AgentProfile, ExecutorService
+from chorus.services.execution.headroom import Headroom
+from chorus.services.execution.sandbox import SandboxService, sandbox_service
+from chorus.services.execution.workplace import Workplace
 from chorus.services.task_store import StoredRuns
 from chorus.services.task_streams import TaskStreams
-from chorus.services.workplace import Workplace
 from chorus.wiring.surroundings import MIB
 from chorus.wiring.task_limits import task_limits
 

@@ -35,7 +35,8 @@ from chorus.seams import MembersMayAll, PassThrough
 from chorus.services.blobs.fetch import BlobTooLarge
 from chorus.services.collection import Collection
 from chorus.services.coordinator import CoordinatorService, CoordinatorSettings
-from chorus.services.executor import AgentProfile, ExecutorService
+from chorus.services.execution.executor import AgentProfile, ExecutorService
+from chorus.services.execution.workplace import Workplace
 from chorus.services.following import HandoverContext
 from chorus.services.handover import Handover
 from chorus.services.handover_serving import HandoverServing
@@ -46,7 +47,6 @@ from chorus.services.retention import RetentionService
 from chorus.services.task_events import TaskEvents
 from chorus.services.task_store import StoredEvents, StoredRuns
 from chorus.services.task_streams import TaskStreams
-from chorus.services.workplace import Workplace
 from chorus.store.errors import StoreDamaged, StoreUnavailable
 from chorus.store.inline import InlineDatabase
 from chorus.tasks.machine import TaskMachine

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 
 from chorus.sandbox.contract import Begins, Reason, RunResult, SandboxUnavailable
-from chorus.services.sandbox import SandboxService
+from chorus.services.execution.sandbox import SandboxService
 from tests.sandbox.support import shell
 from tests.support import PureTestCase
 

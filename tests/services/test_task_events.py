@@ -18,9 +18,9 @@ from chorus.errors import LocalError
 from chorus.http.ports import TaskEvent
 from chorus.identity import Identity
 from chorus.protocols.stream import StreamClosed, StreamReset
+from chorus.services.execution.output import WINDOW, Spool
 from chorus.services.loopback import HIGH_WATER as STREAM_HIGH_WATER
 from chorus.services.loopback import loopback
-from chorus.services.spool import WINDOW, Spool
 from chorus.services.task_events import (
     HIGH_WATER,
     MAX_BATCH,

@@ -332,7 +332,7 @@ class Real(ContractTests, SandboxCase):
         await self.until(lambda: f"sleep\x00{marked}" not in _command_lines())
         self.assertIn("box", os.listdir(scratch))
         backend = Bubblewrap(reactor, agent)  # type: ignore[arg-type]
-        from chorus.services.sandbox import clean_scratch
+        from chorus.services.execution.sandbox import clean_scratch
 
         self.assertEqual(await backend.reconcile(lambda task, fence: True), [])
         self.assertEqual(clean_scratch(scratch.parents[1], set()), 1)

@@ -18,12 +18,19 @@ from chorus.protocols.task_messages import (
     Released,
     Stale,
 )
-from chorus.services import offers, owed
-from chorus.services.attempt import KEEP_OUTCOME_S
-from chorus.services.execution import RAN_S
-from chorus.services.owed import Owed
+from chorus.services.execution import offers, owed
+from chorus.services.execution.attempt import KEEP_OUTCOME_S
+from chorus.services.execution.owed import Owed
+from chorus.services.execution.reservations import (
+    BINDING_S,
+    BOUND_RATE,
+    BOUND_S,
+    LAPSED_S,
+    MAX_SCHEDULERS,
+    Reservations,
+)
+from chorus.services.execution.run import RAN_S
 from chorus.services.placement import POLL_S
-from chorus.services.reservations import BINDING_S, BOUND_RATE, BOUND_S, LAPSED_S, MAX_SCHEDULERS, Reservations
 from chorus.tasks import ids
 from chorus.tasks.journal import Fence
 from tests.services.task_kit import EPOCH, LEASE, Node, World, spec

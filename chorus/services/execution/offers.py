@@ -17,10 +17,10 @@ from twisted.logger import Logger
 from chorus.errors import UserError
 from chorus.protocols.task_messages import Accept, Assign, Decline, Message, Offer, Released, TaskProtocolError
 from chorus.sandbox.contract import Choice, ImageMissing, SandboxUnavailable
-from chorus.services.offer_rules import AgentProfile, Declined, suits
-from chorus.services.owed import by_scheduler, excess
-from chorus.services.preparation import detect, job_of
-from chorus.services.reservations import BINDING_S, Reservations
+from chorus.services.execution.offer_rules import AgentProfile, Declined, suits
+from chorus.services.execution.owed import by_scheduler, excess
+from chorus.services.execution.preparation import detect, job_of
+from chorus.services.execution.reservations import BINDING_S, Reservations
 from chorus.services.run_record import RunRecord
 from chorus.tasks import leases
 from chorus.tasks.journal import Fence
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from chorus.identity import PeerId
-    from chorus.services.attempt import Attempt
-    from chorus.services.owed import Owed
+    from chorus.services.execution.attempt import Attempt
+    from chorus.services.execution.owed import Owed
+    from chorus.services.execution.workplace import Workplace
     from chorus.services.task_streams import ExecutorChannel
-    from chorus.services.workplace import Workplace
 
 ASSIGN_S = 10.0
 """Seconds in which an offer must have become an assignment; a scheduler that committed nothing by then offers again.

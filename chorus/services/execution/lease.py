@@ -19,8 +19,8 @@ from chorus.tasks import leases
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-    from chorus.services.conversation import Conversation
-    from chorus.services.run_row import RunRow
+    from chorus.services.execution.conversation import Conversation
+    from chorus.services.execution.row import RunRow
 
 
 class HeldLease:

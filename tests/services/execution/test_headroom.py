@@ -10,7 +10,7 @@ from unittest import mock
 from twisted.logger import capturedLogs
 
 from chorus import descriptors
-from chorus.services.headroom import DISK_RESERVE, INODE_RESERVE, LOOK_S, Headroom, disk_trouble
+from chorus.services.execution.headroom import DISK_RESERVE, INODE_RESERVE, LOOK_S, Headroom, disk_trouble
 from tests.support import PureTestCase
 
 GIB = 1 << 30

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from chorus.identity import PeerId
     from chorus.sandbox.contract import Choice, Job, OutputSink, Run
     from chorus.services.blobs.service import BlobRef
+    from chorus.services.execution.output import InThread
     from chorus.services.run_record import RunStore
-    from chorus.services.spool import InThread
     from chorus.services.task_streams import TaskStreams
 
 

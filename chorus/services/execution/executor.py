@@ -17,16 +17,16 @@ from twisted.logger import Logger
 
 from chorus.errors import ChorusError
 from chorus.sandbox.files import volumes
-from chorus.services.attempt import Attempt
-from chorus.services.offer_rules import AgentProfile
-from chorus.services.offers import ASSIGN_S, Offers
+from chorus.services.execution.attempt import Attempt
+from chorus.services.execution.offer_rules import AgentProfile
+from chorus.services.execution.offers import ASSIGN_S, Offers
 from chorus.services.run_record import RunRecord
 from chorus.tasks.journal import Fence
 
 if TYPE_CHECKING:
     from chorus.protocols.stream import Connection
+    from chorus.services.execution.workplace import Workplace
     from chorus.services.task_streams import ExecutorChannel
-    from chorus.services.workplace import Workplace
 
 __all__ = ["ASSIGN_S", "DRAIN_TAIL_S", "AgentProfile", "ExecutorService"]
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.python.failure import Failure
 
-    from chorus.services.patience import Patience
+    from chorus.services.execution.patience import Patience
     from chorus.services.run_record import RunRecord, RunStore
 
 STORE_RETRY_S = 1.0

@@ -28,16 +28,16 @@ from chorus.protocols.task_messages import (
 from chorus.sandbox.files.omissions import Omissions
 from chorus.services.blobs.fetch import BlobTooLarge
 from chorus.services.blobs.files import BlobStoreShort, DiskFull
-from chorus.services.run_outcome import Kept, fitting
-from chorus.services.spool import STREAMS
+from chorus.services.execution.outcome import Kept, fitting
+from chorus.services.execution.output import STREAMS
 from chorus.store.errors import StoreDamaged, StoreUnavailable
 
 if TYPE_CHECKING:
     from chorus.sandbox.contract import RunResult, StreamName
     from chorus.services.blobs.service import BlobRef
-    from chorus.services.patience import Patience
-    from chorus.services.spool import Spool
-    from chorus.services.workplace import Workplace
+    from chorus.services.execution.output import Spool
+    from chorus.services.execution.patience import Patience
+    from chorus.services.execution.workplace import Workplace
 
 NO_DIGEST = "0" * 64
 """Stands in a row for as long as its blob is not kept, so that its size is known."""

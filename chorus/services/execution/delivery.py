@@ -11,14 +11,14 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from chorus.protocols.task_messages import MAX_OUTPUT, Message, Output
-from chorus.services.spool import STREAMS
+from chorus.services.execution.output import STREAMS
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from chorus.sandbox.contract import StreamName
-    from chorus.services.conversation import Conversation
-    from chorus.services.spool import Spool
+    from chorus.services.execution.conversation import Conversation
+    from chorus.services.execution.output import Spool
     from chorus.services.task_streams import ExecutorChannel
 
 

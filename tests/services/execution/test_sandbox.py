@@ -19,7 +19,7 @@ from chorus.sandbox.contract import (
 )
 from chorus.sandbox.languages import ImageMap
 from chorus.sandbox.selection import Mode
-from chorus.services.sandbox import PROBE_INTERVAL_S, SandboxService, clean_scratch
+from chorus.services.execution.sandbox import PROBE_INTERVAL_S, SandboxService, clean_scratch
 from tests.sandbox.support import shell
 from tests.support import PureTestCase
 

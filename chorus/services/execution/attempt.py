@@ -28,20 +28,20 @@ from chorus.protocols.task_messages import (
 )
 from chorus.sandbox.contract import Reason
 from chorus.sandbox.files import volumes
-from chorus.services.conversation import Conversation
-from chorus.services.delivery import Delivery
-from chorus.services.execution import Execution
-from chorus.services.held_lease import HeldLease
-from chorus.services.run_row import RunRow
+from chorus.services.execution.conversation import Conversation
+from chorus.services.execution.delivery import Delivery
+from chorus.services.execution.lease import HeldLease
+from chorus.services.execution.row import RunRow
+from chorus.services.execution.run import Execution
 from chorus.tasks import leases
 from chorus.tasks.state import DRAINING
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
+    from chorus.services.execution.workplace import Workplace
     from chorus.services.run_record import RunRecord
     from chorus.services.task_streams import ExecutorChannel
-    from chorus.services.workplace import Workplace
 
 ERASE_TRIES = 3
 ERASE_RETRY_S = 5.0

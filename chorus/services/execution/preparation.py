@@ -12,8 +12,8 @@ from chorus.sandbox import languages
 from chorus.sandbox.contract import Job, SandboxUnavailable
 
 if TYPE_CHECKING:
+    from chorus.services.execution.workplace import Workplace
     from chorus.services.run_record import RunRecord
-    from chorus.services.workplace import Workplace
     from chorus.tasks.spec import TaskSpec
 
 

@@ -20,18 +20,19 @@ from twisted.logger import Logger
 from chorus.errors import ChorusError, UserError
 from chorus.protocols.task_messages import PREPARING, Message, Progress, Started
 from chorus.sandbox.contract import INFRASTRUCTURE, Begins, ImageMissing, Reason
-from chorus.services import preparation, run_outcome
-from chorus.services.patience import Patience
-from chorus.services.result_blobs import ResultBlobs
-from chorus.services.spool import STREAMS, Spool
+from chorus.services.execution import outcome as run_outcome
+from chorus.services.execution import preparation
+from chorus.services.execution.output import STREAMS, Spool
+from chorus.services.execution.patience import Patience
+from chorus.services.execution.result_blobs import ResultBlobs
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from chorus.sandbox.contract import Run, StreamName
-    from chorus.services.delivery import Delivery
-    from chorus.services.run_row import RunRow
-    from chorus.services.workplace import Workplace
+    from chorus.services.execution.delivery import Delivery
+    from chorus.services.execution.row import RunRow
+    from chorus.services.execution.workplace import Workplace
 
 
 SCRATCH = "scratch"

@@ -8,9 +8,13 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail
 
 from chorus.protocols.task_messages import Accept, Decline, Released, Result
-from chorus.services import attempt as attempt_module
-from chorus.services import delivery, execution, offers, preparation, result_blobs, run_outcome, run_row, spool
-from chorus.services.executor import ExecutorService
+from chorus.services.execution import attempt as attempt_module
+from chorus.services.execution import delivery, offers, preparation, result_blobs
+from chorus.services.execution import outcome as run_outcome
+from chorus.services.execution import output as spool
+from chorus.services.execution import row as run_row
+from chorus.services.execution import run as execution
+from chorus.services.execution.executor import ExecutorService
 from chorus.services.task_streams import TaskChannel
 from tests.services.task_kit import LEASE, World
 from tests.support import PureTestCase

@@ -1,0 +1,1 @@
+"""Running tasks that schedulers assign to this node."""
