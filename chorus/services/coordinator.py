@@ -66,7 +66,7 @@ class UnknownInput(UserError):
 
 
 class Elsewhere(Protocol):
-    """`services/handover.py`: tasks that other members schedule for this node."""
+    """`services/handover/service.py`: tasks that other members schedule for this node."""
 
     def seen(self, task: TaskState) -> TaskState: ...
 

@@ -10,9 +10,9 @@ from chorus.seams import MembersMayAll, PassThrough
 from chorus.services.agents import KnownAgents
 from chorus.services.collection import Collection
 from chorus.services.coordinator import CoordinatorService, CoordinatorSettings
-from chorus.services.following import HandoverContext
-from chorus.services.handover import Handover
-from chorus.services.handover_serving import HandoverServing
+from chorus.services.handover.following import HandoverContext
+from chorus.services.handover.service import Handover
+from chorus.services.handover.serving import HandoverServing
 from chorus.services.journal import LocalJournal
 from chorus.services.placement import Placement
 from chorus.services.retention import RetentionService

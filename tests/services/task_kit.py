@@ -37,9 +37,9 @@ from chorus.services.collection import Collection
 from chorus.services.coordinator import CoordinatorService, CoordinatorSettings
 from chorus.services.execution.executor import AgentProfile, ExecutorService
 from chorus.services.execution.workplace import Workplace
-from chorus.services.following import HandoverContext
-from chorus.services.handover import Handover
-from chorus.services.handover_serving import HandoverServing
+from chorus.services.handover.following import HandoverContext
+from chorus.services.handover.service import Handover
+from chorus.services.handover.serving import HandoverServing
 from chorus.services.journal import LocalJournal
 from chorus.services.loopback import LoopbackConnection, LoopbackStream, join
 from chorus.services.placement import Agent, Placement

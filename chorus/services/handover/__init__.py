@@ -1,0 +1,1 @@
+"""Tasks that another member schedules."""
