@@ -25,8 +25,8 @@ from chorus.lifecycle import Sequence, Step
 from chorus.preflight import descriptors_wanted
 from chorus.services.datadir import DataDirectory
 from chorus.services.discovery.isolation import Isolation
-from chorus.services.ports_file import PortsFile
-from chorus.services.systemd import Notifier, Supervision
+from chorus.services.endpoints.ports_file import PortsFile
+from chorus.services.endpoints.systemd import Notifier, Supervision
 from chorus.wiring.surroundings import Surroundings
 
 if TYPE_CHECKING:
@@ -389,7 +389,7 @@ class NodeService(Service):
         return discovery
 
     def _build_faces(self, network: Network, messages: Messages) -> Faces:
-        from chorus.observe import node_checks, node_metrics, node_status
+        from chorus.services.endpoints import node_checks, node_metrics, node_status
         from chorus.wiring.faces import build_faces
 
         parts, alone = self.parts, self.parts["isolation"].reason

@@ -188,7 +188,7 @@ def makeService(options: Options) -> IService:
         from chorus.observe import logging
         from chorus.preflight import check_twistd, preflight
         from chorus.runtime import NodeService
-        from chorus.services.systemd import Supervision
+        from chorus.services.endpoints.systemd import Supervision
 
         settings = load(os.environ)
         check_twistd(options.parent or {})

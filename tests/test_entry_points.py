@@ -206,7 +206,7 @@ class CompletenessTests(PureTestCase):
     OURS = {
         "sandbox/bubblewrap/run.py": "bubblewrap's own status",
         "sandbox/docker/box.py": "a file of this node outside its sandboxes",
-        "services/ports_file.py": "a file of this node",
+        "services/endpoints/ports_file.py": "a file of this node",
         "services/starts.py": "a file of this node",
         "services/task_store.py": "this node's database",
         "tasks/machine.py": "this node's snapshot",

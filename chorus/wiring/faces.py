@@ -13,9 +13,9 @@ import attrs
 from chorus.http.auth import load_or_make_token
 from chorus.observe.metrics import Metrics
 from chorus.preflight import plain
-from chorus.services.api import ApiService
-from chorus.services.health import HealthService
-from chorus.services.node_view import NodeView
+from chorus.services.endpoints.api import ApiService
+from chorus.services.endpoints.health import HealthService
+from chorus.services.endpoints.node_view import NodeView
 from chorus.tasks.spec import LimitPolicy
 from chorus.wiring.surroundings import MIB
 from chorus.wiring.task_limits import task_limits

@@ -26,7 +26,7 @@ from chorus.messages import PAYLOADS
 from chorus.messages.schema import envelope_schema, payload_schema
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.services.cluster import ClusterService, Wishes
-from chorus.services.health import HealthService
+from chorus.services.endpoints.health import HealthService
 from tests.http.wire import TOKEN, ApiCase
 from tests.support import PureTestCase
 

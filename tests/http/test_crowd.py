@@ -12,7 +12,7 @@ from twisted.internet.tcp import Server
 from twisted.python.monkey import MonkeyPatcher
 
 from chorus.http import limits
-from chorus.services.health import HealthService
+from chorus.services.endpoints.health import HealthService
 from tests.http.wire import ApiCase, Wire
 
 CROWD = 256 + 44

@@ -5,8 +5,8 @@ from typing import Any
 from twisted.internet import reactor
 
 from chorus.observe.metrics import Metrics
-from chorus.services.api import ApiService, PortInUse
-from chorus.services.health import HealthService
+from chorus.services.endpoints.api import ApiService, PortInUse
+from chorus.services.endpoints.health import HealthService
 from tests.http.fakes import FakeBlobs, FakeNode, FakeTasks
 from tests.http.wire import ApiCase
 
@@ -117,7 +117,7 @@ class Ports(ApiCase):
         self.assertIn(b"HTTP/1.1 202", await wire.closed)
 
     async def test_a_stop_cuts_what_does_not_end(self) -> None:
-        from chorus.services import api
+        from chorus.services.endpoints import api
 
         self.patch(api, "DRAIN_S", 0.05)
         wire = await self.connect()

@@ -9,7 +9,7 @@ from twisted.internet.testing import StringTransport
 from chorus.http.app import Api
 from chorus.http.site import ApiSite
 from chorus.observe.metrics import Metrics
-from chorus.services.health import HealthService
+from chorus.services.endpoints.health import HealthService
 from chorus.tasks.spec import LimitPolicy
 from tests.http.fakes import FakeBlobs, FakeNode, FakeTasks
 from tests.http.wire import TOKEN, Response

@@ -13,7 +13,7 @@ from twisted.internet.protocol import Protocol
 from twisted.trial.unittest import TestCase
 
 from chorus.observe.metrics import Metrics
-from chorus.services.api import ApiService
+from chorus.services.endpoints.api import ApiService
 from tests.http.fakes import FakeBlobs, FakeNode, FakeTasks
 
 TOKEN = "test-token-0123456789"

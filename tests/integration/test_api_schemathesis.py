@@ -18,7 +18,7 @@ from twisted.trial.unittest import TestCase
 
 from chorus.http.ports import Document
 from chorus.observe.metrics import Metrics
-from chorus.services.api import ApiService
+from chorus.services.endpoints.api import ApiService
 from tests.http.fakes import FakeBlobs, FakeNode, FakeTasks
 from tests.http.wire import MAX_BLOB, TOKEN
 

@@ -11,8 +11,8 @@ from unittest import mock
 from twisted.internet.error import CannotListenError
 from twisted.logger import capturedLogs
 
+from chorus.services.endpoints.ports_file import LAST_PORTS, PORTS, RETRY_S, PortsFile
 from chorus.services.listening import first_free
-from chorus.services.ports_file import LAST_PORTS, PORTS, RETRY_S, PortsFile
 from chorus.wiring.surroundings import Surroundings
 from tests.support import PureTestCase
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from chorus.observe.node_checks import register
-from chorus.services.node_view import Check
+from chorus.services.endpoints.node_checks import register
+from chorus.services.endpoints.node_view import Check
 from chorus.services.presence import Load
 from tests.support import PureTestCase
 

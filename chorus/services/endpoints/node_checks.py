@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from chorus import descriptors
-from chorus.services.node_view import Check
+from chorus.services.endpoints.node_view import Check
 
 if TYPE_CHECKING:
-    from chorus.services.node_view import NodeView
+    from chorus.services.endpoints.node_view import NodeView
     from chorus.services.presence import Load
 
 

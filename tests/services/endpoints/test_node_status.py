@@ -3,7 +3,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from chorus.observe.node_status import members
+from chorus.services.endpoints.node_status import members
 from chorus.services.presence import Load
 from tests.support import PureTestCase
 

@@ -6,7 +6,7 @@ import os
 
 from twisted.internet.task import Clock
 
-from chorus.services.systemd import AGAIN_S, EXTEND_S, MAX_STATUS, STATUS_S, Notifier, Supervision
+from chorus.services.endpoints.systemd import AGAIN_S, EXTEND_S, MAX_STATUS, STATUS_S, Notifier, Supervision
 from tests.support import PureTestCase
 
 

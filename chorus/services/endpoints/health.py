@@ -17,7 +17,7 @@ from twisted.web.resource import Resource
 from chorus.http.problem import HttpError
 from chorus.http.reply import JSON_TYPE, bytes_reply
 from chorus.http.site import ApiSite, PlainGate
-from chorus.services.api import HttpPort
+from chorus.services.endpoints.api import HttpPort
 
 if TYPE_CHECKING:
     from chorus.http.ports import Document, NodeView
