@@ -40,7 +40,7 @@ from chorus.protocols.gossipsub.sign import Signer  # noqa: E402
 from chorus.protocols.stream import ProtocolOptions  # noqa: E402
 from chorus.protocols.streamio import StreamIO  # noqa: E402
 from chorus.services import pubsub_link  # noqa: E402
-from chorus.services.p2p import OpenAdmission, P2PService  # noqa: E402
+from chorus.services.p2p.host import OpenAdmission, P2PService  # noqa: E402
 from chorus.services.pubsub import PubSubService  # noqa: E402
 from chorus.services.pubsub_topics import Received  # noqa: E402
 

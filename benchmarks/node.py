@@ -37,7 +37,7 @@ from chorus.protocols import perf, ping
 from chorus.protocols.limits import HostLimits
 from chorus.protocols.stream import Connection
 from chorus.protocols.streamio import StreamIO
-from chorus.services.p2p import OpenAdmission, P2PService
+from chorus.services.p2p.host import OpenAdmission, P2PService
 
 if TYPE_CHECKING:
     from chorus.services.pubsub import PubSubService

@@ -15,7 +15,7 @@ from chorus.multiformats.multiaddr import Multiaddr
 from chorus.runtime import NodeService
 from chorus.services.cluster import ClusterService, Wishes, load_membership
 from chorus.services.endpoints.ports_file import PORTS
-from chorus.services.p2p_listener import CannotListen
+from chorus.services.p2p.listener import CannotListen
 from chorus.services.presence import Load
 from tests.support import PureTestCase
 

@@ -1,6 +1,6 @@
 """What a protocol on top of the connection sees: streams, connections and the host.
 
-These are interfaces. `protocols/connection/shell.py` implements `Stream` and `Connection`, `services/p2p.py` implements
+These are interfaces. `protocols/connection/shell.py` implements `Stream` and `Connection`, `services/p2p/host.py` implements
 `Host`; tests and the simulation give their own. Peer ids travel as `chorus.identity.PeerId`.
 """
 
@@ -142,7 +142,7 @@ class ProtocolOptions:
 
 
 class Host(Protocol):
-    """A node's view of its connections. `services/p2p.py`."""
+    """A node's view of its connections. `services/p2p/host.py`."""
 
     @property
     def peer_id(self) -> PeerId: ...

@@ -9,8 +9,8 @@ from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols.connection.shell import ConnectionProtocol
 from chorus.protocols.limits import ConnectionCounts, Place
 from chorus.protocols.stream import Connection
-from chorus.services.p2p_link import Link
-from chorus.services.p2p_pairs import Pairs
+from chorus.services.p2p.link import Link
+from chorus.services.p2p.pairs import Pairs
 
 
 class Outbound:

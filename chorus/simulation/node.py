@@ -21,8 +21,8 @@ from chorus.protocols.connection.core import MakeHandshake
 from chorus.protocols.connection.shell import ConnectionLimits
 from chorus.protocols.gossipsub.params import GossipParams
 from chorus.protocols.limits import HostLimits
-from chorus.services.admission import AdmissionService
-from chorus.services.p2p import OpenAdmission, P2PService
+from chorus.services.p2p.admission import AdmissionService
+from chorus.services.p2p.host import OpenAdmission, P2PService
 from chorus.services.pubsub import PubSubService
 from chorus.services.pubsub_seqno import begin
 from chorus.simulation.clock import NodeClock

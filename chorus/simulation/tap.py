@@ -9,7 +9,7 @@ from chorus.identity import PeerId
 from chorus.protocols.stream import Stream, StreamOpened, StreamReceiver
 
 if TYPE_CHECKING:
-    from chorus.services.p2p import P2PService
+    from chorus.services.p2p.host import P2PService
 
 Sink = Callable[[bytes], object]
 Listen = Callable[[PeerId], Sink]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from chorus.identity import Identity, PeerId
     from chorus.services.cluster import ClusterService
     from chorus.services.discovery.mdns import MdnsService
-    from chorus.services.p2p import P2PService
+    from chorus.services.p2p.host import P2PService
     from chorus.wiring.surroundings import Surroundings
 
 

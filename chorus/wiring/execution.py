@@ -20,7 +20,7 @@ from chorus.wiring.surroundings import MIB
 from chorus.wiring.task_limits import task_limits
 
 if TYPE_CHECKING:
-    from chorus.services.p2p import P2PService
+    from chorus.services.p2p.host import P2PService
     from chorus.wiring.storage import Storage
     from chorus.wiring.surroundings import Surroundings
 

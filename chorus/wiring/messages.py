@@ -19,7 +19,7 @@ from chorus.services.pubsub_seqno import first_seqno
 
 if TYPE_CHECKING:
     from chorus.identity import Identity, PeerId
-    from chorus.services.p2p import P2PService
+    from chorus.services.p2p.host import P2PService
     from chorus.services.starts import Starts
     from chorus.wiring.surroundings import Surroundings
 

@@ -9,9 +9,9 @@ import attrs
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.preflight import wishes_of
 from chorus.protocols.limits import HostLimits
-from chorus.services.admission import AdmissionService
 from chorus.services.cluster import ClusterService, check_open_mode, load_membership
-from chorus.services.p2p import Admission, OpenAdmission, P2PService
+from chorus.services.p2p.admission import AdmissionService
+from chorus.services.p2p.host import Admission, OpenAdmission, P2PService
 
 if TYPE_CHECKING:
     from chorus.identity import Identity

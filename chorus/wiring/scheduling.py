@@ -24,7 +24,7 @@ from chorus.wiring.task_limits import task_limits
 
 if TYPE_CHECKING:
     from chorus.protocols.stream import Connection
-    from chorus.services.p2p import P2PService
+    from chorus.services.p2p.host import P2PService
     from chorus.wiring.execution import Execution
     from chorus.wiring.messages import Messages
     from chorus.wiring.storage import Storage

@@ -41,9 +41,9 @@ from chorus.protocols.proto import rpc_pb2 as pb
 from chorus.protocols.proto.identify_pb2 import Identify
 from chorus.protocols.stream import ProtocolOptions
 from chorus.protocols.streamio import StreamIO
-from chorus.services.admission import AdmissionService
 from chorus.services.cluster import ClusterService, Wishes, load_token
-from chorus.services.p2p import P2PService
+from chorus.services.p2p.admission import AdmissionService
+from chorus.services.p2p.host import P2PService
 from tests.integration.agents import Agent, Mesh, until
 from tests.integration.test_attacks import BAD_KEYS, CVE_2019_15545, CVE_2022_24759, talks
 from tests.integration.test_hostile_peers import (

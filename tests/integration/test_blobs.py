@@ -15,9 +15,9 @@ from twisted.trial.unittest import TestCase
 
 from chorus.identity import Identity
 from chorus.protocols.blobs import CHUNK
-from chorus.services.admission import AdmissionService
 from chorus.services.blobs.service import BlobService, ThreadOffload
-from chorus.services.p2p import P2PService
+from chorus.services.p2p.admission import AdmissionService
+from chorus.services.p2p.host import P2PService
 from chorus.services.store import StoreService
 
 

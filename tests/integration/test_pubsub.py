@@ -17,7 +17,7 @@ from chorus.protocols.gossipsub.params import MAX_RPC, MESHSUB_1_1, GossipParams
 from chorus.protocols.stream import ProtocolOptions
 from chorus.seams import PassThrough
 from chorus.services.messaging import Messaging
-from chorus.services.p2p import OpenAdmission, P2PService
+from chorus.services.p2p.host import OpenAdmission, P2PService
 from chorus.services.presence import Load, PresenceService, Profile
 from chorus.services.pubsub import PubSubService
 from chorus.services.pubsub_topics import Received

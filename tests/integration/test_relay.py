@@ -15,7 +15,7 @@ from chorus.protocols.admission import MAX_HELLO, PROTOCOL
 from chorus.protocols.dialing import DialError
 from chorus.protocols.stream import Connection, ProtocolNotSupported, Stream, StreamClosed
 from chorus.protocols.streamio import StreamIO
-from chorus.services.p2p import P2PService
+from chorus.services.p2p.host import P2PService
 from tests.integration.nodes import Node, NodeCase
 
 MEMBERS_ONLY = ["/chorus/peers/1.0.0", "/chorus/tasks/1.0.0", "/chorus/blobs/1.0.0", "/meshsub/1.1.0"]

@@ -32,7 +32,7 @@ from chorus.protocols.gossipsub.score_params import ScoreParams, TopicScoreParam
 from chorus.protocols.limits import HostLimits  # noqa: E402
 from chorus.seams import PassThrough  # noqa: E402
 from chorus.services.messaging import Messaging  # noqa: E402
-from chorus.services.p2p import OpenAdmission, P2PService  # noqa: E402
+from chorus.services.p2p.host import OpenAdmission, P2PService  # noqa: E402
 from chorus.services.pubsub import PubSubService  # noqa: E402
 from chorus.services.pubsub_topics import Received  # noqa: E402
 

@@ -18,7 +18,7 @@ from chorus.identity import Identity, PeerId
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols import identify, ping
 from chorus.protocols.gossipsub.params import MESHSUB_1_0, PROTOCOLS, GossipParams
-from chorus.services.p2p import OpenAdmission, P2PService
+from chorus.services.p2p.host import OpenAdmission, P2PService
 from chorus.services.pubsub import PubSubService
 from chorus.services.pubsub_topics import Received
 from tests.interop.foreign import ForeignPeer

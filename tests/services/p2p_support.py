@@ -11,7 +11,7 @@ from twisted.trial.unittest import TestCase
 
 from chorus.identity import Identity
 from chorus.protocols.stream import Connection
-from chorus.services.p2p import OpenAdmission, P2PService
+from chorus.services.p2p.host import OpenAdmission, P2PService
 
 
 class HostCase(TestCase):

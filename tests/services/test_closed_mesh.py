@@ -19,8 +19,8 @@ from chorus.seams import PassThrough
 from chorus.services.messaging import Messaging
 from chorus.services.pubsub import PubSubService
 from tests.messages.values import envelope
+from tests.services.p2p.test_host import Secret
 from tests.services.p2p_support import HostCase
-from tests.services.test_p2p import Secret
 
 UPDATE = TaskUpdate(task_id="t-1", state="running", attempt=1, timestamp=1_700_000_000)
 

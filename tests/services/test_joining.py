@@ -16,11 +16,11 @@ from twisted.trial.unittest import TestCase
 from chorus.identity import Identity
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.security.jointoken import JoinToken
-from chorus.services.admission import AdmissionService
 from chorus.services.cluster import ClusterService, Wishes
 from chorus.services.discovery.mdns import MdnsService
 from chorus.services.discovery.service import MEMORY, DiscoveryService
-from chorus.services.p2p import P2PService
+from chorus.services.p2p.admission import AdmissionService
+from chorus.services.p2p.host import P2PService
 from tests.services.discovery.test_mdns import usable
 
 SECRET = bytes(range(32))

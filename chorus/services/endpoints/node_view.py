@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from chorus.identity import PeerId
     from chorus.protocols.stream import Connection
     from chorus.seams import JSON
-    from chorus.services.p2p import P2PService
+    from chorus.services.p2p.host import P2PService
     from chorus.services.presence import Load, PresenceView, Profile
     from chorus.services.pubsub import PubSubService
 

@@ -9,7 +9,7 @@ from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols.connection.shell import ConnectionProtocol
 from chorus.protocols.limits import ConnectionCounts, Place
 from chorus.protocols.stream import Connection
-from chorus.services.p2p_link import Link, P2PCounters
+from chorus.services.p2p.link import Link, P2PCounters
 
 NO_PROGRESS = "handshakes"
 """The limit that a connection ran into when it had to make room for another."""

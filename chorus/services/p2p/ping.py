@@ -18,7 +18,7 @@ from chorus.identity import PeerId
 from chorus.protocols import ping
 from chorus.protocols.stream import Connection, Stream
 from chorus.protocols.streamio import StreamIO
-from chorus.services.p2p_link import Link
+from chorus.services.p2p.link import Link
 
 PING_INTERVAL = 30.0
 """Seconds, on average."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from chorus.errors import LimitExceeded
 from chorus.protocols.limits import HostLimits
 from chorus.protocols.stream import Connection
-from chorus.services.p2p_link import Link
+from chorus.services.p2p.link import Link
 
 if TYPE_CHECKING:
     from chorus.protocols.connection.streams import MuxedStream

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from chorus.protocols.stream import Connection
-from chorus.services.p2p_link import Link
+from chorus.services.p2p.link import Link
 
 if TYPE_CHECKING:
     from chorus.identity import PeerId

@@ -14,9 +14,9 @@ from chorus.protocols.dialing import DialError
 from chorus.protocols.limits import HostLimits
 from chorus.protocols.stream import Connection, ProtocolNotSupported, ProtocolOptions, Stream, StreamClosed
 from chorus.protocols.streamio import StreamIO
-from chorus.services import p2p_gate
-from chorus.services.p2p import OpenAdmission, P2PService
-from chorus.services.p2p_listener import CannotListen
+from chorus.services.p2p import gate as p2p_gate
+from chorus.services.p2p.host import OpenAdmission, P2PService
+from chorus.services.p2p.listener import CannotListen
 from tests.services.p2p_support import HostCase
 
 LOOPBACK = Multiaddr.tcp("127.0.0.1", 0)

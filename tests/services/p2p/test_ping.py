@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.internet import reactor
 
-from chorus.services.p2p_ping import PING_INTERVAL
+from chorus.services.p2p.ping import PING_INTERVAL
 from tests.services.p2p_support import HostCase
 
 

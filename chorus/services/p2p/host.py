@@ -32,19 +32,19 @@ from chorus.protocols.limits import ConnectionCounts, HostLimits
 from chorus.protocols.noise.handshake import NoiseHandshake
 from chorus.protocols.peerstore import PeerStore
 from chorus.protocols.stream import Connection, ProtocolOptions, Stream, StreamClosed, StreamOpened
-from chorus.services.p2p_dialer import Dialer
-from chorus.services.p2p_gate import Admission, Gate, OpenAdmission
-from chorus.services.p2p_identify import IdentifyService, keep
-from chorus.services.p2p_inbound import Inbound
-from chorus.services.p2p_link import Link, P2PCounters, reason
-from chorus.services.p2p_listener import Listener, reachable
+from chorus.services.p2p.dialer import Dialer
+from chorus.services.p2p.gate import Admission, Gate, OpenAdmission
+from chorus.services.p2p.identify import IdentifyService, keep
+from chorus.services.p2p.inbound import Inbound
+from chorus.services.p2p.link import Link, P2PCounters, reason
+from chorus.services.p2p.listener import Listener, reachable
+from chorus.services.p2p.pairs import Pairs
+from chorus.services.p2p.ping import PingService
+from chorus.services.p2p.serving import ServedProtocols
+from chorus.services.p2p.starts import LinkStarts
+from chorus.services.p2p.system_scope import SystemScope
+from chorus.services.p2p.watchers import Watchers
 from chorus.services.p2p_outbound import Outbound
-from chorus.services.p2p_pairs import Pairs
-from chorus.services.p2p_ping import PingService
-from chorus.services.p2p_protocols import ServedProtocols
-from chorus.services.p2p_starts import LinkStarts
-from chorus.services.p2p_system_scope import SystemScope
-from chorus.services.p2p_watchers import Watchers
 from chorus.services.starts import Starts
 
 EXPIRE_INTERVAL = 60.0

@@ -20,7 +20,7 @@ from chorus.protocols.identify import Identification
 from chorus.protocols.peerstore import PeerStore
 from chorus.protocols.stream import Connection, ProtocolNotSupported, Stream, StreamClosed
 from chorus.protocols.streamio import StreamIO
-from chorus.services.p2p_link import Link, reason
+from chorus.services.p2p.link import Link, reason
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime

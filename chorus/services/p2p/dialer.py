@@ -30,7 +30,7 @@ from chorus.protocols.connection.shell import ConnectionProtocol
 from chorus.protocols.dialing import MAX_ADDRESSES_PER_DIAL, STAGGER, Backoffs, DialError, dial_timeout, rank
 from chorus.protocols.limits import HostLimits, Place
 from chorus.protocols.stream import Connection
-from chorus.services.p2p_link import Link, TransportCounters, reason
+from chorus.services.p2p.link import Link, TransportCounters, reason
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IConnector, IDelayedCall, IReactorTCP, IReactorTime

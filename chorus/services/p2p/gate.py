@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from chorus.errors import ChorusError, LocalError, PeerError
 from chorus.protocols import identify, perf, ping
 from chorus.protocols.stream import Connection, Stream
-from chorus.services.p2p_link import Link
+from chorus.services.p2p.link import Link
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -39,7 +39,7 @@ class AdmissionTooSlow(PeerError):
 
 
 class Admission(Interface):
-    """Who may take part. `services/admission.py` proves the cluster's secret."""
+    """Who may take part. `services/p2p/admission.py` proves the cluster's secret."""
 
     protocol: str
     """Its protocol id; empty when there is nothing to prove."""

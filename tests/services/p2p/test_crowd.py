@@ -16,9 +16,9 @@ from twisted.python.monkey import MonkeyPatcher
 from chorus.protocols import multistream
 from chorus.protocols.limits import HostLimits
 from chorus.protocols.stream import Connection
-from chorus.services.p2p import P2PService
+from chorus.services.p2p.host import P2PService
+from tests.services.p2p.test_host import Secret
 from tests.services.p2p_support import HostCase
-from tests.services.test_p2p import Secret
 
 CROWD = 100
 

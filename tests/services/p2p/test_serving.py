@@ -12,7 +12,7 @@ from chorus.protocols import identify, perf, ping
 from chorus.protocols.limits import HostLimits
 from chorus.protocols.stream import ProtocolNotSupported, ProtocolOptions, Stream, StreamClosed
 from chorus.protocols.streamio import StreamIO
-from chorus.services.p2p import P2PService
+from chorus.services.p2p.host import P2PService
 from tests.services.p2p_support import HostCase
 
 

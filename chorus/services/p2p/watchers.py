@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from twisted.logger import Logger
 
 from chorus.protocols.stream import Connection
-from chorus.services.p2p_link import Link
+from chorus.services.p2p.link import Link
 
 Watcher = Callable[[Connection], None]
 

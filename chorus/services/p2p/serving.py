@@ -15,9 +15,9 @@ from twisted.logger import Logger
 
 from chorus.errors import LimitExceeded
 from chorus.protocols.stream import ProtocolNotSupported, ProtocolOptions, Stream, StreamOpened
-from chorus.services.p2p_gate import allowed_in_open_mode
-from chorus.services.p2p_link import Link
-from chorus.services.p2p_system_scope import SystemScope
+from chorus.services.p2p.gate import allowed_in_open_mode
+from chorus.services.p2p.link import Link
+from chorus.services.p2p.system_scope import SystemScope
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from chorus.identity import PeerId
 from chorus.protocols.dialing import newcomer_stays
-from chorus.services.p2p_link import Link, P2PCounters
-from chorus.services.p2p_watchers import Watchers
+from chorus.services.p2p.link import Link, P2PCounters
+from chorus.services.p2p.watchers import Watchers
 
 
 class Pairs:

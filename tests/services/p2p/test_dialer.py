@@ -16,8 +16,8 @@ from chorus.identity import Identity, PeerId
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols.dialing import DIAL_TIMEOUT, STAGGER, Backoffs, DialError
 from chorus.protocols.limits import ConnectionCounts, HostLimits, Place
-from chorus.services.p2p_dialer import RESOLVE_TIMEOUT, Attempt, DialAbandoned, Dialer
-from chorus.services.p2p_link import Link, TransportCounters
+from chorus.services.p2p.dialer import RESOLVE_TIMEOUT, Attempt, DialAbandoned, Dialer
+from chorus.services.p2p.link import Link, TransportCounters
 from tests.support import PureTestCase
 
 US, THEM, OTHER = (Identity.from_seed(bytes([n]) * 32).peer_id for n in range(3))

@@ -25,8 +25,8 @@ from chorus.protocols.admission import (
     slowness,
 )
 from chorus.protocols.stream import ProtocolNotSupported, ProtocolOptions
-from chorus.services.admission import AdmissionService
 from chorus.services.cluster import NoCluster, WrongCluster
+from chorus.services.p2p.admission import AdmissionService
 from tests.services.memory_host import MemoryConnection, MemoryHost, MemoryStream, connect
 from tests.support import PureTestCase
 

@@ -1,0 +1,1 @@
+"""The host: listeners, dials, connections and who may open what on them."""
