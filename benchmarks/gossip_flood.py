@@ -39,10 +39,10 @@ from chorus.protocols.gossipsub.rpc import message_frame, subscription_frames  #
 from chorus.protocols.gossipsub.sign import Signer  # noqa: E402
 from chorus.protocols.stream import ProtocolOptions  # noqa: E402
 from chorus.protocols.streamio import StreamIO  # noqa: E402
-from chorus.services import pubsub_link  # noqa: E402
 from chorus.services.p2p.host import OpenAdmission, P2PService  # noqa: E402
-from chorus.services.pubsub import PubSubService  # noqa: E402
-from chorus.services.pubsub_topics import Received  # noqa: E402
+from chorus.services.pubsub import link as pubsub_link  # noqa: E402
+from chorus.services.pubsub.service import PubSubService  # noqa: E402
+from chorus.services.pubsub.topics import Received  # noqa: E402
 
 TOPIC = "bench"
 TICK = 0.005

@@ -40,8 +40,8 @@ from chorus.protocols.streamio import StreamIO
 from chorus.services.p2p.host import OpenAdmission, P2PService
 
 if TYPE_CHECKING:
-    from chorus.services.pubsub import PubSubService
-    from chorus.services.pubsub_topics import Received
+    from chorus.services.pubsub.service import PubSubService
+    from chorus.services.pubsub.topics import Received
 
 Command = Callable[[dict[str, Any]], Awaitable[dict[str, Any] | None]]
 HEADER = struct.Struct(">QQ")
@@ -193,7 +193,7 @@ class Node:
         import random
 
         from chorus.protocols.gossipsub.params import GossipParams
-        from chorus.services.pubsub import PubSubService
+        from chorus.services.pubsub.service import PubSubService
 
         self.pubsub = PubSubService(
             self.host,

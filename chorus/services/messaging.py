@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from chorus.http.ports import Document
     from chorus.identity import PeerId
     from chorus.seams import Redactor, Roles
-    from chorus.services.pubsub import PubSubService
-    from chorus.services.pubsub_topics import Received
+    from chorus.services.pubsub.service import PubSubService
+    from chorus.services.pubsub.topics import Received
 
 MAX_COUNTED_TYPES: Final = 64
 """Unknown types counted by name; what comes after is counted together under `other`."""

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from chorus.identity import PeerId
     from chorus.services.messaging import Messaging
-    from chorus.services.pubsub import PubSubService
-    from chorus.services.pubsub_topics import Received
+    from chorus.services.pubsub.service import PubSubService
+    from chorus.services.pubsub.topics import Received
     from chorus.services.starts import Starts
 
 AVAILABILITY_S: Final = 30.0

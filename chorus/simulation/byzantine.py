@@ -20,7 +20,7 @@ from chorus.simulation.node import SimNode
 
 if TYPE_CHECKING:
     from chorus.protocols.stream import Host
-    from chorus.services.pubsub import PubSubService
+    from chorus.services.pubsub.service import PubSubService
 
 INTERVAL: Final = 0.1
 """Seconds between two acts."""

@@ -22,7 +22,7 @@ from chorus.simulation.tap import Sink
 from chorus.simulation.world import SECOND
 
 if TYPE_CHECKING:
-    from chorus.services.pubsub_topics import Received
+    from chorus.services.pubsub.topics import Received
     from chorus.simulation.node import SimNode
 
 MESH_CONTROL_A_HEARTBEAT: Final = 20

@@ -23,8 +23,8 @@ from chorus.protocols.gossipsub.params import GossipParams
 from chorus.protocols.limits import HostLimits
 from chorus.services.p2p.admission import AdmissionService
 from chorus.services.p2p.host import OpenAdmission, P2PService
-from chorus.services.pubsub import PubSubService
-from chorus.services.pubsub_seqno import begin
+from chorus.services.pubsub.seqno import begin
+from chorus.services.pubsub.service import PubSubService
 from chorus.simulation.clock import NodeClock
 from chorus.simulation.disk import DiskFaults, SimDisk
 from chorus.simulation.net import SimNet
@@ -101,7 +101,7 @@ class SimNode:
         )
         self.disk = SimDisk(world.rng("disk", number), options.disk, self._disk_used)
         self._seqno = 0
-        """What the data directory keeps (`chorus.services.pubsub_seqno`), always synced before it is used."""
+        """What the data directory keeps (`chorus.services.pubsub.seqno`), always synced before it is used."""
         self.neighbours: list[SimNode] = []
         self.starts = 0
         self.running = False

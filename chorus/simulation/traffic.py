@@ -22,7 +22,7 @@ from chorus.simulation.world import SECOND, World
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
-    from chorus.services.pubsub_topics import Received
+    from chorus.services.pubsub.topics import Received
     from chorus.simulation.node import SimNode
 
 PROTOCOL: Final = "/chorus/simulation/1.0.0"

@@ -14,8 +14,8 @@ from chorus.protocols.gossipsub.params import GossipParams
 from chorus.seams import MembersMayAll, PassThrough
 from chorus.services.messaging import Messaging
 from chorus.services.presence import Load, PresenceService, Profile
-from chorus.services.pubsub import PubSubService
-from chorus.services.pubsub_seqno import first_seqno
+from chorus.services.pubsub.seqno import first_seqno
+from chorus.services.pubsub.service import PubSubService
 
 if TYPE_CHECKING:
     from chorus.identity import Identity, PeerId

@@ -20,8 +20,8 @@ from chorus.protocols.gossipsub.sign import Signer
 from chorus.protocols.stream import ProtocolOptions
 from chorus.protocols.streamio import StreamIO
 from chorus.services.p2p.host import OpenAdmission, P2PService
-from chorus.services.pubsub import PubSubService
-from chorus.services.pubsub_topics import Received
+from chorus.services.pubsub.service import PubSubService
+from chorus.services.pubsub.topics import Received
 from tests.integration.test_hostile_peers import HostileCase
 from tests.protocols.test_gossip import graft
 

@@ -15,7 +15,7 @@ from chorus.messages import COORDINATION, TASKS
 from chorus.services.cluster import ClusterService, Wishes, load_token
 from chorus.services.p2p.admission import AdmissionService
 from chorus.services.p2p.host import P2PService
-from chorus.services.pubsub import PubSubService
+from chorus.services.pubsub.service import PubSubService
 from tests.integration.nodes import NodeCase
 from tests.support import processor_time, yardstick
 

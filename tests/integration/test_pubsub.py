@@ -19,8 +19,8 @@ from chorus.seams import PassThrough
 from chorus.services.messaging import Messaging
 from chorus.services.p2p.host import OpenAdmission, P2PService
 from chorus.services.presence import Load, PresenceService, Profile
-from chorus.services.pubsub import PubSubService
-from chorus.services.pubsub_topics import Received
+from chorus.services.pubsub.service import PubSubService
+from chorus.services.pubsub.topics import Received
 
 TOPIC = "test/topic"
 

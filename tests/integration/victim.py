@@ -33,8 +33,8 @@ from chorus.protocols.limits import HostLimits  # noqa: E402
 from chorus.seams import PassThrough  # noqa: E402
 from chorus.services.messaging import Messaging  # noqa: E402
 from chorus.services.p2p.host import OpenAdmission, P2PService  # noqa: E402
-from chorus.services.pubsub import PubSubService  # noqa: E402
-from chorus.services.pubsub_topics import Received  # noqa: E402
+from chorus.services.pubsub.service import PubSubService  # noqa: E402
+from chorus.services.pubsub.topics import Received  # noqa: E402
 
 STATUS = os.open("/proc/self/status", os.O_RDONLY)
 """Opened early: there may be no file descriptor left when it is asked for."""

@@ -19,8 +19,8 @@ from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols import identify, ping
 from chorus.protocols.gossipsub.params import MESHSUB_1_0, PROTOCOLS, GossipParams
 from chorus.services.p2p.host import OpenAdmission, P2PService
-from chorus.services.pubsub import PubSubService
-from chorus.services.pubsub_topics import Received
+from chorus.services.pubsub.service import PubSubService
+from chorus.services.pubsub.topics import Received
 from tests.interop.foreign import ForeignPeer
 
 TOPIC = "interop/messages"

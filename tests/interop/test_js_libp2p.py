@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chorus.services.pubsub_topics import Received
+from chorus.services.pubsub.topics import Received
 from tests.interop.exchange import TOPIC, Exchange, InteropCase, until
 from tests.interop.foreign import js_command
 

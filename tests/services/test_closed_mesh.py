@@ -17,7 +17,7 @@ from chorus.protocols.stream import Connection, ProtocolNotSupported
 from chorus.protocols.streamio import StreamIO
 from chorus.seams import PassThrough
 from chorus.services.messaging import Messaging
-from chorus.services.pubsub import PubSubService
+from chorus.services.pubsub.service import PubSubService
 from tests.messages.values import envelope
 from tests.services.p2p.test_host import Secret
 from tests.services.p2p_support import HostCase

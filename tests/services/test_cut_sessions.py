@@ -33,8 +33,8 @@ from tests.services.blobs.test_service import BlobCase, manifest_of, noise, sha
 from tests.services.blobs.test_service import Node as BlobNode
 from tests.services.discovery.test_service import IDENTITIES, DialableHost, DiscoveryTestCase, Heard, address_of
 from tests.services.memory_host import MemoryConnection, MemoryHost, MemoryStream, connect
-from tests.services.test_pubsub import TOPIC
-from tests.services.test_pubsub import ServiceCase as PubSubCase
+from tests.services.pubsub.test_service import TOPIC
+from tests.services.pubsub.test_service import ServiceCase as PubSubCase
 from tests.support import PureTestCase
 
 ALICE = Identity.from_seed(b"\1" * 32)

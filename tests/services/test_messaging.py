@@ -31,7 +31,7 @@ from chorus.messages.topics import (
     role_topic,
 )
 from chorus.protocols.gossipsub.events import Validation
-from chorus.services.pubsub_topics import Received
+from chorus.services.pubsub.topics import Received
 from tests.messages.values import envelope, full
 from tests.protocols.gossip_network import identity
 from tests.services.memory_host import connect

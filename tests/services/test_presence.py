@@ -24,8 +24,8 @@ from chorus.services.presence import (
     Profile,
     gather_time,
 )
-from chorus.services.pubsub import PubSubService
-from chorus.services.pubsub_topics import Received
+from chorus.services.pubsub.service import PubSubService
+from chorus.services.pubsub.topics import Received
 from chorus.tasks.scoring import Candidate
 from tests.protocols.gossip_network import identity
 from tests.services.memory_host import MemoryHost, connect

@@ -24,7 +24,7 @@ from chorus.protocols.seen import SeenCache
 from chorus.protocols.stream import ProtocolOptions
 from chorus.protocols.yamux.frames import YamuxLimits
 from chorus.protocols.yamux.stream import YamuxStream
-from chorus.services.pubsub_link import Outbound
+from chorus.services.pubsub.link import Outbound
 from chorus.simulation import journal, memory, runs, traffic
 from chorus.simulation import node as nodes
 from chorus.simulation.byzantine import Attacker, ByzantineNode, Flooding, Mutating, Relaying, Replaying

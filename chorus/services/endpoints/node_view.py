@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from chorus import __version__
-from chorus.services.pubsub_view import pubsub_document
+from chorus.services.pubsub.view import pubsub_document
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from chorus.seams import JSON
     from chorus.services.p2p.host import P2PService
     from chorus.services.presence import Load, PresenceView, Profile
-    from chorus.services.pubsub import PubSubService
+    from chorus.services.pubsub.service import PubSubService
 
 
 @attrs.frozen

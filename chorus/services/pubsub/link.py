@@ -14,7 +14,7 @@ from chorus.protocols.gossipsub.events import Send
 from chorus.protocols.gossipsub.params import MAX_RPC
 from chorus.protocols.gossipsub.queue import SendQueue
 from chorus.protocols.stream import ProtocolNotSupported, StreamClosed
-from chorus.services.turn_queue import TurnQueue
+from chorus.services.pubsub.turns import TurnQueue
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from chorus.protocols.gossip import GossipRouter
     from chorus.protocols.gossip_score_view import TopicScore
     from chorus.seams import JSON
-    from chorus.services.pubsub import PubSubService
+    from chorus.services.pubsub.service import PubSubService
 
 DIGITS = 6
 """Decimal places of scores and counters."""

@@ -18,12 +18,12 @@ from chorus.protocols.gossipsub.events import Validation
 from chorus.protocols.gossipsub.params import MAX_PENDING_PER_PEER, GossipParams
 from chorus.protocols.gossipsub.rpc import Exchanged, Prune, mesh_frames, message_frame
 from chorus.protocols.gossipsub.sign import Signer
-from chorus.services.pubsub import PubSubService
-from chorus.services.pubsub_topics import VALIDATION_LIMIT, Received
-from chorus.services.pubsub_view import pubsub_document
+from chorus.services.pubsub.service import PubSubService
+from chorus.services.pubsub.topics import VALIDATION_LIMIT, Received
+from chorus.services.pubsub.view import pubsub_document
 from tests.protocols.gossip_network import identity
 from tests.services.memory_host import MemoryHost, connect
-from tests.services.test_pubsub import TOPIC, ServiceCase
+from tests.services.pubsub.test_service import TOPIC, ServiceCase
 
 
 def others_words(number: int) -> bytes:

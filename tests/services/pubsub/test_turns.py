@@ -1,8 +1,8 @@
-"""`chorus.services.turn_queue`: one piece of work a reactor turn."""
+"""`chorus.services.pubsub.turns`: one piece of work a reactor turn."""
 
 from __future__ import annotations
 
-from chorus.services.turn_queue import TurnQueue
+from chorus.services.pubsub.turns import TurnQueue
 from tests.support import PureTestCase
 
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-from chorus.services import pubsub_seqno
 from chorus.services.datadir import FILES, DataDirectoryError
-from chorus.services.pubsub_seqno import FILE, RESERVED, begin, first_seqno
+from chorus.services.pubsub import seqno as pubsub_seqno
+from chorus.services.pubsub.seqno import FILE, RESERVED, begin, first_seqno
 from tests.support import PureTestCase
 
 NOW = 1_790_000_000_000_000_000

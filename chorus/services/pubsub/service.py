@@ -25,12 +25,12 @@ from chorus.protocols.gossipsub.score_params import ScoreParams
 from chorus.protocols.gossipsub.sign import Signer, SigningKey, Verifier
 from chorus.protocols.limits import HostLimits, groups
 from chorus.protocols.stream import ProtocolOptions
-from chorus.services.pubsub_congestion import Congestion
-from chorus.services.pubsub_counters import LinkCounters, counted
-from chorus.services.pubsub_direct import DirectPeers
-from chorus.services.pubsub_link import GoOn, Inbound, Outbound
-from chorus.services.pubsub_topics import Callback, ReceivedValidator, Topic, Topics
-from chorus.services.turn_queue import TurnQueue
+from chorus.services.pubsub.congestion import Congestion
+from chorus.services.pubsub.counters import LinkCounters, counted
+from chorus.services.pubsub.direct import DirectPeers
+from chorus.services.pubsub.link import GoOn, Inbound, Outbound
+from chorus.services.pubsub.topics import Callback, ReceivedValidator, Topic, Topics
+from chorus.services.pubsub.turns import TurnQueue
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime

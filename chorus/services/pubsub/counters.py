@@ -9,7 +9,7 @@ import attrs
 
 if TYPE_CHECKING:
     from chorus.protocols.gossipsub.events import Counters
-    from chorus.services.pubsub_link import Outbound
+    from chorus.services.pubsub.link import Outbound
 
 
 @attrs.define

@@ -14,10 +14,10 @@ from chorus.protocols.gossipsub.params import FLOODSUB, MAX_RPC, MESHSUB_1_1, PR
 from chorus.protocols.gossipsub.queue import MAX_QUEUE, SendQueue
 from chorus.protocols.gossipsub.rpc import MessageTooLarge, message_frame, subscription_frames
 from chorus.protocols.gossipsub.sign import Signer
-from chorus.services.pubsub import PubSubService
-from chorus.services.pubsub_congestion import PUBLISH_WAIT
-from chorus.services.pubsub_link import READ_LIMIT, REOPEN_MAX, reopen_delay
-from chorus.services.pubsub_topics import Received
+from chorus.services.pubsub.congestion import PUBLISH_WAIT
+from chorus.services.pubsub.link import READ_LIMIT, REOPEN_MAX, reopen_delay
+from chorus.services.pubsub.service import PubSubService
+from chorus.services.pubsub.topics import Received
 from tests.protocols.gossip_network import identity
 from tests.services.memory_host import MemoryConnection, MemoryHost, MemoryStream, connect
 from tests.support import PureTestCase

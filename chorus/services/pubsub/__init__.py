@@ -1,0 +1,1 @@
+"""Pub/sub over the connections of a host."""
