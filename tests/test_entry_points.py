@@ -208,7 +208,7 @@ class CompletenessTests(PureTestCase):
         "sandbox/docker/box.py": "a file of this node outside its sandboxes",
         "services/endpoints/ports_file.py": "a file of this node",
         "services/starts.py": "a file of this node",
-        "services/task_store.py": "this node's database",
+        "services/scheduling/store.py": "this node's database",
         "tasks/machine.py": "this node's snapshot",
         "store/rows.py": "this node's database",
         "strictjson.py": "the decoder itself",

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 import attrs
 
 from chorus.seams import MembersMayAll, PassThrough
-from chorus.services.agents import KnownAgents
-from chorus.services.collection import Collection
-from chorus.services.coordinator import CoordinatorService, CoordinatorSettings
 from chorus.services.handover.following import HandoverContext
 from chorus.services.handover.service import Handover
 from chorus.services.handover.serving import HandoverServing
 from chorus.services.journal import LocalJournal
-from chorus.services.placement import Placement
-from chorus.services.retention import RetentionService
-from chorus.services.task_events import TaskEvents
-from chorus.services.task_store import StoredEvents
+from chorus.services.scheduling.agents import KnownAgents
+from chorus.services.scheduling.collection import Collection
+from chorus.services.scheduling.coordinator import CoordinatorService, CoordinatorSettings
+from chorus.services.scheduling.events import TaskEvents
+from chorus.services.scheduling.placement import Placement
+from chorus.services.scheduling.retention import RetentionService
+from chorus.services.scheduling.store import StoredEvents
 from chorus.tasks.machine import TaskMachine
 from chorus.tasks.spec import LimitPolicy
 from chorus.wiring.task_limits import task_limits

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 
 from chorus.errors import UserError
 from chorus.http.ports import BlobWriter, Document, TaskEvent
-from chorus.services.task_documents import first_command
+from chorus.services.scheduling.documents import first_command
 from chorus.tasks import ids
 from chorus.tasks.spec import TaskSpec, body_digest
 

@@ -33,8 +33,6 @@ from chorus.sandbox.contract import (
 )
 from chorus.seams import MembersMayAll, PassThrough
 from chorus.services.blobs.fetch import BlobTooLarge
-from chorus.services.collection import Collection
-from chorus.services.coordinator import CoordinatorService, CoordinatorSettings
 from chorus.services.execution.executor import AgentProfile, ExecutorService
 from chorus.services.execution.workplace import Workplace
 from chorus.services.handover.following import HandoverContext
@@ -42,10 +40,12 @@ from chorus.services.handover.service import Handover
 from chorus.services.handover.serving import HandoverServing
 from chorus.services.journal import LocalJournal
 from chorus.services.loopback import LoopbackConnection, LoopbackStream, join
-from chorus.services.placement import Agent, Placement
-from chorus.services.retention import RetentionService
-from chorus.services.task_events import TaskEvents
-from chorus.services.task_store import StoredEvents, StoredRuns
+from chorus.services.scheduling.collection import Collection
+from chorus.services.scheduling.coordinator import CoordinatorService, CoordinatorSettings
+from chorus.services.scheduling.events import TaskEvents
+from chorus.services.scheduling.placement import Agent, Placement
+from chorus.services.scheduling.retention import RetentionService
+from chorus.services.scheduling.store import StoredEvents, StoredRuns
 from chorus.services.task_streams import TaskStreams
 from chorus.store.errors import StoreDamaged, StoreUnavailable
 from chorus.store.inline import InlineDatabase

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 
 from chorus.protocols.task_messages import FETCHING, PREPARING, Progress
 from chorus.sandbox.contract import Reason
-from chorus.services.custody import MAX_PROGRESS_EVENTS
+from chorus.services.scheduling.custody import MAX_PROGRESS_EVENTS
 from tests.services.task_kit import LEASE, Container, World
 from tests.support import PureTestCase
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 from chorus.sandbox.contract import Limits
-from chorus.services.conduct import MAX_REMEMBERED, REST_LIMIT_S, REST_S, Conduct
+from chorus.services.scheduling.conduct import MAX_REMEMBERED, REST_LIMIT_S, REST_S, Conduct
 from chorus.tasks.backlog import (
     FRESH_PLACES,
     MAX_PLACING,

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from chorus.services import task_documents
+from chorus.services.scheduling import documents as task_documents
 
 if TYPE_CHECKING:
     from chorus.tasks.state import TaskState

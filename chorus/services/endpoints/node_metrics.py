@@ -54,7 +54,7 @@ def _network(metrics: Metrics, parts: Mapping[str, Any]) -> None:
 
 
 def _tasks(metrics: Metrics, parts: Mapping[str, Any]) -> None:
-    from chorus.services.task_counters import DURATION_BUCKETS
+    from chorus.services.scheduling.counters import DURATION_BUCKETS
 
     coordinator, executor = parts["coordinator"], parts["executor"]
     counters = coordinator.counters

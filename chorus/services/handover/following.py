@@ -31,8 +31,8 @@ from chorus.protocols.handover import (
 from chorus.protocols.stream import StreamClosed
 from chorus.protocols.streamio import StreamIO
 from chorus.protocols.task_messages import Result, from_json
-from chorus.services.custody import result_document
-from chorus.services.result_limits import ResultOverLimits, excess
+from chorus.services.scheduling.custody import result_document
+from chorus.services.scheduling.result_limits import ResultOverLimits, excess
 from chorus.services.timer import Timer
 from chorus.tasks import entries
 from chorus.tasks.deadlines import attempt_limit
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
     from chorus.protocols.stream import Host
     from chorus.seams import JSON
-    from chorus.services.task_events import TaskEvents
-    from chorus.services.task_store import StoredEvents
+    from chorus.services.scheduling.events import TaskEvents
+    from chorus.services.scheduling.store import StoredEvents
     from chorus.tasks.journal import Entry
     from chorus.tasks.machine import TaskMachine
 

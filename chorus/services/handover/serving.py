@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from chorus.http.ports import Subscription, TaskEvent
     from chorus.identity import PeerId
     from chorus.protocols.stream import Host, Stream
-    from chorus.services.board import Agent
+    from chorus.services.scheduling.board import Agent
     from chorus.tasks.machine import TaskMachine
 
 FIRST_S = 10.0

@@ -29,10 +29,10 @@ from chorus.protocols.task_messages import (
 from chorus.sandbox.contract import Limits, OutputEntry, Reason
 from chorus.sandbox.files import volumes
 from chorus.services.blobs.files import BlobStoreFull, BlobStoreShort, DiskFull
-from chorus.services.collection import BRING_S
 from chorus.services.execution import offers as offers_module
 from chorus.services.execution.attempt import ERASE_RETRY_S, ERASE_TRIES, KEEP_OUTCOME_S
 from chorus.services.execution.executor import ASSIGN_S
+from chorus.services.scheduling.collection import BRING_S
 from chorus.services.task_streams import FIRST_MESSAGE_S
 from chorus.store import blobs as blob_table
 from chorus.store.errors import StoreFull

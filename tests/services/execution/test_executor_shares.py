@@ -30,7 +30,7 @@ from chorus.services.execution.reservations import (
     Reservations,
 )
 from chorus.services.execution.run import RAN_S
-from chorus.services.placement import POLL_S
+from chorus.services.scheduling.placement import POLL_S
 from chorus.tasks import ids
 from chorus.tasks.journal import Fence
 from tests.services.task_kit import EPOCH, LEASE, Node, World, spec

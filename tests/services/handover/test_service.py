@@ -23,11 +23,11 @@ from chorus.protocols.handover import (
     encode,
 )
 from chorus.protocols.streamio import StreamIO
-from chorus.services.collection import BRING_S
 from chorus.services.handover import serving as handover_serving
 from chorus.services.handover.following import MAX_INPUT_BYTES, OVERTIME, checked_result
 from chorus.services.handover.service import ABANDON_S, ANSWER_S, ROUND_S, SEEK_S, NotCancelled, SchedulerAway
 from chorus.services.handover.serving import MAX_TAKEN_PER_PEER
+from chorus.services.scheduling.collection import BRING_S
 from chorus.tasks import ids
 from chorus.tasks.deadlines import attempt_limit
 from chorus.tasks.errors import TaskFinished

@@ -25,9 +25,9 @@ from chorus.protocols.task_messages import (
     Started,
 )
 from chorus.sandbox.contract import Limits
-from chorus.services import collection
-from chorus.services.custody import MAX_PROGRESS_EVENTS
-from chorus.services.result_limits import MIB, excess
+from chorus.services.scheduling import collection
+from chorus.services.scheduling.custody import MAX_PROGRESS_EVENTS
+from chorus.services.scheduling.result_limits import MIB, excess
 from chorus.tasks import deadlines
 from chorus.tasks.spec import TaskSpec
 from tests.services.task_kit import LEASE, World
@@ -261,7 +261,7 @@ class ConversationTest(CustodyCase):
 
         member = Member(self.world, "agent", lambda channel, message: None)
         task = self.submit()
-        with mock.patch("chorus.services.custody.excess", side_effect=Broken):
+        with mock.patch("chorus.services.scheduling.custody.excess", side_effect=Broken):
             member.channels[0].send(Started("docker"))
             member.channels[0].send(result())
             self.world.settle()

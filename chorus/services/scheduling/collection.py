@@ -19,9 +19,9 @@ from twisted.python.failure import Failure
 
 from chorus.errors import ChorusError
 from chorus.identity import PeerId
-from chorus.services import task_documents
-from chorus.services.fair_places import FairPlaces
-from chorus.services.result_limits import excess
+from chorus.services.scheduling import documents as task_documents
+from chorus.services.scheduling.fair_places import FairPlaces
+from chorus.services.scheduling.result_limits import excess
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from chorus.identity import PeerId
     from chorus.protocols.task_messages import InputBlob
-    from chorus.services.custody import Custody
+    from chorus.services.scheduling.custody import Custody
     from chorus.services.task_streams import SchedulerChannel, TaskStreams
     from chorus.tasks.journal import Entry
     from chorus.tasks.state import TaskState

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from twisted.logger import Logger
 
 from chorus.protocols.task_messages import Ack, Resume, Stale
-from chorus.services.custody import Custody, Desk
+from chorus.services.scheduling.custody import Custody, Desk
 from chorus.tasks import deadlines, entries
 from chorus.tasks.state import OWNED, State, TaskState
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from chorus.sandbox.contract import StreamName
     from chorus.seams import JSON
     from chorus.services.blobs.named import NamedBlobs
-    from chorus.services.task_events import TaskEvents
+    from chorus.services.scheduling.events import TaskEvents
     from chorus.services.task_streams import SchedulerChannel
     from chorus.tasks.journal import Entry
     from chorus.tasks.machine import TaskMachine

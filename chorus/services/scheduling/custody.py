@@ -37,8 +37,8 @@ from chorus.protocols.task_messages import (
 )
 from chorus.sandbox.contract import Reason
 from chorus.services.blobs.named import NamedBlobs
-from chorus.services.result_limits import ResultOverLimits, excess
-from chorus.services.task_documents import blobs_of
+from chorus.services.scheduling.documents import blobs_of
+from chorus.services.scheduling.result_limits import ResultOverLimits, excess
 from chorus.tasks import deadlines, entries, leases
 from chorus.tasks.errors import IllegalEntry
 from chorus.tasks.state import MOVES, State, TaskState
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     from chorus.sandbox.contract import StreamName
     from chorus.seams import JSON
-    from chorus.services.task_events import TaskEvents
+    from chorus.services.scheduling.events import TaskEvents
     from chorus.services.task_streams import SchedulerChannel
     from chorus.tasks.journal import Entry, Fence
 

@@ -15,7 +15,7 @@ from chorus.http.ports import TaskEvent
 from chorus.identity import PeerId
 from chorus.protocols.task_messages import InputBlob
 from chorus.services.run_record import RunRecord, outcome_from_json
-from chorus.services.task_events import NewEvent
+from chorus.services.scheduling.events import NewEvent
 from chorus.store import blobs, event_tails, events, runs
 from chorus.tasks.journal import Fence
 from chorus.tasks.spec import TaskSpec

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
     from chorus.services.blobs.named import NamedBlobs
-    from chorus.services.task_events import TaskEvents
-    from chorus.services.task_store import StoredEvents
+    from chorus.services.scheduling.events import TaskEvents
+    from chorus.services.scheduling.store import StoredEvents
     from chorus.tasks.journal import Entry
     from chorus.tasks.machine import TaskMachine
     from chorus.tasks.state import TaskState

@@ -10,9 +10,9 @@ from unittest import mock
 from twisted.internet.defer import fail
 
 from chorus.protocols.task_messages import Assign, Offer
-from chorus.services import custodies, placement
-from chorus.services.conduct import REST_S
-from chorus.services.offering import OFFER_S, SLOW_S
+from chorus.services.scheduling import custodies, placement
+from chorus.services.scheduling.conduct import REST_S
+from chorus.services.scheduling.offering import OFFER_S, SLOW_S
 from chorus.services.task_streams import TaskChannel
 from chorus.tasks import scoring
 from chorus.tasks.backlog import MAX_PLACING
@@ -370,7 +370,7 @@ class EachStepTest(PlacingCase):
 
     def test_reading_a_specification(self) -> None:
         node = self.world.node("alone", max_tasks=9)
-        with mock.patch("chorus.services.placement.Demand.of", side_effect=Broken):
+        with mock.patch("chorus.services.scheduling.placement.Demand.of", side_effect=Broken):
             bad = self.submit(node, 3)
         good = self.submit(node, 3)
         self.assertEqual({node.state(task) for task in good}, {"running"})

@@ -21,7 +21,7 @@ from chorus.protocols.stream import StreamClosed, StreamReset
 from chorus.services.execution.output import WINDOW, Spool
 from chorus.services.loopback import HIGH_WATER as STREAM_HIGH_WATER
 from chorus.services.loopback import loopback
-from chorus.services.task_events import (
+from chorus.services.scheduling.events import (
     HIGH_WATER,
     MAX_BATCH,
     MAX_EVENT_OUTPUT,

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from chorus.seams import JSON, Redactor, Roles
     from chorus.services.blobs.named import NamedBlobs
     from chorus.services.blobs.service import BlobRef
-    from chorus.services.task_counters import Counters
-    from chorus.services.task_events import TaskEvents
+    from chorus.services.scheduling.counters import Counters
+    from chorus.services.scheduling.events import TaskEvents
     from chorus.tasks.journal import Entry
     from chorus.tasks.machine import TaskMachine
 

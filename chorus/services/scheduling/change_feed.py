@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from chorus.http.ports import Document
     from chorus.seams import JSON
     from chorus.services.blobs.named import NamedBlobs
-    from chorus.services.custodies import Custodies
-    from chorus.services.task_counters import Counters
-    from chorus.services.task_events import TaskEvents
+    from chorus.services.scheduling.counters import Counters
+    from chorus.services.scheduling.custodies import Custodies
+    from chorus.services.scheduling.events import TaskEvents
     from chorus.tasks.machine import TaskMachine
 
 

@@ -17,12 +17,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chorus.errors import ChorusError, UserError
-from chorus.services import offering
-from chorus.services.arrivals import Arrivals, waits
-from chorus.services.board import Agent, Board, Shapes, changes
-from chorus.services.conduct import Conduct
-from chorus.services.offering import Accepted, Declined, Offering
-from chorus.services.wait_notes import WaitNotes
+from chorus.services.scheduling import offering
+from chorus.services.scheduling.arrivals import Arrivals, waits
+from chorus.services.scheduling.board import Agent, Board, Shapes, changes
+from chorus.services.scheduling.conduct import Conduct
+from chorus.services.scheduling.offering import Accepted, Declined, Offering
+from chorus.services.scheduling.wait_notes import WaitNotes
 from chorus.tasks import scoring
 from chorus.tasks.backlog import MAX_PLACING, WAIT_LIMIT_S, WAIT_S, Backlog, Entry, Group, Nobody, Standing
 from chorus.tasks.demand import Demand
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
     from chorus.protocols.task_messages import InputBlob
-    from chorus.services.custody import Custody
-    from chorus.services.task_events import TaskEvents
+    from chorus.services.scheduling.custody import Custody
+    from chorus.services.scheduling.events import TaskEvents
     from chorus.services.task_streams import SchedulerChannel, TaskStreams
     from chorus.tasks.journal import Entry as JournalEntry
     from chorus.tasks.machine import TaskMachine

@@ -19,12 +19,12 @@ from twisted.logger import Logger
 from chorus.errors import UserError
 from chorus.protocols.task_messages import InputBlob
 from chorus.seams import JSON
-from chorus.services import task_documents
 from chorus.services.blobs.named import NamedBlobs
-from chorus.services.change_feed import ChangeFeed
-from chorus.services.custodies import Custodies
-from chorus.services.intake import BlobsHere, Forbidden, Intake, IntakeSettings
-from chorus.services.task_counters import Counters
+from chorus.services.scheduling import documents as task_documents
+from chorus.services.scheduling.change_feed import ChangeFeed
+from chorus.services.scheduling.counters import Counters
+from chorus.services.scheduling.custodies import Custodies
+from chorus.services.scheduling.intake import BlobsHere, Forbidden, Intake, IntakeSettings
 from chorus.tasks import entries
 from chorus.tasks.leases import LEASE_S
 from chorus.tasks.spec import LimitPolicy
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from chorus.http.ports import Document, Subscription, TaskEvent
     from chorus.identity import PeerId
     from chorus.seams import Redactor, Roles
-    from chorus.services.custody import Custody
-    from chorus.services.task_events import TaskEvents
-    from chorus.services.task_store import StoredEvents
+    from chorus.services.scheduling.custody import Custody
+    from chorus.services.scheduling.events import TaskEvents
+    from chorus.services.scheduling.store import StoredEvents
     from chorus.services.task_streams import SchedulerChannel, TaskStreams
     from chorus.tasks.errors import IllegalEntry
     from chorus.tasks.journal import Entry, Journal
@@ -74,7 +74,7 @@ class Elsewhere(Protocol):
 
 
 class Placing(Protocol):
-    """`services/placement.py`: finds agents for what is ready."""
+    """`services/scheduling/placement.py`: finds agents for what is ready."""
 
     def schedule(self) -> None: ...
 

@@ -1,0 +1,1 @@
+"""The tasks of this node: intake, placement, custody, end."""
