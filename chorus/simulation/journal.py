@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred, fail
 
 from chorus.errors import LocalError
 from chorus.simulation.disk import SimDisk
-from chorus.simulation.reactor import SimReactor
+from chorus.simulation.net.reactor import SimReactor
 from chorus.simulation.world import MILLISECOND, SECOND
 from chorus.tasks.journal import Entry, Fence, NoQuorum
 from chorus.tasks.machine import Applied, TaskMachine

@@ -13,7 +13,7 @@ from chorus.simulation.world import MILLISECOND, SECOND, World, nanoseconds
 if TYPE_CHECKING:
     import random
 
-    from chorus.simulation.net import SimNet
+    from chorus.simulation.net.network import SimNet
     from chorus.simulation.node import SimNode
 
 MEAN_BETWEEN: Final = 4.0

@@ -27,8 +27,8 @@ from chorus.services.pubsub.seqno import begin
 from chorus.services.pubsub.service import PubSubService
 from chorus.simulation.clock import NodeClock
 from chorus.simulation.disk import DiskFaults, SimDisk
-from chorus.simulation.net import SimNet
-from chorus.simulation.reactor import SimReactor
+from chorus.simulation.net.network import SimNet
+from chorus.simulation.net.reactor import SimReactor
 from chorus.simulation.security import SeededNoise, plain
 from chorus.simulation.tap import Sink, TappedHost
 from chorus.simulation.world import SECOND, World

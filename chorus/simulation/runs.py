@@ -21,7 +21,7 @@ from chorus.simulation.gossip_watch import GossipWatch
 from chorus.simulation.ledger import LedgerClient
 from chorus.simulation.memory import MemoryWatch
 from chorus.simulation.nemesis import Nemesis
-from chorus.simulation.net import LARGE, SMALL, LinkQuality, SimNet
+from chorus.simulation.net.network import LARGE, SMALL, LinkQuality, SimNet
 from chorus.simulation.node import NodeOptions, SimNode
 from chorus.simulation.observers import ErrorWatch, Judge, Violated
 from chorus.simulation.trace import Trace

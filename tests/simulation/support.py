@@ -10,8 +10,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from chorus.simulation.clock import NodeClock
-from chorus.simulation.net import LARGE, Cutting, LinkQuality, SimNet, everywhere
-from chorus.simulation.reactor import SimReactor
+from chorus.simulation.net.network import LARGE, Cutting, LinkQuality, SimNet, everywhere
+from chorus.simulation.net.reactor import SimReactor
 from chorus.simulation.world import MILLISECOND, World
 
 ADDRESSES = ("10.0.0.1", "10.0.0.2")

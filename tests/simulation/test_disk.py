@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from chorus.simulation.disk import DiskFaults, SimDisk
 from chorus.simulation.journal import FILE, DiskFailed, SimJournal
-from chorus.simulation.reactor import SimReactor
+from chorus.simulation.net.reactor import SimReactor
 from chorus.simulation.world import World
 from chorus.tasks import entries, ids
 from chorus.tasks.journal import Entry, NoQuorum

@@ -33,9 +33,9 @@ from chorus.simulation.disk import DiskFaults, SimDisk
 from chorus.simulation.journal import SimJournal
 from chorus.simulation.ledger import LedgerClient, LedgerWatch
 from chorus.simulation.ledger_clients import LedgerClients
+from chorus.simulation.net.reactor import SimReactor
 from chorus.simulation.node import SimNode
 from chorus.simulation.observers import Judge, Violated
-from chorus.simulation.reactor import SimReactor
 from chorus.simulation.runs import Run, RunFailed
 from chorus.simulation.world import SECOND, World
 from chorus.tasks import entries, ids

@@ -8,7 +8,7 @@ from twisted.internet.task import LoopingCall
 from zope.interface.verify import verifyObject
 
 from chorus.simulation.clock import EPOCH_NS, NodeClock
-from chorus.simulation.reactor import THREAD_MAX, SimReactor
+from chorus.simulation.net.reactor import THREAD_MAX, SimReactor
 from chorus.simulation.world import SECOND, World
 from tests.support import PureTestCase
 

@@ -30,8 +30,8 @@ from chorus.simulation.world import MILLISECOND, SECOND, World
 if TYPE_CHECKING:
     from twisted.internet.protocol import ClientFactory, DatagramProtocol, Factory
 
-    from chorus.simulation.connecting import Port, SimConnector
-    from chorus.simulation.net import SimHost
+    from chorus.simulation.net.connecting import Port, SimConnector
+    from chorus.simulation.net.network import SimHost
 
 TURN: Final = 1_000
 """Nanoseconds of true time until a call without delay happens: one turn of a reactor costs something, so a loop of

@@ -16,18 +16,18 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IHostnameResolver, IHostResolution
 from zope.interface import implementer
 
-from chorus.simulation.connecting import Port, SimConnector
-from chorus.simulation.datagrams import SimUDPPort
+from chorus.simulation.net.connecting import Port, SimConnector
+from chorus.simulation.net.datagrams import SimUDPPort
+from chorus.simulation.net.transport import GIVE_UP, RTO
 from chorus.simulation.trace import Trace
-from chorus.simulation.transport import GIVE_UP, RTO
 from chorus.simulation.world import MILLISECOND, SECOND, World
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IResolutionReceiver
     from twisted.internet.protocol import ClientFactory, DatagramProtocol, Factory
 
-    from chorus.simulation.reactor import SimReactor
-    from chorus.simulation.transport import SimTransport
+    from chorus.simulation.net.reactor import SimReactor
+    from chorus.simulation.net.transport import SimTransport
 
 LARGEST: Final = 64 * 1024
 """Bytes of one segment at most."""

@@ -13,8 +13,8 @@ from zope.interface import implementer
 if TYPE_CHECKING:
     from twisted.internet.protocol import DatagramProtocol
 
-    from chorus.simulation.net import SimHost
-    from chorus.simulation.reactor import SimReactor
+    from chorus.simulation.net.network import SimHost
+    from chorus.simulation.net.reactor import SimReactor
 
 MAX_DATAGRAM: Final = 65507
 """Bytes: IPv4's largest payload of UDP."""

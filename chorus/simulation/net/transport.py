@@ -22,9 +22,9 @@ from chorus.simulation.world import MILLISECOND, SECOND
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IProtocol
 
-    from chorus.simulation.connecting import Port, SimConnector
-    from chorus.simulation.net import Link, SimHost
-    from chorus.simulation.reactor import SimReactor
+    from chorus.simulation.net.connecting import Port, SimConnector
+    from chorus.simulation.net.network import Link, SimHost
+    from chorus.simulation.net.reactor import SimReactor
 
 HIGH_WATER: Final = 64 * 1024
 """Bytes waiting for the window above which a producer is paused: Twisted's own."""

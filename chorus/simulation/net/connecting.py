@@ -11,14 +11,14 @@ from twisted.internet.error import ConnectionRefusedError, TCPTimedOutError
 from twisted.internet.interfaces import IListeningPort
 from zope.interface import implementer
 
-from chorus.simulation.transport import SimTransport
+from chorus.simulation.net.transport import SimTransport
 from chorus.simulation.world import SECOND
 
 if TYPE_CHECKING:
     from twisted.internet.protocol import ClientFactory, Factory
 
-    from chorus.simulation.net import SimHost
-    from chorus.simulation.reactor import SimReactor
+    from chorus.simulation.net.network import SimHost
+    from chorus.simulation.net.reactor import SimReactor
 
 SYN_RETRY: Final = SECOND
 """Nanoseconds until an unanswered SYN is sent again, doubling."""
