@@ -14,8 +14,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from chorus.simulation import gossip_plots, gossip_report, gossip_run
-from chorus.simulation.gossip_scenarios import SCENARIOS
+from chorus.simulation.gossip import plots as gossip_plots
+from chorus.simulation.gossip import report as gossip_report
+from chorus.simulation.gossip import run as gossip_run
+from chorus.simulation.gossip.scenarios import SCENARIOS
 
 PICTURES = {
     "calibration": ("latency", "propagation"),

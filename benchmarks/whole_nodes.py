@@ -13,7 +13,7 @@ import gc
 import time
 
 from chorus.simulation.configuration import Configuration
-from chorus.simulation.gossip_run import memory_mb
+from chorus.simulation.gossip.run import memory_mb
 from chorus.simulation.observers import ErrorWatch
 from chorus.simulation.runs import Run
 

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from chorus.simulation.gossip_scenario import Attack
+    from chorus.simulation.gossip.scenario import Attack
 
 SPREAD: Final = 0.1
 """How far a link's delay is from a single number that was given, to both sides."""
@@ -60,7 +60,7 @@ def delays(text: str) -> tuple[float, float]:
 
 def attack(text: str) -> Attack:
     """Raises `ScenarioError` for what is no attack that can be."""
-    from chorus.simulation.gossip_scenario import Attack
+    from chorus.simulation.gossip.scenario import Attack
 
     found = re.fullmatch(r"([a-z]+):([0-9]{1,9})x([0-9]{1,9})", text)
     if found is None:

@@ -20,8 +20,8 @@ from chorus.client.errors import EXIT_INTERRUPTED, EXIT_TASK_FAILED, EXIT_TERMIN
 
 if TYPE_CHECKING:
     from chorus.client.api import Api
-    from chorus.simulation.gossip_run import Result
-    from chorus.simulation.gossip_scenario import Attack, Scenario, ScenarioError
+    from chorus.simulation.gossip.run import Result
+    from chorus.simulation.gossip.scenario import Attack, Scenario, ScenarioError
 
 MAX_SEED: Final = 2**63 - 1
 SHOWN: Final = (
@@ -136,7 +136,7 @@ def _stopped(how: str, status: int) -> int:
 
 
 def _run(options: Options) -> int:
-    from chorus.simulation.gossip_scenario import ScenarioError
+    from chorus.simulation.gossip.scenario import ScenarioError
 
     if options.list:
         if beside := _beside_list(options):
@@ -163,8 +163,8 @@ def _beside_list(options: Options) -> str:
 
 
 def _list(as_json: bool) -> None:
-    from chorus.simulation.gossip_scenario import ATTACKS
-    from chorus.simulation.gossip_scenarios import SCENARIOS
+    from chorus.simulation.gossip.scenario import ATTACKS
+    from chorus.simulation.gossip.scenarios import SCENARIOS
 
     if as_json:
         show.document({"scenarios": {name: each.summary for name, each in SCENARIOS.items()}, "attackers": ATTACKS})
@@ -179,9 +179,9 @@ def _list(as_json: bool) -> None:
 
 def read(options: Options) -> tuple[Scenario, int]:
     """The scenario with what was said otherwise, and the seed. Raises `ScenarioError` with all mistakes."""
-    from chorus.simulation.gossip_parameters import changed
-    from chorus.simulation.gossip_scenario import ScenarioError
-    from chorus.simulation.gossip_scenarios import SCENARIOS
+    from chorus.simulation.gossip.parameters import changed
+    from chorus.simulation.gossip.scenario import ScenarioError
+    from chorus.simulation.gossip.scenarios import SCENARIOS
 
     reader = _Reader(options)
     base = SCENARIOS.get(options.scenario)
@@ -204,7 +204,7 @@ def _changed(base: Scenario, reader: _Reader) -> Scenario | None:
     """`base` with what the options say; None, and the mistakes are the reader's, where that cannot be."""
     import attrs
 
-    from chorus.simulation.gossip_scenario import MAX_NODES, MIN_NODES, ScenarioError
+    from chorus.simulation.gossip.scenario import MAX_NODES, MIN_NODES, ScenarioError
 
     nodes = reader("nodes", quantities.whole)
     changes: dict[str, Any] = {
@@ -268,7 +268,7 @@ class _Reader:
             return None
 
     def attacks(self) -> tuple[Attack, ...] | None:
-        from chorus.simulation.gossip_scenario import ScenarioError
+        from chorus.simulation.gossip.scenario import ScenarioError
 
         attacks = []
         for text in self.options.attackers or ():
@@ -296,7 +296,8 @@ class _Reader:
 
 def _simulate(scenario: Scenario, seed: int, options: Options) -> int:
     from chorus.client.page_file import PageFile
-    from chorus.simulation import gossip_plots, gossip_run
+    from chorus.simulation.gossip import plots as gossip_plots
+    from chorus.simulation.gossip import run as gossip_run
 
     as_json = bool(getattr(options, "json", False))
     replay = replay_line(options, seed)
@@ -359,14 +360,14 @@ def _version() -> str:
 
 
 def _page(result: Result, replay: str) -> bytes:
-    from chorus.simulation.gossip_report import page
+    from chorus.simulation.gossip.report import page
 
     return page(result, replay, _version()).encode()
 
 
 def _show(result: Result, replay: str) -> None:
-    from chorus.simulation.gossip_numbers import number
-    from chorus.simulation.gossip_report import label
+    from chorus.simulation.gossip.numbers import number
+    from chorus.simulation.gossip.report import label
 
     scenario, figures = result.scenario, result.figures
     print(f"{scenario.name}: {scenario.summary}")

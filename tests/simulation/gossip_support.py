@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from chorus.simulation.gossip_net import GossipNet
-from chorus.simulation.gossip_scenario import Scenario
+from chorus.simulation.gossip.network import GossipNet
+from chorus.simulation.gossip.scenario import Scenario
 
 
 def small(**changes: Any) -> Scenario:

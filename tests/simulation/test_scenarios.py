@@ -7,12 +7,12 @@ from typing import Any
 
 import attrs
 
-from chorus.simulation.gossip_links import LinkParams
-from chorus.simulation.gossip_nodes import HONEST
-from chorus.simulation.gossip_parameters import changed
-from chorus.simulation.gossip_run import Result, simulate
-from chorus.simulation.gossip_scenario import Attack, Scenario, ScenarioError, Wanted
-from chorus.simulation.gossip_scenarios import SCENARIOS
+from chorus.simulation.gossip.links import LinkParams
+from chorus.simulation.gossip.nodes import HONEST
+from chorus.simulation.gossip.parameters import changed
+from chorus.simulation.gossip.run import Result, simulate
+from chorus.simulation.gossip.scenario import Attack, Scenario, ScenarioError, Wanted
+from chorus.simulation.gossip.scenarios import SCENARIOS
 from tests.support import PureTestCase
 
 

@@ -18,8 +18,8 @@ from unittest import mock
 
 from chorus.client import entry
 from chorus.client.main import main
-from chorus.simulation.gossip_plots import ALTERNATIVES
-from chorus.simulation.gossip_scenario import (
+from chorus.simulation.gossip.plots import ALTERNATIVES
+from chorus.simulation.gossip.scenario import (
     MAX_CHURN,
     MAX_DEGREE,
     MAX_DELAY_MS,
@@ -196,7 +196,7 @@ class Command(PureTestCase):
             (closed, "Permission denied"),
         ):
             allowed = mock.patch("os.access", return_value=output != closed)
-            with allowed, mock.patch("chorus.simulation.gossip_run.simulate", side_effect=AssertionError("ran")):
+            with allowed, mock.patch("chorus.simulation.gossip.run.simulate", side_effect=AssertionError("ran")):
                 status, _, err = self.chorus(*QUICK, "-o", str(output))
             self.assertEqual((status, len(err.splitlines())), (2, 1), err)
             self.assertIn(words, err)
@@ -228,7 +228,7 @@ class Command(PureTestCase):
     def test_who_interrupts_it_is_told_that_nothing_was_written(self) -> None:
         output = self.here / "x.html"
         output.write_text("before")
-        with mock.patch("chorus.simulation.gossip_run.simulate", side_effect=KeyboardInterrupt):
+        with mock.patch("chorus.simulation.gossip.run.simulate", side_effect=KeyboardInterrupt):
             status, out, err = self.chorus(*QUICK, "-o", str(output))
         self.assertEqual((status, out, err), (130, "", "chorus: interrupted: no report was written\n"))
         self.assertEqual((os.listdir(self.here), output.read_text()), (["x.html"], "before"))
@@ -241,7 +241,7 @@ class Command(PureTestCase):
             self.assertEqual(len(os.listdir(self.here)), 1, "the page is open")
             os.kill(os.getpid(), signal.SIGTERM)
 
-        with mock.patch("chorus.simulation.gossip_run.simulate", side_effect=killed):
+        with mock.patch("chorus.simulation.gossip.run.simulate", side_effect=killed):
             status, out, err = self.chorus(*QUICK, "-o", str(output))
         self.assertEqual((status, out, err), (143, "", "chorus: ended by SIGTERM: no report was written\n"))
         self.assertEqual(os.listdir(self.here), [])
@@ -365,8 +365,8 @@ class Command(PureTestCase):
         self.assertEqual([round(each, 6) for each in document["scenario"]["links"]["delay_ms"]], [22.5, 27.5])
 
     def test_a_missed_figure_is_exit_status_1(self) -> None:
-        from chorus.simulation import gossip_scenarios
-        from chorus.simulation.gossip_scenario import Scenario, Wanted
+        from chorus.simulation.gossip import scenarios as gossip_scenarios
+        from chorus.simulation.gossip.scenario import Scenario, Wanted
 
         scenario = Scenario(
             name="odd",

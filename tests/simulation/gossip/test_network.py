@@ -14,10 +14,10 @@ import attrs
 
 from chorus.messages.rates import OWN
 from chorus.protocols.gossipsub.events import Frame, Kind, Send
-from chorus.simulation.gossip_attackers import CLASSES, Replaying
-from chorus.simulation.gossip_links import RETRANSMISSION, SEGMENT, Line, LinkParams, Uplink, link
-from chorus.simulation.gossip_nodes import HONEST, TOPIC
-from chorus.simulation.gossip_scenario import ATTACKS, PARAMS, Attack
+from chorus.simulation.gossip.attackers import CLASSES, Replaying
+from chorus.simulation.gossip.links import RETRANSMISSION, SEGMENT, Line, LinkParams, Uplink, link
+from chorus.simulation.gossip.nodes import HONEST, TOPIC
+from chorus.simulation.gossip.scenario import ATTACKS, PARAMS, Attack
 from chorus.simulation.world import MILLISECOND, SECOND, World
 from tests.simulation.gossip_support import ran, shared
 from tests.support import PureTestCase
@@ -169,8 +169,8 @@ class Honest(PureTestCase):
     def test_the_same_seed_gives_the_same_run_whatever_the_interpreters_hash_seed(self) -> None:
         program = (
             "from tests.simulation.gossip_support import ran, shared\n"
-            "from chorus.simulation.gossip_links import LinkParams\n"
-            "from chorus.simulation.gossip_scenario import ATTACKS, Attack\n"
+            "from chorus.simulation.gossip.links import LinkParams\n"
+            "from chorus.simulation.gossip.scenario import ATTACKS, Attack\n"
             "net = ran(3, nodes=30, churn=1.0, links=LinkParams(loss=0.02), seconds=15.0,"
             " attacks=tuple(Attack(kind, 1, 10) for kind in ATTACKS if kind != 'flooding'))\n"
             "print(net.trace.hexdigest(), net.trace.entries, net.world.events)\n"

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from chorus.simulation.gossip_measures import Spread
-    from chorus.simulation.gossip_run import Result
+    from chorus.simulation.gossip.measures import Spread
+    from chorus.simulation.gossip.run import Result
 
 SIZE: Final = (7.2, 4.0)
 """Inches."""

@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import attrs
 
-from chorus.simulation.gossip_measures import MAX_HOPS, Sample, percentile
-from chorus.simulation.gossip_net import GossipNet, Progress
-from chorus.simulation.gossip_nodes import HONEST
-from chorus.simulation.gossip_parameters import parameters
-from chorus.simulation.gossip_scenario import Scenario
+from chorus.simulation.gossip.measures import MAX_HOPS, Sample, percentile
+from chorus.simulation.gossip.network import GossipNet, Progress
+from chorus.simulation.gossip.nodes import HONEST
+from chorus.simulation.gossip.parameters import parameters
+from chorus.simulation.gossip.scenario import Scenario
 from chorus.simulation.world import MILLISECOND
 
 QUANTILES: Final = 1000

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from chorus.simulation import gossip_plots
-from chorus.simulation.gossip_net import GossipNet
-from chorus.simulation.gossip_run import Result, result
-from chorus.simulation.gossip_scenario import ATTACKS, Attack
-from chorus.simulation.gossip_scenarios import LOST, SCENARIOS
+from chorus.simulation.gossip import plots as gossip_plots
+from chorus.simulation.gossip.network import GossipNet
+from chorus.simulation.gossip.run import Result, result
+from chorus.simulation.gossip.scenario import ATTACKS, Attack
+from chorus.simulation.gossip.scenarios import LOST, SCENARIOS
 from tests.simulation.gossip_support import small
 from tests.support import PureTestCase
 

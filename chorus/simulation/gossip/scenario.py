@@ -10,8 +10,8 @@ import attrs
 from chorus.errors import UserError
 from chorus.protocols.gossipsub.params import GossipParams
 from chorus.protocols.gossipsub.score_params import ScoreParams
-from chorus.simulation.gossip_links import LinkParams
-from chorus.simulation.gossip_numbers import exact
+from chorus.simulation.gossip.links import LinkParams
+from chorus.simulation.gossip.numbers import exact
 
 MAX_NODES: Final = 20_000
 """Honest nodes; each takes about 80 kB."""

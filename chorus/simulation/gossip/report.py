@@ -6,12 +6,12 @@ import base64
 from html import escape
 from typing import TYPE_CHECKING, Final
 
-from chorus.simulation.gossip_numbers import number
-from chorus.simulation.gossip_parameters import parameters
-from chorus.simulation.gossip_plots import ALTERNATIVES, PLOTS, picture
+from chorus.simulation.gossip.numbers import number
+from chorus.simulation.gossip.parameters import parameters
+from chorus.simulation.gossip.plots import ALTERNATIVES, PLOTS, picture
 
 if TYPE_CHECKING:
-    from chorus.simulation.gossip_run import Result
+    from chorus.simulation.gossip.run import Result
 
 LABELS: Final = {
     "p50_ms": "latency, median (ms)",

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from chorus.simulation.gossip_numbers import exact
+from chorus.simulation.gossip.numbers import exact
 
 if TYPE_CHECKING:
-    from chorus.simulation.gossip_scenario import Scenario
+    from chorus.simulation.gossip.scenario import Scenario
 
 JSONValue = float | bool | str | list[float] | list[str] | None
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Final, cast
 
 from chorus.protocols.gossipsub.events import Frame, Kind, Send
 from chorus.protocols.gossipsub.rpc import Prune
-from chorus.simulation.gossip_nodes import TOPIC, Node, RouterNode
-from chorus.simulation.objects import ObjectFrame, RawMessage, make_message
+from chorus.simulation.gossip.nodes import TOPIC, Node, RouterNode
+from chorus.simulation.gossip.objects import ObjectFrame, RawMessage, make_message
 from chorus.simulation.world import MILLISECOND, SECOND, nanoseconds
 
 if TYPE_CHECKING:
-    from chorus.simulation.gossip_links import Line
-    from chorus.simulation.gossip_net import GossipNet
+    from chorus.simulation.gossip.links import Line
+    from chorus.simulation.gossip.network import GossipNet
 
 DEFAULT_BACKOFF: Final = 60
 """Seconds, where a PRUNE names none."""

@@ -13,7 +13,7 @@ from chorus.protocols.gossipsub.ids import publisher_id
 from chorus.protocols.gossipsub.params import MAX_RPC
 from chorus.protocols.gossipsub.rpc import RPC, Exchanged, MessageError, MessageTooLarge, Prune
 from chorus.protocols.gossipsub.sign import Signer
-from chorus.simulation.objects import ObjectCodec, ObjectFrame, make_message, object_codec, signer, verify
+from chorus.simulation.gossip.objects import ObjectCodec, ObjectFrame, make_message, object_codec, signer, verify
 from tests.support import PureTestCase
 
 WIRE = cast("Codec", gossip_rpc)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from chorus.simulation.gossip_nodes import HONEST, TOPIC
+from chorus.simulation.gossip.nodes import HONEST, TOPIC
 from chorus.simulation.world import MILLISECOND, SECOND
 
 if TYPE_CHECKING:
     from chorus.protocols.gossipsub.events import Delivery
-    from chorus.simulation.gossip_nodes import RouterNode
+    from chorus.simulation.gossip.nodes import RouterNode
     from chorus.simulation.trace import Trace
 
 STAYS: Final = 10 * SECOND

@@ -11,12 +11,12 @@ from functools import partial
 from typing import Final
 
 from chorus.protocols.gossip import GossipRouter
-from chorus.simulation.gossip_attackers import CLASSES
-from chorus.simulation.gossip_links import Uplink, link, quiet_after
-from chorus.simulation.gossip_measures import Measures
-from chorus.simulation.gossip_nodes import HONEST, STARTUP, Node, RouterNode, peer_id
-from chorus.simulation.gossip_scenario import Scenario
-from chorus.simulation.objects import object_codec, signer, verify
+from chorus.simulation.gossip.attackers import CLASSES
+from chorus.simulation.gossip.links import Uplink, link, quiet_after
+from chorus.simulation.gossip.measures import Measures
+from chorus.simulation.gossip.nodes import HONEST, STARTUP, Node, RouterNode, peer_id
+from chorus.simulation.gossip.objects import object_codec, signer, verify
+from chorus.simulation.gossip.scenario import Scenario
 from chorus.simulation.trace import Trace
 from chorus.simulation.world import MILLISECOND, SECOND, World, nanoseconds
 

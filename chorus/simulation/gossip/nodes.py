@@ -15,8 +15,8 @@ from chorus.simulation.world import SECOND, nanoseconds
 
 if TYPE_CHECKING:
     from chorus.protocols.gossip import GossipRouter
-    from chorus.simulation.gossip_links import Line, Uplink
-    from chorus.simulation.gossip_net import GossipNet
+    from chorus.simulation.gossip.links import Line, Uplink
+    from chorus.simulation.gossip.network import GossipNet
 
 TOPIC: Final = "chorus/coordination/v1"
 HONEST: Final = "honest"

@@ -9,8 +9,8 @@ from typing import Final
 
 import attrs
 
-from chorus.simulation.gossip_links import LinkParams
-from chorus.simulation.gossip_scenario import PARAMS, Attack, Scenario, Wanted
+from chorus.simulation.gossip.links import LinkParams
+from chorus.simulation.gossip.scenario import PARAMS, Attack, Scenario, Wanted
 
 ALL: Final = Wanted("delivered_percent", low=100)
 ONCE: Final = Wanted("delivered_twice", high=0)

@@ -1,0 +1,1 @@
+"""Scenarios of pub/sub with hundreds of nodes."""
