@@ -14,7 +14,7 @@ import time
 
 from chorus.simulation.configuration import Configuration
 from chorus.simulation.gossip.run import memory_mb
-from chorus.simulation.observers import ErrorWatch
+from chorus.simulation.invariants.observers import ErrorWatch
 from chorus.simulation.runs import Run
 
 

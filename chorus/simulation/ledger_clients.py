@@ -16,10 +16,10 @@ from twisted.python.failure import Failure
 
 from chorus.errors import ChorusError
 from chorus.simulation.clock import BILLION
+from chorus.simulation.invariants.observers import Judge
 from chorus.simulation.journal import DiskFailed, SimJournal
 from chorus.simulation.ledger_spec import ASSIGNED, NOTHING, Assign, Complete, Read, Release, Submit, Task, step
 from chorus.simulation.linearizability import UNKNOWN, Operation, Undecided, linearizable
-from chorus.simulation.observers import Judge
 from chorus.tasks import entries, ids
 from chorus.tasks.journal import Entry, Fence, NoQuorum
 from chorus.tasks.machine import TaskMachine

@@ -15,15 +15,15 @@ from chorus.protocols.gossipsub.params import GossipParams
 from chorus.simulation import byzantine
 from chorus.simulation.byzantine import ByzantineNode
 from chorus.simulation.configuration import Configuration
-from chorus.simulation.gossip_idle import IdleWatch
-from chorus.simulation.gossip_scores import ScoreWatch
-from chorus.simulation.gossip_watch import GossipWatch
+from chorus.simulation.invariants.idle import IdleWatch
+from chorus.simulation.invariants.memory import MemoryWatch
+from chorus.simulation.invariants.messages import GossipWatch
+from chorus.simulation.invariants.observers import ErrorWatch, Judge, Violated
+from chorus.simulation.invariants.scores import ScoreWatch
 from chorus.simulation.ledger import LedgerClient
-from chorus.simulation.memory import MemoryWatch
 from chorus.simulation.nemesis import Nemesis
 from chorus.simulation.net.network import LARGE, SMALL, LinkQuality, SimNet
 from chorus.simulation.node import NodeOptions, SimNode
-from chorus.simulation.observers import ErrorWatch, Judge, Violated
 from chorus.simulation.trace import Trace
 from chorus.simulation.traffic import Conversation, StreamTraffic, check_buffers, check_stopped
 from chorus.simulation.world import MILLISECOND, SECOND, World

@@ -15,8 +15,8 @@ from chorus.errors import ChorusError
 from chorus.protocols.connection.shell import ConnectionProtocol
 from chorus.protocols.stream import ProtocolOptions, Stream, StreamClosed
 from chorus.protocols.yamux.frames import YamuxLimits
-from chorus.simulation.gossip_watch import GossipWatch
-from chorus.simulation.observers import Judge
+from chorus.simulation.invariants.messages import GossipWatch
+from chorus.simulation.invariants.observers import Judge
 from chorus.simulation.world import SECOND, World
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from chorus.protocols.gossipsub.score import WITNESSES
-from chorus.simulation.observers import Judge
+from chorus.simulation.invariants.observers import Judge
 from chorus.simulation.world import SECOND
 
 if TYPE_CHECKING:

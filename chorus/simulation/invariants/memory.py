@@ -14,7 +14,7 @@ from chorus.protocols.gossipsub import queue as gossip_queue
 from chorus.protocols.gossipsub import score as gossip_score
 from chorus.protocols.gossipsub import score_stats as gossip_score_stats
 from chorus.protocols.gossipsub.events import Held
-from chorus.simulation.observers import Judge
+from chorus.simulation.invariants.observers import Judge
 
 if TYPE_CHECKING:
     from chorus.simulation.node import SimNode

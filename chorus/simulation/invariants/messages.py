@@ -16,8 +16,8 @@ from chorus.protocols.delimited import DelimitedDecoder
 from chorus.protocols.gossipsub.params import MAX_RPC
 from chorus.protocols.proto import rpc_pb2 as pb
 from chorus.simulation.byzantine import EQUIVOCAL
-from chorus.simulation.gossip_idle import IdleWatch
-from chorus.simulation.observers import Judge
+from chorus.simulation.invariants.idle import IdleWatch
+from chorus.simulation.invariants.observers import Judge
 from chorus.simulation.tap import Sink
 from chorus.simulation.world import SECOND
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from chorus.simulation.observers import Judge
+from chorus.simulation.invariants.observers import Judge
 
 if TYPE_CHECKING:
     from chorus.simulation.node import SimNode
