@@ -20,7 +20,7 @@ from chorus.simulation.invariants.memory import MemoryWatch
 from chorus.simulation.invariants.messages import GossipWatch
 from chorus.simulation.invariants.observers import ErrorWatch, Judge, Violated
 from chorus.simulation.invariants.scores import ScoreWatch
-from chorus.simulation.ledger import LedgerClient
+from chorus.simulation.ledger.ledger import LedgerClient
 from chorus.simulation.nemesis import Nemesis
 from chorus.simulation.net.network import LARGE, SMALL, LinkQuality, SimNet
 from chorus.simulation.node import NodeOptions, SimNode

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chorus.simulation.disk import DiskFaults, SimDisk
-from chorus.simulation.journal import FILE, DiskFailed, SimJournal
+from chorus.simulation.ledger.journal import FILE, DiskFailed, SimJournal
 from chorus.simulation.net.reactor import SimReactor
 from chorus.simulation.world import World
 from chorus.tasks import entries, ids

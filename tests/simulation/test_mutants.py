@@ -25,16 +25,17 @@ from chorus.protocols.stream import ProtocolOptions
 from chorus.protocols.yamux.frames import YamuxLimits
 from chorus.protocols.yamux.stream import YamuxStream
 from chorus.services.pubsub.link import Outbound
-from chorus.simulation import journal, runs, traffic
 from chorus.simulation import node as nodes
+from chorus.simulation import runs, traffic
 from chorus.simulation.byzantine import Attacker, ByzantineNode, Flooding, Mutating, Relaying, Replaying
 from chorus.simulation.configuration import Configuration
 from chorus.simulation.disk import DiskFaults, SimDisk
 from chorus.simulation.invariants import memory
 from chorus.simulation.invariants.observers import Judge, Violated
-from chorus.simulation.journal import SimJournal
-from chorus.simulation.ledger import LedgerClient, LedgerWatch
-from chorus.simulation.ledger_clients import LedgerClients
+from chorus.simulation.ledger import journal
+from chorus.simulation.ledger.clients import LedgerClients
+from chorus.simulation.ledger.journal import SimJournal
+from chorus.simulation.ledger.ledger import LedgerClient, LedgerWatch
 from chorus.simulation.net.reactor import SimReactor
 from chorus.simulation.node import SimNode
 from chorus.simulation.runs import Run, RunFailed

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import attrs
 
-from chorus.simulation.linearizability import UNKNOWN, Unknown
+from chorus.simulation.ledger.linearizability import UNKNOWN, Unknown
 from chorus.tasks.journal import Fence
 
 SUBMITTED: Final = "submitted"

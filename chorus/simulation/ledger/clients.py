@@ -17,9 +17,9 @@ from twisted.python.failure import Failure
 from chorus.errors import ChorusError
 from chorus.simulation.clock import BILLION
 from chorus.simulation.invariants.observers import Judge
-from chorus.simulation.journal import DiskFailed, SimJournal
-from chorus.simulation.ledger_spec import ASSIGNED, NOTHING, Assign, Complete, Read, Release, Submit, Task, step
-from chorus.simulation.linearizability import UNKNOWN, Operation, Undecided, linearizable
+from chorus.simulation.ledger.journal import DiskFailed, SimJournal
+from chorus.simulation.ledger.linearizability import UNKNOWN, Operation, Undecided, linearizable
+from chorus.simulation.ledger.spec import ASSIGNED, NOTHING, Assign, Complete, Read, Release, Submit, Task, step
 from chorus.tasks import entries, ids
 from chorus.tasks.journal import Entry, Fence, NoQuorum
 from chorus.tasks.machine import TaskMachine

@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chorus.simulation.ledger_spec import NOTHING, Assign, Complete, Read, Release, Submit, Task, step
-from chorus.simulation.linearizability import MAX_CONCURRENT, UNKNOWN, Operation, Undecided, linearizable, width
+from chorus.simulation.ledger.linearizability import MAX_CONCURRENT, UNKNOWN, Operation, Undecided, linearizable, width
+from chorus.simulation.ledger.spec import NOTHING, Assign, Complete, Read, Release, Submit, Task, step
 from chorus.tasks.journal import Fence
 from tests.support import PureTestCase
 

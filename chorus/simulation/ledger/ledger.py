@@ -16,8 +16,8 @@ from twisted.python.failure import Failure
 from chorus.errors import ChorusError
 from chorus.simulation.clock import BILLION
 from chorus.simulation.invariants.observers import Judge
-from chorus.simulation.journal import FILE, DiskFailed, SimJournal
-from chorus.simulation.ledger_clients import LedgerClients
+from chorus.simulation.ledger.clients import LedgerClients
+from chorus.simulation.ledger.journal import FILE, DiskFailed, SimJournal
 from chorus.tasks import entries, ids
 from chorus.tasks.journal import Entry, Fence
 from chorus.tasks.outcomes import MAX_ASSIGNMENTS

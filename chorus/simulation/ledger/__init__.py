@@ -1,0 +1,1 @@
+"""The model of the replicated ledger and its checkers."""
