@@ -6,9 +6,8 @@ import re
 from typing import Any
 
 from chorus.http.tasks import STATES
-from chorus.sandbox import languages
 from chorus.sandbox.contract import Limits, Reason
-from chorus.tasks import ids, spec
+from chorus.tasks import ids, languages, spec
 
 Schema = dict[str, Any]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from chorus.sandbox import languages
+from chorus.tasks import languages
 
 if TYPE_CHECKING:
     from chorus.sandbox.contract import Limits

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, cast
 import attrs
 
 from chorus import strictjson
-from chorus.sandbox import languages
 from chorus.sandbox.contract import Limits
-from chorus.tasks import ids
+from chorus.tasks import ids, languages
 from chorus.tasks.fields import (
     SpecError,
     as_integer,

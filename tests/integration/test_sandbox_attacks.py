@@ -17,7 +17,7 @@ from chorus.sandbox.bubblewrap.backend import Bubblewrap
 from chorus.sandbox.contract import Limits, Reason, RunResult
 from chorus.sandbox.docker.backend import Docker
 from chorus.sandbox.docker.engine import Engine
-from chorus.sandbox.languages import ImageMap
+from chorus.tasks.languages import ImageMap
 from tests.sandbox.support import IMAGE, Recorder, SandboxCase, no_bubblewrap, no_docker, python, shell
 
 AGENT = f"agent-attacked-{os.getpid()}"

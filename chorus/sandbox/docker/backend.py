@@ -24,8 +24,8 @@ from chorus.sandbox.docker.warm import WarmPool
 from chorus.sandbox.files import volumes, workspace
 from chorus.sandbox.files.volumes import Volume
 from chorus.sandbox.files.workspace import Box
-from chorus.sandbox.languages import ImageMap
 from chorus.sandbox.workers import TimedOut, Workers
+from chorus.tasks.languages import ImageMap
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime

@@ -24,8 +24,8 @@ from chorus.sandbox.docker.spec import FIRST_UID, Users, cap_file, container, ex
 from chorus.sandbox.files import volumes, workspace
 from chorus.sandbox.files.volumes import Enforcement, Volume
 from chorus.sandbox.files.workspace import Box
-from chorus.sandbox.languages import ImageMap
 from chorus.sandbox.uids import Uid, Uids
+from chorus.tasks.languages import ImageMap
 
 READY_S = 20.0
 """How long a started container may take to open its pipes."""

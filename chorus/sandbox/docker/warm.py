@@ -16,8 +16,8 @@ from chorus.sandbox.contract import Limits
 from chorus.sandbox.docker.box import Contained
 from chorus.sandbox.docker.run import CONTAINER_S, PROBE_S
 from chorus.sandbox.files.workspace import Box
-from chorus.sandbox.languages import LANGUAGES
 from chorus.sandbox.workers import TimedOut
+from chorus.tasks.languages import LANGUAGES
 
 if TYPE_CHECKING:
     from chorus.sandbox.docker.backend import Docker

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from chorus.errors import ChorusError
 from chorus.protocols.task_messages import FETCHING, Message, Progress
-from chorus.sandbox import languages
 from chorus.sandbox.contract import Job, SandboxUnavailable
+from chorus.tasks import languages
 
 if TYPE_CHECKING:
     from chorus.services.execution.workplace import Workplace

@@ -30,8 +30,8 @@ from chorus.sandbox.contract import (
     SandboxUnavailable,
 )
 from chorus.sandbox.files import volumes
-from chorus.sandbox.languages import LANGUAGES, ImageMap
 from chorus.sandbox.selection import ORDER, Mode, choose
+from chorus.tasks.languages import LANGUAGES, ImageMap
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime

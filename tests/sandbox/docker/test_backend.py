@@ -25,8 +25,8 @@ from chorus.sandbox.docker.engine import Engine
 from chorus.sandbox.docker.seccomp import profile
 from chorus.sandbox.docker.spec import FIRST_UID, Users, cap_file, container, execution, labels, resources
 from chorus.sandbox.files.workspace import Box
-from chorus.sandbox.languages import ImageMap
 from chorus.sandbox.uids import TASK_UIDS
+from chorus.tasks.languages import ImageMap
 from tests.sandbox.contract import ContractTests
 from tests.sandbox.support import IMAGE, Recorder, SandboxCase, child, import_path, no_docker, python, shell
 from tests.support import PureTestCase
@@ -290,7 +290,7 @@ class Restart(DockerCase):
             "from twisted.internet import reactor\n"
             "from pathlib import Path\n"
             "from chorus.sandbox.docker.backend import Docker\n"
-            "from chorus.sandbox.languages import ImageMap\n"
+            "from chorus.tasks.languages import ImageMap\n"
             "from tests.sandbox.support import shell, IMAGE\n"
             "def sink(stream, offset, data):\n"
             "    os.kill(os.getpid(), 9)\n"

@@ -17,9 +17,9 @@ from chorus.sandbox.contract import (
     RunResult,
     SandboxUnavailable,
 )
-from chorus.sandbox.languages import ImageMap
 from chorus.sandbox.selection import Mode
 from chorus.services.execution.sandbox import PROBE_INTERVAL_S, SandboxService, clean_scratch
+from chorus.tasks.languages import ImageMap
 from tests.sandbox.support import shell
 from tests.support import PureTestCase
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chorus.sandbox.languages import LANGUAGES, Detected, ImageMap, canonical, detect
+from chorus.tasks.languages import LANGUAGES, Detected, ImageMap, canonical, detect
 from tests.support import PureTestCase
 
 
