@@ -1,7 +1,7 @@
-"""What a protocol on top of the connection sees: streams, connections and the host.
+"""Streams, connections and the host, as a protocol on top of a connection sees them.
 
-These are interfaces. `protocols/connection/shell.py` implements `Stream` and `Connection`, `services/p2p/host.py` implements
-`Host`; tests and the simulation give their own. Peer ids travel as `chorus.identity.PeerId`.
+These are interfaces. `protocols/connection/shell.py` implements `Stream` and `Connection`, `services/p2p/host.py`
+implements `Host`; tests and the simulation give their own. Peer ids travel as `chorus.identity.PeerId`.
 """
 
 from __future__ import annotations

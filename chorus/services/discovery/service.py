@@ -1,7 +1,8 @@
-"""Finding members and staying connected: contacts, remembered members, mDNS, /chorus/peers/1.0.0 (spec/cluster.md).
+"""Finds members and stays connected: contacts, remembered members, mDNS, /chorus/peers/1.0.0 (spec/cluster.md).
 
-Every peer worth a connection is a target of `services/discovery/bootstrap.py`; one timer dials those that are due. Members that
-were admitted once are remembered across restarts in `peers.json`, which is a hint and no truth: damaged, it is ignored.
+Every peer worth a connection is a target of `services/discovery/bootstrap.py`; one timer dials those that are due.
+Members that were admitted once are remembered across restarts in `peers.json`, which is a hint and no truth: damaged,
+it is ignored.
 """
 
 from __future__ import annotations

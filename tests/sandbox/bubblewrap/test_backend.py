@@ -351,7 +351,7 @@ class OrdinaryUser(SandboxCase):
         folder = self.scratch()
         folder.chmod(0o777)
         names = [f"tests.sandbox.bubblewrap.test_backend.Real.{name}" for name in AS_NOBODY]
-        names += [f"tests.sandbox.test_files.Volumes.{name}" for name in FILES_AS_NOBODY]
+        names += [f"tests.sandbox.files.test_files.Volumes.{name}" for name in FILES_AS_NOBODY]
         names += [f"tests.sandbox.bubblewrap.test_isolation.Leftovers.{name}" for name in LEFTOVERS_AS_NOBODY]
         env = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "PYTHONPATH": import_path(), "TMPDIR": str(folder)}
         env["HOME"] = str(folder)

@@ -31,7 +31,7 @@ from tests.sandbox.contract import ContractTests
 from tests.sandbox.support import IMAGE, Recorder, SandboxCase, child, import_path, no_docker, python, shell
 from tests.support import PureTestCase
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HOST = os.environ.get("CHORUS_TEST_DOCKER_HOST", "")
 DEFAULTS = Limits(disk_mb=64, memory_mb=256, pids=64)
 IMAGES = ImageMap({"base": IMAGE})

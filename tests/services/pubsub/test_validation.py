@@ -235,7 +235,7 @@ class View(ServiceCase):
     def test_what_it_shows_is_explained(self) -> None:
         one, *_ = self.pair(TOPIC)
         document = pubsub_document(one.pubsub)
-        page = (Path(__file__).resolve().parents[2] / "docs/api.md").read_text()
+        page = (Path(__file__).resolve().parents[3] / "docs/api.md").read_text()
         for name, after in (("thresholds", "`counters` count"), ("counters", "## Errors")):
             text = page[page.index(f"`{name}` ", page.index("`thresholds` of")) : page.index(after)]
             rows = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)

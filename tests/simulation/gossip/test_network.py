@@ -22,7 +22,7 @@ from chorus.simulation.world import MILLISECOND, SECOND, World
 from tests.simulation.gossip_support import ran, shared
 from tests.support import PureTestCase
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def send(text: bytes) -> list[Send]:
