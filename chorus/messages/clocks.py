@@ -9,6 +9,8 @@ from typing import Final
 
 import attrs
 
+from chorus.bounded import Bounded
+
 MAX_CLOCKS: Final = 64
 """Members noted at once; the one that was heard longest ago goes first. Where there are more, it is our own clock."""
 NOTED_S: Final = 600.0
@@ -29,14 +31,12 @@ class Clocks:
     """`now` is this node's boot clock, in seconds."""
 
     def __init__(self) -> None:
-        self._clocks: dict[str, _Clock] = {}
+        self._clocks: Bounded[str, _Clock] = Bounded(MAX_CLOCKS)
 
     def ignored(self, peer: str, ahead: float, now: float) -> None:
         """A message was not heard for its time."""
-        found = self._clocks.pop(peer, None)
-        if found is None and len(self._clocks) >= MAX_CLOCKS:
-            del self._clocks[next(iter(self._clocks))]
-        self._clocks[peer] = _Clock(ahead, 1 if found is None else found.ignored + 1, now)
+        found = self._clocks.get(peer)
+        self._clocks.put(peer, _Clock(ahead, 1 if found is None else found.ignored + 1, now))
 
     def heard(self, peer: str) -> None:
         """A message was: the clocks agree again."""
@@ -44,7 +44,8 @@ class Clocks:
 
     def line(self, now: float) -> str | None:
         """What is wrong, whose messages and how many; None while nothing is."""
-        self._clocks = {peer: clock for peer, clock in self._clocks.items() if now - clock.last <= NOTED_S}
+        for peer in [peer for peer, clock in self._clocks.items() if now - clock.last > NOTED_S]:
+            del self._clocks[peer]
         if not self._clocks:
             return None
         latest = [f"{peer} {_apart(clock.ahead)}" for peer, clock in reversed(self._clocks.items())]

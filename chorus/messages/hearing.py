@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 from typing import Final
 
+from chorus.bounded import Bounded
 from chorus.messages.rates import NEWCOMERS, OWN, RELAYED, THROUGH_OTHERS, Buckets, Usage
 
 MAX_AUTHORS: Final = 16384
@@ -38,7 +39,7 @@ class Hearing:
         self._newcomers = Buckets(NEWCOMERS)
         self._usage = Usage()
         """Of publishers, by what others pass on of theirs."""
-        self._authors: dict[bytes, None] = {}
+        self._authors: Bounded[bytes, None] = Bounded(MAX_AUTHORS)
         """Publishers that are not connected and were let in, the one heard longest ago first."""
 
     def room(self, author: bytes, source: bytes, tokens: int, now: float, *, connected: bool) -> Room:
@@ -67,11 +68,9 @@ class Hearing:
         self._usage.add(author, now, tokens)
         if connected:
             return
-        if self._authors.pop(author, ...) is ...:
+        if author not in self._authors:
             self._newcomers.spend(source, now)
-        self._authors[author] = None
-        if len(self._authors) > MAX_AUTHORS:
-            del self._authors[next(iter(self._authors))]
+        self._authors.put(author, None)
 
     def own(self, author: bytes, now: float) -> float:
         """How much a publisher may still say itself; below 0, what is held against it."""

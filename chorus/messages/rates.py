@@ -8,6 +8,8 @@ from typing import Final
 
 import attrs
 
+from chorus.bounded import Bounded
+
 MAX_PEERS: Final = 16384
 """Buckets of one kind; the one used longest ago leaves first."""
 
@@ -58,7 +60,7 @@ class Buckets:
 
     def __init__(self, rate: Rate) -> None:
         self.rate = rate
-        self._levels: dict[bytes, tuple[float, float]] = {}
+        self._levels: Bounded[bytes, tuple[float, float]] = Bounded(MAX_PEERS)
         """Peer → tokens left, and when that was."""
 
     def __len__(self) -> int:
@@ -75,10 +77,7 @@ class Buckets:
         level = self.level(peer, now)
         left = level - tokens
         kept = left if left >= 0 else max(-self.rate.depth, left) if self.rate.depth else level
-        self._levels.pop(peer, None)
-        self._levels[peer] = (kept, now)
-        if len(self._levels) > MAX_PEERS:
-            del self._levels[next(iter(self._levels))]
+        self._levels.put(peer, (kept, now))
         return left
 
 
@@ -88,7 +87,7 @@ class Usage:
     __slots__ = ("_used",)
 
     def __init__(self) -> None:
-        self._used: dict[bytes, tuple[float, float]] = {}
+        self._used: Bounded[bytes, tuple[float, float]] = Bounded(MAX_PEERS)
         """Publisher → tokens, and when that was."""
 
     def __len__(self) -> int:
@@ -99,8 +98,4 @@ class Usage:
         return used * exp((at - now) / SHARE_MEMORY)
 
     def add(self, publisher: bytes, now: float, tokens: float) -> None:
-        used = self.of(publisher, now) + tokens
-        self._used.pop(publisher, None)
-        self._used[publisher] = (used, now)
-        if len(self._used) > MAX_PEERS:
-            del self._used[next(iter(self._used))]
+        self._used.put(publisher, (self.of(publisher, now) + tokens, now))

@@ -16,11 +16,12 @@ connection that the proof is bound to. `certificate` has its place and is ignore
 from __future__ import annotations
 
 import hmac
-from collections import OrderedDict
 
 import attrs
 from google.protobuf.message import DecodeError
 
+from chorus.backoff import Backoff
+from chorus.bounded import Bounded
 from chorus.errors import PeerError
 from chorus.identity import PeerId
 from chorus.multiformats import varint
@@ -133,19 +134,19 @@ class Exchange:
         return proof(self.secret, DIALER if self.dialer else LISTENER, self.handshake_hash, self.own, self.other)
 
 
+_SLOW = Backoff(SLOW_FIRST, SLOW_MAX)
+
+
 def slowness(failures: int) -> float:
     """Seconds that an address with that many recent failures waits before its next proof is looked at."""
-    if failures < SLOW_AFTER:
-        return 0.0
-    return min(SLOW_MAX, SLOW_FIRST * 2.0 ** min(failures - SLOW_AFTER, 32))
+    return _SLOW.ceiling(failures - SLOW_AFTER + 1)
 
 
 class Failures:
     """Recent failures per address, bounded in addresses and in time. `now` in seconds."""
 
     def __init__(self, *, kept: int = FAILURES_KEPT) -> None:
-        self._kept = kept
-        self._counts: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._counts: Bounded[str, tuple[int, float]] = Bounded(kept)
 
     def __len__(self) -> int:
         return len(self._counts)
@@ -153,10 +154,7 @@ class Failures:
     def record(self, address: str, now: float) -> int:
         """Count one more; returns how many there are."""
         count = self.count(address, now) + 1
-        self._counts[address] = (count, now)
-        self._counts.move_to_end(address)
-        if len(self._counts) > self._kept:
-            self._counts.popitem(last=False)
+        self._counts.put(address, (count, now))
         return count
 
     def count(self, address: str, now: float) -> int:

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 import attrs
 
+from chorus.backoff import Backoff
+from chorus.bounded import Bounded
 from chorus.errors import LocalError
 from chorus.identity import PeerId
 from chorus.multiformats.multiaddr import Multiaddr
@@ -41,13 +43,13 @@ class DialError(LocalError):
         super().__init__(f"cannot reach {peer or 'the peer'}: {tried}")
 
 
+_BACKOFF = Backoff(BACKOFF_BASE, BACKOFF_MAX, low=0.5)
+
+
 def backoff(failures: int, rng: random.Random) -> float:
     """Seconds before an address that failed `failures` times in a row is worth another dial: doubling from 0.5 s
     to 30 s, then anything between half of that and all of it."""
-    if failures <= 0:
-        return 0.0
-    ceiling = min(BACKOFF_MAX, BACKOFF_BASE * 2.0 ** min(failures - 1, 32))
-    return ceiling * (0.5 + rng.random() / 2)
+    return _BACKOFF.delay(failures, rng) if failures > 0 else 0.0
 
 
 @attrs.define
@@ -61,8 +63,7 @@ class Backoffs:
 
     def __init__(self, rng: random.Random, *, kept: int = BACKOFF_KEPT) -> None:
         self._rng = rng
-        self._kept = kept
-        self._failing: dict[tuple[PeerId | None, Multiaddr], _Failing] = {}
+        self._failing: Bounded[tuple[PeerId | None, Multiaddr], _Failing] = Bounded(kept)
 
     def __len__(self) -> int:
         return len(self._failing)
@@ -70,12 +71,10 @@ class Backoffs:
     def failed(self, peer: PeerId | None, address: Multiaddr, now: float) -> float:
         """Count a failure; returns when the address may be dialled again."""
         key = (peer, address)
-        failing = self._failing.pop(key, None) or _Failing(0, 0.0)
+        failing = self._failing.get(key) or _Failing(0, 0.0)
         failing.failures += 1
         failing.until = now + backoff(failing.failures, self._rng)
-        self._failing[key] = failing
-        if len(self._failing) > self._kept:
-            del self._failing[next(iter(self._failing))]
+        self._failing.put(key, failing)
         return failing.until
 
     def succeeded(self, peer: PeerId | None, address: Multiaddr) -> None:

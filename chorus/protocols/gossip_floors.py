@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from chorus.bounded import Bounded
+
 MAX_PUBLISHERS: Final = 65536
 """Publishers whose floor is kept (10 MB); the one raised longest ago leaves first. More than anybody can invent in the
 time that new publishers are let in by (`chorus.messages.rates`)."""
@@ -19,7 +21,7 @@ class SeqnoFloors:
     __slots__ = ("_floors",)
 
     def __init__(self) -> None:
-        self._floors: dict[bytes, bytes] = {}
+        self._floors: Bounded[bytes, bytes] = Bounded(MAX_PUBLISHERS)
 
     def __len__(self) -> int:
         return len(self._floors)
@@ -27,10 +29,7 @@ class SeqnoFloors:
     def forgotten(self, message_id: bytes) -> None:
         """An id of the form publisher ‖ sequence number has left the seen cache."""
         origin, seqno = message_id[:-_SEQNO], message_id[-_SEQNO:]
-        known = self._floors.pop(origin, b"")
-        self._floors[origin] = max(known, seqno)
-        if len(self._floors) > MAX_PUBLISHERS:
-            del self._floors[next(iter(self._floors))]
+        self._floors.put(origin, max(self._floors.get(origin, b""), seqno))
 
     def is_replay(self, origin: bytes, seqno: bytes) -> bool:
         return seqno <= self._floors.get(origin, b"")

@@ -9,12 +9,12 @@ above it.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from enum import Enum
 
 import attrs
 from google.protobuf.message import DecodeError
 
+from chorus.bounded import Bounded
 from chorus.identity import Identity, PeerId
 from chorus.protocols.envelope import EnvelopeError, open_envelope, seal
 from chorus.protocols.proto.starts_pb2 import StartRecord as Wire
@@ -91,17 +91,15 @@ class KnownStarts:
     """The newest records of other peers, two instances of each at most."""
 
     def __init__(self) -> None:
-        self._peers: OrderedDict[PeerId, list[tuple[StartRecord, bytes]]] = OrderedDict()
+        self._peers: Bounded[PeerId, list[tuple[StartRecord, bytes]]] = Bounded(MAX_PEERS)
 
     def note(self, record: StartRecord, encoded: bytes) -> StartRecord | None:
         """The record of another instance of the peer that is remembered as well, if any."""
-        known = self._peers.pop(record.peer, [])
+        known = self._peers.get(record.peer, [])
         others = [each for each in known if each[0].start.instance != record.start.instance]
         same = [each for each in known if each not in others]
         newest = max([*same, (record, encoded)], key=lambda each: each[0].at)
-        self._peers[record.peer] = [*others, newest][-2:]
-        if len(self._peers) > MAX_PEERS:
-            self._peers.popitem(last=False)
+        self._peers.put(record.peer, [*others, newest][-2:])
         return others[-1][0] if others else None
 
     def other_than(self, peer: PeerId, instance: bytes | None) -> bytes | None:

@@ -15,6 +15,7 @@ from itertools import count
 
 import attrs
 
+from chorus.backoff import Backoff
 from chorus.tasks import scoring
 from chorus.tasks.demand import Demand
 
@@ -29,6 +30,7 @@ UNPROVEN_PLACES = 4
 WAIT_S = 1.0
 WAIT_LIMIT_S = 30.0
 """Back-off of a group that nobody takes; it doubles up to the limit."""
+WAIT = Backoff(WAIT_S, WAIT_LIMIT_S)
 
 Order = tuple[int, int]
 """(-priority, index of submission): the smallest goes first."""
@@ -298,8 +300,8 @@ class Backlog:
             self._offer(group)
             return
         group.proven = False
-        group.since, group.until = now, now + min(WAIT_LIMIT_S, WAIT_S * 2.0 ** min(group.rounds, 16))
         group.rounds += 1
+        group.since, group.until = now, now + WAIT.ceiling(group.rounds)
         group.round += 1
         group.fixed, group.offered = nobody.fixed, nobody.offered
         self.park(group, Standing.REFUSED, nobody.detail)

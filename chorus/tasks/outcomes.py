@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from chorus.backoff import Backoff
 from chorus.sandbox.contract import Reason
 from chorus.tasks import entries
 from chorus.tasks.errors import IllegalEntry
@@ -22,13 +23,12 @@ MAX_ASSIGNMENTS = 32
 """Assignments in all, whatever the reasons: an agent that hands everything back cannot keep a task going for ever."""
 BACKOFF_S = 2.0
 BACKOFF_LIMIT_S = 60.0
+BACKOFF = Backoff(BACKOFF_S, BACKOFF_LIMIT_S)
 
 
 def backoff(moves: int) -> float:
     """Seconds before the next assignment after the `moves`-th failure of infrastructure: 2, 4, 8, … 60."""
-    if moves < 1:
-        return 0.0
-    return min(BACKOFF_LIMIT_S, BACKOFF_S * 2.0 ** min(moves - 1, 16))
+    return BACKOFF.ceiling(moves)
 
 
 def new(state: State, index: int, entry: Entry, waiting: frozenset[str]) -> TaskState:

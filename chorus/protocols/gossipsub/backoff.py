@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from chorus.bounded import Bounded
 from chorus.protocols.gossipsub.params import MAX_BACKOFF, MAX_BACKOFFS
 
 
@@ -15,11 +16,10 @@ def clamp(seconds: int | float | None, default: float) -> float:
 class Backoffs:
     """Deadlines by (topic, peer), at most `limit` of them; the one set longest ago leaves first."""
 
-    __slots__ = ("_deadlines", "_limit")
+    __slots__ = ("_deadlines",)
 
     def __init__(self, limit: int = MAX_BACKOFFS) -> None:
-        self._limit = limit
-        self._deadlines: dict[tuple[str, bytes], float] = {}
+        self._deadlines: Bounded[tuple[str, bytes], float] = Bounded(limit)
 
     def __len__(self) -> int:
         return len(self._deadlines)
@@ -27,10 +27,7 @@ class Backoffs:
     def set(self, topic: str, peer: bytes, until: float) -> None:
         """A backoff is only ever prolonged: a second PRUNE cannot shorten the first."""
         key = (topic, peer)
-        known = self._deadlines.pop(key, 0.0)
-        self._deadlines[key] = max(known, until)
-        if len(self._deadlines) > self._limit:
-            del self._deadlines[next(iter(self._deadlines))]
+        self._deadlines.put(key, max(self._deadlines.get(key, 0.0), until))
 
     def until(self, topic: str, peer: bytes) -> float:
         """The deadline, 0.0 when there is none."""
@@ -38,4 +35,5 @@ class Backoffs:
 
     def expire(self, now: float) -> None:
         """Linear in the number of entries: called once in some heartbeats, not on every message."""
-        self._deadlines = {key: until for key, until in self._deadlines.items() if until > now}
+        for key in [key for key, until in self._deadlines.items() if until <= now]:
+            del self._deadlines[key]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from chorus.bounded import Bounded
 from chorus.errors import ChorusError
 from chorus.identity import KeyType, PeerId, PublicKey
 from chorus.multiformats import varint
@@ -68,19 +69,17 @@ class Verifier:
 
     def __init__(self, *, any_key: bool = False) -> None:
         self._any_key = any_key
-        self._keys: dict[bytes, tuple[PublicKey, bytes]] = {}
+        self._keys: Bounded[bytes, tuple[PublicKey, bytes]] = Bounded(KEY_CACHE)
         """Publisher → its key, and the key's protobuf as a message may show it."""
 
     def verify(self, message: Message) -> None:
         """Raises `MessageError`: `bad_from`, `no_key`, `key_type`, `key_mismatch` or `bad_signature`."""
         if len(message.signature) > MAX_SIGNATURE:
             raise MessageError("bad_signature")
-        known = self._keys.pop(message.origin, None)
+        known = self._keys.get(message.origin)
         if known is None or message.key not in (None, known[1]):
             known = self._parse(message.origin, message.key)
-        self._keys[message.origin] = known
-        if len(self._keys) > KEY_CACHE:
-            del self._keys[next(iter(self._keys))]
+        self._keys.put(message.origin, known)
         try:
             known[0].verify(SIGNING_PREFIX + message.signed, message.signature)
         except ChorusError as error:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import Final
 
+from chorus.bounded import Bounded
 from chorus.protocols.gossipsub.rpc import Message
 
 MAX_VERIFIED: Final = 8192
@@ -17,7 +18,7 @@ class Verified:
     __slots__ = ("_digests",)
 
     def __init__(self) -> None:
-        self._digests: dict[bytes, None] = {}
+        self._digests: Bounded[bytes, None] = Bounded(MAX_VERIFIED)
 
     def __contains__(self, message: Message) -> bool:
         return bool(self._digests) and _digest(message) in self._digests
@@ -26,9 +27,7 @@ class Verified:
         return len(self._digests)
 
     def add(self, message: Message) -> None:
-        self._digests[_digest(message)] = None
-        if len(self._digests) > MAX_VERIFIED:
-            del self._digests[next(iter(self._digests))]
+        self._digests.put(_digest(message), None)
 
     def forget(self) -> None:
         """All of them; called by the heartbeat."""

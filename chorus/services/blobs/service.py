@@ -19,6 +19,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
+from chorus.bounded import Bounded
 from chorus.errors import ChorusError, LocalError
 from chorus.files import is_shortage
 from chorus.protocols.blobs import (
@@ -168,7 +169,7 @@ class BlobService(Service):
         self._locks: dict[str, BlobLock] = {}
         self._fetches: dict[str, SharedFetch] = {}
         self._fetch_slots = DeferredSemaphore(MAX_FETCHES)
-        self._remembered: dict[str, PeerId] = {}
+        self._remembered: Bounded[str, PeerId] = Bounded(MAX_REMEMBERED)
         self._server = BlobServing(
             store=store,
             clock=clock,
@@ -268,10 +269,7 @@ class BlobService(Service):
 
     def remember_holder(self, sha256: str, peer: PeerId) -> None:
         """`open` will ask `peer` first for this blob."""
-        self._remembered.pop(sha256, None)
-        self._remembered[sha256] = peer
-        if len(self._remembered) > MAX_REMEMBERED:
-            del self._remembered[next(iter(self._remembered))]
+        self._remembered.put(sha256, peer)
 
     def _likely_holders(self, sha256: str) -> list[PeerId]:
         remembered = self._remembered.get(sha256)

@@ -12,6 +12,7 @@ from enum import IntEnum
 
 import attrs
 
+from chorus.backoff import Backoff
 from chorus.identity import PeerId
 from chorus.multiformats.multiaddr import Multiaddr
 
@@ -60,7 +61,7 @@ def retry_delay(failures: int, source: Source, rng: random.Random) -> float:
         ceiling = RETRY_MAX_HEARD
     else:
         ceiling = RETRY_MAX_LONG_GONE if source is Source.MEMBER and failures > LONG_GONE else RETRY_MAX
-    return min(ceiling, RETRY_FIRST * 2.0 ** min(failures - 1, 32)) * (0.5 + rng.random() / 2)
+    return Backoff(RETRY_FIRST, ceiling, low=0.5).delay(failures, rng)
 
 
 def reconnect_delay(own: PeerId, other: PeerId, rng: random.Random) -> float:

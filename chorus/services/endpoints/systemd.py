@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import attrs
 from twisted.logger import Logger
 
-from chorus.services.timer import Timer
+from chorus.timer import Timer
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime

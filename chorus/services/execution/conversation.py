@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
 
+from chorus.backoff import Backoff
 from chorus.errors import ChorusError, PeerError
 from chorus.protocols.task_messages import Cancel, Continue, Message, Resume
-from chorus.services.timer import Timer
+from chorus.timer import Timer
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
 
 ANSWER_S = 30.0
 """Seconds a scheduler has to answer a `resume` or to acknowledge an outcome before the conversation is begun anew."""
-RECONNECT_S = 0.25
-RECONNECT_LIMIT_S = 15.0
+RECONNECT = Backoff(0.25, 15.0)
 """Back-off between attempts to reach the scheduler; it doubles up to the limit."""
 
 
@@ -123,9 +123,8 @@ class Conversation:
 
     def _connect_later(self) -> None:
         if not self._retry.armed and not self._over:
-            delay = min(RECONNECT_LIMIT_S, RECONNECT_S * 2.0 ** min(self._retries, 16))
             self._retries += 1
-            self._retry.arm(delay)
+            self._retry.arm(RECONNECT.ceiling(self._retries))
 
     def _connected(self, channel: ExecutorChannel) -> None:
         self._connecting = False

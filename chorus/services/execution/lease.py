@@ -13,8 +13,8 @@ import attrs
 
 from chorus.protocols.task_messages import Renew
 from chorus.protocols.tasks import MAX_PENDING_RENEWALS
-from chorus.services.timer import Timer
 from chorus.tasks import leases
+from chorus.timer import Timer
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime

@@ -14,6 +14,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from chorus.bounded import Bounded
 from chorus.errors import UserError
 from chorus.protocols.task_messages import Accept, Assign, Decline, Message, Offer, Released, TaskProtocolError
 from chorus.sandbox.contract import Choice, ImageMissing, SandboxUnavailable
@@ -80,7 +81,7 @@ class Offers:
         self._reserved: dict[ExecutorChannel, _Reserved] = {}
         self._promises = Reservations(profile.max_tasks)
         """Who was promised a place, by the same keys as `_reserved`."""
-        self._told: dict[tuple[PeerId, str], str] = {}
+        self._told: Bounded[tuple[PeerId, str], str] = Bounded(MAX_TOLD)
         """Why which task of which scheduler was last declined: the same again is no news for the log."""
         self.draining = False
         self.declined: Counter[str] = Counter()
@@ -208,13 +209,11 @@ class Offers:
     def _decline(self, channel: ExecutorChannel, offer: Offer, reason: str, detail: str) -> None:
         self.declined[reason] += 1
         key = (channel.peer, offer.task_id)
-        if self._told.pop(key, None) != detail:
+        if self._told.get(key) != detail:
             self._log.info(
                 "{task} declined: {detail}", event="task.declined", task=offer.task_id, reason=reason, detail=detail
             )
-        self._told[key] = detail
-        if len(self._told) > MAX_TOLD:
-            del self._told[next(iter(self._told))]
+        self._told.put(key, detail)
         if channel.may_send(Decline):
             channel.send(Decline(reason, detail[:1000]))
 

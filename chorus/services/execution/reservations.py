@@ -13,6 +13,8 @@ from collections.abc import Hashable
 
 import attrs
 
+from chorus.bounded import Bounded
+
 BINDING_S = 1.0
 """Seconds for which a promise takes a place from everybody. An assignment follows an `accept` by one commit and one way
 over the network; on a slow machine it may come later, and finds its place taken only if others wanted it meanwhile."""
@@ -51,7 +53,7 @@ class Reservations:
         self._share = max(1, places // 2)
         """Promises of one peer that bind at once: two members are needed to take all places, if only for a second."""
         self._promises: dict[Hashable, _Promise] = {}
-        self._schedulers: dict[Hashable, _Scheduler] = {}
+        self._schedulers: Bounded[Hashable, _Scheduler] = Bounded(MAX_SCHEDULERS)
 
     def __len__(self) -> int:
         return len(self._promises)
@@ -113,11 +115,9 @@ class Reservations:
 
     def _scheduler(self, peer: Hashable, now: float) -> _Scheduler:
         """Anew at the end: the oldest leave first."""
-        scheduler = self._schedulers.pop(peer, None) or _Scheduler(counted_at=now)
-        self._schedulers[peer] = scheduler
+        scheduler = self._schedulers.get(peer) or _Scheduler(counted_at=now)
         forgiven = (now - scheduler.counted_at) * BOUND_RATE * self._share
         scheduler.bound = max(0.0, scheduler.bound - forgiven)
         scheduler.counted_at = now
-        if len(self._schedulers) > MAX_SCHEDULERS:
-            del self._schedulers[next(iter(self._schedulers))]
+        self._schedulers.put(peer, scheduler)
         return scheduler

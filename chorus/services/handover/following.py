@@ -13,6 +13,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from chorus.backoff import Backoff
 from chorus.errors import ChorusError
 from chorus.identity import PeerId
 from chorus.protocols.handover import (
@@ -33,10 +34,10 @@ from chorus.protocols.streamio import StreamIO
 from chorus.protocols.task_messages import Result, from_json
 from chorus.services.scheduling.custody import result_document
 from chorus.services.scheduling.result_limits import ResultOverLimits, excess
-from chorus.services.timer import Timer
 from chorus.tasks import entries
 from chorus.tasks.deadlines import attempt_limit
 from chorus.tasks.state import TERMINAL, State, TaskState
+from chorus.timer import Timer
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -52,9 +53,8 @@ if TYPE_CHECKING:
 
 TAKE_S = 120.0
 """Seconds that a member has to take a task: it fetches the input first."""
-RETRY_S = 1.0
-RETRY_LIMIT_S = 30.0
-"""Back-off while the member that has a task cannot be reached; it doubles up to the limit."""
+RETRY = Backoff(1.0, 30.0)
+"""Back-off while the member that has a task cannot be reached; in seconds."""
 OVERTIME = 2.0
 """How many times as long as an attempt may take at most it may take there: that member has deadlines of its own."""
 MAX_COPIED_NOTES = 16 * 1024 * 1024
@@ -189,8 +189,8 @@ class Following:
                 peer=self.peer,
                 error=failure.value,
             )
-        self._timer.arm(min(RETRY_LIMIT_S, RETRY_S * 2.0 ** min(self._rounds, 16)))
         self._rounds += 1
+        self._timer.arm(RETRY.ceiling(self._rounds))
 
     async def _converse(self) -> bool:
         """Until the task is over there, or was declined (true)."""

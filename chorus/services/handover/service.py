@@ -31,9 +31,9 @@ from chorus.protocols.handover import (
 from chorus.protocols.stream import StreamClosed
 from chorus.protocols.streamio import StreamIO
 from chorus.services.handover.following import Following, HandoverContext, overlaid
-from chorus.services.timer import Timer
 from chorus.tasks import entries
 from chorus.tasks.state import State, TaskState
+from chorus.timer import Timer
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from twisted.logger import Logger
 
+from chorus.backoff import Backoff
 from chorus.errors import ChorusError, LimitExceeded, PeerError
 from chorus.protocols.delimited import DelimitedDecoder
 from chorus.protocols.gossipsub.events import Send
@@ -44,9 +45,12 @@ GoOn = Callable[[float], bool]
 """The next part of an RPC; the argument is the time. False when nothing is left."""
 
 
+_REOPEN: Final = Backoff(REOPEN_FIRST, REOPEN_MAX, low=0.75, high=1.25)
+
+
 def reopen_delay(failures: int, rng: random.Random) -> float:
     """Seconds before the outbound stream is opened again: doubling from `REOPEN_FIRST`, ±25 %, at most a minute."""
-    return float(min(REOPEN_MAX, REOPEN_FIRST * 2.0 ** min(failures, 16)) * rng.uniform(0.75, 1.25))
+    return _REOPEN.delay(failures + 1, rng)
 
 
 class Outbound:

@@ -17,6 +17,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from chorus.backoff import Backoff
 from chorus.errors import ChorusError
 from chorus.identity import PeerId
 from chorus.services.scheduling import documents as task_documents
@@ -41,8 +42,7 @@ MAX_BRINGING_PER_HOLDER = 2
 """Results whose blobs are brought at once, in all and from one agent: two that stall hold up nobody else's."""
 MAX_AT_ONCE = 2
 """Fetches in the background at once: they share the connections with tasks' live output."""
-RETRY_S = 2.0
-RETRY_LIMIT_S = 300.0
+RETRY = Backoff(2.0, 300.0)
 MAX_TRIES = 12
 """About half an hour of trying; after that a reader of the blob asks the agent once more."""
 
@@ -187,7 +187,7 @@ class Collection(Service):
         if tries >= MAX_TRIES:
             self._log.error("a result's blob {blob} is not to be had: {error}", blob=wanted.sha256, error=error)
             return
-        delay = min(RETRY_LIMIT_S, RETRY_S * 2.0**tries)
+        delay = RETRY.ceiling(tries + 1)
         again = attrs.evolve(wanted, tries=tries)
         self._timers[wanted.sha256] = (self._clock.callLater(delay, self._again, again), again)
 

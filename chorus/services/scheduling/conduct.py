@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import attrs
 
+from chorus.backoff import Backoff
 from chorus.tasks import scoring
 
 RECENT = 20
@@ -20,6 +21,8 @@ REST_S = 15.0
 REST_LIMIT_S = 600.0
 """How long an agent that left an offer unanswered is offered nothing; doubled each time in a row, up to the limit: one
 that boasts and never answers delays a task now and then, not each of them."""
+
+REST = Backoff(REST_S, REST_LIMIT_S)
 
 T = TypeVar("T")
 
@@ -56,7 +59,7 @@ class Conduct:
             self._silent[agent] = before
             return
         times = 1 if before is None else before.times + 1
-        self._silent[agent] = _Silence(times, now + min(REST_LIMIT_S, REST_S * 2.0 ** min(times - 1, 16)))
+        self._silent[agent] = _Silence(times, now + REST.ceiling(times))
         _forget_oldest(self._silent)
 
     def answered(self, agent: str) -> None:
