@@ -1,6 +1,11 @@
 """The test suite; run by trial on the asyncio reactor (`scripts/test`)."""
 
+import hypothesis
 from twisted.internet import reactor as _reactor
+
+# How long a machine takes is nothing that a test of logic may fail for (CONTRIBUTING.md, "Tests").
+hypothesis.settings.register_profile("chorus", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("chorus")
 
 
 def _mend_trial() -> None:
