@@ -102,10 +102,10 @@ VALUES: dict[str, dict[str, float]] = {
         "MAX_CHUNKS_A_REQUEST": 64,
         "MAX_CHUNKS": 65536,
     },
-    "protocols.connection": {
+    "protocols.connection.shell": {
         "READ_SIZE": 131_072,
     },
-    "protocols.connection_core": {
+    "protocols.connection.core": {
         "MAX_KNOWN_OFFERS": 64,
     },
     "protocols.dialing": {
@@ -121,13 +121,13 @@ VALUES: dict[str, dict[str, float]] = {
     "protocols.gossip_floors": {
         "MAX_PUBLISHERS": 65536,
     },
-    "protocols.gossip_lazy": {
+    "protocols.gossipsub.lazy": {
         "USELESS_PER_MISBEHAVIOUR": 100,
     },
-    "protocols.gossip_meshes": {
+    "protocols.gossipsub.meshes": {
         "BACKOFF_SWEEP": 15,
     },
-    "protocols.gossip_params": {
+    "protocols.gossipsub.params": {
         "MAX_SENT_RPC": 65536,
         "MAX_MESSAGES": 512,
         "MAX_ID_BYTES": 128,
@@ -140,21 +140,21 @@ VALUES: dict[str, dict[str, float]] = {
         "MAX_PX_GIVEN": 16,
         "MAX_PX_TAKEN": 16,
     },
-    "protocols.gossip_promises": {
+    "protocols.gossipsub.promises": {
         "MAX_PROMISES": 16384,
     },
-    "protocols.gossip_queue": {
+    "protocols.gossipsub.queue": {
         "MAX_QUEUE": 4_194_304,
         "MAX_QUEUED_FRAMES": 16384,
     },
-    "protocols.gossip_rpc": {
+    "protocols.gossipsub.rpc": {
         "MAX_FIELDS": 2048,
         "MAX_MESSAGE_FIELDS": 32,
         "MAX_PRUNE_FIELDS": 64,
         "MAX_PEER_ID": 64,
         "IDENTITY_MULTIHASH": 0,
     },
-    "protocols.gossip_score": {
+    "protocols.gossipsub.score": {
         "REPLAY": 0.1,
         "WITNESSES": 3,
         "SMALL_MESH": 4,
@@ -163,18 +163,18 @@ VALUES: dict[str, dict[str, float]] = {
         "MAX_RETAINED": 4096,
         "UNJUDGED": 120.0,
     },
-    "protocols.gossip_score_params": {
+    "protocols.gossipsub.score_params": {
         "MAX_WINDOW": 60.0,
     },
-    "protocols.gossip_score_stats": {
+    "protocols.gossipsub.score_stats": {
         "MAX_RECORDS": 65536,
         "RECORD_TTL": 120.0,
     },
-    "protocols.gossip_sign": {
+    "protocols.gossipsub.sign": {
         "MAX_SIGNATURE": 1024,
         "KEY_CACHE": 1024,
     },
-    "protocols.gossip_verified": {
+    "protocols.gossipsub.verified": {
         "MAX_VERIFIED": 8192,
     },
     "protocols.handover": {
@@ -189,10 +189,10 @@ VALUES: dict[str, dict[str, float]] = {
         "MAX_VERSION_BYTES": 256,
         "MAX_RECORD_BYTES": 8192,
     },
-    "protocols.noise": {
+    "protocols.noise.handshake": {
         "MAX_MUXER_NAME": 256,
     },
-    "protocols.noise_xx": {
+    "protocols.noise.xx": {
         "KEY": 32,
         "TAG": 16,
     },
@@ -233,7 +233,7 @@ VALUES: dict[str, dict[str, float]] = {
     "protocols.tasks": {
         "MAX_PENDING_RENEWALS": 8,
     },
-    "protocols.yamux_frames": {
+    "protocols.yamux.frames": {
         "DATA": 0,
         "WINDOW_UPDATE": 1,
         "PING": 2,
@@ -250,7 +250,7 @@ VALUES: dict[str, dict[str, float]] = {
         "MAX_WINDOW": 2**32 - 1,
         "MAX_STREAM_ID": 2**32 - 1,
     },
-    "protocols.yamux_ids": {
+    "protocols.yamux.ids": {
         "MAX_GAPS": 256,
     },
     "sanitise": {

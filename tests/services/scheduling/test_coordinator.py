@@ -277,7 +277,7 @@ class RolesTest(WorldCase):
 
 ACTIONS = {
     action
-    for path in Path(coordinator.__file__).parent.glob("*.py")
+    for path in Path(coordinator.__file__).parents[1].rglob("*.py")
     for values in re.findall(r"^[A-Z_]+(?:, [A-Z_]+)* = (.*)", path.read_text(), re.MULTILINE)
     for action in re.findall(r'"(task\.[a-z]+)"', values)
 }
