@@ -91,7 +91,7 @@ class Bubblewrap:
         reactor: IReactorTime,
         agent_id: str,
         *,
-        path: str = os.environ.get("PATH", os.defpath),
+        path: str | None = None,
         run_root: Path = Path("/run/chorus-sandbox"),
         tmp_mb: int | None = None,
         now: Callable[[], float] = time.time,
