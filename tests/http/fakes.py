@@ -228,8 +228,18 @@ class Writer:
     def __init__(self, blobs: FakeBlobs, expected: str | None) -> None:
         self.blobs, self.expected = blobs, expected
         self.data = bytearray()
-        self.on_pressure: Callable[[bool], None] | None = None
+        self._on_pressure: Callable[[bool], None] | None = None
         self.aborted = self.finished = False
+
+    @property
+    def on_pressure(self) -> Callable[[bool], None] | None:
+        return self._on_pressure
+
+    @on_pressure.setter
+    def on_pressure(self, told: Callable[[bool], None] | None) -> None:
+        self._on_pressure = told
+        if told is not None and self.blobs.behind:
+            told(True)
 
     def write(self, data: bytes) -> None:
         self.data += data
@@ -251,6 +261,8 @@ class Writer:
 class FakeBlobs:
     def __init__(self, maximum: int = 8 * 1024 * 1024) -> None:
         self.maximum = maximum
+        self.behind = False
+        """Whether writers begin with more than the disk has taken."""
         self.blobs: dict[str, bytes] = {}
         self.writers: list[Writer] = []
         self.opened: list[IO[bytes]] = []
