@@ -32,12 +32,12 @@ from chorus.wiring.surroundings import Surroundings
 if TYPE_CHECKING:
     from chorus.config.settings import Settings
     from chorus.identity import PeerId
+    from chorus.lifecycle import ExitStatus
     from chorus.protocols.stream import Connection
     from chorus.seams import JSON
     from chorus.services.discovery.service import DiscoveryService
     from chorus.services.presence import Load
     from chorus.services.starts import Starts
-    from chorus.tap import ExitStatus
     from chorus.wiring.execution import Execution
     from chorus.wiring.faces import Faces
     from chorus.wiring.messages import Messages

@@ -12,6 +12,7 @@ from typing import Protocol
 import attrs
 
 JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
+Document = dict[str, JSON]
 
 
 @attrs.frozen

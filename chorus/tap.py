@@ -7,7 +7,6 @@ and `--version` work without any configuration and at once.
 
 from __future__ import annotations
 
-import atexit
 import difflib
 import os
 import sys
@@ -26,25 +25,6 @@ if TYPE_CHECKING:
 EXIT_FAILED = 1
 COMMANDS = ("agent", "hap", "config", "help")
 USAGE = "Usage: twistd [options of twistd] chorus"
-
-
-class ExitStatus:
-    """The exit status of a start that failed after twistd began to run the reactor, which twistd itself has no way
-    to return."""
-
-    def __init__(self) -> None:
-        self._code = 0
-        atexit.register(self._leave)
-
-    def fail(self, code: int) -> None:
-        """The process will end with `code`, unless it already has a worse one."""
-        self._code = max(self._code, code)
-
-    def _leave(self) -> None:
-        if self._code:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(self._code)
 
 
 class _Asked(usage.Options):
@@ -185,6 +165,7 @@ def makeService(options: Options) -> IService:
         from twisted.internet import reactor as running
 
         from chorus.config.settings import load
+        from chorus.lifecycle import ExitStatus
         from chorus.observe import logging
         from chorus.preflight import check_twistd, preflight
         from chorus.runtime import NodeService

@@ -10,7 +10,7 @@ from tests.support import PureTestCase
 
 CHORUS = Path(__file__).resolve().parent.parent / "chorus"
 
-SHARED = {"surroundings", "task_limits"}
+SHARED = {"surroundings"}
 BEFORE = {
     "execution": {"storage"},
     "scheduling": {"storage", "messages", "execution"},

@@ -14,12 +14,12 @@ from twisted.internet.protocol import connectionDone
 from twisted.web.http import HTTPChannel
 
 from chorus.http import limits
+from chorus.http.body import Upload
 from chorus.http.problem import CONTENT_TYPE, Problem
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
-    from chorus.http.body import Upload
     from chorus.http.request import ApiRequest
 
 TLS_GREETING = b"\x16"
@@ -105,7 +105,10 @@ class ApiChannel(HTTPChannel):
         if refusal is not None:
             if self.length is None or self.length > limits.MAX_INLINE_DRAIN or self._expects_continue(request):
                 self.refuse(request, refusal)
-        elif self._body_pending and self._expects_continue(request):
+            return
+        if isinstance(request.body, Upload):
+            self._watch_upload(request.body)
+        if self._body_pending and self._expects_continue(request):
             self._send100Continue()
 
     def refuse(self, request: ApiRequest, refusal: Problem) -> None:
@@ -116,7 +119,7 @@ class ApiChannel(HTTPChannel):
         request.setHeader("Connection", "close")
         request.answer(refusal)
 
-    def watch_upload(self, upload: Upload) -> None:
+    def _watch_upload(self, upload: Upload) -> None:
         """Replace the body's deadline: an upload must grow by `UPLOAD_WINDOW_BYTES` a window, unless it is we who hold
         it; and it pauses when its writer falls behind."""
         last = upload.received

@@ -10,7 +10,9 @@ from twisted.internet.defer import Deferred, fail
 from chorus.errors import UserError
 
 if TYPE_CHECKING:
-    from chorus.http.ports import BlobWriter, Document, Subscription, TaskEvent
+    from chorus.http.ports import BlobWriter, Subscription
+    from chorus.seams import Document
+    from chorus.tasks.events import TaskEvent
 
 
 class OpenModeRefuses(UserError):

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from klein import Klein
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-    from chorus.http.ports import Subscription, TaskEvent, Tasks
+    from chorus.http.ports import Subscription, Tasks
     from chorus.http.request import ApiRequest
+    from chorus.tasks.events import TaskEvent
 
 CONTENT_TYPE = "text/event-stream"
 RETRY_MS = 2000

@@ -8,27 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Protocol
 
-import attrs
-
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
-    from chorus.seams import JSON
-
-Document = dict[str, "JSON"]
-
-
-@attrs.frozen
-class TaskEvent:
-    """One line of a task's history. `id` grows by one per task from 1 and survives restarts."""
-
-    id: int
-    type: str
-    """`state`, `output`, `progress` or `note`."""
-    time: float
-    data: Document
-    """state: {state, reason?, detail?, agent?, attempt?, fence?, sandbox?}; output: {stream, offset, text} or
-    {stream, offset, base64} when they are not UTF-8 or that is shorter; progress: {phase, …}; note: {text}."""
+    from chorus.seams import Document
+    from chorus.tasks.events import TaskEvent
 
 
 class Subscription(Protocol):

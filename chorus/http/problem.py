@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 CONTENT_TYPE = "application/problem+json"
 RETRY_AFTER_S = 2
 """Told to clients of a 503."""
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+"""On every answer; a resource may replace Cache-Control."""
 
 
 class HttpError(UserError):

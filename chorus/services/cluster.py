@@ -20,6 +20,7 @@ from twisted.logger import Logger
 
 from chorus import strictjson
 from chorus.errors import PeerError, UserError
+from chorus.files import DataDirectoryError, read_private, write_private
 from chorus.identity import Identity, PeerId
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.security.jointoken import (
@@ -31,7 +32,7 @@ from chorus.security.jointoken import (
     TokenError,
     parse_secret,
 )
-from chorus.services.datadir import IDENTITY, DataDirectoryError, read_private, write_private
+from chorus.services.datadir import IDENTITY
 
 if TYPE_CHECKING:
     from chorus.seams import JSON

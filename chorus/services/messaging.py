@@ -33,9 +33,8 @@ from chorus.protocols.gossipsub.events import Validation
 from chorus.seams import MembersMayAll
 
 if TYPE_CHECKING:
-    from chorus.http.ports import Document
     from chorus.identity import PeerId
-    from chorus.seams import Redactor, Roles
+    from chorus.seams import Document, Redactor, Roles
     from chorus.services.pubsub.service import PubSubService
     from chorus.services.pubsub.topics import Received
 

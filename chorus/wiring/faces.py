@@ -17,8 +17,7 @@ from chorus.services.endpoints.api import ApiService
 from chorus.services.endpoints.health import HealthService
 from chorus.services.endpoints.node_view import NodeView
 from chorus.tasks.spec import LimitPolicy
-from chorus.wiring.surroundings import MIB
-from chorus.wiring.task_limits import task_limits
+from chorus.wiring.surroundings import MIB, task_limits
 
 if TYPE_CHECKING:
     from chorus.http.ports import Blobs, Tasks

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from chorus.sandbox.contract import Limits
+
 if TYPE_CHECKING:
     from chorus.config.settings import Settings
 
 MIB = 1024 * 1024
+LIMITED = ("cpu", "memory_mb", "pids", "disk_mb", "timeout_s", "output_mb")
 
 
 @attrs.frozen
@@ -37,3 +40,12 @@ class Surroundings:
         """What to try first where the settings ask for any port; 0 when there is none, or another part has it."""
         settings, port = self.settings, self.last_ports.get(name, 0)
         return 0 if port in (settings.p2p_port, settings.api_port, settings.health_port) else port
+
+
+def task_limits(settings: Settings) -> tuple[Limits, Limits]:
+    """(default, maximum) of what a task gets."""
+
+    def limits(suffix: str) -> Limits:
+        return Limits(**{name: getattr(settings, f"task_{name}{suffix}") for name in LIMITED})
+
+    return limits(""), limits("_max")

@@ -16,8 +16,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ProcessProtocol
 from twisted.trial.unittest import TestCase
 
-from chorus.http.ports import Document
 from chorus.observe.metrics import Metrics
+from chorus.seams import Document
 from chorus.services.endpoints.api import ApiService
 from tests.http.fakes import FakeBlobs, FakeNode, FakeTasks
 from tests.http.wire import MAX_BLOB, TOKEN

@@ -14,6 +14,7 @@ from twisted.logger import capturedLogs
 
 from chorus import strictjson
 from chorus.errors import ChorusError
+from chorus.files import DataDirectoryError
 from chorus.identity import Identity
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.security.jointoken import JoinToken, TokenError, WeakSecret
@@ -31,7 +32,6 @@ from chorus.services.cluster import (
     load_membership,
     load_token,
 )
-from chorus.services.datadir import DataDirectoryError
 from tests.support import PureTestCase
 
 ALICE = Identity.from_seed(b"\1" * 32)

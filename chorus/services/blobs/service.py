@@ -55,9 +55,9 @@ from chorus.store import blobs as table
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 
-    from chorus.http.ports import Document
     from chorus.identity import PeerId
     from chorus.protocols.stream import Host
+    from chorus.seams import Document
     from chorus.store.database import Store
 
 __all__ = [

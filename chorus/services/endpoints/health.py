@@ -20,8 +20,9 @@ from chorus.http.site import ApiSite, PlainGate
 from chorus.services.endpoints.api import HttpPort
 
 if TYPE_CHECKING:
-    from chorus.http.ports import Document, NodeView
+    from chorus.http.ports import NodeView
     from chorus.http.request import ApiRequest
+    from chorus.seams import Document
 
 
 class HealthService(HttpPort):

@@ -13,10 +13,9 @@ from chorus.services.pubsub.view import pubsub_document
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-    from chorus.http.ports import Document
     from chorus.identity import PeerId
     from chorus.protocols.stream import Connection
-    from chorus.seams import JSON
+    from chorus.seams import JSON, Document
     from chorus.services.p2p.host import P2PService
     from chorus.services.presence import Load, PresenceView, Profile
     from chorus.services.pubsub.service import PubSubService

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from chorus.services.datadir import DataDirectoryError, read_private, write_private
+from chorus.files import DataDirectoryError, read_private, write_private
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime

@@ -35,14 +35,15 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IReactorTime
 
-    from chorus.http.ports import Document, Subscription, TaskEvent
+    from chorus.http.ports import Subscription
     from chorus.identity import PeerId
-    from chorus.seams import Redactor, Roles
+    from chorus.seams import Document, Redactor, Roles
     from chorus.services.scheduling.custody import Custody
     from chorus.services.scheduling.events import TaskEvents
     from chorus.services.scheduling.store import StoredEvents
     from chorus.services.task_streams import SchedulerChannel, TaskStreams
     from chorus.tasks.errors import IllegalEntry
+    from chorus.tasks.events import TaskEvent
     from chorus.tasks.journal import Entry, Journal
     from chorus.tasks.machine import Applied, TaskMachine
 

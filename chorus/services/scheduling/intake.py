@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 
     from twisted.internet.defer import Deferred
 
-    from chorus.http.ports import Document
     from chorus.identity import PeerId
-    from chorus.seams import JSON, Redactor, Roles
+    from chorus.seams import JSON, Document, Redactor, Roles
     from chorus.services.blobs.named import NamedBlobs
     from chorus.services.blobs.service import BlobRef
     from chorus.services.scheduling.counters import Counters

@@ -11,12 +11,12 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from chorus.http.ports import TaskEvent
 from chorus.identity import PeerId
 from chorus.protocols.task_messages import InputBlob
 from chorus.services.run_record import RunRecord, outcome_from_json
 from chorus.services.scheduling.events import NewEvent
 from chorus.store import blobs, event_tails, events, runs
+from chorus.tasks.events import TaskEvent
 from chorus.tasks.journal import Fence
 from chorus.tasks.spec import TaskSpec
 

@@ -10,13 +10,13 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import globalLogPublisher
 
-from chorus.http.ports import TaskEvent
 from chorus.seams import Finding, MembersMayAll
 from chorus.services.scheduling import coordinator
 from chorus.services.scheduling.intake import NOT_CLONED, Forbidden, NoRoom
 from chorus.services.scheduling.placement import Agent
 from chorus.store.errors import StoreUnavailable
 from chorus.tasks.errors import IdempotencyConflict, TaskFinished, UnknownTask
+from chorus.tasks.events import TaskEvent
 from chorus.tasks.fields import SpecError
 from chorus.tasks.scoring import Candidate
 from tests.services.task_kit import LEASE, World, missing, unavailable
