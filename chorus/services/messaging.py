@@ -182,7 +182,7 @@ class Messaging:
             data=payload,
             **members,
         )
-        envelope = redacted(envelope, lambda text: self._redactor.redact(text, context=f"pubsub.{payload.TYPE}")[0])
+        envelope = redacted(envelope, lambda text: self._redactor.redact(text, context=f"pubsub.{payload.TYPE}").value)
         raw = encode(envelope)
         self._pubsub.publish(topic, raw)
         me = self.peer_id.raw

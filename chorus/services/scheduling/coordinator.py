@@ -311,7 +311,7 @@ class CoordinatorService(Service):
         if not self._roles.may(by, CANCEL):
             raise Forbidden(f"{by} may not cancel tasks")
         task = self._machine.get(task_id)
-        reason = self._redactor.redact(reason, context="task.cancel.reason")[0]
+        reason = self._redactor.redact(reason, context="task.cancel.reason").value
         if task.state is State.MOVED and self._elsewhere is not None:
             await self._elsewhere.cancel(task, by, reason)
         else:

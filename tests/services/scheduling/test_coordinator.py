@@ -10,7 +10,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import globalLogPublisher
 
-from chorus.seams import Finding, MembersMayAll
+from chorus.seams import Finding, MembersMayAll, Redacted
 from chorus.services.scheduling import coordinator
 from chorus.services.scheduling.intake import NOT_CLONED, Forbidden, NoRoom
 from chorus.services.scheduling.placement import Agent
@@ -210,10 +210,11 @@ class IntakeTest(WorldCase):
 
     def test_secrets_are_refused_where_they_run_and_redacted_where_they_are_read(self) -> None:
         class Rules:
-            def redact(self, text: str, *, context: str) -> tuple[str, tuple[Finding, ...]]:
+            def redact(self, text: str, *, context: str) -> Redacted[str]:
                 if "hunter2" not in text:
-                    return text, ()
-                return text.replace("hunter2", "[…]"), (Finding("password", "high", context),)
+                    return Redacted(text)
+                found = Finding("password", "high", context, "5f4dcc3b")
+                return Redacted(text.replace("hunter2", "[…]"), (found,), "redact")
 
         node = self.world.node("alone", redactor=Rules())
         for body in (
