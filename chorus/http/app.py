@@ -23,7 +23,7 @@ from chorus.http.tasks import add_tasks
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
-    from chorus.http.ports import Blobs, NodeView, Tasks
+    from chorus.http.ports import BlobPort, NodePort, TaskPort
     from chorus.http.request import ApiRequest
     from chorus.observe.metrics import Metrics
     from chorus.tasks.spec import LimitPolicy
@@ -35,9 +35,9 @@ class Api:
     def __init__(
         self,
         *,
-        tasks: Tasks,
-        blobs: Blobs,
-        node: NodeView,
+        tasks: TaskPort,
+        blobs: BlobPort,
+        node: NodePort,
         metrics: Metrics,
         token: str,
         host_names: Collection[str],

@@ -19,14 +19,14 @@ from chorus.http.reply import JSON_TYPE, json_reply, query, shield, want
 if TYPE_CHECKING:
     from klein import Klein
 
-    from chorus.http.ports import Blobs
+    from chorus.http.ports import BlobPort
     from chorus.http.request import ApiRequest
 
 OCTETS = "application/octet-stream"
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
 
 
-def add_blobs(app: Klein, blobs: Blobs, reactor: Any) -> None:
+def add_blobs(app: Klein, blobs: BlobPort, reactor: Any) -> None:
     """Add the routes to `app`. Files are read in the reactor's thread pool."""
     downloads = _Downloads(reactor)
 

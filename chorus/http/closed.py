@@ -24,7 +24,7 @@ class OpenModeRefuses(UserError):
 
 
 class ClosedTasks:
-    """`http.ports.Tasks` that refuses."""
+    """`TaskPort` that refuses."""
 
     def submit(self, body: object, submitter: str) -> Deferred[Document]:
         return fail(OpenModeRefuses())
@@ -45,7 +45,7 @@ class ClosedTasks:
 
 
 class ClosedBlobs:
-    """`http.ports.Blobs` that refuses."""
+    """`BlobPort` that refuses."""
 
     def writer(self, expected_sha256: str | None) -> BlobWriter:
         raise OpenModeRefuses

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from klein import Klein
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-    from chorus.http.ports import Subscription, Tasks
+    from chorus.http.ports import Subscription, TaskPort
     from chorus.http.request import ApiRequest
     from chorus.tasks.events import TaskEvent
 
@@ -37,7 +37,7 @@ GRACE_S = 0.2
 """What `?wait=0` allows for reading the history: a stream has no mark between the old events and the new."""
 
 
-def add_events(app: Klein, tasks: Tasks, clock: IReactorTime, open_streams: set[EventStream]) -> None:
+def add_events(app: Klein, tasks: TaskPort, clock: IReactorTime, open_streams: set[EventStream]) -> None:
     """Add the route to `app`; `open_streams` holds the streams that are open, for the limit and the shutdown."""
 
     @app.route("/v1/tasks/<string:task_id>/events", methods=["GET"])

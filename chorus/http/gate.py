@@ -15,7 +15,7 @@ from chorus.http.reply import query
 from chorus.http.site import Route, unwanted_body
 
 if TYPE_CHECKING:
-    from chorus.http.ports import Blobs
+    from chorus.http.ports import BlobPort
     from chorus.http.request import ApiRequest
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -27,7 +27,7 @@ _DIGEST = re.compile(r"([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/=]*):")
 class ApiGate:
     """Host name and token for every path; the body of a submission into memory, of an upload into a blob writer."""
 
-    def __init__(self, *, token: str, names: Collection[str], blobs: Blobs, max_blob: int, route: Route) -> None:
+    def __init__(self, *, token: str, names: Collection[str], blobs: BlobPort, max_blob: int, route: Route) -> None:
         """`max_blob` is in bytes."""
         self._route = route
         self._token = token.encode()

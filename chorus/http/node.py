@@ -10,12 +10,12 @@ from chorus.http.reply import JSON_TYPE, bytes_reply, json_reply, query, want
 if TYPE_CHECKING:
     from klein import Klein
 
-    from chorus.http.ports import NodeView
+    from chorus.http.ports import NodePort
     from chorus.http.request import ApiRequest
     from chorus.observe.metrics import Metrics
 
 
-def add_node(app: Klein, node: NodeView, metrics: Metrics) -> None:
+def add_node(app: Klein, node: NodePort, metrics: Metrics) -> None:
     """Add the routes to `app`."""
 
     @app.route("/v1/peers", methods=["GET"])

@@ -1,4 +1,4 @@
-"""What the HTTP API needs of the services behind it. `services/` implements these; the API knows nothing else.
+"""Interfaces of the services behind the HTTP API, which knows nothing else of them.
 
 Every value that crosses is JSON-ready (`dict`, `list`, `str`, numbers) in the shapes of `openapi.py`.
 """
@@ -25,7 +25,7 @@ class Subscription(Protocol):
     def resume(self) -> None: ...
 
 
-class Tasks(Protocol):
+class TaskPort(Protocol):
     """Raises (fails with) `chorus.tasks.spec.SpecError`, `UnknownTask`, `IdempotencyConflict`, … : all `UserError`s
     with their own `code` and `http_status`."""
 
@@ -60,7 +60,7 @@ class BlobWriter(Protocol):
     def abort(self) -> None: ...
 
 
-class Blobs(Protocol):
+class BlobPort(Protocol):
     def writer(self, expected_sha256: str | None) -> BlobWriter: ...
 
     def open(self, sha256: str) -> Deferred[tuple[IO[bytes], int]]:
@@ -69,7 +69,7 @@ class Blobs(Protocol):
     def stat(self, sha256: str) -> Deferred[Document | None]: ...
 
 
-class NodeView(Protocol):
+class NodePort(Protocol):
     def peers(self) -> list[Document]:
         """[{peer_id, agent_id, role, address, direction, connected_since, latency_ms, score, availability,
         capabilities}]."""
@@ -81,5 +81,7 @@ class NodeView(Protocol):
         """{agent_id, peer_id, cluster_id, version, role, state, uptime_s, addresses, peers, alone, tasks: {…},
         sandbox: {…}}."""
 
+
+class HealthPort(Protocol):
     def checks(self) -> list[Document]:
         """[{name, ok, critical, ready, detail}] for /health and /ready; `ready` marks those that /ready wants too."""

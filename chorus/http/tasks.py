@@ -16,7 +16,7 @@ from chorus.tasks import ids
 if TYPE_CHECKING:
     from klein import Klein
 
-    from chorus.http.ports import Tasks
+    from chorus.http.ports import TaskPort
     from chorus.http.request import ApiRequest
 
 STATES = (
@@ -31,7 +31,7 @@ MAX_CURSOR = 128
 _CURSOR = re.compile(r"[A-Za-z0-9._-]+")
 
 
-def add_tasks(app: Klein, tasks: Tasks) -> None:
+def add_tasks(app: Klein, tasks: TaskPort) -> None:
     """Add the routes to `app`."""
 
     @app.route("/v1/tasks", methods=["POST"])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from twisted.internet.protocol import ServerFactory
 
     from chorus.http.app import Api
-    from chorus.http.ports import Blobs, NodeView, Tasks
+    from chorus.http.ports import BlobPort, NodePort, TaskPort
     from chorus.http.site import ApiSite
     from chorus.observe.metrics import Metrics
 
@@ -113,9 +113,9 @@ class ApiService(HttpPort):
     def __init__(
         self,
         *,
-        tasks: Tasks,
-        blobs: Blobs,
-        node: NodeView,
+        tasks: TaskPort,
+        blobs: BlobPort,
+        node: NodePort,
         metrics: Metrics,
         token: str,
         address: str,

@@ -2,7 +2,7 @@
 """Health on its own port, without a token: probes of engines and orchestrators cannot carry one.
 
 `/healthz`: the process answers. `/ready`: 200 when every critical check passes, else 503. `/health`: the same with
-every check in the body. `/health/checks`: the checks alone, always 200. The checks come from `NodeView.checks`; they
+every check in the body. `/health/checks`: the checks alone, always 200. The checks come from `HealthPort.checks`; they
 hold no secret and no task.
 """
 
@@ -20,7 +20,7 @@ from chorus.http.site import ApiSite, PlainGate
 from chorus.services.endpoints.api import HttpPort
 
 if TYPE_CHECKING:
-    from chorus.http.ports import NodeView
+    from chorus.http.ports import HealthPort
     from chorus.http.request import ApiRequest
     from chorus.seams import Document
 
@@ -31,7 +31,7 @@ class HealthService(HttpPort):
     def __init__(
         self,
         *,
-        node: NodeView,
+        node: HealthPort,
         address: str,
         port: int,
         last_port: int = 0,
@@ -51,7 +51,7 @@ class HealthService(HttpPort):
 class _Probes(Resource):
     isLeaf = True
 
-    def __init__(self, node: NodeView) -> None:
+    def __init__(self, node: HealthPort) -> None:
         super().__init__()
         self._node = node
 

@@ -1,25 +1,28 @@
-"""Which numbers of a node's parts are metrics (names: spec/system.md 19)."""
+"""The metrics of a node's parts (names: spec/system.md 19)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from chorus.services.p2p.admission import AdmissionService
+from chorus.services.scheduling.counters import DURATION_BUCKETS
 
 if TYPE_CHECKING:
     from chorus.observe.metrics import Metrics
+    from chorus.services.endpoints.node import NodeParts, TaskParts
 
 
-def register(metrics: Metrics, parts: Mapping[str, Any]) -> None:
-    """Register every metric of the parts that this node has (`runtime.NodeService.parts`)."""
-    _network(metrics, parts)
-    if "executor" in parts:
-        _tasks(metrics, parts)
-        _sandbox(metrics, parts)
-        _blobs(metrics, parts)
+def register(metrics: Metrics, node: NodeParts) -> None:
+    """Register every metric of the parts that `node` has."""
+    _network(metrics, node)
+    if node.tasks is not None:
+        _tasks(metrics, node.tasks)
+        _sandbox(metrics, node.tasks)
+        _blobs(metrics, node.tasks)
 
 
-def _network(metrics: Metrics, parts: Mapping[str, Any]) -> None:
-    p2p, pubsub, messaging = parts["p2p"], parts["pubsub"], parts["messaging"]
+def _network(metrics: Metrics, node: NodeParts) -> None:
+    p2p, pubsub, messaging, admission = node.p2p, node.pubsub, node.messaging, node.admission
     metrics.gauge("chorus_peers_connected", "Admitted members connected now.", lambda: len(p2p.connections()))
     metrics.counter(
         "chorus_pubsub_messages_sent_total", "Messages published by this node.", lambda: messaging.counters.sent
@@ -46,17 +49,14 @@ def _network(metrics: Metrics, parts: Mapping[str, Any]) -> None:
     metrics.counter(
         "chorus_pubsub_events_total", "What the router counts, by name.", pubsub.counters, labels=("event",)
     )
-    admission = parts["admission"]
-    if hasattr(admission, "counters"):
+    if isinstance(admission, AdmissionService):
         metrics.counter(
             "chorus_admissions_total", "Admissions by outcome.", lambda: dict(admission.counters), labels=("outcome",)
         )
 
 
-def _tasks(metrics: Metrics, parts: Mapping[str, Any]) -> None:
-    from chorus.services.scheduling.counters import DURATION_BUCKETS
-
-    coordinator, executor = parts["coordinator"], parts["executor"]
+def _tasks(metrics: Metrics, tasks: TaskParts) -> None:
+    coordinator, executor = tasks.coordinator, tasks.executor
     counters = coordinator.counters
     metrics.gauge("chorus_tasks_active", "Tasks running on this node.", lambda: executor.current_tasks)
     metrics.gauge(
@@ -87,8 +87,8 @@ def _tasks(metrics: Metrics, parts: Mapping[str, Any]) -> None:
     )
 
 
-def _sandbox(metrics: Metrics, parts: Mapping[str, Any]) -> None:
-    sandbox = parts["sandbox"]
+def _sandbox(metrics: Metrics, tasks: TaskParts) -> None:
+    sandbox = tasks.sandbox
     metrics.gauge("chorus_sandbox_containers_active", "Sandboxes running now.", lambda: sandbox.active)
     metrics.counter("chorus_sandbox_started_total", "Sandboxes started.", lambda: sandbox.started_total)
     metrics.counter(
@@ -96,8 +96,8 @@ def _sandbox(metrics: Metrics, parts: Mapping[str, Any]) -> None:
     )
 
 
-def _blobs(metrics: Metrics, parts: Mapping[str, Any]) -> None:
-    blobs = parts["blobs"]
+def _blobs(metrics: Metrics, tasks: TaskParts) -> None:
+    blobs = tasks.blobs
     metrics.gauge("chorus_blobs_bytes", "Bytes of blobs kept here.", lambda: blobs.used)
     metrics.counter(
         "chorus_blobs_served_bytes_total", "Bytes of blobs sent to peers.", lambda: blobs.counters.served_bytes

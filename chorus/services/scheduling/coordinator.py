@@ -107,7 +107,7 @@ class CoordinatorSettings:
 
 
 class CoordinatorService(Service):
-    """Implements `http.ports.Tasks`. `announce` gets every change of state, for `chorus/tasks`; `result_known` every
+    """Implements `http.ports.TaskPort`. `announce` gets every change of state, for `chorus/tasks`; `result_known` every
     task with a new result; `bring` waits for what a result names before it is recorded (both are `Collection`'s);
     `hindrance` says why this node takes nothing new, as (reason, one line).
     `absent` tells blobs that are not here.
@@ -234,7 +234,7 @@ class CoordinatorService(Service):
         self._custodies.detach()
         return self._events.stop()
 
-    # http.ports.Tasks
+    # http.ports.TaskPort
 
     def submit(self, body: object, submitter: str) -> Deferred[Document]:
         return Deferred.fromCoroutine(self._submit(body, submitter))
