@@ -8,11 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Protocol
 
+import attrs
+
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from chorus.seams import Document
     from chorus.tasks.events import TaskEvent
+
+
+STATES = (
+    *("queued", "submitted", "assigned", "preparing", "running", "moved"),
+    *("completed", "failed", "cancelled", "refused"),
+)
+TERMINAL = frozenset({"completed", "failed", "cancelled", "refused"})
 
 
 class Subscription(Protocol):
@@ -80,6 +89,15 @@ class NodePort(Protocol):
     def status(self) -> Document:
         """{agent_id, peer_id, cluster_id, version, role, state, uptime_s, addresses, peers, alone, tasks: {…},
         sandbox: {…}}."""
+
+
+@attrs.frozen
+class ApiPorts:
+    """The services behind one API."""
+
+    tasks: TaskPort
+    blobs: BlobPort
+    node: NodePort
 
 
 class HealthPort(Protocol):

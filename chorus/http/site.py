@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IReactorTime
     from twisted.web.resource import IResource
 
-Route = Callable[[ApiRequest], None]
+RouteCheck = Callable[[ApiRequest], None]
 """Raises the 404 or 405 of a request that no resource will answer."""
 
 
@@ -39,9 +39,9 @@ class Gate(Protocol):
         """Where its body goes; `length` in bytes, None when it is chunked."""
 
 
-def unwanted_body(request: ApiRequest, length: int | None, route: Route) -> Body:
+def unwanted_body(request: ApiRequest, length: int | None, check: RouteCheck) -> Body:
     """The body of a request that needs none. That there is no such path, or method, is said before its size."""
-    route(request)
+    check(request)
     if length is not None and length > limits.MAX_IGNORED_BODY:
         raise too_large(limits.MAX_IGNORED_BODY)
     return Ignored()
@@ -50,8 +50,8 @@ def unwanted_body(request: ApiRequest, length: int | None, route: Route) -> Body
 class PlainGate:
     """Host names alone; no body wanted. What the health port has."""
 
-    def __init__(self, route: Route, names: Collection[str] = ()) -> None:
-        self._route = route
+    def __init__(self, check: RouteCheck, names: Collection[str] = ()) -> None:
+        self._check = check
         self._names = frozenset(names)
 
     def admit(self, request: ApiRequest) -> bool:
@@ -59,7 +59,7 @@ class PlainGate:
         return False
 
     def body_of(self, request: ApiRequest, length: int | None) -> Body:
-        return unwanted_body(request, length, self._route)
+        return unwanted_body(request, length, self._check)
 
 
 class ApiSite(ServerFactory):

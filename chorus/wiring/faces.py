@@ -11,6 +11,8 @@ import attrs
 
 from chorus.http.auth import load_or_make_token
 from chorus.http.closed import ClosedBlobs, ClosedTasks
+from chorus.http.gate import ApiRules
+from chorus.http.ports import ApiPorts
 from chorus.observe.metrics import Metrics
 from chorus.preflight import plain
 from chorus.services.endpoints import node_metrics
@@ -18,6 +20,7 @@ from chorus.services.endpoints.api import ApiService
 from chorus.services.endpoints.health import HealthService
 from chorus.services.endpoints.node_checks import HealthChecks, node_checks
 from chorus.services.endpoints.node_view import NodeView
+from chorus.services.listening import ListenAddress
 from chorus.tasks.spec import LimitPolicy
 from chorus.wiring.surroundings import MIB, task_limits
 
@@ -38,25 +41,25 @@ def build_faces(around: Surroundings, node: NodeParts) -> Faces:
     metrics = Metrics()
     node_metrics.register(metrics, node)
     api = ApiService(
-        tasks=ClosedTasks() if tasks is None else tasks.coordinator,
-        blobs=ClosedBlobs() if tasks is None else tasks.blobs,
-        node=NodeView(node, around.reactor, around.wall),
-        metrics=metrics,
-        token=plain(settings.api_token) or load_or_make_token(around.path),
-        address=settings.api_bind,
-        port=settings.api_port,
-        last_port=around.last_port("api"),
-        host_names=settings.api_hosts,
-        max_blob=settings.max_blob_mb * MIB,
-        reactor=around.reactor,
-        policy=LimitPolicy(*task_limits(settings)),
+        ApiPorts(
+            ClosedTasks() if tasks is None else tasks.coordinator,
+            ClosedBlobs() if tasks is None else tasks.blobs,
+            NodeView(node, around.reactor, around.wall),
+        ),
+        metrics,
+        ApiRules(
+            plain(settings.api_token) or load_or_make_token(around.path),
+            settings.api_hosts,
+            settings.max_blob_mb * MIB,
+            LimitPolicy(*task_limits(settings)),
+        ),
+        ListenAddress("CHORUS_API", settings.api_bind, settings.api_port, around.last_port("api")),
+        around.reactor,
     )
     health = HealthService(
-        node=HealthChecks(node_checks(node, api)),
-        address=settings.health_bind,
-        port=settings.health_port,
-        last_port=around.last_port("health"),
-        host_names=settings.api_hosts,
-        reactor=around.reactor,
+        HealthChecks(node_checks(node, api)),
+        settings.api_hosts,
+        ListenAddress("CHORUS_HEALTH", settings.health_bind, settings.health_port, around.last_port("health")),
+        around.reactor,
     )
     return Faces(api, health)
