@@ -12,14 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, Protocol
 
-from twisted.internet.protocol import ServerFactory
-
 from chorus.http import auth, limits
 from chorus.http.body import Body, Ignored, too_large
 from chorus.http.channel import ApiChannel
 from chorus.http.problem import HttpError
 from chorus.http.request import ApiRequest
 from chorus.newcomers import Newcomers
+from chorus.twisted_private import PlainFactory
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IReactorTime
@@ -62,13 +61,11 @@ class PlainGate:
         return unwanted_body(request, length, self._check)
 
 
-class ApiSite(ServerFactory):
+class ApiSite(PlainFactory):
     """Serves `resource`. `answers` counts by (method, status); `evicted` connections that made room for others."""
 
     noisy = False
     displayTracebacks = False
-    # Read by Twisted's request: no form of ours has fields.
-    _parsePOSTFormSubmission = False
 
     def __init__(self, resource: IResource, gate: Gate, clock: IReactorTime) -> None:
         self.resource = resource
