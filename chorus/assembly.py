@@ -43,7 +43,7 @@ STOP_RESERVE_S = 8.0
 
 
 @attrs.frozen
-class Agent:
+class NodeAgent:
     """The node as other members know it."""
 
     identity: Identity
@@ -68,7 +68,7 @@ class Assembly:
 
     _log = Logger()
 
-    def __init__(self, around: Surroundings, agent: Agent, sequence: Sequence, state: Callable[[], str]) -> None:
+    def __init__(self, around: Surroundings, agent: NodeAgent, sequence: Sequence, state: Callable[[], str]) -> None:
         self._around = around
         self._settings = around.settings
         self._agent = agent

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from chorus.config.settings import Settings
-    from chorus.services.cluster import Wishes
+    from chorus.security.membership import Wishes
 
 
 class CannotWrite(UserError):
@@ -89,7 +89,7 @@ def descriptors_wanted(settings: Settings) -> int:
 
 def wishes_of(settings: Settings) -> Wishes:
     """What the configuration says about the cluster. Raises `UserError`."""
-    from chorus.services.cluster import Wishes
+    from chorus.security.membership import Wishes
 
     return Wishes.parse(
         join=plain(settings.join),
@@ -131,7 +131,8 @@ def _probe(binding: ListenAddress, probes: ExitStack) -> None:
 
 def _check_membership(settings: Settings, directory: DataDirectory, wishes: Wishes) -> None:
     """The founding rule, without its result. Raises `ClusterError`, `DataDirectoryError` or `IdentityError`."""
-    from chorus.services.cluster import check_founder, check_open_mode, decide, load_membership
+    from chorus.security.membership import check_open_mode, decide
+    from chorus.services.cluster import check_founder, load_membership
 
     stored = load_membership(directory.path)
     if settings.open:

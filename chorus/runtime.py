@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from chorus import __version__, descriptors
-from chorus.assembly import Agent, Assembly, RunningNode
+from chorus.assembly import Assembly, NodeAgent, RunningNode
 from chorus.errors import ChorusError
 from chorus.lifecycle import Sequence, Step
 from chorus.preflight import descriptors_wanted
@@ -68,7 +68,7 @@ class NodeService(Service):
             rng=random.Random(int.from_bytes(os.urandom(16))),
             last_ports=self._ports_file.last(),
         )
-        self._running: tuple[Agent, RunningNode] | None = None
+        self._running: tuple[NodeAgent, RunningNode] | None = None
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
@@ -134,9 +134,9 @@ class NodeService(Service):
             version=__version__,
         )
 
-    def _agent(self, identity: Identity) -> Agent:
+    def _agent(self, identity: Identity) -> NodeAgent:
         settings, person = self.settings, self.mode == "hap"
-        return Agent(
+        return NodeAgent(
             identity,
             name=settings.agent_id or f"agent-{str(identity.peer_id)[-8:].lower()}",
             role=settings.agent_role or ("human" if person else None),

@@ -27,7 +27,7 @@ COMMANDS = ("agent", "hap", "config", "help")
 USAGE = "Usage: twistd [options of twistd] chorus"
 
 
-class _Asked(usage.Options):
+class _CommonOptions(usage.Options):
     """What every level answers."""
 
     def opt_help(self) -> None:
@@ -41,7 +41,7 @@ class _Asked(usage.Options):
     opt_v = opt_version
 
 
-class _Role(_Asked):
+class _Role(_CommonOptions):
     """A command without options of its own."""
 
     words = ""
@@ -78,7 +78,7 @@ class HelpOptions(_Role):
     longdesc = "Print this help and exit."
 
 
-class Options(_Asked):
+class Options(_CommonOptions):
     """Options of `twistd chorus`."""
 
     longdesc = (

@@ -10,11 +10,12 @@ from unittest import mock
 
 from twisted.logger import capturedLogs
 
-from chorus.assembly import Agent, Assembly, listen
+from chorus.assembly import Assembly, NodeAgent, listen
 from chorus.identity import Identity
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.runtime import NodeService
-from chorus.services.cluster import ClusterService, Wishes, load_membership
+from chorus.security.membership import Wishes
+from chorus.services.cluster import ClusterService, load_membership
 from chorus.services.endpoints.ports_file import PORTS
 from chorus.services.p2p.listener import CannotListen
 from chorus.services.presence import Load
@@ -60,7 +61,7 @@ class FileModes(PureTestCase):
 
 class LoadTests(PureTestCase):
     def test_the_last_activity_is_a_tasks_and_no_other_change_of_the_load(self) -> None:
-        agent = Agent(Identity.from_seed(b"\1" * 32), name="a", role=None, max_tasks=3, starts=None)
+        agent = NodeAgent(Identity.from_seed(b"\1" * 32), name="a", role=None, max_tasks=3, starts=None)
         node = Assembly(mock.Mock(), agent, mock.Mock(), lambda: "running")
         executor = SimpleNamespace(current_tasks=1, draining=False, last_activity=1_700_000_000.5)
         node._execution = cast("Any", SimpleNamespace(executor=executor, usable=lambda: True))

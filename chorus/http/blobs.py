@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from chorus.http.body import Upload
+from chorus.http.body import UploadBody
 from chorus.http.gate import SHA256
 from chorus.http.problem import HttpError
 from chorus.http.reply import json_reply, shield
-from chorus.http.routes import BINARY, OCTETS, BlobBody, Operation, Route, header, json_answer, parameter
+from chorus.http.routes import BINARY, OCTETS, ApiOperation, BlobBody, Route, header, json_answer, parameter
 from chorus.http.schemas import SHA256 as DIGEST
 from chorus.http.schemas import Schema
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 async def _put(serving: Serving, request: ApiRequest, query: dict[str, str], sha256: str | None = None) -> bytes:
-    if not isinstance(request.body, Upload):
+    if not isinstance(request.body, UploadBody):
         # The path reached here in a spelling (an escaped slash) that the gate did not take for an upload.
         raise HttpError(404, "not_found", "no such path; /openapi.json lists all of them")
     document = await shield(request.body.take().finish())
@@ -48,7 +48,7 @@ def _matches(values: Sequence[str] | None, etag: str) -> bool:
 
 
 def _upload(path: str, name: str) -> Route:
-    operation = Operation(
+    operation = ApiOperation(
         name,
         "blobs",
         "Upload a blob",
@@ -74,7 +74,7 @@ ROUTES = (
         "GET",
         "/v1/blobs/{sha256}",
         _get,
-        Operation(
+        ApiOperation(
             "getBlob",
             "blobs",
             "Fetch a blob",

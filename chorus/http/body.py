@@ -65,7 +65,7 @@ class Ignored:
         pass
 
 
-class Upload:
+class UploadBody:
     """A body that goes on to a blob writer. Whoever takes `writer` finishes it; else it is aborted at the end."""
 
     def __init__(self, writer: BlobWriter, released: Callable[[], None]) -> None:

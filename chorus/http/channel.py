@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.protocol import connectionDone
 
 from chorus.http import limits
-from chorus.http.body import Upload
+from chorus.http.body import UploadBody
 from chorus.http.problem import CONTENT_TYPE, Problem
 from chorus.twisted_private import OpenChannel
 
@@ -106,7 +106,7 @@ class ApiChannel(OpenChannel):
             if self.length is None or self.length > limits.MAX_INLINE_DRAIN or self._expects_continue(request):
                 self.refuse(request, refusal)
             return
-        if isinstance(request.body, Upload):
+        if isinstance(request.body, UploadBody):
             self._watch_upload(request.body)
         if self._body_pending and self._expects_continue(request):
             self.send_continue()
@@ -119,7 +119,7 @@ class ApiChannel(OpenChannel):
         request.setHeader("Connection", "close")
         request.answer(refusal)
 
-    def _watch_upload(self, upload: Upload) -> None:
+    def _watch_upload(self, upload: UploadBody) -> None:
         """Replace the body's deadline: an upload must grow by `UPLOAD_WINDOW_BYTES` a window, unless it is we who hold
         it; and it pauses when its writer falls behind."""
         last = upload.received

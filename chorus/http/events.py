@@ -14,7 +14,7 @@ from chorus.http.event_stream import CONTENT_TYPE, EventStream, set_headers
 from chorus.http.ports import TERMINAL
 from chorus.http.problem import HttpError
 from chorus.http.reply import shield, whole_number
-from chorus.http.routes import Operation, Route, answer, parameter
+from chorus.http.routes import ApiOperation, Route, answer, parameter
 from chorus.http.schemas import Schema, ref
 from chorus.http.tasks import known_form
 
@@ -71,7 +71,7 @@ ROUTES = (
         "GET",
         "/v1/tasks/{task_id}/events",
         _watch,
-        Operation(
+        ApiOperation(
             "watchTask",
             "tasks",
             "Follow a task's events",

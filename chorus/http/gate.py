@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from chorus.http import auth, limits
-from chorus.http.body import Body, Buffered, Upload, too_large
+from chorus.http.body import Body, Buffered, UploadBody, too_large
 from chorus.http.problem import HttpError
 from chorus.http.reply import query
 from chorus.http.routes import JsonBody, Route
@@ -76,13 +76,13 @@ class ApiGate:
                 return self._upload(request, length, path.groupdict().get("sha256"))
         return unwanted_body(request, length, self._check)
 
-    def _upload(self, request: ApiRequest, length: int | None, segment: bytes | None) -> Upload:
+    def _upload(self, request: ApiRequest, length: int | None, segment: bytes | None) -> UploadBody:
         expected = expected_sha256(request, segment)
         if length is not None and length > self._max_blob:
             raise too_large(self._max_blob)
         if self.uploads >= limits.MAX_UPLOADS:
             raise HttpError(503, "busy", f"{limits.MAX_UPLOADS} uploads run already", {"Retry-After": "2"})
-        upload = Upload(self._blobs.writer(expected), self._released)
+        upload = UploadBody(self._blobs.writer(expected), self._released)
         self.uploads += 1
         return upload
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from chorus.http.reply import JSON_TYPE, bytes_reply, json_reply
-from chorus.http.routes import Operation, Route, answer, json_answer
+from chorus.http.routes import ApiOperation, Route, answer, json_answer
 
 if TYPE_CHECKING:
     from chorus.http.request import ApiRequest
@@ -38,13 +38,13 @@ ROUTES = (
         "GET",
         "/v1/peers",
         _peers,
-        Operation("listPeers", "node", "Peers of this node", {200: json_answer("PeerList", "Peers.")}),
+        ApiOperation("listPeers", "node", "Peers of this node", {200: json_answer("PeerList", "Peers.")}),
     ),
     Route(
         "GET",
         "/v1/pubsub",
         _pubsub,
-        Operation(
+        ApiOperation(
             "getPubSub",
             "node",
             "Pub/sub: meshes and scores",
@@ -57,13 +57,13 @@ ROUTES = (
         "GET",
         "/v1/status",
         _status,
-        Operation("getStatus", "node", "This node", {200: json_answer("Status", "Its state.")}),
+        ApiOperation("getStatus", "node", "This node", {200: json_answer("Status", "Its state.")}),
     ),
     Route(
         "GET",
         "/metrics",
         _metrics,
-        Operation(
+        ApiOperation(
             "getMetrics",
             "node",
             "Metrics in the Prometheus text format",
@@ -76,7 +76,7 @@ ROUTES = (
         "GET",
         "/openapi.json",
         _description,
-        Operation(
+        ApiOperation(
             "getDescription",
             "node",
             "This document",

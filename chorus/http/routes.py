@@ -59,7 +59,7 @@ class BlobBody:
 
 
 @attrs.frozen
-class Operation:
+class ApiOperation:
     """A route's entry in the OpenAPI document."""
 
     name: str
@@ -81,7 +81,7 @@ class Route:
     path: str
     """As OpenAPI writes it: `/v1/tasks/{task_id}`."""
     serve: Callable[..., Any]
-    operation: Operation
+    operation: ApiOperation
     body: JsonBody | BlobBody | None = None
     open: bool = False
     """Answered without the token."""

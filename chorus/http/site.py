@@ -28,7 +28,7 @@ RouteCheck = Callable[[ApiRequest], None]
 """Raises the 404 or 405 of a request that no resource will answer."""
 
 
-class Gate(Protocol):
+class RequestGate(Protocol):
     """Decides about a request by its head. Both raise a `UserError` to refuse it."""
 
     def admit(self, request: ApiRequest) -> bool:
@@ -67,7 +67,7 @@ class ApiSite(PlainFactory):
     noisy = False
     displayTracebacks = False
 
-    def __init__(self, resource: IResource, gate: Gate, clock: IReactorTime) -> None:
+    def __init__(self, resource: IResource, gate: RequestGate, clock: IReactorTime) -> None:
         self.resource = resource
         self.gate = gate
         self.answers: Counter[tuple[str, int]] = Counter()

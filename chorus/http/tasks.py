@@ -12,7 +12,7 @@ from chorus.http.body import Buffered
 from chorus.http.ports import STATES
 from chorus.http.problem import HttpError
 from chorus.http.reply import json_reply, shield, whole_number
-from chorus.http.routes import JsonBody, Operation, Route, header, json_answer, parameter
+from chorus.http.routes import ApiOperation, JsonBody, Route, header, json_answer, parameter
 from chorus.tasks import ids
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ ROUTES = (
         "POST",
         "/v1/tasks",
         _submit,
-        Operation(
+        ApiOperation(
             "submitTask",
             "tasks",
             "Submit a task",
@@ -91,7 +91,7 @@ ROUTES = (
         "GET",
         "/v1/tasks",
         _list,
-        Operation(
+        ApiOperation(
             "listTasks",
             "tasks",
             "List tasks, newest first",
@@ -118,13 +118,13 @@ ROUTES = (
         "GET",
         "/v1/tasks/{task_id}",
         _show,
-        Operation("getTask", "tasks", "Show a task", {200: json_answer("Task", "The task.")}, (404,)),
+        ApiOperation("getTask", "tasks", "Show a task", {200: json_answer("Task", "The task.")}, (404,)),
     ),
     Route(
         "DELETE",
         "/v1/tasks/{task_id}",
         _cancel,
-        Operation(
+        ApiOperation(
             "cancelTask",
             "tasks",
             "Cancel a task",

@@ -25,7 +25,8 @@ from chorus.identity import Identity
 from chorus.messages import PAYLOADS
 from chorus.messages.schema import envelope_schema, payload_schema
 from chorus.multiformats.multiaddr import Multiaddr
-from chorus.services.cluster import ClusterService, Wishes
+from chorus.security.membership import Wishes
+from chorus.services.cluster import ClusterService
 from chorus.services.endpoints.health import HealthService
 from chorus.services.listening import ListenAddress
 from tests.http.wire import TOKEN, ApiCase

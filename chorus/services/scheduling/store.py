@@ -154,7 +154,7 @@ def _spec(record: RunRecord) -> dict[str, JSON]:
     return {"spec": record.spec.to_json(), "input": blob, "lease_s": record.lease_s}
 
 
-def _record(row: runs.RunRow) -> RunRecord:
+def _record(row: runs.StoredRun) -> RunRecord:
     fixed = cast("dict[str, Any]", row.spec)
     moving = json.loads(row.state)
     return RunRecord(
