@@ -77,15 +77,20 @@ def create_once(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = open_plain(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
-        with open(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        _fill(descriptor, content)
         os.link(temporary, path)
     finally:
         os.unlink(temporary)
     sync_folder(path.parent)
+
+
+def _fill(descriptor: int, content: bytes) -> None:
+    """Write a private file (0600) to the disk, and close it."""
+    with open(descriptor, "wb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
@@ -101,11 +106,7 @@ def write_private(path: Path, content: bytes) -> None:
     """Replace `path` by a file of mode 0600, complete and on disk before it has its name. Raises `OSError`."""
     temporary = path.with_name(f".{path.name}.new")
     descriptor = open_plain(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    with open(descriptor, "wb") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    _fill(descriptor, content)
     os.replace(temporary, path)
     sync_folder(path.parent)
 

@@ -418,16 +418,3 @@ def _explain(errors: list[ErrorDetails], environ: Mapping[str, str]) -> str:
 def _quoted(environ: Mapping[str, str], name: str) -> str:
     value = environ.get(name, "").strip()
     return repr(value if len(value) <= MAX_SHOWN else value[:MAX_SHOWN] + "…")
-
-
-__all__ = [
-    "ConfigError",
-    "Settings",
-    "Variable",
-    "describe",
-    "effective",
-    "load",
-    "shown",
-    "unknown_variables",
-    "variable",
-]

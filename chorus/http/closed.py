@@ -52,6 +52,3 @@ class ClosedBlobs:
 
     def open(self, sha256: str) -> Deferred[tuple[IO[bytes], int]]:
         return fail(OpenModeRefuses())
-
-    def stat(self, sha256: str) -> Deferred[Document | None]:
-        return fail(OpenModeRefuses())

@@ -14,9 +14,10 @@ from twisted.internet.defer import Deferred
 
 from chorus.http import limits
 from chorus.http.outflow import Outflow
+from chorus.timer import Timer
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.internet.interfaces import IReactorTime
 
     from chorus.http.ports import Subscription
     from chorus.http.request import ApiRequest
@@ -34,10 +35,9 @@ class EventStream:
 
     def __init__(self, request: ApiRequest, clock: IReactorTime) -> None:
         self._request = request
-        self._clock = clock
         self._subscription: Subscription | None = None
-        self._heartbeat: IDelayedCall | None = None
-        self._limit: IDelayedCall | None = None
+        self._heartbeat = Timer(clock, self._beat)
+        self._limit = Timer(clock, self.shut_down)
         self._started = False
         self._backlog = 0
         self.closed: Deferred[None] = Deferred()
@@ -91,7 +91,7 @@ class EventStream:
     def end_after(self, seconds: int) -> None:
         """End the stream when it has been open so long; at 0 as soon as what is there has been sent."""
         if not self._out.over:
-            self._limit = self._clock.callLater(max(seconds, GRACE_S), self.shut_down)
+            self._limit.arm(max(seconds, GRACE_S))
 
     def answered(self) -> Deferred[None]:
         """Fires when `closed` does; cancelling it (the client went away) harms nothing."""
@@ -106,7 +106,7 @@ class EventStream:
         return waiter
 
     def _beat(self) -> None:
-        self._heartbeat = self._clock.callLater(limits.HEARTBEAT_S, self._beat)
+        self._heartbeat.arm(limits.HEARTBEAT_S)
         if not self._out.paused:
             self._out.write(b": alive\n\n")
 
@@ -120,9 +120,8 @@ class EventStream:
             self._subscription.resume()
 
     def _close(self) -> None:
-        for call in (self._heartbeat, self._limit):
-            if call is not None and call.active():
-                call.cancel()
+        self._heartbeat.cancel()
+        self._limit.cancel()
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             subscription.stop()

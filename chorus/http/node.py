@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from chorus.http.reply import JSON_TYPE, bytes_reply, json_reply
@@ -13,37 +14,24 @@ if TYPE_CHECKING:
     from chorus.http.routes import Serving
 
 
-def _peers(serving: Serving, request: ApiRequest, query: dict[str, str]) -> bytes:
-    return json_reply(request, {"peers": serving.ports.node.peers()})
-
-
-def _pubsub(serving: Serving, request: ApiRequest, query: dict[str, str]) -> bytes:
-    return json_reply(request, serving.ports.node.pubsub())
-
-
-def _status(serving: Serving, request: ApiRequest, query: dict[str, str]) -> bytes:
-    return json_reply(request, serving.ports.node.status())
-
-
 def _metrics(serving: Serving, request: ApiRequest, query: dict[str, str]) -> bytes:
     return bytes_reply(request, serving.metrics.render(), serving.metrics.CONTENT_TYPE)
 
 
-def _description(serving: Serving, request: ApiRequest, query: dict[str, str]) -> bytes:
-    return json_reply(request, serving.description)
+def _document(path: str, read: Callable[[Serving], object], operation: ApiOperation, *, open: bool = False) -> Route:
+    """A route that answers with the document that `read` gives."""
+    return Route("GET", path, lambda serving, request, _: json_reply(request, read(serving)), operation, open=open)
 
 
 ROUTES = (
-    Route(
-        "GET",
+    _document(
         "/v1/peers",
-        _peers,
+        lambda serving: {"peers": serving.ports.node.peers()},
         ApiOperation("listPeers", "node", "Peers of this node", {200: json_answer("PeerList", "Peers.")}),
     ),
-    Route(
-        "GET",
+    _document(
         "/v1/pubsub",
-        _pubsub,
+        lambda serving: serving.ports.node.pubsub(),
         ApiOperation(
             "getPubSub",
             "node",
@@ -53,10 +41,9 @@ ROUTES = (
             "P7 (behaviour), with the thresholds that the router acts on.",
         ),
     ),
-    Route(
-        "GET",
+    _document(
         "/v1/status",
-        _status,
+        lambda serving: serving.ports.node.status(),
         ApiOperation("getStatus", "node", "This node", {200: json_answer("Status", "Its state.")}),
     ),
     Route(
@@ -72,10 +59,9 @@ ROUTES = (
         # Scrapers add parameters of their own.
         any_query=True,
     ),
-    Route(
-        "GET",
+    _document(
         "/openapi.json",
-        _description,
+        lambda serving: serving.description,
         ApiOperation(
             "getDescription",
             "node",

@@ -11,18 +11,8 @@ from chorus.http.schemas import SHA256, TASK_ID, Schema, all_schemas, ref
 from chorus.http.table import ROUTES
 from chorus.tasks.spec import LimitPolicy
 
-_ALWAYS = {
-    400: "The request is malformed.",
-    401: "The token is missing or wrong.",
-    406: "The Accept header leaves nothing that this path gives.",
-    408: "The request did not arrive in time.",
-    413: "The body is too large.",
-    414: "The target of the request is too long.",
-    421: "The Host header names another host.",
-    431: "The headers are too large.",
-    500: "An error inside the node.",
-    503: "Not possible at present; try again.",
-}
+_ALWAYS = (400, 401, 406, 408, 413, 414, 421, 431, 500, 503)
+"""Errors that every route may answer."""
 _PATH_PARAMETERS = {
     "task_id": parameter("path", "task_id", TASK_ID, "The task's id."),
     "sha256": parameter("path", "sha256", SHA256, "The blob's id: the SHA-256 of its bytes."),

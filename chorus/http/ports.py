@@ -75,8 +75,6 @@ class BlobPort(Protocol):
     def open(self, sha256: str) -> Deferred[tuple[IO[bytes], int]]:
         """An open file and its size, fetched from a peer first if it is not here. Fails with `UnknownBlob`."""
 
-    def stat(self, sha256: str) -> Deferred[Document | None]: ...
-
 
 class NodePort(Protocol):
     def peers(self) -> list[Document]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -83,15 +83,6 @@ def forget(connection: sqlite3.Connection, task_id: str, fence: str) -> bool:
 
 
 def _row(columns: tuple[str, str, int, str, str, str, str | None, float, float]) -> StoredRun:
-    task_id, fence, attempt, scheduler, spec, state, result, created_at, updated_at = columns
-    return StoredRun(
-        task_id,
-        fence,
-        attempt,
-        scheduler,
-        cast("dict[str, JSON]", rows.load(spec)),
-        state,
-        None if result is None else cast("dict[str, JSON]", rows.load(result)),
-        created_at,
-        updated_at,
-    )
+    task_id, fence, attempt, scheduler, spec, state, result, *times = columns
+    ended = None if result is None else rows.load(result)
+    return StoredRun(task_id, fence, attempt, scheduler, rows.load(spec), state, ended, *times)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from chorus.services.p2p.admission import AdmissionService
-from chorus.services.scheduling.counters import DURATION_BUCKETS
 
 if TYPE_CHECKING:
     from chorus.observe.metrics import Metrics
@@ -72,12 +71,7 @@ def _tasks(metrics: Metrics, tasks: TaskParts) -> None:
     metrics.counter(
         "chorus_tasks_failed_total", "Tasks failed.", lambda: dict(counters.failed_by_reason), labels=("reason",)
     )
-    metrics.read_histogram(
-        "chorus_task_duration_seconds",
-        "From submission to end.",
-        DURATION_BUCKETS,
-        lambda: (counters.durations, counters.duration_sum),
-    )
+    metrics.histogram("chorus_task_duration_seconds", "From submission to end.", counters.durations)
     metrics.gauge(
         "chorus_recovery_seconds", "Seconds the last lost task took to run again.", lambda: counters.recovery_last
     )

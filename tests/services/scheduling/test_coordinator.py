@@ -134,7 +134,7 @@ class WayOfATaskTest(WorldCase):
         self.assertEqual([each["state"] for each in node.announced], ["submitted", "assigned", "running", "completed"])
         self.assertEqual(node.announced[0]["title"], "a title")
         counters = node.coordinator.counters
-        self.assertEqual((counters.submitted, counters.completed, counters.duration_count), (1, 1, 1))
+        self.assertEqual((counters.submitted, counters.completed, sum(counters.durations.counts)), (1, 1, 1))
         self.assertEqual(node.coordinator.active, 0)
 
 
