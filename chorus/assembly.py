@@ -68,9 +68,9 @@ class Assembly:
 
     _log = Logger()
 
-    def __init__(self, around: Surroundings, agent: NodeAgent, sequence: Sequence, state: Callable[[], str]) -> None:
-        self._around = around
-        self._settings = around.settings
+    def __init__(self, context: Surroundings, agent: NodeAgent, sequence: Sequence, state: Callable[[], str]) -> None:
+        self._context = context
+        self._settings = context.settings
         self._agent = agent
         self._sequence = sequence
         self._state = state
@@ -97,7 +97,7 @@ class Assembly:
     async def _start_storage(self) -> Storage:
         from chorus.wiring.storage import build_storage
 
-        storage = build_storage(self._around)
+        storage = build_storage(self._context)
         await self._run(
             Step("file threads", start=storage.pool.start, stop=storage.pool.stop),
             _service("store", storage.store, limit_s=60),
@@ -107,7 +107,7 @@ class Assembly:
     async def _start_network(self) -> Network:
         from chorus.wiring.network import build_network
 
-        network = build_network(self._around, self._agent.identity, self._agent.starts)
+        network = build_network(self._context, self._agent.identity, self._agent.starts)
         p2p = network.p2p
         p2p.watch_peers(partial(self._log_peer, p2p, "connected"), partial(self._log_peer, p2p, "disconnected"))
         await self._run(Step("P2P node", start=partial(listen, network), stop=p2p.stopService))
@@ -129,7 +129,7 @@ class Assembly:
 
         agent = self._agent
         self._messages = messages = build_messages(
-            self._around,
+            self._context,
             agent.identity,
             network.p2p,
             agent_id=agent.name,
@@ -155,7 +155,7 @@ class Assembly:
         from chorus.wiring.scheduling import build_scheduling
 
         self._execution = execution = build_execution(
-            self._around,
+            self._context,
             storage,
             network.p2p,
             agent_id=self._agent.name,
@@ -163,7 +163,7 @@ class Assembly:
             max_tasks=self._agent.max_tasks,
             changed=self._load_changed,
         )
-        self._scheduling = scheduling = build_scheduling(self._around, storage, network.p2p, messages, execution)
+        self._scheduling = scheduling = build_scheduling(self._context, storage, network.p2p, messages, execution)
         await self._run(
             Step("blob threads", start=execution.offload.start, stop=execution.offload.stop),
             _service("blobs", execution.blobs, limit_s=60),
@@ -214,7 +214,7 @@ class Assembly:
 
         settings, cluster = self._settings, network.cluster
         self._discovery = discovery = build_discovery(
-            self._around, self._agent.identity, network.p2p, cluster, storage.in_thread
+            self._context, self._agent.identity, network.p2p, cluster, storage.in_thread
         )
         isolation = Isolation(
             cluster, discovery, bootstrap=bool(settings.bootstrap_peers), join=settings.join is not None
@@ -232,7 +232,7 @@ class Assembly:
             alone=isolation.reason,
             state=self._state,
         )
-        faces = build_faces(self._around, node)
+        faces = build_faces(self._context, node)
 
         def discover() -> None:
             discovery.startService()

@@ -33,7 +33,7 @@ def is_shortage(error: OSError) -> bool:
 
 
 def kind(mode: int) -> str | None:
-    """What a path is when it is no plain file, with its article; None for a plain file."""
+    """The kind of a path that is no plain file, with its article; None for a plain file."""
     if stat.S_ISREG(mode):
         return None
     return next((name for is_it, name in _KINDS if is_it(mode)), "of an unknown kind")

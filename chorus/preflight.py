@@ -88,7 +88,7 @@ def descriptors_wanted(settings: Settings) -> int:
 
 
 def wishes_of(settings: Settings) -> Wishes:
-    """What the configuration says about the cluster. Raises `UserError`."""
+    """The configuration's wishes for the cluster. Raises `UserError`."""
     from chorus.security.membership import Wishes
 
     return Wishes.parse(

@@ -58,7 +58,7 @@ class NodeService(Service):
         self._ports_file = PortsFile(self._directory.path, reactor)
         self._notifier = Notifier(supervision or Supervision(), reactor, self._status_line)
         self._starting: Deferred[None] | None = None
-        self._around = Surroundings(
+        self._context = Surroundings(
             settings=settings,
             reactor=reactor,
             path=self._directory.path,
@@ -117,7 +117,7 @@ class NodeService(Service):
         await run(Step("data directory", stop=self._directory.release))
         self._directory.note_holder()
         agent = self._agent(self._directory.identity())
-        node = await Assembly(self._around, agent, self._sequence, lambda: self.state).start()
+        node = await Assembly(self._context, agent, self._sequence, lambda: self.state).start()
         self._running = agent, node
         self._write_ports(node)
         await run(Step("ports file", start=self._ports_file.start, stop=self._ports_file.remove))
@@ -149,9 +149,9 @@ class NodeService(Service):
         from chorus.protocols.starts import INSTANCE_BYTES
         from chorus.services.starts import StartCount, Starts
 
-        around = self._around
-        instance = around.random_bytes(INSTANCE_BYTES)
-        return Starts(identity, StartCount(around.path), instance, wall=around.wall, twin=self._twin_runs)
+        context = self._context
+        instance = context.random_bytes(INSTANCE_BYTES)
+        return Starts(identity, StartCount(context.path), instance, wall=context.wall, twin=self._twin_runs)
 
     def _twin_runs(self, line: str) -> None:
         self._log.error("{line}", event="node.twin", line=line)

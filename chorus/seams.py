@@ -102,7 +102,7 @@ class EventLog(Protocol):
 
 
 class Roles(Protocol):
-    """Who may do what; roles come from the configuration until certificates carry them."""
+    """Decides who may do what; roles come from the configuration until certificates carry them."""
 
     def is_member(self, peer_id: str) -> bool:
         """Whether a peer belongs to the cluster, be it connected to us or not: asked of the author of each message."""

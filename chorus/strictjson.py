@@ -2,7 +2,7 @@
 
 Refused: anything over the byte limit, nesting over the depth limit (before the parser recurses), duplicate keys, NaN
 and the infinities, integers outside ±(2^53 - 1) or with absurd digits (CVE-2020-10735), lone surrogates, a byte order
-mark, invalid UTF-8. What passes is I-JSON (RFC 7493), so `canonical` (RFC 8785) can write it again.
+mark, invalid UTF-8. The rest is I-JSON (RFC 7493), so `canonical` (RFC 8785) can write it again.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _brackets(text: str) -> bytes:
 
 
 def _is_flat(brackets: bytes, maximum: int) -> bool:
-    """Whether they surely close, at most `maximum` deep. What this does not say of valid JSON is for `_check_depth`."""
+    """Whether they surely close, at most `maximum` deep. False for some valid JSON too: `_check_depth` decides then."""
     for _ in range(maximum):
         if not brackets:
             break

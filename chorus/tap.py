@@ -28,7 +28,7 @@ USAGE = "Usage: twistd [options of twistd] chorus"
 
 
 class _CommonOptions(usage.Options):
-    """What every level answers."""
+    """Options of every level."""
 
     def opt_help(self) -> None:
         """Display this help and exit."""
@@ -45,7 +45,7 @@ class _Role(_CommonOptions):
     """A command without options of its own."""
 
     words = ""
-    """What may follow the command's name."""
+    """Arguments that may follow the command's name."""
 
     def getSynopsis(self) -> str:
         assert self.parent is not None
@@ -146,7 +146,7 @@ def _answer(text: str) -> NoReturn:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        # Whoever read us has enough (`twistd chorus config | head`). Keep the interpreter from flushing into the pipe.
+        # The reader has enough (`twistd chorus config | head`). Keep the interpreter from flushing into the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(0)
 
@@ -156,8 +156,8 @@ def _complain(error: ChorusError) -> None:
 
 
 def makeService(options: Options) -> IService:
-    """Build the node. What certainly cannot work (`preflight`) ends the process with one line here, before twistd goes
-    into the background."""
+    """Build the node. A start that certainly fails (`preflight`) ends the process with one line here, before twistd
+    goes into the background."""
     try:
         # Before the reactor, which fails without a word that helps.
         descriptors.require()

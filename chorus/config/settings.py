@@ -30,7 +30,7 @@ from chorus.tasks.leases import LEASE_S
 PREFIX = "CHORUS_"
 SECRETS_DIR = "CHORUS_SECRETS_DIR"
 CLIENT_VARIABLES = ("CHORUS_API", "CHORUS_BUILD_COMMIT", "CHORUS_BUILD_DATE")
-"""What the `chorus` command and the version line read, beside the settings."""
+"""Variables that the `chorus` command and the version line read, beside the settings."""
 MAX_SHOWN = 60
 """Characters of a wrong value that an error repeats."""
 
@@ -45,7 +45,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, str_strip_whitespace=True)
 
-    # Who the node is
+    # The node as others see it
     agent_id: Name | None = Field(None, description="Name of the agent; by default made from the peer id.")
     license_id: str | None = Field(None, max_length=256, description="Licence; accepted and not used yet.")
     data_dir: Path = Field(description="Directory of the identity, the store and the blobs; one process per directory.")

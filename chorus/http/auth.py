@@ -1,4 +1,4 @@
-"""Who may ask: the bearer token, and the Host header.
+"""Access to the HTTP ports: the bearer token, and the Host header.
 
 Every path wants the token but `/openapi.json`, which holds nothing of this node. The Host header must be an IP address,
 `localhost` or a configured name: a page in a browser whose own name was made to resolve to this machine (DNS rebinding)

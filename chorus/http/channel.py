@@ -149,7 +149,7 @@ class ApiChannel(OpenChannel):
             return
         # Past this point only dataReceived above, the timer or the peer's own close act.
         self.setTimeout(None)
-        # What is dropped must be read, whoever paused.
+        # Bytes to drop must be read, whoever paused.
         self.resume_reading()
         self._lingering = self.callLater(limits.LINGER_S, self._end_linger)
         self.transport.loseWriteConnection()

@@ -98,8 +98,8 @@ def _buffered(request: ApiRequest, length: int | None, most: int) -> Buffered:
 
 
 def expected_sha256(request: ApiRequest, segment: bytes | None) -> str | None:
-    """What the client says its blob hashes to: in the path, as `?sha256=`, or as Content-Digest (RFC 9530). Raises a
-    400 when one is malformed, a 409 when two differ."""
+    """The digest that the client announces for its blob: in the path, as `?sha256=`, or as Content-Digest (RFC 9530).
+    Raises a 400 when one is malformed, a 409 when two differ."""
     given: set[str] = set()
     if segment is not None:
         given.add(_sha256(segment.decode("latin-1")))

@@ -29,7 +29,7 @@ SECURITY_HEADERS = {
 
 
 class HttpError(UserError):
-    """What is wrong with a request as such: `status`, a stable code, one line, and headers of the answer."""
+    """An error of the request as such: `status`, a stable code, one line, and headers of the answer."""
 
     def __init__(self, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)

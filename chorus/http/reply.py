@@ -1,5 +1,5 @@
 # mypy: allow-untyped-calls
-"""What every resource shares: answers, accepted media types, query parameters."""
+"""Shared by all routes: answers, accepted media types, query parameters."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ class ApiRequest(Request):
             raise HttpError(400, "bad_target", "the path holds a NUL")
 
     def _check_text(self) -> None:
-        """Whoever reads a header later may take it for text."""
+        """Refuse headers that are not UTF-8: later readers take them for text."""
         for name, values in self.requestHeaders.getAllRawHeaders():
             for value in values:
                 try:

@@ -47,7 +47,7 @@ def unwanted_body(request: ApiRequest, length: int | None, check: RouteCheck) ->
 
 
 class PlainGate:
-    """Host names alone; no body wanted. What the health port has."""
+    """The health port's gate: checks host names alone and wants no body."""
 
     def __init__(self, check: RouteCheck, names: Collection[str] = ()) -> None:
         self._check = check
@@ -93,7 +93,7 @@ class ApiSite(PlainFactory):
         return channel
 
     def connection_made(self, channel: ApiChannel) -> None:
-        """It has its socket: what the system refuses before is as if it had never come."""
+        """Count a connection once it has its socket: one that the system refuses before never came."""
         self._channels.add(channel)
         self._newcomers.add(channel)
 

@@ -1,4 +1,4 @@
-"""How log events are written: lines for people, or one JSON object a line (CHORUS_LOG_FORMAT), from CHORUS_LOG_LEVEL.
+"""Writes log events: lines for people, or one JSON object a line (CHORUS_LOG_FORMAT), from CHORUS_LOG_LEVEL.
 
 twistd decides where (stdout, `--logfile`, rotation); this only changes the words. The `event` field, where there is
 one, is a stable name that operators can search for (docs/events.md).

@@ -97,7 +97,7 @@ class Metrics:
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Any]:
-        """What `prometheus_client` calls."""
+        """Called by `prometheus_client`."""
         for source in list(self._sources.values()):
             try:
                 yield _family(source)

@@ -47,7 +47,7 @@ class ClusterError(UserError):
 
 @attrs.frozen
 class Membership:
-    """What a data directory belongs to. `cluster_id` is `None` while the node waits for its first admission."""
+    """The cluster of a data directory. `cluster_id` is `None` while the node waits for its first admission."""
 
     store_id: bytes
     secret: bytes = attrs.field(repr=False)
@@ -63,7 +63,7 @@ class Membership:
 
     @property
     def founder(self) -> PeerId | None:
-        """Whose identity the genesis entry names; `None` where there is none. Raises `ValueError` or `ChorusError` for
+        """The peer that the genesis entry names; `None` where there is none. Raises `ValueError` or `ChorusError` for
         one that `found` did not write for this store."""
         if self.genesis is None:
             return None
@@ -129,7 +129,7 @@ class Membership:
 
 @attrs.frozen
 class Wishes:
-    """What the configuration says, parsed. `bootstrap` tells whether any bootstrap peer is configured."""
+    """The configuration's wishes, parsed. `bootstrap` tells whether any bootstrap peer is configured."""
 
     join: JoinToken | None = None
     secret: bytes | None = attrs.field(default=None, repr=False)
@@ -215,7 +215,7 @@ def _resume(stored: Membership, wishes: Wishes) -> Membership:
 
 
 def check_open_mode(*, listen_host: str, wishes: Wishes, stored: bool) -> None:
-    """What open mode refuses. Raises `ClusterError`."""
+    """Raise `ClusterError` for what open mode refuses."""
     if wishes.join is not None or wishes.secret is not None:
         raise ClusterError("CHORUS_OPEN proves no membership: unset CHORUS_JOIN and CHORUS_CLUSTER_SECRET, or it")
     if wishes.found:

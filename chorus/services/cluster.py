@@ -165,7 +165,7 @@ class ClusterService(Service):
 
 
 def load_membership(directory: Path) -> Membership | None:
-    """What the data directory belongs to; `None` for a new one. Raises `DataDirectoryError` when it is damaged."""
+    """The membership of the data directory; `None` for a new one. Raises `DataDirectoryError` when it is damaged."""
     path = directory / STATE
     encoded = read_private(path, MAX_FILE)
     if encoded is None:

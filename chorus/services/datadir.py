@@ -14,7 +14,7 @@ from chorus.identity import Identity
 LOCK = "lock"
 IDENTITY = "identity"
 FOLDERS = ("blobs", "runs", "sandbox")
-"""What must be a directory if it is there; a link to one serves, to have blobs on a disk of their own."""
+"""Names that must be directories where they exist; a link to one serves, to have blobs on a disk of their own."""
 FILES = (
     *(
         IDENTITY,
@@ -29,7 +29,7 @@ FILES = (
     ),
     *("chorus.db", "chorus.db-wal", "chorus.db-shm", "chorus.db-reserve"),
 )
-"""What must be a plain file if it is there (docs/architecture.md, "What lies where")."""
+"""Names that must be plain files where they exist (docs/architecture.md, "What lies where")."""
 
 
 class DataDirectoryInUse(DataDirectoryError):

@@ -58,7 +58,7 @@ def collision(bindings: Sequence[ListenAddress]) -> str | None:
 
 
 def _overlap(one: str, other: str) -> bool:
-    # What follows a % is an interface: the same link-local address on two of them is rare enough to be refused.
+    # The part after a % is an interface: the same link-local address on two of them is rare enough to be refused.
     first, second = (ipaddress.ip_address(host.partition("%")[0]) for host in (one, other))
     if first.version == second.version:
         return first == second or first.is_unspecified or second.is_unspecified

@@ -37,7 +37,7 @@ LOOK_S = 1.0
 
 
 class Store(Protocol):
-    """What the rest of the program may ask of the database."""
+    """The database as the rest of the program uses it."""
 
     def write(self, work: Work[T]) -> Deferred[T]:
         """Run `work(connection)` in a transaction on the writer's thread; fires with its result once that is durable.

@@ -1,4 +1,4 @@
-"""How a task's history ends: what a scheduler needs to go on after a restart. Functions for `Store.read`."""
+"""The ends of task histories, from which a scheduler goes on after a restart. Functions for `Store.read`."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class Writer:
         self._ballast = Ballast(path)
         self._connection: sqlite3.Connection | None = None
         self.trouble: BaseException | None = None
-        """What kept the last transaction from the disk."""
+        """The error that kept the last transaction from the disk."""
         self.lost: str | None = None
         """One line once the file under the database's name is another one, or none, or was changed by others:
         nothing is acknowledged then."""

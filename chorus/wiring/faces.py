@@ -35,31 +35,31 @@ class Faces:
     health: HealthService
 
 
-def build_faces(around: Surroundings, node: NodeParts) -> Faces:
+def build_faces(context: Surroundings, node: NodeParts) -> Faces:
     """Makes the API's token where there is none; raises `TokenFileError` where it cannot."""
-    settings, tasks = around.settings, node.tasks
+    settings, tasks = context.settings, node.tasks
     metrics = Metrics()
     node_metrics.register(metrics, node)
     api = ApiService(
         ApiPorts(
             ClosedTasks() if tasks is None else tasks.coordinator,
             ClosedBlobs() if tasks is None else tasks.blobs,
-            NodeView(node, around.reactor, around.wall),
+            NodeView(node, context.reactor, context.wall),
         ),
         metrics,
         ApiRules(
-            plain(settings.api_token) or load_or_make_token(around.path),
+            plain(settings.api_token) or load_or_make_token(context.path),
             settings.api_hosts,
             settings.max_blob_mb * MIB,
             LimitPolicy(*task_limits(settings)),
         ),
-        ListenAddress("CHORUS_API", settings.api_bind, settings.api_port, around.last_port("api")),
-        around.reactor,
+        ListenAddress("CHORUS_API", settings.api_bind, settings.api_port, context.last_port("api")),
+        context.reactor,
     )
     health = HealthService(
         HealthChecks(node_checks(node, api)),
         settings.api_hosts,
-        ListenAddress("CHORUS_HEALTH", settings.health_bind, settings.health_port, around.last_port("health")),
-        around.reactor,
+        ListenAddress("CHORUS_HEALTH", settings.health_bind, settings.health_port, context.last_port("health")),
+        context.reactor,
     )
     return Faces(api, health)

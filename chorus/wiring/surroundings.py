@@ -1,4 +1,4 @@
-"""What every part of a node is made from, whatever it does."""
+"""Settings, reactor, clocks, entropy and data directory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIMITED = ("cpu", "memory_mb", "pids", "disk_mb", "timeout_s", "output_mb")
 
 @attrs.frozen
 class Surroundings:
-    """Settings, reactor, time and chance. The one place where a node says which clock and which randomness it has."""
+    """Shared by all parts of a node. The one place where a node says which clock and which randomness it has."""
 
     settings: Settings
     reactor: Any
@@ -37,7 +37,7 @@ class Surroundings:
     """Of the last start here, by name."""
 
     def last_port(self, name: str) -> int:
-        """What to try first where the settings ask for any port; 0 when there is none, or another part has it."""
+        """The port to try first where the settings ask for any port; 0 when there is none, or another part has it."""
         settings, port = self.settings, self.last_ports.get(name, 0)
         return 0 if port in (settings.p2p_port, settings.api_port, settings.health_port) else port
 

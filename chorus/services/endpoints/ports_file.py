@@ -1,4 +1,4 @@
-"""Where a running node says which ports it uses, for the `chorus` command and for scripts; and which ones it had last,
+"""Files that name a running node's ports, for the `chorus` command and for scripts, and the ports of its last start,
 for a start that may take any."""
 
 from __future__ import annotations
