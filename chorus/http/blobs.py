@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from chorus.http.body import UploadBody
 from chorus.http.gate import SHA256
 from chorus.http.problem import HttpError
-from chorus.http.reply import json_reply, shield
-from chorus.http.routes import BINARY, OCTETS, ApiOperation, BlobBody, Route, header, json_answer, parameter
+from chorus.http.reply import OCTETS, json_reply, shield
+from chorus.http.routes import BINARY, ApiOperation, BlobBody, Route, header, json_answer, parameter
 from chorus.http.schemas import SHA256 as DIGEST
 from chorus.http.schemas import Schema
 

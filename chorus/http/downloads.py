@@ -12,7 +12,7 @@ from twisted.internet.threads import deferToThreadPool
 from chorus.http import limits
 from chorus.http.outflow import Outflow
 from chorus.http.problem import HttpError
-from chorus.http.routes import OCTETS
+from chorus.http.reply import OCTETS
 
 if TYPE_CHECKING:
     from chorus.http.request import ApiRequest

@@ -22,6 +22,7 @@ T = TypeVar("T")
 _log = Logger()
 
 JSON_TYPE = "application/json"
+OCTETS = "application/octet-stream"
 
 _QUALITY_ZERO = re.compile(r";\s*q=0(\.0{0,3})?\s*(;|$)", re.IGNORECASE)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from chorus.http import limits
-from chorus.http.reply import JSON_TYPE
+from chorus.http.reply import JSON_TYPE, OCTETS
 from chorus.http.schemas import Schema, ref
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from chorus.http.ports import ApiPorts
     from chorus.observe.metrics import Metrics
 
-OCTETS = "application/octet-stream"
+
 BINARY: Schema = {"schema": {"type": "string", "format": "binary"}}
 
 
