@@ -30,7 +30,7 @@ def node_parts(tasks: TaskParts | None = None, *, load: Load | None = None, **pa
         "admission": stand_in(),
         "p2p": stand_in(running=True, peer_id=peer, connections=lambda: [], listen_addresses=lambda: []),
         "pubsub": stand_in(running=True, counters=dict),
-        "messaging": stand_in(wrong_clocks=lambda: None),
+        "messaging": stand_in(wrong_clocks=lambda: None, counters=stand_in()),
         "presence": stand_in(profile=stand_in(agent_id="a", role=None)),
         "load": lambda: now,
         "alone": lambda: None,
