@@ -29,8 +29,8 @@ class TooFewDescriptors(UserError):
 
 
 def wanted(*, tasks: int, peers: int, http: int) -> int:
-    """What a node uses when it is as busy as its configuration lets it be: `tasks` at once, connections to `peers`, and
-    of `http` clients."""
+    """The descriptors of a node that is as busy as its configuration lets it be: `tasks` at once, connections to
+    `peers`, and of `http` clients."""
     return OWN + PER_TASK * tasks + peers + http + BLOB_FILES
 
 

@@ -1,4 +1,4 @@
-"""The one source of what must not be guessed: keys and nonces come from here, or from a stand-in that was passed in."""
+"""The one source of secret randomness: keys and nonces come from here, or from a stand-in that was passed in."""
 
 from __future__ import annotations
 

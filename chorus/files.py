@@ -7,6 +7,8 @@ import os
 import stat
 from pathlib import Path
 
+from chorus.errors import UserError
+
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
     (stat.S_ISLNK, "a symbolic link"),
@@ -15,10 +17,14 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
-
-
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _SHORTAGES = FULL | {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
+
+class DataDirectoryError(UserError):
+    """The data directory cannot be used; the text names it."""
+
+    code = "data_directory"
 
 
 def is_shortage(error: OSError) -> bool:
@@ -27,7 +33,7 @@ def is_shortage(error: OSError) -> bool:
 
 
 def kind(mode: int) -> str | None:
-    """What a path is when it is no plain file, with its article; None for a plain file."""
+    """The kind of a path that is no plain file, with its article; None for a plain file."""
     if stat.S_ISREG(mode):
         return None
     return next((name for is_it, name in _KINDS if is_it(mode)), "of an unknown kind")
@@ -71,15 +77,20 @@ def create_once(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = open_plain(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
-        with open(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        _fill(descriptor, content)
         os.link(temporary, path)
     finally:
         os.unlink(temporary)
     sync_folder(path.parent)
+
+
+def _fill(descriptor: int, content: bytes) -> None:
+    """Write a private file (0600) to the disk, and close it."""
+    with open(descriptor, "wb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
@@ -89,3 +100,28 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Replace `path` by a file of mode 0600, complete and on disk before it has its name. Raises `OSError`."""
+    temporary = path.with_name(f".{path.name}.new")
+    descriptor = open_plain(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    _fill(descriptor, content)
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def read_private(path: Path, limit: int) -> bytes | None:
+    """The content, or `None` when there is no such file. Raises `DataDirectoryError` when others may read or change
+    it, when it is over `limit` bytes, or when it cannot be read."""
+    try:
+        content, mode = read_plain(path, limit + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DataDirectoryError(f"{path} cannot be read: {error.strerror}") from error
+    if mode & 0o077:
+        raise DataDirectoryError(f"{path} is open to others (mode {mode:04o}): chmod 600 it")
+    if len(content) > limit:
+        raise DataDirectoryError(f"{path} is longer than {limit} bytes: it is not what this node wrote")
+    return content

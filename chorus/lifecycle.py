@@ -6,6 +6,9 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +21,25 @@ from chorus.errors import ChorusError, LocalError
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
+
+
+class ExitStatus:
+    """The exit status of a start that failed after twistd began to run the reactor, which twistd itself has no way
+    to return."""
+
+    def __init__(self) -> None:
+        self._code = 0
+        atexit.register(self._leave)
+
+    def fail(self, code: int) -> None:
+        """The process will end with `code`, unless it already has a worse one."""
+        self._code = max(self._code, code)
+
+    def _leave(self) -> None:
+        if self._code:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(self._code)
 
 
 class StepFailed(LocalError):

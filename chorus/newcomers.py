@@ -1,8 +1,8 @@
 """Connections that have not proved anything yet: a pool in which a further one always finds a place (pure).
 
-Whoever has made no progress for longest makes room, in the group of the newcomer when that is full, else in all of the
+The one without progress for longest makes room, in the group of the newcomer when that is full, else in all of the
 pool. Progress is a step of the protocol, never a number of bytes: a client that trickles stays where it is in the line.
-Who has proved what the listener asks for leaves the pool, so that strangers never take a member's place.
+A connection that has proved what the listener asks for leaves the pool, so that strangers never take a member's place.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ class Newcomers(Generic[T]):
     def __init__(self, most: int) -> None:
         self.most = most
         self._line: dict[T, tuple[str, ...]] = {}
-        """With the names of their groups; whoever has made no progress for longest is first."""
+        """With the names of their groups; the one without progress for longest is first."""
         self._by_group: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._line)
 
     def __iter__(self) -> Iterator[T]:
-        """Whoever has made no progress for longest first."""
+        """The one without progress for longest comes first."""
         return iter(self._line)
 
     def __contains__(self, member: object) -> bool:

@@ -1,4 +1,4 @@
-"""What would certainly fail at the start, said before anything is made and before twistd goes into the background."""
+"""Refuses a start that would certainly fail, before anything is made and before twistd goes into the background."""
 
 from __future__ import annotations
 
@@ -13,19 +13,13 @@ from typing import TYPE_CHECKING, Any
 from chorus import descriptors
 from chorus.errors import UserError
 from chorus.services.datadir import DataDirectory
-from chorus.services.listening import Binding, cannot_listen, collision
+from chorus.services.listening import ListenAddress, PortInUse, cannot_listen, collision
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from chorus.config.settings import Settings
-    from chorus.services.cluster import Wishes
-
-
-class PortInUse(UserError):
-    """Found before the start."""
-
-    code = "port_in_use"
+    from chorus.security.membership import Wishes
 
 
 class CannotWrite(UserError):
@@ -94,8 +88,8 @@ def descriptors_wanted(settings: Settings) -> int:
 
 
 def wishes_of(settings: Settings) -> Wishes:
-    """What the configuration says about the cluster. Raises `UserError`."""
-    from chorus.services.cluster import Wishes
+    """The configuration's wishes for the cluster. Raises `UserError`."""
+    from chorus.security.membership import Wishes
 
     return Wishes.parse(
         join=plain(settings.join),
@@ -112,9 +106,9 @@ def plain(value: SecretStr | None) -> str | None:
 
 def _check_addresses(settings: Settings) -> None:
     bindings = (
-        Binding("CHORUS_P2P", settings.p2p_bind, settings.p2p_port),
-        Binding("CHORUS_API", settings.api_bind, settings.api_port),
-        Binding("CHORUS_HEALTH", settings.health_bind, settings.health_port),
+        ListenAddress("CHORUS_P2P", settings.p2p_bind, settings.p2p_port),
+        ListenAddress("CHORUS_API", settings.api_bind, settings.api_port),
+        ListenAddress("CHORUS_HEALTH", settings.health_bind, settings.health_port),
     )
     if problem := collision(bindings):
         raise PortInUse(problem)
@@ -123,7 +117,7 @@ def _check_addresses(settings: Settings) -> None:
             _probe(each, probes)
 
 
-def _probe(binding: Binding, probes: ExitStack) -> None:
+def _probe(binding: ListenAddress, probes: ExitStack) -> None:
     """Listen there for a moment. With port 0 this tells whether the address is one of this machine."""
     try:
         family = socket.AF_INET6 if ":" in binding.host else socket.AF_INET
@@ -137,7 +131,8 @@ def _probe(binding: Binding, probes: ExitStack) -> None:
 
 def _check_membership(settings: Settings, directory: DataDirectory, wishes: Wishes) -> None:
     """The founding rule, without its result. Raises `ClusterError`, `DataDirectoryError` or `IdentityError`."""
-    from chorus.services.cluster import check_founder, check_open_mode, decide, load_membership
+    from chorus.security.membership import check_open_mode, decide
+    from chorus.services.cluster import check_founder, load_membership
 
     stored = load_membership(directory.path)
     if settings.open:

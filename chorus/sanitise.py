@@ -1,4 +1,4 @@
-"""Foreign text made fit for a terminal: what tasks, models, peers, file names and titles say (spec/portal.md 7).
+"""Makes foreign text fit for a terminal: texts of tasks, models and peers, file names, titles (spec/portal.md 7).
 
 Pure, and the one place for it. `Sanitiser` takes a stream of output apart piece by piece: colours, tabs and line ends
 stay, all that could drive a terminal or hide text is taken away. `visible` is for names and prose: it leaves an escape
@@ -88,7 +88,7 @@ class _Effect(enum.Enum):
 
 
 class Sanitiser:
-    """One stream of text. What `feed` returns, joined, is the same however the text is cut into chunks.
+    """One stream of text. The joined results of `feed` are the same however the text is cut into chunks.
 
     A carriage return begins the line anew, so `progress` takes its place once more text follows: a line end, or what
     takes the line back on a terminal that can (and never more than that line). One before a line end is nothing.
@@ -119,7 +119,7 @@ class Sanitiser:
         return "".join(self._style)
 
     def feed(self, text: str) -> str:
-        """What may be shown of it."""
+        """The part of it that may be shown."""
         at, end = 0, len(text)
         while at < end:
             if self._state is _State.TEXT:
@@ -221,7 +221,7 @@ class Sanitiser:
     def _return(self, following: str) -> None:
         self._returned = False
         if following[0] != "\n" and self._line:
-            # What takes a line back must not paint it in the text's colours.
+            # Taking a line back must not paint it in the text's colours.
             style = self.style if self._progress != "\n" else ""
             self._out.append(RESET + self._progress + style if style else self._progress)
             self._line = 0

@@ -2,7 +2,7 @@
 
 Refused: anything over the byte limit, nesting over the depth limit (before the parser recurses), duplicate keys, NaN
 and the infinities, integers outside ±(2^53 - 1) or with absurd digits (CVE-2020-10735), lone surrogates, a byte order
-mark, invalid UTF-8. What passes is I-JSON (RFC 7493), so `canonical` (RFC 8785) can write it again.
+mark, invalid UTF-8. The rest is I-JSON (RFC 7493), so `canonical` (RFC 8785) can write it again.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class JSONError(UserError):
     code = "invalid_json"
 
 
-class _Refused(Exception):
+class _NotStrict(Exception):
     pass
 
 
@@ -64,12 +64,12 @@ def loads(
         text = _text(data, max_bytes)
         brackets = _brackets(text)
         if max_containers is not None and brackets.count(b"(") > max_containers:
-            raise _Refused(f"more than {max_containers} arrays and objects")
+            raise _NotStrict(f"more than {max_containers} arrays and objects")
         if not _is_flat(brackets, max_depth):
             _check_depth(text, max_depth)
         value = _DECODER.decode(text)
         _check_surrogates(text)
-    except _Refused as refusal:
+    except _NotStrict as refusal:
         raise error(str(refusal)) from None
     except json.JSONDecodeError as problem:
         raise error(f"not JSON: {problem.msg} at line {problem.lineno} column {problem.colno}") from None
@@ -88,22 +88,22 @@ def canonical(value: JSON) -> bytes:
 
 def _text(data: bytes | bytearray | memoryview | str, max_bytes: int) -> str:
     if len(data) > max_bytes:
-        raise _Refused(f"longer than {max_bytes} bytes")
+        raise _NotStrict(f"longer than {max_bytes} bytes")
     if isinstance(data, str):
         text = data
         try:
             size = len(text.encode())
         except UnicodeEncodeError:
-            raise _Refused(_HALF) from None
+            raise _NotStrict(_HALF) from None
         if size > max_bytes:
-            raise _Refused(f"longer than {max_bytes} bytes")
+            raise _NotStrict(f"longer than {max_bytes} bytes")
     else:
         try:
             text = str(data, "utf-8")
         except UnicodeDecodeError as problem:
-            raise _Refused(f"not UTF-8 at byte {problem.start}") from None
+            raise _NotStrict(f"not UTF-8 at byte {problem.start}") from None
     if text.startswith("\ufeff"):
-        raise _Refused("starts with a byte order mark")
+        raise _NotStrict("starts with a byte order mark")
     return text
 
 
@@ -114,7 +114,7 @@ def _check_depth(text: str, maximum: int) -> None:
         if mark in "[{":
             depth += 1
             if depth > maximum:
-                raise _Refused(f"nested deeper than {maximum} levels")
+                raise _NotStrict(f"nested deeper than {maximum} levels")
         elif mark in "]}":
             depth -= 1
 
@@ -128,7 +128,7 @@ def _brackets(text: str) -> bytes:
 
 
 def _is_flat(brackets: bytes, maximum: int) -> bool:
-    """Whether they surely close, at most `maximum` deep. What this does not say of valid JSON is for `_check_depth`."""
+    """Whether they surely close, at most `maximum` deep. False for some valid JSON too: `_check_depth` decides then."""
     for _ in range(maximum):
         if not brackets:
             break
@@ -143,28 +143,28 @@ def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise _Refused(f"the key {json.dumps(key[:64])} appears twice in one object")
+                raise _NotStrict(f"the key {json.dumps(key[:64])} appears twice in one object")
             seen.add(key)
     return value
 
 
 def _integer(digits: str) -> int:
     if len(digits) > MAX_NUMBER_CHARACTERS or abs(value := int(digits)) > MAX_INTEGER:
-        raise _Refused(f"the integer {digits[:24]} is outside ±(2^53 - 1)")
+        raise _NotStrict(f"the integer {digits[:24]} is outside ±(2^53 - 1)")
     return value
 
 
 def _float(digits: str) -> float:
     if len(digits) > MAX_NUMBER_CHARACTERS:
-        raise _Refused(f"a number of more than {MAX_NUMBER_CHARACTERS} characters")
+        raise _NotStrict(f"a number of more than {MAX_NUMBER_CHARACTERS} characters")
     value = float(digits)
     if not math.isfinite(value):
-        raise _Refused(f"the number {digits} is too large")
+        raise _NotStrict(f"the number {digits} is too large")
     return value
 
 
 def _constant(name: str) -> NoReturn:
-    raise _Refused(f"{name} is not JSON")
+    raise _NotStrict(f"{name} is not JSON")
 
 
 def _check_surrogates(text: str) -> None:
@@ -174,7 +174,7 @@ def _check_surrogates(text: str) -> None:
     # An escaped backslash is none that escapes; something stays in its place, and in that of a pair, so that what stood
     # apart does not become one.
     if _ESCAPED_SURROGATE.search(_ESCAPED_PAIR.sub("_", text.replace("\\\\", "_"))):
-        raise _Refused(_HALF)
+        raise _NotStrict(_HALF)
 
 
 _DECODER = json.JSONDecoder(

@@ -7,7 +7,6 @@ and `--version` work without any configuration and at once.
 
 from __future__ import annotations
 
-import atexit
 import difflib
 import os
 import sys
@@ -28,27 +27,8 @@ COMMANDS = ("agent", "hap", "config", "help")
 USAGE = "Usage: twistd [options of twistd] chorus"
 
 
-class ExitStatus:
-    """The exit status of a start that failed after twistd began to run the reactor, which twistd itself has no way
-    to return."""
-
-    def __init__(self) -> None:
-        self._code = 0
-        atexit.register(self._leave)
-
-    def fail(self, code: int) -> None:
-        """The process will end with `code`, unless it already has a worse one."""
-        self._code = max(self._code, code)
-
-    def _leave(self) -> None:
-        if self._code:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(self._code)
-
-
-class _Asked(usage.Options):
-    """What every level answers."""
+class _CommonOptions(usage.Options):
+    """Options of every level."""
 
     def opt_help(self) -> None:
         """Display this help and exit."""
@@ -61,11 +41,11 @@ class _Asked(usage.Options):
     opt_v = opt_version
 
 
-class _Role(_Asked):
+class _Role(_CommonOptions):
     """A command without options of its own."""
 
     words = ""
-    """What may follow the command's name."""
+    """Arguments that may follow the command's name."""
 
     def getSynopsis(self) -> str:
         assert self.parent is not None
@@ -98,7 +78,7 @@ class HelpOptions(_Role):
     longdesc = "Print this help and exit."
 
 
-class Options(_Asked):
+class Options(_CommonOptions):
     """Options of `twistd chorus`."""
 
     longdesc = (
@@ -166,7 +146,7 @@ def _answer(text: str) -> NoReturn:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        # Whoever read us has enough (`twistd chorus config | head`). Keep the interpreter from flushing into the pipe.
+        # The reader has enough (`twistd chorus config | head`). Keep the interpreter from flushing into the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(0)
 
@@ -176,8 +156,8 @@ def _complain(error: ChorusError) -> None:
 
 
 def makeService(options: Options) -> IService:
-    """Build the node. What certainly cannot work (`preflight`) ends the process with one line here, before twistd goes
-    into the background."""
+    """Build the node. A start that certainly fails (`preflight`) ends the process with one line here, before twistd
+    goes into the background."""
     try:
         # Before the reactor, which fails without a word that helps.
         descriptors.require()
@@ -185,6 +165,7 @@ def makeService(options: Options) -> IService:
         from twisted.internet import reactor as running
 
         from chorus.config.settings import load
+        from chorus.lifecycle import ExitStatus
         from chorus.observe import logging
         from chorus.preflight import check_twistd, preflight
         from chorus.runtime import NodeService

@@ -10,11 +10,10 @@ from tests.support import PureTestCase
 
 CHORUS = Path(__file__).resolve().parent.parent / "chorus"
 
-SHARED = {"surroundings", "task_limits"}
+SHARED = {"surroundings"}
 BEFORE = {
     "execution": {"storage"},
     "scheduling": {"storage", "messages", "execution"},
-    "faces": {"network", "messages"},
 }
 """What a file of `chorus/wiring` may know of the others: what is handed to it."""
 
@@ -43,10 +42,13 @@ class ArrowTests(PureTestCase):
 
     def test_nobody_but_tap_knows_the_runtime(self) -> None:
         self.assertEqual(self.importers("chorus.runtime"), {"tap.py"})
+        self.assertEqual(self.importers("chorus.assembly"), {"runtime.py"})
 
-    def test_nobody_but_the_runtime_knows_the_wiring(self) -> None:
+    def test_nobody_but_the_assembly_knows_what_the_wiring_builds(self) -> None:
         outside = {name for name in self.importers("chorus.wiring") if not name.startswith("wiring/")}
-        self.assertEqual(outside, {"runtime.py"})
+        self.assertEqual(outside, {"assembly.py", "runtime.py"})
+        known = {name for name in imported(CHORUS / "runtime.py") if name.startswith("chorus.wiring.")}
+        self.assertEqual(known, {"chorus.wiring.surroundings", "chorus.wiring.surroundings.Surroundings"})
 
     def test_a_file_of_the_wiring_knows_what_it_is_handed(self) -> None:
         for path in (CHORUS / "wiring").glob("*.py"):

@@ -28,7 +28,7 @@ from chorus.protocols.gossipsub import rpc as gossip_rpc
 from chorus.protocols.gossipsub.sign import Verifier
 from chorus.protocols.noise.handshake import NoiseError, NoiseHandshake
 from chorus.protocols.starts import StartRecord
-from chorus.services.cluster import Membership
+from chorus.security.membership import Membership
 from tests.protocols.noise.test_handshake import PeerWithPayload
 from tests.support import PureTestCase
 
@@ -227,6 +227,7 @@ class CompletenessTests(PureTestCase):
         "protocols/peers.py",
         "protocols/starts.py",
         "protocols/task_messages.py",
+        "security/membership.py",
         "services/cluster.py",
         "services/discovery/service.py",
     }

@@ -9,7 +9,8 @@ from chorus.errors import UserError
 from chorus.identity import Identity
 from chorus.preflight import PortInUse, check_twistd, preflight
 from chorus.security.jointoken import JoinToken
-from chorus.services.cluster import ClusterError, ClusterService, Wishes
+from chorus.security.membership import ClusterError, Wishes
+from chorus.services.cluster import ClusterService
 from chorus.services.datadir import IDENTITY, LOCK, DataDirectory
 from tests.support import PureTestCase
 

@@ -10,13 +10,16 @@ from unittest import mock
 
 from twisted.logger import capturedLogs
 
+from chorus.assembly import Assembly, NodeAgent, listen
 from chorus.identity import Identity
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.runtime import NodeService
-from chorus.services.cluster import ClusterService, Wishes, load_membership
+from chorus.security.membership import Wishes
+from chorus.services.cluster import ClusterService, load_membership
 from chorus.services.endpoints.ports_file import PORTS
 from chorus.services.p2p.listener import CannotListen
 from chorus.services.presence import Load
+from chorus.wiring.network import Network
 from tests.support import PureTestCase
 
 
@@ -24,20 +27,14 @@ class MembershipTests(PureTestCase):
     def test_a_node_that_cannot_listen_belongs_to_nothing(self) -> None:
         folder = Path(self.mktemp())
         folder.mkdir()
-        node = NodeService(
-            cast("Any", SimpleNamespace(data_dir=folder)),
-            mode="agent",
-            reactor=self.clock(),
-            exit_status=cast("Any", SimpleNamespace()),
-        )
         cluster = ClusterService.open(folder, Identity.from_seed(b"\1" * 32), Wishes())
         p2p = mock.Mock(listen_addresses=lambda: [])
         p2p.startService.side_effect = [CannotListen("in use"), None]
-        node.parts.update(cluster=cluster, p2p=p2p)
+        network = Network(cluster, mock.Mock(), p2p)
         with self.assertRaises(CannotListen):
-            node._listen()
+            listen(network)
         self.assertEqual(list(folder.iterdir()), [])
-        node._listen()
+        listen(network)
         self.assertIsNotNone(load_membership(folder))
 
 
@@ -64,18 +61,14 @@ class FileModes(PureTestCase):
 
 class LoadTests(PureTestCase):
     def test_the_last_activity_is_a_tasks_and_no_other_change_of_the_load(self) -> None:
-        node = NodeService(
-            cast("Any", SimpleNamespace(data_dir=Path(self.mktemp()), open=False, agent_max_tasks=3)),
-            mode="agent",
-            reactor=self.clock(),
-            exit_status=cast("Any", SimpleNamespace()),
-        )
+        agent = NodeAgent(Identity.from_seed(b"\1" * 32), name="a", role=None, max_tasks=3, starts=None)
+        node = Assembly(mock.Mock(), agent, mock.Mock(), lambda: "running")
         executor = SimpleNamespace(current_tasks=1, draining=False, last_activity=1_700_000_000.5)
         node._execution = cast("Any", SimpleNamespace(executor=executor, usable=lambda: True))
-        node.parts["presence"] = mock.Mock()
+        node._messages = mock.Mock()
         # As a disk that fills up, and a drain, say it.
         node._load_changed()
-        node.parts["presence"].load_changed.assert_called_once_with()
+        node._messages.presence.load_changed.assert_called_once_with()
         self.assertEqual(node._load(), Load(1, 3, accepting=True, last_activity=1_700_000_000.5))
 
 
@@ -88,19 +81,18 @@ class PortsFileTests(PureTestCase):
             cast("Any", settings), mode="agent", reactor=self.clock(), exit_status=cast("Any", SimpleNamespace())
         )
         addresses = [Multiaddr.parse("/ip4/127.0.0.1/tcp/9000")]
-        node.parts.update(
+        running: Any = SimpleNamespace(
             p2p=SimpleNamespace(bound_addresses=lambda: addresses),
-            api=SimpleNamespace(port=1),
-            health=SimpleNamespace(port=2),
+            faces=SimpleNamespace(api=SimpleNamespace(port=1), health=SimpleNamespace(port=2)),
         )
-        node._write_ports()
+        node._write_ports(running)
         self.assertEqual(json.loads((folder / PORTS).read_text())["p2p"], 9000)
         with capturedLogs() as said, mock.patch("os.fsync", side_effect=OSError(errno.ENOSPC, "No space left")):
-            node._write_ports()
+            node._write_ports(running)
         self.assertEqual([event.get("event") for event in said], ["node.ports_not_written"])
         self.assertFalse((folder / PORTS).exists())
         # Something that is no file is left where it is, and ends nothing.
         (folder / PORTS).mkdir()
         with capturedLogs() as said:
-            node._write_ports()
+            node._write_ports(running)
         self.assertEqual([event["log_level"].name for event in said], ["warn", "warn"])

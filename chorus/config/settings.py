@@ -1,8 +1,8 @@
 """Settings of a node, from CHORUS_… variables alone.
 
 `load` takes an environment and gives frozen, validated `Settings`, or raises `ConfigError`: one line that names the
-variable, what is wrong with it and an example, and never shows a secret. `describe` lists all variables; the
-documentation is made from it (`show.py`).
+variable, what is wrong with it and an example, and never shows a secret. The documentation
+is made from the fields (`show.py`).
 
 An empty variable counts as unset. A secret may come from a file instead: `CHORUS_X_FILE`, or a file named like the
 variable in `CHORUS_SECRETS_DIR` (the lowest in rank).
@@ -14,23 +14,22 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-import attrs
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails, PydanticUndefined
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from chorus.config import values
+from chorus.config.fields import PREFIX, example, is_secret, kind, variable
 from chorus.config.paths import path_in
 from chorus.config.secret_files import ConfigError, from_directory, from_file
 from chorus.tasks.leases import LEASE_S
 
-PREFIX = "CHORUS_"
 SECRETS_DIR = "CHORUS_SECRETS_DIR"
 CLIENT_VARIABLES = ("CHORUS_API", "CHORUS_BUILD_COMMIT", "CHORUS_BUILD_DATE")
-"""What the `chorus` command and the version line read, beside the settings."""
+"""Variables that the `chorus` command and the version line read, beside the settings."""
 MAX_SHOWN = 60
 """Characters of a wrong value that an error repeats."""
 
@@ -45,7 +44,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, str_strip_whitespace=True)
 
-    # Who the node is
+    # The node as others see it
     agent_id: Name | None = Field(None, description="Name of the agent; by default made from the peer id.")
     license_id: str | None = Field(None, max_length=256, description="Licence; accepted and not used yet.")
     data_dir: Path = Field(description="Directory of the identity, the store and the blobs; one process per directory.")
@@ -277,125 +276,6 @@ def known_variables() -> set[str]:
     return names
 
 
-def variable(name: str) -> str:
-    """The variable of a field."""
-    return PREFIX + name.upper()
-
-
-def is_secret(field: FieldInfo) -> bool:
-    """Whether the field's value must never be shown."""
-    return field.annotation is SecretStr or SecretStr in get_args(field.annotation)
-
-
-@attrs.frozen
-class Variable:
-    """A row of the table of variables; all of it text for people."""
-
-    name: str
-    values: str
-    default: str
-    example: str
-    description: str
-    secret: bool
-
-
-def describe() -> list[Variable]:
-    """Every variable, in the order of `Settings`."""
-    return [
-        Variable(
-            name=variable(name),
-            values=_values(field),
-            default=_default(name, field),
-            example=_example(name, field),
-            description=field.description or "",
-            secret=is_secret(field),
-        )
-        for name, field in Settings.model_fields.items()
-    ]
-
-
-def shown(value: object) -> str:
-    """A setting as its variable would spell it; a secret as `********`."""
-    match value:
-        case None:
-            return ""
-        case SecretStr():
-            return "********"
-        case bool():
-            return "true" if value else "false"
-        case float():
-            return f"{value:g}" if value < 1e6 else f"{value:.0f}"
-        case tuple():
-            return ",".join(map(str, value))
-        case dict():
-            return ",".join(f"{key}={item}" for key, item in value.items())
-    return str(value)
-
-
-def effective(settings: Settings) -> dict[str, str]:
-    """Variable → value in use, secrets masked."""
-    return {variable(name): shown(getattr(settings, name)) for name in Settings.model_fields}
-
-
-_EXAMPLES: dict[str, str] = {
-    "agent_id": "node1",
-    "license_id": "dev-0001",
-    "data_dir": "/var/lib/chorus",
-    "agent_role": "developer",
-    "agent_reports_to": "lead1",
-    "agent_specialization": "backend",
-    "join": "the token that `chorus token` prints on a running node",
-    "cluster_secret": "32 random bytes in hexadecimal, as `openssl rand -hex 32` prints them",
-    "api_token": "a long random text, as `openssl rand -hex 32` prints it",
-}
-
-
-def _example(name: str, field: FieldInfo) -> str:
-    if field.examples:
-        return str(field.examples[0])
-    return _EXAMPLES.get(name) or shown(field.default)
-
-
-def _default(name: str, field: FieldInfo) -> str:
-    if name == "data_dir":
-        return "~/.local/share/chorus"
-    return "" if field.default is PydanticUndefined else shown(field.default)
-
-
-def _bare(annotation: Any) -> Any:
-    """The type inside `Annotated` and `| None`."""
-    while get_origin(annotation) is not None:
-        if get_origin(annotation) in {Literal, tuple, dict}:
-            return annotation
-        annotation = next(part for part in get_args(annotation) if part is not type(None))
-    return annotation
-
-
-def _values(field: FieldInfo) -> str:
-    bare = _bare(field.annotation)
-    if get_origin(bare) is Literal:
-        return "one of " + ", ".join(get_args(bare))
-    if get_origin(bare) is dict:
-        return "comma-separated name=value"
-    if get_origin(bare) is tuple:
-        return "comma-separated list"
-    if bare is bool:
-        return "true or false"
-    if bare in {int, float}:
-        low = next((m for m in field.metadata if hasattr(m, "ge") or hasattr(m, "gt")), None)
-        high = next((m for m in field.metadata if hasattr(m, "le")), None)
-        least = "over " + shown(low.gt) if low is not None and hasattr(low, "gt") else shown(getattr(low, "ge", None))
-        kind = "a whole number" if bare is int else "a number"
-        joint = " and at most " if low is not None and hasattr(low, "gt") else " to "
-        start = "" if least.startswith("over") else "from "
-        return f"{kind} {start}{least}{joint}{shown(getattr(high, 'le', None))}"
-    if bare is Path:
-        return "a path"
-    if bare is SecretStr:
-        return "text, secret"
-    return "text"
-
-
 def _explain(errors: list[ErrorDetails], environ: Mapping[str, str]) -> str:
     first = errors[0]
     location = [str(part) for part in first["loc"]]
@@ -409,8 +289,8 @@ def _explain(errors: list[ErrorDetails], environ: Mapping[str, str]) -> str:
     elif first["type"] == "value_error":
         problem = first["msg"].removeprefix("Value error, ")
     else:
-        problem = f"{_quoted(environ, name)} is not {_values(field)}"
-    line = f"{name}: {problem}; for example {name}={_example(location[0], field)}"
+        problem = f"{_quoted(environ, name)} is not {kind(field)}"
+    line = f"{name}: {problem}; for example {name}={example(location[0], field)}"
     others = sorted({variable(str(error["loc"][0])) for error in errors[1:] if error["loc"]} - {name})
     return line + (f" (wrong as well: {', '.join(others)})" if others else "")
 
@@ -418,16 +298,3 @@ def _explain(errors: list[ErrorDetails], environ: Mapping[str, str]) -> str:
 def _quoted(environ: Mapping[str, str], name: str) -> str:
     value = environ.get(name, "").strip()
     return repr(value if len(value) <= MAX_SHOWN else value[:MAX_SHOWN] + "…")
-
-
-__all__ = [
-    "ConfigError",
-    "Settings",
-    "Variable",
-    "describe",
-    "effective",
-    "load",
-    "shown",
-    "unknown_variables",
-    "variable",
-]

@@ -2,8 +2,43 @@
 
 from __future__ import annotations
 
+import attrs
+
+from chorus.config.fields import default, example, is_secret, kind, shown, variable
 from chorus.config.secret_files import ENGINE_MOUNTS, MAX_BYTES
-from chorus.config.settings import SECRETS_DIR, Settings, describe, effective
+from chorus.config.settings import SECRETS_DIR, Settings
+
+
+@attrs.frozen
+class Variable:
+    """A row of the table of variables; all of it text for people."""
+
+    name: str
+    values: str
+    default: str
+    example: str
+    description: str
+    secret: bool
+
+
+def describe() -> list[Variable]:
+    """Every variable, in the order of `Settings`."""
+    return [
+        Variable(
+            name=variable(name),
+            values=kind(field),
+            default=default(name, field),
+            example=example(name, field),
+            description=field.description or "",
+            secret=is_secret(field),
+        )
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def effective(settings: Settings) -> dict[str, str]:
+    """Variable → value in use, secrets masked."""
+    return {variable(name): shown(getattr(settings, name)) for name in Settings.model_fields}
 
 
 def render(settings: Settings) -> str:

@@ -1,10 +1,9 @@
 # mypy: allow-untyped-calls
-"""The API as one resource: routes, errors, token and body policy. Klein installs the reactor when it is imported, so
-this module is imported late."""
+"""The API as one resource: the table of routes on Klein, with errors, token and body policy. Klein installs the reactor
+when it is imported, so this module is imported late."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
@@ -12,74 +11,39 @@ from klein import Klein
 from werkzeug.exceptions import HTTPException
 
 from chorus.http import openapi, problem
-from chorus.http.blobs import add_blobs
-from chorus.http.events import EventStream, add_events
+from chorus.http.downloads import Downloads
 from chorus.http.gate import ApiGate
-from chorus.http.node import add_node
-from chorus.http.reply import JSON_TYPE, json_reply, query, want
+from chorus.http.reply import query, want
+from chorus.http.routes import Route, Serving
 from chorus.http.site import ApiSite
-from chorus.http.tasks import add_tasks
+from chorus.http.table import ROUTES
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
-    from chorus.http.ports import Blobs, NodeView, Tasks
+    from chorus.http.event_stream import EventStream
+    from chorus.http.gate import ApiRules
+    from chorus.http.ports import ApiPorts
     from chorus.http.request import ApiRequest
     from chorus.observe.metrics import Metrics
-    from chorus.tasks.spec import LimitPolicy
 
 
-class Api:
+class NodeApi:
     """The API of one node: `site` listens, `streams` are the event streams that are open."""
 
-    def __init__(
-        self,
-        *,
-        tasks: Tasks,
-        blobs: Blobs,
-        node: NodeView,
-        metrics: Metrics,
-        token: str,
-        host_names: Collection[str],
-        max_blob: int,
-        reactor: Any,
-        policy: LimitPolicy,
-    ) -> None:
-        """`max_blob` is in bytes; `policy` is told by the API's description alone, the coordinator applies it."""
-        description = openapi.document(policy)
+    def __init__(self, ports: ApiPorts, metrics: Metrics, rules: ApiRules, reactor: Any) -> None:
         self.streams: set[EventStream] = set()
-        app = Klein()
-        # A path has one spelling: no redirects from others.
-        app.url_map.merge_slashes = False
-        app.url_map.strict_slashes = True
-        add_tasks(app, tasks)
-        add_events(app, tasks, reactor, self.streams)
-        add_blobs(app, blobs, reactor)
-        add_node(app, node, metrics)
+        description = openapi.document(rules.policy)
+        app = _klein(Serving(ports, metrics, reactor, Downloads(reactor), self.streams, description))
 
-        @app.route("/openapi.json", methods=["GET"])
-        def document(request: ApiRequest) -> bytes:
-            want(request, JSON_TYPE)
-            query(request)
-            return json_reply(request, description)
-
-        # Klein's stubs know requests by their interface alone.
-        @app.handle_errors(HTTPException)  # type: ignore[arg-type]
-        def unroutable(request: ApiRequest, failure: Failure) -> bytes:
-            return request.prepare(problem.from_routing(failure.value))
-
-        @app.handle_errors(Exception)  # type: ignore[arg-type]
-        def failed(request: ApiRequest, failure: Failure) -> bytes:
-            return request.fail_with(failure)
-
-        def route(request: ApiRequest) -> None:
+        def check(request: ApiRequest) -> None:
             path = unquote_to_bytes(request.path).decode()
             try:
                 app.url_map.bind("").match(path, method=request.method.decode())
             except HTTPException as error:
                 raise problem.from_routing(error).error() from None
 
-        self.gate = ApiGate(token=token, names=host_names, blobs=blobs, max_blob=max_blob, route=route)
+        self.gate = ApiGate(rules, ROUTES, ports.blobs, check)
         self.site = ApiSite(app.resource(), self.gate, reactor)
         self._add_metrics(metrics)
 
@@ -103,3 +67,31 @@ class Api:
         metrics.gauge("chorus_http_connections", "Open connections to the API.", lambda: site.connections)
         metrics.gauge("chorus_http_event_streams", "Open event streams.", lambda: len(self.streams))
         metrics.gauge("chorus_http_uploads", "Uploads under way.", lambda: gate.uploads)
+
+
+def _klein(serving: Serving) -> Klein:
+    app = Klein()
+    # A path has one spelling: no redirects from others.
+    app.url_map.merge_slashes = False
+    app.url_map.strict_slashes = True
+    for route in ROUTES:
+        _add(app, route, serving)
+
+    # Klein's stubs know requests by their interface alone.
+    @app.handle_errors(HTTPException)  # type: ignore[arg-type]
+    def unroutable(request: ApiRequest, failure: Failure) -> bytes:
+        return request.prepare(problem.from_routing(failure.value))
+
+    @app.handle_errors(Exception)  # type: ignore[arg-type]
+    def failed(request: ApiRequest, failure: Failure) -> bytes:
+        return request.fail_with(failure)
+
+    return app
+
+
+def _add(app: Klein, route: Route, serving: Serving) -> None:
+    @app.route(route.rule, methods=[route.method], endpoint=route.operation.name)
+    def serve(request: ApiRequest, **path: str) -> Any:
+        want(request, *route.media_types)
+        asked = {} if route.any_query else query(request, *route.query)
+        return route.serve(serving, request, asked, **path)

@@ -1,4 +1,4 @@
-"""Who may ask: the bearer token, and the Host header.
+"""Access to the HTTP ports: the bearer token, and the Host header.
 
 Every path wants the token but `/openapi.json`, which holds nothing of this node. The Host header must be an IP address,
 `localhost` or a configured name: a page in a browser whose own name was made to resolve to this machine (DNS rebinding)
@@ -22,7 +22,6 @@ TOKEN_FILE = "api-token"
 TOKEN_BYTES = 32
 MAX_TOKEN_FILE = 4096
 """Bytes read of the file: more than any token that fits a header."""
-OPEN_PATHS = frozenset({b"/openapi.json"})
 
 _BEARER = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +([!-~]+) *")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?")

@@ -1,4 +1,4 @@
-"""Where a request's body goes while it arrives: bounded before it is buffered."""
+"""Bodies of requests while they arrive: bounded before they are buffered."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class Ignored:
         pass
 
 
-class Upload:
-    """A body that goes on to a blob writer. Whoever takes `writer` finishes it; else it is aborted at the end."""
+class UploadBody:
+    """A body that goes on to a blob writer. The caller of `take` finishes it; else it is aborted at the end."""
 
     def __init__(self, writer: BlobWriter, released: Callable[[], None]) -> None:
         self._writer = writer

@@ -11,22 +11,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.protocol import connectionDone
-from twisted.web.http import HTTPChannel
 
 from chorus.http import limits
+from chorus.http.body import UploadBody
 from chorus.http.problem import CONTENT_TYPE, Problem
+from chorus.twisted_private import OpenChannel
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
-    from chorus.http.body import Upload
     from chorus.http.request import ApiRequest
 
 TLS_GREETING = b"\x16"
 """First byte of a TLS client. It waits for an answer before it sends anything that would end a line of HTTP."""
 
 
-class ApiChannel(HTTPChannel):
+class ApiChannel(OpenChannel):
     """One connection. `site` is set by the factory."""
 
     maxHeaders = limits.MAX_HEADERS
@@ -62,7 +62,7 @@ class ApiChannel(HTTPChannel):
             return
         if self._refused:
             return
-        if not self._reading_request and not self._handlingRequest:
+        if not self._reading_request and not self.handling_request:
             self._reading_request = True
             if data[:1] == TLS_GREETING:
                 self._answer_raw(Problem(400, "bad_request", "this port speaks plain HTTP, not TLS"))
@@ -76,7 +76,7 @@ class ApiChannel(HTTPChannel):
             return
         if self.persistent and line[:1] in (b" ", b"\t"):
             # A folded header (RFC 9112 5.2): what is in front of us may have read it as another one.
-            self._respondToBadRequestAndDisconnect()
+            self.bad_request()
             return
         super().lineReceived(line)
 
@@ -86,7 +86,7 @@ class ApiChannel(HTTPChannel):
         if (name == b"content-length" and len(value) > limits.MAX_LENGTH_DIGITS) or (
             name == b"transfer-encoding" and value.lower() != b"chunked"
         ):
-            self._respondToBadRequestAndDisconnect()
+            self.bad_request()
             return False
         accepted: bool = super().headerReceived(line)
         return accepted
@@ -97,16 +97,19 @@ class ApiChannel(HTTPChannel):
 
     def allHeadersReceived(self) -> None:
         request = self.requests[-1]
-        self.persistent = self.checkPersistence(request, self._version)
+        self.persistent = self.checkPersistence(request, self.head()[2])
         self._body_pending = self.length != 0
         # With a body, its end stops this clock; an upload replaces it by its own.
         self._set_deadline(limits.BODY_S, self._too_slow)
-        refusal = request.begin(self._command, self._path, self._version, self.length)
+        refusal = request.begin(*self.head(), self.length)
         if refusal is not None:
             if self.length is None or self.length > limits.MAX_INLINE_DRAIN or self._expects_continue(request):
                 self.refuse(request, refusal)
-        elif self._body_pending and self._expects_continue(request):
-            self._send100Continue()
+            return
+        if isinstance(request.body, UploadBody):
+            self._watch_upload(request.body)
+        if self._body_pending and self._expects_continue(request):
+            self.send_continue()
 
     def refuse(self, request: ApiRequest, refusal: Problem) -> None:
         """Answer before the body is here, and hear no more of this connection."""
@@ -116,7 +119,7 @@ class ApiChannel(HTTPChannel):
         request.setHeader("Connection", "close")
         request.answer(refusal)
 
-    def watch_upload(self, upload: Upload) -> None:
+    def _watch_upload(self, upload: UploadBody) -> None:
         """Replace the body's deadline: an upload must grow by `UPLOAD_WINDOW_BYTES` a window, unless it is we who hold
         it; and it pauses when its writer falls behind."""
         last = upload.received
@@ -130,7 +133,7 @@ class ApiChannel(HTTPChannel):
                 self._set_deadline(limits.UPLOAD_WINDOW_S, look)
 
         self._set_deadline(limits.UPLOAD_WINDOW_S, look)
-        upload.hold_by(self._networkProducer.pauseProducing, self._networkProducer.resumeProducing)
+        upload.hold_by(self.pause_reading, self.resume_reading)
 
     def allContentReceived(self) -> None:
         if self._refused:
@@ -146,8 +149,8 @@ class ApiChannel(HTTPChannel):
             return
         # Past this point only dataReceived above, the timer or the peer's own close act.
         self.setTimeout(None)
-        # What is dropped must be read, whoever paused.
-        self._networkProducer.resumeProducing()
+        # Bytes to drop must be read, whoever paused.
+        self.resume_reading()
         self._lingering = self.callLater(limits.LINGER_S, self._end_linger)
         self.transport.loseWriteConnection()
 
@@ -157,7 +160,7 @@ class ApiChannel(HTTPChannel):
         super().timeoutConnection()
 
     def forceAbortClient(self) -> None:
-        self._abortingCall = None
+        self.forget_abort()
         self.transport.abortConnection()
 
     def connectionLost(self, reason: Any = connectionDone) -> None:
@@ -170,10 +173,10 @@ class ApiChannel(HTTPChannel):
     def lineLengthExceeded(self, line: bytes) -> None:
         self._answer_raw(Problem(431, "headers_too_large", f"the headers are over {limits.MAX_HEADER_BYTES} bytes"))
 
-    def _respondToBadRequestAndDisconnect(self) -> None:
+    def bad_request(self) -> None:
         if self._refused:
             return
-        if self._receivedHeaderSize > self.totalHeadersSize or self._receivedHeaderCount > self.maxHeaders:
+        if self.over_header_limits:
             problem = Problem(
                 431,
                 "headers_too_large",

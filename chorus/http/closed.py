@@ -10,7 +10,9 @@ from twisted.internet.defer import Deferred, fail
 from chorus.errors import UserError
 
 if TYPE_CHECKING:
-    from chorus.http.ports import BlobWriter, Document, Subscription, TaskEvent
+    from chorus.http.ports import BlobWriter, Subscription
+    from chorus.seams import Document
+    from chorus.tasks.events import TaskEvent
 
 
 class OpenModeRefuses(UserError):
@@ -22,7 +24,7 @@ class OpenModeRefuses(UserError):
 
 
 class ClosedTasks:
-    """`http.ports.Tasks` that refuses."""
+    """`TaskPort` that refuses."""
 
     def submit(self, body: object, submitter: str) -> Deferred[Document]:
         return fail(OpenModeRefuses())
@@ -43,13 +45,10 @@ class ClosedTasks:
 
 
 class ClosedBlobs:
-    """`http.ports.Blobs` that refuses."""
+    """`BlobPort` that refuses."""
 
     def writer(self, expected_sha256: str | None) -> BlobWriter:
         raise OpenModeRefuses
 
     def open(self, sha256: str) -> Deferred[tuple[IO[bytes], int]]:
-        return fail(OpenModeRefuses())
-
-    def stat(self, sha256: str) -> Deferred[Document | None]:
         return fail(OpenModeRefuses())

@@ -1,46 +1,63 @@
-"""What the API decides about a request before any of its body is read."""
+"""The gate of the API: decides about a request before any of its body is read."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+import attrs
+
 from chorus.http import auth, limits
-from chorus.http.body import Body, Buffered, Upload, too_large
+from chorus.http.body import Body, Buffered, UploadBody, too_large
 from chorus.http.problem import HttpError
 from chorus.http.reply import query
-from chorus.http.site import Route, unwanted_body
+from chorus.http.routes import JsonBody, Route
+from chorus.http.site import RouteCheck, unwanted_body
+from chorus.tasks.spec import LimitPolicy
 
 if TYPE_CHECKING:
-    from chorus.http.ports import Blobs
+    from chorus.http.ports import BlobPort
     from chorus.http.request import ApiRequest
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
-_BLOB_PATH = re.compile(rb"/v1/blobs(?:/([^/]*))?")
 _JSON_TYPE = re.compile(r"application/(?:[a-z0-9.!#$&^_-]+\+)?json", re.IGNORECASE)
 _DIGEST = re.compile(r"([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/=]*):")
 
 
-class ApiGate:
-    """Host name and token for every path; the body of a submission into memory, of an upload into a blob writer."""
+@attrs.frozen
+class ApiRules:
+    """The settings of an API."""
 
-    def __init__(self, *, token: str, names: Collection[str], blobs: Blobs, max_blob: int, route: Route) -> None:
-        """`max_blob` is in bytes."""
-        self._route = route
-        self._token = token.encode()
-        self._names = frozenset(names)
+    token: str
+    host_names: Collection[str]
+    max_blob: int
+    """Bytes."""
+    policy: LimitPolicy = attrs.field(factory=LimitPolicy)
+    """For the API's description alone; the coordinator applies it."""
+
+
+class ApiGate:
+    """Host name for every path, token for every route that is not open; the body that the route's row names, JSON into
+    memory, a blob into its writer. `check` raises the 404 or 405 of a request that no route answers."""
+
+    def __init__(self, rules: ApiRules, routes: Sequence[Route], blobs: BlobPort, check: RouteCheck) -> None:
+        self._token = rules.token.encode()
+        self._names = frozenset(rules.host_names)
+        self._max_blob = rules.max_blob
+        self._open = frozenset(route.path.encode() for route in routes if route.open)
+        self._with_body = [(route.method.encode(), route.pattern, route.body) for route in routes if route.body]
         self._blobs = blobs
-        self._max_blob = max_blob
+        self._check = check
         self.uploads = 0
         self.unauthorized = 0
 
     def admit(self, request: ApiRequest) -> bool:
         headers = request.requestHeaders
         auth.check_host(headers.getRawHeaders(b"Host") or (), self._names)
-        if request.path in auth.OPEN_PATHS:
+        if request.path in self._open:
             return False
         given = headers.getRawHeaders(b"Authorization") or ()
         try:
@@ -51,24 +68,21 @@ class ApiGate:
         return True
 
     def body_of(self, request: ApiRequest, length: int | None) -> Body:
-        if request.method == b"POST" and request.path == b"/v1/tasks":
-            _plain_encoding(request)
-            _json_type(request)
-            if length is not None and length > limits.MAX_JSON:
-                raise too_large(limits.MAX_JSON)
-            return Buffered(limits.MAX_JSON)
-        if request.method == b"PUT" and (blob := _BLOB_PATH.fullmatch(request.path)):
-            _plain_encoding(request)
-            return self._upload(request, length, blob[1])
-        return unwanted_body(request, length, self._route)
+        for method, pattern, body in self._with_body:
+            if request.method == method and (path := pattern.fullmatch(request.path)):
+                _plain_encoding(request)
+                if isinstance(body, JsonBody):
+                    return _buffered(request, length, body.most)
+                return self._upload(request, length, path.groupdict().get("sha256"))
+        return unwanted_body(request, length, self._check)
 
-    def _upload(self, request: ApiRequest, length: int | None, segment: bytes | None) -> Upload:
+    def _upload(self, request: ApiRequest, length: int | None, segment: bytes | None) -> UploadBody:
         expected = expected_sha256(request, segment)
         if length is not None and length > self._max_blob:
             raise too_large(self._max_blob)
         if self.uploads >= limits.MAX_UPLOADS:
             raise HttpError(503, "busy", f"{limits.MAX_UPLOADS} uploads run already", {"Retry-After": "2"})
-        upload = Upload(self._blobs.writer(expected), self._released)
+        upload = UploadBody(self._blobs.writer(expected), self._released)
         self.uploads += 1
         return upload
 
@@ -76,9 +90,16 @@ class ApiGate:
         self.uploads -= 1
 
 
+def _buffered(request: ApiRequest, length: int | None, most: int) -> Buffered:
+    _json_type(request)
+    if length is not None and length > most:
+        raise too_large(most)
+    return Buffered(most)
+
+
 def expected_sha256(request: ApiRequest, segment: bytes | None) -> str | None:
-    """What the client says its blob hashes to: in the path, as `?sha256=`, or as Content-Digest (RFC 9530). Raises a
-    400 when one is malformed, a 409 when two differ."""
+    """The digest that the client announces for its blob: in the path, as `?sha256=`, or as Content-Digest (RFC 9530).
+    Raises a 400 when one is malformed, a 409 when two differ."""
     given: set[str] = set()
     if segment is not None:
         given.add(_sha256(segment.decode("latin-1")))

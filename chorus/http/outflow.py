@@ -10,11 +10,12 @@ from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
 from chorus.http import limits
+from chorus.timer import Timer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.internet.interfaces import IReactorTime
 
     from chorus.http.request import ApiRequest
 
@@ -34,9 +35,8 @@ class Outflow:
         gone: Callable[[], None] = lambda: None,
     ) -> None:
         self._request = request
-        self._clock = clock
         self._pause, self._resume, self._gone = pause, resume, gone
-        self._stall: IDelayedCall | None = None
+        self._stall = Timer(clock, self.cut)
         self._waiting: list[Deferred[None]] = []
         self.paused = False
         self.over = False
@@ -47,17 +47,13 @@ class Outflow:
         if self.over or self.paused:
             return
         self.paused = True
-        self._stall = self._clock.callLater(limits.STALL_S, self.cut)
+        self._stall.arm(limits.STALL_S)
         self._pause()
 
     def resumeProducing(self) -> None:
         if not self.paused:
             return
-        self.paused = False
-        self._stop_clock()
-        waiting, self._waiting = self._waiting, []
-        for deferred in waiting:
-            deferred.callback(None)
+        self._let_go()
         if not self.over:
             self._resume()
 
@@ -92,7 +88,11 @@ class Outflow:
         self.over = True
         if self._request.channel is not None:
             self._request.unregisterProducer()
-        self._stop_clock()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Nothing is held back any more."""
+        self._stall.cancel()
         self.paused = False
         waiting, self._waiting = self._waiting, []
         for deferred in waiting:
@@ -102,8 +102,3 @@ class Outflow:
         if not self.over:
             self.release()
             self._gone()
-
-    def _stop_clock(self) -> None:
-        if self._stall is not None and self._stall.active():
-            self._stall.cancel()
-        self._stall = None

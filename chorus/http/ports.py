@@ -1,4 +1,4 @@
-"""What the HTTP API needs of the services behind it. `services/` implements these; the API knows nothing else.
+"""Interfaces of the services behind the HTTP API, which knows nothing else of them.
 
 Every value that crosses is JSON-ready (`dict`, `list`, `str`, numbers) in the shapes of `openapi.py`.
 """
@@ -13,22 +13,15 @@ import attrs
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
-    from chorus.seams import JSON
+    from chorus.seams import Document
+    from chorus.tasks.events import TaskEvent
 
-Document = dict[str, "JSON"]
 
-
-@attrs.frozen
-class TaskEvent:
-    """One line of a task's history. `id` grows by one per task from 1 and survives restarts."""
-
-    id: int
-    type: str
-    """`state`, `output`, `progress` or `note`."""
-    time: float
-    data: Document
-    """state: {state, reason?, detail?, agent?, attempt?, fence?, sandbox?}; output: {stream, offset, text} or
-    {stream, offset, base64} when they are not UTF-8 or that is shorter; progress: {phase, …}; note: {text}."""
+STATES = (
+    *("queued", "submitted", "assigned", "preparing", "running", "moved"),
+    *("completed", "failed", "cancelled", "refused"),
+)
+TERMINAL = frozenset({"completed", "failed", "cancelled", "refused"})
 
 
 class Subscription(Protocol):
@@ -41,7 +34,7 @@ class Subscription(Protocol):
     def resume(self) -> None: ...
 
 
-class Tasks(Protocol):
+class TaskPort(Protocol):
     """Raises (fails with) `chorus.tasks.spec.SpecError`, `UnknownTask`, `IdempotencyConflict`, … : all `UserError`s
     with their own `code` and `http_status`."""
 
@@ -76,16 +69,14 @@ class BlobWriter(Protocol):
     def abort(self) -> None: ...
 
 
-class Blobs(Protocol):
+class BlobPort(Protocol):
     def writer(self, expected_sha256: str | None) -> BlobWriter: ...
 
     def open(self, sha256: str) -> Deferred[tuple[IO[bytes], int]]:
         """An open file and its size, fetched from a peer first if it is not here. Fails with `UnknownBlob`."""
 
-    def stat(self, sha256: str) -> Deferred[Document | None]: ...
 
-
-class NodeView(Protocol):
+class NodePort(Protocol):
     def peers(self) -> list[Document]:
         """[{peer_id, agent_id, role, address, direction, connected_since, latency_ms, score, availability,
         capabilities}]."""
@@ -97,5 +88,16 @@ class NodeView(Protocol):
         """{agent_id, peer_id, cluster_id, version, role, state, uptime_s, addresses, peers, alone, tasks: {…},
         sandbox: {…}}."""
 
+
+@attrs.frozen
+class ApiPorts:
+    """The services behind one API."""
+
+    tasks: TaskPort
+    blobs: BlobPort
+    node: NodePort
+
+
+class HealthPort(Protocol):
     def checks(self) -> list[Document]:
         """[{name, ok, critical, ready, detail}] for /health and /ready; `ready` marks those that /ready wants too."""

@@ -18,10 +18,18 @@ if TYPE_CHECKING:
 CONTENT_TYPE = "application/problem+json"
 RETRY_AFTER_S = 2
 """Told to clients of a 503."""
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+"""On every answer; a resource may replace Cache-Control."""
 
 
 class HttpError(UserError):
-    """What is wrong with a request as such: `status`, a stable code, one line, and headers of the answer."""
+    """An error of the request as such: `status`, a stable code, one line, and headers of the answer."""
 
     def __init__(self, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)

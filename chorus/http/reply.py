@@ -1,5 +1,5 @@
 # mypy: allow-untyped-calls
-"""What every resource shares: answers, accepted media types, query parameters."""
+"""Shared by all routes: answers, accepted media types, query parameters."""
 
 from __future__ import annotations
 
@@ -22,14 +22,7 @@ T = TypeVar("T")
 _log = Logger()
 
 JSON_TYPE = "application/json"
-SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
-"""On every answer; a resource may replace Cache-Control."""
+OCTETS = "application/octet-stream"
 
 _QUALITY_ZERO = re.compile(r";\s*q=0(\.0{0,3})?\s*(;|$)", re.IGNORECASE)
 

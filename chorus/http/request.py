@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import http
 import re
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
 from twisted.logger import Logger
@@ -14,12 +14,8 @@ from twisted.web.http import parse_qs
 from twisted.web.server import Request
 
 from chorus.http import limits, problem
-from chorus.http.body import Body, Ignored, Upload
-from chorus.http.problem import HttpError, Problem
-from chorus.http.reply import SECURITY_HEADERS
-
-if TYPE_CHECKING:
-    from chorus.http.channel import ApiChannel
+from chorus.http.body import Body, Ignored
+from chorus.http.problem import SECURITY_HEADERS, HttpError, Problem
 
 _METHOD = re.compile(rb"[A-Z]{1,16}")
 
@@ -34,7 +30,7 @@ class ApiRequest(Request):
     body: Body
     refusal: Problem | None = None
 
-    def __init__(self, channel: ApiChannel, *args: object, **kwargs: object) -> None:
+    def __init__(self, channel: Any, *args: object, **kwargs: object) -> None:
         super().__init__(channel, *args, **kwargs)
         self.body = Ignored()
 
@@ -56,8 +52,6 @@ class ApiRequest(Request):
             self._refuse(error)
         else:
             self.body = body
-            if isinstance(body, Upload):
-                self.channel.watch_upload(body)
         return self.refusal
 
     def handleContentChunk(self, data: bytes) -> None:
@@ -164,7 +158,7 @@ class ApiRequest(Request):
             raise HttpError(400, "bad_target", "the path holds a NUL")
 
     def _check_text(self) -> None:
-        """Whoever reads a header later may take it for text."""
+        """Refuse headers that are not UTF-8: later readers take them for text."""
         for name, values in self.requestHeaders.getAllRawHeaders():
             for value in values:
                 try:

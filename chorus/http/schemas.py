@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from chorus.http.tasks import STATES
+from chorus.http.ports import STATES
 from chorus.sandbox.contract import Limits, Reason
 from chorus.tasks import ids, languages, spec
 

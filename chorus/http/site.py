@@ -12,24 +12,23 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, Protocol
 
-from twisted.internet.protocol import ServerFactory
-
 from chorus.http import auth, limits
 from chorus.http.body import Body, Ignored, too_large
 from chorus.http.channel import ApiChannel
 from chorus.http.problem import HttpError
 from chorus.http.request import ApiRequest
 from chorus.newcomers import Newcomers
+from chorus.twisted_private import PlainFactory
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IReactorTime
     from twisted.web.resource import IResource
 
-Route = Callable[[ApiRequest], None]
+RouteCheck = Callable[[ApiRequest], None]
 """Raises the 404 or 405 of a request that no resource will answer."""
 
 
-class Gate(Protocol):
+class RequestGate(Protocol):
     """Decides about a request by its head. Both raise a `UserError` to refuse it."""
 
     def admit(self, request: ApiRequest) -> bool:
@@ -39,19 +38,19 @@ class Gate(Protocol):
         """Where its body goes; `length` in bytes, None when it is chunked."""
 
 
-def unwanted_body(request: ApiRequest, length: int | None, route: Route) -> Body:
+def unwanted_body(request: ApiRequest, length: int | None, check: RouteCheck) -> Body:
     """The body of a request that needs none. That there is no such path, or method, is said before its size."""
-    route(request)
+    check(request)
     if length is not None and length > limits.MAX_IGNORED_BODY:
         raise too_large(limits.MAX_IGNORED_BODY)
     return Ignored()
 
 
 class PlainGate:
-    """Host names alone; no body wanted. What the health port has."""
+    """The health port's gate: checks host names alone and wants no body."""
 
-    def __init__(self, route: Route, names: Collection[str] = ()) -> None:
-        self._route = route
+    def __init__(self, check: RouteCheck, names: Collection[str] = ()) -> None:
+        self._check = check
         self._names = frozenset(names)
 
     def admit(self, request: ApiRequest) -> bool:
@@ -59,18 +58,16 @@ class PlainGate:
         return False
 
     def body_of(self, request: ApiRequest, length: int | None) -> Body:
-        return unwanted_body(request, length, self._route)
+        return unwanted_body(request, length, self._check)
 
 
-class ApiSite(ServerFactory):
+class ApiSite(PlainFactory):
     """Serves `resource`. `answers` counts by (method, status); `evicted` connections that made room for others."""
 
     noisy = False
     displayTracebacks = False
-    # Read by Twisted's request: no form of ours has fields.
-    _parsePOSTFormSubmission = False
 
-    def __init__(self, resource: IResource, gate: Gate, clock: IReactorTime) -> None:
+    def __init__(self, resource: IResource, gate: RequestGate, clock: IReactorTime) -> None:
         self.resource = resource
         self.gate = gate
         self.answers: Counter[tuple[str, int]] = Counter()
@@ -96,7 +93,7 @@ class ApiSite(ServerFactory):
         return channel
 
     def connection_made(self, channel: ApiChannel) -> None:
-        """It has its socket: what the system refuses before is as if it had never come."""
+        """Count a connection once it has its socket: one that the system refuses before never came."""
         self._channels.add(channel)
         self._newcomers.add(channel)
 

@@ -39,7 +39,7 @@ class _Kind:
     to_text: Callable[[bytes], str] = bytes.decode
     is_path: bool = False
     check: Callable[[bytes], object] | None = None
-    """What raises for bytes that are no value, where that is cheaper than `to_text`."""
+    """Raises for bytes that are no value; given where it is cheaper than `to_text`."""
 
 
 def _port_to_bytes(text: str) -> bytes:

@@ -1,4 +1,4 @@
-"""How log events are written: lines for people, or one JSON object a line (CHORUS_LOG_FORMAT), from CHORUS_LOG_LEVEL.
+"""Writes log events: lines for people, or one JSON object a line (CHORUS_LOG_FORMAT), from CHORUS_LOG_LEVEL.
 
 twistd decides where (stdout, `--logfile`, rotation); this only changes the words. The `event` field, where there is
 one, is a stable name that operators can search for (docs/events.md).
@@ -29,6 +29,8 @@ from twisted.logger import (
 )
 from zope.interface import implementer
 
+from chorus.twisted_private import file_of, has_observers, log_files
+
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
@@ -45,11 +47,11 @@ _OURS = frozenset({"isError", "failure", "why", "system", "time", "message", "fo
 def install(level: str, format: str, publisher: LogPublisher = globalLogPublisher) -> None:
     """Put our words in place of twistd's, into the same file; stdout where there is none. `level` and `format` are the
     settings' words. Observers that write no file (trial's, a test's) stay as they are."""
-    files = [each for each in list(publisher._observers) if isinstance(each, FileLogObserver)]
+    files = log_files(publisher)
     for each in files:
         publisher.removeObserver(each)
-        publisher.addObserver(observer(each._outFile, level, format))
-    if not files and publisher is globalLogPublisher and not publisher._observers:
+        publisher.addObserver(observer(file_of(each), level, format))
+    if publisher is globalLogPublisher and not has_observers(publisher):
         publisher.addObserver(observer(sys.stdout, level, format))
 
 
@@ -83,7 +85,7 @@ class _TakeOver:
 
     def __call__(self, event: LogEvent) -> None:
         # It stays: to leave the list while an event goes along it would hide that event from the next one.
-        if not self._done and any(isinstance(each, FileLogObserver) for each in self._publisher._observers):
+        if not self._done and log_files(self._publisher):
             self._done = True
             install(*self._words, self._publisher)
 

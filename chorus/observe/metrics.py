@@ -7,6 +7,7 @@ Parts keep plain numbers; what is registered here is a way to read them, called 
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,14 +22,11 @@ Labels = tuple[str, ...]
 Reading = float | int | Mapping[tuple[str, str], float] | Mapping[Labels, float] | Mapping[str, float]
 """One number, or one per label value (a tuple of them where there are several labels)."""
 
-SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0, 1800.0, 3600.0)
-"""Buckets for durations, from a request to a long task."""
-
 
 class Histogram:
     """Counts observations in buckets; cheap enough for any path that is not per packet."""
 
-    def __init__(self, bounds: Sequence[float] = SECONDS) -> None:
+    def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = tuple(sorted(bounds))
         self.counts = [0] * (len(self.bounds) + 1)
         self.sum = 0.0
@@ -41,32 +39,8 @@ class Histogram:
 
     def cumulative(self) -> list[tuple[str, float]]:
         """(upper bound, observations up to it) as Prometheus wants them."""
-        return _cumulative(self.bounds, self.counts)
-
-
-@attrs.frozen
-class ReadHistogram:
-    """A histogram that another part counts: `read` gives the observations of each bucket and of the rest, and the sum
-    of what was observed."""
-
-    bounds: tuple[float, ...]
-    read: Callable[[], tuple[Sequence[int], float]]
-
-    @property
-    def sum(self) -> float:
-        return self.read()[1]
-
-    def cumulative(self) -> list[tuple[str, float]]:
-        return _cumulative(self.bounds, self.read()[0])
-
-
-def _cumulative(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
-    total = 0
-    rows = []
-    for bound, count in zip((*map(str, bounds), "+Inf"), counts, strict=True):
-        total += count
-        rows.append((bound, float(total)))
-    return rows
+        totals = itertools.accumulate(map(float, self.counts))
+        return list(zip((*map(str, self.bounds), "+Inf"), totals, strict=True))
 
 
 @attrs.frozen
@@ -76,7 +50,7 @@ class _Source:
     help: str
     labels: Labels
     read: Callable[[], Reading] | None
-    histogram: Histogram | ReadHistogram | None = None
+    histogram: Histogram | None = None
 
 
 class Metrics:
@@ -101,17 +75,9 @@ class Metrics:
         """A number that goes up and down."""
         self._add(_Source("gauge", name, help, tuple(labels), read))
 
-    def histogram(self, name: str, help: str, bounds: Sequence[float] = SECONDS) -> Histogram:
-        """A new histogram; the caller observes."""
-        histogram = Histogram(bounds)
+    def histogram(self, name: str, help: str, histogram: Histogram) -> None:
+        """Observations that another part counts in `histogram`."""
         self._add(_Source("histogram", name, help, (), None, histogram))
-        return histogram
-
-    def read_histogram(
-        self, name: str, help: str, bounds: Sequence[float], read: Callable[[], tuple[Sequence[int], float]]
-    ) -> None:
-        """A histogram that another part counts (`ReadHistogram`)."""
-        self._add(_Source("histogram", name, help, (), None, ReadHistogram(tuple(bounds), read)))
 
     def names(self) -> list[tuple[str, str, str]]:
         """(name, kind, help) of all, sorted: the table of the documentation."""
@@ -131,7 +97,7 @@ class Metrics:
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Any]:
-        """What `prometheus_client` calls."""
+        """Called by `prometheus_client`."""
         for source in list(self._sources.values()):
             try:
                 yield _family(source)

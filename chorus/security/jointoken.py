@@ -1,4 +1,4 @@
-"""What another machine needs to join: cluster id, a member's peer id and addresses, the secret. And secrets as text.
+"""Join tokens (cluster id, a member's peer id and addresses, the secret), and secrets as text.
 
 A token is one word that can be copied: `chorus1` and base58 of a version byte, the fields and a checksum. It is as
 secret as the cluster's secret, so no error here repeats it.

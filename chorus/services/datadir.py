@@ -8,14 +8,13 @@ import os
 import stat
 from pathlib import Path
 
-from chorus.errors import UserError
-from chorus.files import kind, open_plain, read_plain, sync_folder
+from chorus.files import DataDirectoryError, kind, open_plain
 from chorus.identity import Identity
 
 LOCK = "lock"
 IDENTITY = "identity"
 FOLDERS = ("blobs", "runs", "sandbox")
-"""What must be a directory if it is there; a link to one serves, to have blobs on a disk of their own."""
+"""Names that must be directories where they exist; a link to one serves, to have blobs on a disk of their own."""
 FILES = (
     *(
         IDENTITY,
@@ -30,13 +29,7 @@ FILES = (
     ),
     *("chorus.db", "chorus.db-wal", "chorus.db-shm", "chorus.db-reserve"),
 )
-"""What must be a plain file if it is there (docs/architecture.md, "What lies where")."""
-
-
-class DataDirectoryError(UserError):
-    """The data directory cannot be used; the text names it."""
-
-    code = "data_directory"
+"""Names that must be plain files where they exist (docs/architecture.md, "What lies where")."""
 
 
 class DataDirectoryInUse(DataDirectoryError):
@@ -162,32 +155,3 @@ def _prepare(path: Path) -> None:
 def _holder(lock: int) -> int | None:
     text = os.pread(lock, 32, 0).strip()
     return int(text) if text.isdigit() else None
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Replace `path` by a file of mode 0600, complete and on disk before it has its name. Raises `OSError`."""
-    temporary = path.with_name(f".{path.name}.new")
-    descriptor = open_plain(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    with open(descriptor, "wb") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
-
-
-def read_private(path: Path, limit: int) -> bytes | None:
-    """The content, or `None` when there is no such file. Raises `DataDirectoryError` when others may read or change
-    it, when it is over `limit` bytes, or when it cannot be read."""
-    try:
-        content, mode = read_plain(path, limit + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise DataDirectoryError(f"{path} cannot be read: {error.strerror}") from error
-    if mode & 0o077:
-        raise DataDirectoryError(f"{path} is open to others (mode {mode:04o}): chmod 600 it")
-    if len(content) > limit:
-        raise DataDirectoryError(f"{path} is longer than {limit} bytes: it is not what this node wrote")
-    return content

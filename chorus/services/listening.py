@@ -1,4 +1,4 @@
-"""Which port to listen on, and why an address cannot be: in one line that names the variable to change (pure)."""
+"""Ports to listen on, and the one line that names the variable to change where one cannot be had (pure)."""
 
 from __future__ import annotations
 
@@ -13,16 +13,28 @@ from typing import TypeVar
 import attrs
 from twisted.internet.error import CannotListenError
 
+from chorus.errors import UserError
+
 T = TypeVar("T")
 
 
 @attrs.frozen
-class Binding:
-    """An address that the configuration wants; `variable` is the first part of the names, as in `CHORUS_P2P`."""
+class ListenAddress:
+    """An address that the configuration wants."""
 
     variable: str
+    """The first part of the names, as in `CHORUS_P2P`."""
     host: str
     port: int
+    """0 is any that is free."""
+    last_port: int = 0
+    """Tried first where any will do; 0 for none."""
+
+
+class PortInUse(UserError):
+    """A port cannot be had; the text names its variable."""
+
+    code = "port_in_use"
 
 
 def first_free(listen: Callable[[int], T], asked: int, last: int) -> T:
@@ -34,7 +46,7 @@ def first_free(listen: Callable[[int], T], asked: int, last: int) -> T:
     return listen(asked)
 
 
-def collision(bindings: Sequence[Binding]) -> str | None:
+def collision(bindings: Sequence[ListenAddress]) -> str | None:
     """The first two that want one port, which the system would refuse to the second."""
     for one, other in itertools.combinations(bindings, 2):
         if one.port == other.port and one.port and _overlap(one.host, other.host):
@@ -46,7 +58,7 @@ def collision(bindings: Sequence[Binding]) -> str | None:
 
 
 def _overlap(one: str, other: str) -> bool:
-    # What follows a % is an interface: the same link-local address on two of them is rare enough to be refused.
+    # The part after a % is an interface: the same link-local address on two of them is rare enough to be refused.
     first, second = (ipaddress.ip_address(host.partition("%")[0]) for host in (one, other))
     if first.version == second.version:
         return first == second or first.is_unspecified or second.is_unspecified

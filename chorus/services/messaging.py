@@ -33,9 +33,8 @@ from chorus.protocols.gossipsub.events import Validation
 from chorus.seams import MembersMayAll
 
 if TYPE_CHECKING:
-    from chorus.http.ports import Document
     from chorus.identity import PeerId
-    from chorus.seams import Redactor, Roles
+    from chorus.seams import Document, Redactor, Roles
     from chorus.services.pubsub.service import PubSubService
     from chorus.services.pubsub.topics import Received
 
@@ -183,7 +182,7 @@ class Messaging:
             data=payload,
             **members,
         )
-        envelope = redacted(envelope, lambda text: self._redactor.redact(text, context=f"pubsub.{payload.TYPE}")[0])
+        envelope = redacted(envelope, lambda text: self._redactor.redact(text, context=f"pubsub.{payload.TYPE}").value)
         raw = encode(envelope)
         self._pubsub.publish(topic, raw)
         me = self.peer_id.raw

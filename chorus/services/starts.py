@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
 
+from chorus.files import DataDirectoryError, read_private, write_private
 from chorus.protocols.envelope import EnvelopeError
 from chorus.protocols.starts import LIVE_S, MAX_COUNT, KnownStarts, Start, StartRecord, Verdict, decide
-from chorus.services.datadir import DataDirectoryError, read_private, write_private
 
 if TYPE_CHECKING:
     from chorus.identity import Identity, PeerId

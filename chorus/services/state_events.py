@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from chorus.tasks.state import OWNED, State, TaskState
 
 if TYPE_CHECKING:
-    from chorus.http.ports import Document
-    from chorus.seams import JSON
+    from chorus.seams import JSON, Document
 
 
 def state_event(task: TaskState, agent_id: str | None) -> Document:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from twisted.application.service import Service
 
 from chorus.store.database import Database
-from chorus.store.writer import Work
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IReactorFromThreads
 
-T = TypeVar("T")
-
 FILE_NAME = "chorus.db"
 
 
 class StoreService(Service):
-    """`chorus.store.database.Store` at `path`. `startService` fails with `StoreRefused` or `StoreUnavailable`.
+    """Opens and closes `database`, the file at `path`. `startService` fails with `StoreRefused` or `StoreUnavailable`.
     `expected`: see `Database`."""
 
     name = "store"
@@ -35,9 +32,3 @@ class StoreService(Service):
     def stopService(self) -> Deferred[None]:
         super().stopService()  # type: ignore[no-untyped-call]
         return self.database.close()
-
-    def write(self, work: Work[T]) -> Deferred[T]:
-        return self.database.write(work)
-
-    def read(self, work: Work[T]) -> Deferred[T]:
-        return self.database.read(work)

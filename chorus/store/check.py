@@ -1,4 +1,4 @@
-"""Whether a database is whole: looked at when it is opened, and to the end in the background when it is large."""
+"""Checks that a database is whole: when it is opened, and to the end in the background when it is large."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a connection to the node's database is opened, and how its schema comes to be (migrations/0001_….sql on)."""
+"""Opens connections to the node's database, and migrates its schema (migrations/0001_….sql on)."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from chorus.store.check import CHECK_S, Check
 from chorus.store.connection import open_reader
 from chorus.store.errors import StoreBusy, StoreClosed, StoreDamaged, StoreLost, needs_new_connection
-from chorus.store.writer import Counters, Job, Outcomes, Work, Writer, failure
+from chorus.store.writer import Outcomes, StoreCounters, StoreJob, Work, Writer, failure
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ LOOK_S = 1.0
 
 
 class Store(Protocol):
-    """What the rest of the program may ask of the database."""
+    """The database as the rest of the program uses it."""
 
     def write(self, work: Work[T]) -> Deferred[T]:
         """Run `work(connection)` in a transaction on the writer's thread; fires with its result once that is durable.
@@ -56,11 +56,11 @@ class _Queue:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._jobs: collections.deque[Job[Any]] = collections.deque()
+        self._jobs: collections.deque[StoreJob[Any]] = collections.deque()
         self._changed = threading.Condition()
         self._closed = False
 
-    def put(self, job: Job[Any]) -> None:
+    def put(self, job: StoreJob[Any]) -> None:
         with self._changed:
             if self._closed:
                 raise StoreClosed("the store is closed")
@@ -69,7 +69,7 @@ class _Queue:
             self._jobs.append(job)
             self._changed.notify()
 
-    def take(self, most: int, idle: Callable[[], object] | None = None) -> list[Job[Any]]:
+    def take(self, most: int, idle: Callable[[], object] | None = None) -> list[StoreJob[Any]]:
         """At least one job, in order; none once the queue is closed and empty. Calls `idle` every `LOOK_S` seconds
         while it waits."""
         with self._changed:
@@ -98,7 +98,7 @@ class Database:
     ) -> None:
         self.path = path
         self._expected = expected
-        self.counters = Counters()
+        self.counters = StoreCounters()
         self._reactor = reactor
         self._reader_count = readers
         self._writes = _Queue(MAX_WAITING_WRITES)
@@ -148,7 +148,7 @@ class Database:
     def _enqueue(self, queue: _Queue, work: Work[T]) -> Deferred[T]:
         if not self._opened:
             return cast("Deferred[T]", fail(StoreClosed("the store is not open yet")))
-        job: Job[T] = Job(work, Deferred())
+        job: StoreJob[T] = StoreJob(work, Deferred())
         try:
             queue.put(job)
         except (StoreBusy, StoreClosed) as problem:

@@ -1,4 +1,4 @@
-"""Why the store cannot do what it was asked; `translate` tells trouble of the disk from trouble of the question."""
+"""Errors of the store; `translate` separates disk failures from bad requests."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def primary_code(error: BaseException) -> int:
 
 
 def translate(error: BaseException) -> BaseException:
-    """`StoreUnavailable` for trouble of the disk; anything else (a constraint, a bug) as it is."""
+    """`StoreUnavailable` for a failure of the disk; anything else (a constraint, a bug) as it is."""
     code = primary_code(error)
     if code == sqlite3.SQLITE_FULL or getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_SHMSIZE:
         # The second: the index of the write-ahead log, a file beside it, cannot grow.
@@ -99,7 +99,7 @@ def translate(error: BaseException) -> BaseException:
 
 
 def is_damage(error: BaseException) -> bool:
-    """What the file holds is wrong, which is more than that it cannot be read or written now."""
+    """The content of the file is wrong, which is worse than a file that cannot be read or written now."""
     return primary_code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 

@@ -1,10 +1,10 @@
-"""How a task's history ends: what a scheduler needs to go on after a restart. Functions for `Store.read`."""
+"""The ends of task histories, from which a scheduler goes on after a restart. Functions for `Store.read`."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from chorus.store import rows
 
@@ -20,7 +20,7 @@ def last_states(connection: sqlite3.Connection, task_ids: Iterable[str]) -> dict
             "SELECT data FROM task_events WHERE task_id = ? AND type = 'state' ORDER BY id DESC LIMIT 1", (task_id,)
         ).fetchone()
         if row is not None:
-            found[task_id] = cast("dict[str, JSON]", rows.load(row[0]))
+            found[task_id] = rows.load(row[0])
     return found
 
 
@@ -32,7 +32,7 @@ def output_of_attempt(connection: sqlite3.Connection, task_id: str) -> list[Mapp
         (task_id,),
     )
     for kind, text in events:
-        data = cast("dict[str, JSON]", rows.load(text))
+        data = rows.load(text)
         if kind == "state":
             if data.get("state") == "assigned":
                 break

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -51,7 +51,7 @@ def after(connection: sqlite3.Connection, task_id: str, after: int, limit: int =
         "SELECT id, type, time, data FROM task_events WHERE task_id = ? AND id > ? ORDER BY id LIMIT ?",
         (task_id, after, limit),
     )
-    return [EventRow(i, kind, time, cast("dict[str, JSON]", rows.load(data))) for i, kind, time, data in found]
+    return [EventRow(i, kind, time, rows.load(data)) for i, kind, time, data in found]
 
 
 def forget(connection: sqlite3.Connection, task_id: str) -> int:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, cast
 
 from chorus.store import rows
 from chorus.tasks.journal import Entry
-
-if TYPE_CHECKING:
-    from chorus.seams import JSON
 
 
 def append(connection: sqlite3.Connection, entry: Entry) -> int:
@@ -38,7 +34,7 @@ def entries(connection: sqlite3.Connection, after: int) -> Iterator[tuple[int, E
         (after,),
     )
     for index, kind, subject, body, time in found:
-        yield index, Entry(kind, subject, cast("dict[str, JSON]", rows.load(body)), time)
+        yield index, Entry(kind, subject, rows.load(body), time)
 
 
 def begin_start(connection: sqlite3.Connection) -> int:

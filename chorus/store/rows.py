@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from chorus.store.errors import StoreDamaged
 
 if TYPE_CHECKING:
-    from chorus.seams import JSON
+    from chorus.seams import JSON, Document
 
 
 def dump(value: JSON) -> str:
@@ -16,9 +16,9 @@ def dump(value: JSON) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def load(text: str) -> JSON:
-    """Raises `StoreDamaged` for what `dump` did not write."""
+def load(text: str) -> Document:
+    """The object of a column. Raises `StoreDamaged` for what `dump` did not write."""
     try:
-        return cast("JSON", json.loads(text))
+        return cast("Document", json.loads(text))
     except (ValueError, TypeError, RecursionError) as problem:
         raise StoreDamaged(f"the store is damaged: a row holds no JSON ({problem})") from None

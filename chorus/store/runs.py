@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen
-class RunRow:
+class StoredRun:
     """`state` and the shapes of `spec` and `result` are the executor's own; times are Unix seconds."""
 
     task_id: str
@@ -67,12 +67,12 @@ def update(
     return cursor.rowcount == 1
 
 
-def get(connection: sqlite3.Connection, task_id: str, fence: str) -> RunRow | None:
+def get(connection: sqlite3.Connection, task_id: str, fence: str) -> StoredRun | None:
     found = connection.execute(f"SELECT {_COLUMNS} FROM runs WHERE task_id = ? AND fence = ?", (task_id, fence))
     return next(map(_row, found), None)
 
 
-def unfinished(connection: sqlite3.Connection) -> list[RunRow]:
+def unfinished(connection: sqlite3.Connection) -> list[StoredRun]:
     """Every run that is not forgotten, oldest first."""
     return [_row(each) for each in connection.execute(f"SELECT {_COLUMNS} FROM runs ORDER BY created_at, task_id")]
 
@@ -82,16 +82,7 @@ def forget(connection: sqlite3.Connection, task_id: str, fence: str) -> bool:
     return connection.execute("DELETE FROM runs WHERE task_id = ? AND fence = ?", (task_id, fence)).rowcount == 1
 
 
-def _row(columns: tuple[str, str, int, str, str, str, str | None, float, float]) -> RunRow:
-    task_id, fence, attempt, scheduler, spec, state, result, created_at, updated_at = columns
-    return RunRow(
-        task_id,
-        fence,
-        attempt,
-        scheduler,
-        cast("dict[str, JSON]", rows.load(spec)),
-        state,
-        None if result is None else cast("dict[str, JSON]", rows.load(result)),
-        created_at,
-        updated_at,
-    )
+def _row(columns: tuple[str, str, int, str, str, str, str | None, float, float]) -> StoredRun:
+    task_id, fence, attempt, scheduler, spec, state, result, *times = columns
+    ended = None if result is None else rows.load(result)
+    return StoredRun(task_id, fence, attempt, scheduler, rows.load(spec), state, ended, *times)

@@ -31,7 +31,7 @@ class _Look:
     modified: int | None
     """In ns; None where a change is no wonder."""
     whole: int = attrs.field(eq=False)
-    """Of the log: bytes up to its first hole. What is written on behind a cut leaves one."""
+    """Of the log: bytes up to its first hole. Writing on behind a cut leaves one."""
 
 
 class Whereabouts:

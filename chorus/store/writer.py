@@ -40,7 +40,7 @@ EMPTYING_MS = 200
 
 
 @attrs.define
-class Counters:
+class StoreCounters:
     """For the metrics; only ever grow."""
 
     writes: int = 0
@@ -51,25 +51,25 @@ class Counters:
 
 
 @attrs.frozen(eq=False)
-class Job(Generic[T]):
+class StoreJob(Generic[T]):
     work: Work[T]
     deferred: Deferred[T]
 
 
-Outcomes = list[tuple[Job[Any], object]]
+Outcomes = list[tuple[StoreJob[Any], object]]
 
 
 class Writer:
     """The writer's connection; every method runs on its thread."""
 
-    def __init__(self, path: Path, counters: Counters) -> None:
+    def __init__(self, path: Path, counters: StoreCounters) -> None:
         self._path = path
         self._counters = counters
         self._whereabouts = Whereabouts(path)
         self._ballast = Ballast(path)
         self._connection: sqlite3.Connection | None = None
         self.trouble: BaseException | None = None
-        """What kept the last transaction from the disk."""
+        """The error that kept the last transaction from the disk."""
         self.lost: str | None = None
         """One line once the file under the database's name is another one, or none, or was changed by others:
         nothing is acknowledged then."""
@@ -107,7 +107,7 @@ class Writer:
             self._connection.close()
             self._connection = None
 
-    def commit(self, jobs: list[Job[Any]]) -> Outcomes:
+    def commit(self, jobs: list[StoreJob[Any]]) -> Outcomes:
         """Settle all `jobs`: one transaction; where one of them fails, one with a savepoint for each; where that cannot
         be committed either, a transaction for each."""
         self._counters.writes += len(jobs)
@@ -121,7 +121,7 @@ class Writer:
         self._counters.failed_writes += sum(isinstance(outcome, Failure) for _, outcome in outcomes)
         return outcomes
 
-    def _alone(self, job: Job[Any]) -> tuple[Job[Any], object]:
+    def _alone(self, job: StoreJob[Any]) -> tuple[StoreJob[Any], object]:
         try:
             outcomes = self._transaction([job], _run)
         except _JobFailed as failed:
@@ -134,7 +134,7 @@ class Writer:
         return failure(self.trouble)
 
     def _transaction(
-        self, jobs: list[Job[Any]], run: Callable[[sqlite3.Connection, Job[Any]], object]
+        self, jobs: list[StoreJob[Any]], run: Callable[[sqlite3.Connection, StoreJob[Any]], object]
     ) -> Outcomes | None:
         """The jobs' outcomes, durable; None when the transaction was lost (`trouble` says why)."""
         try:
@@ -227,7 +227,7 @@ class _JobFailed(Exception):
         self.failure = failure(problem)
 
 
-def _run(connection: sqlite3.Connection, job: Job[Any]) -> object:
+def _run(connection: sqlite3.Connection, job: StoreJob[Any]) -> object:
     """The job's result. Raises `_JobFailed` for the job's own failure, anything else for what breaks the transaction.
 
     No savepoint: each statement lets another Python thread in, so two more for every job are felt, and jobs rarely
@@ -244,7 +244,7 @@ def _run(connection: sqlite3.Connection, job: Job[Any]) -> object:
     return result
 
 
-def _run_in_savepoint(connection: sqlite3.Connection, job: Job[Any]) -> object:
+def _run_in_savepoint(connection: sqlite3.Connection, job: StoreJob[Any]) -> object:
     """The job's result, or the Failure that undid it alone. Raises what breaks the transaction."""
     connection.execute("SAVEPOINT job")
     try:

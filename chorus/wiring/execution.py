@@ -16,8 +16,7 @@ from chorus.services.execution.sandbox import SandboxService, sandbox_service
 from chorus.services.execution.workplace import Workplace
 from chorus.services.scheduling.store import StoredRuns
 from chorus.services.task_streams import TaskStreams
-from chorus.wiring.surroundings import MIB
-from chorus.wiring.task_limits import task_limits
+from chorus.wiring.surroundings import MIB, task_limits
 
 if TYPE_CHECKING:
     from chorus.services.p2p.host import P2PService

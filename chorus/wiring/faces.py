@@ -1,101 +1,65 @@
-"""What looks at the node from outside: the API, health and metrics, and the view of the node that they show.
+"""The parts that look at the node from outside: the API, health and metrics.
 
 Imports Klein and prometheus_client, which install the default reactor: import this late.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
 
 from chorus.http.auth import load_or_make_token
+from chorus.http.closed import ClosedBlobs, ClosedTasks
+from chorus.http.gate import ApiRules
+from chorus.http.ports import ApiPorts
 from chorus.observe.metrics import Metrics
 from chorus.preflight import plain
+from chorus.services.endpoints import node_metrics
 from chorus.services.endpoints.api import ApiService
 from chorus.services.endpoints.health import HealthService
+from chorus.services.endpoints.node_checks import HealthChecks, node_checks
 from chorus.services.endpoints.node_view import NodeView
+from chorus.services.listening import ListenAddress
 from chorus.tasks.spec import LimitPolicy
-from chorus.wiring.surroundings import MIB
-from chorus.wiring.task_limits import task_limits
+from chorus.wiring.surroundings import MIB, task_limits
 
 if TYPE_CHECKING:
-    from chorus.http.ports import Blobs, Tasks
-    from chorus.seams import JSON
-    from chorus.services.presence import Load
-    from chorus.wiring.messages import Messages
-    from chorus.wiring.network import Network
+    from chorus.services.endpoints.node import NodeParts
     from chorus.wiring.surroundings import Surroundings
 
 
 @attrs.frozen
 class Faces:
-    view: NodeView
-    metrics: Metrics
-    """Empty yet."""
     api: ApiService
     health: HealthService
 
 
-def build_faces(
-    around: Surroundings,
-    network: Network,
-    messages: Messages,
-    *,
-    tasks: Tasks,
-    blobs: Blobs,
-    load: Callable[[], Load],
-    state: Callable[[], str],
-    extra: Sequence[tuple[str, Callable[[], JSON]]],
-) -> Faces:
-    """`extra` as in `NodeView`. Makes the API's token where there is none; raises `OSError` where it cannot."""
-    settings = around.settings
-    view = _view(around, network, messages, load, state, extra)
+def build_faces(context: Surroundings, node: NodeParts) -> Faces:
+    """Makes the API's token where there is none; raises `TokenFileError` where it cannot."""
+    settings, tasks = context.settings, node.tasks
     metrics = Metrics()
+    node_metrics.register(metrics, node)
     api = ApiService(
-        tasks=tasks,
-        blobs=blobs,
-        node=view,
-        metrics=metrics,
-        token=plain(settings.api_token) or load_or_make_token(around.path),
-        address=settings.api_bind,
-        port=settings.api_port,
-        last_port=around.last_port("api"),
-        host_names=settings.api_hosts,
-        max_blob=settings.max_blob_mb * MIB,
-        reactor=around.reactor,
-        policy=LimitPolicy(*task_limits(settings)),
+        ApiPorts(
+            ClosedTasks() if tasks is None else tasks.coordinator,
+            ClosedBlobs() if tasks is None else tasks.blobs,
+            NodeView(node, context.reactor, context.wall),
+        ),
+        metrics,
+        ApiRules(
+            plain(settings.api_token) or load_or_make_token(context.path),
+            settings.api_hosts,
+            settings.max_blob_mb * MIB,
+            LimitPolicy(*task_limits(settings)),
+        ),
+        ListenAddress("CHORUS_API", settings.api_bind, settings.api_port, context.last_port("api")),
+        context.reactor,
     )
     health = HealthService(
-        node=view,
-        address=settings.health_bind,
-        port=settings.health_port,
-        last_port=around.last_port("health"),
-        host_names=settings.api_hosts,
-        reactor=around.reactor,
+        HealthChecks(node_checks(node, api)),
+        settings.api_hosts,
+        ListenAddress("CHORUS_HEALTH", settings.health_bind, settings.health_port, context.last_port("health")),
+        context.reactor,
     )
-    return Faces(view, metrics, api, health)
-
-
-def _view(
-    around: Surroundings,
-    network: Network,
-    messages: Messages,
-    load: Callable[[], Load],
-    state: Callable[[], str],
-    extra: Sequence[tuple[str, Callable[[], JSON]]],
-) -> NodeView:
-    presence, cluster = messages.presence, network.cluster
-    return NodeView(
-        host=network.p2p,
-        presence=presence.view,
-        profile=lambda: presence.profile,
-        load=load,
-        cluster_id=lambda: None if cluster is None else cluster.cluster_id,
-        clock=around.reactor,
-        wall=around.wall,
-        state=state,
-        pubsub=messages.pubsub,
-        extra=extra,
-    )
+    return Faces(api, health)

@@ -9,7 +9,8 @@ import attrs
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.preflight import wishes_of
 from chorus.protocols.limits import HostLimits
-from chorus.services.cluster import ClusterService, check_open_mode, load_membership
+from chorus.security.membership import check_open_mode
+from chorus.services.cluster import ClusterService, load_membership
 from chorus.services.p2p.admission import AdmissionService
 from chorus.services.p2p.host import Admission, OpenAdmission, P2PService
 

@@ -20,7 +20,7 @@ from chorus.services.scheduling.retention import RetentionService
 from chorus.services.scheduling.store import StoredEvents
 from chorus.tasks.machine import TaskMachine
 from chorus.tasks.spec import LimitPolicy
-from chorus.wiring.task_limits import task_limits
+from chorus.wiring.surroundings import task_limits
 
 if TYPE_CHECKING:
     from chorus.protocols.stream import Connection

@@ -25,12 +25,12 @@ class Storage:
     store: StoreService
 
 
-def build_storage(around: Surroundings) -> Storage:
+def build_storage(context: Surroundings) -> Storage:
     pool = ThreadPool(1, THREADS, "chorus-files")
     # cluster.json is written once the node listens, after the store was opened for the first time.
-    expected = (around.path / STATE).exists()
+    expected = (context.path / STATE).exists()
     return Storage(
         pool=pool,
-        in_thread=partial(deferToThreadPool, around.reactor, pool),
-        store=StoreService(around.path / FILE_NAME, around.reactor, expected=expected),
+        in_thread=partial(deferToThreadPool, context.reactor, pool),
+        store=StoreService(context.path / FILE_NAME, context.reactor, expected=expected),
     )

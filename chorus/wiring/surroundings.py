@@ -1,4 +1,4 @@
-"""What every part of a node is made from, whatever it does."""
+"""Settings, reactor, clocks, entropy and data directory."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from chorus.sandbox.contract import Limits
+
 if TYPE_CHECKING:
     from chorus.config.settings import Settings
 
 MIB = 1024 * 1024
+LIMITED = ("cpu", "memory_mb", "pids", "disk_mb", "timeout_s", "output_mb")
 
 
 @attrs.frozen
 class Surroundings:
-    """Settings, reactor, time and chance. The one place where a node says which clock and which randomness it has."""
+    """Shared by all parts of a node. The one place where a node says which clock and which randomness it has."""
 
     settings: Settings
     reactor: Any
@@ -34,6 +37,15 @@ class Surroundings:
     """Of the last start here, by name."""
 
     def last_port(self, name: str) -> int:
-        """What to try first where the settings ask for any port; 0 when there is none, or another part has it."""
+        """The port to try first where the settings ask for any port; 0 when there is none, or another part has it."""
         settings, port = self.settings, self.last_ports.get(name, 0)
         return 0 if port in (settings.p2p_port, settings.api_port, settings.health_port) else port
+
+
+def task_limits(settings: Settings) -> tuple[Limits, Limits]:
+    """(default, maximum) of what a task gets."""
+
+    def limits(suffix: str) -> Limits:
+        return Limits(**{name: getattr(settings, f"task_{name}{suffix}") for name in LIMITED})
+
+    return limits(""), limits("_max")

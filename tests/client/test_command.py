@@ -25,8 +25,10 @@ from chorus.identity import Identity
 from chorus.messages import PAYLOADS
 from chorus.messages.schema import envelope_schema, payload_schema
 from chorus.multiformats.multiaddr import Multiaddr
-from chorus.services.cluster import ClusterService, Wishes
+from chorus.security.membership import Wishes
+from chorus.services.cluster import ClusterService
 from chorus.services.endpoints.health import HealthService
+from chorus.services.listening import ListenAddress
 from tests.http.wire import TOKEN, ApiCase
 from tests.support import PureTestCase
 
@@ -653,7 +655,7 @@ class Node(CommandCase):
             self.assertIn("is not the address of an API", await self.bad(2, "status", "--api", text))
 
     async def test_the_health_port(self) -> None:
-        health = HealthService(node=self.node, address="127.0.0.1", port=0, host_names=(), reactor=reactor)
+        health = HealthService(self.node, (), ListenAddress("CHORUS_HEALTH", "127.0.0.1", 0), reactor)
         health.startService()
         self.addCleanup(health.stopService)
         text = await self.bad(2, "status", "--api", f"http://127.0.0.1:{health.port}")

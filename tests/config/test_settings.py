@@ -12,16 +12,9 @@ from pydantic import ValidationError
 
 from chorus.client.api import Api
 from chorus.config import show
-from chorus.config.settings import (
-    ConfigError,
-    Settings,
-    describe,
-    effective,
-    known_variables,
-    load,
-    unknown_variables,
-    variable,
-)
+from chorus.config.fields import variable
+from chorus.config.settings import ConfigError, Settings, known_variables, load, unknown_variables
+from chorus.config.show import describe, effective
 from tests.support import PureTestCase
 
 ROOT = Path(__file__).resolve().parents[2]

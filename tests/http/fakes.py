@@ -13,9 +13,11 @@ from typing import IO, Any, cast
 from twisted.internet.defer import Deferred, fail, succeed
 
 from chorus.errors import UserError
-from chorus.http.ports import BlobWriter, Document, TaskEvent
+from chorus.http.ports import BlobWriter
+from chorus.seams import Document
 from chorus.services.scheduling.documents import first_command
 from chorus.tasks import ids
+from chorus.tasks.events import TaskEvent
 from chorus.tasks.spec import TaskSpec, body_digest
 
 TERMINAL = {"completed", "failed", "cancelled", "refused"}

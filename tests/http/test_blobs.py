@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
 from chorus.http import limits
-from chorus.http.blobs import _range
+from chorus.http.downloads import _range
 from chorus.http.problem import HttpError
 from tests.http.wire import MAX_BLOB, ApiCase, Response
 

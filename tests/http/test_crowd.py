@@ -13,6 +13,7 @@ from twisted.python.monkey import MonkeyPatcher
 
 from chorus.http import limits
 from chorus.services.endpoints.health import HealthService
+from chorus.services.listening import ListenAddress
 from tests.http.wire import ApiCase, Wire
 
 CROWD = 256 + 44
@@ -94,7 +95,7 @@ class Crowd(CrowdCase):
 class HealthCrowd(CrowdCase):
     def setUp(self) -> None:
         super().setUp()
-        self.health = HealthService(node=self.node, address="127.0.0.1", port=0, host_names=(), reactor=reactor)
+        self.health = HealthService(self.node, (), ListenAddress("CHORUS_HEALTH", "127.0.0.1", 0), reactor)
         self.health.startService()
         self.addCleanup(self.health.stopService)
         self.port = self.health.port

@@ -6,7 +6,7 @@ from typing import Any
 from twisted.internet.defer import fail
 
 from chorus.http import limits
-from chorus.http.ports import TaskEvent
+from chorus.tasks.events import TaskEvent
 from chorus.tasks.journal import NoQuorum
 from tests.http.wire import ApiCase, Response, Wire
 

@@ -4,9 +4,12 @@ from typing import Any
 
 from twisted.internet import reactor
 
+from chorus.http.gate import ApiRules
+from chorus.http.ports import ApiPorts
 from chorus.observe.metrics import Metrics
-from chorus.services.endpoints.api import ApiService, PortInUse
+from chorus.services.endpoints.api import ApiService
 from chorus.services.endpoints.health import HealthService
+from chorus.services.listening import ListenAddress, PortInUse
 from tests.http.fakes import FakeBlobs, FakeNode, FakeTasks
 from tests.http.wire import ApiCase
 
@@ -14,7 +17,7 @@ from tests.http.wire import ApiCase
 class Health(ApiCase):
     def setUp(self) -> None:
         super().setUp()
-        self.health = HealthService(node=self.node, address="127.0.0.1", port=0, host_names=("probe",), reactor=reactor)
+        self.health = HealthService(self.node, ("probe",), ListenAddress("CHORUS_HEALTH", "127.0.0.1", 0), reactor)
         self.health.startService()
         self.addCleanup(self.health.stopService)
         self.port = self.health.port
@@ -71,21 +74,16 @@ class Ports(ApiCase):
     async def test_a_port_in_use_is_one_line_that_names_the_variable(self) -> None:
         for service, variable in (
             (
-                HealthService(node=FakeNode(), address="127.0.0.1", port=self.port, host_names=(), reactor=reactor),
+                HealthService(FakeNode(), (), ListenAddress("CHORUS_HEALTH", "127.0.0.1", self.port), reactor),
                 "HEALTH",
             ),
             (
                 ApiService(
-                    tasks=FakeTasks(),
-                    blobs=FakeBlobs(),
-                    node=FakeNode(),
-                    metrics=Metrics(),
-                    token="t" * 16,
-                    address="127.0.0.1",
-                    port=self.port,
-                    host_names=(),
-                    max_blob=1,
-                    reactor=reactor,
+                    ApiPorts(FakeTasks(), FakeBlobs(), FakeNode()),
+                    Metrics(),
+                    ApiRules("t" * 16, (), 1),
+                    ListenAddress("CHORUS_API", "127.0.0.1", self.port),
+                    reactor,
                 ),
                 "API",
             ),

@@ -6,11 +6,13 @@ from typing import Any
 
 from twisted.internet.testing import StringTransport
 
-from chorus.http.app import Api
+from chorus.http.app import NodeApi
+from chorus.http.gate import ApiRules
+from chorus.http.ports import ApiPorts
 from chorus.http.site import ApiSite
 from chorus.observe.metrics import Metrics
 from chorus.services.endpoints.health import HealthService
-from chorus.tasks.spec import LimitPolicy
+from chorus.services.listening import ListenAddress
 from tests.http.fakes import FakeBlobs, FakeNode, FakeTasks
 from tests.http.wire import TOKEN, Response
 from tests.support import PureTestCase
@@ -33,17 +35,7 @@ REQUESTS = (
 class ChannelCase(PureTestCase):
     def setUp(self) -> None:
         self.now = self.clock()
-        api = Api(
-            tasks=FakeTasks(),
-            blobs=FakeBlobs(),
-            node=FakeNode(),
-            metrics=Metrics(),
-            token=TOKEN,
-            host_names=(),
-            max_blob=1000,
-            reactor=self.now,
-            policy=LimitPolicy(),
-        )
+        api = NodeApi(ApiPorts(FakeTasks(), FakeBlobs(), FakeNode()), Metrics(), ApiRules(TOKEN, (), 1000), self.now)
         self.site: ApiSite = api.site
 
     def say(self, data: bytes) -> bytes:
@@ -126,7 +118,7 @@ class HealthBytes(Headers):
 
     def setUp(self) -> None:
         super().setUp()
-        service = HealthService(node=FakeNode(), address="127.0.0.1", port=0, host_names=(), reactor=self.now)
+        service = HealthService(FakeNode(), (), ListenAddress("CHORUS_HEALTH", "127.0.0.1", 0), self.now)
         self.site = service.site()
 
     def head(self, method: str, path: str | bytes, *lines: bytes, token: str = "", host: bool = True) -> bytes:
@@ -173,7 +165,7 @@ class Order(ChannelCase):
             self.assertEqual(Response(said).status, 413)
 
     def test_on_the_health_port(self) -> None:
-        service = HealthService(node=FakeNode(), address="127.0.0.1", port=0, host_names=(), reactor=self.now)
+        service = HealthService(FakeNode(), (), ListenAddress("CHORUS_HEALTH", "127.0.0.1", 0), self.now)
         self.site = service.site()
         for path, status in (("/nowhere", 404), ("/healthz", 405), ("/ready", 405)):
             for size, body in self.BODIES:

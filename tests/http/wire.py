@@ -12,8 +12,11 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol
 from twisted.trial.unittest import TestCase
 
+from chorus.http.gate import ApiRules
+from chorus.http.ports import ApiPorts
 from chorus.observe.metrics import Metrics
 from chorus.services.endpoints.api import ApiService
+from chorus.services.listening import ListenAddress
 from tests.http.fakes import FakeBlobs, FakeNode, FakeTasks
 
 TOKEN = "test-token-0123456789"
@@ -104,16 +107,11 @@ class ApiCase(TestCase):
     def setUp(self) -> None:
         self.tasks, self.blobs, self.node, self.metrics = FakeTasks(), FakeBlobs(), FakeNode(), Metrics()
         self.service = ApiService(
-            tasks=self.tasks,
-            blobs=self.blobs,
-            node=self.node,
-            metrics=self.metrics,
-            token=TOKEN,
-            address="127.0.0.1",
-            port=0,
-            host_names=("node1.example.org",),
-            max_blob=MAX_BLOB,
-            reactor=reactor,
+            ApiPorts(self.tasks, self.blobs, self.node),
+            self.metrics,
+            ApiRules(TOKEN, ("node1.example.org",), MAX_BLOB),
+            ListenAddress("CHORUS_API", "127.0.0.1", 0),
+            reactor,
         )
         self.service.startService()
         self.addCleanup(self.service.stopService)

@@ -16,9 +16,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ProcessProtocol
 from twisted.trial.unittest import TestCase
 
-from chorus.http.ports import Document
+from chorus.http.gate import ApiRules
+from chorus.http.ports import ApiPorts
 from chorus.observe.metrics import Metrics
+from chorus.seams import Document
 from chorus.services.endpoints.api import ApiService
+from chorus.services.listening import ListenAddress
 from tests.http.fakes import FakeBlobs, FakeNode, FakeTasks
 from tests.http.wire import MAX_BLOB, TOKEN
 
@@ -105,16 +108,11 @@ class Schemathesis(TestCase):
         address, token = os.environ.get("CHORUS_TEST_API"), os.environ.get("CHORUS_TEST_API_TOKEN", TOKEN)
         if address is None:
             service = ApiService(
-                tasks=QuickTasks(),
-                blobs=FakeBlobs(),
-                node=FakeNode(),
-                metrics=Metrics(),
-                token=TOKEN,
-                address="127.0.0.1",
-                port=0,
-                host_names=(),
-                max_blob=MAX_BLOB,
-                reactor=reactor,
+                ApiPorts(QuickTasks(), FakeBlobs(), FakeNode()),
+                Metrics(),
+                ApiRules(TOKEN, (), MAX_BLOB),
+                ListenAddress("CHORUS_API", "127.0.0.1", 0),
+                reactor,
             )
             service.startService()
             self.addCleanup(service.stopService)

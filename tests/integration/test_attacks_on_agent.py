@@ -41,7 +41,8 @@ from chorus.protocols.proto import rpc_pb2 as pb
 from chorus.protocols.proto.identify_pb2 import Identify
 from chorus.protocols.stream import ProtocolOptions
 from chorus.protocols.streamio import StreamIO
-from chorus.services.cluster import ClusterService, Wishes, load_token
+from chorus.security.membership import Wishes
+from chorus.services.cluster import ClusterService, load_token
 from chorus.services.p2p.admission import AdmissionService
 from chorus.services.p2p.host import P2PService
 from tests.integration.agents import Agent, Mesh, until

@@ -42,7 +42,7 @@ class Node:
         self.offload = ThreadOffload(reactor)  # type: ignore[arg-type]
         self.blobs = BlobService(
             directory=directory / "blobs",
-            store=self.store,
+            store=self.store.database,
             host=self.host,
             clock=reactor,  # type: ignore[arg-type]
             offload=self.offload,

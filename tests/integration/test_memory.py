@@ -12,7 +12,8 @@ from twisted.internet.threads import deferToThread
 
 from chorus.identity import Identity
 from chorus.messages import COORDINATION, TASKS
-from chorus.services.cluster import ClusterService, Wishes, load_token
+from chorus.security.membership import Wishes
+from chorus.services.cluster import ClusterService, load_token
 from chorus.services.p2p.admission import AdmissionService
 from chorus.services.p2p.host import P2PService
 from chorus.services.pubsub.service import PubSubService

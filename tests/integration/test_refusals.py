@@ -16,7 +16,8 @@ from pathlib import Path
 
 from chorus.identity import Identity
 from chorus.security.jointoken import JoinToken
-from chorus.services.cluster import ClusterService, Wishes, load_token
+from chorus.security.membership import Wishes
+from chorus.services.cluster import ClusterService, load_token
 from tests.integration.agents import until
 from tests.integration.forks import TWISTD
 from tests.integration.nodes import FREE_PORTS, NodeCase, environment, threaded

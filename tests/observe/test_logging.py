@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from twisted.logger import Logger, LogPublisher, textFileLogObserver
 from twisted.python.failure import Failure
 
-from chorus.http.tasks import STATES
+from chorus.http.ports import STATES
 from chorus.observe import logging
 from chorus.services.state_events import logged, state_event
 from chorus.tasks.journal import Fence

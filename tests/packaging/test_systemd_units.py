@@ -14,7 +14,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SkipTest, TestCase
 
-from chorus.config.settings import Settings, known_variables, variable
+from chorus.config.fields import variable
+from chorus.config.settings import Settings, known_variables
 from tests.integration.forks import ROOT
 from tests.integration.nodes import Node, threaded
 from tests.support import PureTestCase

@@ -15,7 +15,6 @@ from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.task import Clock
 
 from chorus.errors import ChorusError
-from chorus.http.ports import TaskEvent
 from chorus.identity import Identity, PeerId
 from chorus.protocols.stream import StreamClosed
 from chorus.protocols.task_messages import PROTOCOL
@@ -49,6 +48,7 @@ from chorus.services.scheduling.store import StoredEvents, StoredRuns
 from chorus.services.task_streams import TaskStreams
 from chorus.store.errors import StoreDamaged, StoreUnavailable
 from chorus.store.inline import InlineDatabase
+from chorus.tasks.events import TaskEvent
 from chorus.tasks.machine import TaskMachine
 from chorus.tasks.scoring import Candidate
 from chorus.tasks.spec import TaskSpec

@@ -14,24 +14,20 @@ from twisted.logger import capturedLogs
 
 from chorus import strictjson
 from chorus.errors import ChorusError
+from chorus.files import DataDirectoryError
 from chorus.identity import Identity
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.security.jointoken import JoinToken, TokenError, WeakSecret
+from chorus.security.membership import ClusterError, Membership, Wishes, check_open_mode, decide
 from chorus.services.cluster import (
     ADDRESSES,
     STATE,
-    ClusterError,
     ClusterService,
-    Membership,
     NoCluster,
-    Wishes,
     WrongCluster,
-    check_open_mode,
-    decide,
     load_membership,
     load_token,
 )
-from chorus.services.datadir import DataDirectoryError
 from tests.support import PureTestCase
 
 ALICE = Identity.from_seed(b"\1" * 32)

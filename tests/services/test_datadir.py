@@ -8,17 +8,9 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+from chorus.files import DataDirectoryError, read_private, write_private
 from chorus.identity import IdentityError
-from chorus.services.datadir import (
-    FILES,
-    FOLDERS,
-    LOCK,
-    DataDirectory,
-    DataDirectoryError,
-    DataDirectoryInUse,
-    read_private,
-    write_private,
-)
+from chorus.services.datadir import FILES, FOLDERS, LOCK, DataDirectory, DataDirectoryInUse
 from tests.support import PureTestCase
 
 

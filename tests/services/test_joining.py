@@ -16,7 +16,8 @@ from twisted.trial.unittest import TestCase
 from chorus.identity import Identity
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.security.jointoken import JoinToken
-from chorus.services.cluster import ClusterService, Wishes
+from chorus.security.membership import Wishes
+from chorus.services.cluster import ClusterService
 from chorus.services.discovery.mdns import MdnsService
 from chorus.services.discovery.service import MEMORY, DiscoveryService
 from chorus.services.p2p.admission import AdmissionService

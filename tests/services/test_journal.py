@@ -211,7 +211,7 @@ class ThreadedJournalTests(TestCase):
         store = StoreService(Path(self.mktemp()), reactor)  # type: ignore[arg-type]
         await store.startService()
         self.addCleanup(store.stopService)
-        journal = LocalJournal(store)
+        journal = LocalJournal(store.database)
         machine = TaskMachine(journal.fence_of)
         journal.attach(machine)
         await journal.startService()
@@ -225,7 +225,7 @@ class ThreadedJournalTests(TestCase):
         self.assertEqual(applied, done)
         self.assertEqual([task.id for task in machine], task_ids)
         self.assertLess(store.database.counters.commits, 50)
-        stored = await store.read(lambda c: c.execute("SELECT count(*) FROM journal").fetchone())
+        stored = await store.database.read(lambda c: c.execute("SELECT count(*) FROM journal").fetchone())
         self.assertEqual(stored, (300,))
         await journal.stopService()
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import errno
 
-from chorus.services.listening import Binding, cannot_listen, collision
+from chorus.services.listening import ListenAddress, cannot_listen, collision
 from tests.support import PureTestCase
 
 
@@ -37,7 +37,7 @@ class CannotListenTests(PureTestCase):
 
 class CollisionTests(PureTestCase):
     def said(self, one: str, other: str, ports: tuple[int, int] = (9000, 9000)) -> str | None:
-        bindings = [Binding("CHORUS_P2P", one, ports[0]), Binding("CHORUS_API", other, ports[1])]
+        bindings = [ListenAddress("CHORUS_P2P", one, ports[0]), ListenAddress("CHORUS_API", other, ports[1])]
         said = collision(bindings)
         self.assertEqual(said is None, collision(bindings[::-1]) is None)
         return said

@@ -9,7 +9,7 @@ import attrs
 from twisted.internet.task import Clock
 
 from chorus.messages import COORDINATION, AvailabilityBcast, CapabilityBcast, RoleAnnouncement, TaskUpdate
-from chorus.seams import Finding, PassThrough
+from chorus.seams import PassThrough, Redacted
 from chorus.services.messaging import MAX_COUNTED_TYPES, Messaging
 from chorus.services.presence import (
     AVAILABILITY_S,
@@ -381,9 +381,9 @@ class Typed(PresenceCase):
         contexts: list[str] = []
 
         class Redactor:
-            def redact(self, text: str, *, context: str) -> tuple[str, tuple[Finding, ...]]:
+            def redact(self, text: str, *, context: str) -> Redacted[str]:
                 contexts.append(context)
-                return text.replace("hunter2", "[REDACTED]"), ()
+                return Redacted(text.replace("hunter2", "[REDACTED]"))
 
         one = Node(1, self.time)
         two = Node(2, self.time, redactor=Redactor(), role="dev hunter2", expertise=("hunter2",))

@@ -66,7 +66,7 @@ class RunTests(TableCase):
         self.assertTrue(runs.update(self.connection, "a", "0.1.2", "delivered", 4.0))
         row = runs.get(self.connection, "a", "0.1.2")
         self.assertEqual(
-            row, runs.RunRow("a", "0.1.2", 2, "12D3", {"a": [1, "ä"]}, "delivered", {"exit_code": 0}, 1.0, 4.0)
+            row, runs.StoredRun("a", "0.1.2", 2, "12D3", {"a": [1, "ä"]}, "delivered", {"exit_code": 0}, 1.0, 4.0)
         )
         self.assertTrue(runs.forget(self.connection, "a", "0.1.2"))
         self.assertFalse(runs.forget(self.connection, "a", "0.1.2"))

@@ -21,7 +21,7 @@ from chorus.store.ballast import Ballast
 from chorus.store.connection import CHECKPOINT_FRAMES, open_reader, open_writer
 from chorus.store.errors import StoreDamaged, StoreFull, StoreLost, StoreRefused, StoreUnavailable
 from chorus.store.whereabouts import Whereabouts
-from chorus.store.writer import Counters, Job, Writer
+from chorus.store.writer import StoreCounters, StoreJob, Writer
 from tests.support import PureTestCase
 
 
@@ -61,7 +61,7 @@ class WriterCase(PureTestCase):
         self.path = Path(self.mktemp()).absolute()
         self.opened: list[Faulty] = []
         self.patch(writer, "open_writer", self.open_faulty)
-        self.writer = Writer(self.path, Counters())
+        self.writer = Writer(self.path, StoreCounters())
         self.addCleanup(self.writer.close)
 
     def open_faulty(self, path: Path) -> Any:
@@ -74,7 +74,7 @@ class WriterCase(PureTestCase):
         return self.opened[0]
 
     def commit(self, *works: Callable[[Any], object]) -> list[object]:
-        jobs: list[Job[Any]] = [Job(work, Deferred()) for work in works]
+        jobs: list[StoreJob[Any]] = [StoreJob(work, Deferred()) for work in works]
         return [outcome for _, outcome in self.writer.commit(jobs)]
 
     def put(self, key: str) -> Callable[[Any], object]:
@@ -186,7 +186,7 @@ class Lost(WriterCase):
         folder = Path(self.mktemp()).absolute()
         folder.mkdir()
         self.path = folder / "chorus.db"
-        self.writer = Writer(self.path, Counters())
+        self.writer = Writer(self.path, StoreCounters())
         self.addCleanup(self.writer.close)
 
     def test_nothing_more_is_acknowledged(self) -> None:
@@ -361,7 +361,7 @@ class Lost(WriterCase):
         self.writer.close()
         log.write_bytes(b"")
         os.truncate(log, 1 << 20)
-        self.writer = Writer(self.path, Counters())
+        self.writer = Writer(self.path, StoreCounters())
         self.ready()
         for key in "bcd":
             self.assertEqual(self.commit(self.put(key)), [None])
@@ -388,7 +388,7 @@ class Room(PureTestCase):
         self.number = 0
 
     def opened(self) -> Writer:
-        found = Writer(self.path, Counters())
+        found = Writer(self.path, StoreCounters())
         found.open(False)
         found.migrate(False)
         self.addCleanup(found.close)
@@ -397,7 +397,7 @@ class Room(PureTestCase):
     def put(self, to: Writer) -> bool:
         self.number += 1
         number = self.number
-        job: Job[Any] = Job(lambda c: meta.put(c, str(number), "x" * 4000), Deferred())
+        job: StoreJob[Any] = StoreJob(lambda c: meta.put(c, str(number), "x" * 4000), Deferred())
         outcome = to.commit([job])[0][1]
         if isinstance(outcome, Failure):
             self.assertIsInstance(outcome.value, StoreFull)

@@ -1,6 +1,6 @@
 """The node's blobs: taken in from users and from the executor, served to members, fetched from them.
 
-Implements `chorus.http.ports.Blobs`. A blob is acknowledged when its bytes, its name and its row are durable. Hashing
+Implements `http.ports.BlobPort`. A blob is acknowledged when its bytes, its name and its row are durable. Hashing
 and files are off the reactor's thread.
 """
 
@@ -55,9 +55,9 @@ from chorus.store import blobs as table
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 
-    from chorus.http.ports import Document
     from chorus.identity import PeerId
     from chorus.protocols.stream import Host
+    from chorus.seams import Document
     from chorus.store.database import Store
 
 __all__ = [

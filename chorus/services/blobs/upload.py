@@ -16,8 +16,8 @@ from chorus.services.blobs.fetch import BlobTooLarge
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
-    from chorus.http.ports import Document
     from chorus.protocols.blobs import Manifest
+    from chorus.seams import Document
     from chorus.services.blobs.fetch import Offload
     from chorus.services.blobs.files import Ingest
 

@@ -20,13 +20,13 @@ from twisted.python.failure import Failure
 
 from chorus import strictjson
 from chorus.errors import ChorusError, PeerError
+from chorus.files import DataDirectoryError, read_private, write_private
 from chorus.identity import Identity, PeerId
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols import peers
 from chorus.protocols.envelope import EnvelopeError, PeerRecord
 from chorus.protocols.stream import Connection, Host, ProtocolOptions, Stream
 from chorus.protocols.streamio import StreamIO
-from chorus.services.datadir import DataDirectoryError, read_private, write_private
 from chorus.services.discovery.bootstrap import (
     MAX_ADDRESSES,
     MAX_DIALS,

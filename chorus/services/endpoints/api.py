@@ -3,63 +3,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
-from twisted.logger import Logger
 
-from chorus.errors import UserError
 from chorus.http.limits import BACKLOG
-from chorus.services.listening import cannot_listen, first_free
-from chorus.tasks.spec import LimitPolicy
+from chorus.services.listening import PortInUse, cannot_listen, first_free
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IListeningPort
-    from twisted.internet.protocol import ServerFactory
 
-    from chorus.http.app import Api
-    from chorus.http.ports import Blobs, NodeView, Tasks
+    from chorus.http.app import NodeApi
+    from chorus.http.gate import ApiRules
+    from chorus.http.ports import ApiPorts
     from chorus.http.site import ApiSite
     from chorus.observe.metrics import Metrics
+    from chorus.services.listening import ListenAddress
 
 DRAIN_S = 5.0
 """How long requests under way may take to end at a stop."""
 
 
-class PortInUse(UserError):
-    """An HTTP port cannot be had; the text names its variable."""
-
-    code = "port_in_use"
-
-
-def listen(
-    reactor: Any, address: str, port: int, site: ServerFactory, variable: str, last_port: int = 0
-) -> IListeningPort:
-    """Listen, or raise `PortInUse`: one line that names `variable` (CHORUS_X) and says what to do. Port 0 is any that
-    is free, `last_port` first."""
-    try:
-        listening: IListeningPort = first_free(
-            lambda candidate: reactor.listenTCP(candidate, site, backlog=BACKLOG, interface=address), port, last_port
-        )
-    except CannotListenError as error:
-        raise PortInUse(cannot_listen(variable, address, port, error.socketError)) from None
-    return listening
-
-
 class HttpPort(Service):
-    """Listening, draining and closing, for any site."""
+    """Listens, drains and closes, for any site."""
 
-    _log = Logger()
-
-    def __init__(self, *, address: str, port: int, last_port: int = 0, variable: str, reactor: Any) -> None:
-        """`port` 0 takes a free one, `last_port` where it is."""
+    def __init__(self, address: ListenAddress, reactor: Any) -> None:
         self._address = address
-        self._asked = port
-        self._last_port = last_port
-        self._variable = variable
         self._reactor = reactor
         self._listening: IListeningPort | None = None
         self._site: ApiSite | None = None
@@ -68,7 +39,7 @@ class HttpPort(Service):
     def port(self) -> int:
         """The port in use; the configured one until it listens."""
         if self._listening is None:
-            return self._asked
+            return self._address.port
         host: Any = self._listening.getHost()
         return int(host.port)
 
@@ -82,7 +53,15 @@ class HttpPort(Service):
     def startService(self) -> None:
         """Raises `PortInUse`."""
         self._site = self.site()
-        self._listening = listen(self._reactor, self._address, self._asked, self._site, self._variable, self._last_port)
+        site, address = self._site, self._address
+        try:
+            self._listening = first_free(
+                lambda port: self._reactor.listenTCP(port, site, backlog=BACKLOG, interface=address.host),
+                address.port,
+                address.last_port,
+            )
+        except CannotListenError as error:
+            raise PortInUse(cannot_listen(address.variable, address.host, address.port, error.socketError)) from None
         super().startService()
 
     def stopService(self) -> Deferred[None]:
@@ -110,45 +89,23 @@ class HttpPort(Service):
 class ApiService(HttpPort):
     """`/v1/…`, `/metrics` and `/openapi.json`. `api` exists once it is started."""
 
+    name = "api"
+
     def __init__(
-        self,
-        *,
-        tasks: Tasks,
-        blobs: Blobs,
-        node: NodeView,
-        metrics: Metrics,
-        token: str,
-        address: str,
-        port: int,
-        last_port: int = 0,
-        host_names: Collection[str],
-        max_blob: int,
-        reactor: Any,
-        policy: LimitPolicy | None = None,
+        self, ports: ApiPorts, metrics: Metrics, rules: ApiRules, address: ListenAddress, reactor: Any
     ) -> None:
-        """`max_blob` is in bytes; `port` 0 takes a free one, `last_port` where it is; `policy` is what the API's
-        description says of limits."""
-        super().__init__(address=address, port=port, last_port=last_port, variable="CHORUS_API", reactor=reactor)
-        self.setName("api")
-        self.api: Api | None = None
-        self._parts: dict[str, Any] = {
-            "tasks": tasks,
-            "blobs": blobs,
-            "node": node,
-            "metrics": metrics,
-            "token": token,
-            "host_names": host_names,
-            "max_blob": max_blob,
-            "reactor": reactor,
-            "policy": policy or LimitPolicy(),
-        }
+        super().__init__(address, reactor)
+        self.api: NodeApi | None = None
+        self._ports = ports
+        self._metrics = metrics
+        self._rules = rules
 
     def site(self) -> ApiSite:
         # Klein installs a reactor when it is imported.
-        from chorus.http.app import Api
+        from chorus.http.app import NodeApi
 
         if self.api is None:
-            self.api = Api(**self._parts)
+            self.api = NodeApi(self._ports, self._metrics, self._rules, self._reactor)
         return self.api.site
 
     def end_streams(self) -> None:

@@ -2,7 +2,7 @@
 """Health on its own port, without a token: probes of engines and orchestrators cannot carry one.
 
 `/healthz`: the process answers. `/ready`: 200 when every critical check passes, else 503. `/health`: the same with
-every check in the body. `/health/checks`: the checks alone, always 200. The checks come from `NodeView.checks`; they
+every check in the body. `/health/checks`: the checks alone, always 200. The checks come from `HealthPort.checks`; they
 hold no secret and no task.
 """
 
@@ -20,39 +20,32 @@ from chorus.http.site import ApiSite, PlainGate
 from chorus.services.endpoints.api import HttpPort
 
 if TYPE_CHECKING:
-    from chorus.http.ports import Document, NodeView
+    from chorus.http.ports import HealthPort
     from chorus.http.request import ApiRequest
+    from chorus.seams import Document
+    from chorus.services.listening import ListenAddress
 
 
 class HealthService(HttpPort):
     """See the module."""
 
-    def __init__(
-        self,
-        *,
-        node: NodeView,
-        address: str,
-        port: int,
-        last_port: int = 0,
-        host_names: Collection[str],
-        reactor: Any,
-    ) -> None:
-        """`port` 0 takes a free one, `last_port` where it is."""
-        super().__init__(address=address, port=port, last_port=last_port, variable="CHORUS_HEALTH", reactor=reactor)
-        self.setName("health")
-        self._node = node
+    name = "health"
+
+    def __init__(self, checks: HealthPort, host_names: Collection[str], address: ListenAddress, reactor: Any) -> None:
+        super().__init__(address, reactor)
+        self._checks = checks
         self._names = host_names
 
     def site(self) -> ApiSite:
-        return ApiSite(_Probes(self._node), PlainGate(_route, self._names), self._reactor)
+        return ApiSite(_Probes(self._checks), PlainGate(_route, self._names), self._reactor)
 
 
 class _Probes(Resource):
     isLeaf = True
 
-    def __init__(self, node: NodeView) -> None:
+    def __init__(self, checks: HealthPort) -> None:
         super().__init__()
-        self._node = node
+        self._checks = checks
 
     def render(self, request: ApiRequest) -> bytes:
         # The gate has sent away whoever asks for something else.
@@ -60,7 +53,7 @@ class _Probes(Resource):
         if probe is _alive:
             # Says that the reactor turns, whatever the checks may do.
             return _reply(request, *probe([]))
-        return _reply(request, *probe(self._node.checks()))
+        return _reply(request, *probe(self._checks.checks()))
 
 
 def _route(request: ApiRequest) -> None:

@@ -1,4 +1,4 @@
-"""Where a running node says which ports it uses, for the `chorus` command and for scripts; and which ones it had last,
+"""Files that name a running node's ports, for the `chorus` command and for scripts, and the ports of its last start,
 for a start that may take any."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from chorus.services.datadir import DataDirectoryError, read_private, write_private
+from chorus.files import DataDirectoryError, read_private, write_private
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime

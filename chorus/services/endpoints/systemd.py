@@ -33,7 +33,7 @@ MAX_STATUS = 300
 
 @attrs.frozen
 class Supervision:
-    """What the environment says of the manager that started this process."""
+    """The service manager that started this process, as the environment describes it."""
 
     address: str | None = None
     """Path of a Unix socket, or `@` and the name of an abstract one; None where nobody listens."""

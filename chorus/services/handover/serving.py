@@ -42,10 +42,11 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
     from twisted.python.failure import Failure
 
-    from chorus.http.ports import Subscription, TaskEvent
+    from chorus.http.ports import Subscription
     from chorus.identity import PeerId
     from chorus.protocols.stream import Host, Stream
     from chorus.services.scheduling.board import Agent
+    from chorus.tasks.events import TaskEvent
     from chorus.tasks.machine import TaskMachine
 
 FIRST_S = 10.0

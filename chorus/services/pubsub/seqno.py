@@ -9,8 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from chorus.files import is_shortage
-from chorus.services.datadir import DataDirectoryError, read_private, write_private
+from chorus.files import DataDirectoryError, is_shortage, read_private, write_private
 
 FILE: Final = "seqno"
 

@@ -9,10 +9,9 @@ import attrs
 from chorus.identity import PeerId
 
 if TYPE_CHECKING:
-    from chorus.http.ports import Document
     from chorus.protocols.gossip import GossipRouter
     from chorus.protocols.gossip_score_view import TopicScore
-    from chorus.seams import JSON
+    from chorus.seams import JSON, Document
     from chorus.services.pubsub.service import PubSubService
 
 DIGITS = 6

@@ -14,8 +14,7 @@ from chorus.tasks.state import DRAINING, OWN_FAILURES, OWNED, State, TaskState
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-    from chorus.http.ports import Document
-    from chorus.seams import JSON
+    from chorus.seams import JSON, Document
     from chorus.services.blobs.named import NamedBlobs
     from chorus.services.scheduling.counters import Counters
     from chorus.services.scheduling.custodies import Custodies

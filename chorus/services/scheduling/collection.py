@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-    from chorus.http.ports import Document
-    from chorus.seams import JSON
+    from chorus.seams import JSON, Document
     from chorus.tasks.machine import TaskMachine
     from chorus.tasks.state import TaskState
 

@@ -35,14 +35,15 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IReactorTime
 
-    from chorus.http.ports import Document, Subscription, TaskEvent
+    from chorus.http.ports import Subscription
     from chorus.identity import PeerId
-    from chorus.seams import Redactor, Roles
+    from chorus.seams import Document, Redactor, Roles
     from chorus.services.scheduling.custody import Custody
     from chorus.services.scheduling.events import TaskEvents
     from chorus.services.scheduling.store import StoredEvents
     from chorus.services.task_streams import SchedulerChannel, TaskStreams
     from chorus.tasks.errors import IllegalEntry
+    from chorus.tasks.events import TaskEvent
     from chorus.tasks.journal import Entry, Journal
     from chorus.tasks.machine import Applied, TaskMachine
 
@@ -106,7 +107,7 @@ class CoordinatorSettings:
 
 
 class CoordinatorService(Service):
-    """Implements `http.ports.Tasks`. `announce` gets every change of state, for `chorus/tasks`; `result_known` every
+    """Implements `http.ports.TaskPort`. `announce` gets every change of state, for `chorus/tasks`; `result_known` every
     task with a new result; `bring` waits for what a result names before it is recorded (both are `Collection`'s);
     `hindrance` says why this node takes nothing new, as (reason, one line).
     `absent` tells blobs that are not here.
@@ -233,7 +234,7 @@ class CoordinatorService(Service):
         self._custodies.detach()
         return self._events.stop()
 
-    # http.ports.Tasks
+    # http.ports.TaskPort
 
     def submit(self, body: object, submitter: str) -> Deferred[Document]:
         return Deferred.fromCoroutine(self._submit(body, submitter))
@@ -310,7 +311,7 @@ class CoordinatorService(Service):
         if not self._roles.may(by, CANCEL):
             raise Forbidden(f"{by} may not cancel tasks")
         task = self._machine.get(task_id)
-        reason = self._redactor.redact(reason, context="task.cancel.reason")[0]
+        reason = self._redactor.redact(reason, context="task.cancel.reason").value
         if task.state is State.MOVED and self._elsewhere is not None:
             await self._elsewhere.cancel(task, by, reason)
         else:

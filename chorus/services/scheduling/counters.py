@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from chorus.observe.metrics import Histogram
 from chorus.tasks.state import OWNED, State
 
 if TYPE_CHECKING:
@@ -27,10 +28,8 @@ class Counters:
     reassigned: int = 0
     """Tasks that went back to the queue: lease lost, handed back, tried again."""
     failed_by_reason: Counter[str] = attrs.field(factory=Counter)
-    durations: list[int] = attrs.field(factory=lambda: [0] * (len(DURATION_BUCKETS) + 1))
-    """Finished tasks by seconds from submission to end: one count per bucket of `DURATION_BUCKETS`, then the rest."""
-    duration_sum: float = 0.0
-    duration_count: int = 0
+    durations: Histogram = attrs.field(factory=lambda: Histogram(DURATION_BUCKETS))
+    """Finished tasks by seconds from submission to end."""
     recovery_last: float = 0.0
     """Seconds from losing an agent to the start on the next one."""
     _lost_at: dict[str, float] = attrs.field(factory=dict, init=False)
@@ -39,7 +38,7 @@ class Counters:
         """Count what became of a task; `now` on this node's boot clock."""
         if task.terminal:
             self._lost_at.pop(task.id, None)
-            self.ended(max(0.0, task.updated_at - task.created_at))
+            self.durations.observe(max(0.0, task.updated_at - task.created_at))
             self._count_end(task)
         elif before is not None and before.state in OWNED and task.state is State.SUBMITTED:
             self.reassigned += 1
@@ -57,12 +56,6 @@ class Counters:
             self.cancelled += 1
         else:
             self.refused += 1
-
-    def ended(self, seconds: float) -> None:
-        place = next((n for n, edge in enumerate(DURATION_BUCKETS) if seconds <= edge), len(DURATION_BUCKETS))
-        self.durations[place] += 1
-        self.duration_sum += seconds
-        self.duration_count += 1
 
     def recovered(self, seconds: float) -> None:
         self.recovery_last = seconds

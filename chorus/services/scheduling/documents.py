@@ -18,8 +18,7 @@ agent's name: with the other fields under 1,310, so that a page of 200 stays und
 themselves."""
 
 if TYPE_CHECKING:
-    from chorus.http.ports import Document
-    from chorus.seams import JSON
+    from chorus.seams import JSON, Document
 
 _MESSAGES = {
     State.QUEUED: "kept on this node until the cluster can take it; it is durable on this node only",

@@ -17,13 +17,13 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError, LocalError
-from chorus.http.ports import TaskEvent
+from chorus.tasks.events import TaskEvent
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-    from chorus.http.ports import Document
     from chorus.sandbox.contract import StreamName
+    from chorus.seams import Document
 
 MAX_EVENT_OUTPUT = 64 * 1024
 """Bytes of output that one event carries; smaller pieces that came while a write was under way are joined up to it."""

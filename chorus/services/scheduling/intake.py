@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 
     from twisted.internet.defer import Deferred
 
-    from chorus.http.ports import Document
     from chorus.identity import PeerId
-    from chorus.seams import JSON, Redactor, Roles
+    from chorus.seams import JSON, Document, Redactor, Roles
     from chorus.services.blobs.named import NamedBlobs
     from chorus.services.blobs.service import BlobRef
     from chorus.services.scheduling.counters import Counters
@@ -201,8 +200,7 @@ def without_secrets(spec: TaskSpec, redactor: Redactor) -> TaskSpec:
     """Take a secret out of what is only read. Raises `SpecError` for one in what runs."""
 
     def refuse(text: str, field: str) -> None:
-        _, findings = redactor.redact(text, context=f"task.{field}")
-        if findings:
+        if findings := redactor.redact(text, context=f"task.{field}").findings:
             rules = ", ".join(sorted({finding.rule for finding in findings}))
             raise SpecError(field, f"holds what looks like a secret ({rules}); keep secrets out of tasks")
 
@@ -214,6 +212,6 @@ def without_secrets(spec: TaskSpec, redactor: Redactor) -> TaskSpec:
         refuse(path, f"artifacts[{index}]")
     for name in ("repository", "project", "image"):
         refuse(getattr(spec, name) or "", name)
-    title, _ = redactor.redact(spec.title, context="task.title")
-    description, _ = redactor.redact(spec.description, context="task.description")
-    return attrs.evolve(spec, title=title, description=description)
+    title = redactor.redact(spec.title, context="task.title")
+    description = redactor.redact(spec.description, context="task.description")
+    return attrs.evolve(spec, title=title.value, description=description.value)

@@ -11,12 +11,12 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from chorus.http.ports import TaskEvent
 from chorus.identity import PeerId
 from chorus.protocols.task_messages import InputBlob
 from chorus.services.run_record import RunRecord, outcome_from_json
 from chorus.services.scheduling.events import NewEvent
 from chorus.store import blobs, event_tails, events, runs
+from chorus.tasks.events import TaskEvent
 from chorus.tasks.journal import Fence
 from chorus.tasks.spec import TaskSpec
 
@@ -154,7 +154,7 @@ def _spec(record: RunRecord) -> dict[str, JSON]:
     return {"spec": record.spec.to_json(), "input": blob, "lease_s": record.lease_s}
 
 
-def _record(row: runs.RunRow) -> RunRecord:
+def _record(row: runs.StoredRun) -> RunRecord:
     fixed = cast("dict[str, Any]", row.spec)
     moving = json.loads(row.state)
     return RunRecord(

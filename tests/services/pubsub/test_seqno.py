@@ -3,7 +3,8 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-from chorus.services.datadir import FILES, DataDirectoryError
+from chorus.files import DataDirectoryError
+from chorus.services.datadir import FILES
 from chorus.services.pubsub import seqno as pubsub_seqno
 from chorus.services.pubsub.seqno import FILE, RESERVED, begin, first_seqno
 from tests.support import PureTestCase

@@ -10,13 +10,13 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import globalLogPublisher
 
-from chorus.http.ports import TaskEvent
-from chorus.seams import Finding, MembersMayAll
+from chorus.seams import Finding, MembersMayAll, Redacted
 from chorus.services.scheduling import coordinator
 from chorus.services.scheduling.intake import NOT_CLONED, Forbidden, NoRoom
 from chorus.services.scheduling.placement import Agent
 from chorus.store.errors import StoreUnavailable
 from chorus.tasks.errors import IdempotencyConflict, TaskFinished, UnknownTask
+from chorus.tasks.events import TaskEvent
 from chorus.tasks.fields import SpecError
 from chorus.tasks.scoring import Candidate
 from tests.services.task_kit import LEASE, World, missing, unavailable
@@ -134,7 +134,7 @@ class WayOfATaskTest(WorldCase):
         self.assertEqual([each["state"] for each in node.announced], ["submitted", "assigned", "running", "completed"])
         self.assertEqual(node.announced[0]["title"], "a title")
         counters = node.coordinator.counters
-        self.assertEqual((counters.submitted, counters.completed, counters.duration_count), (1, 1, 1))
+        self.assertEqual((counters.submitted, counters.completed, sum(counters.durations.counts)), (1, 1, 1))
         self.assertEqual(node.coordinator.active, 0)
 
 
@@ -210,10 +210,11 @@ class IntakeTest(WorldCase):
 
     def test_secrets_are_refused_where_they_run_and_redacted_where_they_are_read(self) -> None:
         class Rules:
-            def redact(self, text: str, *, context: str) -> tuple[str, tuple[Finding, ...]]:
+            def redact(self, text: str, *, context: str) -> Redacted[str]:
                 if "hunter2" not in text:
-                    return text, ()
-                return text.replace("hunter2", "[…]"), (Finding("password", "high", context),)
+                    return Redacted(text)
+                found = Finding("password", "high", context, "5f4dcc3b")
+                return Redacted(text.replace("hunter2", "[…]"), (found,), "redact")
 
         node = self.world.node("alone", redactor=Rules())
         for body in (

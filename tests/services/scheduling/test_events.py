@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 
 from chorus.errors import LocalError
-from chorus.http.ports import TaskEvent
 from chorus.identity import Identity
 from chorus.protocols.stream import StreamClosed, StreamReset
 from chorus.services.execution.output import WINDOW, Spool
@@ -35,6 +34,7 @@ from chorus.services.scheduling.events import (
     _unfinished,
     escapes,
 )
+from chorus.tasks.events import TaskEvent
 from tests.support import PureTestCase
 
 

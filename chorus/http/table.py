@@ -1,0 +1,8 @@
+"""The routes of the API: one row each, in the order of the OpenAPI document."""
+
+from __future__ import annotations
+
+from chorus.http import blobs, events, node, tasks
+from chorus.http.routes import Route
+
+ROUTES: tuple[Route, ...] = (*tasks.ROUTES, *events.ROUTES, *blobs.ROUTES, *node.ROUTES)
