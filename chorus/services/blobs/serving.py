@@ -1,4 +1,4 @@
-"""Blobs given to other members: a bounded number of answers at once, at the pace of whoever reads them."""
+"""Serves blobs to other members: a bounded number of answers at once, at the pace of whoever reads them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
@@ -23,6 +24,7 @@ from chorus.protocols.blobs import (
 )
 from chorus.protocols.stream import StreamClosed
 from chorus.protocols.streamio import EndOfStream, StreamIO
+from chorus.services.blobs.fetch import FetchCounters
 from chorus.services.blobs.files import BlobStoreUnavailable
 from chorus.store import blobs as table
 
@@ -31,8 +33,7 @@ if TYPE_CHECKING:
 
     from chorus.identity import PeerId
     from chorus.protocols.stream import Stream
-    from chorus.services.blobs.fetch import Offload
-    from chorus.services.blobs.service import BlobCounters
+    from chorus.services.blobs.offload import Offload
     from chorus.store.database import Store
 
 IDLE_S = 60.0
@@ -41,8 +42,30 @@ WRITE_S = 30.0
 """For a peer that takes nothing of what it asked for."""
 
 
+@attrs.frozen
+class BlobLimits:
+    max_blob: int = 1024**3
+    """Bytes of one blob, whoever brings it."""
+    max_store: int = 20 * 1024**3
+    """Bytes of all blobs and of what is on its way in."""
+    max_serving: int = 16
+    """Answers under way at once; further requests get `busy`."""
+    max_serving_per_peer: int = 6
+    """So that three slow members do not hold all of them."""
+
+
+@attrs.define
+class BlobCounters(FetchCounters):
+    stored: int = 0
+    stored_bytes: int = 0
+    served_bytes: int = 0
+    refused_busy: int = 0
+    refused_peers: int = 0
+    """Streams that ended because of what the peer did."""
+
+
 class BlobServing:
-    """`size_of` knows what is here, `path` where it lies; `most` answers at once, `per_peer` of them for one."""
+    """`size_of` gives the size of a blob that is here, `path` its file."""
 
     _log = Logger()
 
@@ -55,8 +78,7 @@ class BlobServing:
         size_of: Callable[[str], int | None],
         path: Callable[[str], Path],
         counters: BlobCounters,
-        most: int,
-        per_peer: int,
+        limits: BlobLimits,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -64,8 +86,7 @@ class BlobServing:
         self._size_of = size_of
         self._path = path
         self._counters = counters
-        self._most = most
-        self._per_peer = per_peer
+        self._limits = limits
         self._serving: Counter[PeerId] = Counter()
         self._streams: set[StreamIO] = set()
 
@@ -104,8 +125,8 @@ class BlobServing:
             except EndOfStream:
                 return
             peer = io.stream.connection.peer_id
-            serving = self._serving
-            if serving.total() >= self._most or serving[peer] >= self._per_peer:
+            serving, limits = self._serving, self._limits
+            if serving.total() >= limits.max_serving or serving[peer] >= limits.max_serving_per_peer:
                 self._counters.refused_busy += 1
                 await io.write_delimited(Answer("busy").encode())
                 continue

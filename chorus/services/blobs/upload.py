@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from chorus.http.ports import Document
     from chorus.protocols.blobs import Manifest
-    from chorus.services.blobs.fetch import Offload
     from chorus.services.blobs.files import Ingest
+    from chorus.services.blobs.offload import Offload
 
 HIGH_WATER = 4 * 1024 * 1024
 """Bytes waiting for the disk above which the sender is asked to pause."""
@@ -38,7 +38,7 @@ class DigestMismatch(UserError):
         super().__init__(f"the content's SHA-256 is {found}, announced was {expected}")
 
 
-class Upload:
+class BlobUpload:
     """`chorus.http.ports.BlobWriter`. Set `on_pressure` to hear when to pause (True) and go on (False)."""
 
     _log = Logger()

@@ -44,7 +44,6 @@ from chorus.services.p2p.serving import ServedProtocols
 from chorus.services.p2p.starts import LinkStarts
 from chorus.services.p2p.system_scope import SystemScope
 from chorus.services.p2p.watchers import Watchers
-from chorus.services.p2p_outbound import Outbound
 from chorus.services.starts import Starts
 
 EXPIRE_INTERVAL = 60.0
@@ -106,7 +105,14 @@ class P2PService(Service):
         self._counts = ConnectionCounts(self.limits)
         self._links: dict[Connection, Link] = {}
         self._watchers = Watchers()
-        self._pairs = Pairs(identity.peer_id, self._watchers, self.counters)
+        self._pairs = Pairs(
+            identity.peer_id,
+            self._watchers,
+            self.counters,
+            counts=self._counts,
+            links=self._links,
+            connect=partial(self._connection, initiator=True),
+        )
         self._scope = SystemScope(self.limits, self._links)
         self._serving = ServedProtocols(
             reactor,
@@ -126,14 +132,7 @@ class P2PService(Service):
             connect=partial(self._connection, expected=None, initiator=False),
         )
         self._listeners = [Listener(reactor, address, self._accept, last_port) for address in listen]
-        outbound = Outbound(
-            identity.peer_id,
-            counts=self._counts,
-            links=self._links,
-            pairs=self._pairs,
-            connect=partial(self._connection, initiator=True),
-        )
-        self._dialer = Dialer(reactor, reactor, outbound, self.limits, Backoffs(rng), self.counters.tcp)
+        self._dialer = Dialer(reactor, reactor, self._pairs, self.limits, Backoffs(rng), self.counters.tcp)
         self._identify = IdentifyService(
             reactor,
             identity,

@@ -34,17 +34,12 @@ from chorus.services.blobs import quarantine as blob_quarantine
 from chorus.services.blobs import service
 from chorus.services.blobs import serving as blob_serving
 from chorus.services.blobs import upload as blob_upload
-from chorus.services.blobs.service import (
-    BlobLimits,
-    BlobService,
-    BlobStoreFull,
-    BlobStoreUnavailable,
-    BlobTooLarge,
-    BlobUnavailable,
-    DigestMismatch,
-    SourceUnreadable,
-    UnknownBlob,
-)
+from chorus.services.blobs.fetch import BlobTooLarge, BlobUnavailable, UnknownBlob
+from chorus.services.blobs.files import BlobStoreFull, BlobStoreUnavailable
+from chorus.services.blobs.service import BlobService
+from chorus.services.blobs.serving import BlobLimits
+from chorus.services.blobs.sources import SourceUnreadable
+from chorus.services.blobs.upload import DigestMismatch
 from chorus.store import blobs as table
 from chorus.store.errors import StoreUnavailable
 from chorus.store.inline import InlineDatabase
@@ -769,7 +764,7 @@ class FetchTests(BlobCase):
         fetching.cancel()
         self.failureResultOf(fetching)
         self.run_for(0.5)
-        self.assertEqual((self.here.blobs._fetches, self.here.blobs._reserved), ({}, 0))
+        self.assertEqual((self.here.blobs._transfers.running, self.here.blobs._reserved), ({}, 0))
         self.assert_here(self.successResultOf(self.fetch(self.holder(3))))
 
     def test_another_caller_with_other_holders(self) -> None:
