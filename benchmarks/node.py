@@ -37,7 +37,9 @@ from chorus.protocols import perf, ping
 from chorus.protocols.limits import HostLimits
 from chorus.protocols.stream import Connection
 from chorus.protocols.streamio import StreamIO
-from chorus.services.p2p.host import OpenAdmission, P2PService
+from chorus.services.p2p.gate import OpenAdmission
+from chorus.services.p2p.host import P2PService
+from chorus.services.p2p.settings import HostSettings
 
 if TYPE_CHECKING:
     from chorus.services.pubsub.service import PubSubService
@@ -76,10 +78,12 @@ class Node:
             reactor,
             self.identity,
             admission=OpenAdmission(),
-            open_mode=True,
-            listen=[Multiaddr.tcp("127.0.0.1", flags.port)],
-            # One process plays every peer of a benchmark, whichever its number.
-            limits=HostLimits(max_inbound_connections=4096, max_outbound_connections=4096),
+            settings=HostSettings(
+                open_mode=True,
+                listen=[Multiaddr.tcp("127.0.0.1", flags.port)],
+                # One process plays every peer of a benchmark, whichever its number.
+                limits=HostLimits(max_inbound_connections=4096, max_outbound_connections=4096),
+            ),
         )
         self.pubsub: PubSubService | None = None
         self.received: list[tuple[int, int, int]] = []

@@ -22,7 +22,9 @@ from chorus.protocols.connection.shell import ConnectionLimits
 from chorus.protocols.gossipsub.params import GossipParams
 from chorus.protocols.limits import HostLimits
 from chorus.services.p2p.admission import AdmissionService
-from chorus.services.p2p.host import OpenAdmission, P2PService
+from chorus.services.p2p.gate import OpenAdmission
+from chorus.services.p2p.host import P2PService
+from chorus.services.p2p.settings import HostSettings
 from chorus.services.pubsub.seqno import begin
 from chorus.services.pubsub.service import PubSubService
 from chorus.simulation.clock import NodeClock
@@ -147,14 +149,16 @@ class SimNode:
             reactor,
             self.identity,
             admission=admission or OpenAdmission(),
-            listen=[Multiaddr.tcp(self.host.ip, PORT)],
-            open_mode=admission is None,
-            limits=options.limits,
-            connection_limits=options.connections,
+            settings=HostSettings(
+                listen=[Multiaddr.tcp(self.host.ip, PORT)],
+                open_mode=admission is None,
+                limits=options.limits,
+                connections=options.connections,
+                security=self.security,
+                wall_ns=self.clock.wall_ns,
+            ),
             rng=rng,
             random_bytes=rng.randbytes,
-            wall_ns=self.clock.wall_ns,
-            security=self.security,
         )
         host: Host = self.p2p
         if options.tapped:

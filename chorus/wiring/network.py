@@ -11,7 +11,9 @@ from chorus.preflight import wishes_of
 from chorus.protocols.limits import HostLimits
 from chorus.services.cluster import ClusterService, check_open_mode, load_membership
 from chorus.services.p2p.admission import AdmissionService
-from chorus.services.p2p.host import Admission, OpenAdmission, P2PService
+from chorus.services.p2p.gate import Admission, OpenAdmission
+from chorus.services.p2p.host import P2PService
+from chorus.services.p2p.settings import HostSettings
 
 if TYPE_CHECKING:
     from chorus.identity import Identity
@@ -57,11 +59,13 @@ def _p2p(around: Surroundings, identity: Identity, admission: Admission, starts:
         around.reactor,
         identity,
         admission=admission,
-        listen=[Multiaddr.tcp(settings.p2p_bind, settings.p2p_port)],
-        last_port=around.last_port("p2p"),
-        announce=[Multiaddr.parse(each) for each in settings.announce],
-        open_mode=settings.open,
-        limits=HostLimits(max_inbound_connections=half, max_outbound_connections=settings.max_connections - half),
+        settings=HostSettings(
+            listen=[Multiaddr.tcp(settings.p2p_bind, settings.p2p_port)],
+            last_port=around.last_port("p2p"),
+            announce=[Multiaddr.parse(each) for each in settings.announce],
+            open_mode=settings.open,
+            limits=HostLimits(max_inbound_connections=half, max_outbound_connections=settings.max_connections - half),
+        ),
         rng=around.rng,
         random_bytes=around.random_bytes,
         starts=starts,

@@ -17,7 +17,9 @@ from chorus.protocols.gossipsub.params import MAX_RPC, MESHSUB_1_1, GossipParams
 from chorus.protocols.stream import ProtocolOptions
 from chorus.seams import PassThrough
 from chorus.services.messaging import Messaging
-from chorus.services.p2p.host import OpenAdmission, P2PService
+from chorus.services.p2p.gate import OpenAdmission
+from chorus.services.p2p.host import P2PService
+from chorus.services.p2p.settings import HostSettings
 from chorus.services.presence import Load, PresenceService, Profile
 from chorus.services.pubsub.service import PubSubService
 from chorus.services.pubsub.topics import Received
@@ -28,7 +30,7 @@ TOPIC = "test/topic"
 class Node:
     def __init__(self, number: int, **params: object) -> None:
         identity = Identity.generate()
-        self.host = P2PService(reactor, identity, admission=OpenAdmission(), open_mode=True)
+        self.host = P2PService(reactor, identity, admission=OpenAdmission(), settings=HostSettings(open_mode=True))
         self.pubsub = PubSubService(
             self.host, identity, reactor, rng=random.Random(number), params=GossipParams(**params)
         )
@@ -161,7 +163,7 @@ class Loopback(TestCase):
         """CVE-2026-86040 and its like against a live node, with a bystander."""
         node, bystander = self.nodes(2)
         await self.join([node, bystander])
-        bad = P2PService(reactor, Identity.generate(), admission=OpenAdmission(), open_mode=True)
+        bad = P2PService(reactor, Identity.generate(), admission=OpenAdmission(), settings=HostSettings(open_mode=True))
         bad.register(MESHSUB_1_1, lambda stream: stream.set_receiver(_Closed()), ProtocolOptions())
         bad.startService()
         self.addCleanup(bad.stopService)

@@ -32,7 +32,9 @@ from chorus.protocols.gossipsub.score_params import ScoreParams, TopicScoreParam
 from chorus.protocols.limits import HostLimits  # noqa: E402
 from chorus.seams import PassThrough  # noqa: E402
 from chorus.services.messaging import Messaging  # noqa: E402
-from chorus.services.p2p.host import OpenAdmission, P2PService  # noqa: E402
+from chorus.services.p2p.gate import OpenAdmission  # noqa: E402
+from chorus.services.p2p.host import P2PService  # noqa: E402
+from chorus.services.p2p.settings import HostSettings  # noqa: E402
 from chorus.services.pubsub.service import PubSubService  # noqa: E402
 from chorus.services.pubsub.topics import Received  # noqa: E402
 
@@ -218,9 +220,11 @@ def main() -> None:
         reactor,
         identity,
         admission=OpenAdmission(),
-        open_mode=True,
-        limits=HostLimits(max_buffered=flags.buffered),
-        connection_limits=ConnectionLimits(handshake_s=flags.handshake),
+        settings=HostSettings(
+            open_mode=True,
+            limits=HostLimits(max_buffered=flags.buffered),
+            connections=ConnectionLimits(handshake_s=flags.handshake),
+        ),
     )
     StandardIO(Victim(host, fast_pubsub(host, identity, flags.degree) if flags.pubsub else None, turns))
     reactor.run()

@@ -18,7 +18,9 @@ from chorus.identity import Identity, PeerId
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols import identify, ping
 from chorus.protocols.gossipsub.params import MESHSUB_1_0, PROTOCOLS, GossipParams
-from chorus.services.p2p.host import OpenAdmission, P2PService
+from chorus.services.p2p.gate import OpenAdmission
+from chorus.services.p2p.host import P2PService
+from chorus.services.p2p.settings import HostSettings
 from chorus.services.pubsub.service import PubSubService
 from chorus.services.pubsub.topics import Received
 from tests.interop.foreign import ForeignPeer
@@ -61,7 +63,7 @@ class Node:
     def __init__(self, params: GossipParams | None = None) -> None:
         identity = Identity.generate()
         self.signature = Signature(identity)
-        self.host = P2PService(reactor, identity, admission=OpenAdmission(), open_mode=True)
+        self.host = P2PService(reactor, identity, admission=OpenAdmission(), settings=HostSettings(open_mode=True))
         self.pubsub = PubSubService(self.host, self.signature, reactor, rng=random.Random(1), params=params)
         self.heard: list[Received] = []
         self.joined: list[PeerId] = []

@@ -1,4 +1,4 @@
-"""What the host keeps of each connection, and what it counts."""
+"""A host's state of each connection, and its counters."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from chorus.protocols.identify import Identification
 from chorus.protocols.limits import Place
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall
-
     from chorus.protocols.connection.streams import MuxedStream
 
 
@@ -82,7 +80,6 @@ class Link:
     """Watchers have heard of it."""
     start_answered: bytes | None = None
     """The record of another start of ours that the peer showed us last."""
-    admission_timer: IDelayedCall | None = None
     latency: float | None = None
     """Seconds of the last ping."""
     next_ping: float = 0.0
@@ -128,11 +125,6 @@ class Link:
         for streams in self._streams.values():
             streams[:] = [stream for stream in streams if not stream.ended]
             self._total += len(streams)
-
-    def cancel_admission_timer(self) -> None:
-        timer, self.admission_timer = self.admission_timer, None
-        if timer is not None and timer.active():
-            timer.cancel()
 
 
 def reason(error: ChorusError | None) -> str:

@@ -31,7 +31,6 @@ from chorus.protocols.streamio import StreamIO
 from chorus.services.blobs import fetch as blob_fetch
 from chorus.services.blobs import files as blob_files
 from chorus.services.blobs import quarantine as blob_quarantine
-from chorus.services.blobs import service
 from chorus.services.blobs import serving as blob_serving
 from chorus.services.blobs import upload as blob_upload
 from chorus.services.blobs.fetch import BlobTooLarge, BlobUnavailable, UnknownBlob
@@ -792,7 +791,7 @@ class FetchTests(BlobCase):
         file.close()
 
     def test_remembered_holders_are_bounded(self) -> None:
-        self.patch(service, "MAX_REMEMBERED", 3)
+        self.here.blobs._remembered.most = 3
         for number in range(9):
             self.here.blobs.remember_holder(f"{number:064x}", peer_id(2))
         self.assertEqual(len(self.here.blobs._remembered), 3)
