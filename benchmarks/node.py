@@ -198,13 +198,14 @@ class Node:
 
         from chorus.protocols.gossipsub.params import GossipParams
         from chorus.services.pubsub.service import PubSubService
+        from chorus.services.pubsub.settings import PubSubSettings
 
         self.pubsub = PubSubService(
             self.host,
             self.identity,
             self.reactor,
             rng=random.Random(),
-            params=GossipParams(heartbeat=heartbeat),
+            settings=PubSubSettings(GossipParams(heartbeat=heartbeat)),
         )
 
     def _gossip(self) -> PubSubService:

@@ -27,6 +27,7 @@ from chorus.services.p2p.host import P2PService
 from chorus.services.p2p.settings import HostSettings
 from chorus.services.pubsub.seqno import begin
 from chorus.services.pubsub.service import PubSubService
+from chorus.services.pubsub.settings import PubSubSettings
 from chorus.simulation.clock import NodeClock
 from chorus.simulation.disk import DiskFaults, SimDisk
 from chorus.simulation.net.network import SimNet
@@ -174,8 +175,10 @@ class SimNode:
 
     def make_pubsub(self, host: Host, rng: Any) -> PubSubService:
         # As the runtime does: in a cluster every member counts its messages up.
-        params = attrs.evolve(self.options.gossip, growing_seqno=bool(self.options.secret))
-        return PubSubService(host, self.identity, self.reactor, rng=rng, params=params, first_seqno=self._first_seqno)
+        settings = PubSubSettings(attrs.evolve(self.options.gossip, growing_seqno=bool(self.options.secret)))
+        return PubSubService(
+            host, self.identity, self.reactor, rng=rng, settings=settings, first_seqno=self._first_seqno
+        )
 
     def _first_seqno(self) -> int:
         first, self._seqno = begin(self.clock.wall_ns(), self._seqno)

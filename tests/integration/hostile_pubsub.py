@@ -23,6 +23,7 @@ from chorus.services.p2p.gate import OpenAdmission
 from chorus.services.p2p.host import P2PService
 from chorus.services.p2p.settings import HostSettings
 from chorus.services.pubsub.service import PubSubService
+from chorus.services.pubsub.settings import PubSubSettings
 from chorus.services.pubsub.topics import Received
 from tests.integration.test_hostile_peers import HostileCase
 from tests.protocols.test_gossip import graft
@@ -113,7 +114,9 @@ class PubSubCase(HostileCase):
         identity = Identity.generate()
         host = P2PService(reactor, identity, admission=OpenAdmission(), settings=HostSettings(open_mode=True))
         host.startService()
-        pubsub = PubSubService(host, identity, reactor, rng=random.Random(2), params=GossipParams(heartbeat=0.2))
+        pubsub = PubSubService(
+            host, identity, reactor, rng=random.Random(2), settings=PubSubSettings(GossipParams(heartbeat=0.2))
+        )
         pubsub.startService()
         self.addCleanup(host.stopService)
         self.addCleanup(pubsub.stopService)

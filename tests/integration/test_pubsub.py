@@ -22,6 +22,7 @@ from chorus.services.p2p.host import P2PService
 from chorus.services.p2p.settings import HostSettings
 from chorus.services.presence import Load, PresenceService, Profile
 from chorus.services.pubsub.service import PubSubService
+from chorus.services.pubsub.settings import PubSubSettings
 from chorus.services.pubsub.topics import Received
 
 TOPIC = "test/topic"
@@ -32,7 +33,7 @@ class Node:
         identity = Identity.generate()
         self.host = P2PService(reactor, identity, admission=OpenAdmission(), settings=HostSettings(open_mode=True))
         self.pubsub = PubSubService(
-            self.host, identity, reactor, rng=random.Random(number), params=GossipParams(**params)
+            self.host, identity, reactor, rng=random.Random(number), settings=PubSubSettings(GossipParams(**params))
         )
         self.messaging = Messaging(
             self.pubsub, identity.peer_id, redactor=PassThrough(), wall=time.time, random=os.urandom

@@ -36,6 +36,7 @@ from chorus.services.p2p.gate import OpenAdmission  # noqa: E402
 from chorus.services.p2p.host import P2PService  # noqa: E402
 from chorus.services.p2p.settings import HostSettings  # noqa: E402
 from chorus.services.pubsub.service import PubSubService  # noqa: E402
+from chorus.services.pubsub.settings import PubSubSettings  # noqa: E402
 from chorus.services.pubsub.topics import Received  # noqa: E402
 
 STATUS = os.open("/proc/self/status", os.O_RDONLY)
@@ -97,16 +98,18 @@ def fast_pubsub(host: P2PService, identity: Identity, degree: int) -> PubSubServ
         identity,
         reactor,
         rng=random.Random(1),
-        params=GossipParams(
-            heartbeat=0.2,
-            growing_seqno=True,
-            d=degree,
-            d_lo=degree - 1,
-            d_score=min(4, degree),
-            d_out=min(2, degree // 2),
-        ),
-        score_params=ScoreParams(
-            topic=TopicScoreParams(mesh_deliveries_activation=3.0, mesh_time_quantum=0.2), decay_interval=0.2
+        settings=PubSubSettings(
+            GossipParams(
+                heartbeat=0.2,
+                growing_seqno=True,
+                d=degree,
+                d_lo=degree - 1,
+                d_score=min(4, degree),
+                d_out=min(2, degree // 2),
+            ),
+            ScoreParams(
+                topic=TopicScoreParams(mesh_deliveries_activation=3.0, mesh_time_quantum=0.2), decay_interval=0.2
+            ),
         ),
     )
 

@@ -22,6 +22,7 @@ from chorus.services.p2p.gate import OpenAdmission
 from chorus.services.p2p.host import P2PService
 from chorus.services.p2p.settings import HostSettings
 from chorus.services.pubsub.service import PubSubService
+from chorus.services.pubsub.settings import PubSubSettings
 from chorus.services.pubsub.topics import Received
 from tests.interop.foreign import ForeignPeer
 
@@ -62,9 +63,10 @@ class Node:
 
     def __init__(self, params: GossipParams | None = None) -> None:
         identity = Identity.generate()
+        settings = PubSubSettings() if params is None else PubSubSettings(params)
         self.signature = Signature(identity)
         self.host = P2PService(reactor, identity, admission=OpenAdmission(), settings=HostSettings(open_mode=True))
-        self.pubsub = PubSubService(self.host, self.signature, reactor, rng=random.Random(1), params=params)
+        self.pubsub = PubSubService(self.host, self.signature, reactor, rng=random.Random(1), settings=settings)
         self.heard: list[Received] = []
         self.joined: list[PeerId] = []
         self.left: list[PeerId] = []

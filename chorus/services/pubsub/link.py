@@ -16,9 +16,10 @@ from chorus.protocols.gossipsub.params import MAX_RPC
 from chorus.protocols.gossipsub.queue import SendQueue
 from chorus.protocols.stream import ProtocolNotSupported, StreamClosed
 from chorus.services.pubsub.turns import TurnQueue
+from chorus.timer import Timer
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.internet.interfaces import IReactorTime
     from twisted.python.failure import Failure
 
     from chorus.protocols.stream import Connection, Stream
@@ -37,27 +38,18 @@ READ_LIMIT: Final = 60.0
 STEADY: Final = 10.0
 """Seconds after which an outbound stream counts as good: its end is answered without delay."""
 
-REOPEN_FIRST: Final = 0.25
-REOPEN_MAX: Final = 60.0
-
+REOPEN: Final = Backoff(0.25, 60.0, low=0.75, high=1.25)
+"""Before the outbound stream is opened again."""
 
 GoOn = Callable[[float], bool]
 """The next part of an RPC; the argument is the time. False when nothing is left."""
 
 
-_REOPEN: Final = Backoff(REOPEN_FIRST, REOPEN_MAX, low=0.75, high=1.25)
-
-
-def reopen_delay(failures: int, rng: random.Random) -> float:
-    """Seconds before the outbound stream is opened again: doubling from `REOPEN_FIRST`, ±25 %, at most a minute."""
-    return _REOPEN.delay(failures + 1, rng)
-
-
-class Outbound:
+class RpcWriter:
     """Our stream to one peer: opened again when it ends, with a bounded queue while it is slow or away.
 
-    `greet` is called when a stream replaces one that was lost, and sends the whole picture again; `unsupported` when
-    the peer turns out not to speak the protocol; `drained` when it has caught up.
+    `greet` is called when a stream replaces one that was lost, and sends everything that the peer must know again;
+    `unsupported` when the peer turns out not to speak the protocol; `drained` when it has caught up.
     """
 
     _log = Logger()
@@ -87,7 +79,7 @@ class Outbound:
         self._writable = False
         self._opened_at = 0.0
         self._failures = 0
-        self._retry: IDelayedCall | None = None
+        self._retry = Timer(clock, self.open)
         self._stopped = False
         self._lost = False
         """Whether something that was sent or queued is gone, so that the next stream must begin anew."""
@@ -96,7 +88,7 @@ class Outbound:
         """Open the stream if there is none."""
         if self._stopped or self._attempt is not None:
             return
-        self._cancel_retry()
+        self._retry.cancel()
         attempt = self._attempt = _Attempt(self)
         opening = self.connection.open_stream([self.protocol])
         opening.addCallbacks(self._opened, self._refused, callbackArgs=(attempt,), errbackArgs=(attempt,))
@@ -115,7 +107,7 @@ class Outbound:
         """Close our direction once what was written has gone; nothing is sent after this."""
         self._stopped = True
         self.queue.clear()
-        self._cancel_retry()
+        self._retry.cancel()
         stream = self._forget()
         if stream is not None:
             stream.close()
@@ -166,8 +158,8 @@ class Outbound:
             self._unsupported()
             return
         self._log.debug("pub/sub stream to {peer} ended: {reason}", peer=self._peer, reason=error)
-        self._retry = self._clock.callLater(reopen_delay(self._failures, self._rng), self.open)
         self._failures += 1
+        self._retry.arm(REOPEN.delay(self._failures, self._rng))
 
     def writable(self, attempt: _Attempt, writable: bool) -> None:
         if attempt is self._attempt and self._stream is not None:
@@ -181,11 +173,6 @@ class Outbound:
         self._attempt = None
         self._writable = False
         return stream
-
-    def _cancel_retry(self) -> None:
-        if self._retry is not None and self._retry.active():
-            self._retry.cancel()
-        self._retry = None
 
     def _write(self, data: bytes) -> None:
         assert self._stream is not None
@@ -211,7 +198,7 @@ class _Attempt:
 
     __slots__ = ("_link",)
 
-    def __init__(self, link: Outbound) -> None:
+    def __init__(self, link: RpcWriter) -> None:
         self._link = link
 
     def data_received(self, data: bytes) -> None:
@@ -230,15 +217,15 @@ class _Attempt:
         self._link.writable(self, True)
 
 
-class Inbound:
+class RpcReader:
     """The peer's stream: RPCs are handed to `receive` in order, for at most `TURN_BUDGET` seconds a turn.
 
     Of a large RPC `receive` does a part and returns what does the next one, and says whether there may be more: so a
     turn is never longer than the budget and what one message costs.
 
-    Held, with reading paused, until `release`: a peer's first bytes can come before the host has said that it is
-    identified. A peer that has used up its turn waits in `turns` for the next one, with all others that have; who says
-    little is heard at once.
+    Held, with reading paused, until `release`: a peer's first bytes can come before the host has announced it. A peer
+    that has used up its turn waits in `turns` for the next one, with all others that have; a peer that sends little is
+    read at once.
     """
 
     _log = Logger()
@@ -251,7 +238,7 @@ class Inbound:
         turns: TurnQueue,
         receive: Callable[[bytes, float], GoOn | None],
         turn_ended: Callable[[], None],
-        closed: Callable[[Inbound], None],
+        closed: Callable[[RpcReader], None],
         refused: Callable[[PeerError], None],
     ) -> None:
         self.stream = stream

@@ -15,7 +15,7 @@ from chorus.protocols.gossipsub.queue import MAX_QUEUE, SendQueue
 from chorus.protocols.gossipsub.rpc import MessageTooLarge, message_frame, subscription_frames
 from chorus.protocols.gossipsub.sign import Signer
 from chorus.services.pubsub.congestion import PUBLISH_WAIT
-from chorus.services.pubsub.link import READ_LIMIT, REOPEN_MAX, reopen_delay
+from chorus.services.pubsub.link import READ_LIMIT, REOPEN
 from chorus.services.pubsub.service import PubSubService
 from chorus.services.pubsub.topics import Received
 from tests.protocols.gossip_network import identity
@@ -158,9 +158,9 @@ class PubSub(ServiceCase):
 
     def test_reopening_backs_off(self) -> None:
         rng = random.Random(1)
-        self.assertLess(reopen_delay(0, rng), 0.32)
-        for failures in range(40):
-            self.assertLessEqual(reopen_delay(failures, rng), REOPEN_MAX * 1.25)
+        self.assertLess(REOPEN.delay(1, rng), 0.32)
+        for failures in range(1, 41):
+            self.assertLessEqual(REOPEN.delay(failures, rng), REOPEN.most * 1.25)
         _one, _two, out = self.pair(TOPIC)
         self.run_a_while(0)
         before = len(out.streams)
