@@ -43,7 +43,7 @@ FORGET_S: Final = 3 * CAPABILITY_S
 """Seconds after which a silent node leaves the view."""
 
 MAX_NODES: Final = 4096
-"""Nodes in the view; the one heard of longest ago leaves first."""
+"""Nodes in the view; the one silent for longest leaves first."""
 
 
 def gather_time(nodes: int) -> float:
@@ -90,7 +90,7 @@ class Load:
 
 @attrs.frozen
 class NodePresence:
-    """The last words of one other node on itself."""
+    """The last messages of one other node on itself."""
 
     peer: PeerId
     heard_at: float
@@ -110,7 +110,7 @@ class PresenceView:
         self._clock = clock
         self._connected = connected
         self._nodes: dict[bytes, NodePresence] = {}
-        """Ordered by when each was last heard of."""
+        """Ordered by the time of the last message of each."""
 
     def heard(self, envelope: Envelope, received: Received) -> bool:
         """Keep a payload; whether it changed what a scheduler may decide."""
@@ -134,7 +134,7 @@ class PresenceView:
         self._nodes.pop(key, None)
         self._nodes[key] = node
         if len(self._nodes) > MAX_NODES:
-            # Who is connected stays, however many others are heard of.
+            # Connected peers stay, however many others there are.
             oldest = (key for key, node in self._nodes.items() if not self._connected(node.peer))
             del self._nodes[next(oldest, next(iter(self._nodes)))]
         return self._decides(node, now) != before
@@ -152,7 +152,7 @@ class PresenceView:
         return len(self._nodes)
 
     def nodes(self) -> list[NodePresence]:
-        """Everybody heard of, by peer id."""
+        """All of them, by peer id."""
         return [self._nodes[key] for key in sorted(self._nodes)]
 
     def candidates(self) -> list[Candidate]:
@@ -183,7 +183,7 @@ class PresenceView:
         return node.availability is not None and now - node.availability_at <= FRESH_S
 
     def _decides(self, node: NodePresence, now: float) -> tuple[object, ...]:
-        """The part of a node's words that can change where a task goes."""
+        """The part of a node's messages that can change where a task goes."""
         load: tuple[object, ...] = ()
         skills: tuple[object, ...] = ()
         if (said := node.availability) is not None:
@@ -388,7 +388,7 @@ class PresenceService(Service):
     def _heard(self, envelope: Envelope, received: Received) -> None:
         payload = envelope.data
         if self._starts is not None and isinstance(payload, AvailabilityBcast) and payload.start is not None:
-            self._starts.heard(received.from_peer, payload.start)
+            self._starts.received(received.from_peer, payload.start)
         if self.view.node(received.from_peer) is None:
             # A newcomer that is connected to others alone: it does not know us either, as its own neighbours' would.
             self._arrived(received.from_peer, COORDINATION)

@@ -1,4 +1,4 @@
-"""Finding the other members."""
+"""Builds discovery."""
 
 from __future__ import annotations
 

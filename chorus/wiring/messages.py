@@ -1,4 +1,4 @@
-"""Pub/sub, the envelopes on it, and what the node says of itself there."""
+"""Builds pub/sub, messaging on it, and presence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from chorus.services.messaging import Messaging
 from chorus.services.presence import Load, PresenceService, Profile
 from chorus.services.pubsub.seqno import first_seqno
 from chorus.services.pubsub.service import PubSubService
-from chorus.services.pubsub.settings import PeerExchange, PubSubSettings
+from chorus.services.pubsub.settings import PeerRecords, PubSubSettings
 
 if TYPE_CHECKING:
     from chorus.identity import Identity, PeerId
@@ -57,7 +57,7 @@ def build_messages(
             direct=[Multiaddr.parse(each) for each in settings.gossip_direct_peers],
             shared_networks=[ip_network(each) for each in settings.gossip_shared_networks],
         ),
-        exchange=PeerExchange(record_of, take_up),
+        exchange=PeerRecords(record_of, take_up),
         first_seqno=lambda: first_seqno(around.path, around.wall_ns()),
     )
     messaging = Messaging(

@@ -1,4 +1,4 @@
-"""The membership in a cluster, who is let in, and the P2P node."""
+"""Builds the cluster's membership, admission, and the P2P node."""
 
 from __future__ import annotations
 

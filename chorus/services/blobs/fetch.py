@@ -97,7 +97,7 @@ class FetchCounters:
 
 @attrs.frozen
 class FetchContext:
-    """What every fetch needs."""
+    """The parts that every fetch shares."""
 
     host: Host
     clock: IReactorTime

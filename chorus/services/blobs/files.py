@@ -196,7 +196,7 @@ class Ingest:
 
 
 class Partial:
-    """A fetch on its way in, chunk by chunk in any order. What is there is believed only after it was hashed again."""
+    """A fetch on its way in, chunk by chunk in any order. Its content counts only after it was hashed again."""
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.manifest = manifest

@@ -139,10 +139,10 @@ class BlobService(Service):
         self._transfers.stop()
         return succeed(None)
 
-    # What is here
+    # Here
 
     def path_of(self, sha256: str) -> Path | None:
-        """Where the blob lies; read only. None when it is not here."""
+        """The blob's file, read only; None when it is not here."""
         return self._files.path(sha256) if sha256 in self._sizes else None
 
     def stat(self, sha256: str) -> Deferred[Document | None]:

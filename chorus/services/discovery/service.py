@@ -23,7 +23,7 @@ from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols import peers
 from chorus.protocols.envelope import EnvelopeError, PeerRecord
 from chorus.protocols.stream import Connection, Host
-from chorus.services.discovery.bootstrap import MAX_DIALS, Source, Target, Targets, join_stagger
+from chorus.services.discovery.bootstrap import MAX_DIALS, PeerSource, PeerTargets, Target, join_stagger
 from chorus.services.discovery.exchange import MemberExchange
 from chorus.services.discovery.memory import MemberMemory
 from chorus.services.discovery.settings import DiscoverySettings
@@ -57,7 +57,7 @@ class DiscoveryService(Service):
         self._host = host
         self._clock = clock
         self._rng = rng
-        self.targets = Targets(identity.peer_id, rng)
+        self.targets = PeerTargets(identity.peer_id, rng)
         self.counters: Counter[str] = Counter()
         """dials, dial_failures, heard_mdns, heard_peers, peers_asked, peers_answered."""
         self._own = identity.peer_id
@@ -86,13 +86,13 @@ class DiscoveryService(Service):
         delay = join_stagger(self._settings.join_stagger_ms, self._rng)
         self._has_joined = self._has_joined or self._memory.exists()
         for peer, addresses in self._memory.load():
-            self.targets.add(peer, addresses, Source.MEMBER, now, delay=delay)
+            self.targets.add(peer, addresses, PeerSource.MEMBER, now, delay=delay)
         for address in self._settings.contacts:
             peer_id = address.peer_id()
             if peer_id is not None:
                 known = self.targets.get(peer_id)
                 configured = known.configured if known is not None else ()
-                self.targets.add(peer_id, (*configured, address), Source.CONTACT, now, delay=delay)
+                self.targets.add(peer_id, (*configured, address), PeerSource.CONTACT, now, delay=delay)
         if self._exchange is not None:
             self._exchange.start()
         if not self._watching:
@@ -124,7 +124,7 @@ class DiscoveryService(Service):
         await self._memory.stop()
 
     def cluster_known(self, cluster_id: bytes) -> None:
-        """The node belongs to this cluster: mDNS can start. What goes wrong there is logged; discovery goes on."""
+        """The node belongs to this cluster: mDNS can start. Its errors are logged; discovery goes on."""
         make = self._settings.make_mdns
         if make is None or self._mdns is not None or not self.running:
             return
@@ -182,7 +182,7 @@ class DiscoveryService(Service):
         if isinstance(result, Failure) and self.running:
             self.counters["dial_failures"] += 1
             self.targets.failed(target.peer, now, str(result.value))
-            contact = target.source is Source.CONTACT
+            contact = target.source is PeerSource.CONTACT
             log = self._log.info if contact and target.failures == 1 else self._log.debug
             wait = round(target.due - now, 1)
             log("{error}; tried again in {wait} s", error=result.value, wait=wait, peer=target.peer)
@@ -235,7 +235,7 @@ class DiscoveryService(Service):
             self._hear(peer, addresses)
 
     def _hear(self, peer: PeerId, addresses: tuple[Multiaddr, ...]) -> None:
-        if self.targets.add(peer, addresses, Source.HEARD, self._clock.seconds()):
+        if self.targets.add(peer, addresses, PeerSource.HEARD, self._clock.seconds()):
             self._schedule()
 
     def record_of(self, peer: PeerId) -> bytes | None:
@@ -244,7 +244,7 @@ class DiscoveryService(Service):
         return target.record if target is not None and target.connected else None
 
     def exchanged(self, source: PeerId, peer: PeerId, envelope: bytes | None) -> None:
-        """`source` pruned us and names `peer` instead. Only what its own signed record says is believed."""
+        """`source` pruned us and names `peer` instead. Only its own signed record is believed."""
         connection = self._host.connection(source)
         if envelope is None or connection is None or not self.running:
             self.counters["exchange_passed_over"] += 1
@@ -270,12 +270,12 @@ class DiscoveryService(Service):
         ]
 
     def learn(self, record: PeerRecord, envelope: bytes, source: Connection) -> None:
-        """A record is kept of the peer that told it and of members; of anybody else only where it might be reached."""
+        """Keep a record of members and of the peer that sent it; of others only addresses that may be reachable."""
         if record.peer_id == self._own:
             return
         addresses = peers.believable(record.addresses, source.remote_address)
         target = self.targets.get(record.peer_id)
-        if target is not None and target.source > Source.HEARD:
+        if target is not None and target.source > PeerSource.HEARD:
             if self.targets.record(record.peer_id, record.seq, addresses, envelope):
                 self._memory.save_later()
         elif record.peer_id != source.peer_id:

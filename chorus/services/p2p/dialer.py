@@ -42,7 +42,7 @@ class DialAbandoned(LocalError):
 
 
 class Dials(Interface):
-    """What the dialer needs of the host."""
+    """The host, as the dialer needs it."""
 
     @property
     def peer_id(self) -> PeerId: ...
@@ -87,7 +87,7 @@ class DialAttempt(ClientFactory):
 class PeerDial:
     """All that is under way to reach one peer."""
 
-    def __init__(self, dialer: Dialer, peer: PeerId | None) -> None:
+    def __init__(self, dialer: PeerDialer, peer: PeerId | None) -> None:
         self.dialer = dialer
         self.peer = peer
         self.waiters: list[Deferred[Connection]] = []
@@ -135,7 +135,7 @@ class PeerDial:
         self.pending.extend(a for a in ordered if a not in self.pending and a not in self.running)
 
 
-class Dialer:
+class PeerDialer:
     """`reactor` is IReactorTCP and IReactorTime, and resolves names."""
 
     def __init__(

@@ -27,12 +27,12 @@ from chorus.protocols.identify import Identification
 from chorus.protocols.limits import ConnectionCounts
 from chorus.protocols.peerstore import PeerStore
 from chorus.protocols.stream import Connection, ProtocolOptions, Stream, StreamClosed, StreamOpened
-from chorus.services.p2p.dialer import Dialer
+from chorus.services.p2p.dialer import PeerDialer
 from chorus.services.p2p.gate import Admission, AdmissionGate
 from chorus.services.p2p.identify import IdentifyService, keep
 from chorus.services.p2p.inbound import Inbound
 from chorus.services.p2p.link import Link, P2PCounters, reason
-from chorus.services.p2p.listener import Listener, reachable
+from chorus.services.p2p.listener import TcpListener, reachable
 from chorus.services.p2p.pairs import Pairs
 from chorus.services.p2p.ping import PingService
 from chorus.services.p2p.serving import ServedProtocols
@@ -109,8 +109,8 @@ class P2PService(Service):
             counters=self.counters,
             connect=partial(self._connection, expected=None, initiator=False),
         )
-        self._listeners = [Listener(reactor, each, self._accept, settings.last_port) for each in settings.listen]
-        self._dialer = Dialer(reactor, self._pairs, settings.limits, Backoffs(rng), self.counters.tcp)
+        self._listeners = [TcpListener(reactor, each, self._accept, settings.last_port) for each in settings.listen]
+        self._dialer = PeerDialer(reactor, self._pairs, settings.limits, Backoffs(rng), self.counters.tcp)
         self._identify = IdentifyService(
             reactor,
             identity,
@@ -177,7 +177,7 @@ class P2PService(Service):
         return list(self.settings.announce) or reachable([listener.address for listener in self._listeners])
 
     def bound_addresses(self) -> list[Multiaddr]:
-        """Where the sockets listen, with their real ports."""
+        """Addresses of the listening sockets, with their real ports."""
         return [listener.address for listener in self._listeners]
 
     def register(self, protocol: str, opened: StreamOpened, options: ProtocolOptions) -> None:
@@ -208,10 +208,6 @@ class P2PService(Service):
     def agent_version_of(self, peer: PeerId) -> str | None:
         link = self._pairs.kept(peer)
         return link.identification.agent_version if link is not None and link.identification is not None else None
-
-    def signed_record(self) -> bytes:
-        """Our own peer record, as an envelope."""
-        return self._identify.signed_record(tuple(self.listen_addresses()))
 
     def dial(self, peer: PeerId | None, addresses: Sequence[Multiaddr]) -> Deferred[Connection]:
         if self._stopping or not self.running:
@@ -324,7 +320,7 @@ class P2PService(Service):
         link.admitted_at = now
         connection.mark_admitted()
         self.counters.admitted += 1
-        self._starts.heard(link)
+        self._starts.received(link)
         stays = self._pairs.admit(link, peer)
         if stays is not link:
             self._dialer.admitted(link, stays.connection)
@@ -348,7 +344,7 @@ class P2PService(Service):
     def learnt(self, link: Link, said: Identification) -> None:
         self.counters.identified += 1
         link.identification = said
-        self._starts.heard(link)
+        self._starts.received(link)
         if self._pairs.keeps(link):
             self._keep(link)
             self._watchers.join(link)

@@ -32,7 +32,7 @@ PUSH_DELAY = 0.2
 
 
 class IdentifySilent(PeerError):
-    """The peer did not say who it is in time."""
+    """The peer did not identify itself in time."""
 
     code = "identify_timeout"
 
@@ -47,7 +47,7 @@ class _Deaf:
         """The peer has nothing to say."""
 
     def stream_closed(self, error: ChorusError | None) -> None:
-        """Whatever did not arrive is the peer's loss."""
+        """The peer can ask again for what did not arrive."""
 
     def pause_writing(self) -> None:
         """One message fits any window."""
@@ -158,7 +158,7 @@ class IdentifyService:
         failure.trap(ChorusError)  # type: ignore[no-untyped-call]
         self._log.debug("identify was not pushed: {error}", error=failure.getErrorMessage())
 
-    # Hearing
+    # Asking
 
     def ask(self, link: Link) -> None:
         """Ask the peer of a connection that has just been secured."""
@@ -211,7 +211,7 @@ class IdentifyService:
 
 
 def keep(link: Link, peers: PeerStore, failed: Counter[str], now: float) -> None:
-    """Store what an admitted peer said of itself; a record of its own that is none is counted in `failed`."""
+    """Store the identification of an admitted peer; a bad record of its own is counted in `failed`."""
     said, peer = link.identification, link.peer
     assert said is not None and peer is not None
     source = link.connection.remote_address

@@ -58,7 +58,7 @@ class P2PCounters:
     streams_refused: Counter[str] = attrs.field(factory=Counter)
     """Inbound streams reset as they opened, by the name of the limit."""
     peer_errors: Counter[str] = attrs.field(factory=Counter)
-    """What peers did wrong on their connections and streams, by the error's code."""
+    """Errors of peers on their connections and streams, by the error's code."""
     tcp: TransportCounters = attrs.field(factory=TransportCounters)
 
 
@@ -69,7 +69,7 @@ class Link:
     connection: ConnectionProtocol
     place: Place
     address: Multiaddr | None = None
-    """What was dialled."""
+    """The address that was dialled."""
     peer: PeerId | None = None
     """Once the connection is secured."""
     settling: bool = False
@@ -77,7 +77,7 @@ class Link:
     admitted_at: float | None = None
     identification: Identification | None = None
     announced: bool = False
-    """Watchers have heard of it."""
+    """Watchers know of it."""
     start_answered: bytes | None = None
     """The record of another start of ours that the peer showed us last."""
     latency: float | None = None

@@ -93,7 +93,7 @@ class Pairs:
         return True
 
     def _supersede(self, link: Link) -> None:
-        """Another connection takes its place. Watchers hear that it left before they hear of the other."""
+        """Another connection takes its place. Watchers see it leave before the other joins."""
         self._watchers.leave(link)
         if not link.connection.closed:
             self._counters.superseded += 1

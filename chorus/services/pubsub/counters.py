@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @attrs.define
 class LinkCounters:
-    """Of the streams. What is counted by a link is added when the link is gone."""
+    """Of the streams. Counts of a link are added when the link is gone."""
 
     sent: int = 0
     """Frames handed to peers' streams or queues, control included."""

@@ -26,7 +26,7 @@ from chorus.services.pubsub.congestion import Congestion
 from chorus.services.pubsub.counters import LinkCounters, counted
 from chorus.services.pubsub.direct import DirectPeers
 from chorus.services.pubsub.link import GoOn, RpcReader, RpcWriter
-from chorus.services.pubsub.settings import PeerExchange, PubSubSettings
+from chorus.services.pubsub.settings import PeerRecords, PubSubSettings
 from chorus.services.pubsub.topics import Callback, ReceivedValidator, Topic, Topics
 from chorus.services.pubsub.turns import TurnQueue
 from chorus.timer import Periodic
@@ -63,11 +63,11 @@ class PubSubService(Service):
         *,
         rng: random.Random,
         settings: PubSubSettings | None = None,
-        exchange: PeerExchange | None = None,
+        exchange: PeerRecords | None = None,
         first_seqno: Callable[[], int] = time.time_ns,
     ) -> None:
         self.settings = settings = settings or PubSubSettings()
-        self._exchange = exchange = exchange or PeerExchange()
+        self._exchange = exchange = exchange or PeerRecords()
         self._direct = DirectPeers(host, identity.peer_id, settings.direct)
         self.router = GossipRouter(
             peer_id=identity.peer_id.raw,
@@ -135,7 +135,8 @@ class PubSubService(Service):
     def subscribe(
         self, topic: str, callback: Callback, validator: ReceivedValidator | None = None, *, waits: bool = False
     ) -> Callable[[], None]:
-        """Hear a topic; returns what ends it. Raises `ValueError` for a topic over 256 bytes or empty.
+        """Call `callback` with each message of a topic, until the function that is returned is called. Raises
+        `ValueError` for a topic over 256 bytes or empty.
 
         A message is delivered and forwarded when every validator of its topic accepts it; an exception in one counts
         as `Validation.IGNORE`, one in a callback is logged and the others are called. A validator may answer with a
@@ -169,11 +170,11 @@ class PubSubService(Service):
         return unsubscribe
 
     def watch_arrivals(self, watcher: Callable[[PeerId, str], None]) -> None:
-        """Hear of each connected peer that comes to a topic of ours (late joiners)."""
+        """Call `watcher` for each connected peer that comes to a topic of ours (late joiners)."""
         self._arrival_watchers.append(watcher)
 
     def publish(self, topic: str, data: bytes) -> bytes:
-        """Sign and send at once; returns the message id. Whoever publishes much waits for `ready` in between.
+        """Sign and send at once; returns the message id. A publisher of much waits for `ready` in between.
 
         Raises `MessageTooLarge` (about 64 KiB) and `ValueError` for a topic that peers would refuse.
         """
@@ -186,7 +187,7 @@ class PubSubService(Service):
         return self._congestion.ready()
 
     def set_application_score(self, score: Callable[[bytes], float]) -> None:
-        """P5 of a peer (its raw id), asked every second; 0 for nothing to say."""
+        """P5 of a peer (its raw id), asked every second; 0 is neutral."""
         self.router.scores.application = score
 
     def seconds(self) -> float:

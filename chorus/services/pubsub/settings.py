@@ -34,7 +34,7 @@ class PubSubSettings:
 
 
 @attrs.frozen
-class PeerExchange:
+class PeerRecords:
     record_of: Callable[[PeerId], bytes | None] = lambda peer: None
     """The signed record of a peer, to be passed on."""
     take_up: Callable[[PeerId, PeerId, bytes | None], None] = lambda source, peer, record: None

@@ -1,4 +1,4 @@
-"""Work that would hold the reactor for too long goes on in turns: one piece each time the reactor comes round."""
+"""Turns of long work: one piece in each reactor turn, so that sockets are served in between."""
 
 from __future__ import annotations
 

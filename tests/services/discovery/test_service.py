@@ -24,7 +24,7 @@ from chorus.protocols.proto.envelope_pb2 import Envelope
 from chorus.protocols.proto.envelope_pb2 import PeerRecord as Record
 from chorus.protocols.proto.peers_pb2 import Answer
 from chorus.protocols.stream import ProtocolOptions
-from chorus.services.discovery.bootstrap import MAX_HEARD, MAX_MEMBERS, RETRY_MAX, Source
+from chorus.services.discovery.bootstrap import MAX_HEARD, MAX_MEMBERS, RETRY_MAX, PeerSource
 from chorus.services.discovery.exchange import ASK_EVERY
 from chorus.services.discovery.memory import MEMORY, SAVE_AFTER
 from chorus.services.discovery.service import ALONE, MDNS_RETRY, DiscoveryService
@@ -367,7 +367,7 @@ class PeersTests(DiscoveryTestCase):
         gone, _ = self.node(2, contacts=[self.contact(0)])
         self.wait(3)
         gone.went_down()
-        service.targets.add(IDENTITIES[6].peer_id, [Multiaddr.tcp("127.0.0.1", 5)], Source.HEARD, 0.0)
+        service.targets.add(IDENTITIES[6].peer_id, [Multiaddr.tcp("127.0.0.1", 5)], PeerSource.HEARD, 0.0)
         told = {found.peer_id for found, _ in self.answer_of(0)}
         self.assertEqual(told, {IDENTITIES[0].peer_id, IDENTITIES[1].peer_id})
 
@@ -489,7 +489,7 @@ class PeersTests(DiscoveryTestCase):
         service = self.hostile(Answer(records=[own, his]).SerializeToString())
         self.assertNotIn(IDENTITIES[0].peer_id, service.targets)
         target = service.targets.get(IDENTITIES[6].peer_id)
-        self.assertEqual((target.record, target.told), (his, (Multiaddr.tcp("127.0.0.1", 5555),)))
+        self.assertEqual((target.record, target.own), (his, (Multiaddr.tcp("127.0.0.1", 5555),)))
 
     def test_private_addresses_from_a_public_member(self) -> None:
         service = self.hostile()
@@ -554,7 +554,7 @@ class MdnsTests(DiscoveryTestCase):
         self.made[0].found(IDENTITIES[1].peer_id, (address_of(IDENTITIES[1]).with_peer(IDENTITIES[1].peer_id),))
         self.wait(0.2)
         self.assertEqual(self.connected(host), {1})
-        self.assertIs(service.targets.get(IDENTITIES[1].peer_id).source, Source.MEMBER)
+        self.assertIs(service.targets.get(IDENTITIES[1].peer_id).source, PeerSource.MEMBER)
 
     def test_failure_is_no_end(self) -> None:
         self.error = OSError("no network")

@@ -16,7 +16,7 @@ from chorus.identity import Identity, PeerId
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols.dialing import DIAL_TIMEOUT, STAGGER, Backoffs, DialError
 from chorus.protocols.limits import ConnectionCounts, HostLimits, Place
-from chorus.services.p2p.dialer import DialAbandoned, DialAttempt, Dialer
+from chorus.services.p2p.dialer import DialAbandoned, DialAttempt, PeerDialer
 from chorus.services.p2p.link import Link, TransportCounters
 from chorus.services.p2p.names import RESOLVE_TIMEOUT
 from tests.support import PureTestCase
@@ -68,7 +68,7 @@ class DialerCase(PureTestCase):
     def use(self, limits: HostLimits) -> None:
         self.counts = ConnectionCounts(limits)
         self.counters = TransportCounters()
-        self.dialer = Dialer(self.reactor, self, limits, Backoffs(random.Random(1)), self.counters)
+        self.dialer = PeerDialer(self.reactor, self, limits, Backoffs(random.Random(1)), self.counters)
 
     # Dials
 

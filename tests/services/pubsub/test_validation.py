@@ -19,7 +19,7 @@ from chorus.protocols.gossipsub.params import MAX_PENDING_PER_PEER, GossipParams
 from chorus.protocols.gossipsub.rpc import Exchanged, Prune, mesh_frames, message_frame
 from chorus.protocols.gossipsub.sign import Signer
 from chorus.services.pubsub.service import PubSubService
-from chorus.services.pubsub.settings import PeerExchange, PubSubSettings
+from chorus.services.pubsub.settings import PeerRecords, PubSubSettings
 from chorus.services.pubsub.topics import VALIDATION_LIMIT, Received
 from chorus.services.pubsub.view import pubsub_document
 from tests.protocols.gossip_network import identity
@@ -135,7 +135,7 @@ class Exchange(ServiceCase):
     def test_named_peers_are_handed_on_with_who_named_them(self) -> None:
         taken: list[tuple[object, object, object]] = []
         one, two = self.node(1, TOPIC), self.node(2, TOPIC)
-        two.pubsub._exchange = PeerExchange(take_up=lambda *what: taken.append(what))
+        two.pubsub._exchange = PeerRecords(take_up=lambda *what: taken.append(what))
         out, _ = connect(one.host, two.host)
         self.run_a_while(1.2)
         for number in range(10):
@@ -152,7 +152,7 @@ class Exchange(ServiceCase):
         def broken(*what: object) -> None:
             raise ZeroDivisionError
 
-        two.pubsub._exchange = PeerExchange(take_up=broken)
+        two.pubsub._exchange = PeerRecords(take_up=broken)
         two.pubsub._exchanged(one.identity.peer_id.raw, Exchanged(identity(5).peer_id.raw, None))
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.assertEqual(two.pubsub.counters()["errors"], 1)
