@@ -227,7 +227,7 @@ class Node:
         pubsub = self._gossip()
         return {
             "mesh": len(pubsub.mesh_of(command["topic"])),
-            "subscribers": len(pubsub.subscribers_of(command["topic"])),
+            "subscribers": len(pubsub.router.subscribers(command["topic"])),
             "peers": len(pubsub.peers()),
         }
 

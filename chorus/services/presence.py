@@ -158,8 +158,7 @@ class PresenceView:
     def candidates(self) -> list[Candidate]:
         """Nodes fit to be scored: their capabilities are known and their availability is fresh. By peer id; not
         ourselves. `available` is false for those that are full or draining."""
-        found = map(self.candidate, self.nodes())
-        return [candidate for candidate in found if candidate is not None]
+        return [each for each in map(self.candidate, self.nodes()) if each is not None]
 
     def candidate(self, node: NodePresence) -> Candidate | None:
         """A node as the scorer sees it; None while its capabilities are not known or its availability is not fresh."""
@@ -296,13 +295,8 @@ class PresenceService(Service):
 
     def _take_part(self) -> None:
         """Subscribe to the static topics and to those of the profile."""
-        profile = self._profile
-        wanted = profile_topics(
-            role=profile.role,
-            expertise=profile.expertise,
-            reports_to=profile.reports_to,
-            agent_id=profile.agent_id,
-        )
+        me = self._profile
+        wanted = profile_topics(role=me.role, expertise=me.expertise, reports_to=me.reports_to, agent_id=me.agent_id)
         if wanted.left_out:
             self._log.warn(
                 "no topic is joined for {names}: they are too long, or too many",

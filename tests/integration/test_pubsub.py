@@ -138,7 +138,7 @@ class Loopback(TestCase):
         one.host.connection(two.host.peer_id).close()
         await until(lambda: not one.pubsub.peers() and not two.pubsub.peers())
         await two.host.dial(one.host.peer_id, one.host.listen_addresses())
-        await until(lambda: one.pubsub.subscribers_of(TOPIC) and two.pubsub.subscribers_of(TOPIC))
+        await until(lambda: one.pubsub.router.subscribers(TOPIC) and two.pubsub.router.subscribers(TOPIC))
         two.pubsub.publish(TOPIC, b"2")
         await until(lambda: one.heard)
 
@@ -187,7 +187,7 @@ class Loopback(TestCase):
             await until(lambda number=number: len(node.heard) == number)
             self.assertEqual(node.pubsub.counters()["streams_refused"], number)
         self.assertFalse(connection.closed)
-        self.assertEqual(node.pubsub.subscribers_of(COORDINATION), [bystander.host.peer_id])
+        self.assertEqual(node.pubsub.router.subscribers(COORDINATION), [bystander.host.peer_id.raw])
 
 
 class _Closed:

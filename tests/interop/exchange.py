@@ -284,7 +284,7 @@ class Exchange:
         full = await self.node_with_a_full_mesh()
         await self.foreign.ask("subscribe", topic=TOPIC)
         await self.foreign.ask("connect", addr=str(full.address))
-        await until(lambda: self.foreign.peer_id in full.pubsub.subscribers_of(TOPIC), "their subscription")
+        await until(lambda: self.foreign.peer_id.raw in full.pubsub.router.subscribers(TOPIC), "their subscription")
         full.pubsub.publish(TOPIC, b"announced")
         [message] = (await self.foreign.ask("received", count=1))["messages"]
         self.assertEqual((message["from"], message["data"]), (str(full.peer_id), b"announced".hex()))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.logger import Logger
@@ -33,7 +33,7 @@ class Transfers:
         context: FetchContext,
         *,
         here: Callable[[str, int], Path | None],
-        keep: Callable[[Partial], Awaitable[object]],
+        keep: Callable[[Partial], Coroutine[Deferred[Any], Any, object]],
         wall: Callable[[], float],
     ) -> None:
         self._context = context
@@ -73,7 +73,7 @@ class Transfers:
         try:
             partial = await fetch.run()
             # Complete and verified: from here on it is kept even if nobody waits for it any more.
-            await detached(self._kept(partial))
+            await detached(self._keep(partial))
         except ChorusError:
             await self._prune(sha256)
             raise
@@ -81,9 +81,6 @@ class Transfers:
             self._context.reserve(-fetch.reserved)
             self._slots.release()
         return self._context.files.path(sha256)
-
-    async def _kept(self, partial: Partial) -> None:
-        await self._keep(partial)
 
     async def _prune(self, failed: str) -> None:
         now, underway = self._wall(), set(self.running) - {failed}

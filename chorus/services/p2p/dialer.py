@@ -8,14 +8,6 @@ from typing import TYPE_CHECKING, Any
 from typing import Protocol as Interface
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import (
-    ConnectError,
-    ConnectionRefusedError,
-    DNSLookupError,
-    NoRouteError,
-    TCPTimedOutError,
-    TimeoutError,
-)
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import ClientFactory, Protocol
 from twisted.python.failure import Failure
@@ -27,8 +19,9 @@ from chorus.protocols.connection.shell import ConnectionProtocol
 from chorus.protocols.dialing import STAGGER, Backoffs, DialError, dial_timeout, rank
 from chorus.protocols.limits import HostLimits, Place
 from chorus.protocols.stream import Connection
-from chorus.services.p2p.link import Link, TransportCounters, reason
+from chorus.services.p2p.link import Link, TransportCounters
 from chorus.services.p2p.names import look_up
+from chorus.services.p2p.reasons import describe, reason
 from chorus.timer import Timer
 
 if TYPE_CHECKING:
@@ -381,22 +374,3 @@ class PeerDialer:
                 waiter.errback(DialError(dial.peer, dial.failures))
             else:
                 waiter.callback(result)
-
-
-_REASONS: tuple[tuple[type[Exception], str, str], ...] = (
-    (ConnectionRefusedError, "refused", "connection refused"),
-    (TCPTimedOutError, "timeout", "no answer"),
-    (TimeoutError, "timeout", "no answer in time"),
-    (NoRouteError, "unreachable", "no route"),
-    (DNSLookupError, "unknown_name", "the name cannot be resolved"),
-)
-
-
-def describe(error: Any) -> tuple[str, str]:
-    """(reason to count, text) for why TCP did not come about."""
-    for kind, code, text in _REASONS:
-        if isinstance(error, kind):
-            return code, text
-    if isinstance(error, ConnectError):
-        return "connect_failed", f"cannot connect: {error}"
-    return "connect_failed", str(error)

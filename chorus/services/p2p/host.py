@@ -31,10 +31,11 @@ from chorus.services.p2p.dialer import PeerDialer
 from chorus.services.p2p.gate import Admission, AdmissionGate
 from chorus.services.p2p.identify import IdentifyService, keep
 from chorus.services.p2p.inbound import Inbound
-from chorus.services.p2p.link import Link, P2PCounters, reason
+from chorus.services.p2p.link import Link, P2PCounters
 from chorus.services.p2p.listener import TcpListener, reachable
 from chorus.services.p2p.pairs import Pairs
 from chorus.services.p2p.ping import PingService
+from chorus.services.p2p.reasons import reason
 from chorus.services.p2p.serving import ServedProtocols
 from chorus.services.p2p.settings import HostSettings
 from chorus.services.p2p.starts import LinkStarts
@@ -197,8 +198,8 @@ class P2PService(Service):
         return link.connection if link is not None else None
 
     def protocols_of(self, peer: PeerId) -> frozenset[str]:
-        link = self._pairs.kept(peer)
-        return link.identification.protocols if link is not None and link.identification is not None else frozenset()
+        said = self._identification(peer)
+        return said.protocols if said is not None else frozenset()
 
     def latency(self, peer: PeerId) -> float | None:
         """Seconds of the last ping, `None` before the first."""
@@ -206,8 +207,12 @@ class P2PService(Service):
         return link.latency if link is not None else None
 
     def agent_version_of(self, peer: PeerId) -> str | None:
+        said = self._identification(peer)
+        return said.agent_version if said is not None else None
+
+    def _identification(self, peer: PeerId) -> Identification | None:
         link = self._pairs.kept(peer)
-        return link.identification.agent_version if link is not None and link.identification is not None else None
+        return link.identification if link is not None else None
 
     def dial(self, peer: PeerId | None, addresses: Sequence[Multiaddr]) -> Deferred[Connection]:
         if self._stopping or not self.running:

@@ -21,7 +21,8 @@ from chorus.protocols.identify import Identification
 from chorus.protocols.peerstore import PeerStore
 from chorus.protocols.stream import Connection, ProtocolNotSupported, Stream, StreamClosed
 from chorus.protocols.streamio import StreamIO
-from chorus.services.p2p.link import Link, reason
+from chorus.services.p2p.link import Link
+from chorus.services.p2p.reasons import reason
 from chorus.timer import Timer
 
 if TYPE_CHECKING:

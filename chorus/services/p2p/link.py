@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from chorus.errors import ChorusError, LimitExceeded
+from chorus.errors import LimitExceeded
 from chorus.identity import PeerId
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols.connection.shell import ConnectionProtocol
@@ -125,10 +125,3 @@ class Link:
         for streams in self._streams.values():
             streams[:] = [stream for stream in streams if not stream.ended]
             self._total += len(streams)
-
-
-def reason(error: ChorusError | None) -> str:
-    """The name an end is counted under."""
-    if error is None:
-        return "normal"
-    return f"{error.code}.{error.limit}" if isinstance(error, LimitExceeded) else error.code

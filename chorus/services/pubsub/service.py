@@ -201,13 +201,6 @@ class PubSubService(Service):
     def mesh_of(self, topic: str) -> list[PeerId]:
         return [PeerId(raw) for raw in self.router.mesh(topic)]
 
-    def subscribers_of(self, topic: str) -> list[PeerId]:
-        return [PeerId(raw) for raw in self.router.subscribers(topic)]
-
-    def topics(self) -> list[str]:
-        """Our subscriptions."""
-        return self.router.topics()
-
     def peers(self) -> list[PeerId]:
         """Connected peers that speak pub/sub."""
         return [PeerId(raw) for raw in self._peers]
@@ -237,9 +230,8 @@ class PubSubService(Service):
             return
         inbound = self._waiting.pop(raw, None)
         spoken = self._host.protocols_of(connection.peer_id)
-        protocol: str | None = next((name for name in PROTOCOLS if name in spoken), None)
-        if protocol is None and inbound is not None:
-            protocol = inbound.stream.protocol
+        opened = inbound.stream.protocol if inbound is not None else None
+        protocol = next((name for name in PROTOCOLS if name in spoken), opened)
         if protocol is not None:
             self._add(connection, protocol)
         if inbound is not None:

@@ -70,7 +70,7 @@ class PubSub(ServiceCase):
     def test_messages_both_ways(self) -> None:
         one, two, _ = self.pair(TOPIC)
         self.assertEqual(one.pubsub.mesh_of(TOPIC), [two.identity.peer_id])
-        self.assertEqual(two.pubsub.subscribers_of(TOPIC), [one.identity.peer_id])
+        self.assertEqual(two.pubsub.router.subscribers(TOPIC), [one.identity.peer_id.raw])
         first = one.pubsub.publish(TOPIC, b"ping")
         self.run_a_while(0)
         second = two.pubsub.publish(TOPIC, b"pong")
@@ -105,11 +105,11 @@ class PubSub(ServiceCase):
         self.assertEqual(len(two.heard), 1)
         ends[1]()
         self.run_a_while(0)
-        self.assertEqual(one.pubsub.subscribers_of(TOPIC), [])
+        self.assertEqual(one.pubsub.router.subscribers(TOPIC), [])
         one.pubsub.publish(TOPIC, b"2")
         self.run_a_while(0)
         self.assertEqual(len(two.heard), 1)
-        self.assertEqual(two.pubsub.topics(), [])
+        self.assertEqual(two.pubsub.router.topics(), [])
 
     def test_validators_decide(self) -> None:
         one, two, _ = self.pair()
@@ -194,10 +194,10 @@ class PubSub(ServiceCase):
         out, back = connect(one.host, two.host, tell=False)
         one.host.tell(out)
         self.run_a_while(0)
-        self.assertEqual(two.pubsub.subscribers_of(TOPIC), [], "not heard before it is admitted and identified")
+        self.assertEqual(two.pubsub.router.subscribers(TOPIC), [], "not heard before it is admitted and identified")
         two.host.tell(back)
         self.run_a_while(0)
-        self.assertEqual(two.pubsub.subscribers_of(TOPIC), [one.identity.peer_id])
+        self.assertEqual(two.pubsub.router.subscribers(TOPIC), [one.identity.peer_id.raw])
         self.assertEqual(two.pubsub._waiting, {})
 
     def test_inbound_stream_names_what_identify_did_not(self) -> None:
@@ -249,7 +249,7 @@ class PubSub(ServiceCase):
         one.pubsub.stopService()
         self.run_a_while(0)
         self.assertEqual(two.pubsub.mesh_of(TOPIC), [])
-        self.assertEqual(two.pubsub.subscribers_of(TOPIC), [])
+        self.assertEqual(two.pubsub.router.subscribers(TOPIC), [])
         self.assertEqual(one.host.served, {})
         two.pubsub.stopService()
         self.run_a_while(0)
@@ -275,7 +275,7 @@ class PubSub(ServiceCase):
         two.pubsub.startService()
         self.addCleanup(two.pubsub.stopService)
         self.run_a_while(0.5)
-        self.assertEqual(two.pubsub.subscribers_of(TOPIC), [one.identity.peer_id])
+        self.assertEqual(two.pubsub.router.subscribers(TOPIC), [one.identity.peer_id.raw])
 
     def test_heartbeat_survives_an_error(self) -> None:
         one, _two, _ = self.pair(TOPIC)
