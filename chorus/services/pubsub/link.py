@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from twisted.logger import Logger
 
@@ -45,12 +45,33 @@ GoOn = Callable[[float], bool]
 """The next part of an RPC; the argument is the time. False when nothing is left."""
 
 
-class RpcWriter:
-    """Our stream to one peer: opened again when it ends, with a bounded queue while it is slow or away.
+class Owner(Protocol):
+    """The service that the streams belong to; `raw` is the peer's id."""
 
-    `greet` is called when a stream replaces one that was lost, and sends everything that the peer must know again;
-    `unsupported` when the peer turns out not to speak the protocol; `drained` when it has caught up.
-    """
+    def greet(self, raw: bytes) -> None:
+        """A stream replaces one that was lost: send everything that the peer must know again."""
+
+    def drop(self, raw: bytes) -> None:
+        """The peer turns out not to speak the protocol."""
+
+    def drained(self) -> None:
+        """A peer has caught up."""
+
+    def receive(self, raw: bytes, rpc: bytes, now: float) -> GoOn | None:
+        """Process an RPC; of a large one a part, and return the function for the next part."""
+
+    def transmit(self) -> None:
+        """The turn of a peer has ended."""
+
+    def reader_closed(self, raw: bytes, reader: RpcReader) -> None:
+        """It hands on nothing more."""
+
+    def reader_refused(self, raw: bytes, error: PeerError) -> None:
+        """The stream is reset because of what it carried."""
+
+
+class RpcWriter:
+    """Our stream to one peer: opened again when it ends, with a bounded queue while it is slow or away."""
 
     _log = Logger()
 
@@ -58,12 +79,10 @@ class RpcWriter:
         self,
         connection: Connection,
         protocol: str,
+        owner: Owner,
         *,
         clock: IReactorTime,
         rng: random.Random,
-        greet: Callable[[], None],
-        unsupported: Callable[[], None],
-        drained: Callable[[], None],
     ) -> None:
         self.connection = connection
         self.protocol = protocol
@@ -71,9 +90,7 @@ class RpcWriter:
         self.reopened = 0
         self._clock = clock
         self._rng = rng
-        self._greet = greet
-        self._unsupported = unsupported
-        self._drained = drained
+        self._owner = owner
         self._attempt: _Attempt | None = None
         self._stream: Stream | None = None
         self._writable = False
@@ -141,7 +158,7 @@ class RpcWriter:
         if self._lost:
             self._lost = False
             self.reopened += 1
-            self._greet()
+            self._owner.greet(self.connection.peer_id.raw)
         self._drain()
 
     def _refused(self, failure: Failure, attempt: _Attempt) -> None:
@@ -155,7 +172,7 @@ class RpcWriter:
         self._forget()
         self._lost = True
         if isinstance(error, ProtocolNotSupported):
-            self._unsupported()
+            self._owner.drop(self.connection.peer_id.raw)
             return
         self._log.debug("pub/sub stream to {peer} ended: {reason}", peer=self._peer, reason=error)
         self._failures += 1
@@ -166,7 +183,7 @@ class RpcWriter:
             self._writable = writable
             if writable:
                 self._drain()
-                self._drained()
+                self._owner.drained()
 
     def _forget(self) -> Stream | None:
         stream, self._stream = self._stream, None
@@ -218,10 +235,8 @@ class _Attempt:
 
 
 class RpcReader:
-    """The peer's stream: RPCs are handed to `receive` in order, for at most `TURN_BUDGET` seconds a turn.
-
-    Of a large RPC `receive` does a part and returns what does the next one, and says whether there may be more: so a
-    turn is never longer than the budget and what one message costs.
+    """The peer's stream: its owner receives the RPCs in order, for at most `TURN_BUDGET` seconds a turn; a large RPC
+    part by part, so that a turn is never longer than the budget and the cost of one message.
 
     Held, with reading paused, until `release`: a peer's first bytes can come before the host has announced it. A peer
     that has used up its turn waits in `turns` for the next one, with all others that have; a peer that sends little is
@@ -233,20 +248,15 @@ class RpcReader:
     def __init__(
         self,
         stream: Stream,
+        owner: Owner,
         *,
         clock: IReactorTime,
         turns: TurnQueue,
-        receive: Callable[[bytes, float], GoOn | None],
-        turn_ended: Callable[[], None],
-        closed: Callable[[RpcReader], None],
-        refused: Callable[[PeerError], None],
     ) -> None:
         self.stream = stream
         self._clock = clock
-        self._receive = receive
-        self._turn_ended = turn_ended
-        self._closed = closed
-        self._refused = refused
+        self._raw = stream.connection.peer_id.raw
+        self._owner = owner
         self._held = True
         self._paused = False
         self._decoder = DelimitedDecoder(MAX_RPC)
@@ -329,7 +339,7 @@ class RpcReader:
             self.stop()
         self._ended_at = self._clock.seconds()
         self._used += self._ended_at - began
-        self._turn_ended()
+        self._owner.transmit()
 
     def _step(self, now: float) -> bool:
         """A small RPC, or some of a large one; false when there is nothing to do."""
@@ -341,7 +351,7 @@ class RpcReader:
         if rpc is None:
             return False
         self._partial_since = None
-        self._go_on = self._receive(rpc, now)
+        self._go_on = self._owner.receive(self._raw, rpc, now)
         return True
 
     def _caught_up(self, now: float) -> None:
@@ -360,7 +370,7 @@ class RpcReader:
             self.stream.pause_reading()
 
     def _refuse(self, error: PeerError) -> None:
-        self._refused(error)
+        self._owner.reader_refused(self._raw, error)
         self._finish()
         self.stream.reset(error)
 
@@ -370,4 +380,4 @@ class RpcReader:
         self._turns.remove(self._next_turn)
         if not self.over:
             self.over = True
-            self._closed(self)
+            self._owner.reader_closed(self._raw, self)

@@ -124,9 +124,9 @@ class PubSubService(Service):
             inbound.stop()
         self.router.leave(self._clock.seconds())
         self._topics.clear()
-        self._transmit()
+        self.transmit()
         for raw in list(self._peers):
-            self._drop(raw)
+            self.drop(raw)
         self._connected.clear()
         self._congestion.release()
 
@@ -149,7 +149,7 @@ class PubSubService(Service):
         entry.callbacks.append(callback)
         if validator is not None:
             entry.validators.append(validator)
-        self._transmit()
+        self.transmit()
         active = True
 
         def unsubscribe() -> None:
@@ -165,7 +165,7 @@ class PubSubService(Service):
             if not entry.callbacks:
                 self._topics.leave(topic)
                 self.router.unsubscribe(topic, self._clock.seconds())
-                self._transmit()
+                self.transmit()
 
         return unsubscribe
 
@@ -179,7 +179,7 @@ class PubSubService(Service):
         Raises `MessageTooLarge` (about 64 KiB) and `ValueError` for a topic that peers would refuse.
         """
         message_id = self.router.publish(topic, data, self._clock.seconds())
-        self._transmit()
+        self.transmit()
         return message_id
 
     def ready(self) -> Deferred[None]:
@@ -242,28 +242,20 @@ class PubSubService(Service):
         if self._connected.get(raw) is not connection:
             return
         del self._connected[raw]
-        self._drop(raw)
+        self.drop(raw)
 
     def _add(self, connection: Connection, protocol: str) -> None:
         raw = connection.peer_id.raw
-        link = RpcWriter(
-            connection,
-            protocol,
-            clock=self._clock,
-            rng=self._rng,
-            greet=lambda: self._greet(raw),
-            unsupported=lambda: self._drop(raw),
-            drained=self._congestion.drained,
-        )
+        link = RpcWriter(connection, protocol, self, clock=self._clock, rng=self._rng)
         self._peers[raw] = _Peer(link)
         self.router.peer_joined(
             raw, protocol, outbound=not connection.inbound, group=self.settings.group(connection.remote_address)
         )
         self._direct.joined(connection.peer_id)
-        self._transmit()
+        self.transmit()
         link.open()
 
-    def _drop(self, raw: bytes) -> None:
+    def drop(self, raw: bytes) -> None:
         peer = self._peers.pop(raw, None)
         if peer is None:
             return
@@ -272,11 +264,14 @@ class PubSubService(Service):
         peer.link.stop()
         if peer.inbound is not None:
             peer.inbound.stop()
+        self.drained()
+
+    def drained(self) -> None:
         self._congestion.drained()
 
-    def _greet(self, raw: bytes) -> None:
+    def greet(self, raw: bytes) -> None:
         self.router.greet(raw, self._clock.seconds())
-        self._transmit()
+        self.transmit()
 
     # Streams
 
@@ -285,15 +280,7 @@ class PubSubService(Service):
             stream.reset()
             return
         raw = stream.connection.peer_id.raw
-        inbound = RpcReader(
-            stream,
-            clock=self._clock,
-            turns=self._turns,
-            receive=lambda rpc, now: self._receive(raw, rpc, now),
-            turn_ended=self._transmit,
-            closed=lambda closed: self._inbound_closed(raw, closed),
-            refused=lambda error: self._refused(raw, error),
-        )
+        inbound = RpcReader(stream, self, clock=self._clock, turns=self._turns)
         if inbound.over:
             return
         connection = self._connected.get(raw)
@@ -318,18 +305,18 @@ class PubSubService(Service):
             before.stop()
         inbound.release()
 
-    def _inbound_closed(self, raw: bytes, inbound: RpcReader) -> None:
+    def reader_closed(self, raw: bytes, reader: RpcReader) -> None:
         peer = self._peers.get(raw)
-        if peer is not None and peer.inbound is inbound:
+        if peer is not None and peer.inbound is reader:
             peer.inbound = None
-        if self._waiting.get(raw) is inbound:
+        if self._waiting.get(raw) is reader:
             del self._waiting[raw]
 
-    def _refused(self, raw: bytes, error: PeerError) -> None:
+    def reader_refused(self, raw: bytes, error: PeerError) -> None:
         self._counters.streams_refused += 1
         self._log.warn("pub/sub stream of {peer} reset: {reason}", peer=str(PeerId(raw)), reason=str(error))
 
-    def _receive(self, raw: bytes, rpc: bytes, now: float) -> GoOn | None:
+    def receive(self, raw: bytes, rpc: bytes, now: float) -> GoOn | None:
         unfinished = self.router.begin(raw, rpc, now)
         self._dispatch()
         return None if unfinished is None else partial(self._go_on, raw, unfinished)
@@ -369,11 +356,11 @@ class PubSubService(Service):
     def _validated(self, message_id: bytes, verdict: Validation) -> None:
         self.router.validated(message_id, verdict, self._clock.seconds())
         self._dispatch()
-        self._transmit()
+        self.transmit()
 
     # Out
 
-    def _transmit(self) -> None:
+    def transmit(self) -> None:
         for raw, sends in self.router.take_sends().items():
             peer = self._peers.get(raw)
             if peer is not None:
@@ -389,4 +376,4 @@ class PubSubService(Service):
         if self._heartbeats % self.settings.params.direct_ticks == 0:
             self._direct.dial(self.router.absent_direct_peers())
         self._heartbeats += 1
-        self._transmit()
+        self.transmit()
