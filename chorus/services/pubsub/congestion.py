@@ -41,10 +41,11 @@ class Congestion:
 
     def release(self) -> None:
         """Let everybody go on."""
-        while self._waiters:
-            waiter = next(iter(self._waiters))
-            del self._waiters[waiter]
-            waiter.callback(None)
+        for waiter in list(self._waiters):
+            # One that goes on may come back at once: it waits for the next time.
+            if waiter in self._waiters:
+                del self._waiters[waiter]
+                waiter.callback(None)
 
     def _is_congested(self) -> bool:
         return any(size > QUEUE_ROOM for size in self._queued())

@@ -14,7 +14,7 @@ from chorus.protocols.gossipsub.params import FLOODSUB, MAX_RPC, MESHSUB_1_1, PR
 from chorus.protocols.gossipsub.queue import MAX_QUEUE, SendQueue
 from chorus.protocols.gossipsub.rpc import MessageTooLarge, message_frame, subscription_frames
 from chorus.protocols.gossipsub.sign import Signer
-from chorus.services.pubsub.congestion import PUBLISH_WAIT
+from chorus.services.pubsub.congestion import PUBLISH_WAIT, QUEUE_ROOM, Congestion
 from chorus.services.pubsub.link import READ_LIMIT, REOPEN
 from chorus.services.pubsub.service import PubSubService
 from chorus.services.pubsub.topics import Received
@@ -361,6 +361,24 @@ class SlowPeers(ServiceCase):
         waiting = one.pubsub.ready()
         self.run_a_while(PUBLISH_WAIT + 0.1)
         self.successResultOf(waiting)
+
+    def test_a_publisher_that_comes_back_at_once_waits_for_the_next_time(self) -> None:
+        queued = [QUEUE_ROOM + 1]
+        congestion, gone_on = Congestion(self.time, lambda: queued), list[int]()
+
+        def go_on(_: None) -> None:
+            gone_on.append(len(gone_on))
+            queued[0] = QUEUE_ROOM + 1
+            congestion.ready().addCallback(go_on)
+
+        congestion.ready().addCallback(go_on)
+        for times in (1, 2):
+            queued[0] = 0
+            congestion.drained()
+            self.assertEqual(len(gone_on), times)
+        self.time.advance(PUBLISH_WAIT)
+        self.assertEqual(len(gone_on), 3)
+        self.time.getDelayedCalls()[0].cancel()
 
 
 class BadPeers(ServiceCase):
