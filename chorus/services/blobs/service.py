@@ -84,17 +84,13 @@ class BlobService(Service):
             store=store,
             clock=clock,
             offload=offload,
-            size_of=self._sizes.get,
-            path=self._files.path,
+            sizes=self._sizes,
+            files=self._files,
             counters=self.counters,
             limits=self.limits,
         )
-        self._transfers = Transfers(
-            FetchContext(host, clock, self._files, offload, self.counters, self._reserve),
-            here=self._wanted_here,
-            keep=self._keep_partial,
-            wall=wall,
-        )
+        context = FetchContext(host, clock, self._files, offload, self.counters, self.reserve)
+        self._transfers = Transfers(context, self, wall)
 
     # Life
 
@@ -194,14 +190,10 @@ class BlobService(Service):
 
     def writer(self, expected_sha256: str | None) -> BlobUpload:
         """An upload that streams; see `BlobUpload`."""
-        return BlobUpload(
-            expected_sha256,
-            self.limits.max_blob,
-            ingest=lambda: Ingest(self._files),
-            offload=self._offload,
-            reserve=self._reserve,
-            keep=self._keep_ingest,
-        )
+        return BlobUpload(expected_sha256, self.limits.max_blob, self, self._offload)
+
+    def ingest(self) -> Ingest:
+        return Ingest(self._files)
 
     def put_bytes(self, data: bytes) -> Deferred[BlobRef]:
         """Durable when it fires; cancelling only stops the waiting. Fails with `BlobTooLarge`, `BlobStoreFull` or
@@ -233,13 +225,13 @@ class BlobService(Service):
                 ingest.abort()
                 raise
 
-        self._reserve(size)
+        self.reserve(size)
         try:
-            return await self._keep_ingest(*await self._offload(take_in))
+            return await self.keep_ingest(*await self._offload(take_in))
         finally:
-            self._reserve(-size)
+            self.reserve(-size)
 
-    async def _keep_ingest(self, ingest: Ingest, manifest: Manifest) -> BlobRef:
+    async def keep_ingest(self, ingest: Ingest, manifest: Manifest) -> BlobRef:
         return await self._keep(manifest, lambda: ingest.keep(manifest.sha256), ingest.abort)
 
     async def _keep(self, manifest: Manifest, into_place: Callable[[], None], drop: Callable[[], None]) -> BlobRef:
@@ -273,7 +265,7 @@ class BlobService(Service):
             self.counters.stored_bytes += size
             return BlobRef(sha256, size)
 
-    def _reserve(self, size: int) -> None:
+    def reserve(self, size: int) -> None:
         if size > 0 and self.used + self._reserved + size > self.limits.max_store:
             raise BlobStoreFull(f"the blobs have {self.used} bytes, their quota is {self.limits.max_store}")
         self._reserved += size
@@ -318,7 +310,7 @@ class BlobService(Service):
         """
         return Deferred.fromCoroutine(self._transfers.fetch(sha256, min(size_limit, self.limits.max_blob), holders))
 
-    def _wanted_here(self, sha256: str, limit: int) -> Path | None:
+    def here(self, sha256: str, limit: int) -> Path | None:
         size = self._sizes.get(sha256)
         if size is None:
             return None
@@ -327,5 +319,5 @@ class BlobService(Service):
         self._used_at[sha256] = self._wall()
         return self._files.path(sha256)
 
-    async def _keep_partial(self, partial: Partial) -> None:
+    async def keep_partial(self, partial: Partial) -> None:
         await self._keep(partial.manifest, lambda: partial.keep(self._files), partial.discard)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -25,7 +25,7 @@ from chorus.protocols.blobs import (
 from chorus.protocols.stream import StreamClosed
 from chorus.protocols.streamio import EndOfStream, StreamIO
 from chorus.services.blobs.fetch import FetchCounters
-from chorus.services.blobs.files import BlobStoreUnavailable
+from chorus.services.blobs.files import BlobFiles, BlobStoreUnavailable
 from chorus.store import blobs as table
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class BlobCounters(FetchCounters):
 
 
 class BlobServing:
-    """`size_of` gives the size of a blob that is here, `path` its file."""
+    """`sizes` are those of the blobs that are here, `files` their files."""
 
     _log = Logger()
 
@@ -75,16 +75,16 @@ class BlobServing:
         store: Store,
         clock: IReactorTime,
         offload: Offload,
-        size_of: Callable[[str], int | None],
-        path: Callable[[str], Path],
+        sizes: Mapping[str, int],
+        files: BlobFiles,
         counters: BlobCounters,
         limits: BlobLimits,
     ) -> None:
         self._store = store
         self._clock = clock
         self._offload = offload
-        self._size_of = size_of
-        self._path = path
+        self._sizes = sizes
+        self._files = files
         self._counters = counters
         self._limits = limits
         self._serving: Counter[PeerId] = Counter()
@@ -143,7 +143,7 @@ class BlobServing:
 
     async def _send_manifest(self, io: StreamIO, request: ManifestRequest) -> None:
         found = None
-        if self._size_of(request.sha256) is not None:
+        if request.sha256 in self._sizes:
             found = await self._store.read(lambda connection: table.manifest(connection, request.sha256))
         if found is None:
             await io.write_delimited(Answer("unknown").encode())
@@ -153,7 +153,7 @@ class BlobServing:
             await io.write(found[start : start + CHUNK])
 
     async def _send_chunks(self, io: StreamIO, request: ChunksRequest) -> None:
-        known = self._size_of(request.sha256)
+        known = self._sizes.get(request.sha256)
         if known is None:
             await io.write_delimited(Answer("unknown").encode())
             return
@@ -182,7 +182,7 @@ class BlobServing:
     async def _open_to_serve(self, sha256: str, size: int) -> IO[bytes] | None:
         """None when the file is not what was stored: others must not take us for a liar."""
         try:
-            file, found = await self._offload(lambda: open_sized(self._path(sha256)))
+            file, found = await self._offload(lambda: open_sized(self._files.path(sha256)))
         except OSError as problem:
             self._log.error("blob {sha256} cannot be read: {problem}", sha256=sha256, problem=str(problem))
             return None

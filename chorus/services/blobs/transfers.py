@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.logger import Logger
@@ -22,23 +22,24 @@ MAX_FETCHES = 8
 """Blobs fetched at once; further ones wait their turn."""
 
 
+class Shelf(Protocol):
+    """The blobs of the node, as fetches need them."""
+
+    def here(self, sha256: str, limit: int) -> Path | None:
+        """The file of a blob that is here. Raises `BlobTooLarge` over the limit."""
+
+    async def keep_partial(self, partial: Partial) -> None:
+        """Make a verified file a blob."""
+
+
 class Transfers:
-    """`here` gives the path of a blob that is here (and raises `BlobTooLarge` over the limit); `keep` makes a verified
-    file a blob; `wall` gives Unix seconds."""
+    """`wall` gives Unix seconds."""
 
     _log = Logger()
 
-    def __init__(
-        self,
-        context: FetchContext,
-        *,
-        here: Callable[[str, int], Path | None],
-        keep: Callable[[Partial], Coroutine[Deferred[Any], Any, object]],
-        wall: Callable[[], float],
-    ) -> None:
+    def __init__(self, context: FetchContext, shelf: Shelf, wall: Callable[[], float]) -> None:
         self._context = context
-        self._here = here
-        self._keep = keep
+        self._shelf = shelf
         self._wall = wall
         self.running: dict[str, SharedFetch] = {}
         self._slots = DeferredSemaphore(MAX_FETCHES)
@@ -48,7 +49,7 @@ class Transfers:
             fetch.cancel()
 
     async def fetch(self, sha256: str, limit: int, holders: Sequence[PeerId]) -> Path:
-        while (path := self._here(sha256, limit)) is None:
+        while (path := self._shelf.here(sha256, limit)) is None:
             shared = self.running.get(sha256)
             if shared is None:
                 running = Deferred.fromCoroutine(self._run(sha256, limit, holders))
@@ -73,7 +74,7 @@ class Transfers:
         try:
             partial = await fetch.run()
             # Complete and verified: from here on it is kept even if nobody waits for it any more.
-            await detached(self._keep(partial))
+            await detached(self._shelf.keep_partial(partial))
         except ChorusError:
             await self._prune(sha256)
             raise
