@@ -80,16 +80,8 @@ class BlobService(Service):
         self._reserved = 0
         self._locks: dict[str, BlobLock] = {}
         self._remembered: Bounded[str, PeerId] = Bounded(MAX_REMEMBERED)
-        self._server = BlobServing(
-            store=store,
-            clock=clock,
-            offload=offload,
-            sizes=self._sizes,
-            files=self._files,
-            counters=self.counters,
-            limits=self.limits,
-        )
         context = FetchContext(host, clock, self._files, offload, self.counters, self.reserve)
+        self._server = BlobServing(context, self.counters, store, self._sizes, self.limits)
         self._transfers = Transfers(context, self, wall)
 
     # Life

@@ -24,16 +24,13 @@ from chorus.protocols.blobs import (
 )
 from chorus.protocols.stream import StreamClosed
 from chorus.protocols.streamio import EndOfStream, StreamIO
-from chorus.services.blobs.fetch import FetchCounters
-from chorus.services.blobs.files import BlobFiles, BlobStoreUnavailable
+from chorus.services.blobs.fetch import FetchContext, FetchCounters
+from chorus.services.blobs.files import BlobStoreUnavailable
 from chorus.store import blobs as table
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IReactorTime
-
     from chorus.identity import PeerId
     from chorus.protocols.stream import Stream
-    from chorus.services.blobs.offload import Offload
     from chorus.store.database import Store
 
 IDLE_S = 60.0
@@ -65,27 +62,22 @@ class BlobCounters(FetchCounters):
 
 
 class BlobServing:
-    """`sizes` are those of the blobs that are here, `files` their files."""
+    """`sizes` are those of the blobs that are here."""
 
     _log = Logger()
 
     def __init__(
         self,
-        *,
-        store: Store,
-        clock: IReactorTime,
-        offload: Offload,
-        sizes: Mapping[str, int],
-        files: BlobFiles,
+        context: FetchContext,
         counters: BlobCounters,
+        store: Store,
+        sizes: Mapping[str, int],
         limits: BlobLimits,
     ) -> None:
-        self._store = store
-        self._clock = clock
-        self._offload = offload
-        self._sizes = sizes
-        self._files = files
+        self._context = context
         self._counters = counters
+        self._store = store
+        self._sizes = sizes
         self._limits = limits
         self._serving: Counter[PeerId] = Counter()
         self._streams: set[StreamIO] = set()
@@ -95,7 +87,7 @@ class BlobServing:
             io.reset()
 
     def stream_opened(self, stream: Stream) -> None:
-        io = StreamIO(stream, self._clock, timeout=WRITE_S)
+        io = StreamIO(stream, self._context.clock, timeout=WRITE_S)
         self._streams.add(io)
         Deferred.fromCoroutine(self._serve(io)).addBoth(self._served, io)
 
@@ -170,7 +162,7 @@ class BlobServing:
             await io.write_delimited(Answer("ok", end - offset).encode())
             while offset < end:
                 length = min(CHUNK, end - offset)
-                data = await self._offload(lambda o=offset, n=length: os.pread(file.fileno(), n, o))  # type: ignore[misc]
+                data = await self._context.offload(lambda o=offset, n=length: os.pread(file.fileno(), n, o))  # type: ignore[misc]
                 if len(data) != length:
                     raise BlobStoreUnavailable(f"blob {request.sha256} became shorter")
                 await io.write(data)
@@ -182,7 +174,7 @@ class BlobServing:
     async def _open_to_serve(self, sha256: str, size: int) -> IO[bytes] | None:
         """None when the file is not what was stored: others must not take us for a liar."""
         try:
-            file, found = await self._offload(lambda: open_sized(self._files.path(sha256)))
+            file, found = await self._context.offload(lambda: open_sized(self._context.files.path(sha256)))
         except OSError as problem:
             self._log.error("blob {sha256} cannot be read: {problem}", sha256=sha256, problem=str(problem))
             return None

@@ -217,8 +217,7 @@ class P2PService(Service):
     def dial(self, peer: PeerId | None, addresses: Sequence[Multiaddr]) -> Deferred[Connection]:
         if self._stopping or not self.running:
             return fail(DialError(peer, [(address, "the node is not running") for address in addresses]))
-        if peer is None:
-            peer = peer_named(addresses)
+        peer = peer or peer_named(addresses)
         if peer is None:
             return self._dialer.dial(None, addresses)
         if peer == self.peer_id:
@@ -228,9 +227,8 @@ class P2PService(Service):
             return succeed(link.connection)
         now = self._reactor.seconds()
         self.peers.seek(peer, now + SEEK_TTL, now)
-        return self._dialer.dial(
-            peer, addresses, self.peers.addresses(peer, now), public=self.peers.told_by_public(peer)
-        )
+        known, public = self.peers.addresses(peer, now), self.peers.told_by_public(peer)
+        return self._dialer.dial(peer, addresses, known, public=public)
 
     def open_stream(self, peer: PeerId, protocols: Sequence[str]) -> Deferred[Stream]:
         link = self._pairs.kept(peer)
