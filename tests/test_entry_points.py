@@ -228,7 +228,7 @@ class CompletenessTests(PureTestCase):
         "protocols/starts.py",
         "protocols/task_messages.py",
         "services/cluster.py",
-        "services/discovery/service.py",
+        "services/discovery/memory.py",
     }
 
     def test_no_other_decoder(self) -> None:
