@@ -1,4 +1,4 @@
-"""Blobs that a task names: its input, and what its result consists of (pure)."""
+"""Blobs that a task names: its input, artifacts and whole outputs (pure)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ if TYPE_CHECKING:
 
 def result_blobs(result: Mapping[str, JSON] | None) -> list[tuple[str, int]]:
     """(sha256, size) of everything a result names: artifacts and whole outputs."""
-    found: list[tuple[str, int]] = []
-    rows: list[JSON] = []
-    artifacts = (result or {}).get("artifacts")
-    if isinstance(artifacts, list):
-        rows += artifacts
-    output = (result or {}).get("output")
+    result = result or {}
+    artifacts, output = result.get("artifacts"), result.get("output")
+    rows: list[JSON] = list(artifacts) if isinstance(artifacts, list) else []
     if isinstance(output, dict):
         rows += [{**row, "size": row.get("bytes")} for row in output.values() if isinstance(row, dict)]
+    found: list[tuple[str, int]] = []
     for row in rows:
         if isinstance(row, dict):
             sha256, size = row.get("sha256"), row.get("size")
@@ -27,7 +25,7 @@ def result_blobs(result: Mapping[str, JSON] | None) -> list[tuple[str, int]]:
     return found
 
 
-def input_of(spec: Mapping[str, JSON]) -> str | None:
+def input_blob(spec: Mapping[str, JSON]) -> str | None:
     """The SHA-256 of the input archive a specification names."""
     given = spec.get("input")
     sha256 = given.get("sha256") if isinstance(given, dict) else None

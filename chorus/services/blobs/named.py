@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from chorus.tasks.blobs import input_of, result_blobs
+from chorus.tasks.blobs import input_blob, result_blobs
 
 if TYPE_CHECKING:
     from chorus.tasks.state import TaskState
@@ -58,5 +58,5 @@ def blobs_of(task: TaskState | None) -> frozenset[str]:
     if task is None:
         return frozenset()
     found = {sha256 for sha256, _ in result_blobs(task.result)}
-    source = input_of(task.spec)
+    source = input_blob(task.spec)
     return frozenset(found | ({source} if source is not None else set()))
