@@ -39,7 +39,9 @@ from chorus.protocols.gossipsub.rpc import message_frame, subscription_frames  #
 from chorus.protocols.gossipsub.sign import Signer  # noqa: E402
 from chorus.protocols.stream import ProtocolOptions  # noqa: E402
 from chorus.protocols.streamio import StreamIO  # noqa: E402
-from chorus.services.p2p.host import OpenAdmission, P2PService  # noqa: E402
+from chorus.services.p2p.gate import OpenAdmission  # noqa: E402
+from chorus.services.p2p.host import P2PService  # noqa: E402
+from chorus.services.p2p.settings import HostSettings  # noqa: E402
 from chorus.services.pubsub import link as pubsub_link  # noqa: E402
 from chorus.services.pubsub.service import PubSubService  # noqa: E402
 from chorus.services.pubsub.topics import Received  # noqa: E402
@@ -55,7 +57,7 @@ JOINED = 50
 
 def host(seed: int) -> P2PService:
     identity = Identity.from_seed(seed.to_bytes(32, "big"))
-    return P2PService(reactor, identity, admission=OpenAdmission(), open_mode=True)
+    return P2PService(reactor, identity, admission=OpenAdmission(), settings=HostSettings(open_mode=True))
 
 
 class Node:

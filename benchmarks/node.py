@@ -37,7 +37,9 @@ from chorus.protocols import perf, ping
 from chorus.protocols.limits import HostLimits
 from chorus.protocols.stream import Connection
 from chorus.protocols.streamio import StreamIO
-from chorus.services.p2p.host import OpenAdmission, P2PService
+from chorus.services.p2p.gate import OpenAdmission
+from chorus.services.p2p.host import P2PService
+from chorus.services.p2p.settings import HostSettings
 
 if TYPE_CHECKING:
     from chorus.services.pubsub.service import PubSubService
@@ -76,10 +78,12 @@ class Node:
             reactor,
             self.identity,
             admission=OpenAdmission(),
-            open_mode=True,
-            listen=[Multiaddr.tcp("127.0.0.1", flags.port)],
-            # One process plays every peer of a benchmark, whichever its number.
-            limits=HostLimits(max_inbound_connections=4096, max_outbound_connections=4096),
+            settings=HostSettings(
+                open_mode=True,
+                listen=[Multiaddr.tcp("127.0.0.1", flags.port)],
+                # One process plays every peer of a benchmark, whichever its number.
+                limits=HostLimits(max_inbound_connections=4096, max_outbound_connections=4096),
+            ),
         )
         self.pubsub: PubSubService | None = None
         self.received: list[tuple[int, int, int]] = []
@@ -194,13 +198,14 @@ class Node:
 
         from chorus.protocols.gossipsub.params import GossipParams
         from chorus.services.pubsub.service import PubSubService
+        from chorus.services.pubsub.settings import PubSubSettings
 
         self.pubsub = PubSubService(
             self.host,
             self.identity,
             self.reactor,
             rng=random.Random(),
-            params=GossipParams(heartbeat=heartbeat),
+            settings=PubSubSettings(GossipParams(heartbeat=heartbeat)),
         )
 
     def _gossip(self) -> PubSubService:
@@ -222,7 +227,7 @@ class Node:
         pubsub = self._gossip()
         return {
             "mesh": len(pubsub.mesh_of(command["topic"])),
-            "subscribers": len(pubsub.subscribers_of(command["topic"])),
+            "subscribers": len(pubsub.router.subscribers(command["topic"])),
             "peers": len(pubsub.peers()),
         }
 

@@ -1,9 +1,11 @@
-"""A timer that is armed again and again for one thing."""
+"""Timers: one that is armed again and again for one thing, and one that runs a body periodically whatever it raises."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from twisted.logger import Logger
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -21,6 +23,11 @@ class Timer:
     def armed(self) -> bool:
         return self._call is not None
 
+    @property
+    def at(self) -> float | None:
+        """Seconds of the clock when it is due; None when it is not armed."""
+        return None if self._call is None else self._call.getTime()
+
     def arm(self, seconds: float) -> None:
         """A time that is past already counts as now."""
         self.cancel()
@@ -34,3 +41,40 @@ class Timer:
     def _passed(self) -> None:
         self._call = None
         self._due()
+
+
+class Periodic:
+    """Runs `body` every `interval()` seconds from `start` or `run` to `stop`. An exception of it is logged and counted,
+    and the next time comes all the same."""
+
+    _log = Logger()
+
+    def __init__(self, clock: IReactorTime, name: str, body: Callable[[], None], interval: Callable[[], float]) -> None:
+        self.errors = 0
+        self.timer = Timer(clock, self.run)
+        self._clock = clock
+        self._name = name
+        self._body = body
+        self._interval = interval
+        self._running = False
+
+    def start(self, first: float | None = None) -> None:
+        """For the first time after `first` seconds, by default after one interval."""
+        self._running = True
+        self.timer.arm(self._interval() if first is None else first)
+
+    def run(self) -> None:
+        """Now, and from here on."""
+        self._running = True
+        began = self._clock.seconds()
+        try:
+            self._body()
+        except Exception:
+            self.errors += 1
+            self._log.failure("{name} failed", name=self._name)
+        if self._running:
+            self.timer.arm(began + self._interval() - self._clock.seconds())
+
+    def stop(self) -> None:
+        self._running = False
+        self.timer.cancel()

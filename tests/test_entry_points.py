@@ -229,7 +229,7 @@ class CompletenessTests(PureTestCase):
         "protocols/task_messages.py",
         "security/membership.py",
         "services/cluster.py",
-        "services/discovery/service.py",
+        "services/discovery/memory.py",
     }
 
     def test_no_other_decoder(self) -> None:

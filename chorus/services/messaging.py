@@ -1,4 +1,4 @@
-"""Typed messages over pub/sub: written and redacted here, read and checked here, handed on by type."""
+"""Typed messages over pub/sub: redacted and published, validated and dispatched by type."""
 
 from __future__ import annotations
 
@@ -57,20 +57,20 @@ class MessageCounters:
     misplaced: int = 0
     """Messages on a topic where their type does not belong."""
     flooded: int = 0
-    """Messages beyond what `chorus.messages.rates` lets a publisher say, or a peer pass on."""
+    """Messages beyond what `chorus.messages.rates` lets a publisher send, or a peer pass on."""
     stale: int = 0
     """Messages whose own time is too far from ours."""
     held_back: int = 0
-    """News of our own that was not said, for the same reason."""
+    """News of our own that was not published, for the same reason."""
     unknown: dict[str, int] = attrs.field(factory=dict)
     """By type: from newer versions; passed on, not understood."""
 
 
 class Messaging:
-    """Says and hears `chorus.messages` payloads.
+    """Publishes and receives `chorus.messages` payloads.
 
     `wall` is Unix seconds, `random` gives that many random bytes (message ids), `role` is the role we speak in;
-    `roles` says who is a member. Every text of a payload passes the redactor before it is sent.
+    `roles` decides membership. Every text of a payload passes the redactor before it is sent.
     """
 
     _log = Logger()
@@ -111,13 +111,13 @@ class Messaging:
         return int(self._wall())
 
     def wrong_clocks(self) -> str | None:
-        """Whose messages are ignored since its clock or ours is wrong, in one line; None while nobody's are."""
+        """Peers whose messages are ignored since their clock or ours is wrong, in one line; None without any."""
         return self._clocks.line(self._pubsub.seconds())
 
     # Topics
 
     def topics(self) -> list[str]:
-        """Where we take part."""
+        """Topics that we take part in."""
         return sorted(self._leave)
 
     def take_part(self, topics: Iterable[str]) -> None:
@@ -153,10 +153,10 @@ class Messaging:
         elif not wanted and topic in self._leave:
             self._leave.pop(topic)()
 
-    # Words
+    # Messages
 
     def listen(self, payload: type[Payload], heard: Heard) -> None:
-        """Call `heard` with each message of a type, on whatever topic it is said where we take part; the static ones
+        """Call `heard` with each message of a type, on any of our topics; the static ones
         of its topics are joined."""
         self._heard.setdefault(payload.TYPE, []).append(heard)
         for topic in payload.TOPICS:
@@ -172,7 +172,7 @@ class Messaging:
         """
         topic = topic or payload.TOPICS[0]
         if not may_be_said(payload, topic):
-            raise BadTopic(f"{payload.TYPE} is not said on {topic}")
+            raise BadTopic(f"{payload.TYPE} is not published on {topic}")
         envelope = Envelope(
             type=payload.TYPE,
             id=base64.urlsafe_b64encode(self._random(12)).decode(),
@@ -190,10 +190,10 @@ class Messaging:
         self.counters.sent += 1
 
     def announce_task(self, document: Document) -> None:
-        """Say on `chorus/tasks` that a task changed: the members of `TaskUpdate` are taken from `document`.
+        """Publish on `chorus/tasks` that a task changed: the members of `TaskUpdate` are taken from `document`.
 
-        Never fails: news that cannot be said is logged. Where this node has said so much that others would begin to
-        take it for a flood, news is kept to itself: the journal has it, and what else we say must be heard.
+        Never fails: an error is logged. After so many messages that others would begin to take them for a flood, news
+        is held back: the journal has it, and our other messages must get through.
         """
         if self._hearing.own(self.peer_id.raw, self._pubsub.seconds()) < OWN.burst / 2:
             self.counters.held_back += 1
@@ -212,16 +212,16 @@ class Messaging:
         except Exception:
             self._log.failure("announcing a task on {topic}", topic=TASKS)
 
-    # Others' words
+    # Received
 
     def _validate(self, received: Received) -> Validation:
-        """What is to happen to a message of a topic where we take part.
+        """The verdict on a message of a topic where we take part.
 
-        Nonsense is rejected: whoever passed it on should have seen it. Words of strangers and words in the wrong place
-        are ignored, which keeps them from spreading but blames nobody: who is a member, and what may be said where, a
-        neighbour may know differently for a while (news of an exclusion on its way, a newer version). So are the words
-        of who says too much, who pays for it itself (`_overdraft`). What its relay alone brings too much of is not
-        lost: another peer's copy may find room. Unknown types are accepted, for the nodes that know them.
+        Nonsense is rejected: the peer that passed it on should have seen it. Messages of strangers and on the wrong
+        topic are ignored, which keeps them from spreading but blames nobody: a neighbour may know other members and
+        rules for a while (news of an exclusion on its way, a newer version). So are those of a publisher of too many,
+        which pays for it itself (`_overdraft`). Those that its relay alone sends too many of are not lost: another
+        peer's copy may find room. Unknown types are accepted, for the nodes that know them.
         """
         self._last = (received.id, None)
         if not self._roles.is_member(str(received.from_peer)):
@@ -262,7 +262,7 @@ class Messaging:
         return Validation.ACCEPT
 
     def _overdraft(self, peer: bytes) -> float:
-        """P5: what a publisher has said too much is held against it, until it has been quiet for long enough."""
+        """P5: a publisher of too many messages loses score, until it has been quiet for long enough."""
         return min(0.0, self._hearing.own(peer, self._pubsub.seconds()))
 
     def _deliver(self, received: Received) -> None:

@@ -1,4 +1,4 @@
-"""Presence: a node says how much it has to do and what it can, and keeps what the others said (spec/system.md 2)."""
+"""Presence: publishes this node's load, capabilities and role, and keeps those of the others (spec/system.md 2)."""
 
 from __future__ import annotations
 
@@ -9,19 +9,13 @@ import attrs
 from twisted.application.service import Service
 from twisted.logger import Logger
 
-from chorus.messages import (
-    COORDINATION,
-    AvailabilityBcast,
-    CapabilityBcast,
-    Envelope,
-    Payload,
-    RoleAnnouncement,
-)
+from chorus.messages import COORDINATION, AvailabilityBcast, CapabilityBcast, Envelope, RoleAnnouncement
 from chorus.messages.topics import STATIC, profile_topics
 from chorus.tasks.scoring import Candidate
+from chorus.timer import Periodic
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.internet.interfaces import IReactorTime
 
     from chorus.identity import PeerId
     from chorus.services.messaging import Messaging
@@ -37,7 +31,7 @@ CHANGE_S: Final = 1.0
 """Seconds between two broadcasts of one kind, however often the load changes."""
 
 ARRIVAL_S: Final = 1.0
-"""Seconds, at least, that newcomers are gathered before everything is said again for them."""
+"""Seconds, at least, that newcomers are gathered before everything is published again for them."""
 
 ARRIVAL_RATE: Final = 50.0
 """Broadcasts a second that newcomers may cause of one kind in the whole mesh: all nodes may see somebody come."""
@@ -49,7 +43,7 @@ FORGET_S: Final = 3 * CAPABILITY_S
 """Seconds after which a silent node leaves the view."""
 
 MAX_NODES: Final = 4096
-"""Nodes in the view; the one heard of longest ago leaves first."""
+"""Nodes in the view; the one silent for longest leaves first."""
 
 
 def gather_time(nodes: int) -> float:
@@ -59,7 +53,7 @@ def gather_time(nodes: int) -> float:
 
 @attrs.frozen
 class Profile:
-    """What a node is."""
+    """A node's identity, role and abilities."""
 
     agent_id: str
     version: str
@@ -73,7 +67,7 @@ class Profile:
 
 @attrs.frozen
 class Load:
-    """What a node has to do right now."""
+    """A node's tasks right now."""
 
     current_tasks: int
     max_tasks: int
@@ -96,7 +90,7 @@ class Load:
 
 @attrs.frozen
 class NodePresence:
-    """What one other node last said of itself."""
+    """The last messages of one other node on itself."""
 
     peer: PeerId
     heard_at: float
@@ -110,13 +104,13 @@ class NodePresence:
 
 
 class PresenceView:
-    """The other nodes' last words: bounded, and forgotten when they fall silent."""
+    """Presence of the other nodes: bounded, and forgotten when they fall silent."""
 
     def __init__(self, clock: Callable[[], float], connected: Callable[[PeerId], bool] = lambda peer: False) -> None:
         self._clock = clock
         self._connected = connected
         self._nodes: dict[bytes, NodePresence] = {}
-        """Ordered by when each was last heard of."""
+        """Ordered by the time of the last message of each."""
 
     def heard(self, envelope: Envelope, received: Received) -> bool:
         """Keep a payload; whether it changed what a scheduler may decide."""
@@ -140,7 +134,7 @@ class PresenceView:
         self._nodes.pop(key, None)
         self._nodes[key] = node
         if len(self._nodes) > MAX_NODES:
-            # Who is connected stays, however many others are heard of.
+            # Connected peers stay, however many others there are.
             oldest = (key for key, node in self._nodes.items() if not self._connected(node.peer))
             del self._nodes[next(oldest, next(iter(self._nodes)))]
         return self._decides(node, now) != before
@@ -158,14 +152,13 @@ class PresenceView:
         return len(self._nodes)
 
     def nodes(self) -> list[NodePresence]:
-        """Everybody heard of, by peer id."""
+        """All of them, by peer id."""
         return [self._nodes[key] for key in sorted(self._nodes)]
 
     def candidates(self) -> list[Candidate]:
         """Nodes fit to be scored: their capabilities are known and their availability is fresh. By peer id; not
         ourselves. `available` is false for those that are full or draining."""
-        found = map(self.candidate, self.nodes())
-        return [candidate for candidate in found if candidate is not None]
+        return [each for each in map(self.candidate, self.nodes()) if each is not None]
 
     def candidate(self, node: NodePresence) -> Candidate | None:
         """A node as the scorer sees it; None while its capabilities are not known or its availability is not fresh."""
@@ -189,28 +182,46 @@ class PresenceView:
         return node.availability is not None and now - node.availability_at <= FRESH_S
 
     def _decides(self, node: NodePresence, now: float) -> tuple[object, ...]:
-        """The part of a node's words that can change where a task goes."""
-        availability, capability = node.availability, node.capability
-        return (
-            (
-                self._fresh(node, now) and availability.available_for_work,
-                availability.current_tasks,
-                availability.max_tasks,
-            )
-            if availability is not None
-            else None,
-            (capability.expertise, capability.capabilities, capability.specialization, capability.models)
-            if capability is not None
-            else None,
-            node.role.role if node.role is not None else None,
-        )
+        """The part of a node's messages that can change where a task goes."""
+        load: tuple[object, ...] = ()
+        skills: tuple[object, ...] = ()
+        if (said := node.availability) is not None:
+            load = (self._fresh(node, now) and said.available_for_work, said.current_tasks, said.max_tasks)
+        if (able := node.capability) is not None:
+            skills = (able.expertise, able.capabilities, able.specialization, able.models)
+        return load, skills, node.role.role if node.role is not None else None
+
+
+class Broadcast:
+    """One kind of message: published every `interval` seconds, sooner after a change, but not twice in `CHANGE_S`."""
+
+    def __init__(self, clock: IReactorTime, kind: str, publish: Callable[[], None], interval: float) -> None:
+        self.loop = Periodic(clock, f"presence: {kind}", self._run, lambda: interval)
+        self._clock = clock
+        self._publish = publish
+        self._last = -CHANGE_S
+
+    def soon(self, gather: float = 0.0) -> None:
+        """Publish within `gather` seconds, or as soon as the rate allows, and periodically from there."""
+        now = self._clock.seconds()
+        due, planned = max(now + gather, self._last + CHANGE_S), self.loop.timer.at
+        if planned is not None and planned <= due:
+            return
+        if due <= now:
+            self.loop.run()
+        else:
+            self.loop.start(due - now)
+
+    def _run(self) -> None:
+        self._last = self._clock.seconds()
+        self._publish()
 
 
 class PresenceService(Service):
-    """Says who we are and what we do; `view` holds what the others said.
+    """Publishes this node's presence; `view` holds that of the others.
 
-    `load` is asked whenever something is said. Call `load_changed` when it changes; a broadcast follows within
-    `CHANGE_S`. `starts`: which start of the node this is, and those of others.
+    `load` is asked for each message. Call `load_changed` when it changes; a broadcast follows within `CHANGE_S`.
+    `starts`: which start of the node this is, and those of others.
     """
 
     _log = Logger()
@@ -226,17 +237,18 @@ class PresenceService(Service):
     ) -> None:
         self._starts = starts
         self.view = PresenceView(clock.seconds, pubsub.is_connected)
-        self.errors = 0
-        """Periodic bodies and watchers that failed (each is logged)."""
         self._messaging = messaging
         self._pubsub = pubsub
         self._clock = clock
         self._profile = profile
         self._load = load
-        self._timers: dict[str, IDelayedCall] = {}
-        self._said: dict[str, float] = {}
-        """When each kind was last said."""
         self._watchers: list[Callable[[], None]] = []
+        self._watchers_failed = 0
+        self._capability = Broadcast(clock, "capability", self._publish_capability, CAPABILITY_S)
+        self._role = Broadcast(clock, "role", self._publish_role, CAPABILITY_S)
+        self._availability = Broadcast(clock, "availability", self._publish_availability, AVAILABILITY_S)
+        self._broadcasts = (self._capability, self._role, self._availability)
+        self._status = Periodic(clock, "presence: status", self._log_status, lambda: STATUS_S)
         self._take_part()
         for payload in (AvailabilityBcast, CapabilityBcast, RoleAnnouncement):
             messaging.listen(payload, self._heard)
@@ -246,46 +258,45 @@ class PresenceService(Service):
     def profile(self) -> Profile:
         return self._profile
 
+    @property
+    def errors(self) -> int:
+        """Periodic bodies and watchers that failed (each is logged)."""
+        loops = [each.loop for each in self._broadcasts]
+        return self._watchers_failed + sum(loop.errors for loop in (*loops, self._status))
+
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
-        self._repeat("capability", CAPABILITY_S, self._say_capability)
-        self._repeat("role", CAPABILITY_S, self._say_role)
-        self._repeat("availability", AVAILABILITY_S, self._say_availability)
-        self._after("status", STATUS_S, lambda: self._repeat("status", STATUS_S, self._status))
+        for broadcast in self._broadcasts:
+            broadcast.loop.run()
+        self._status.start()
 
     def stopService(self) -> None:
         super().stopService()  # type: ignore[no-untyped-call]
-        for timer in self._timers.values():
-            if timer.active():
-                timer.cancel()
-        self._timers.clear()
+        for broadcast in self._broadcasts:
+            broadcast.loop.stop()
+        self._status.stop()
 
     def watch(self, changed: Callable[[], None]) -> None:
-        """Hear when what is known of the others changes where a task could go."""
+        """Call `changed` when news of the others may change where a task goes."""
         self._watchers.append(changed)
 
     def load_changed(self) -> None:
         """The number of tasks, or whether more are taken, changed."""
-        self._soon("availability", AVAILABILITY_S, self._say_availability)
+        self._soon(self._availability)
 
     def update(self, profile: Profile) -> None:
-        """Be something else: what changed is said at once (within `CHANGE_S`)."""
+        """Publish the changes at once (within `CHANGE_S`)."""
         before, self._profile = self._profile, profile
         self._take_part()
         if attrs.evolve(before, role=profile.role, reports_to=profile.reports_to) != profile:
-            self._soon("capability", CAPABILITY_S, self._say_capability)
+            self._soon(self._capability)
         if before != profile:
-            self._soon("role", CAPABILITY_S, self._say_role)
+            self._soon(self._role)
 
     def _take_part(self) -> None:
-        """Be on the static topics and on those of the profile."""
-        profile = self._profile
-        wanted = profile_topics(
-            role=profile.role,
-            expertise=profile.expertise,
-            reports_to=profile.reports_to,
-            agent_id=profile.agent_id,
-        )
+        """Subscribe to the static topics and to those of the profile."""
+        me = self._profile
+        wanted = profile_topics(role=me.role, expertise=me.expertise, reports_to=me.reports_to, agent_id=me.agent_id)
         if wanted.left_out:
             self._log.warn(
                 "no topic is joined for {names}: they are too long, or too many",
@@ -294,11 +305,11 @@ class PresenceService(Service):
             )
         self._messaging.take_part([*STATIC, *wanted.topics])
 
-    # What we say
+    # Ours
 
-    def _say_availability(self) -> None:
+    def _publish_availability(self) -> None:
         load = self._load()
-        self._say(
+        self._messaging.say(
             AvailabilityBcast(
                 node_id=str(self._messaging.peer_id),
                 available_for_work=load.available,
@@ -311,9 +322,9 @@ class PresenceService(Service):
             )
         )
 
-    def _say_capability(self) -> None:
+    def _publish_capability(self) -> None:
         profile, load = self._profile, self._load()
-        self._say(
+        self._messaging.say(
             CapabilityBcast(
                 agent_id=profile.agent_id,
                 node_id=str(self._messaging.peer_id),
@@ -329,11 +340,11 @@ class PresenceService(Service):
             )
         )
 
-    def _say_role(self) -> None:
+    def _publish_role(self) -> None:
         profile = self._profile
         if profile.role is None:
             return
-        self._say(
+        self._messaging.say(
             RoleAnnouncement(
                 agent_id=profile.agent_id,
                 node_id=str(self._messaging.peer_id),
@@ -346,10 +357,7 @@ class PresenceService(Service):
             )
         )
 
-    def _say(self, payload: Payload) -> None:
-        self._messaging.say(payload)
-
-    def _status(self) -> None:
+    def _log_status(self) -> None:
         """The line of every minute; the view ages with it."""
         self.view.expire()
         load = self._load()
@@ -369,62 +377,31 @@ class PresenceService(Service):
             received=counters["received"],
         )
 
-    # What we hear
+    # Theirs
 
     def _heard(self, envelope: Envelope, received: Received) -> None:
         payload = envelope.data
         if self._starts is not None and isinstance(payload, AvailabilityBcast) and payload.start is not None:
-            self._starts.heard(received.from_peer, payload.start)
+            self._starts.received(received.from_peer, payload.start)
         if self.view.node(received.from_peer) is None:
             # A newcomer that is connected to others alone: it does not know us either, as its own neighbours' would.
             self._arrived(received.from_peer, COORDINATION)
         if self.view.heard(envelope, received):
             for changed in self._watchers:
-                self._guarded("watcher of presence", changed)
+                try:
+                    changed()
+                except Exception:
+                    self._watchers_failed += 1
+                    self._log.failure("presence: a watcher failed")
 
     def _arrived(self, peer: PeerId, topic: str) -> None:
-        """A newcomer does not know what we said before it came. Those who come close together are told together."""
+        """A newcomer has missed what we published before. Those who come close together are told together."""
         if topic != COORDINATION:
             return
         gather = gather_time(len(self.view))
-        for kind, interval, say in (
-            ("capability", CAPABILITY_S, self._say_capability),
-            ("role", CAPABILITY_S, self._say_role),
-            ("availability", AVAILABILITY_S, self._say_availability),
-        ):
-            self._soon(kind, interval, say, gather)
+        for broadcast in self._broadcasts:
+            self._soon(broadcast, gather)
 
-    # Time
-
-    def _repeat(self, kind: str, interval: float, body: Callable[[], None]) -> None:
-        """Run `body` now and again every `interval` seconds, whatever it raises."""
-        self._after(kind, interval, lambda: self._repeat(kind, interval, body))
-        self._said[kind] = self._clock.seconds()
-        self._guarded(kind, body)
-
-    def _soon(self, kind: str, interval: float, body: Callable[[], None], gather: float = 0.0) -> None:
-        """Run `body` as soon as its rate allows, and its period from there."""
-        if not self.running:
-            return
-        now = self._clock.seconds()
-        due = max(now + gather, self._said.get(kind, now - CHANGE_S) + CHANGE_S)
-        timer = self._timers.get(kind)
-        if timer is not None and timer.active() and timer.getTime() <= due:
-            return
-        if due <= now:
-            self._repeat(kind, interval, body)
-        else:
-            self._after(kind, due - now, lambda: self._repeat(kind, interval, body))
-
-    def _after(self, kind: str, seconds: float, call: Callable[[], None]) -> None:
-        timer = self._timers.get(kind)
-        if timer is not None and timer.active():
-            timer.cancel()
-        self._timers[kind] = self._clock.callLater(seconds, call)
-
-    def _guarded(self, kind: str, body: Callable[[], None]) -> None:
-        try:
-            body()
-        except Exception:
-            self.errors += 1
-            self._log.failure("presence: {kind} failed", kind=kind)
+    def _soon(self, broadcast: Broadcast, gather: float = 0.0) -> None:
+        if self.running:
+            broadcast.soon(gather)

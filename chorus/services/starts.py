@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FILE = "starts.json"
 MAX_FILE_BYTES = 256
 FRESH_S = 5.0
-"""How long a signed record is said again before it is signed anew."""
+"""How long a signed record is sent again before it is signed anew."""
 
 
 class StartCount:
@@ -56,8 +56,8 @@ class StartCount:
 
 
 class Starts:
-    """Says this start, and hears of others. `wall` gives Unix seconds; `twin` is called, with a line for a person, when
-    this node has to stop."""
+    """Publishes this start, and receives those of others. `wall` gives Unix seconds; `twin` is called, with a line for
+    a person, when this node has to stop."""
 
     _log = Logger()
 
@@ -85,7 +85,7 @@ class Starts:
         """Call `show` for a peer that should be shown the record of another start of it."""
         self._watchers.append(show)
 
-    # Saying
+    # Ours
 
     def record(self) -> bytes:
         """Ours, signed a moment ago."""
@@ -99,14 +99,14 @@ class Starts:
         """The same, as it stands in messages."""
         return base64.urlsafe_b64encode(self.record()).decode().rstrip("=")
 
-    def other_of(self, peer: PeerId, told: bytes | None) -> bytes | None:
-        """A record to show to `peer`, whose connection told us the record `told`."""
-        return self._known.other_than(peer, _instance_of(told))
+    def other_of(self, peer: PeerId, theirs: bytes | None) -> bytes | None:
+        """A record to show to `peer`, whose connection gave us the record `theirs`."""
+        return self._known.other_than(peer, _instance_of(theirs))
 
-    # Hearing
+    # Theirs
 
-    def heard(self, peer: PeerId, encoded: bytes | str) -> None:
-        """`peer` said that this is its start. What is no such record is passed over: it proves nothing."""
+    def received(self, peer: PeerId, encoded: bytes | str) -> None:
+        """`peer` sent the record of its start. Anything else is dropped: it proves nothing."""
         sealed = _decoded(encoded) if isinstance(encoded, str) else encoded
         try:
             record = StartRecord.open(sealed)
@@ -120,8 +120,8 @@ class Starts:
                 show(peer)
 
     def shown(self, encoded: bytes) -> bool:
-        """A member shows us the record of another start of ours. Whether that member should hear our own record, newly
-        signed, to show it there."""
+        """A member shows us the record of another start of ours. Returns whether that member should get our own record,
+        newly signed, to show it there."""
         try:
             record = StartRecord.open(encoded)
         except EnvelopeError:
@@ -165,8 +165,8 @@ def _decoded(text: str) -> bytes:
         return b""
 
 
-def _instance_of(told: bytes | None) -> bytes | None:
+def _instance_of(record: bytes | None) -> bytes | None:
     try:
-        return None if told is None else StartRecord.open(told).start.instance
+        return None if record is None else StartRecord.open(record).start.instance
     except EnvelopeError:
         return None

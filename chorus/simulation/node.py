@@ -22,9 +22,12 @@ from chorus.protocols.connection.shell import ConnectionLimits
 from chorus.protocols.gossipsub.params import GossipParams
 from chorus.protocols.limits import HostLimits
 from chorus.services.p2p.admission import AdmissionService
-from chorus.services.p2p.host import OpenAdmission, P2PService
+from chorus.services.p2p.gate import OpenAdmission
+from chorus.services.p2p.host import P2PService
+from chorus.services.p2p.settings import HostSettings
 from chorus.services.pubsub.seqno import begin
 from chorus.services.pubsub.service import PubSubService
+from chorus.services.pubsub.settings import PubSubSettings
 from chorus.simulation.clock import NodeClock
 from chorus.simulation.disk import DiskFaults, SimDisk
 from chorus.simulation.net.network import SimNet
@@ -147,14 +150,16 @@ class SimNode:
             reactor,
             self.identity,
             admission=admission or OpenAdmission(),
-            listen=[Multiaddr.tcp(self.host.ip, PORT)],
-            open_mode=admission is None,
-            limits=options.limits,
-            connection_limits=options.connections,
+            settings=HostSettings(
+                listen=[Multiaddr.tcp(self.host.ip, PORT)],
+                open_mode=admission is None,
+                limits=options.limits,
+                connections=options.connections,
+                security=self.security,
+                wall_ns=self.clock.wall_ns,
+            ),
             rng=rng,
             random_bytes=rng.randbytes,
-            wall_ns=self.clock.wall_ns,
-            security=self.security,
         )
         host: Host = self.p2p
         if options.tapped:
@@ -170,8 +175,10 @@ class SimNode:
 
     def make_pubsub(self, host: Host, rng: Any) -> PubSubService:
         # As the runtime does: in a cluster every member counts its messages up.
-        params = attrs.evolve(self.options.gossip, growing_seqno=bool(self.options.secret))
-        return PubSubService(host, self.identity, self.reactor, rng=rng, params=params, first_seqno=self._first_seqno)
+        settings = PubSubSettings(attrs.evolve(self.options.gossip, growing_seqno=bool(self.options.secret)))
+        return PubSubService(
+            host, self.identity, self.reactor, rng=rng, settings=settings, first_seqno=self._first_seqno
+        )
 
     def _first_seqno(self) -> int:
         first, self._seqno = begin(self.clock.wall_ns(), self._seqno)

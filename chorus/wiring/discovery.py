@@ -1,4 +1,4 @@
-"""Finding the other members."""
+"""Builds discovery."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from chorus.multiformats.multiaddr import Multiaddr
-from chorus.services.discovery.service import MEMORY, DiscoveryService, MdnsFactory
+from chorus.services.discovery.memory import MEMORY
+from chorus.services.discovery.service import DiscoveryService
+from chorus.services.discovery.settings import DiscoverySettings, MdnsFactory
 
 if TYPE_CHECKING:
     from chorus.identity import Identity, PeerId
@@ -30,12 +32,14 @@ def build_discovery(
         around.reactor,
         rng=around.rng,
         wall_ns=around.wall_ns,
-        contacts=contacts,
-        join_stagger_ms=settings.join_stagger_ms,
-        memory=None if settings.open else around.path / MEMORY,
-        make_mdns=_mdns(around, p2p) if settings.mdns_enabled and not settings.open else None,
-        exchange_peers=not settings.open,
-        in_thread=in_thread,
+        settings=DiscoverySettings(
+            contacts=contacts,
+            join_stagger_ms=settings.join_stagger_ms,
+            exchange_peers=not settings.open,
+            memory=None if settings.open else around.path / MEMORY,
+            in_thread=in_thread,
+            make_mdns=_mdns(around, p2p) if settings.mdns_enabled and not settings.open else None,
+        ),
     )
 
 

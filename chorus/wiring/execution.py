@@ -9,7 +9,9 @@ import attrs
 
 from chorus.sandbox.archive import archives
 from chorus.seams import MembersMayAll
-from chorus.services.blobs.service import BlobLimits, BlobService, ThreadOffload
+from chorus.services.blobs.offload import ThreadOffload
+from chorus.services.blobs.service import BlobService
+from chorus.services.blobs.serving import BlobLimits
 from chorus.services.execution.executor import AgentProfile, ExecutorService
 from chorus.services.execution.headroom import Headroom
 from chorus.services.execution.sandbox import SandboxService, sandbox_service

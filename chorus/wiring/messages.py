@@ -1,4 +1,4 @@
-"""Pub/sub, the envelopes on it, and what the node says of itself there."""
+"""Builds pub/sub, messaging on it, and presence."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from chorus.services.messaging import Messaging
 from chorus.services.presence import Load, PresenceService, Profile
 from chorus.services.pubsub.seqno import first_seqno
 from chorus.services.pubsub.service import PubSubService
+from chorus.services.pubsub.settings import PeerRecords, PubSubSettings
 
 if TYPE_CHECKING:
     from chorus.identity import Identity, PeerId
@@ -43,19 +44,20 @@ def build_messages(
     take_up: Callable[[PeerId, PeerId, bytes | None], None],
     starts: Starts | None,
 ) -> Messages:
-    """`record_of` and `take_up`: what peer exchange needs of discovery, which is built later and stopped earlier."""
+    """`record_of` and `take_up` come from discovery, which is built later and stopped earlier."""
     settings = around.settings
     pubsub = PubSubService(
         p2p,
         identity,
         around.reactor,
         rng=around.rng,
-        # Members count their sequence numbers up; foreign peers of open mode may draw them (js does).
-        params=GossipParams(growing_seqno=not settings.open),
-        direct=[Multiaddr.parse(each) for each in settings.gossip_direct_peers],
-        shared_networks=[ip_network(each) for each in settings.gossip_shared_networks],
-        record_of=record_of,
-        take_up=take_up,
+        settings=PubSubSettings(
+            # Members count their sequence numbers up; foreign peers of open mode may draw them (js does).
+            params=GossipParams(growing_seqno=not settings.open),
+            direct=[Multiaddr.parse(each) for each in settings.gossip_direct_peers],
+            shared_networks=[ip_network(each) for each in settings.gossip_shared_networks],
+        ),
+        exchange=PeerRecords(record_of, take_up),
         first_seqno=lambda: first_seqno(around.path, around.wall_ns()),
     )
     messaging = Messaging(

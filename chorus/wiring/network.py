@@ -1,4 +1,4 @@
-"""The membership in a cluster, who is let in, and the P2P node."""
+"""Builds the cluster's membership, admission, and the P2P node."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from chorus.protocols.limits import HostLimits
 from chorus.security.membership import check_open_mode
 from chorus.services.cluster import ClusterService, load_membership
 from chorus.services.p2p.admission import AdmissionService
-from chorus.services.p2p.host import Admission, OpenAdmission, P2PService
+from chorus.services.p2p.gate import Admission, OpenAdmission
+from chorus.services.p2p.host import P2PService
+from chorus.services.p2p.settings import HostSettings
 
 if TYPE_CHECKING:
     from chorus.identity import Identity
@@ -58,11 +60,13 @@ def _p2p(around: Surroundings, identity: Identity, admission: Admission, starts:
         around.reactor,
         identity,
         admission=admission,
-        listen=[Multiaddr.tcp(settings.p2p_bind, settings.p2p_port)],
-        last_port=around.last_port("p2p"),
-        announce=[Multiaddr.parse(each) for each in settings.announce],
-        open_mode=settings.open,
-        limits=HostLimits(max_inbound_connections=half, max_outbound_connections=settings.max_connections - half),
+        settings=HostSettings(
+            listen=[Multiaddr.tcp(settings.p2p_bind, settings.p2p_port)],
+            last_port=around.last_port("p2p"),
+            announce=[Multiaddr.parse(each) for each in settings.announce],
+            open_mode=settings.open,
+            limits=HostLimits(max_inbound_connections=half, max_outbound_connections=settings.max_connections - half),
+        ),
         rng=around.rng,
         random_bytes=around.random_bytes,
         starts=starts,

@@ -19,8 +19,11 @@ from chorus.protocols.gossipsub.rpc import message_frame, subscription_frames
 from chorus.protocols.gossipsub.sign import Signer
 from chorus.protocols.stream import ProtocolOptions
 from chorus.protocols.streamio import StreamIO
-from chorus.services.p2p.host import OpenAdmission, P2PService
+from chorus.services.p2p.gate import OpenAdmission
+from chorus.services.p2p.host import P2PService
+from chorus.services.p2p.settings import HostSettings
 from chorus.services.pubsub.service import PubSubService
+from chorus.services.pubsub.settings import PubSubSettings
 from chorus.services.pubsub.topics import Received
 from tests.integration.test_hostile_peers import HostileCase
 from tests.protocols.test_gossip import graft
@@ -109,9 +112,11 @@ class PubSubCase(HostileCase):
 
     async def member(self) -> PubSubService:
         identity = Identity.generate()
-        host = P2PService(reactor, identity, admission=OpenAdmission(), open_mode=True)
+        host = P2PService(reactor, identity, admission=OpenAdmission(), settings=HostSettings(open_mode=True))
         host.startService()
-        pubsub = PubSubService(host, identity, reactor, rng=random.Random(2), params=GossipParams(heartbeat=0.2))
+        pubsub = PubSubService(
+            host, identity, reactor, rng=random.Random(2), settings=PubSubSettings(GossipParams(heartbeat=0.2))
+        )
         pubsub.startService()
         self.addCleanup(host.stopService)
         self.addCleanup(pubsub.stopService)
@@ -163,7 +168,7 @@ class PubSubCase(HostileCase):
 
     async def _speaker(self, subscribed: bool, grafted: bool) -> Speaker:
         identity = Identity.generate()
-        host = P2PService(reactor, identity, admission=OpenAdmission(), open_mode=True)
+        host = P2PService(reactor, identity, admission=OpenAdmission(), settings=HostSettings(open_mode=True))
         speaker = Speaker(identity, host)
         host.startService()
         self.addCleanup(host.stopService)

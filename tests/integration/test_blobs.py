@@ -15,7 +15,8 @@ from twisted.trial.unittest import TestCase
 
 from chorus.identity import Identity
 from chorus.protocols.blobs import CHUNK
-from chorus.services.blobs.service import BlobService, ThreadOffload
+from chorus.services.blobs.offload import ThreadOffload
+from chorus.services.blobs.service import BlobService
 from chorus.services.p2p.admission import AdmissionService
 from chorus.services.p2p.host import P2PService
 from chorus.services.store import StoreService

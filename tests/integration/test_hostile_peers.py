@@ -33,7 +33,8 @@ from chorus.protocols.envelope import PeerRecord
 from chorus.protocols.proto.identify_pb2 import Identify
 from chorus.protocols.stream import StreamClosed
 from chorus.protocols.streamio import StreamIO
-from chorus.services.p2p.host import OpenAdmission, P2PService
+from chorus.services.p2p.gate import OpenAdmission
+from chorus.services.p2p.host import P2PService
 
 SCRIPT = Path(__file__).with_name("victim.py")
 LONGEST_TURN = 0.25

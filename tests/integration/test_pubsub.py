@@ -17,9 +17,12 @@ from chorus.protocols.gossipsub.params import MAX_RPC, MESHSUB_1_1, GossipParams
 from chorus.protocols.stream import ProtocolOptions
 from chorus.seams import PassThrough
 from chorus.services.messaging import Messaging
-from chorus.services.p2p.host import OpenAdmission, P2PService
+from chorus.services.p2p.gate import OpenAdmission
+from chorus.services.p2p.host import P2PService
+from chorus.services.p2p.settings import HostSettings
 from chorus.services.presence import Load, PresenceService, Profile
 from chorus.services.pubsub.service import PubSubService
+from chorus.services.pubsub.settings import PubSubSettings
 from chorus.services.pubsub.topics import Received
 
 TOPIC = "test/topic"
@@ -28,9 +31,9 @@ TOPIC = "test/topic"
 class Node:
     def __init__(self, number: int, **params: object) -> None:
         identity = Identity.generate()
-        self.host = P2PService(reactor, identity, admission=OpenAdmission(), open_mode=True)
+        self.host = P2PService(reactor, identity, admission=OpenAdmission(), settings=HostSettings(open_mode=True))
         self.pubsub = PubSubService(
-            self.host, identity, reactor, rng=random.Random(number), params=GossipParams(**params)
+            self.host, identity, reactor, rng=random.Random(number), settings=PubSubSettings(GossipParams(**params))
         )
         self.messaging = Messaging(
             self.pubsub, identity.peer_id, redactor=PassThrough(), wall=time.time, random=os.urandom
@@ -135,7 +138,7 @@ class Loopback(TestCase):
         one.host.connection(two.host.peer_id).close()
         await until(lambda: not one.pubsub.peers() and not two.pubsub.peers())
         await two.host.dial(one.host.peer_id, one.host.listen_addresses())
-        await until(lambda: one.pubsub.subscribers_of(TOPIC) and two.pubsub.subscribers_of(TOPIC))
+        await until(lambda: one.pubsub.router.subscribers(TOPIC) and two.pubsub.router.subscribers(TOPIC))
         two.pubsub.publish(TOPIC, b"2")
         await until(lambda: one.heard)
 
@@ -161,7 +164,7 @@ class Loopback(TestCase):
         """CVE-2026-86040 and its like against a live node, with a bystander."""
         node, bystander = self.nodes(2)
         await self.join([node, bystander])
-        bad = P2PService(reactor, Identity.generate(), admission=OpenAdmission(), open_mode=True)
+        bad = P2PService(reactor, Identity.generate(), admission=OpenAdmission(), settings=HostSettings(open_mode=True))
         bad.register(MESHSUB_1_1, lambda stream: stream.set_receiver(_Closed()), ProtocolOptions())
         bad.startService()
         self.addCleanup(bad.stopService)
@@ -184,7 +187,7 @@ class Loopback(TestCase):
             await until(lambda number=number: len(node.heard) == number)
             self.assertEqual(node.pubsub.counters()["streams_refused"], number)
         self.assertFalse(connection.closed)
-        self.assertEqual(node.pubsub.subscribers_of(COORDINATION), [bystander.host.peer_id])
+        self.assertEqual(node.pubsub.router.subscribers(COORDINATION), [bystander.host.peer_id.raw])
 
 
 class _Closed:

@@ -32,8 +32,11 @@ from chorus.protocols.gossipsub.score_params import ScoreParams, TopicScoreParam
 from chorus.protocols.limits import HostLimits  # noqa: E402
 from chorus.seams import PassThrough  # noqa: E402
 from chorus.services.messaging import Messaging  # noqa: E402
-from chorus.services.p2p.host import OpenAdmission, P2PService  # noqa: E402
+from chorus.services.p2p.gate import OpenAdmission  # noqa: E402
+from chorus.services.p2p.host import P2PService  # noqa: E402
+from chorus.services.p2p.settings import HostSettings  # noqa: E402
 from chorus.services.pubsub.service import PubSubService  # noqa: E402
+from chorus.services.pubsub.settings import PubSubSettings  # noqa: E402
 from chorus.services.pubsub.topics import Received  # noqa: E402
 
 STATUS = os.open("/proc/self/status", os.O_RDONLY)
@@ -95,16 +98,18 @@ def fast_pubsub(host: P2PService, identity: Identity, degree: int) -> PubSubServ
         identity,
         reactor,
         rng=random.Random(1),
-        params=GossipParams(
-            heartbeat=0.2,
-            growing_seqno=True,
-            d=degree,
-            d_lo=degree - 1,
-            d_score=min(4, degree),
-            d_out=min(2, degree // 2),
-        ),
-        score_params=ScoreParams(
-            topic=TopicScoreParams(mesh_deliveries_activation=3.0, mesh_time_quantum=0.2), decay_interval=0.2
+        settings=PubSubSettings(
+            GossipParams(
+                heartbeat=0.2,
+                growing_seqno=True,
+                d=degree,
+                d_lo=degree - 1,
+                d_score=min(4, degree),
+                d_out=min(2, degree // 2),
+            ),
+            ScoreParams(
+                topic=TopicScoreParams(mesh_deliveries_activation=3.0, mesh_time_quantum=0.2), decay_interval=0.2
+            ),
         ),
     )
 
@@ -218,9 +223,11 @@ def main() -> None:
         reactor,
         identity,
         admission=OpenAdmission(),
-        open_mode=True,
-        limits=HostLimits(max_buffered=flags.buffered),
-        connection_limits=ConnectionLimits(handshake_s=flags.handshake),
+        settings=HostSettings(
+            open_mode=True,
+            limits=HostLimits(max_buffered=flags.buffered),
+            connections=ConnectionLimits(handshake_s=flags.handshake),
+        ),
     )
     StandardIO(Victim(host, fast_pubsub(host, identity, flags.degree) if flags.pubsub else None, turns))
     reactor.run()

@@ -18,8 +18,11 @@ from chorus.identity import Identity, PeerId
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols import identify, ping
 from chorus.protocols.gossipsub.params import MESHSUB_1_0, PROTOCOLS, GossipParams
-from chorus.services.p2p.host import OpenAdmission, P2PService
+from chorus.services.p2p.gate import OpenAdmission
+from chorus.services.p2p.host import P2PService
+from chorus.services.p2p.settings import HostSettings
 from chorus.services.pubsub.service import PubSubService
+from chorus.services.pubsub.settings import PubSubSettings
 from chorus.services.pubsub.topics import Received
 from tests.interop.foreign import ForeignPeer
 
@@ -60,9 +63,10 @@ class Node:
 
     def __init__(self, params: GossipParams | None = None) -> None:
         identity = Identity.generate()
+        settings = PubSubSettings() if params is None else PubSubSettings(params)
         self.signature = Signature(identity)
-        self.host = P2PService(reactor, identity, admission=OpenAdmission(), open_mode=True)
-        self.pubsub = PubSubService(self.host, self.signature, reactor, rng=random.Random(1), params=params)
+        self.host = P2PService(reactor, identity, admission=OpenAdmission(), settings=HostSettings(open_mode=True))
+        self.pubsub = PubSubService(self.host, self.signature, reactor, rng=random.Random(1), settings=settings)
         self.heard: list[Received] = []
         self.joined: list[PeerId] = []
         self.left: list[PeerId] = []
@@ -280,7 +284,7 @@ class Exchange:
         full = await self.node_with_a_full_mesh()
         await self.foreign.ask("subscribe", topic=TOPIC)
         await self.foreign.ask("connect", addr=str(full.address))
-        await until(lambda: self.foreign.peer_id in full.pubsub.subscribers_of(TOPIC), "their subscription")
+        await until(lambda: self.foreign.peer_id.raw in full.pubsub.router.subscribers(TOPIC), "their subscription")
         full.pubsub.publish(TOPIC, b"announced")
         [message] = (await self.foreign.ask("received", count=1))["messages"]
         self.assertEqual((message["from"], message["data"]), (str(full.peer_id), b"announced".hex()))

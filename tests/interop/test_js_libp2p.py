@@ -24,7 +24,7 @@ class JsLibp2p(Exchange, InteropCase):
         await self.they_dial()
         await self.meet([self.node], [self.foreign])
         await self.foreign.ask("connect", addr=str(full.address))
-        await until(lambda: self.foreign.peer_id in full.pubsub.subscribers_of(TOPIC), "their subscription")
+        await until(lambda: self.foreign.peer_id.raw in full.pubsub.router.subscribers(TOPIC), "their subscription")
         message_id = self.node.pubsub.publish(TOPIC, b"announced")
         await until(lambda: full.heard, "what they announced")
         self.assertEqual(full.heard, [Received(TOPIC, self.node.peer_id, b"announced", message_id)])

@@ -5,13 +5,16 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import attrs
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from chorus.identity import Identity
 from chorus.protocols.stream import Connection
-from chorus.services.p2p.host import OpenAdmission, P2PService
+from chorus.services.p2p.gate import OpenAdmission
+from chorus.services.p2p.host import P2PService
+from chorus.services.p2p.settings import HostSettings
 
 
 class HostCase(TestCase):
@@ -20,7 +23,9 @@ class HostCase(TestCase):
     def host(self, *, start: bool = True, **how: Any) -> P2PService:
         how.setdefault("admission", OpenAdmission())
         how.setdefault("open_mode", isinstance(how["admission"], OpenAdmission))
-        host = P2PService(reactor, how.pop("identity", None) or Identity.generate(), rng=random.Random(1), **how)
+        settings = HostSettings(**{each: how.pop(each) for each in attrs.fields_dict(HostSettings) if each in how})
+        identity = how.pop("identity", None) or Identity.generate()
+        host = P2PService(reactor, identity, settings=settings, rng=random.Random(1), **how)
         if start:
             host.startService()
             self.addCleanup(host.stopService)

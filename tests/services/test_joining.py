@@ -19,7 +19,9 @@ from chorus.security.jointoken import JoinToken
 from chorus.security.membership import Wishes
 from chorus.services.cluster import ClusterService
 from chorus.services.discovery.mdns import MdnsService
-from chorus.services.discovery.service import MEMORY, DiscoveryService
+from chorus.services.discovery.memory import MEMORY
+from chorus.services.discovery.service import DiscoveryService
+from chorus.services.discovery.settings import DiscoverySettings
 from chorus.services.p2p.admission import AdmissionService
 from chorus.services.p2p.host import P2PService
 from tests.services.discovery.test_mdns import usable
@@ -42,9 +44,11 @@ class Node:
             reactor,
             rng=random.Random(self.identity.peer_id.raw),
             wall_ns=time.time_ns,
-            contacts=[*contacts, *self.cluster.contacts],
-            memory=directory / MEMORY,
-            make_mdns=self.make_mdns if mdns else None,
+            settings=DiscoverySettings(
+                contacts=[*contacts, *self.cluster.contacts],
+                memory=directory / MEMORY,
+                make_mdns=self.make_mdns if mdns else None,
+            ),
         )
 
     def make_mdns(self, cluster_id: bytes, found) -> MdnsService:

@@ -71,25 +71,25 @@ class MessagingCase(PresenceCase):
 class Topics(MessagingCase):
     def test_static_ones_from_the_start(self) -> None:
         (one,) = self.nodes(1, expertise=("python",), reports_to="lead")
-        self.assertEqual(set(one.pubsub.topics()), set(STATIC))
+        self.assertEqual(set(one.pubsub.router.topics()), set(STATIC))
         self.assertEqual(one.messaging.topics(), sorted(STATIC))
 
     def test_those_of_the_profile_follow_it(self) -> None:
         (one,) = self.nodes(1, role="Developer", expertise=("python",), reports_to="lead")
         by_profile = {ROLE, "chorus/reports/lead", "chorus/reports/node1", "chorus/expertise/python"}
-        self.assertEqual(set(one.pubsub.topics()) - set(STATIC), by_profile)
+        self.assertEqual(set(one.pubsub.router.topics()) - set(STATIC), by_profile)
         one.presence.update(attrs.evolve(one.presence.profile, role="tester", expertise=("python", "rust")))
         by_profile = by_profile - {ROLE} | {"chorus/role/tester", "chorus/expertise/rust"}
-        self.assertEqual(set(one.pubsub.topics()) - set(STATIC), by_profile)
+        self.assertEqual(set(one.pubsub.router.topics()) - set(STATIC), by_profile)
         one.presence.update(attrs.evolve(one.presence.profile, role=None))
-        self.assertEqual(set(one.pubsub.topics()), set(STATIC))
+        self.assertEqual(set(one.pubsub.router.topics()), set(STATIC))
 
     def test_names_that_make_no_topic_are_told(self) -> None:
         with capturedLogs() as said:
             (one,) = self.nodes(1, role="developer", expertise=("é" * 60, "python"))
         left_out = [event["names"] for event in said if event.get("event") == "topics.left_out"]
         self.assertEqual(left_out, ["é" * 60])
-        self.assertIn("chorus/expertise/python", one.pubsub.topics())
+        self.assertIn("chorus/expertise/python", one.pubsub.router.topics())
 
     def test_joined_as_often_as_left(self) -> None:
         (one,) = self.nodes(1)
@@ -97,23 +97,23 @@ class Topics(MessagingCase):
         for _ in range(2):
             one.messaging.join(topic)
         one.messaging.leave(topic)
-        self.assertIn(topic, one.pubsub.topics())
+        self.assertIn(topic, one.pubsub.router.topics())
         for _ in range(3):
             one.messaging.leave(topic)
-        self.assertNotIn(topic, one.pubsub.topics())
+        self.assertNotIn(topic, one.pubsub.router.topics())
         one.messaging.join(topic)
-        self.assertIn(topic, one.pubsub.topics(), "leaving too often owes nothing")
+        self.assertIn(topic, one.pubsub.router.topics(), "leaving too often owes nothing")
 
     def test_a_topic_of_the_profile_stays_when_it_is_left(self) -> None:
         (one,) = self.nodes(1, role="developer")
         one.messaging.join(ROLE)
         one.messaging.leave(ROLE)
-        self.assertIn(ROLE, one.pubsub.topics())
+        self.assertIn(ROLE, one.pubsub.router.topics())
         one.messaging.join(ROLE)
         one.presence.update(attrs.evolve(one.presence.profile, role="tester"))
-        self.assertIn(ROLE, one.pubsub.topics(), "somebody still wants it")
+        self.assertIn(ROLE, one.pubsub.router.topics(), "somebody still wants it")
         one.messaging.leave(ROLE)
-        self.assertNotIn(ROLE, one.pubsub.topics())
+        self.assertNotIn(ROLE, one.pubsub.router.topics())
 
     def test_bounded(self) -> None:
         (one,) = self.nodes(1)
@@ -134,7 +134,7 @@ class Topics(MessagingCase):
                 one.messaging.join(topic)
             with self.assertRaises(BadTopic):
                 one.messaging.take_part([HEALTH, topic])
-        self.assertEqual(set(one.pubsub.topics()), set(STATIC), "nothing changed")
+        self.assertEqual(set(one.pubsub.router.topics()), set(STATIC), "nothing changed")
 
 
 class Saying(MessagingCase):

@@ -100,7 +100,7 @@ class Saying(StartsCase):
     def test_text_and_bytes_are_the_same(self) -> None:
         starts, other = self.starts(), Starts(BOB, StartCount(self.folder), LOW, wall=lambda: self.now, twin=self.fail)
         for said in (starts.text(), starts.record()):
-            other.heard(ALICE.peer_id, said)
+            other.received(ALICE.peer_id, said)
             self.assertEqual(other.other_of(ALICE.peer_id, None), starts.record())
 
 
@@ -113,9 +113,9 @@ class Heard(StartsCase):
 
     def test_two_instances_of_a_peer_are_shown_to_it(self) -> None:
         one, two = self.sealed(1, LOW, self.now - 1, by=BOB), self.sealed(2, HIGH, by=BOB)
-        self.starts_.heard(BOB.peer_id, one)
+        self.starts_.received(BOB.peer_id, one)
         self.assertEqual(self.shown, [])
-        self.starts_.heard(BOB.peer_id, two)
+        self.starts_.received(BOB.peer_id, two)
         self.assertEqual(self.shown, [BOB.peer_id])
         self.assertEqual(self.starts_.other_of(BOB.peer_id, one), two)
         self.assertEqual(self.starts_.other_of(BOB.peer_id, two), one)
@@ -123,20 +123,20 @@ class Heard(StartsCase):
         self.assertEqual(self.starts_.other_of(BOB.peer_id, b"nonsense"), two)
 
     def test_a_peer_that_started_anew_is_left_alone(self) -> None:
-        self.starts_.heard(BOB.peer_id, self.sealed(1, LOW, by=BOB))
+        self.starts_.received(BOB.peer_id, self.sealed(1, LOW, by=BOB))
         for _ in range(5):
             self.now += LIVE_S + 1
-            self.starts_.heard(BOB.peer_id, self.sealed(2, HIGH, by=BOB))
+            self.starts_.received(BOB.peer_id, self.sealed(2, HIGH, by=BOB))
         self.assertEqual(self.shown, [])
 
     def test_nobody_speaks_for_another(self) -> None:
         for said in (self.sealed(1, by=ALICE), self.sealed(1, by=Identity.from_seed(bytes([3] * 32)))):
-            self.starts_.heard(BOB.peer_id, said)
+            self.starts_.received(BOB.peer_id, said)
         self.assertIsNone(self.starts_.other_of(BOB.peer_id, None))
-        self.starts_.heard(ALICE.peer_id, self.sealed(9))
+        self.starts_.received(ALICE.peer_id, self.sealed(9))
         self.assertIsNone(self.starts_.other_of(ALICE.peer_id, None))
 
     def test_nonsense_is_passed_over(self) -> None:
         for said in (b"", "", "ä", "====", "a", b"\xff" * 100, "A" * 342):
-            self.starts_.heard(BOB.peer_id, said)
+            self.starts_.received(BOB.peer_id, said)
         self.assertEqual(self.shown, [])

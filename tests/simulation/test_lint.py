@@ -98,10 +98,10 @@ class OnlyForSimulation(PureTestCase):
         from chorus.protocols.connection.core import ConnectionCore
         from chorus.protocols.connection.shell import ConnectionProtocol
         from chorus.protocols.noise.handshake import NoiseHandshake
-        from chorus.services.p2p.host import P2PService
+        from chorus.services.p2p.settings import HostSettings
 
         for made, parameter in (
-            (P2PService, "security"),
+            (HostSettings, "security"),
             (ConnectionProtocol, "security"),
             (ConnectionCore, "make_handshake"),
         ):

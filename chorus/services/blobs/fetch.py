@@ -1,15 +1,16 @@
-"""One blob on its way from other members: manifests first, then chunks from several holders at once."""
+"""Fetches one blob from other members: manifests first, then chunks from several holders at once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredList, gatherResults
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from chorus.backoff import Backoff
 from chorus.errors import ChorusError, LimitExceeded, LocalError, UserError
 from chorus.protocols.blobs import (
     MAX_ANSWER,
@@ -34,8 +35,7 @@ if TYPE_CHECKING:
     from chorus.identity import PeerId
     from chorus.protocols.stream import Host
     from chorus.services.blobs.files import BlobFiles, Partial
-
-T = TypeVar("T")
+    from chorus.services.blobs.offload import Offload
 
 MAX_HOLDERS = 8
 """Asked for a manifest; a blob that none of eight has is not worth a ninth."""
@@ -47,9 +47,8 @@ CHUNK_TIMEOUT_S = 30.0
 FIRST_CHUNKS = 4
 """Chunks of a holder's first request; each further one asks for twice as many while all goes well."""
 RETRIES = 6
-RETRY_S = 0.25
-"""Back-off of a holder that fails without having sent anything: 0.25, 0.5, … 4 s, then it is given up; time enough
-to connect anew."""
+RETRY: Final = Backoff(0.25, 8.0)
+"""Of a holder that fails without having sent anything, until it has failed so often; time enough to connect anew."""
 BUSY_S = 1.0
 BUSY_RETRIES = 60
 """A holder that serves others is asked again for this many seconds."""
@@ -83,12 +82,6 @@ class UnknownBlob(UserError):
         self.sha256 = sha256
 
 
-class Offload(Protocol):
-    """Runs blocking work off the reactor's thread."""
-
-    def __call__(self, work: Callable[[], T]) -> Deferred[T]: ...
-
-
 @attrs.define
 class FetchCounters:
     """For the metrics; only ever grow."""
@@ -103,8 +96,8 @@ class FetchCounters:
 
 
 @attrs.frozen
-class Surroundings:
-    """What every fetch needs."""
+class FetchContext:
+    """The parts that every fetch shares."""
 
     host: Host
     clock: IReactorTime
@@ -131,11 +124,11 @@ class Fetch:
 
     _log = Logger()
 
-    def __init__(self, around: Surroundings, sha256: str, size_limit: int, holders: Sequence[PeerId]) -> None:
-        self._around = around
+    def __init__(self, context: FetchContext, sha256: str, size_limit: int, holders: Sequence[PeerId]) -> None:
+        self._context = context
         self._sha256 = sha256
         self._size_limit = size_limit
-        own = around.host.peer_id
+        own = context.host.peer_id
         self._holders = [each for each in dict.fromkeys(holders) if each != own][:MAX_HOLDERS]
         self._problems: dict[PeerId, ChorusError] = {}
         self._too_large = False
@@ -146,12 +139,12 @@ class Fetch:
         """Raises `UnknownBlob`, `BlobTooLarge`, `BlobUnavailable`, `BlobStoreFull` or `BlobStoreUnavailable`."""
         groups = await self._manifests()
         for manifest, holders in groups:
-            self._around.reserve(manifest.size - self.reserved)
+            self._context.reserve(manifest.size - self.reserved)
             self.reserved = manifest.size
             partial = await self._download(manifest, holders)
             if partial is not None:
                 return partial
-        self._around.counters.failed += 1
+        self._context.counters.failed += 1
         if self._too_large and not groups:
             raise BlobTooLarge(None, self._size_limit)
         if all(isinstance(problem, _NotThere) for problem in self._problems.values()):
@@ -162,16 +155,15 @@ class Fetch:
     # Manifests
 
     async def _manifests(self) -> list[tuple[Manifest, list[PeerId]]]:
-        """What the holders offer: those that agree together, first what an interrupted fetch had begun, then what
-        most of them say."""
+        """Offers of the holders, grouped by manifest: first what an interrupted fetch had begun, then what most of them
+        offer."""
         offers = await gatherResults([Deferred.fromCoroutine(self._manifest_of(each)) for each in self._holders])
         groups: dict[Manifest, list[PeerId]] = {}
         for peer, manifest in zip(self._holders, offers, strict=True):
             if manifest is not None:
                 groups.setdefault(manifest, []).append(peer)
-        begun = set(await self._around.offload(lambda: self._around.files.partial_manifests(self._sha256)))
-        ordered = sorted(groups.items(), key=lambda each: (each[0].encode() not in begun, -len(each[1])))
-        return ordered
+        begun = set(await self._context.offload(lambda: self._context.files.partial_manifests(self._sha256)))
+        return sorted(groups.items(), key=lambda each: (each[0].encode() not in begun, -len(each[1])))
 
     async def _manifest_of(self, peer: PeerId) -> Manifest | None:
         try:
@@ -194,18 +186,18 @@ class Fetch:
     # Chunks
 
     async def _download(self, manifest: Manifest, holders: list[PeerId]) -> Partial | None:
-        around = self._around
-        partial = await around.offload(lambda: around.files.partial(manifest))
+        context = self._context
+        partial = await context.offload(lambda: context.files.partial(manifest))
         try:
-            present = await around.offload(partial.present)
-            around.counters.resumed_bytes += sum(map(manifest.length, present))
+            present = await context.offload(partial.present)
+            context.counters.resumed_bytes += sum(map(manifest.length, present))
             download = Download(manifest, present)
             await self._from_all(download, partial, holders)
             if not download.complete:
                 partial.close()
                 return None
-            if await around.offload(partial.whole):
-                around.counters.fetched += 1
+            if await context.offload(partial.whole):
+                context.counters.fetched += 1
                 return partial
         except BaseException:
             partial.close()
@@ -213,7 +205,7 @@ class Fetch:
         # Every chunk is what the manifest says and the whole is not the blob: the manifest is the lie.
         for peer in holders:
             self._blame(peer, LyingHolder("its manifest is not that of the blob"))
-        await around.offload(partial.discard)
+        await context.offload(partial.discard)
         return None
 
     async def _from_all(self, download: Download, partial: Partial, holders: list[PeerId]) -> None:
@@ -256,7 +248,7 @@ class Fetch:
                 moved = download.missing < before
                 failures = failures if is_busy else 1 if moved else failures + 1
                 busy = busy + 1 if is_busy and not moved else 0
-            await deferLater(self._around.clock, BUSY_S if is_busy else RETRY_S * 2 ** (failures - 1))
+            await deferLater(self._context.clock, BUSY_S if is_busy else RETRY.ceiling(failures))
 
     async def _converse(self, peer: PeerId, download: Download, partial: Partial) -> None:
         """Requests on one stream until the blob is complete."""
@@ -267,13 +259,13 @@ class Fetch:
                 taken = download.take(most)
                 if not taken:
                     # Others are sending the rest; should one of them fail, its part is free again.
-                    await self._until_something_changes()
+                    await self._until_woken()
                     continue
                 try:
                     await self._receive(io, taken, download, partial)
                 finally:
                     download.give_back(taken)
-                    self._something_changed()
+                    self._wake_waiters()
                 most = min(MAX_CHUNKS_A_REQUEST, most * 2)
         except ChorusError as problem:
             io.reset(problem)
@@ -291,14 +283,14 @@ class Fetch:
             raise LyingHolder(f"it sends {answer.length} bytes for chunks {taken.start} to {taken.stop - 1}")
         for index in taken:
             data = await io.read_exactly(manifest.length(index))
-            if not await self._around.offload(lambda index=index, data=data: partial.write(index, data)):  # type: ignore[misc]
+            if not await self._context.offload(lambda index=index, data=data: partial.write(index, data)):  # type: ignore[misc]
                 raise LyingHolder(f"chunk {index} is not what its manifest says")
-            self._around.counters.fetched_bytes += len(data)
+            self._context.counters.fetched_bytes += len(data)
             download.arrived(index)
 
     async def _open(self, peer: PeerId, *, within: float) -> StreamIO:
-        stream = await self._around.host.open_stream(peer, [PROTOCOL])
-        return StreamIO(stream, self._around.clock, timeout=within)
+        stream = await self._context.host.open_stream(peer, [PROTOCOL])
+        return StreamIO(stream, self._context.clock, timeout=within)
 
     async def _answer(self, io: StreamIO) -> Answer:
         answer = Answer.decode(await io.read_delimited(MAX_ANSWER))
@@ -312,7 +304,7 @@ class Fetch:
 
     def _blame(self, peer: PeerId, problem: LyingHolder) -> None:
         self._problems[peer] = problem
-        self._around.counters.lies += 1
+        self._context.counters.lies += 1
         self._log.warn(
             "{peer} lied about blob {sha256}: {problem}",
             event="blob.lie",
@@ -321,12 +313,12 @@ class Fetch:
             problem=str(problem),
         )
 
-    def _until_something_changes(self) -> Deferred[None]:
+    def _until_woken(self) -> Deferred[None]:
         waiter: Deferred[None] = Deferred()
         self._waiting.append(waiter)
         return waiter
 
-    def _something_changed(self) -> None:
+    def _wake_waiters(self) -> None:
         waiting, self._waiting = self._waiting, []
         for waiter in waiting:
             if not waiter.called:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from chorus.errors import LocalError
-from chorus.files import FULL, is_shortage
+from chorus.files import FULL, is_shortage, sync_folder
 from chorus.protocols.blobs import CHUNK, Manifest, ManifestBuilder, is_blob_id
 
 MAX_PARTIALS = 16
@@ -98,9 +98,9 @@ class BlobFiles:
         path = self.path(sha256)
         if not path.parent.is_dir():
             path.parent.mkdir(0o700, exist_ok=True)
-            _sync_folder(self.directory)
+            sync_folder(self.directory)
         os.replace(file, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
     def intact(self, manifest: Manifest) -> bool:
         """Whether the blob's file still has its content."""
@@ -148,8 +148,8 @@ class BlobFiles:
                 folder.mkdir(0o700, parents=folder is self.directory)
                 made = True
         if made:
-            _sync_folder(self.directory)
-            _sync_folder(self.directory.parent)
+            sync_folder(self.directory)
+            sync_folder(self.directory.parent)
 
 
 class Ingest:
@@ -196,7 +196,7 @@ class Ingest:
 
 
 class Partial:
-    """A fetch on its way in, chunk by chunk in any order. What is there is believed only after it was hashed again."""
+    """A fetch on its way in, chunk by chunk in any order. Its content counts only after it was hashed again."""
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.manifest = manifest
@@ -285,11 +285,3 @@ def _files(folder: Path) -> Iterator[tuple[str, int]]:
         for entry in found:
             if is_blob_id(entry.name) and entry.is_file(follow_symlinks=False):
                 yield entry.name, entry.stat(follow_symlinks=False).st_size
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -23,7 +23,7 @@ QUARANTINE_S = 30 * 24 * 3600.0
 
 @attrs.frozen
 class Settled:
-    """What a start found; sizes in bytes."""
+    """The findings of a start; sizes in bytes."""
 
     known: dict[str, int]
     """Blobs that have a row and their file."""

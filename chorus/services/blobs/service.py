@@ -6,79 +6,38 @@ and files are off the reactor's thread.
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeVar, cast
+from typing import IO, TYPE_CHECKING
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
-from twisted.internet.threads import deferToThreadPool
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
-from twisted.python.threadpool import ThreadPool
 
 from chorus.bounded import Bounded
-from chorus.errors import ChorusError, LocalError
-from chorus.files import is_shortage
-from chorus.protocols.blobs import (
-    PROTOCOL,
-    Manifest,
-    is_blob_id,
-)
+from chorus.protocols.blobs import PROTOCOL, Manifest, is_blob_id
 from chorus.protocols.stream import ProtocolOptions
-from chorus.services.blobs.fetch import (
-    BlobTooLarge,
-    BlobUnavailable,
-    Fetch,
-    FetchCounters,
-    Offload,
-    Surroundings,
-    UnknownBlob,
-)
-from chorus.services.blobs.files import (
-    READ_SIZE,
-    BlobFiles,
-    BlobStoreFull,
-    BlobStoreUnavailable,
-    Ingest,
-    Partial,
-    refuse,
-)
+from chorus.services.blobs.fetch import BlobTooLarge, FetchContext, UnknownBlob
+from chorus.services.blobs.files import BlobFiles, BlobStoreFull, Ingest, Partial
+from chorus.services.blobs.offload import Offload
 from chorus.services.blobs.quarantine import FOLDER, QUARANTINE_S, Quarantine
-from chorus.services.blobs.serving import BlobServing, open_sized
-from chorus.services.blobs.sharing import BlobLock, SharedFetch, detached
-from chorus.services.blobs.upload import DigestMismatch, Upload
+from chorus.services.blobs.serving import BlobCounters, BlobLimits, BlobServing, open_sized
+from chorus.services.blobs.sharing import BlobLock, detached
+from chorus.services.blobs.sources import open_source, pieces
+from chorus.services.blobs.transfers import Transfers
+from chorus.services.blobs.upload import BlobUpload
 from chorus.store import blobs as table
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
+    from twisted.internet.interfaces import IReactorTime
 
     from chorus.identity import PeerId
     from chorus.protocols.stream import Host
     from chorus.seams import Document
     from chorus.store.database import Store
 
-__all__ = [
-    "BlobLimits",
-    "BlobRef",
-    "BlobService",
-    "BlobStoreFull",
-    "BlobStoreUnavailable",
-    "BlobTooLarge",
-    "BlobUnavailable",
-    "DigestMismatch",
-    "ThreadOffload",
-    "UnknownBlob",
-]
-
-T = TypeVar("T")
-
-THREADS = 4
 MAX_STREAMS_PER_PEER = 8
-MAX_FETCHES = 8
-"""Blobs fetched at once; further ones wait their turn."""
 MAX_REMEMBERED = 10_000
 """Blobs of which a holder is remembered."""
 
@@ -87,52 +46,6 @@ MAX_REMEMBERED = 10_000
 class BlobRef:
     sha256: str
     size: int
-
-
-@attrs.frozen
-class BlobLimits:
-    max_blob: int = 1024**3
-    """Bytes of one blob, whoever brings it."""
-    max_store: int = 20 * 1024**3
-    """Bytes of all blobs and of what is on its way in."""
-    max_serving: int = 16
-    """Answers under way at once; further requests hear `busy`."""
-    max_serving_per_peer: int = 6
-    """So that three slow members do not hold all of them."""
-
-
-@attrs.define
-class BlobCounters(FetchCounters):
-    stored: int = 0
-    stored_bytes: int = 0
-    served_bytes: int = 0
-    refused_busy: int = 0
-    refused_peers: int = 0
-    """Streams that ended because of what the peer did."""
-
-
-class SourceUnreadable(LocalError):
-    """A file that was to become a blob cannot be read."""
-
-    code = "blob_source_unreadable"
-
-
-class ThreadOffload:
-    """`Offload` on threads of its own."""
-
-    def __init__(self, reactor: IReactorFromThreads, threads: int = THREADS) -> None:
-        self._reactor = reactor
-        self._pool = ThreadPool(0, threads, "blobs")
-
-    def __call__(self, work: Callable[[], T]) -> Deferred[T]:
-        return cast("Deferred[T]", deferToThreadPool(self._reactor, self._pool, work))
-
-    def start(self) -> None:
-        self._pool.start()
-
-    def stop(self) -> None:
-        """Waits for what is running."""
-        self._pool.stop()
 
 
 class BlobService(Service):
@@ -159,7 +72,6 @@ class BlobService(Service):
         self._files = BlobFiles(directory)
         self._store = store
         self._host = host
-        self._clock = clock
         self._offload = offload
         self._wall = wall
         self._sizes: dict[str, int] = {}
@@ -167,20 +79,10 @@ class BlobService(Service):
         """When this process brought or fetched again what was here already, in Unix seconds."""
         self._reserved = 0
         self._locks: dict[str, BlobLock] = {}
-        self._fetches: dict[str, SharedFetch] = {}
-        self._fetch_slots = DeferredSemaphore(MAX_FETCHES)
         self._remembered: Bounded[str, PeerId] = Bounded(MAX_REMEMBERED)
-        self._server = BlobServing(
-            store=store,
-            clock=clock,
-            offload=offload,
-            size_of=self._sizes.get,
-            path=self._files.path,
-            counters=self.counters,
-            most=self.limits.max_serving,
-            per_peer=self.limits.max_serving_per_peer,
-        )
-        self._around = Surroundings(host, clock, self._files, offload, self.counters, self._reserve)
+        context = FetchContext(host, clock, self._files, offload, self.counters, self.reserve)
+        self._server = BlobServing(context, self.counters, store, self._sizes, self.limits)
+        self._transfers = Transfers(context, self, wall)
 
     # Life
 
@@ -222,14 +124,13 @@ class BlobService(Service):
         super().stopService()  # type: ignore[no-untyped-call]
         self._host.unregister(PROTOCOL)
         self._server.stop()
-        for fetch in list(self._fetches.values()):
-            fetch.cancel()
+        self._transfers.stop()
         return succeed(None)
 
-    # What is here
+    # Here
 
     def path_of(self, sha256: str) -> Path | None:
-        """Where the blob lies; read only. None when it is not here."""
+        """The blob's file, read only; None when it is not here."""
         return self._files.path(sha256) if sha256 in self._sizes else None
 
     def stat(self, sha256: str) -> Deferred[Document | None]:
@@ -279,16 +180,12 @@ class BlobService(Service):
 
     # In
 
-    def writer(self, expected_sha256: str | None) -> Upload:
-        """An upload that streams; see `Upload`."""
-        return Upload(
-            expected_sha256,
-            self.limits.max_blob,
-            ingest=lambda: Ingest(self._files),
-            offload=self._offload,
-            reserve=self._reserve,
-            keep=self._keep_ingest,
-        )
+    def writer(self, expected_sha256: str | None) -> BlobUpload:
+        """An upload that streams; see `BlobUpload`."""
+        return BlobUpload(expected_sha256, self.limits.max_blob, self, self._offload)
+
+    def ingest(self) -> Ingest:
+        return Ingest(self._files)
 
     def put_bytes(self, data: bytes) -> Deferred[BlobRef]:
         """Durable when it fires; cancelling only stops the waiting. Fails with `BlobTooLarge`, `BlobStoreFull` or
@@ -300,33 +197,33 @@ class BlobService(Service):
         return detached(self._put_file(path))
 
     async def _put_file(self, path: Path) -> BlobRef:
-        source, size = await self._offload(lambda: _open_source(path))
+        source, size = await self._offload(lambda: open_source(path))
         try:
-            return await self._put(size, lambda: _pieces(source, size))
+            return await self._put(size, lambda: pieces(source, size))
         finally:
             source.close()
 
-    async def _put(self, size: int, pieces: Callable[[], Iterable[bytes]]) -> BlobRef:
+    async def _put(self, size: int, content: Callable[[], Iterable[bytes]]) -> BlobRef:
         if size > self.limits.max_blob:
             raise BlobTooLarge(size, self.limits.max_blob)
 
         def take_in() -> tuple[Ingest, Manifest]:
             ingest = Ingest(self._files)
             try:
-                for piece in pieces():
+                for piece in content():
                     ingest.write(piece)
                 return ingest, ingest.sync()
             except BaseException:
                 ingest.abort()
                 raise
 
-        self._reserve(size)
+        self.reserve(size)
         try:
-            return await self._keep_ingest(*await self._offload(take_in))
+            return await self.keep_ingest(*await self._offload(take_in))
         finally:
-            self._reserve(-size)
+            self.reserve(-size)
 
-    async def _keep_ingest(self, ingest: Ingest, manifest: Manifest) -> BlobRef:
+    async def keep_ingest(self, ingest: Ingest, manifest: Manifest) -> BlobRef:
         return await self._keep(manifest, lambda: ingest.keep(manifest.sha256), ingest.abort)
 
     async def _keep(self, manifest: Manifest, into_place: Callable[[], None], drop: Callable[[], None]) -> BlobRef:
@@ -360,17 +257,14 @@ class BlobService(Service):
             self.counters.stored_bytes += size
             return BlobRef(sha256, size)
 
-    def _reserve(self, size: int) -> None:
+    def reserve(self, size: int) -> None:
         if size > 0 and self.used + self._reserved + size > self.limits.max_store:
             raise BlobStoreFull(f"the blobs have {self.used} bytes, their quota is {self.limits.max_store}")
         self._reserved += size
 
     def remove(self, sha256: str) -> Deferred[bool]:
         """False when it was not here. A reader that has it open keeps it until it is done."""
-        return Deferred.fromCoroutine(self._remove(sha256))
-
-    async def _remove(self, sha256: str) -> bool:
-        return await self._remove_unless(sha256, lambda: False)
+        return Deferred.fromCoroutine(self._remove_unless(sha256, lambda: False))
 
     def remove_unused(self, sha256: str, before: float, named: Callable[[], bool]) -> Deferred[bool]:
         """Remove it unless this process brought or fetched it (again) since `before` (Unix seconds) or it is `named`.
@@ -406,82 +300,16 @@ class BlobService(Service):
 
         Fails with `UnknownBlob`, `BlobTooLarge`, `BlobUnavailable`, `BlobStoreFull`, `BlobStoreUnavailable`.
         """
-        return Deferred.fromCoroutine(self._fetch(sha256, min(size_limit, self.limits.max_blob), holders))
+        return Deferred.fromCoroutine(self._transfers.fetch(sha256, min(size_limit, self.limits.max_blob), holders))
 
-    async def _fetch(self, sha256: str, limit: int, holders: Sequence[PeerId]) -> Path:
-        while True:
-            size = self._sizes.get(sha256)
-            if size is not None:
-                if size > limit:
-                    raise BlobTooLarge(size, limit)
-                self._used_at[sha256] = self._wall()
-                return self._files.path(sha256)
-            shared = self._fetches.get(sha256)
-            if shared is None:
-                running = Deferred.fromCoroutine(self._run_fetch(sha256, limit, holders))
-                shared = SharedFetch(running, limit, holders, lambda: self._fetches.pop(sha256, None))
-                if not shared.done:
-                    self._fetches[sha256] = shared
-                return await shared.wait()
-            if shared.covers(limit, holders):
-                return await shared.wait()
-            try:
-                await shared.wait()
-            except ChorusError:
-                # It asked others, or under another limit.
-                continue
-
-    async def _run_fetch(self, sha256: str, limit: int, holders: Sequence[PeerId]) -> Path:
-        if not is_blob_id(sha256):
-            raise UnknownBlob(sha256[:64])
-        await self._fetch_slots.acquire()
-        fetch = Fetch(self._around, sha256, limit, holders)
-        try:
-            partial = await fetch.run()
-            # Complete and verified: from here on it is kept even if nobody waits for it any more.
-            await detached(self._keep_partial(partial))
-        except ChorusError:
-            await self._prune(sha256)
-            raise
-        finally:
-            self._reserve(-fetch.reserved)
-            self._fetch_slots.release()
+    def here(self, sha256: str, limit: int) -> Path | None:
+        size = self._sizes.get(sha256)
+        if size is None:
+            return None
+        if size > limit:
+            raise BlobTooLarge(size, limit)
+        self._used_at[sha256] = self._wall()
         return self._files.path(sha256)
 
-    async def _keep_partial(self, partial: Partial) -> None:
+    async def keep_partial(self, partial: Partial) -> None:
         await self._keep(partial.manifest, lambda: partial.keep(self._files), partial.discard)
-
-    async def _prune(self, failed: str) -> None:
-        now, underway = self._wall(), set(self._fetches) - {failed}
-        try:
-            await self._offload(lambda: self._files.prune_partials(now, underway))
-        except ChorusError as problem:
-            self._log.warn("interrupted fetches could not be pruned: {problem}", problem=str(problem))
-
-
-def _open_source(path: Path) -> tuple[IO[bytes], int]:
-    try:
-        # Never wait for the other end of a pipe that somebody put in a file's place.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as problem:
-        if is_shortage(problem):
-            refuse(problem)
-        raise SourceUnreadable(f"{path} cannot be read: {problem.strerror}") from None
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
-        raise SourceUnreadable(f"{path} is no regular file")
-    return os.fdopen(descriptor, "rb", buffering=0), status.st_size
-
-
-def _pieces(source: IO[bytes], size: int) -> Iterable[bytes]:
-    left = size
-    while left:
-        try:
-            data = source.read(min(READ_SIZE, left))
-        except OSError as problem:
-            raise SourceUnreadable(f"the file cannot be read: {problem.strerror}") from None
-        if not data:
-            return
-        left -= len(data)
-        yield data

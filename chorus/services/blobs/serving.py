@@ -1,13 +1,14 @@
-"""Blobs given to other members: a bounded number of answers at once, at the pace of whoever reads them."""
+"""Serves blobs to other members: a bounded number of answers at once, at the pace of whoever reads them."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
@@ -23,16 +24,13 @@ from chorus.protocols.blobs import (
 )
 from chorus.protocols.stream import StreamClosed
 from chorus.protocols.streamio import EndOfStream, StreamIO
+from chorus.services.blobs.fetch import FetchContext, FetchCounters
 from chorus.services.blobs.files import BlobStoreUnavailable
 from chorus.store import blobs as table
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IReactorTime
-
     from chorus.identity import PeerId
     from chorus.protocols.stream import Stream
-    from chorus.services.blobs.fetch import Offload
-    from chorus.services.blobs.service import BlobCounters
     from chorus.store.database import Store
 
 IDLE_S = 60.0
@@ -41,31 +39,46 @@ WRITE_S = 30.0
 """For a peer that takes nothing of what it asked for."""
 
 
+@attrs.frozen
+class BlobLimits:
+    max_blob: int = 1024**3
+    """Bytes of one blob, whoever brings it."""
+    max_store: int = 20 * 1024**3
+    """Bytes of all blobs and of what is on its way in."""
+    max_serving: int = 16
+    """Answers under way at once; further requests get `busy`."""
+    max_serving_per_peer: int = 6
+    """So that three slow members do not hold all of them."""
+
+
+@attrs.define
+class BlobCounters(FetchCounters):
+    stored: int = 0
+    stored_bytes: int = 0
+    served_bytes: int = 0
+    refused_busy: int = 0
+    refused_peers: int = 0
+    """Streams that ended because of what the peer did."""
+
+
 class BlobServing:
-    """`size_of` knows what is here, `path` where it lies; `most` answers at once, `per_peer` of them for one."""
+    """`sizes` are those of the blobs that are here."""
 
     _log = Logger()
 
     def __init__(
         self,
-        *,
-        store: Store,
-        clock: IReactorTime,
-        offload: Offload,
-        size_of: Callable[[str], int | None],
-        path: Callable[[str], Path],
+        context: FetchContext,
         counters: BlobCounters,
-        most: int,
-        per_peer: int,
+        store: Store,
+        sizes: Mapping[str, int],
+        limits: BlobLimits,
     ) -> None:
-        self._store = store
-        self._clock = clock
-        self._offload = offload
-        self._size_of = size_of
-        self._path = path
+        self._context = context
         self._counters = counters
-        self._most = most
-        self._per_peer = per_peer
+        self._store = store
+        self._sizes = sizes
+        self._limits = limits
         self._serving: Counter[PeerId] = Counter()
         self._streams: set[StreamIO] = set()
 
@@ -74,7 +87,7 @@ class BlobServing:
             io.reset()
 
     def stream_opened(self, stream: Stream) -> None:
-        io = StreamIO(stream, self._clock, timeout=WRITE_S)
+        io = StreamIO(stream, self._context.clock, timeout=WRITE_S)
         self._streams.add(io)
         Deferred.fromCoroutine(self._serve(io)).addBoth(self._served, io)
 
@@ -104,8 +117,8 @@ class BlobServing:
             except EndOfStream:
                 return
             peer = io.stream.connection.peer_id
-            serving = self._serving
-            if serving.total() >= self._most or serving[peer] >= self._per_peer:
+            serving, limits = self._serving, self._limits
+            if serving.total() >= limits.max_serving or serving[peer] >= limits.max_serving_per_peer:
                 self._counters.refused_busy += 1
                 await io.write_delimited(Answer("busy").encode())
                 continue
@@ -122,7 +135,7 @@ class BlobServing:
 
     async def _send_manifest(self, io: StreamIO, request: ManifestRequest) -> None:
         found = None
-        if self._size_of(request.sha256) is not None:
+        if request.sha256 in self._sizes:
             found = await self._store.read(lambda connection: table.manifest(connection, request.sha256))
         if found is None:
             await io.write_delimited(Answer("unknown").encode())
@@ -132,7 +145,7 @@ class BlobServing:
             await io.write(found[start : start + CHUNK])
 
     async def _send_chunks(self, io: StreamIO, request: ChunksRequest) -> None:
-        known = self._size_of(request.sha256)
+        known = self._sizes.get(request.sha256)
         if known is None:
             await io.write_delimited(Answer("unknown").encode())
             return
@@ -149,7 +162,7 @@ class BlobServing:
             await io.write_delimited(Answer("ok", end - offset).encode())
             while offset < end:
                 length = min(CHUNK, end - offset)
-                data = await self._offload(lambda o=offset, n=length: os.pread(file.fileno(), n, o))  # type: ignore[misc]
+                data = await self._context.offload(lambda o=offset, n=length: os.pread(file.fileno(), n, o))  # type: ignore[misc]
                 if len(data) != length:
                     raise BlobStoreUnavailable(f"blob {request.sha256} became shorter")
                 await io.write(data)
@@ -161,7 +174,7 @@ class BlobServing:
     async def _open_to_serve(self, sha256: str, size: int) -> IO[bytes] | None:
         """None when the file is not what was stored: others must not take us for a liar."""
         try:
-            file, found = await self._offload(lambda: open_sized(self._path(sha256)))
+            file, found = await self._context.offload(lambda: open_sized(self._context.files.path(sha256)))
         except OSError as problem:
             self._log.error("blob {sha256} cannot be read: {problem}", sha256=sha256, problem=str(problem))
             return None

@@ -1,4 +1,4 @@
-"""Who waits for whom: one writer at a time for a blob, one transfer for many callers, work that outlives its caller."""
+"""Shared work: one writer at a time for a blob, one transfer for many callers, work that outlives its caller."""
 
 from __future__ import annotations
 

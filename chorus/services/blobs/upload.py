@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import collections
 import threading
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from chorus.protocols.blobs import Manifest
     from chorus.seams import Document
-    from chorus.services.blobs.fetch import Offload
     from chorus.services.blobs.files import Ingest
+    from chorus.services.blobs.offload import Offload
 
 HIGH_WATER = 4 * 1024 * 1024
 """Bytes waiting for the disk above which the sender is asked to pause."""
@@ -38,7 +38,20 @@ class DigestMismatch(UserError):
         super().__init__(f"the content's SHA-256 is {found}, announced was {expected}")
 
 
-class Upload:
+class Intake(Protocol):
+    """The blobs of the node, as an upload needs them."""
+
+    def ingest(self) -> Ingest:
+        """A new temporary file."""
+
+    def reserve(self, size: int) -> None:
+        """Take bytes of the quota, or give them back (negative). Raises `BlobStoreFull`."""
+
+    async def keep_ingest(self, ingest: Ingest, manifest: Manifest) -> object:
+        """Give synced bytes their name and their row."""
+
+
+class BlobUpload:
     """`chorus.http.ports.BlobWriter`. Set `on_pressure` to hear when to pause (True) and go on (False)."""
 
     _log = Logger()
@@ -47,20 +60,15 @@ class Upload:
         self,
         expected: str | None,
         limit: int,
-        *,
-        ingest: Callable[[], Ingest],
+        intake: Intake,
         offload: Offload,
-        reserve: Callable[[int], None],
-        keep: Callable[[Ingest, Manifest], Awaitable[object]],
     ) -> None:
         self.on_pressure: Callable[[bool], None] | None = None
         self.size = 0
         self._expected = expected
         self._limit = limit
-        self._new_ingest = ingest
+        self._intake = intake
         self._offload = offload
-        self._reserve = reserve
-        self._keep = keep
         self._ingest: Ingest | None = None
         self._pending: collections.deque[bytes] = collections.deque()
         self._buffered = 0
@@ -82,7 +90,7 @@ class Upload:
         try:
             if self.size + len(data) > self._limit:
                 raise BlobTooLarge(None, self._limit)
-            self._reserve(len(data))
+            self._intake.reserve(len(data))
         except ChorusError as problem:
             self._fail(problem)
             raise
@@ -119,13 +127,13 @@ class Upload:
             if self._expected is not None and manifest.sha256 != self._expected:
                 await self._offload(ingest.abort)
                 raise DigestMismatch(self._expected, manifest.sha256)
-            await self._keep(ingest, manifest)
+            await self._intake.keep_ingest(ingest, manifest)
             return {"sha256": manifest.sha256, "size": manifest.size}
         finally:
             self._clean_up()
 
     def _sync(self) -> tuple[Ingest, Manifest]:
-        ingest = self._ingest or self._new_ingest()
+        ingest = self._ingest or self._intake.ingest()
         return ingest, ingest.sync()
 
     def _drain(self) -> int:
@@ -134,7 +142,7 @@ class Upload:
         with self._writing:
             while self._pending:
                 if self._ingest is None:
-                    self._ingest = self._new_ingest()
+                    self._ingest = self._intake.ingest()
                 try:
                     data = self._pending.popleft()
                 except IndexError:
@@ -200,7 +208,7 @@ class Upload:
         """Once no thread writes any more: remove the file, give back the quota."""
         self._pending.clear()
         size, self.size = self.size, 0
-        self._reserve(-size)
+        self._intake.reserve(-size)
 
         def remove(_: object) -> Deferred[None] | None:
             ingest, self._ingest = self._ingest, None

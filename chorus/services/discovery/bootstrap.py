@@ -1,6 +1,6 @@
-"""Which peers to dial, and when: configured contacts, remembered members, and what was heard of. Pure.
+"""Peers to dial, and when: configured contacts, remembered members, and peers that others named. Pure.
 
-`Targets` holds the peers worth a connection; the formulas say how long to wait. Sockets and timers are
+`PeerTargets` holds the peers worth a connection; the formulas say how long to wait. Sockets and timers are
 `services/discovery/service.py`'s. `now` is in seconds on a steady clock.
 """
 
@@ -31,7 +31,7 @@ pairs dial once."""
 MAX_MEMBERS = 256
 """Members remembered; the one connected longest ago goes first."""
 MAX_HEARD = 256
-"""Peers that were only heard of."""
+"""Peers that others named and that were never members here."""
 HEARD_TTL = 900.0
 """Seconds after the last sighting when such a peer is dropped."""
 MAX_ADDRESSES = 16
@@ -42,7 +42,7 @@ MAX_DIALS = 8
 """Dials at the same time."""
 
 
-class Source(IntEnum):
+class PeerSource(IntEnum):
     """How a peer became known; a higher one outranks a lower."""
 
     HEARD = 0
@@ -53,14 +53,14 @@ class Source(IntEnum):
     """Configured, or from the join token."""
 
 
-def retry_delay(failures: int, source: Source, rng: random.Random) -> float:
+def retry_delay(failures: int, source: PeerSource, rng: random.Random) -> float:
     """Seconds until a peer that failed `failures` times in a row is dialled again: doubling, then jittered by half."""
     if failures <= 0:
         return 0.0
-    if source is Source.HEARD:
+    if source is PeerSource.HEARD:
         ceiling = RETRY_MAX_HEARD
     else:
-        ceiling = RETRY_MAX_LONG_GONE if source is Source.MEMBER and failures > LONG_GONE else RETRY_MAX
+        ceiling = RETRY_MAX_LONG_GONE if source is PeerSource.MEMBER and failures > LONG_GONE else RETRY_MAX
     return Backoff(RETRY_FIRST, ceiling, low=0.5).delay(failures, rng)
 
 
@@ -76,16 +76,16 @@ def join_stagger(join_stagger_ms: int, rng: random.Random) -> float:
 
 @attrs.define
 class Target:
-    """`reached` led to the peer, `configured` is the user's word, `told` the peer's own, `heard` somebody else's."""
+    """`reached` led to the peer, `configured` comes from the user, `own` from the peer, `hearsay` from others."""
 
     peer: PeerId
-    source: Source
+    source: PeerSource
     due: float
     expires: float = 0.0
     reached: Multiaddr | None = None
     configured: tuple[Multiaddr, ...] = ()
-    told: tuple[Multiaddr, ...] = ()
-    heard: tuple[Multiaddr, ...] = ()
+    own: tuple[Multiaddr, ...] = ()
+    hearsay: tuple[Multiaddr, ...] = ()
     record: bytes | None = None
     """The newest signed record, to be passed on once the peer is a member."""
     record_seq: int = -1
@@ -100,10 +100,10 @@ class Target:
     @property
     def addresses(self) -> tuple[Multiaddr, ...]:
         reached = (self.reached,) if self.reached is not None else ()
-        return tuple(dict.fromkeys((*reached, *self.configured, *self.told, *self.heard)))[:MAX_ADDRESSES]
+        return tuple(dict.fromkeys((*reached, *self.configured, *self.own, *self.hearsay)))[:MAX_ADDRESSES]
 
 
-class Targets:
+class PeerTargets:
     """Peers worth a connection, bounded. The order of `_targets` is that of the last connection or sighting."""
 
     def __init__(self, own: PeerId, rng: random.Random) -> None:
@@ -122,7 +122,7 @@ class Targets:
 
     def members(self) -> list[Target]:
         """Admitted here once, also before a restart, the latest last."""
-        return [target for target in self._targets.values() if target.admitted or target.source is Source.MEMBER]
+        return [target for target in self._targets.values() if target.admitted or target.source is PeerSource.MEMBER]
 
     def last_error(self) -> str | None:
         """Of a dial to the peer that is wanted most, where one failed."""
@@ -138,7 +138,7 @@ class Targets:
         return sum(target.dialling for target in self._targets.values())
 
     def add(
-        self, peer: PeerId, addresses: Iterable[Multiaddr], source: Source, now: float, *, delay: float = 0.0
+        self, peer: PeerId, addresses: Iterable[Multiaddr], source: PeerSource, now: float, *, delay: float = 0.0
     ) -> bool:
         """Make the peer a target, or renew what is known of it. False when it is this node or there is nothing to dial.
 
@@ -155,20 +155,20 @@ class Targets:
             target.due, target.failures = min(target.due, now + delay), 0
         target.source = max(target.source, source)
         target.expires = now + HEARD_TTL
-        if source is Source.CONTACT:
+        if source is PeerSource.CONTACT:
             target.configured = found
-        elif source is Source.MEMBER:
-            target.told = found
+        elif source is PeerSource.MEMBER:
+            target.own = found
         else:
-            target.heard = found
+            target.hearsay = found
         self._make_room()
         return peer in self._targets
 
     def admitted(self, peer: PeerId, address: Multiaddr | None) -> Target:
         """A connection to the peer exists and is admitted; `address` is where it was dialled."""
-        target = self._targets.pop(peer, None) or Target(peer, Source.MEMBER, 0.0)
+        target = self._targets.pop(peer, None) or Target(peer, PeerSource.MEMBER, 0.0)
         self._targets[peer] = target
-        target.source = max(target.source, Source.MEMBER)
+        target.source = max(target.source, PeerSource.MEMBER)
         target.connected, target.admitted, target.dialling = True, True, False
         target.failures, target.error = 0, ""
         if address is not None:
@@ -177,11 +177,11 @@ class Targets:
         return target
 
     def record(self, peer: PeerId, seq: int, addresses: tuple[Multiaddr, ...], envelope: bytes) -> bool:
-        """A verified record of a target; its addresses replace those it told before. False unless it is newer."""
+        """A verified record of a target; its addresses replace those that it gave before. False unless it is newer."""
         target = self._targets.get(peer)
         if target is None or seq <= target.record_seq:
             return False
-        target.record, target.record_seq, target.told = envelope, seq, addresses[:MAX_ADDRESSES]
+        target.record, target.record_seq, target.own = envelope, seq, addresses[:MAX_ADDRESSES]
         return True
 
     def lost(self, peer: PeerId, now: float) -> None:
@@ -199,7 +199,7 @@ class Targets:
             target.failures += 1
             target.error = why
             target.due = now + retry_delay(target.failures, target.source, self._rng)
-            if target.source is Source.MEMBER and target.failures >= FORGOTTEN:
+            if target.source is PeerSource.MEMBER and target.failures >= FORGOTTEN:
                 del self._targets[peer]
 
     def settle(self, peer: PeerId, now: float) -> None:
@@ -210,11 +210,11 @@ class Targets:
             target.due = now + SETTLE
 
     def take_due(self, now: float, room: int) -> list[Target]:
-        """Targets to dial now, marked as being dialled: contacts first, at most `room`."""
+        """PeerTargets to dial now, marked as being dialled: contacts first, at most `room`."""
         for peer in [
             target.peer
             for target in self._targets.values()
-            if target.source is Source.HEARD and target.expires <= now and not target.dialling
+            if target.source is PeerSource.HEARD and target.expires <= now and not target.dialling
         ]:
             del self._targets[peer]
         waiting = [target for target in self._waiting() if target.due <= now]
@@ -237,7 +237,7 @@ class Targets:
 
     def _make_room(self) -> None:
         """Drop what is over the limits: those that failed most, then the ones seen longest ago."""
-        for source, maximum in ((Source.HEARD, MAX_HEARD), (Source.MEMBER, MAX_MEMBERS)):
+        for source, maximum in ((PeerSource.HEARD, MAX_HEARD), (PeerSource.MEMBER, MAX_MEMBERS)):
             of_source = [target for target in self._targets.values() if target.source is source]
             if len(of_source) <= maximum:
                 continue

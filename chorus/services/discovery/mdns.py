@@ -1,8 +1,9 @@
-"""mDNS in libp2p's private form (spec/wire.md 11, spec/cluster.md): announce this node, hear of others.
+"""mDNS in libp2p's private form (spec/wire.md 11, spec/cluster.md): announces this node, finds others.
 
-Service `_p2p-<32 hex digits>._udp.local`, a random instance name, TXT attributes `dnsaddr=/…/p2p/<peer id>`. All that
-is heard is unauthenticated: it is dialled with the peer id check and has to pass admission. The `zeroconf` library does
-the DNS (its cache and queues are bounded) and needs the asyncio reactor; it is imported when the service starts.
+Service `_p2p-<32 hex digits>._udp.local`, a random instance name, TXT attributes `dnsaddr=/…/p2p/<peer id>`.
+Announcements are unauthenticated: each is dialled with the peer id check and has to pass admission. The `zeroconf`
+library does the DNS (its cache and queues are bounded) and needs the asyncio reactor; it is imported when the service
+starts.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class MdnsUnavailable(LocalError):
 
 
 def service_type(cluster_id: bytes) -> str:
-    """The DNS service of one cluster; tells nobody else which cluster it is."""
+    """The DNS service of one cluster, which does not reveal the cluster to others."""
     return f"_p2p-{hashlib.sha256(b'chorus' + cluster_id).hexdigest()[:32]}._udp.local."
 
 
@@ -76,7 +77,7 @@ def encode_txt(peer: PeerId, addresses: Iterable[Multiaddr]) -> bytes:
 
 
 def decode_txt(data: bytes, *, loopback: bool) -> dict[PeerId, tuple[Multiaddr, ...]]:
-    """Peers and where they say they are. Loopback addresses count only where this node itself listens on loopback
+    """Peers and their addresses. Loopback addresses count only where this node itself listens on loopback
     alone: from anybody else they would lead to our own ports."""
     found: dict[PeerId, tuple[Multiaddr, ...]] = {}
     offset = count = 0
@@ -209,7 +210,7 @@ class MdnsService(Service):
             await info.async_request(zeroconf, LOOKUP_TIMEOUT_MS)
             heard = decode_txt(info.text or b"", loopback=self._loopback)
         except Exception:
-            # Whatever a stranger's packet broke, the next one is looked at.
+            # A stranger's packet may break one look-up, never the next.
             self._log.failure("mDNS look-up of {name} failed", name=name)
             return
         for peer, addresses in heard.items():

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Cluster(Protocol):
-    """What admission needs of `services/cluster.py`."""
+    """`services/cluster.py`, as admission needs it."""
 
     @property
     def cluster_id(self) -> bytes | None: ...
@@ -113,10 +113,10 @@ class AdmissionService:
         except ChorusError as error:
             refusal = AdmissionTimeout("admission took too long") if isinstance(error, StreamTimeout) else error
             self.counters[refusal.code] += 1
-            # Where we dialled, somebody here configured it, and the waits between dials keep it rare; whoever dials us
-            # may be anybody, as often as he likes.
-            tell = self._log.warn if isinstance(error, Unanswered) else self._log.info
-            tell(
+            # A dial was configured here, and the waits between dials keep it rare; strangers may dial us as often as
+            # they like.
+            log = self._log.warn if isinstance(error, Unanswered) else self._log.info
+            log(
                 "{peer} at {address} is not admitted: {error}",
                 peer=connection.peer_id,
                 address=connection.remote_address,
@@ -131,7 +131,7 @@ class AdmissionService:
 
 
 def _address(connection: Connection) -> str:
-    """Whom failures are counted against: an IPv4 address, or the /64 that one machine commands in IPv6."""
+    """Failures are counted against it: an IPv4 address, or the /64 that one machine commands in IPv6."""
     ip = connection.remote_address.ip()
     if ip is None:
         return str(connection.remote_address)

@@ -3,41 +3,29 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from typing import Protocol as Interface
 
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
-from twisted.internet.error import (
-    ConnectError,
-    ConnectionRefusedError,
-    DNSLookupError,
-    NoRouteError,
-    TCPTimedOutError,
-    TimeoutError,
-)
-from twisted.internet.interfaces import IAddress, IResolutionReceiver
+from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import ClientFactory, Protocol
-from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from chorus.errors import ChorusError, LimitExceeded, LocalError
 from chorus.identity import PeerId
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols.connection.shell import ConnectionProtocol
-from chorus.protocols.dialing import MAX_ADDRESSES_PER_DIAL, STAGGER, Backoffs, DialError, dial_timeout, rank
+from chorus.protocols.dialing import STAGGER, Backoffs, DialError, dial_timeout, rank
 from chorus.protocols.limits import HostLimits, Place
 from chorus.protocols.stream import Connection
-from chorus.services.p2p.link import Link, TransportCounters, reason
+from chorus.services.p2p.link import Link, TransportCounters
+from chorus.services.p2p.names import look_up
+from chorus.services.p2p.reasons import describe, reason
+from chorus.timer import Timer
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IConnector, IDelayedCall, IReactorTCP, IReactorTime
-
-
-RESOLVE_TIMEOUT = 5.0
-"""Seconds for the addresses of a name."""
+    from twisted.internet.interfaces import IConnector
 
 
 class DialAbandoned(LocalError):
@@ -47,7 +35,7 @@ class DialAbandoned(LocalError):
 
 
 class Dials(Interface):
-    """What the dialer needs of the host."""
+    """The host, as the dialer needs it."""
 
     @property
     def peer_id(self) -> PeerId: ...
@@ -64,7 +52,7 @@ class Dials(Interface):
         """Whether a connection of that peer is waiting for its admission."""
 
 
-class Attempt(ClientFactory):
+class DialAttempt(ClientFactory):
     """One address: TCP, then the handshake, then admission (both of them the host's)."""
 
     noisy = False
@@ -92,17 +80,17 @@ class Attempt(ClientFactory):
 class PeerDial:
     """All that is under way to reach one peer."""
 
-    def __init__(self, dialer: Dialer, peer: PeerId | None) -> None:
+    def __init__(self, dialer: PeerDialer, peer: PeerId | None) -> None:
         self.dialer = dialer
         self.peer = peer
         self.waiters: list[Deferred[Connection]] = []
         self.pending: deque[Multiaddr] = deque()
-        self.running: dict[Multiaddr, Attempt] = {}
+        self.running: dict[Multiaddr, DialAttempt] = {}
         self.failures: list[tuple[Multiaddr, str]] = []
         self.seen: set[Multiaddr] = set()
         self.resolving = 0
         """Names whose addresses are awaited."""
-        self.timer: IDelayedCall | None = None
+        self.stagger = Timer(dialer.reactor, lambda: dialer.stagger(self))
         self.found: ConnectionProtocol | None = None
         """A connection of the peer that was admitted while one of our own still waits for it."""
         self.over = False
@@ -140,29 +128,20 @@ class PeerDial:
         self.pending.extend(a for a in ordered if a not in self.pending and a not in self.running)
 
 
-class Dialer:
-    """`clock` and `reactor` are usually the same object."""
-
-    _log = Logger()
+class PeerDialer:
+    """`reactor` is IReactorTCP and IReactorTime, and resolves names."""
 
     def __init__(
-        self,
-        reactor: IReactorTCP,
-        clock: IReactorTime,
-        host: Dials,
-        limits: HostLimits,
-        backoffs: Backoffs,
-        counters: TransportCounters,
+        self, reactor: Any, host: Dials, limits: HostLimits, backoffs: Backoffs, counters: TransportCounters
     ) -> None:
-        self._reactor = reactor
-        self._clock = clock
+        self.reactor = reactor
         self._host = host
         self._limits = limits
         self._backoffs = backoffs
         self._counters = counters
         self._dials: dict[PeerId, PeerDial] = {}
         self._anonymous: dict[PeerDial, None] = {}
-        self._attempts: dict[Link, Attempt] = {}
+        self._attempts: dict[Link, DialAttempt] = {}
         self._slots = limits.max_dials
         self._queue: deque[PeerDial] = deque()
 
@@ -170,12 +149,12 @@ class Dialer:
         self,
         peer: PeerId | None,
         addresses: Sequence[Multiaddr],
-        told: Sequence[Multiaddr] = (),
+        known: Sequence[Multiaddr] = (),
         *,
-        told_by_public: bool = False,
+        public: bool = False,
     ) -> Deferred[Connection]:
-        """Without a `peer`, whoever is at one of `addresses`, each of which may name another. `told` are addresses from
-        the peer store; names among them that the public network gave us are not dialled where they lead to private
+        """Without a `peer`, anybody at one of `addresses`, each of which may name another. `known` come from the peer
+        store; names among them that the public network gave us (`public`) are not dialled where they lead to private
         addresses."""
         dial = self._dials.get(peer) if peer is not None else None
         if dial is None:
@@ -194,7 +173,7 @@ class Dialer:
         dial.waiters.append(waiter)
         dial.resolving += 1  # the dial must not end between the two
         dial.add(addresses)
-        dial.add(told, public_only=told_by_public)
+        dial.add(known, public_only=public)
         dial.resolving -= 1
         self._advance(dial)
         return waiter
@@ -204,7 +183,7 @@ class Dialer:
         for dial in [*self._dials.values(), *self._anonymous]:
             self._finish(dial, DialAbandoned("the node stops"))
 
-    # What the host tells
+    # Events of the host's connections
 
     def secured(self, link: Link) -> None:
         """The peer of a dialled connection is who it should be; the dial's other attempts are over."""
@@ -212,7 +191,7 @@ class Dialer:
         if attempt is None:
             return
         self._counters.connected += 1
-        self._counters.seconds += self._clock.seconds() - attempt.started
+        self._counters.seconds += self.reactor.seconds() - attempt.started
         self._backoffs.succeeded(attempt.dial.peer, attempt.address)
         self._free(attempt)
         dial = attempt.dial
@@ -235,10 +214,8 @@ class Dialer:
     def closed(self, link: Link, error: ChorusError | None) -> None:
         attempt = self._attempts.pop(link, None)
         if attempt is not None and not attempt.over:
-            if error is None:
-                self._failed(attempt, "the peer closed the connection", "closed")
-            else:
-                self._failed(attempt, str(error), reason(error))
+            text, code = ("the peer closed the connection", "closed") if error is None else (str(error), reason(error))
+            self._failed(attempt, text, code)
         if link.peer is not None and (dial := self._dials.get(link.peer)) is not None:
             self._advance(dial)
 
@@ -260,7 +237,7 @@ class Dialer:
             dial.line_up([a.with_peer(named) for a in found] if named is not None else found)
             self._advance(dial)
 
-        look_up(self._reactor, self._clock, host, address.parts[0][0], resolved)
+        look_up(self.reactor, host, address.parts[0][0], resolved)
 
     # Attempts
 
@@ -278,13 +255,13 @@ class Dialer:
         while dial.pending and not dial.running:
             if not self._start(dial):
                 return
-        if dial.pending and dial.timer is None and len(dial.running) < self._limits.max_dials_per_peer:
-            dial.timer = self._clock.callLater(STAGGER, self._stagger, dial)
+        if dial.pending and not dial.stagger.armed and len(dial.running) < self._limits.max_dials_per_peer:
+            dial.stagger.arm(STAGGER)
         if not dial.pending and not dial.running and not dial.resolving:
             self._finish(dial, None)
 
-    def _stagger(self, dial: PeerDial) -> None:
-        dial.timer = None
+    def stagger(self, dial: PeerDial) -> None:
+        """Its next address need not wait for the one before any longer. Called by the dial's timer."""
         if not dial.over and dial.pending:
             self._start(dial)
             self._advance(dial)
@@ -296,7 +273,7 @@ class Dialer:
                 self._queue.append(dial)
             return False
         address = dial.pending.popleft()
-        now = self._clock.seconds()
+        now = self.reactor.seconds()
         expected = dial.peer if dial.peer is not None else address.peer_id()
         if expected == self._host.peer_id:
             self._refuse(dial, address, "self_dial", "this is the node itself")
@@ -304,7 +281,7 @@ class Dialer:
         if wait := self._backoffs.waiting(dial.peer, address, now):
             self._refuse(dial, address, "backoff", f"it failed lately and is left alone for {wait:.1f} s more")
             return True
-        attempt = Attempt(dial, address, expected, now)
+        attempt = DialAttempt(dial, address, expected, now)
         try:
             attempt.place = self._host.enter(address)
         except LimitExceeded as error:
@@ -316,14 +293,14 @@ class Dialer:
         endpoint = address.tcp_endpoint()
         assert endpoint is not None
         host, port = endpoint
-        attempt.connector = self._reactor.connectTCP(host, port, attempt, timeout=dial_timeout(address))
+        attempt.connector = self.reactor.connectTCP(host, port, attempt, timeout=dial_timeout(address))
         return True
 
     def _refuse(self, dial: PeerDial, address: Multiaddr, code: str, why: str) -> None:
         self._counters.failed[code] += 1
         dial.failures.append((address, why))
 
-    def connected(self, attempt: Attempt) -> Link | None:
+    def connected(self, attempt: DialAttempt) -> Link | None:
         """TCP is there. Called by the attempt."""
         if attempt.over or attempt.place is None:
             return None
@@ -331,7 +308,7 @@ class Dialer:
         self._attempts[link] = attempt
         return link
 
-    def not_connected(self, attempt: Attempt, failure: Failure) -> None:
+    def not_connected(self, attempt: DialAttempt, failure: Failure) -> None:
         """TCP did not come about. Called by the attempt."""
         if attempt.place is not None:
             self._host.leave(attempt.place)
@@ -340,17 +317,17 @@ class Dialer:
             code, text = describe(failure.value)
             self._failed(attempt, text, code)
 
-    def _failed(self, attempt: Attempt, why: str, code: str) -> None:
+    def _failed(self, attempt: DialAttempt, why: str, code: str) -> None:
         attempt.over = True
         self._counters.failed[code] += 1
         dial = attempt.dial
         dial.running.pop(attempt.address, None)
         dial.failures.append((attempt.address, why))
-        self._backoffs.failed(dial.peer, attempt.address, self._clock.seconds())
+        self._backoffs.failed(dial.peer, attempt.address, self.reactor.seconds())
         self._free(attempt)
         self._advance(dial)
 
-    def _abandon(self, attempt: Attempt) -> None:
+    def _abandon(self, attempt: DialAttempt) -> None:
         """Stop it without counting it as a failure of its address."""
         attempt.over = True
         attempt.dial.running.pop(attempt.address, None)
@@ -360,7 +337,7 @@ class Dialer:
             attempt.connector.stopConnecting()
         self._free(attempt)
 
-    def _free(self, attempt: Attempt) -> None:
+    def _free(self, attempt: DialAttempt) -> None:
         if not attempt.holds_slot:
             return
         attempt.holds_slot = False
@@ -368,7 +345,7 @@ class Dialer:
         while self._queue and self._slots > 0:
             dial = self._queue.popleft()
             if not dial.over:
-                self._clock.callLater(0, self._advance, dial)
+                self.reactor.callLater(0, self._advance, dial)
                 break
 
     def _finish(self, dial: PeerDial, result: Connection | ChorusError | None) -> None:
@@ -376,9 +353,7 @@ class Dialer:
         if dial.over:
             return
         dial.over = True
-        if dial.timer is not None:
-            dial.timer.cancel()
-            dial.timer = None
+        dial.stagger.cancel()
         if dial.peer is not None:
             del self._dials[dial.peer]
         else:
@@ -399,58 +374,3 @@ class Dialer:
                 waiter.errback(DialError(dial.peer, dial.failures))
             else:
                 waiter.callback(result)
-
-
-_FAMILIES: dict[int, tuple[type, ...]] = {54: (IPv4Address,), 55: (IPv6Address,)}
-"""By multiaddr code: /dns4 and /dns6; /dns takes both."""
-
-
-@implementer(IResolutionReceiver)
-class _Answers:
-    def __init__(self, done: Callable[[Sequence[str]], None], clock: IReactorTime) -> None:
-        self._done: Callable[[Sequence[str]], None] | None = done
-        self._hosts: dict[str, None] = {}
-        self._timer = clock.callLater(RESOLVE_TIMEOUT, self.resolutionComplete)
-
-    def resolutionBegan(self, resolution: object) -> None:
-        """There is nothing to keep."""
-
-    def addressResolved(self, address: IAddress) -> None:
-        if len(self._hosts) < MAX_ADDRESSES_PER_DIAL:
-            self._hosts[address.host] = None  # type: ignore[attr-defined]
-
-    def resolutionComplete(self) -> None:
-        done, self._done = self._done, None
-        if done is None:
-            return
-        if self._timer.active():
-            self._timer.cancel()
-        done(list(self._hosts))
-
-
-def look_up(
-    reactor: IReactorTCP, clock: IReactorTime, host: str, code: int, done: Callable[[Sequence[str]], None]
-) -> None:
-    """Call `done` with the IP addresses of a name, none when it has none or the resolver is too slow."""
-    resolver: Any = reactor.nameResolver  # type: ignore[attr-defined]
-    types = _FAMILIES.get(code, (IPv4Address, IPv6Address))
-    resolver.resolveHostName(_Answers(done, clock), host, 0, types, "TCP")
-
-
-_REASONS: tuple[tuple[type[Exception], str, str], ...] = (
-    (ConnectionRefusedError, "refused", "connection refused"),
-    (TCPTimedOutError, "timeout", "no answer"),
-    (TimeoutError, "timeout", "no answer in time"),
-    (NoRouteError, "unreachable", "no route"),
-    (DNSLookupError, "unknown_name", "the name cannot be resolved"),
-)
-
-
-def describe(error: Any) -> tuple[str, str]:
-    """(reason to count, text) for why TCP did not come about."""
-    for kind, code, text in _REASONS:
-        if isinstance(error, kind):
-            return code, text
-    if isinstance(error, ConnectError):
-        return "connect_failed", f"cannot connect: {error}"
-    return "connect_failed", str(error)

@@ -1,4 +1,4 @@
-"""Who may take part: admission right after the handshake, and what open mode offers (spec/cluster.md)."""
+"""Admission right after the handshake, and the protocols that open mode offers (spec/cluster.md)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from chorus.errors import ChorusError, LocalError, PeerError
 from chorus.protocols import identify, perf, ping
 from chorus.protocols.stream import Connection, Stream
 from chorus.services.p2p.link import Link
+from chorus.timer import Timer
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -39,7 +40,7 @@ class AdmissionTooSlow(PeerError):
 
 
 class Admission(Interface):
-    """Who may take part. `services/p2p/admission.py` proves the cluster's secret."""
+    """Decides which peers may take part. `services/p2p/admission.py` proves the cluster's secret."""
 
     protocol: str
     """Its protocol id; empty when there is nothing to prove."""
@@ -63,7 +64,7 @@ class OpenAdmission:
         return succeed(None)
 
 
-class Gate:
+class AdmissionGate:
     """Runs admission on each connection: `admit` is called for those that pass, the others are closed."""
 
     _log = Logger()
@@ -75,6 +76,7 @@ class Gate:
         self._admission = admission
         self._admit = admit
         self._failed = failed
+        self._limits: dict[Link, Timer] = {}
 
     @property
     def protocol(self) -> str:
@@ -85,7 +87,8 @@ class Gate:
         if not self.protocol:
             self._admit(link)
             return
-        link.admission_timer = self._clock.callLater(ADMISSION_TIMEOUT, self._too_slow, link)
+        limit = self._limits[link] = Timer(self._clock, lambda: self._too_slow(link))
+        limit.arm(ADMISSION_TIMEOUT)
         if not link.connection.inbound:
             self._watch(link, self._admission.dialer(link.connection))
 
@@ -107,8 +110,13 @@ class Gate:
         outcome.addCallbacks(lambda _: self._admit(link), failed)
         outcome.addErrback(lambda failure: self._log.failure("a connection was not taken in", failure))
 
+    def over(self, link: Link) -> None:
+        """The connection is admitted, or has ended."""
+        limit = self._limits.pop(link, None)
+        if limit is not None:
+            limit.cancel()
+
     def _too_slow(self, link: Link) -> None:
-        link.admission_timer = None
         self._refuse(link, AdmissionTooSlow(f"no admission within {ADMISSION_TIMEOUT:g} s"))
 
     def _refuse(self, link: Link, error: ChorusError) -> None:

@@ -8,44 +8,41 @@ and kad ever is. A pair keeps one connection.
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, gatherResults, succeed
-from twisted.internet.task import LoopingCall, deferLater
-from twisted.logger import Logger
+from twisted.internet.task import deferLater
 
-from chorus import __version__
 from chorus.entropy import RandomBytes, system_random
 from chorus.errors import ChorusError, LimitExceeded
 from chorus.identity import Identity, PeerId
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols import identify, perf, ping
-from chorus.protocols.connection.core import MakeHandshake
-from chorus.protocols.connection.shell import ConnectionLimits, ConnectionProtocol
+from chorus.protocols.connection.shell import ConnectionProtocol
 from chorus.protocols.dialing import Backoffs, DialError, peer_named
 from chorus.protocols.identify import Identification
-from chorus.protocols.limits import ConnectionCounts, HostLimits
-from chorus.protocols.noise.handshake import NoiseHandshake
+from chorus.protocols.limits import ConnectionCounts
 from chorus.protocols.peerstore import PeerStore
 from chorus.protocols.stream import Connection, ProtocolOptions, Stream, StreamClosed, StreamOpened
-from chorus.services.p2p.dialer import Dialer
-from chorus.services.p2p.gate import Admission, Gate, OpenAdmission
+from chorus.services.p2p.dialer import PeerDialer
+from chorus.services.p2p.gate import Admission, AdmissionGate
 from chorus.services.p2p.identify import IdentifyService, keep
 from chorus.services.p2p.inbound import Inbound
-from chorus.services.p2p.link import Link, P2PCounters, reason
-from chorus.services.p2p.listener import Listener, reachable
+from chorus.services.p2p.link import Link, P2PCounters
+from chorus.services.p2p.listener import TcpListener, reachable
 from chorus.services.p2p.pairs import Pairs
 from chorus.services.p2p.ping import PingService
+from chorus.services.p2p.reasons import reason
 from chorus.services.p2p.serving import ServedProtocols
+from chorus.services.p2p.settings import HostSettings
 from chorus.services.p2p.starts import LinkStarts
 from chorus.services.p2p.system_scope import SystemScope
 from chorus.services.p2p.watchers import Watchers
-from chorus.services.p2p_outbound import Outbound
 from chorus.services.starts import Starts
+from chorus.timer import Periodic
 
 EXPIRE_INTERVAL = 60.0
 TICK = 1.0
@@ -55,20 +52,13 @@ SEEK_TTL = 3600.0
 DRAIN = 1.0
 """Seconds that streams have to end when the node stops, after GoAway."""
 
-__all__ = ["Admission", "OpenAdmission", "P2PService"]
-
 
 class P2PService(Service):
-    """`listen` are addresses of plain TCP, loopback unless told otherwise; `announce` replaces them for others. Port 0
-    is any that is free, `last_port` first.
-
-    `reactor` is IReactorTCP and IReactorTime; `random_bytes` gives nonces; `rng` is chance that need not be secret.
-    `security` makes the handshake of each connection: Noise, but in simulations. `starts`: this start of the node, and
-    those of others.
+    """`reactor` is IReactorTCP and IReactorTime; `random_bytes` gives nonces; `rng` is chance that need not be secret.
+    `starts`: this start of the node, and those of others.
     `startService` raises `CannotListen`. Cancel a Deferred of `dial` to give it up.
     """
 
-    _log = Logger()
     name = "p2p"
 
     def __init__(
@@ -77,41 +67,36 @@ class P2PService(Service):
         identity: Identity,
         *,
         admission: Admission,
-        listen: Sequence[Multiaddr] = (Multiaddr.tcp("127.0.0.1", 0),),
-        last_port: int = 0,
-        announce: Sequence[Multiaddr] = (),
-        open_mode: bool = False,
-        limits: HostLimits | None = None,
-        connection_limits: ConnectionLimits | None = None,
+        settings: HostSettings | None = None,
         rng: random.Random | None = None,
         random_bytes: RandomBytes = system_random,
-        wall_ns: Callable[[], int] = time.time_ns,
-        agent_version: str = f"chorus/{__version__}",
-        security: MakeHandshake = NoiseHandshake,
         starts: Starts | None = None,
     ) -> None:
-        if open_mode != (admission.protocol == ""):
+        self.settings = settings = settings or HostSettings()
+        if settings.open_mode != (admission.protocol == ""):
             raise ValueError("open mode is the only one without admission")
         rng = rng or random.Random()
         self.counters = P2PCounters()
         self.peers = PeerStore()
-        self.open_mode = open_mode
-        self.limits = limits or HostLimits()
         self._reactor = reactor
         self._identity = identity
-        self._gate = Gate(reactor, admission, self._admit, self.counters.admission_failed)
-        self._announce = list(announce)
-        self._connection_limits = connection_limits
-        self._security = security
-        self._counts = ConnectionCounts(self.limits)
+        self._gate = AdmissionGate(reactor, admission, self._admit, self.counters.admission_failed)
+        self._counts = ConnectionCounts(settings.limits)
         self._links: dict[Connection, Link] = {}
         self._watchers = Watchers()
-        self._pairs = Pairs(identity.peer_id, self._watchers, self.counters)
-        self._scope = SystemScope(self.limits, self._links)
+        self._pairs = Pairs(
+            identity.peer_id,
+            self._watchers,
+            self.counters,
+            counts=self._counts,
+            links=self._links,
+            connect=partial(self._connection, initiator=True),
+        )
+        self._scope = SystemScope(settings.limits, self._links)
         self._serving = ServedProtocols(
             reactor,
             self._scope,
-            open_mode=open_mode,
+            open_mode=settings.open_mode,
             changed=self._protocols_changed,
             refused=self.counters.streams_refused,
         )
@@ -125,29 +110,18 @@ class P2PService(Service):
             counters=self.counters,
             connect=partial(self._connection, expected=None, initiator=False),
         )
-        self._listeners = [Listener(reactor, address, self._accept, last_port) for address in listen]
-        outbound = Outbound(
-            identity.peer_id,
-            counts=self._counts,
-            links=self._links,
-            pairs=self._pairs,
-            connect=partial(self._connection, initiator=True),
-        )
-        self._dialer = Dialer(reactor, reactor, outbound, self.limits, Backoffs(rng), self.counters.tcp)
+        self._listeners = [TcpListener(reactor, each, self._accept, settings.last_port) for each in settings.listen]
+        self._dialer = PeerDialer(reactor, self._pairs, settings.limits, Backoffs(rng), self.counters.tcp)
         self._identify = IdentifyService(
             reactor,
             identity,
-            agent_version=agent_version,
-            addresses=self.listen_addresses,
-            protocols=self.protocols,
-            learnt=self._learnt,
+            self,
+            agent_version=settings.agent_version,
             failed=self.counters.identify_failed,
-            wall_ns=wall_ns,
-            starts=self._said_of_starts,
+            wall_ns=settings.wall_ns,
         )
         self._starts = LinkStarts(starts, self._links, self._identify.push)
-        self._loop = LoopingCall(self._tick)
-        self._loop.clock = reactor
+        self._loop = Periodic(reactor, "the host's periodic work", self._tick, lambda: TICK)
         self._register_own()
 
     def _register_own(self) -> None:
@@ -155,7 +129,7 @@ class P2PService(Service):
         self.register(identify.PROTOCOL, self._identify.answer, early)
         self.register(identify.PUSH_PROTOCOL, self._push_opened, early)
         self.register(ping.PROTOCOL, self._ping.answer, ProtocolOptions(False, ping.MAX_INBOUND))
-        if self.open_mode:
+        if self.settings.open_mode:
             self.register(perf.PROTOCOL, _perf_opened, ProtocolOptions(False, perf.MAX_INBOUND))
         else:
             self.register(self._gate.protocol, self._admission_opened, ProtocolOptions(False, 1))
@@ -168,7 +142,7 @@ class P2PService(Service):
         self._stopping = False
         super().startService()  # type: ignore[no-untyped-call]
         self._identify.forget()
-        self._loop.start(TICK, now=False)
+        self._loop.start()
 
     def stopService(self) -> Deferred[None]:
         """No new connections or streams, then GoAway, then whatever streams still have to send, for a second."""
@@ -177,8 +151,7 @@ class P2PService(Service):
 
     async def _stop(self) -> None:
         self._stopping = True
-        if self._loop.running:
-            self._loop.stop()
+        self._loop.stop()
         self._identify.stop()
         self._dialer.stop()
         await gatherResults([Deferred.fromCoroutine(listener.stop()) for listener in self._listeners])
@@ -188,7 +161,7 @@ class P2PService(Service):
         until = self._reactor.seconds() + DRAIN
         while any(link.connection.unsent for link in self._links.values()) and self._reactor.seconds() < until:
             await deferLater(self._reactor, 0.02)
-        for link in list(self._links.values()):
+        for link in self.links():
             link.connection.close()
         if self._links:
             # Each connection aborts itself after its own limit for closing.
@@ -202,10 +175,10 @@ class P2PService(Service):
         return self._identity.peer_id
 
     def listen_addresses(self) -> list[Multiaddr]:
-        return list(self._announce) or reachable([listener.address for listener in self._listeners])
+        return list(self.settings.announce) or reachable([listener.address for listener in self._listeners])
 
     def bound_addresses(self) -> list[Multiaddr]:
-        """Where the sockets listen, with their real ports."""
+        """Addresses of the listening sockets, with their real ports."""
         return [listener.address for listener in self._listeners]
 
     def register(self, protocol: str, opened: StreamOpened, options: ProtocolOptions) -> None:
@@ -225,8 +198,8 @@ class P2PService(Service):
         return link.connection if link is not None else None
 
     def protocols_of(self, peer: PeerId) -> frozenset[str]:
-        link = self._pairs.kept(peer)
-        return link.identification.protocols if link is not None and link.identification is not None else frozenset()
+        said = self._identification(peer)
+        return said.protocols if said is not None else frozenset()
 
     def latency(self, peer: PeerId) -> float | None:
         """Seconds of the last ping, `None` before the first."""
@@ -234,18 +207,17 @@ class P2PService(Service):
         return link.latency if link is not None else None
 
     def agent_version_of(self, peer: PeerId) -> str | None:
-        link = self._pairs.kept(peer)
-        return link.identification.agent_version if link is not None and link.identification is not None else None
+        said = self._identification(peer)
+        return said.agent_version if said is not None else None
 
-    def signed_record(self) -> bytes:
-        """Our own peer record, as an envelope."""
-        return self._identify.signed_record(tuple(self.listen_addresses()))
+    def _identification(self, peer: PeerId) -> Identification | None:
+        link = self._pairs.kept(peer)
+        return link.identification if link is not None else None
 
     def dial(self, peer: PeerId | None, addresses: Sequence[Multiaddr]) -> Deferred[Connection]:
         if self._stopping or not self.running:
             return fail(DialError(peer, [(address, "the node is not running") for address in addresses]))
-        if peer is None:
-            peer = peer_named(addresses)
+        peer = peer or peer_named(addresses)
         if peer is None:
             return self._dialer.dial(None, addresses)
         if peer == self.peer_id:
@@ -255,8 +227,8 @@ class P2PService(Service):
             return succeed(link.connection)
         now = self._reactor.seconds()
         self.peers.seek(peer, now + SEEK_TTL, now)
-        told = self.peers.addresses(peer, now)
-        return self._dialer.dial(peer, addresses, told, told_by_public=self.peers.told_by_public(peer))
+        known, public = self.peers.addresses(peer, now), self.peers.told_by_public(peer)
+        return self._dialer.dial(peer, addresses, known, public=public)
 
     def open_stream(self, peer: PeerId, protocols: Sequence[str]) -> Deferred[Stream]:
         link = self._pairs.kept(peer)
@@ -281,8 +253,8 @@ class P2PService(Service):
             remote_address=address,
             clock=self._reactor,
             delegate=self,
-            limits=self._connection_limits,
-            security=self._security,
+            limits=self.settings.connections,
+            security=self.settings.security,
             counters=self.counters.peer_errors,
         )
 
@@ -327,7 +299,7 @@ class P2PService(Service):
 
     def connection_closed(self, connection: ConnectionProtocol, error: ChorusError | None) -> None:
         link = self._links.pop(connection)
-        link.cancel_admission_timer()
+        self._gate.over(link)
         self._counts.leave(link.place)
         self.counters.closed[reason(error)] += 1
         if self._pairs.closed(link):
@@ -347,11 +319,11 @@ class P2PService(Service):
         if not self._inbound.established(link):
             return
         now = self._reactor.seconds()
-        link.cancel_admission_timer()
+        self._gate.over(link)
         link.admitted_at = now
         connection.mark_admitted()
         self.counters.admitted += 1
-        self._starts.heard(link)
+        self._starts.received(link)
         stays = self._pairs.admit(link, peer)
         if stays is not link:
             self._dialer.admitted(link, stays.connection)
@@ -364,10 +336,21 @@ class P2PService(Service):
             self._keep(link)
         self._watchers.join(link)
 
-    # Admission and identify
+    # Described, and the host's own streams
 
-    def _said_of_starts(self, connection: Connection) -> Mapping[str, bytes | None]:
+    def links(self) -> list[Link]:
+        return list(self._links.values())
+
+    def starts_for(self, connection: Connection) -> Mapping[str, bytes | None]:
         return self._starts.fields(connection)
+
+    def learnt(self, link: Link, said: Identification) -> None:
+        self.counters.identified += 1
+        link.identification = said
+        self._starts.received(link)
+        if self._pairs.keeps(link):
+            self._keep(link)
+            self._watchers.join(link)
 
     def _admission_opened(self, stream: Stream) -> None:
         self._inbound.progressed(stream.connection)
@@ -376,34 +359,23 @@ class P2PService(Service):
     def _push_opened(self, stream: Stream) -> None:
         self._identify.hear_push(self._links[stream.connection], stream)
 
-    def _learnt(self, link: Link, said: Identification) -> None:
-        self.counters.identified += 1
-        link.identification = said
-        self._starts.heard(link)
-        if self._pairs.keeps(link):
-            self._keep(link)
-            self._watchers.join(link)
-
     def _keep(self, link: Link) -> None:
         keep(link, self.peers, self.counters.identify_failed, self._reactor.seconds())
 
     def _protocols_changed(self) -> None:
         self._identify.forget()
         if self.running:
-            self._identify.push_soon(lambda: list(self._links.values()))
+            self._identify.push_soon()
 
     # Time
 
     def _tick(self) -> None:
         now = self._reactor.seconds()
-        try:
-            self._scope.check_buffered()
-            if now >= self._next_expiry:
-                self._next_expiry = now + EXPIRE_INTERVAL
-                self.peers.expire(now)
-            self._ping.ping_due(self._pairs.all_kept(), now)
-        except Exception:
-            self._log.failure("the host's periodic work failed")
+        self._scope.check_buffered()
+        if now >= self._next_expiry:
+            self._next_expiry = now + EXPIRE_INTERVAL
+            self.peers.expire(now)
+        self._ping.ping_due(self._pairs.all_kept(), now)
 
 
 def _perf_opened(stream: Stream) -> None:

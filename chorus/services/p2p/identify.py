@@ -1,11 +1,12 @@
-"""identify on every connection: ours is asked for, the peer's is asked for, changes are pushed (spec/wire.md 9); what
-admitted peers said of themselves goes into the peer store."""
+"""identify on every connection: asked, answered, and pushed when it changes (spec/wire.md 9); records of admitted peers
+go into the peer store."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
+from typing import Protocol as Interface
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -20,17 +21,19 @@ from chorus.protocols.identify import Identification
 from chorus.protocols.peerstore import PeerStore
 from chorus.protocols.stream import Connection, ProtocolNotSupported, Stream, StreamClosed
 from chorus.protocols.streamio import StreamIO
-from chorus.services.p2p.link import Link, reason
+from chorus.services.p2p.link import Link
+from chorus.services.p2p.reasons import reason
+from chorus.timer import Timer
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.internet.interfaces import IReactorTime
 
 PUSH_DELAY = 0.2
 """Seconds that changes are collected before they are pushed: protocols come and go in groups."""
 
 
 class IdentifySilent(PeerError):
-    """The peer did not say who it is in time."""
+    """The peer did not identify itself in time."""
 
     code = "identify_timeout"
 
@@ -45,7 +48,7 @@ class _Deaf:
         """The peer has nothing to say."""
 
     def stream_closed(self, error: ChorusError | None) -> None:
-        """Whatever did not arrive is the peer's loss."""
+        """The peer can ask again for what did not arrive."""
 
     def pause_writing(self) -> None:
         """One message fits any window."""
@@ -57,13 +60,26 @@ class _Deaf:
 _DEAF = _Deaf()
 
 
-class IdentifyService:
-    """Answers with what the node says of itself, and asks each peer once a connection.
+class Described(Interface):
+    """The node that identify describes, and that wants to know the others."""
 
-    `learnt` is called with each answer and push, and with an empty one for a peer that does not speak identify. Whoever
-    breaks its rules is closed; `failed` counts by the error's code. `wall_ns` is Unix time, for the sequence number of
-    our signed record; `starts` are the records that a connection is told besides (`identify.with_observed`).
-    """
+    def listen_addresses(self) -> list[Multiaddr]: ...
+
+    def protocols(self) -> list[str]: ...
+
+    def links(self) -> list[Link]:
+        """All connections that are open now."""
+
+    def starts_for(self, connection: Connection) -> Mapping[str, bytes | None]:
+        """Records that the connection gets besides (`identify.with_observed`)."""
+
+    def learnt(self, link: Link, said: Identification) -> None:
+        """An answer or a push; an empty one of a peer that does not speak identify."""
+
+
+class IdentifyService:
+    """Answers for `node`, and asks each peer once a connection. A peer that breaks the rules is closed; `failed` counts
+    by the error's code. `wall_ns` is Unix time, for the sequence number of our signed record."""
 
     _log = Logger()
 
@@ -71,38 +87,31 @@ class IdentifyService:
         self,
         clock: IReactorTime,
         identity: Identity,
+        node: Described,
         *,
         agent_version: str,
-        addresses: Callable[[], Sequence[Multiaddr]],
-        protocols: Callable[[], Sequence[str]],
-        learnt: Callable[[Link, Identification], None],
         failed: Counter[str],
         wall_ns: Callable[[], int],
-        starts: Callable[[Connection], Mapping[str, bytes | None]] = lambda _: {},
     ) -> None:
         self._clock = clock
         self._identity = identity
+        self._node = node
         self._agent_version = agent_version
-        self._addresses = addresses
-        self._protocols = protocols
-        self._learnt = learnt
         self._failed = failed
         self._wall_ns = wall_ns
-        self._starts = starts
         self._message: bytes | None = None
         self._record: tuple[tuple[Multiaddr, ...], bytes] | None = None
-        self._timer: IDelayedCall | None = None
-        self._push_to: Callable[[], Sequence[Link]] = list
+        self._push_later = Timer(clock, self._push)
 
-    # Saying
+    # Telling
 
     def message(self) -> bytes:
         if self._message is None:
-            addresses = tuple(self._addresses())
+            addresses = tuple(self._node.listen_addresses())
             self._message = identify.build(
                 self._identity.public_key,
                 addresses,
-                self._protocols(),
+                self._node.protocols(),
                 agent_version=self._agent_version,
                 signed_record=self.signed_record(addresses),
                 room=identify.OBSERVED_ROOM + identify.START_ROOM,
@@ -120,27 +129,24 @@ class IdentifyService:
         """Serve `/ipfs/id/1.0.0`."""
         stream.set_receiver(_DEAF)
         connection = stream.connection
-        stream.write(identify.with_observed(self.message(), connection.remote_address, **self._starts(connection)))
+        starts = self._node.starts_for(connection)
+        stream.write(identify.with_observed(self.message(), connection.remote_address, **starts))
         stream.close()
 
     def forget(self) -> None:
-        """What was to be said is no longer true; it is made anew when it is asked for."""
+        """The message is out of date; it is made anew when it is asked for."""
         self._message = None
 
-    def push_soon(self, links: Callable[[], Sequence[Link]]) -> None:
-        """Tell the peers of `links()` what has changed."""
-        self._push_to = links
-        if self._timer is None:
-            self._timer = self._clock.callLater(PUSH_DELAY, self._push)
+    def push_soon(self) -> None:
+        """Tell all peers what has changed."""
+        if not self._push_later.armed:
+            self._push_later.arm(PUSH_DELAY)
 
     def stop(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
+        self._push_later.cancel()
 
     def _push(self) -> None:
-        self._timer = None
-        for link in self._push_to():
+        for link in self._node.links():
             self.push(link)
 
     def push(self, link: Link) -> None:
@@ -153,7 +159,7 @@ class IdentifyService:
         failure.trap(ChorusError)  # type: ignore[no-untyped-call]
         self._log.debug("identify was not pushed: {error}", error=failure.getErrorMessage())
 
-    # Hearing
+    # Asking
 
     def ask(self, link: Link) -> None:
         """Ask the peer of a connection that has just been secured."""
@@ -171,7 +177,7 @@ class IdentifyService:
             return
         io.close()
         if not link.connection.closed:
-            self._learnt(link, said)
+            self._node.learnt(link, said)
 
     def hear_push(self, link: Link, stream: Stream) -> None:
         """Serve `/ipfs/id/push/1.0.0`."""
@@ -181,23 +187,21 @@ class IdentifyService:
         io = StreamIO(stream, self._clock, timeout=identify.TIMEOUT)
         try:
             said = await identify.read(io, link.connection.peer_id)
-        except StreamClosed:
-            return
         except ChorusError as error:
-            if not link.connection.closed:
+            if not isinstance(error, StreamClosed) and not link.connection.closed:
                 self._not_identified(link, error)
             return
         io.close()
         if link.connection.closed:
             return
         known = link.identification
-        self._learnt(link, said if known is None else known.changed_by(said))
+        self._node.learnt(link, said if known is None else known.changed_by(said))
 
     def _not_identified(self, link: Link, error: ChorusError) -> None:
         """A peer that does not speak identify may stay; one that breaks its rules may not."""
         self._failed[reason(error)] += 1
         if isinstance(error, ProtocolNotSupported):
-            self._learnt(link, Identification())
+            self._node.learnt(link, Identification())
         elif isinstance(error, PeerError):
             link.connection.close(error)
         else:
@@ -208,7 +212,7 @@ class IdentifyService:
 
 
 def keep(link: Link, peers: PeerStore, failed: Counter[str], now: float) -> None:
-    """Store what an admitted peer said of itself; a record of its own that is none is counted in `failed`."""
+    """Store the identification of an admitted peer; a bad record of its own is counted in `failed`."""
     said, peer = link.identification, link.peer
     assert said is not None and peer is not None
     source = link.connection.remote_address

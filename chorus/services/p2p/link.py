@@ -1,4 +1,4 @@
-"""What the host keeps of each connection, and what it counts."""
+"""A host's state of each connection, and its counters."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from chorus.errors import ChorusError, LimitExceeded
+from chorus.errors import LimitExceeded
 from chorus.identity import PeerId
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols.connection.shell import ConnectionProtocol
@@ -16,8 +16,6 @@ from chorus.protocols.identify import Identification
 from chorus.protocols.limits import Place
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall
-
     from chorus.protocols.connection.streams import MuxedStream
 
 
@@ -60,7 +58,7 @@ class P2PCounters:
     streams_refused: Counter[str] = attrs.field(factory=Counter)
     """Inbound streams reset as they opened, by the name of the limit."""
     peer_errors: Counter[str] = attrs.field(factory=Counter)
-    """What peers did wrong on their connections and streams, by the error's code."""
+    """Errors of peers on their connections and streams, by the error's code."""
     tcp: TransportCounters = attrs.field(factory=TransportCounters)
 
 
@@ -71,7 +69,7 @@ class Link:
     connection: ConnectionProtocol
     place: Place
     address: Multiaddr | None = None
-    """What was dialled."""
+    """The address that was dialled."""
     peer: PeerId | None = None
     """Once the connection is secured."""
     settling: bool = False
@@ -79,10 +77,9 @@ class Link:
     admitted_at: float | None = None
     identification: Identification | None = None
     announced: bool = False
-    """Watchers have heard of it."""
+    """Watchers know of it."""
     start_answered: bytes | None = None
     """The record of another start of ours that the peer showed us last."""
-    admission_timer: IDelayedCall | None = None
     latency: float | None = None
     """Seconds of the last ping."""
     next_ping: float = 0.0
@@ -128,15 +125,3 @@ class Link:
         for streams in self._streams.values():
             streams[:] = [stream for stream in streams if not stream.ended]
             self._total += len(streams)
-
-    def cancel_admission_timer(self) -> None:
-        timer, self.admission_timer = self.admission_timer, None
-        if timer is not None and timer.active():
-            timer.cancel()
-
-
-def reason(error: ChorusError | None) -> str:
-    """The name an end is counted under."""
-    if error is None:
-        return "normal"
-    return f"{error.code}.{error.limit}" if isinstance(error, LimitExceeded) else error.code

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 BACKLOG = 48
 """Connections that the system holds before they are accepted: fewer than the pool of those that have proved nothing
-(`HostLimits`), so that those who come together do not move each other before one of them could say a word."""
+(`HostLimits`), so that those who come together do not displace each other before one of them could send a byte."""
 
 
 class CannotListen(UserError):
@@ -32,8 +32,8 @@ class CannotListen(UserError):
 class Accepting(ServerFactory):
     """Asks `accept` for the protocol of each connection; `None` closes it at once.
 
-    What the system refuses after that (its quota of watched sockets is used up) Twisted logs; `accept` hears no more
-    of it.
+    Twisted logs it when the system refuses a socket after that (its quota of watched sockets is used up); `accept` is
+    not told.
 
     Without free file descriptors Twisted closes what it cannot take, by means of one that it keeps in reserve, so
     that the backlog does not keep the reactor busy.
@@ -49,7 +49,7 @@ class Accepting(ServerFactory):
         return self._accept(Multiaddr.tcp(peer.host, peer.port))
 
 
-class Listener:
+class TcpListener:
     """Listens on one address; where its port is 0, on `last_port` if that is free. `start` raises `CannotListen`."""
 
     _log = Logger()

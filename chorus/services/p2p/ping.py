@@ -1,6 +1,6 @@
-"""ping to every peer, now and then: how far away it is (spec/wire.md 10).
+"""Pings every peer now and then to measure its distance (spec/wire.md 10).
 
-Only measures. Whether a connection lives is for the multiplexer's keepalive to say.
+Only measures: the multiplexer's keepalive decides whether a connection lives.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Starts of nodes on the connections of a host: what identify says of them, and whom it has to be said to again."""
+"""Starts of nodes on the connections of a host: fields of identify, and pushes of it that a record asks for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class LinkStarts:
-    """Without `starts` (open mode) nothing is said or heard. `push` says identify again on a connection."""
+    """Without `starts` (open mode) records are neither sent nor read. `push` sends identify again on a connection."""
 
     def __init__(self, starts: Starts | None, links: Mapping[Connection, Link], push: Callable[[Link], None]) -> None:
         self._starts = starts
@@ -29,18 +29,18 @@ class LinkStarts:
             return {}
         link = self._links.get(connection)
         said = None if link is None else link.identification
-        told = None if said is None else said.start_record
-        return {"start": self._starts.record(), "your_start": self._starts.other_of(connection.peer_id, told)}
+        theirs = None if said is None else said.start_record
+        return {"start": self._starts.record(), "your_start": self._starts.other_of(connection.peer_id, theirs)}
 
-    def heard(self, link: Link) -> None:
-        """What the peer of an admitted connection said; strangers could make us remember anything."""
+    def received(self, link: Link) -> None:
+        """Reads the records of an admitted peer; strangers could make us remember anything."""
         said = link.identification
         if self._starts is None or said is None or link.peer is None or not link.admitted:
             return
         if said.start_record is not None:
-            self._starts.heard(link.peer, said.start_record)
+            self._starts.received(link.peer, said.start_record)
         if said.your_start_record is not None and said.your_start_record != link.start_answered:
-            # Once for each record: whoever shows it would be told of us again and again.
+            # Once for each record, or a peer that shows it would get ours again and again.
             link.start_answered = said.your_start_record
             if self._starts.shown(said.your_start_record):
                 self._push(link)

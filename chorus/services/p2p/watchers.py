@@ -1,4 +1,4 @@
-"""Who wants to hear of peers that join and leave. One that fails is logged, and the others hear all the same."""
+"""Watchers of peers that join and leave. One that fails is logged, and the others are called all the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Watcher = Callable[[Connection], None]
 
 
 class Watchers:
-    """A connection is told once it is admitted and identified, and once when it leaves after that."""
+    """Called once when a connection is admitted and identified, and once when it leaves after that."""
 
     _log = Logger()
 
@@ -21,28 +21,28 @@ class Watchers:
         self._watchers: list[tuple[Watcher, Watcher]] = []
 
     def add(self, joined: Watcher, left: Watcher, present: Iterable[Link]) -> None:
-        """A new one hears at once of those that were told to the others."""
+        """A new one is called at once for those that the others know."""
         self._watchers.append((joined, left))
         for link in present:
             if link.announced:
-                self._tell(joined, link)
+                self._call(joined, link)
 
     def join(self, link: Link) -> None:
-        """An admitted connection. Nothing is told before identify, or again."""
+        """An admitted connection. Watchers are not called before identify, or again."""
         if link.announced or link.identification is None:
             return
         link.announced = True
         for joined, _ in self._watchers:
-            self._tell(joined, link)
+            self._call(joined, link)
 
     def leave(self, link: Link) -> None:
         if not link.announced:
             return
         link.announced = False
         for _, left in self._watchers:
-            self._tell(left, link)
+            self._call(left, link)
 
-    def _tell(self, watcher: Watcher, link: Link) -> None:
+    def _call(self, watcher: Watcher, link: Link) -> None:
         try:
             watcher(link.connection)
         except Exception:

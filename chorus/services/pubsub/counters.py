@@ -1,4 +1,4 @@
-"""What pub/sub has counted since start, as plain numbers: the router's counters and those of the streams."""
+"""Counters of pub/sub since start, as plain numbers: those of the router and of the streams."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ import attrs
 
 if TYPE_CHECKING:
     from chorus.protocols.gossipsub.events import Counters
-    from chorus.services.pubsub.link import Outbound
+    from chorus.services.pubsub.link import RpcWriter
 
 
 @attrs.define
 class LinkCounters:
-    """Of the streams. What is counted by a link is added when the link is gone."""
+    """Of the streams. Counts of a link are added when the link is gone."""
 
     sent: int = 0
     """Frames handed to peers' streams or queues, control included."""
     streams_refused: int = 0
     """Inbound streams reset because of what they carried."""
     errors: int = 0
-    """Exceptions of watchers, peer exchange and heartbeats (each is logged)."""
+    """Exceptions of watchers and peer exchange (each is logged)."""
     dropped_messages: int = 0
     dropped_gossip: int = 0
     reopened: int = 0
 
-    def add(self, link: Outbound) -> None:
+    def add(self, link: RpcWriter) -> None:
         self.dropped_messages += link.queue.dropped_messages
         self.dropped_gossip += link.queue.dropped_gossip
         self.reopened += link.reopened
 
 
-def counted(router: Counters, gone: LinkCounters, links: Iterable[Outbound], *, errors: int) -> dict[str, int]:
+def counted(router: Counters, gone: LinkCounters, links: Iterable[RpcWriter], *, errors: int) -> dict[str, int]:
     """`sent` and `received` are messages; `rejected` is over all reasons; `errors` are added to those of the links."""
     streams = attrs.evolve(gone)
     for link in links:

@@ -1,4 +1,4 @@
-"""Direct peers: dialled until they are there, and spoken of once when one is not."""
+"""Direct peers: dialled until they are connected; the first failure of each is logged as a warning."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class DirectPeers:
-    """`addresses` end in `/p2p/…`; those of `own`, the node itself, are left out and `warn_of_own` says so."""
+    """`addresses` end in `/p2p/…`; those of `own`, the node itself, are left out and `warn_of_own` logs them."""
 
     _log = Logger()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from twisted.logger import Logger
 
@@ -16,9 +16,10 @@ from chorus.protocols.gossipsub.params import MAX_RPC
 from chorus.protocols.gossipsub.queue import SendQueue
 from chorus.protocols.stream import ProtocolNotSupported, StreamClosed
 from chorus.services.pubsub.turns import TurnQueue
+from chorus.timer import Timer
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.internet.interfaces import IReactorTime
     from twisted.python.failure import Failure
 
     from chorus.protocols.stream import Connection, Stream
@@ -37,28 +38,40 @@ READ_LIMIT: Final = 60.0
 STEADY: Final = 10.0
 """Seconds after which an outbound stream counts as good: its end is answered without delay."""
 
-REOPEN_FIRST: Final = 0.25
-REOPEN_MAX: Final = 60.0
-
+REOPEN: Final = Backoff(0.25, 60.0, low=0.75, high=1.25)
+"""Before the outbound stream is opened again."""
 
 GoOn = Callable[[float], bool]
 """The next part of an RPC; the argument is the time. False when nothing is left."""
 
 
-_REOPEN: Final = Backoff(REOPEN_FIRST, REOPEN_MAX, low=0.75, high=1.25)
+class Owner(Protocol):
+    """The service that the streams belong to; `raw` is the peer's id."""
+
+    def greet(self, raw: bytes) -> None:
+        """A stream replaces one that was lost: send everything that the peer must know again."""
+
+    def drop(self, raw: bytes) -> None:
+        """The peer turns out not to speak the protocol."""
+
+    def drained(self) -> None:
+        """A peer has caught up."""
+
+    def receive(self, raw: bytes, rpc: bytes, now: float) -> GoOn | None:
+        """Process an RPC; of a large one a part, and return the function for the next part."""
+
+    def transmit(self) -> None:
+        """The turn of a peer has ended."""
+
+    def reader_closed(self, raw: bytes, reader: RpcReader) -> None:
+        """It hands on nothing more."""
+
+    def reader_refused(self, raw: bytes, error: PeerError) -> None:
+        """The stream is reset because of what it carried."""
 
 
-def reopen_delay(failures: int, rng: random.Random) -> float:
-    """Seconds before the outbound stream is opened again: doubling from `REOPEN_FIRST`, ±25 %, at most a minute."""
-    return _REOPEN.delay(failures + 1, rng)
-
-
-class Outbound:
-    """Our stream to one peer: opened again when it ends, with a bounded queue while it is slow or away.
-
-    `greet` is called when a stream replaces one that was lost, and sends the whole picture again; `unsupported` when
-    the peer turns out not to speak the protocol; `drained` when it has caught up.
-    """
+class RpcWriter:
+    """Our stream to one peer: opened again when it ends, with a bounded queue while it is slow or away."""
 
     _log = Logger()
 
@@ -66,12 +79,10 @@ class Outbound:
         self,
         connection: Connection,
         protocol: str,
+        owner: Owner,
         *,
         clock: IReactorTime,
         rng: random.Random,
-        greet: Callable[[], None],
-        unsupported: Callable[[], None],
-        drained: Callable[[], None],
     ) -> None:
         self.connection = connection
         self.protocol = protocol
@@ -79,15 +90,13 @@ class Outbound:
         self.reopened = 0
         self._clock = clock
         self._rng = rng
-        self._greet = greet
-        self._unsupported = unsupported
-        self._drained = drained
+        self._owner = owner
         self._attempt: _Attempt | None = None
         self._stream: Stream | None = None
         self._writable = False
         self._opened_at = 0.0
         self._failures = 0
-        self._retry: IDelayedCall | None = None
+        self._retry = Timer(clock, self.open)
         self._stopped = False
         self._lost = False
         """Whether something that was sent or queued is gone, so that the next stream must begin anew."""
@@ -96,7 +105,7 @@ class Outbound:
         """Open the stream if there is none."""
         if self._stopped or self._attempt is not None:
             return
-        self._cancel_retry()
+        self._retry.cancel()
         attempt = self._attempt = _Attempt(self)
         opening = self.connection.open_stream([self.protocol])
         opening.addCallbacks(self._opened, self._refused, callbackArgs=(attempt,), errbackArgs=(attempt,))
@@ -115,7 +124,7 @@ class Outbound:
         """Close our direction once what was written has gone; nothing is sent after this."""
         self._stopped = True
         self.queue.clear()
-        self._cancel_retry()
+        self._retry.cancel()
         stream = self._forget()
         if stream is not None:
             stream.close()
@@ -149,7 +158,7 @@ class Outbound:
         if self._lost:
             self._lost = False
             self.reopened += 1
-            self._greet()
+            self._owner.greet(self.connection.peer_id.raw)
         self._drain()
 
     def _refused(self, failure: Failure, attempt: _Attempt) -> None:
@@ -163,29 +172,24 @@ class Outbound:
         self._forget()
         self._lost = True
         if isinstance(error, ProtocolNotSupported):
-            self._unsupported()
+            self._owner.drop(self.connection.peer_id.raw)
             return
         self._log.debug("pub/sub stream to {peer} ended: {reason}", peer=self._peer, reason=error)
-        self._retry = self._clock.callLater(reopen_delay(self._failures, self._rng), self.open)
         self._failures += 1
+        self._retry.arm(REOPEN.delay(self._failures, self._rng))
 
     def writable(self, attempt: _Attempt, writable: bool) -> None:
         if attempt is self._attempt and self._stream is not None:
             self._writable = writable
             if writable:
                 self._drain()
-                self._drained()
+                self._owner.drained()
 
     def _forget(self) -> Stream | None:
         stream, self._stream = self._stream, None
         self._attempt = None
         self._writable = False
         return stream
-
-    def _cancel_retry(self) -> None:
-        if self._retry is not None and self._retry.active():
-            self._retry.cancel()
-        self._retry = None
 
     def _write(self, data: bytes) -> None:
         assert self._stream is not None
@@ -211,7 +215,7 @@ class _Attempt:
 
     __slots__ = ("_link",)
 
-    def __init__(self, link: Outbound) -> None:
+    def __init__(self, link: RpcWriter) -> None:
         self._link = link
 
     def data_received(self, data: bytes) -> None:
@@ -230,15 +234,13 @@ class _Attempt:
         self._link.writable(self, True)
 
 
-class Inbound:
-    """The peer's stream: RPCs are handed to `receive` in order, for at most `TURN_BUDGET` seconds a turn.
+class RpcReader:
+    """The peer's stream: its owner receives the RPCs in order, for at most `TURN_BUDGET` seconds a turn; a large RPC
+    part by part, so that a turn is never longer than the budget and the cost of one message.
 
-    Of a large RPC `receive` does a part and returns what does the next one, and says whether there may be more: so a
-    turn is never longer than the budget and what one message costs.
-
-    Held, with reading paused, until `release`: a peer's first bytes can come before the host has said that it is
-    identified. A peer that has used up its turn waits in `turns` for the next one, with all others that have; who says
-    little is heard at once.
+    Held, with reading paused, until `release`: a peer's first bytes can come before the host has announced it. A peer
+    that has used up its turn waits in `turns` for the next one, with all others that have; a peer that sends little is
+    read at once.
     """
 
     _log = Logger()
@@ -246,20 +248,15 @@ class Inbound:
     def __init__(
         self,
         stream: Stream,
+        owner: Owner,
         *,
         clock: IReactorTime,
         turns: TurnQueue,
-        receive: Callable[[bytes, float], GoOn | None],
-        turn_ended: Callable[[], None],
-        closed: Callable[[Inbound], None],
-        refused: Callable[[PeerError], None],
     ) -> None:
         self.stream = stream
         self._clock = clock
-        self._receive = receive
-        self._turn_ended = turn_ended
-        self._closed = closed
-        self._refused = refused
+        self._raw = stream.connection.peer_id.raw
+        self._owner = owner
         self._held = True
         self._paused = False
         self._decoder = DelimitedDecoder(MAX_RPC)
@@ -342,7 +339,7 @@ class Inbound:
             self.stop()
         self._ended_at = self._clock.seconds()
         self._used += self._ended_at - began
-        self._turn_ended()
+        self._owner.transmit()
 
     def _step(self, now: float) -> bool:
         """A small RPC, or some of a large one; false when there is nothing to do."""
@@ -354,7 +351,7 @@ class Inbound:
         if rpc is None:
             return False
         self._partial_since = None
-        self._go_on = self._receive(rpc, now)
+        self._go_on = self._owner.receive(self._raw, rpc, now)
         return True
 
     def _caught_up(self, now: float) -> None:
@@ -373,7 +370,7 @@ class Inbound:
             self.stream.pause_reading()
 
     def _refuse(self, error: PeerError) -> None:
-        self._refused(error)
+        self._owner.reader_refused(self._raw, error)
         self._finish()
         self.stream.reset(error)
 
@@ -383,4 +380,4 @@ class Inbound:
         self._turns.remove(self._next_turn)
         if not self.over:
             self.over = True
-            self._closed(self)
+            self._owner.reader_closed(self._raw, self)

@@ -1,7 +1,7 @@
-"""Where a start's sequence numbers begin: above all that the node has ever used, whatever its clock says now.
+"""First sequence number of a start: above all that the node has ever used, whatever its clock shows now.
 
 Members refuse a number that is not above what they have forgotten of its publisher (`protocols/gossip_floors.py`). By
-the clock alone, a node whose clock was set back between two starts would not be heard until it is as late again.
+the clock alone, a node whose clock was set back between two starts would be ignored until it is as late again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def first_seqno(folder: Path, wall_ns: int) -> int:
     now or the next time."""
     text = read_private(folder / FILE, _LENGTH) or b""
     reserved = int(text) if text.isdigit() else 0
-    # A number near the end of what fits is not ours: nothing could be said after it.
+    # A number near the end of what fits is not ours: nothing could be published after it.
     first, after = begin(wall_ns, reserved if reserved < 1 << 63 else 0)
     try:
         write_private(folder / FILE, str(after).encode())

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -19,38 +18,32 @@ from chorus.identity import PeerId
 from chorus.protocols.gossip import GossipRouter
 from chorus.protocols.gossip_unfinished import Unfinished
 from chorus.protocols.gossipsub.events import Validation
-from chorus.protocols.gossipsub.params import PROTOCOLS, GossipParams
+from chorus.protocols.gossipsub.params import PROTOCOLS
 from chorus.protocols.gossipsub.rpc import Exchanged
-from chorus.protocols.gossipsub.score_params import ScoreParams
 from chorus.protocols.gossipsub.sign import Signer, SigningKey, Verifier
-from chorus.protocols.limits import HostLimits, groups
 from chorus.protocols.stream import ProtocolOptions
 from chorus.services.pubsub.congestion import Congestion
 from chorus.services.pubsub.counters import LinkCounters, counted
 from chorus.services.pubsub.direct import DirectPeers
-from chorus.services.pubsub.link import GoOn, Inbound, Outbound
+from chorus.services.pubsub.link import GoOn, RpcReader, RpcWriter
+from chorus.services.pubsub.settings import PeerRecords, PubSubSettings
 from chorus.services.pubsub.topics import Callback, ReceivedValidator, Topic, Topics
 from chorus.services.pubsub.turns import TurnQueue
+from chorus.timer import Periodic
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.internet.interfaces import IReactorTime
 
-    from chorus.multiformats.multiaddr import Multiaddr
     from chorus.protocols.stream import Connection, Host, Stream
 
 MAX_INBOUND_PER_PEER: Final = 2
 """Streams of one peer: its own, and the one that replaces it while the old one ends."""
 
-Network = IPv4Network | IPv6Network
-RecordOf = Callable[[PeerId], "bytes | None"]
-TakeUp = Callable[[PeerId, PeerId, "bytes | None"], None]
-"""(who says so, whom it names, that peer's signed record)."""
-
 
 @attrs.define
 class _Peer:
-    link: Outbound
-    inbound: Inbound | None = None
+    link: RpcWriter
+    inbound: RpcReader | None = None
 
 
 class PubSubService(Service):
@@ -58,9 +51,6 @@ class PubSubService(Service):
 
     `rng` is the only chance in it; `first_seqno` gives a number above all that this identity has used: the Unix time in
     nanoseconds, where no clock is ever set back.
-    `record_of` gives the signed records that peer exchange passes on, `take_up` gets those of others. `direct` are
-    addresses that end in `/p2p/…`: these peers are kept connected and get every message, whatever their score. Who
-    comes from one of `shared_networks` is not counted with others of its address (P6).
     """
 
     _log = Logger()
@@ -72,42 +62,37 @@ class PubSubService(Service):
         clock: IReactorTime,
         *,
         rng: random.Random,
-        params: GossipParams | None = None,
-        score_params: ScoreParams | None = None,
-        direct: Sequence[Multiaddr] = (),
-        shared_networks: Sequence[Network] = (),
-        record_of: RecordOf = lambda peer: None,
-        take_up: TakeUp = lambda source, peer, record: None,
+        settings: PubSubSettings | None = None,
+        exchange: PeerRecords | None = None,
         first_seqno: Callable[[], int] = time.time_ns,
     ) -> None:
-        self.params = params or GossipParams()
-        self._direct = DirectPeers(host, identity.peer_id, direct)
+        self.settings = settings = settings or PubSubSettings()
+        self._exchange = exchange = exchange or PeerRecords()
+        self._direct = DirectPeers(host, identity.peer_id, settings.direct)
         self.router = GossipRouter(
             peer_id=identity.peer_id.raw,
             sign=Signer(identity).sign,
             verify=Verifier().verify,
             rng=rng,
             first_seqno=first_seqno(),
-            params=self.params,
-            score_params=score_params,
-            record=lambda raw: record_of(PeerId(raw)),
+            params=settings.params,
+            score_params=settings.scores,
+            record=lambda raw: exchange.record_of(PeerId(raw)),
             direct=self._direct.raw_ids(),
         )
-        self._shared_networks = tuple(shared_networks)
-        self._take_up = take_up
         self._heartbeats = 0
         self._host = host
         self._clock = clock
         self._rng = rng
         self._counters = LinkCounters()
         self._peers: dict[bytes, _Peer] = {}
-        self._waiting: dict[bytes, Inbound] = {}
-        """Inbound streams of peers of which the host has not spoken yet."""
+        self._waiting: dict[bytes, RpcReader] = {}
+        """Streams of peers that the host has not announced yet."""
         self._connected: dict[bytes, Connection] = {}
-        """Peers that the host has spoken of, whether they speak pub/sub or not."""
+        """Peers that the host has announced, whether they speak pub/sub or not."""
         self._topics = Topics(clock, self._validated)
         self._arrival_watchers: list[Callable[[PeerId, str], None]] = []
-        self._timer: IDelayedCall | None = None
+        self._beat = Periodic(clock, "the heartbeat", self._heartbeat, lambda: settings.params.heartbeat)
         self._turns = TurnQueue(clock)
         self._congestion = Congestion(clock, self.queued)
         self._watching = False
@@ -125,24 +110,23 @@ class PubSubService(Service):
             self._direct.warn_of_own()
         for connection in self._host.connections():
             self._joined(connection)
-        self._timer = self._clock.callLater(self.params.first_heartbeat, self._heartbeat)
+        self._beat.start(self.settings.params.first_heartbeat)
 
     def stopService(self) -> None:
         """Close our streams and leave every topic; what was written still goes."""
         super().stopService()  # type: ignore[no-untyped-call]
         for protocol in PROTOCOLS:
             self._host.unregister(protocol)
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        self._beat.stop()
         self._topics.cancel()
         self._direct.stop()
         for inbound in list(self._waiting.values()):
             inbound.stop()
         self.router.leave(self._clock.seconds())
         self._topics.clear()
-        self._transmit()
+        self.transmit()
         for raw in list(self._peers):
-            self._drop(raw)
+            self.drop(raw)
         self._connected.clear()
         self._congestion.release()
 
@@ -151,7 +135,8 @@ class PubSubService(Service):
     def subscribe(
         self, topic: str, callback: Callback, validator: ReceivedValidator | None = None, *, waits: bool = False
     ) -> Callable[[], None]:
-        """Hear a topic; returns what ends it. Raises `ValueError` for a topic over 256 bytes or empty.
+        """Call `callback` with each message of a topic, until the function that is returned is called. Raises
+        `ValueError` for a topic over 256 bytes or empty.
 
         A message is delivered and forwarded when every validator of its topic accepts it; an exception in one counts
         as `Validation.IGNORE`, one in a callback is logged and the others are called. A validator may answer with a
@@ -164,7 +149,7 @@ class PubSubService(Service):
         entry.callbacks.append(callback)
         if validator is not None:
             entry.validators.append(validator)
-        self._transmit()
+        self.transmit()
         active = True
 
         def unsubscribe() -> None:
@@ -180,21 +165,21 @@ class PubSubService(Service):
             if not entry.callbacks:
                 self._topics.leave(topic)
                 self.router.unsubscribe(topic, self._clock.seconds())
-                self._transmit()
+                self.transmit()
 
         return unsubscribe
 
     def watch_arrivals(self, watcher: Callable[[PeerId, str], None]) -> None:
-        """Hear of each connected peer that comes to a topic of ours (late joiners)."""
+        """Call `watcher` for each connected peer that comes to a topic of ours (late joiners)."""
         self._arrival_watchers.append(watcher)
 
     def publish(self, topic: str, data: bytes) -> bytes:
-        """Sign and send at once; returns the message id. Whoever publishes much waits for `ready` in between.
+        """Sign and send at once; returns the message id. A publisher of much waits for `ready` in between.
 
         Raises `MessageTooLarge` (about 64 KiB) and `ValueError` for a topic that peers would refuse.
         """
         message_id = self.router.publish(topic, data, self._clock.seconds())
-        self._transmit()
+        self.transmit()
         return message_id
 
     def ready(self) -> Deferred[None]:
@@ -202,7 +187,7 @@ class PubSubService(Service):
         return self._congestion.ready()
 
     def set_application_score(self, score: Callable[[bytes], float]) -> None:
-        """P5 of a peer (its raw id), asked every second; 0 for nothing to say."""
+        """P5 of a peer (its raw id), asked every second; 0 is neutral."""
         self.router.scores.application = score
 
     def seconds(self) -> float:
@@ -216,13 +201,6 @@ class PubSubService(Service):
     def mesh_of(self, topic: str) -> list[PeerId]:
         return [PeerId(raw) for raw in self.router.mesh(topic)]
 
-    def subscribers_of(self, topic: str) -> list[PeerId]:
-        return [PeerId(raw) for raw in self.router.subscribers(topic)]
-
-    def topics(self) -> list[str]:
-        """Our subscriptions."""
-        return self.router.topics()
-
     def peers(self) -> list[PeerId]:
         """Connected peers that speak pub/sub."""
         return [PeerId(raw) for raw in self._peers]
@@ -235,7 +213,8 @@ class PubSubService(Service):
         """Plain numbers since start, for metrics. `sent` and `received` are messages; `rejected` is over all reasons
         (see `router.counters.rejected`)."""
         links = [peer.link for peer in self._peers.values()]
-        return counted(self.router.counters, self._counters, links, errors=self._topics.errors)
+        errors = self._topics.errors + self._beat.errors
+        return counted(self.router.counters, self._counters, links, errors=errors)
 
     # Peers
 
@@ -251,9 +230,8 @@ class PubSubService(Service):
             return
         inbound = self._waiting.pop(raw, None)
         spoken = self._host.protocols_of(connection.peer_id)
-        protocol: str | None = next((name for name in PROTOCOLS if name in spoken), None)
-        if protocol is None and inbound is not None:
-            protocol = inbound.stream.protocol
+        opened = inbound.stream.protocol if inbound is not None else None
+        protocol = next((name for name in PROTOCOLS if name in spoken), opened)
         if protocol is not None:
             self._add(connection, protocol)
         if inbound is not None:
@@ -264,37 +242,20 @@ class PubSubService(Service):
         if self._connected.get(raw) is not connection:
             return
         del self._connected[raw]
-        self._drop(raw)
+        self.drop(raw)
 
     def _add(self, connection: Connection, protocol: str) -> None:
         raw = connection.peer_id.raw
-        link = Outbound(
-            connection,
-            protocol,
-            clock=self._clock,
-            rng=self._rng,
-            greet=lambda: self._greet(raw),
-            unsupported=lambda: self._drop(raw),
-            drained=self._congestion.drained,
-        )
+        link = RpcWriter(connection, protocol, self, clock=self._clock, rng=self._rng)
         self._peers[raw] = _Peer(link)
         self.router.peer_joined(
-            raw, protocol, outbound=not connection.inbound, group=self._group(connection.remote_address)
+            raw, protocol, outbound=not connection.inbound, group=self.settings.group(connection.remote_address)
         )
         self._direct.joined(connection.peer_id)
-        self._transmit()
+        self.transmit()
         link.open()
 
-    def _group(self, address: Multiaddr) -> str | None:
-        """The public network that an address is counted in, None where it is in none."""
-        ip = address.ip()
-        # A network of the other version holds no address of this one.
-        if ip is None or any(ip in network for network in self._shared_networks):
-            return None
-        counted = groups(address, HostLimits())
-        return counted[0][0] if counted else None
-
-    def _drop(self, raw: bytes) -> None:
+    def drop(self, raw: bytes) -> None:
         peer = self._peers.pop(raw, None)
         if peer is None:
             return
@@ -303,11 +264,14 @@ class PubSubService(Service):
         peer.link.stop()
         if peer.inbound is not None:
             peer.inbound.stop()
+        self.drained()
+
+    def drained(self) -> None:
         self._congestion.drained()
 
-    def _greet(self, raw: bytes) -> None:
+    def greet(self, raw: bytes) -> None:
         self.router.greet(raw, self._clock.seconds())
-        self._transmit()
+        self.transmit()
 
     # Streams
 
@@ -316,15 +280,7 @@ class PubSubService(Service):
             stream.reset()
             return
         raw = stream.connection.peer_id.raw
-        inbound = Inbound(
-            stream,
-            clock=self._clock,
-            turns=self._turns,
-            receive=lambda rpc, now: self._receive(raw, rpc, now),
-            turn_ended=self._transmit,
-            closed=lambda closed: self._inbound_closed(raw, closed),
-            refused=lambda error: self._refused(raw, error),
-        )
+        inbound = RpcReader(stream, self, clock=self._clock, turns=self._turns)
         if inbound.over:
             return
         connection = self._connected.get(raw)
@@ -338,7 +294,7 @@ class PubSubService(Service):
             self._add(connection, stream.protocol)
         self._attach(raw, inbound)
 
-    def _attach(self, raw: bytes, inbound: Inbound) -> None:
+    def _attach(self, raw: bytes, inbound: RpcReader) -> None:
         """Read a peer's stream; a new one takes the place of the old one."""
         peer = self._peers.get(raw)
         if peer is None:
@@ -349,28 +305,28 @@ class PubSubService(Service):
             before.stop()
         inbound.release()
 
-    def _inbound_closed(self, raw: bytes, inbound: Inbound) -> None:
+    def reader_closed(self, raw: bytes, reader: RpcReader) -> None:
         peer = self._peers.get(raw)
-        if peer is not None and peer.inbound is inbound:
+        if peer is not None and peer.inbound is reader:
             peer.inbound = None
-        if self._waiting.get(raw) is inbound:
+        if self._waiting.get(raw) is reader:
             del self._waiting[raw]
 
-    def _refused(self, raw: bytes, error: PeerError) -> None:
+    def reader_refused(self, raw: bytes, error: PeerError) -> None:
         self._counters.streams_refused += 1
         self._log.warn("pub/sub stream of {peer} reset: {reason}", peer=str(PeerId(raw)), reason=str(error))
 
-    def _receive(self, raw: bytes, rpc: bytes, now: float) -> GoOn | None:
+    def receive(self, raw: bytes, rpc: bytes, now: float) -> GoOn | None:
         unfinished = self.router.begin(raw, rpc, now)
-        self._hand_on()
+        self._dispatch()
         return None if unfinished is None else partial(self._go_on, raw, unfinished)
 
     def _go_on(self, raw: bytes, unfinished: Unfinished, now: float) -> bool:
         more = self.router.go_on(raw, unfinished, now)
-        self._hand_on()
+        self._dispatch()
         return more
 
-    def _hand_on(self) -> None:
+    def _dispatch(self) -> None:
         for delivery in self.router.take_deliveries():
             self._topics.deliver(delivery)
         for peer, topic in self.router.take_arrivals():
@@ -384,7 +340,7 @@ class PubSubService(Service):
         except ChorusError:
             return
         try:
-            self._take_up(PeerId(source), peer, exchanged.record)
+            self._exchange.take_up(PeerId(source), peer, exchanged.record)
         except Exception:
             self._counters.errors += 1
             self._log.failure("peer exchange of {peer}", peer=str(PeerId(source)))
@@ -399,12 +355,12 @@ class PubSubService(Service):
 
     def _validated(self, message_id: bytes, verdict: Validation) -> None:
         self.router.validated(message_id, verdict, self._clock.seconds())
-        self._hand_on()
-        self._transmit()
+        self._dispatch()
+        self.transmit()
 
     # Out
 
-    def _transmit(self) -> None:
+    def transmit(self) -> None:
         for raw, sends in self.router.take_sends().items():
             peer = self._peers.get(raw)
             if peer is not None:
@@ -412,17 +368,12 @@ class PubSubService(Service):
                 peer.link.send(sends)
 
     def _heartbeat(self) -> None:
-        self._timer = self._clock.callLater(self.params.heartbeat, self._heartbeat)
         now = self._clock.seconds()
-        try:
-            for peer in list(self._peers.values()):
-                if peer.inbound is not None:
-                    peer.inbound.check(now)
-            self.router.heartbeat(now)
-            if self._heartbeats % self.params.direct_ticks == 0:
-                self._direct.dial(self.router.absent_direct_peers())
-            self._heartbeats += 1
-            self._transmit()
-        except Exception:
-            self._counters.errors += 1
-            self._log.failure("heartbeat")
+        for peer in list(self._peers.values()):
+            if peer.inbound is not None:
+                peer.inbound.check(now)
+        self.router.heartbeat(now)
+        if self._heartbeats % self.settings.params.direct_ticks == 0:
+            self._direct.dial(self.router.absent_direct_peers())
+        self._heartbeats += 1
+        self.transmit()

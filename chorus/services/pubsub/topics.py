@@ -1,4 +1,4 @@
-"""The application's side of pub/sub topics: who hears what, and what validators say of a message before it is heard."""
+"""The application's side of pub/sub topics: callbacks, and validators that judge a message before it is delivered."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Received:
 
     topic: str
     from_peer: PeerId
-    """Who published and signed it."""
+    """Its publisher, who signed it."""
     data: bytes
     id: bytes
     source: PeerId | None = attrs.field(default=None, eq=False)
@@ -71,7 +71,7 @@ class Topics:
         self._by_name.clear()
 
     def cancel(self) -> None:
-        """Whatever is still being validated is ignored."""
+        """Ignore the messages that are still being validated."""
         for answer in list(self._validating):
             answer.cancel()
 

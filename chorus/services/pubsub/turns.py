@@ -1,12 +1,14 @@
-"""Work that would hold the reactor for too long goes on in turns: one piece each time the reactor comes round."""
+"""Turns of long work: one piece in each reactor turn, so that sockets are served in between."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from chorus.timer import Timer
+
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.internet.interfaces import IReactorTime
 
 Turn = Callable[[], None]
 
@@ -18,9 +20,8 @@ class TurnQueue:
     """
 
     def __init__(self, clock: IReactorTime) -> None:
-        self._clock = clock
         self._waiting: dict[Turn, None] = {}
-        self._timer: IDelayedCall | None = None
+        self._timer = Timer(clock, self._next)
 
     def add(self, turn: Turn) -> None:
         """Call `turn` once, after those that wait already; it stands in the queue once, however often it is added."""
@@ -30,16 +31,14 @@ class TurnQueue:
     def remove(self, turn: Turn) -> None:
         """Forget it; no error if it does not wait."""
         self._waiting.pop(turn, None)
-        if not self._waiting and self._timer is not None:
+        if not self._waiting:
             self._timer.cancel()
-            self._timer = None
 
     def _arm(self) -> None:
-        if self._waiting and self._timer is None:
-            self._timer = self._clock.callLater(0, self._next)
+        if self._waiting and not self._timer.armed:
+            self._timer.arm(0)
 
     def _next(self) -> None:
-        self._timer = None
         turn = next(iter(self._waiting))
         del self._waiting[turn]
         # First, so that a turn that fails does not stop the others.

@@ -1,4 +1,4 @@
-"""What the API shows of pub/sub: topics with their meshes, and every peer's score with where it comes from."""
+"""Pub/sub in the API: topics with their meshes, and every peer's score with its parts."""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ from twisted.python.failure import Failure
 from chorus.backoff import Backoff
 from chorus.errors import ChorusError
 from chorus.identity import PeerId
-from chorus.services.scheduling import documents as task_documents
 from chorus.services.scheduling.fair_places import FairPlaces
 from chorus.services.scheduling.result_limits import excess
+from chorus.tasks.blobs import result_blobs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -115,7 +115,7 @@ class Collection(Service):
         if holder is None:
             return
         async with self._bringing.place(holder):
-            for sha256, size in task_documents.blobs_of(result):
+            for sha256, size in result_blobs(result):
                 if await self._blobs.stat(sha256) is None:
                     await self._blobs.fetch(sha256, size, [holder])
 
@@ -135,7 +135,7 @@ class Collection(Service):
         holder = PeerId.parse(task.scheduler) if task.scheduler is not None else self._holder(task.result)
         if holder is None or excess(task.spec, task.result or {}) is not None:
             return
-        for sha256, size in task_documents.blobs_of(task.result):
+        for sha256, size in result_blobs(task.result):
             if sha256 not in self._holders:
                 self._holders[sha256] = holder
                 self._blobs.remember_holder(sha256, holder)

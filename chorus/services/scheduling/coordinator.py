@@ -26,6 +26,7 @@ from chorus.services.scheduling.counters import Counters
 from chorus.services.scheduling.custodies import Custodies
 from chorus.services.scheduling.intake import BlobsHere, Forbidden, Intake, IntakeSettings
 from chorus.tasks import entries
+from chorus.tasks.blobs import input_blob
 from chorus.tasks.leases import LEASE_S
 from chorus.tasks.spec import LimitPolicy
 from chorus.tasks.state import OWNED, State, TaskState
@@ -374,7 +375,7 @@ class CoordinatorService(Service):
         return index
 
     async def input_of(self, task: TaskState) -> InputBlob | None:
-        sha256 = task_documents.input_of(task.spec)
+        sha256 = input_blob(task.spec)
         if sha256 is None:
             return None
         found = await self._blobs.stat(sha256)

@@ -37,9 +37,9 @@ from chorus.protocols.task_messages import (
 )
 from chorus.sandbox.contract import Reason
 from chorus.services.blobs.named import NamedBlobs
-from chorus.services.scheduling.documents import blobs_of
 from chorus.services.scheduling.result_limits import ResultOverLimits, excess
 from chorus.tasks import deadlines, entries, leases
+from chorus.tasks.blobs import result_blobs
 from chorus.tasks.errors import IllegalEntry
 from chorus.tasks.state import MOVES, State, TaskState
 
@@ -351,7 +351,7 @@ class Custody:
         if (over := excess(self._desk.task(self.task_id).spec, document)) is not None:
             self._refuse(over)
             return
-        with self._desk.named.claim(sha256 for sha256, _ in blobs_of(document)):
+        with self._desk.named.claim(sha256 for sha256, _ in result_blobs(document)):
             # The agent keeps what it made until the acknowledgement, and may be gone after it.
             await self._desk.bring(document)
             await self._record(lambda: self._entry_for(message), Ack())

@@ -31,20 +31,14 @@ from chorus.protocols.streamio import StreamIO
 from chorus.services.blobs import fetch as blob_fetch
 from chorus.services.blobs import files as blob_files
 from chorus.services.blobs import quarantine as blob_quarantine
-from chorus.services.blobs import service
 from chorus.services.blobs import serving as blob_serving
 from chorus.services.blobs import upload as blob_upload
-from chorus.services.blobs.service import (
-    BlobLimits,
-    BlobService,
-    BlobStoreFull,
-    BlobStoreUnavailable,
-    BlobTooLarge,
-    BlobUnavailable,
-    DigestMismatch,
-    SourceUnreadable,
-    UnknownBlob,
-)
+from chorus.services.blobs.fetch import BlobTooLarge, BlobUnavailable, UnknownBlob
+from chorus.services.blobs.files import BlobStoreFull, BlobStoreUnavailable
+from chorus.services.blobs.service import BlobService
+from chorus.services.blobs.serving import BlobLimits
+from chorus.services.blobs.sources import SourceUnreadable
+from chorus.services.blobs.upload import DigestMismatch
 from chorus.store import blobs as table
 from chorus.store.errors import StoreUnavailable
 from chorus.store.inline import InlineDatabase
@@ -769,7 +763,7 @@ class FetchTests(BlobCase):
         fetching.cancel()
         self.failureResultOf(fetching)
         self.run_for(0.5)
-        self.assertEqual((self.here.blobs._fetches, self.here.blobs._reserved), ({}, 0))
+        self.assertEqual((self.here.blobs._transfers.running, self.here.blobs._reserved), ({}, 0))
         self.assert_here(self.successResultOf(self.fetch(self.holder(3))))
 
     def test_another_caller_with_other_holders(self) -> None:
@@ -797,7 +791,7 @@ class FetchTests(BlobCase):
         file.close()
 
     def test_remembered_holders_are_bounded(self) -> None:
-        self.patch(service, "MAX_REMEMBERED", 3)
+        self.here.blobs._remembered.most = 3
         for number in range(9):
             self.here.blobs.remember_holder(f"{number:064x}", peer_id(2))
         self.assertEqual(len(self.here.blobs._remembered), 3)

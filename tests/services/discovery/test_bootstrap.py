@@ -21,8 +21,8 @@ from chorus.services.discovery.bootstrap import (
     RETRY_MAX_HEARD,
     RETRY_MAX_LONG_GONE,
     SETTLE,
-    Source,
-    Targets,
+    PeerSource,
+    PeerTargets,
     join_stagger,
     reconnect_delay,
     retry_delay,
@@ -38,16 +38,16 @@ def stranger(number: int) -> PeerId:
     return PeerId(b"\x12\x20" + number.to_bytes(32, "big"))
 
 
-def targets() -> Targets:
-    return Targets(OWN, random.Random(1))
+def targets() -> PeerTargets:
+    return PeerTargets(OWN, random.Random(1))
 
 
 class FormulaTests(PureTestCase):
     def test_retry(self) -> None:
         for source, maximum in (
-            (Source.CONTACT, RETRY_MAX),
-            (Source.MEMBER, RETRY_MAX),
-            (Source.HEARD, RETRY_MAX_HEARD),
+            (PeerSource.CONTACT, RETRY_MAX),
+            (PeerSource.MEMBER, RETRY_MAX),
+            (PeerSource.HEARD, RETRY_MAX_HEARD),
         ):
             self.assertEqual(retry_delay(0, source, random.Random(1)), 0.0)
             for failures in (1, 2, 3, 10, LONG_GONE):
@@ -57,9 +57,9 @@ class FormulaTests(PureTestCase):
                 self.assertGreater(len(set(waits)), 40)
 
     def test_retry_of_the_long_gone(self) -> None:
-        waits = [retry_delay(LONG_GONE + 1, Source.MEMBER, random.Random(seed)) for seed in range(50)]
+        waits = [retry_delay(LONG_GONE + 1, PeerSource.MEMBER, random.Random(seed)) for seed in range(50)]
         self.assertTrue(all(RETRY_MAX_LONG_GONE / 2 <= wait <= RETRY_MAX_LONG_GONE for wait in waits))
-        self.assertLessEqual(retry_delay(10**6, Source.CONTACT, random.Random(1)), RETRY_MAX)
+        self.assertLessEqual(retry_delay(10**6, PeerSource.CONTACT, random.Random(1)), RETRY_MAX)
 
     def test_the_larger_peer_id_waits_longer(self) -> None:
         small, large = sorted((OWN, PEER))
@@ -77,7 +77,7 @@ class FormulaTests(PureTestCase):
 class TargetsTests(PureTestCase):
     def test_due_at_once_or_after_the_stagger(self) -> None:
         known = targets()
-        known.add(PEER, [FIRST.with_peer(PEER)], Source.CONTACT, 10.0, delay=2.0)
+        known.add(PEER, [FIRST.with_peer(PEER)], PeerSource.CONTACT, 10.0, delay=2.0)
         self.assertEqual(known.next_due(), 12.0)
         self.assertEqual(known.take_due(11.9, 9), [])
         (target,) = known.take_due(12.0, 9)
@@ -87,14 +87,14 @@ class TargetsTests(PureTestCase):
 
     def test_not_oneself_and_not_nowhere(self) -> None:
         known = targets()
-        self.assertFalse(known.add(OWN, [FIRST], Source.CONTACT, 0.0))
-        self.assertFalse(known.add(PEER, [], Source.CONTACT, 0.0))
-        self.assertFalse(known.add(PEER, [Multiaddr.parse(f"/p2p/{PEER}")], Source.CONTACT, 0.0))
+        self.assertFalse(known.add(OWN, [FIRST], PeerSource.CONTACT, 0.0))
+        self.assertFalse(known.add(PEER, [], PeerSource.CONTACT, 0.0))
+        self.assertFalse(known.add(PEER, [Multiaddr.parse(f"/p2p/{PEER}")], PeerSource.CONTACT, 0.0))
         self.assertEqual(len(known), 0)
 
     def test_failure_backs_off_and_success_forgets(self) -> None:
         known = targets()
-        known.add(PEER, [FIRST], Source.CONTACT, 0.0)
+        known.add(PEER, [FIRST], PeerSource.CONTACT, 0.0)
         now, waits = 0.0, []
         for _ in range(12):
             known.take_due(now, 9)
@@ -110,8 +110,8 @@ class TargetsTests(PureTestCase):
 
     def test_members_gone_for_days_are_forgotten_and_contacts_are_not(self) -> None:
         known = targets()
-        known.add(PEER, [FIRST], Source.CONTACT, 0.0)
-        known.add(stranger(1), [FIRST], Source.MEMBER, 0.0)
+        known.add(PEER, [FIRST], PeerSource.CONTACT, 0.0)
+        known.add(stranger(1), [FIRST], PeerSource.MEMBER, 0.0)
         now = 0.0
         for _ in range(FORGOTTEN):
             now += RETRY_MAX_LONG_GONE
@@ -123,15 +123,15 @@ class TargetsTests(PureTestCase):
 
     def test_contacts_first(self) -> None:
         known = targets()
-        known.add(stranger(1), [FIRST], Source.HEARD, 0.0)
-        known.add(stranger(2), [FIRST], Source.MEMBER, 0.0)
-        known.add(stranger(3), [FIRST], Source.CONTACT, 0.0)
+        known.add(stranger(1), [FIRST], PeerSource.HEARD, 0.0)
+        known.add(stranger(2), [FIRST], PeerSource.MEMBER, 0.0)
+        known.add(stranger(3), [FIRST], PeerSource.CONTACT, 0.0)
         self.assertEqual([target.peer for target in known.take_due(0.0, 2)], [stranger(3), stranger(2)])
 
     def test_limit_max_dials(self) -> None:
         known = targets()
         for number in range(3 * MAX_DIALS):
-            known.add(stranger(number), [FIRST], Source.HEARD, 0.0)
+            known.add(stranger(number), [FIRST], PeerSource.HEARD, 0.0)
         self.assertEqual(len(known.take_due(0.0, 1000)), MAX_DIALS)
         self.assertEqual(known.take_due(0.0, 1000), [])
         self.assertEqual(known.dialling, MAX_DIALS)
@@ -141,17 +141,17 @@ class TargetsTests(PureTestCase):
         known = targets()
         known.admitted(PEER, FIRST)
         for number in range(10 * MAX_HEARD):
-            known.add(stranger(number), [FIRST], Source.HEARD, float(number))
+            known.add(stranger(number), [FIRST], PeerSource.HEARD, float(number))
         self.assertEqual(len(known), MAX_HEARD + 1)
         self.assertIn(PEER, known)
 
     def test_flood_pushes_out_what_failed_first(self) -> None:
         known = targets()
-        known.add(stranger(0), [FIRST], Source.HEARD, 0.0)
+        known.add(stranger(0), [FIRST], PeerSource.HEARD, 0.0)
         for number in range(1, MAX_HEARD):
-            known.add(stranger(number), [FIRST], Source.HEARD, 0.0)
+            known.add(stranger(number), [FIRST], PeerSource.HEARD, 0.0)
         known.failed(stranger(5), 0.0, "refused")
-        known.add(stranger(9999), [FIRST], Source.HEARD, 0.0)
+        known.add(stranger(9999), [FIRST], PeerSource.HEARD, 0.0)
         self.assertNotIn(stranger(5), known)
         self.assertIn(stranger(0), known)
 
@@ -166,31 +166,31 @@ class TargetsTests(PureTestCase):
 
     def test_limit_max_addresses(self) -> None:
         known = targets()
-        known.add(PEER, [Multiaddr.tcp("10.0.0.1", port) for port in range(1, 100)], Source.HEARD, 0.0)
+        known.add(PEER, [Multiaddr.tcp("10.0.0.1", port) for port in range(1, 100)], PeerSource.HEARD, 0.0)
         self.assertEqual(len(known.get(PEER).addresses), MAX_ADDRESSES)
 
     def test_hearsay_is_forgotten_and_members_are_not(self) -> None:
         known = targets()
-        known.add(PEER, [FIRST], Source.HEARD, 0.0)
-        known.add(stranger(1), [FIRST], Source.MEMBER, 0.0)
+        known.add(PEER, [FIRST], PeerSource.HEARD, 0.0)
+        known.add(stranger(1), [FIRST], PeerSource.MEMBER, 0.0)
         self.assertEqual(len(known.take_due(HEARD_TTL, 9)), 1)
         self.assertNotIn(PEER, known)
 
     def test_hearsay_displaces_nothing(self) -> None:
         known = targets()
-        known.add(PEER, [FIRST], Source.CONTACT, 0.0)
+        known.add(PEER, [FIRST], PeerSource.CONTACT, 0.0)
         known.admitted(PEER, SECOND)
         known.record(PEER, 5, (THIRD,), b"record")
         for port in range(100, 200):
-            known.add(PEER, [Multiaddr.tcp("10.0.0.9", port)], Source.HEARD, 0.0)
+            known.add(PEER, [Multiaddr.tcp("10.0.0.9", port)], PeerSource.HEARD, 0.0)
         self.assertEqual(known.get(PEER).addresses[:3], (SECOND, FIRST, THIRD))
         self.assertEqual(len(known.get(PEER).addresses), 4)
-        self.assertIs(known.get(PEER).source, Source.CONTACT)
+        self.assertIs(known.get(PEER).source, PeerSource.CONTACT)
 
     def test_the_last_error_is_that_of_the_peer_wanted_most(self) -> None:
         known = targets()
-        known.add(stranger(1), [FIRST], Source.HEARD, 0.0)
-        known.add(PEER, [FIRST], Source.CONTACT, 0.0)
+        known.add(stranger(1), [FIRST], PeerSource.HEARD, 0.0)
+        known.add(PEER, [FIRST], PeerSource.CONTACT, 0.0)
         self.assertIsNone(known.last_error())
         known.failed(PEER, 0.0, "wrong secret")
         known.failed(stranger(1), 1.0, "refused")
@@ -200,13 +200,13 @@ class TargetsTests(PureTestCase):
 
     def test_new_address_is_worth_a_dial_at_once(self) -> None:
         known = targets()
-        known.add(PEER, [FIRST], Source.MEMBER, 0.0)
+        known.add(PEER, [FIRST], PeerSource.MEMBER, 0.0)
         for _ in range(5):
             known.take_due(1e9, 9)
             known.failed(PEER, 100.0, "refused")
-        known.add(PEER, [FIRST], Source.HEARD, 100.0)
+        known.add(PEER, [FIRST], PeerSource.HEARD, 100.0)
         self.assertGreater(known.next_due(), 105.0)
-        known.add(PEER, [SECOND], Source.HEARD, 100.0)
+        known.add(PEER, [SECOND], PeerSource.HEARD, 100.0)
         self.assertEqual(known.next_due(), 100.0)
 
     def test_records(self) -> None:
@@ -221,7 +221,7 @@ class TargetsTests(PureTestCase):
 
     def test_dialled_and_never_admitted(self) -> None:
         known = targets()
-        known.add(PEER, [FIRST], Source.CONTACT, 0.0)
+        known.add(PEER, [FIRST], PeerSource.CONTACT, 0.0)
         known.take_due(0.0, 9)
         known.settle(PEER, 1.0)
         self.assertEqual(known.next_due(), 1.0 + SETTLE)
@@ -235,8 +235,8 @@ class TargetsTests(PureTestCase):
 
     def test_contacts_that_never_answered_are_not_members(self) -> None:
         known = targets()
-        known.add(PEER, [FIRST], Source.CONTACT, 0.0)
-        known.add(stranger(1), [FIRST], Source.HEARD, 0.0)
+        known.add(PEER, [FIRST], PeerSource.CONTACT, 0.0)
+        known.add(stranger(1), [FIRST], PeerSource.HEARD, 0.0)
         self.assertEqual(known.members(), [])
         known.admitted(PEER, FIRST)
         self.assertEqual([target.peer for target in known.members()], [PEER])
@@ -251,12 +251,12 @@ class TargetsMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.known = Targets(OWN, random.Random(7))
+        self.known = PeerTargets(OWN, random.Random(7))
         self.now = 0.0
         self.dialling: set[PeerId] = set()
 
-    @rule(peer=peers, source=st.sampled_from(list(Source)), port=st.integers(1, 5))
-    def add(self, peer: PeerId, source: Source, port: int) -> None:
+    @rule(peer=peers, source=st.sampled_from(list(PeerSource)), port=st.integers(1, 5))
+    def add(self, peer: PeerId, source: PeerSource, port: int) -> None:
         self.known.add(peer, [Multiaddr.tcp("10.0.0.1", port)], source, self.now)
 
     @rule(seconds=st.floats(0, 400))
@@ -308,6 +308,6 @@ class TargetsMachineTests(PureTestCase):
 
 class AnyTimeTests(PureTestCase):
     @settings(max_examples=100, deadline=None)
-    @given(st.integers(0, 2**70), st.sampled_from(list(Source)), st.integers(0, 100))
-    def test_retry_is_always_a_sane_time(self, failures: int, source: Source, seed: int) -> None:
+    @given(st.integers(0, 2**70), st.sampled_from(list(PeerSource)), st.integers(0, 100))
+    def test_retry_is_always_a_sane_time(self, failures: int, source: PeerSource, seed: int) -> None:
         self.assertTrue(0 <= retry_delay(failures, source, random.Random(seed)) <= RETRY_MAX_LONG_GONE)

@@ -24,16 +24,11 @@ from chorus.protocols.proto.envelope_pb2 import Envelope
 from chorus.protocols.proto.envelope_pb2 import PeerRecord as Record
 from chorus.protocols.proto.peers_pb2 import Answer
 from chorus.protocols.stream import ProtocolOptions
-from chorus.services.discovery.bootstrap import MAX_HEARD, MAX_MEMBERS, RETRY_MAX, Source
-from chorus.services.discovery.service import (
-    ALONE_FIRST,
-    ALONE_MAX,
-    ASK_EVERY,
-    MDNS_RETRY,
-    MEMORY,
-    SAVE_AFTER,
-    DiscoveryService,
-)
+from chorus.services.discovery.bootstrap import MAX_HEARD, MAX_MEMBERS, RETRY_MAX, PeerSource
+from chorus.services.discovery.exchange import ASK_EVERY
+from chorus.services.discovery.memory import MEMORY, SAVE_AFTER
+from chorus.services.discovery.service import ALONE, MDNS_RETRY, DiscoveryService
+from chorus.services.discovery.settings import DiscoverySettings
 from tests.services.memory_host import MemoryConnection, MemoryHost, connect
 from tests.support import PureTestCase
 
@@ -148,14 +143,19 @@ class DiscoveryTestCase(PureTestCase):
         self.time.advance(0)
         self.time.advance(20)
 
-    def node(self, number: int, *, start: bool = True, **options: object) -> tuple[DialableHost, DiscoveryService]:
+    def node(self, number: int, *, start: bool = True, **options: Any) -> tuple[DialableHost, DiscoveryService]:
         identity = IDENTITIES[number]
         host = DialableHost(identity, self.time, self.network)
         return host, self.service(host, number, start=start, **options)
 
-    def service(self, host: DialableHost, number: int, *, start: bool = True, **options: object) -> DiscoveryService:
+    def service(self, host: DialableHost, number: int, *, start: bool = True, **options: Any) -> DiscoveryService:
         service = DiscoveryService(
-            host, IDENTITIES[number], self.time, rng=random.Random(number), wall_ns=lambda: 1000 + number, **options
+            host,
+            IDENTITIES[number],
+            self.time,
+            rng=random.Random(number),
+            wall_ns=lambda: 1000 + number,
+            settings=DiscoverySettings(**options),
         )
         self.services.append(service)
         if start:
@@ -203,7 +203,7 @@ class BootstrapTests(DiscoveryTestCase):
         self.assertRegex(str(service.alone), "this node has not joined its cluster yet: .*refused")
         times = [at for at, _, _ in seen]
         gaps = [after - before for before, after in zip([0.0, *times], times, strict=False)]
-        for gap, least in zip(gaps, (ALONE_FIRST, 30, 60, 120, 240, 480, ALONE_MAX), strict=False):
+        for gap, least in zip(gaps, (ALONE.first, 30, 60, 120, 240, 480, ALONE.most), strict=False):
             self.assertGreaterEqual(gap, least)
             self.assertLess(gap, least + RETRY_MAX + 1)
         self.assertGreaterEqual(len(gaps), 6)
@@ -221,8 +221,8 @@ class BootstrapTests(DiscoveryTestCase):
         self.network.hosts.clear()
         self.successResultOf(self.services[1].stopService())
         begun = self.time.seconds()
-        self.wait(RETRY_MAX + ALONE_FIRST + RETRY_MAX)
-        self.assertLess(seen[0][0] - begun, RETRY_MAX + ALONE_FIRST + RETRY_MAX)
+        self.wait(RETRY_MAX + ALONE.first + RETRY_MAX)
+        self.assertLess(seen[0][0] - begun, RETRY_MAX + ALONE.first + RETRY_MAX)
         self.assertRegex(str(service.alone), "no member of the cluster is connected: .*refused")
 
     def test_several_addresses_of_one_contact(self) -> None:
@@ -367,7 +367,7 @@ class PeersTests(DiscoveryTestCase):
         gone, _ = self.node(2, contacts=[self.contact(0)])
         self.wait(3)
         gone.went_down()
-        service.targets.add(IDENTITIES[6].peer_id, [Multiaddr.tcp("127.0.0.1", 5)], Source.HEARD, 0.0)
+        service.targets.add(IDENTITIES[6].peer_id, [Multiaddr.tcp("127.0.0.1", 5)], PeerSource.HEARD, 0.0)
         told = {found.peer_id for found, _ in self.answer_of(0)}
         self.assertEqual(told, {IDENTITIES[0].peer_id, IDENTITIES[1].peer_id})
 
@@ -459,7 +459,7 @@ class PeersTests(DiscoveryTestCase):
         for number in range(2000):
             identity = Identity.from_seed(number.to_bytes(32, "big"))
             record = PeerRecord(identity.peer_id, 1, (Multiaddr.tcp("127.0.0.1", 1 + number),))
-            service._learn(record, b"envelope", connection)
+            service.learn(record, b"envelope", connection)
         self.assertLessEqual(len(service.targets), MAX_HEARD + 1)
         kept = [target for target in service.targets._targets.values() if target.record is not None]
         self.assertEqual(kept, [])
@@ -481,7 +481,7 @@ class PeersTests(DiscoveryTestCase):
         self.wait(11)
         self.assertTrue(service._host.connections()[0].streams[0].closed)
         self.wait(60)
-        self.assertLessEqual(len(service._questions), 1, "one question at a time")
+        self.assertLessEqual(len(service._exchange.questions), 1, "one question at a time")
 
     def test_record_of_oneself_and_of_the_teller(self) -> None:
         own = PeerRecord(IDENTITIES[0].peer_id, 10**18, (Multiaddr.tcp("127.0.0.1", 6666),)).seal(IDENTITIES[0])
@@ -489,14 +489,14 @@ class PeersTests(DiscoveryTestCase):
         service = self.hostile(Answer(records=[own, his]).SerializeToString())
         self.assertNotIn(IDENTITIES[0].peer_id, service.targets)
         target = service.targets.get(IDENTITIES[6].peer_id)
-        self.assertEqual((target.record, target.told), (his, (Multiaddr.tcp("127.0.0.1", 5555),)))
+        self.assertEqual((target.record, target.own), (his, (Multiaddr.tcp("127.0.0.1", 5555),)))
 
     def test_private_addresses_from_a_public_member(self) -> None:
         service = self.hostile()
         connection = service._host.connections()[0]
         connection.remote_address = Multiaddr.tcp("1.1.1.1", 1)
         private = PeerRecord(IDENTITIES[3].peer_id, 1, (Multiaddr.tcp("10.0.0.1", 22), Multiaddr.tcp("127.0.0.1", 22)))
-        service._learn(private, b"", connection)
+        service.learn(private, b"", connection)
         self.assertNotIn(IDENTITIES[3].peer_id, service.targets)
 
     def test_garbage_questions(self) -> None:
@@ -554,7 +554,7 @@ class MdnsTests(DiscoveryTestCase):
         self.made[0].found(IDENTITIES[1].peer_id, (address_of(IDENTITIES[1]).with_peer(IDENTITIES[1].peer_id),))
         self.wait(0.2)
         self.assertEqual(self.connected(host), {1})
-        self.assertIs(service.targets.get(IDENTITIES[1].peer_id).source, Source.MEMBER)
+        self.assertIs(service.targets.get(IDENTITIES[1].peer_id).source, PeerSource.MEMBER)
 
     def test_failure_is_no_end(self) -> None:
         self.error = OSError("no network")

@@ -16,8 +16,9 @@ from chorus.identity import Identity, PeerId
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols.dialing import DIAL_TIMEOUT, STAGGER, Backoffs, DialError
 from chorus.protocols.limits import ConnectionCounts, HostLimits, Place
-from chorus.services.p2p.dialer import RESOLVE_TIMEOUT, Attempt, DialAbandoned, Dialer
+from chorus.services.p2p.dialer import DialAbandoned, DialAttempt, PeerDialer
 from chorus.services.p2p.link import Link, TransportCounters
+from chorus.services.p2p.names import RESOLVE_TIMEOUT
 from tests.support import PureTestCase
 
 US, THEM, OTHER = (Identity.from_seed(bytes([n]) * 32).peer_id for n in range(3))
@@ -67,7 +68,7 @@ class DialerCase(PureTestCase):
     def use(self, limits: HostLimits) -> None:
         self.counts = ConnectionCounts(limits)
         self.counters = TransportCounters()
-        self.dialer = Dialer(self.reactor, self.reactor, self, limits, Backoffs(random.Random(1)), self.counters)
+        self.dialer = PeerDialer(self.reactor, self, limits, Backoffs(random.Random(1)), self.counters)
 
     # Dials
 
@@ -87,7 +88,7 @@ class DialerCase(PureTestCase):
 
     # What the network does
 
-    def attempts(self) -> list[Attempt]:
+    def attempts(self) -> list[DialAttempt]:
         return [call[2] for call in self.reactor.tcpClients]
 
     def tried(self) -> list[str]:
@@ -304,7 +305,7 @@ class Names(DialerCase):
 
     def test_a_public_peers_name_does_not_lead_into_our_network(self) -> None:
         name = Multiaddr.parse("/dns/ours.example/tcp/9")
-        told = self.dialer.dial(THEM, [], [name], told_by_public=True)
+        told = self.dialer.dial(THEM, [], [name], public=True)
         self.assertEqual(self.tried(), ["8.8.8.8"])
         self.refuse(0)
         self.failureResultOf(told, DialError)

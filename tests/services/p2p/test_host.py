@@ -15,7 +15,8 @@ from chorus.protocols.limits import HostLimits
 from chorus.protocols.stream import Connection, ProtocolNotSupported, ProtocolOptions, Stream, StreamClosed
 from chorus.protocols.streamio import StreamIO
 from chorus.services.p2p import gate as p2p_gate
-from chorus.services.p2p.host import OpenAdmission, P2PService
+from chorus.services.p2p.gate import OpenAdmission
+from chorus.services.p2p.host import P2PService
 from chorus.services.p2p.listener import CannotListen
 from tests.services.p2p_support import HostCase
 
@@ -151,7 +152,7 @@ class Connecting(HostCase):
         await self.dial(one, two)
 
     async def test_stopping_does_not_wait_for_a_peer_that_never_reads(self) -> None:
-        one, two = self.host(), self.host(connection_limits=ConnectionLimits(close_s=0.3))
+        one, two = self.host(), self.host(connections=ConnectionLimits(close_s=0.3))
         streams: list[Stream] = []
 
         def opened(stream: Stream) -> None:

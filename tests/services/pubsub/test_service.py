@@ -14,8 +14,8 @@ from chorus.protocols.gossipsub.params import FLOODSUB, MAX_RPC, MESHSUB_1_1, PR
 from chorus.protocols.gossipsub.queue import MAX_QUEUE, SendQueue
 from chorus.protocols.gossipsub.rpc import MessageTooLarge, message_frame, subscription_frames
 from chorus.protocols.gossipsub.sign import Signer
-from chorus.services.pubsub.congestion import PUBLISH_WAIT
-from chorus.services.pubsub.link import READ_LIMIT, REOPEN_MAX, reopen_delay
+from chorus.services.pubsub.congestion import PUBLISH_WAIT, QUEUE_ROOM, Congestion
+from chorus.services.pubsub.link import READ_LIMIT, REOPEN
 from chorus.services.pubsub.service import PubSubService
 from chorus.services.pubsub.topics import Received
 from tests.protocols.gossip_network import identity
@@ -70,7 +70,7 @@ class PubSub(ServiceCase):
     def test_messages_both_ways(self) -> None:
         one, two, _ = self.pair(TOPIC)
         self.assertEqual(one.pubsub.mesh_of(TOPIC), [two.identity.peer_id])
-        self.assertEqual(two.pubsub.subscribers_of(TOPIC), [one.identity.peer_id])
+        self.assertEqual(two.pubsub.router.subscribers(TOPIC), [one.identity.peer_id.raw])
         first = one.pubsub.publish(TOPIC, b"ping")
         self.run_a_while(0)
         second = two.pubsub.publish(TOPIC, b"pong")
@@ -105,11 +105,11 @@ class PubSub(ServiceCase):
         self.assertEqual(len(two.heard), 1)
         ends[1]()
         self.run_a_while(0)
-        self.assertEqual(one.pubsub.subscribers_of(TOPIC), [])
+        self.assertEqual(one.pubsub.router.subscribers(TOPIC), [])
         one.pubsub.publish(TOPIC, b"2")
         self.run_a_while(0)
         self.assertEqual(len(two.heard), 1)
-        self.assertEqual(two.pubsub.topics(), [])
+        self.assertEqual(two.pubsub.router.topics(), [])
 
     def test_validators_decide(self) -> None:
         one, two, _ = self.pair()
@@ -158,9 +158,9 @@ class PubSub(ServiceCase):
 
     def test_reopening_backs_off(self) -> None:
         rng = random.Random(1)
-        self.assertLess(reopen_delay(0, rng), 0.32)
-        for failures in range(40):
-            self.assertLessEqual(reopen_delay(failures, rng), REOPEN_MAX * 1.25)
+        self.assertLess(REOPEN.delay(1, rng), 0.32)
+        for failures in range(1, 41):
+            self.assertLessEqual(REOPEN.delay(failures, rng), REOPEN.most * 1.25)
         _one, _two, out = self.pair(TOPIC)
         self.run_a_while(0)
         before = len(out.streams)
@@ -194,10 +194,10 @@ class PubSub(ServiceCase):
         out, back = connect(one.host, two.host, tell=False)
         one.host.tell(out)
         self.run_a_while(0)
-        self.assertEqual(two.pubsub.subscribers_of(TOPIC), [], "not heard before it is admitted and identified")
+        self.assertEqual(two.pubsub.router.subscribers(TOPIC), [], "not heard before it is admitted and identified")
         two.host.tell(back)
         self.run_a_while(0)
-        self.assertEqual(two.pubsub.subscribers_of(TOPIC), [one.identity.peer_id])
+        self.assertEqual(two.pubsub.router.subscribers(TOPIC), [one.identity.peer_id.raw])
         self.assertEqual(two.pubsub._waiting, {})
 
     def test_inbound_stream_names_what_identify_did_not(self) -> None:
@@ -249,7 +249,7 @@ class PubSub(ServiceCase):
         one.pubsub.stopService()
         self.run_a_while(0)
         self.assertEqual(two.pubsub.mesh_of(TOPIC), [])
-        self.assertEqual(two.pubsub.subscribers_of(TOPIC), [])
+        self.assertEqual(two.pubsub.router.subscribers(TOPIC), [])
         self.assertEqual(one.host.served, {})
         two.pubsub.stopService()
         self.run_a_while(0)
@@ -275,7 +275,7 @@ class PubSub(ServiceCase):
         two.pubsub.startService()
         self.addCleanup(two.pubsub.stopService)
         self.run_a_while(0.5)
-        self.assertEqual(two.pubsub.subscribers_of(TOPIC), [one.identity.peer_id])
+        self.assertEqual(two.pubsub.router.subscribers(TOPIC), [one.identity.peer_id.raw])
 
     def test_heartbeat_survives_an_error(self) -> None:
         one, _two, _ = self.pair(TOPIC)
@@ -361,6 +361,24 @@ class SlowPeers(ServiceCase):
         waiting = one.pubsub.ready()
         self.run_a_while(PUBLISH_WAIT + 0.1)
         self.successResultOf(waiting)
+
+    def test_a_publisher_that_comes_back_at_once_waits_for_the_next_time(self) -> None:
+        queued = [QUEUE_ROOM + 1]
+        congestion, gone_on = Congestion(self.time, lambda: queued), list[int]()
+
+        def go_on(_: None) -> None:
+            gone_on.append(len(gone_on))
+            queued[0] = QUEUE_ROOM + 1
+            congestion.ready().addCallback(go_on)
+
+        congestion.ready().addCallback(go_on)
+        for times in (1, 2):
+            queued[0] = 0
+            congestion.drained()
+            self.assertEqual(len(gone_on), times)
+        self.time.advance(PUBLISH_WAIT)
+        self.assertEqual(len(gone_on), 3)
+        self.time.getDelayedCalls()[0].cancel()
 
 
 class BadPeers(ServiceCase):

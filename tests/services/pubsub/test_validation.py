@@ -19,6 +19,7 @@ from chorus.protocols.gossipsub.params import MAX_PENDING_PER_PEER, GossipParams
 from chorus.protocols.gossipsub.rpc import Exchanged, Prune, mesh_frames, message_frame
 from chorus.protocols.gossipsub.sign import Signer
 from chorus.services.pubsub.service import PubSubService
+from chorus.services.pubsub.settings import PeerRecords, PubSubSettings
 from chorus.services.pubsub.topics import VALIDATION_LIMIT, Received
 from chorus.services.pubsub.view import pubsub_document
 from tests.protocols.gossip_network import identity
@@ -134,7 +135,7 @@ class Exchange(ServiceCase):
     def test_named_peers_are_handed_on_with_who_named_them(self) -> None:
         taken: list[tuple[object, object, object]] = []
         one, two = self.node(1, TOPIC), self.node(2, TOPIC)
-        two.pubsub._take_up = lambda *what: taken.append(what)
+        two.pubsub._exchange = PeerRecords(take_up=lambda *what: taken.append(what))
         out, _ = connect(one.host, two.host)
         self.run_a_while(1.2)
         for number in range(10):
@@ -151,7 +152,7 @@ class Exchange(ServiceCase):
         def broken(*what: object) -> None:
             raise ZeroDivisionError
 
-        two.pubsub._take_up = broken
+        two.pubsub._exchange = PeerRecords(take_up=broken)
         two.pubsub._exchanged(one.identity.peer_id.raw, Exchanged(identity(5).peer_id.raw, None))
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.assertEqual(two.pubsub.counters()["errors"], 1)
@@ -177,8 +178,7 @@ class DirectPeers(ServiceCase):
             me,
             self.time,
             rng=random.Random(1),
-            params=GossipParams(direct_ticks=5),
-            direct=[address, own],
+            settings=PubSubSettings(GossipParams(direct_ticks=5), direct=[address, own]),
             first_seqno=lambda: 1,
         )
         told: list[dict[str, Any]] = []
@@ -245,10 +245,9 @@ class View(ServiceCase):
 class Networks(ServiceCase):
     def test_who_shares_a_known_network_is_not_counted(self) -> None:
         shared = [ip_network("8.8.8.0/24"), ip_network("2a00:1450::/32")]
-        host = MemoryHost(identity(1).peer_id, self.time)
-        pubsub = PubSubService(host, identity(1), self.time, rng=random.Random(1), shared_networks=shared)
+        settings = PubSubSettings(shared_networks=shared)
         found = [
-            pubsub._group(Multiaddr.parse(f"{address}/tcp/1"))
+            settings.group(Multiaddr.parse(f"{address}/tcp/1"))
             for address in ("/ip4/8.8.8.8", "/ip4/8.8.4.4", "/ip4/192.168.1.1", "/ip6/2a00:1450::1", "/ip6/2a01::1")
         ]
         self.assertEqual(found, [None, "8.8.4.4", None, None, "2a01::/56"])
