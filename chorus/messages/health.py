@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-import attrs
-
-from chorus.messages.fields import COUNT, FLAG, MAX_NAME, NAMES, SECONDS, OneOf, Text, field
+from chorus.fields import OneOf, Text, field
+from chorus.messages.fields import COUNT, FLAG, MAX_NAME, NAMES, SECONDS
+from chorus.messages.payload import Payload, payload
 from chorus.messages.topics import HEALTH
 
 
-@attrs.frozen(kw_only=True)
-class HealthReport:
+@payload(HEALTH)
+class HealthReport(Payload):
     """What a node's own checks found."""
-
-    TYPE: ClassVar[str] = "HealthReport"
-    TOPICS: ClassVar[tuple[str, ...]] = (HEALTH,)
 
     status: str = field(
         OneOf(("healthy", "degraded", "unhealthy")), "`degraded`: checks fail, none of them a critical one."

@@ -74,9 +74,9 @@ class HandoverMessageTests(PureTestCase):
     def test_what_is_wrong_is_named(self) -> None:
         take, view = EXAMPLES[2], EXAMPLES[6]
         for payload, named in (
-            (b"[]", "unknown type"),
-            (b'{"type":"steal"}', "unknown type"),
-            (b'{"type":["take"]}', "unknown type"),
+            (b"[]", "an object"),
+            (b'{"type":"steal"}', "type must be one of seek, seen, take"),
+            (b'{"type":["take"]}', "type must be one of seek, seen, take"),
             (b"{", ""),
             (b"\xff", ""),
             (changed(take, task="../../etc"), "take.task"),
