@@ -201,7 +201,9 @@ class Base64(Shape):
 
     def schema(self) -> Schema:
         lengths = {"minLength": 4 * self.minimum, "maxLength": self._text.maximum}
-        return {"type": "string", "contentEncoding": "base64", **lengths, "pattern": "^(?:[A-Za-z0-9+/]{4})*"}
+        four = "[A-Za-z0-9+/]"
+        pattern = f"^(?:{four}{{4}})*(?:{four}{{2}}==|{four}{{3}}=)?$"
+        return {"type": "string", "contentEncoding": "base64", **lengths, "pattern": pattern}
 
 
 @attrs.frozen

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from chorus import __version__
+from chorus.fields import Schema
 from chorus.http import limits, problem
 from chorus.http.blobs import OCTETS
 from chorus.http.events import CONTENT_TYPE as EVENT_STREAM
 from chorus.http.events import MAX_EVENT_ID, MAX_WAIT
 from chorus.http.reply import JSON_TYPE
-from chorus.http.schemas import SHA256, TASK_ID, Schema, all_schemas, ref
+from chorus.http.schemas import SHA256, TASK_ID, all_schemas, ref
 from chorus.http.tasks import MAX_CURSOR, MAX_REASON, STATES
 from chorus.tasks.spec import LimitPolicy
 

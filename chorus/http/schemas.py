@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
+from chorus.fields import Schema, nullable
 from chorus.http.tasks import STATES
-from chorus.sandbox.contract import Limits, Reason
-from chorus.tasks import ids, languages, spec
+from chorus.sandbox.contract import Reason
+from chorus.tasks import spec
 
-Schema = dict[str, Any]
-
-TASK_ID: Schema = {"type": "string", "pattern": f"^{ids.PATTERN}$"}
-SHA256: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
-ONE_LINE = "^[^\\x00-\\x1f\\x7f]*$"
-NO_NUL = "^[^\\x00]*$"
-GLOB = r"^(?!/)(?!(?:.*/)?\.\.(?:/|$))(?!.*//)[^\x00-\x1f\x7f\\]+$"
-"""Relative, without `..` and empty folder names."""
-WORD: Schema = {"type": "string", "minLength": 1, "maxLength": spec.MAX_WORD, "pattern": f"^{spec.WORD.pattern}$"}
+TASK_ID: Schema = spec.TASK_ID.schema()
+SHA256: Schema = spec.SHA256.schema()
 
 
 def ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
-
-
-def nullable(schema: Schema) -> Schema:
-    if isinstance(schema.get("type"), str) and "enum" not in schema:
-        return {**schema, "type": [schema["type"], "null"]}
-    return {"anyOf": [schema, {"type": "null"}]}
 
 
 def _object(properties: dict[str, Schema], required: list[str] | None = None, **more: Any) -> Schema:
@@ -37,169 +24,6 @@ def _object(properties: dict[str, Schema], required: list[str] | None = None, **
         "required": list(properties) if required is None else required,
         **more,
     }
-
-
-def _text(maximum: int, pattern: str = NO_NUL, **more: Any) -> Schema:
-    # Limits are in bytes of UTF-8; a schema counts characters, so it can only bound them from above.
-    return {"type": "string", "maxLength": maximum, "pattern": pattern, **more}
-
-
-def _limit(name: str, policy: spec.LimitPolicy) -> Schema:
-    kind = "integer" if isinstance(getattr(Limits(), name), int) else "number"
-    least, most = getattr(spec.MINIMUM_LIMITS, name), getattr(policy.maximum, name)
-    return {"type": [kind, "null"], "minimum": least, "maximum": most, "default": getattr(policy.default, name)}
-
-
-def _whole(pattern: re.Pattern[str]) -> str:
-    return f"^({pattern.pattern})$"
-
-
-def task_spec(policy: spec.LimitPolicy) -> Schema:
-    """The body of a submission under a node's policy. Fields that are null count as absent."""
-    command = _text(spec.MAX_COMMAND, minLength=1)
-    fields: dict[str, Schema] = {
-        "commands": {
-            "type": ["array", "null"],
-            "maxItems": spec.MAX_COMMANDS,
-            "items": {
-                "anyOf": [
-                    {**command, "pattern": "^[^\\x00]*[^\\x00\\s][^\\x00]*$"},
-                    {
-                        "type": "array",
-                        "minItems": 1,
-                        "maxItems": spec.MAX_ARGUMENTS,
-                        "prefixItems": [command],
-                        "items": _text(spec.MAX_COMMAND),
-                    },
-                ]
-            },
-            "description": "Run in order until one fails: a string by `shell`, a list as an argv.",
-        },
-        "title": nullable(_text(spec.MAX_TITLE, ONE_LINE)),
-        "description": nullable(_text(spec.MAX_DESCRIPTION)),
-        "project": nullable(_text(spec.MAX_PROJECT, _whole(spec._PROJECT), minLength=1)),
-        "repository": nullable(
-            _text(
-                spec.MAX_REPOSITORY,
-                f"^(?!{spec._CREDENTIALS.pattern})({spec._REPOSITORY.pattern})$",
-                minLength=1,
-                description="Where the sources come from. Not cloned yet: give them as `input`.",
-            )
-        ),
-        "input": {
-            "anyOf": [
-                _object({"sha256": SHA256}, additionalProperties=False),
-                _object(
-                    {
-                        "inline": {
-                            "type": "string",
-                            "contentEncoding": "base64",
-                            "contentMediaType": "application/x-tar",
-                            "minLength": 4,
-                            "maxLength": (spec.MAX_INLINE + 2) // 3 * 4,
-                            "pattern": "^([A-Za-z0-9+/]{4})+$",
-                        }
-                    },
-                    additionalProperties=False,
-                ),
-                {"type": "null"},
-            ],
-            "description": "The source: a tar archive uploaded before, or inline (at most 256 KiB).",
-        },
-        "language": nullable(
-            {
-                **WORD,
-                "description": f"One of {', '.join(languages.LANGUAGES)}, or another name for one; anything else needs "
-                "an `image`.",
-            }
-        ),
-        "shell": {
-            "enum": [*spec.SHELLS, None],
-            "description": "Runs the commands that are strings; `sh`, the default, is the one that every sandbox has.",
-        },
-        "image": nullable(_text(spec.MAX_IMAGE, _whole(spec._IMAGE), minLength=1)),
-        "env": {
-            "type": ["object", "null"],
-            "maxProperties": spec.MAX_ENV,
-            "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$", "maxLength": spec.MAX_ENV_NAME},
-            "additionalProperties": _text(spec.MAX_ENV_VALUE),
-            "description": "Given to the commands as it is and kept with the task, so no place for secrets.",
-        },
-        "limits": nullable(
-            _object(
-                {
-                    name: _limit(name, policy)
-                    for name in ("cpu", "memory_mb", "pids", "disk_mb", "timeout_s", "output_mb")
-                },
-                required=[],
-                additionalProperties=False,
-            )
-        ),
-        "artifacts": {
-            "type": ["array", "null"],
-            "maxItems": spec.MAX_ARTIFACTS,
-            "uniqueItems": True,
-            "items": _text(spec.MAX_ARTIFACT, GLOB, minLength=1),
-            "default": list(spec.ALL_ARTIFACTS),
-            "description": "Globs under /workspace/output; what matches is kept. Absent means everything there, an "
-            "empty list nothing.",
-        },
-        "required": nullable(
-            _object(
-                {
-                    "role": nullable(WORD),
-                    "expertise": {
-                        "type": ["array", "null"],
-                        "maxItems": spec.MAX_REQUIRED,
-                        "uniqueItems": True,
-                        "items": WORD,
-                    },
-                    "capabilities": {
-                        "type": ["array", "null"],
-                        "maxItems": spec.MAX_REQUIRED,
-                        "uniqueItems": True,
-                        "items": WORD,
-                    },
-                },
-                required=[],
-                additionalProperties=False,
-            )
-        ),
-        "priority": {
-            "type": ["integer", "null"],
-            "minimum": spec.LOWEST_PRIORITY,
-            "maximum": spec.HIGHEST_PRIORITY,
-            "default": spec.DEFAULT_PRIORITY,
-        },
-        "depends_on": {
-            "type": ["array", "null"],
-            "maxItems": spec.MAX_DEPENDS_ON,
-            "uniqueItems": True,
-            "items": TASK_ID,
-        },
-        "retries": {"type": ["integer", "null"], "minimum": 0, "maximum": spec.MAX_RETRIES, "default": 0},
-        "idempotency_key": nullable(_text(spec.MAX_IDEMPOTENCY_KEY, "^[!-~]+$", minLength=1)),
-        "ai": nullable(
-            _object(
-                {
-                    "provider": nullable(WORD),
-                    "model": nullable(_text(spec.MAX_AI_NAME, "^[!-~]+$", minLength=1)),
-                    "max_iterations": {"type": ["integer", "null"], "minimum": 1, "maximum": spec.MAX_AI_ITERATIONS},
-                },
-                required=[],
-                additionalProperties=False,
-            )
-        ),
-    }
-    return _object(
-        fields,
-        required=[],
-        additionalProperties=False,
-        anyOf=[
-            {"required": ["commands"], "properties": {"commands": {"type": "array", "minItems": 1}}},
-            {"required": ["ai"], "properties": {"ai": {"type": "object"}}},
-        ],
-    )
 
 
 def _output() -> Schema:
@@ -474,6 +298,6 @@ def all_schemas(policy: spec.LimitPolicy) -> dict[str, Schema]:
                 "next": {"type": ["string", "null"], "description": "`after` of the next page; null at the end."},
             }
         ),
-        "TaskSpec": task_spec(policy),
+        "TaskSpec": spec.specification(policy).schema(),
         "TaskSummary": task_summary(),
     }

@@ -75,7 +75,7 @@ SHAPES: tuple[Shape, ...] = (
     Base64(4),
     Object(Inner),
     Object(Inner, closed=True),
-    Object(Inner, nulls=True),
+    Object(Started, nulls=True),
     Object(Outer, closed=True),
     Nullable(Integer(0, 1)),
 )
