@@ -136,23 +136,39 @@ class Text(Shape):
         return "text" if self.maximum is None else f"text of {self.minimum} to {self.maximum} {self.unit}"
 
     def read(self, value: object) -> Any:
+        if isinstance(value, str):
+            size = len(value) if value.isascii() else self._size(value)
+            if (
+                self.minimum <= size
+                and (self.maximum is None or size <= self.maximum)
+                and (self.nul or "\0" not in value)
+                and (self._match is None or self._match(value))
+            ):
+                return value
+        raise self._refusal(value)
+
+    def _size(self, text: str) -> int:
+        """Units of it; -1 where it is no text."""
+        try:
+            raw = text.encode()
+        except UnicodeEncodeError:
+            return -1
+        return len(text) if self.unit == "characters" else len(raw)
+
+    def _refusal(self, value: object) -> Refusal:
         if not isinstance(value, str):
-            raise Refusal(self.expected, value, "must be a string, not {}")
-        if self.maximum is not None:
-            try:
-                size = len(value) if value.isascii() or self.unit == "characters" else len(value.encode())
-            except UnicodeEncodeError:
-                raise Refusal(self.expected, value, "holds half of a surrogate pair") from None
-            if size > self.maximum:
-                over = (size, self.maximum) if self._match is None else None
-                raise Refusal(self.expected, value, f"is {size} {self.unit} long, the most is {self.maximum}", over)
-            if size < self.minimum:
-                raise Refusal(self.expected, value, "must not be empty" if self._match is None or not size else "")
+            return Refusal(self.expected, value, "must be a string, not {}")
+        size = self._size(value)
+        if size < 0:
+            return Refusal(self.expected, value, "holds half of a surrogate pair")
+        if self.maximum is not None and size > self.maximum:
+            over = (size, self.maximum) if self._match is None else None
+            return Refusal(self.expected, value, f"is {size} {self.unit} long, the most is {self.maximum}", over)
+        if not size and self.minimum:
+            return Refusal(self.expected, value, "must not be empty")
         if not self.nul and "\0" in value:
-            raise Refusal(self.expected, value, "must not hold a NUL character")
-        if self._match is not None and not self._match(value):
-            raise Refusal(self.expected, value)
-        return value
+            return Refusal(self.expected, value, "must not hold a NUL character")
+        return Refusal(self.expected, value)
 
     def schema(self) -> Schema:
         schema: Schema = {"type": "string"}

@@ -74,8 +74,13 @@ def decode(raw: bytes, sender: PeerId | str) -> Envelope:
     whole = strictjson.loads(
         raw, max_bytes=MAX_MESSAGE, max_depth=MAX_DEPTH, max_containers=MAX_CONTAINERS, error=BadEnvelope
     )
+    return read(whole, str(sender))
+
+
+def read(whole: JSON, sender: str) -> Envelope:
+    """The same of a document that is parsed."""
     try:
-        return _read(whole, str(sender))
+        return _read(whole, sender)
     except Refusal as refusal:
         raise BadEnvelope(refusal.rule("an envelope")) from None
 
