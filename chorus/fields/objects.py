@@ -32,7 +32,7 @@ class Field:
     shape: Shape
     meaning: str
     default: Any
-    """What a missing member means; `attrs.NOTHING`: it must be there."""
+    """The value of a missing member; `attrs.NOTHING`: it must be there."""
 
     @property
     def needed(self) -> bool:
@@ -65,7 +65,7 @@ def _fields_of(cls: Any) -> tuple[Field, ...]:
 
 
 def fields_of(cls: Any) -> tuple[Field, ...]:
-    """What `field` declared in the class `cls`, in order."""
+    """The members that `field` declared in the class `cls`, in order."""
     return _fields_of(cls)
 
 
@@ -93,7 +93,7 @@ class Object(Shape, Generic[T]):
         return self.cls(**self.arguments(value))
 
     def arguments(self, value: object) -> dict[str, Any]:
-        """What the class is made from. Raises `Refusal` for the first member that is wrong."""
+        """The arguments that the class is made from. Raises `Refusal` for the first member that is wrong."""
         if not isinstance(value, dict):
             raise Refusal(self.expected, value, "must be an object, not {}")
         if self.closed:

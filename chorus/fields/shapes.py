@@ -54,7 +54,7 @@ class Refusal(Exception):
         return self
 
     def rule(self, whole: str) -> str:
-        """What was broken, for somebody who need not see the value; `whole` names the document."""
+        """The rule that was broken, for somebody who need not see the value; `whole` names the document."""
         return f"{self.path or whole} must be {self.expected}"
 
     def __str__(self) -> str:
@@ -71,7 +71,7 @@ def shown(value: object) -> str:
 
 
 def nullable(schema: Schema) -> Schema:
-    """What takes null beside what `schema` takes."""
+    """A schema that takes null too."""
     if "anyOf" in schema:
         return {**schema, "anyOf": [*schema["anyOf"], {"type": "null"}]}
     if "enum" in schema:

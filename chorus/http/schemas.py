@@ -1,4 +1,4 @@
-"""JSON schemas (2020-12) of what the API takes and gives."""
+"""JSON Schemas (2020-12) of the API's documents."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ from chorus.tasks import spec
 
 TASK_ID: Schema = spec.TASK_ID.schema()
 SHA256: Schema = spec.SHA256.schema()
+_STRING: Schema = {"type": "string"}
+_TEXT: Schema = {"type": ["string", "null"]}
+_STRINGS: Schema = {"type": "array", "items": _STRING}
+_NUMBER: Schema = {"type": "number"}
+_COUNT: Schema = {"type": "integer", "minimum": 0}
+_MOMENT: Schema = {"type": ["number", "null"], "description": "Unix seconds."}
 
 
 def ref(name: str) -> Schema:
@@ -27,39 +33,35 @@ def _object(properties: dict[str, Schema], required: list[str] | None = None, **
 
 
 def _output() -> Schema:
-    return _object({"bytes": {"type": "integer", "minimum": 0}, "sha256": nullable(SHA256)}, required=["bytes"])
+    return _object({"bytes": _COUNT, "sha256": nullable(SHA256)}, required=["bytes"])
 
 
 def task() -> Schema:
     """A task document."""
-    text: Schema = {"type": ["string", "null"]}
-    moment: Schema = {"type": ["number", "null"], "description": "Unix seconds."}
-    words: Schema = {"type": "array", "items": {"type": "string"}}
-    count: Schema = {"type": "integer", "minimum": 0}
     return _object(
         {
             "id": TASK_ID,
             "state": {"type": "string", "enum": list(STATES)},
-            "reason": {**text, "description": f"Why it ended ({', '.join(map(str, Reason))}); null before."},
-            "detail": {**text, "description": "One line for a person: why it waits, why it ended."},
-            "title": text,
-            "description": text,
-            "project": text,
-            "created_at": {"type": "number"},
-            "updated_at": {"type": "number"},
-            "attempt": {"type": "integer", "minimum": 0},
-            "agent": {**text, "description": "Peer id of the agent that runs or ran it."},
-            "agent_id": text,
-            "fence": text,
-            "scheduler": {**text, "description": "Peer id of the member that the task was handed to, if it was."},
-            "sandbox": text,
-            "image": text,
+            "reason": {**_TEXT, "description": f"Why it ended ({', '.join(map(str, Reason))}); null before."},
+            "detail": {**_TEXT, "description": "One line for a person: why it waits, why it ended."},
+            "title": _TEXT,
+            "description": _TEXT,
+            "project": _TEXT,
+            "created_at": _NUMBER,
+            "updated_at": _NUMBER,
+            "attempt": _COUNT,
+            "agent": {**_TEXT, "description": "Peer id of the agent that runs or ran it."},
+            "agent_id": _TEXT,
+            "fence": _TEXT,
+            "scheduler": {**_TEXT, "description": "Peer id of the member that the task was handed to, if it was."},
+            "sandbox": _TEXT,
+            "image": _TEXT,
             "exit_code": {"type": ["integer", "null"]},
-            "started_at": moment,
-            "ended_at": moment,
-            "truncated": words,
-            "caveats": {**words, "description": "What the sandbox could not hold of its contract, by name."},
-            "disk_enforcement": text,
+            "started_at": _MOMENT,
+            "ended_at": _MOMENT,
+            "truncated": _STRINGS,
+            "caveats": {**_STRINGS, "description": "What the sandbox could not hold of its contract, by name."},
+            "disk_enforcement": _TEXT,
             "artifacts": {"type": "array", "items": ref("Artifact")},
             "output": {
                 "anyOf": [_object({"stdout": _output(), "stderr": _output()}), {"type": "null"}],
@@ -67,21 +69,21 @@ def task() -> Schema:
             },
             "entries": {"type": "array", "items": ref("OutputEntry")},
             "artifacts_skipped": {
-                **words,
+                **_STRINGS,
                 "description": "What was left out of the deliverables, and why: the first reasons. A reason may stand "
                 "for many files, for a pattern that matched nothing, or for an output stream that could not be kept.",
             },
-            "artifacts_skipped_total": {**count, "description": "How many deliverables were left out."},
+            "artifacts_skipped_total": {**_COUNT, "description": "How many deliverables were left out."},
             "artifacts_absent": {
-                **count,
+                **_COUNT,
                 "description": "How many blobs of the result this node could not get from its agent yet; it goes on "
                 "trying, and tries at once when one is asked for.",
             },
             "depends_on": {"type": "array", "items": TASK_ID},
-            "submitter": text,
+            "submitter": _TEXT,
             "spec": {"type": "object", "description": "The specification with every default written out."},
             "durable": {"type": "string", "enum": ["node", "cluster"]},
-            "message": text,
+            "message": _TEXT,
         },
         required=[
             *("id", "state", "reason", "detail", "title", "created_at", "updated_at", "attempt", "agent", "agent_id"),
@@ -93,27 +95,14 @@ def task() -> Schema:
 
 def task_summary() -> Schema:
     """A task in a list."""
-    text: Schema = {"type": ["string", "null"]}
-    moment: Schema = {"type": ["number", "null"], "description": "Unix seconds."}
-    return _object(
-        {
-            "id": TASK_ID,
-            "state": {"type": "string", "enum": list(STATES)},
-            "reason": {**text, "description": f"Why it ended ({', '.join(map(str, Reason))}); null before."},
-            "detail": {**text, "description": "Why it waits, or why it ended; cut when it is long."},
-            "title": {**text, "description": "Cut when it is long."},
-            "command": {**text, "description": "The first command of a task without a title; cut when it is long."},
-            "project": text,
-            "created_at": {"type": "number"},
-            "updated_at": {"type": "number"},
-            "started_at": moment,
-            "ended_at": moment,
-            "attempt": {"type": "integer", "minimum": 0},
-            "agent": {**text, "description": "Peer id of the agent that runs or ran it."},
-            "agent_id": text,
-            "exit_code": {"type": ["integer", "null"]},
-        },
-    )
+    own = {
+        "detail": {**_TEXT, "description": "Why it waits, or why it ended; cut when it is long."},
+        "title": {**_TEXT, "description": "Cut when it is long."},
+        "command": {**_TEXT, "description": "The first command of a task without a title; cut when it is long."},
+    }
+    names = ("id", "state", "reason", *own, "project", "created_at", "updated_at", "started_at", "ended_at", "attempt")
+    properties = {**task()["properties"], **own}
+    return _object({name: properties[name] for name in (*names, "agent", "agent_id", "exit_code")})
 
 
 def task_event() -> Schema:
@@ -122,7 +111,7 @@ def task_event() -> Schema:
         {
             "id": {"type": "integer", "minimum": 1, "description": "Grows by one per task; survives restarts."},
             "type": {"type": "string", "enum": ["state", "output", "progress", "note"]},
-            "time": {"type": "number"},
+            "time": _NUMBER,
             "data": {
                 "type": "object",
                 "description": "state: {state, reason?, detail?, agent?, attempt?, fence?, sandbox?, retry?: {number, "
@@ -135,13 +124,12 @@ def task_event() -> Schema:
 
 
 def peer() -> Schema:
-    text: Schema = {"type": ["string", "null"]}
     return _object(
         {
-            "peer_id": {"type": "string"},
-            "agent_id": text,
-            "role": text,
-            "address": text,
+            "peer_id": _STRING,
+            "agent_id": _TEXT,
+            "role": _TEXT,
+            "address": _TEXT,
             "direction": {"enum": ["inbound", "outbound", None]},
             "connected_since": {"type": ["number", "null"]},
             "latency_ms": {"type": ["number", "null"]},
@@ -154,8 +142,6 @@ def peer() -> Schema:
 
 
 def pubsub() -> Schema:
-    number: Schema = {"type": "number"}
-    whole: Schema = {"type": "integer", "minimum": 0}
     direct: Schema = {"type": "boolean", "description": "CHORUS_GOSSIP_DIRECT_PEERS names it: in no mesh, gets all."}
     topic_score = _object(
         {
@@ -175,9 +161,9 @@ def pubsub() -> Schema:
                 "type": "array",
                 "items": _object(
                     {
-                        "topic": {"type": "string"},
-                        "mesh": {"type": "array", "items": {"type": "string"}, "description": "Peer ids."},
-                        "subscribers": whole,
+                        "topic": _STRING,
+                        "mesh": {"type": "array", "items": _STRING, "description": "Peer ids."},
+                        "subscribers": _COUNT,
                     }
                 ),
             },
@@ -185,44 +171,43 @@ def pubsub() -> Schema:
                 "type": "array",
                 "items": _object(
                     {
-                        "peer_id": {"type": "string"},
+                        "peer_id": _STRING,
                         "direct": direct,
-                        "score": number,
+                        "score": _NUMBER,
                         "application": {"type": "number", "description": "P5."},
-                        "group_size": {**whole, "description": "P6: peers of its public network."},
+                        "group_size": {**_COUNT, "description": "P6: peers of its public network."},
                         "behaviour": {"type": "number", "description": "P7."},
                         "topics": {"type": "object", "additionalProperties": topic_score},
                     }
                 ),
             },
-            "thresholds": {"type": "object", "additionalProperties": number},
-            "counters": {"type": "object", "additionalProperties": whole},
+            "thresholds": {"type": "object", "additionalProperties": _NUMBER},
+            "counters": {"type": "object", "additionalProperties": _COUNT},
         }
     )
 
 
 def status() -> Schema:
-    text: Schema = {"type": ["string", "null"]}
     return _object(
         {
-            "agent_id": {"type": "string"},
-            "peer_id": {"type": "string"},
-            "cluster_id": text,
-            "version": {"type": "string"},
-            "role": text,
-            "state": {"type": "string"},
+            "agent_id": _STRING,
+            "peer_id": _STRING,
+            "cluster_id": _TEXT,
+            "version": _STRING,
+            "role": _TEXT,
+            "state": _STRING,
             "uptime_s": {"type": "number", "minimum": 0},
-            "addresses": {"type": "array", "items": {"type": "string"}},
-            "peers": {"type": "integer", "minimum": 0},
+            "addresses": _STRINGS,
+            "peers": _COUNT,
             "alone": {
-                **text,
+                **_TEXT,
                 "description": "Why no member is connected, where one should be: whether this node has joined, and "
                 "what became of the last dial.",
             },
             "tasks": {"type": "object"},
             "sandbox": {"type": "object"},
             "clocks": {
-                **text,
+                **_TEXT,
                 "description": "Whose messages are ignored since its clock and this node's are more than 15 minutes "
                 "apart, how many, and by how much; null while nobody's are.",
             },
@@ -238,10 +223,10 @@ def problem() -> Schema:
     """RFC 9457."""
     return _object(
         {
-            "type": {"type": "string"},
-            "title": {"type": "string"},
+            "type": _STRING,
+            "title": _STRING,
             "status": {"type": "integer", "minimum": 400, "maximum": 599},
-            "detail": {"type": "string"},
+            "detail": _STRING,
             "code": {"type": "string", "description": "Stable."},
             "field": {"type": "string", "description": "Path of the field of the body that is wrong."},
         },
@@ -261,26 +246,26 @@ def all_schemas(policy: spec.LimitPolicy) -> dict[str, Schema]:
     """Every component, by name."""
     return {
         "Artifact": _object(
-            {"path": {"type": "string"}, "sha256": SHA256, "size": {"type": "integer", "minimum": 0}, **_rights()},
+            {"path": _STRING, "sha256": SHA256, "size": _COUNT, **_rights()},
             required=["path", "sha256", "size"],
         ),
         "OutputEntry": _object(
             {
-                "path": {"type": "string"},
+                "path": _STRING,
                 "target": {"type": "string", "description": "Where the link leads; an empty folder has none."},
                 **_rights(),
             },
             required=["path"],
         ),
-        "Blob": _object({"sha256": SHA256, "size": {"type": "integer", "minimum": 0}}),
+        "Blob": _object({"sha256": SHA256, "size": _COUNT}),
         "Peer": peer(),
         "PeerList": _object({"peers": {"type": "array", "items": ref("Peer")}}),
         "Problem": problem(),
         "PubSub": pubsub(),
         "ServerSentEvent": _object(
             {
-                "id": {"type": "string"},
-                "event": {"type": "string"},
+                "id": _STRING,
+                "event": _STRING,
                 "data": {
                     "type": "string",
                     "contentMediaType": "application/json",

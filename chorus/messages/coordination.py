@@ -65,7 +65,7 @@ class Escalation(Payload):
 
 @payload(COORDINATION, META_DISCUSSION, ROLE, REPORTS, PROJECT, ISSUE)
 class EscalationAnswer(Payload):
-    """What a supervisor or a person has settled."""
+    """A supervisor or a person has settled an escalation."""
 
     escalation_id: str = field(ID, "The escalation that it answers.")
     verdict: str = field(OneOf(("approved", "declined", "overridden", "guided")), "What was settled.")

@@ -20,7 +20,7 @@ class DecisionAnnouncement(Payload):
 
 @payload(DECISIONS, PROJECT, ISSUE)
 class DecisionVote(Payload):
-    """What an agent or a person thinks of a published decision."""
+    """An agent's or a person's opinion of a published decision."""
 
     address: str = field(ADDRESS, "The decision, by the hash of one version.")
     vote: str = field(OneOf(("for", "against", "abstain")), "A later vote of one sender replaces its earlier one.")

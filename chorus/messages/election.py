@@ -1,5 +1,5 @@
-"""Who is admin (spec/system.md 7, spec/election.md): information alone. Votes, leases and their proofs travel on
-streams, and nothing said here gives or takes an office.
+"""Elections and the admin (spec/system.md 7, spec/election.md): information alone. Votes, leases and their proofs
+travel on streams, and nothing published here gives or takes an office.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How nodes are (spec/system.md 19)."""
+"""Health of nodes (spec/system.md 19)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from chorus.messages.topics import HEALTH
 
 @payload(HEALTH)
 class HealthReport(Payload):
-    """What a node's own checks found."""
+    """Findings of a node's own checks."""
 
     status: str = field(
         OneOf(("healthy", "degraded", "unhealthy")), "`degraded`: checks fail, none of them a critical one."

@@ -1,4 +1,4 @@
-"""Who is there, what it can and what it does (spec/system.md 2)."""
+"""Presence, capabilities and roles of nodes (spec/system.md 2)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class AvailabilityBcast(Payload):
 
 @payload(COORDINATION)
 class CapabilityBcast(Payload):
-    """What a node can do. Sent at start, every 5 min, when it changes, and to newcomers."""
+    """A node's capabilities. Sent at start, every 5 min, when it changes, and to newcomers."""
 
     agent_id: str = field(NAME, "Name of the agent.")
     node_id: str = field(PEER, "Peer id of the sender.")

@@ -16,7 +16,7 @@ DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 
 def payload_schema(payload: type[Payload]) -> Schema:
-    """What the `data` of an envelope of this type must be."""
+    """Schema of the `data` of an envelope of this type."""
     return {
         "$schema": DIALECT,
         "title": payload.TYPE,
@@ -27,7 +27,7 @@ def payload_schema(payload: type[Payload]) -> Schema:
 
 
 def envelope_schema() -> Schema:
-    """What a whole message must be, its payload included. A type that is not here may have any object as `data`."""
+    """Schema of a whole message, its payload included. A type that is not here may have any object as `data`."""
     members = Object(Envelope).schema()
     sender = {"description": "Peer id of the sender, who signed the message.", **PEER.schema()}
     members["properties"] |= {"from": sender, "data": {"type": "object", "description": "The payload."}}

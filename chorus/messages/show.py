@@ -33,7 +33,7 @@ def envelope_rows() -> list[tuple[str, str, str, str]]:
 
 
 def missing(member: Field) -> str:
-    """What it means that a member is missing."""
+    """The meaning of a missing member."""
     if member.needed:
         return "refused"
     default = member.default

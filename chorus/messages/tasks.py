@@ -84,7 +84,7 @@ class TaskProgress(Payload):
 
 @payload(TASKS, REPORTS, PROJECT, ISSUE)
 class TaskResult(Payload):
-    """What came of a task, says its agent: the summary, and where the rest was published."""
+    """Result of a task, from its agent: the summary, and where the rest was published."""
 
     task_id: str = field(ID, "The task.")
     attempt: int = field(COUNT, "The attempt that this is about.")

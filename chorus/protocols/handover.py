@@ -80,7 +80,7 @@ _TIME = Number(0, MAX_TIME)
 
 @attrs.frozen
 class Seek(Message):
-    """Which of these agents are connected to you?"""
+    """Asks for those of these agents that are connected to the receiver."""
 
     TYPE = "seek"
     agents: tuple[str, ...] = field(PEERS)
@@ -158,7 +158,7 @@ class View(Message):
 
 
 @attrs.frozen
-class Cancel(Message):
+class CancelTaken(Message):
     """End it."""
 
     TYPE = "cancel"
@@ -222,7 +222,7 @@ _EVENT_DATA: Mapping[str, tuple[Shape, ...]] = {
 
 FINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED})
 """States in which a task that was handed over is over."""
-MESSAGES: tuple[type[Message], ...] = (Seek, Seen, Take, Taken, Declined, Event, View, Cancel)
+MESSAGES: tuple[type[Message], ...] = (Seek, Seen, Take, Taken, Declined, Event, View, CancelTaken)
 _VARIANTS = Variants(MESSAGES)
 
 

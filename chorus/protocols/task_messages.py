@@ -59,7 +59,7 @@ MAX_TEXT = 2048
 MAX_PROGRESS = 4096
 """Bytes of the canonical JSON of one progress message's data."""
 MAX_NUMBER = 2**53 - 1
-"""What canonical JSON can carry exactly."""
+"""The largest integer that canonical JSON carries exactly."""
 MAX_LEASE_S = 3600.0
 """A lease longer than this would keep a dead agent's task for an hour."""
 FETCHING, PREPARING = "fetching_input", "preparing"

@@ -1,4 +1,4 @@
-"""What a user may ask of a task (spec/tasks.md, "Task specification"): parsed once at the edge, trusted inside."""
+"""The specification of a task (spec/tasks.md): parsed once at the edge, trusted inside."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ MAX_ARTIFACT = 512
 MAX_ARTIFACT_WILDCARDS = 16
 """Of `*`, `**`, `?` and `[` in one pattern: each costs a little for every character of every path."""
 ALL_ARTIFACTS = ("**",)
-"""What a task that does not say gets: everything it leaves in its output folder. An empty list means nothing."""
+"""The default: everything that a task leaves in its output folder. An empty list means nothing."""
 MAX_REQUIRED = 32
 """Items of `expertise` and of `capabilities` each."""
 MAX_WORD = 64
@@ -241,7 +241,7 @@ class _Source(Object["Input"]):
 
 @attrs.frozen
 class LimitPolicy:
-    """What a task gets when it asks for nothing, and the most it may ask for."""
+    """Limits of a task that asks for none, and the most it may ask for."""
 
     default: Limits = attrs.field(factory=Limits)
     maximum: Limits = attrs.field(default=WIDEST_LIMITS)
@@ -280,7 +280,7 @@ class Input:
 
 @attrs.frozen
 class Required:
-    """What an agent must have to be a candidate."""
+    """Requirements of an agent."""
 
     role: str | None = field(_word(), default=None)
     expertise: tuple[str, ...] = field(_WORDS, default=())

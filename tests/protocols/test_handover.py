@@ -11,7 +11,7 @@ from chorus import strictjson
 from chorus.errors import LimitExceeded, PeerError
 from chorus.protocols import handover
 from chorus.protocols.handover import (
-    Cancel,
+    CancelTaken,
     Declined,
     Event,
     HandoverError,
@@ -52,7 +52,7 @@ EXAMPLES: tuple[Message, ...] = (
         ended_at=2.0,
         result={"exit_code": 0},
     ),
-    Cancel(TASK, "user", "enough"),
+    CancelTaken(TASK, "user", "enough"),
 )
 
 
