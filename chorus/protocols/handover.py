@@ -41,7 +41,7 @@ from chorus.fields import (
     field,
 )
 from chorus.messages.fields import FLAG, MAX_SERIAL, MAX_TEXT, MAX_TIME, NAME, PEER, PEERS, SERIAL, TEXT
-from chorus.tasks import ids
+from chorus.tasks.spec import TASK_ID
 from chorus.tasks.state import State
 
 if TYPE_CHECKING:
@@ -68,7 +68,6 @@ class HandoverError(PeerError):
 
 Message: TypeAlias = Tagged
 
-_TASK = Text(None, 0, ids.PATTERN, "a task id")
 _STATE = OneOf(tuple(state for state in State if state not in {State.QUEUED, State.MOVED, State.REFUSED}))
 _FENCE = Text(None, 0, r"\d{1,18}\.\d{1,18}\.\d{1,18}", "a fence")
 _EVENTS = OneOf(("state", "output", "progress", "note"))
@@ -99,7 +98,7 @@ class Take(Message):
     """Be the scheduler of this task; then tell its events after `after`. Its input is fetched from the sender."""
 
     TYPE = "take"
-    task: str = field(_TASK)
+    task: str = field(TASK_ID)
     spec: Mapping[str, JSON] = field(AnyObject(MAX_DOCUMENT))
     submitter: str = field(NAME)
     after: int = field(SERIAL)
@@ -162,7 +161,7 @@ class CancelTaken(Message):
     """End it."""
 
     TYPE = "cancel"
-    task: str = field(_TASK)
+    task: str = field(TASK_ID)
     by: str = field(NAME)
     reason: str = field(TEXT)
 

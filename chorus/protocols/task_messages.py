@@ -33,8 +33,8 @@ from chorus.fields import (
     field,
 )
 from chorus.multiformats import varint
-from chorus.tasks import ids
 from chorus.tasks.journal import Fence
+from chorus.tasks.spec import SHA256, TASK_ID
 
 if TYPE_CHECKING:
     from chorus.sandbox.contract import StreamName
@@ -101,8 +101,6 @@ def _text(maximum: int, minimum: int = 0) -> Text:
 _WORD = _text(MAX_WORD, 1)
 _TEXT = _text(MAX_TEXT)
 _PATH = _text(MAX_TEXT, 1)
-_TASK_ID = Text(None, 0, ids.PATTERN, "a task id")
-_SHA256 = Text(None, 0, "[0-9a-f]{64}", "a SHA-256")
 _FENCE = _FenceText()
 _STREAM = OneOf(("stdout", "stderr"))
 _NATURAL = Integer(0, MAX_NUMBER)
@@ -115,7 +113,7 @@ _NOTES = ListOf(_TEXT, MAX_NOTES)
 
 @attrs.frozen
 class InputBlob:
-    sha256: str = field(_SHA256)
+    sha256: str = field(SHA256)
     size: int = field(_NATURAL)
 
 
@@ -125,7 +123,7 @@ class ResultArtifact:
     do not say `mode` and `mtime`."""
 
     path: str = field(_PATH)
-    sha256: str = field(_SHA256)
+    sha256: str = field(SHA256)
     size: int = field(_NATURAL)
     mode: int | None = field(_MODE, default=None)
     mtime: float | None = field(_MTIME, default=None)
@@ -146,7 +144,7 @@ class Offer(Message):
     """Scheduler: will you run this? `spec` is `TaskSpec.to_json()`; the input is fetched from the scheduler."""
 
     TYPE = "offer"
-    task_id: str = field(_TASK_ID)
+    task_id: str = field(TASK_ID)
     attempt: int = field(Integer(0, 1000))
     spec: Mapping[str, JSON] = field(AnyObject())
     input: InputBlob | None = field(Nullable(Object(InputBlob, nulls=True)), default=None)
@@ -238,8 +236,8 @@ class Result(Message):
     ended_at: float = field(_TIME)
     stdout_bytes: int = field(_NATURAL, default=0)
     stderr_bytes: int = field(_NATURAL, default=0)
-    stdout_sha256: str | None = field(Nullable(_SHA256), default=None)
-    stderr_sha256: str | None = field(Nullable(_SHA256), default=None)
+    stdout_sha256: str | None = field(Nullable(SHA256), default=None)
+    stderr_sha256: str | None = field(Nullable(SHA256), default=None)
     truncated: tuple[StreamName, ...] = field(ListOf(_STREAM, 2), default=())
     artifacts: tuple[ResultArtifact, ...] = field(ListOf(Object(ResultArtifact, nulls=True), MAX_ARTIFACTS), default=())
     artifacts_skipped: tuple[str, ...] = field(_NOTES, default=())
@@ -266,7 +264,7 @@ class Resume(Message):
     """Executor, first on a stream of its own: this task was given to me under this fence; where were we?"""
 
     TYPE = "resume"
-    task_id: str = field(_TASK_ID)
+    task_id: str = field(TASK_ID)
     fence: Fence = field(_FENCE)
 
 
