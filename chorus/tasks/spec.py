@@ -222,7 +222,7 @@ class _Glob(Text):
         return {**super().schema(), "pattern": r"^(?!/)(?!(?:.*/)?\.\.(?:/|$))(?!.*//)[^\x00-\x1f\x7f\\]+$"}
 
 
-class _Source(Object["Input"]):
+class _InputShape(Object["Input"]):
     """Exactly one of the members."""
 
     def read(self, value: object) -> Input:
@@ -332,7 +332,7 @@ class TaskSpec:
         default=None,
     )
     input: Input | None = field(
-        _Source(Input, closed=True),
+        _InputShape(Input, closed=True),
         "The source: a tar archive uploaded before, or inline (at most 256 KiB).",
         default=None,
     )
