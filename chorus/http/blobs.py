@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from chorus.fields import Schema
 from chorus.http.body import UploadBody
 from chorus.http.gate import SHA256
 from chorus.http.problem import HttpError
 from chorus.http.reply import OCTETS, json_reply, shield
 from chorus.http.routes import BINARY, ApiOperation, BlobBody, Route, header, json_answer, parameter
 from chorus.http.schemas import SHA256 as DIGEST
-from chorus.http.schemas import Schema
 
 if TYPE_CHECKING:
     from chorus.http.request import ApiRequest

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from chorus.fields import Schema
 from chorus.http import limits
 from chorus.http.event_stream import CONTENT_TYPE, EventStream, set_headers
 from chorus.http.ports import TERMINAL
 from chorus.http.problem import HttpError
 from chorus.http.reply import shield, whole_number
 from chorus.http.routes import ApiOperation, Route, answer, parameter
-from chorus.http.schemas import Schema, ref
+from chorus.http.schemas import ref
 from chorus.http.tasks import known_form
 
 if TYPE_CHECKING:

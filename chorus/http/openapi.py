@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from chorus import __version__
+from chorus.fields import Schema
 from chorus.http import problem
 from chorus.http.routes import Route, parameter
-from chorus.http.schemas import SHA256, TASK_ID, Schema, all_schemas, ref
+from chorus.http.schemas import SHA256, TASK_ID, all_schemas, ref
 from chorus.http.table import ROUTES
 from chorus.tasks.spec import LimitPolicy
 

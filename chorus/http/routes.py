@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from chorus.fields import Schema
 from chorus.http import limits
 from chorus.http.reply import JSON_TYPE, OCTETS
-from chorus.http.schemas import Schema, ref
+from chorus.http.schemas import ref
 
 if TYPE_CHECKING:
     from chorus.http.downloads import Downloads

@@ -1,4 +1,4 @@
-"""What nodes say to each other over pub/sub: one JSON envelope, and a frozen typed value for each type (spec/system.md
+"""Messages of nodes over pub/sub: one JSON envelope, and a frozen typed value for each type (spec/system.md
 2 and 6). docs/messages.md lists them; it is made from this package.
 
 Every quantity is bounded while it is read. Unknown fields are passed over, so that a newer node can say more; an

@@ -43,7 +43,7 @@ class Clocks:
         self._clocks.pop(peer, None)
 
     def line(self, now: float) -> str | None:
-        """What is wrong, whose messages and how many; None while nothing is."""
+        """One line on whose messages were ignored and how many; None while no clock is wrong."""
         for peer in [peer for peer, clock in self._clocks.items() if now - clock.last > NOTED_S]:
             del self._clocks[peer]
         if not self._clocks:

@@ -6,35 +6,15 @@ thread is in the envelope (`thread`); a message without one begins a thread that
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-import attrs
-
-from chorus.messages.fields import (
-    ADDRESS,
-    ADDRESSES,
-    FLAG,
-    HOPS,
-    ID,
-    NAME,
-    NAMES,
-    PEERS,
-    PERCENT,
-    SAID,
-    TEXT,
-    TIME,
-    OneOf,
-    field,
-)
+from chorus.fields import OneOf, field
+from chorus.messages.fields import ADDRESS, ADDRESSES, FLAG, HOPS, ID, NAME, NAMES, PEERS, PERCENT, SAID, TEXT, TIME
+from chorus.messages.payload import Payload, payload
 from chorus.messages.topics import COORDINATION, EXPERTISE, ISSUE, META_DISCUSSION, PROJECT, REPORTS, ROLE
 
 
-@attrs.frozen(kw_only=True)
-class HelpRequest:
+@payload(META_DISCUSSION, ROLE, EXPERTISE, REPORTS, PROJECT, ISSUE)
+class HelpRequest(Payload):
     """An agent does not get on with something."""
-
-    TYPE: ClassVar[str] = "HelpRequest"
-    TOPICS: ClassVar[tuple[str, ...]] = (META_DISCUSSION, ROLE, EXPERTISE, REPORTS, PROJECT, ISSUE)
 
     request_id: str = field(ID, "Named again by each answer.")
     question: str = field(SAID, "What it needs to know.")
@@ -44,12 +24,9 @@ class HelpRequest:
     deadline: int | None = field(TIME, "When an answer is of no use any more.", default=None)
 
 
-@attrs.frozen(kw_only=True)
-class HelpResponse:
+@payload(META_DISCUSSION, ROLE, EXPERTISE, REPORTS, PROJECT, ISSUE)
+class HelpResponse(Payload):
     """An answer to a HelpRequest."""
-
-    TYPE: ClassVar[str] = "HelpResponse"
-    TOPICS: ClassVar[tuple[str, ...]] = (META_DISCUSSION, ROLE, EXPERTISE, REPORTS, PROJECT, ISSUE)
 
     request_id: str = field(ID, "The request that it answers.")
     answer: str = field(SAID, "What the sender knows about it.")
@@ -57,12 +34,9 @@ class HelpResponse:
     contexts: tuple[str, ...] = field(ADDRESSES, "Where more was published.", default=())
 
 
-@attrs.frozen(kw_only=True)
-class ExpertiseRequest:
+@payload(COORDINATION, ROLE, EXPERTISE, PROJECT, ISSUE)
+class ExpertiseRequest(Payload):
     """Somebody is looked for who knows a field: to review, to advise, to teach."""
-
-    TYPE: ClassVar[str] = "ExpertiseRequest"
-    TOPICS: ClassVar[tuple[str, ...]] = (COORDINATION, ROLE, EXPERTISE, PROJECT, ISSUE)
 
     request_id: str = field(ID, "Named again by each answer.")
     expertise: tuple[str, ...] = field(NAMES, "What they should know.")
@@ -72,12 +46,9 @@ class ExpertiseRequest:
     deadline: int | None = field(TIME, "When an answer is of no use any more.", default=None)
 
 
-@attrs.frozen(kw_only=True)
-class ExpertiseResponse:
+@payload(COORDINATION, ROLE, EXPERTISE, PROJECT, ISSUE)
+class ExpertiseResponse(Payload):
     """An agent that knows the field says so."""
-
-    TYPE: ClassVar[str] = "ExpertiseResponse"
-    TOPICS: ClassVar[tuple[str, ...]] = (COORDINATION, ROLE, EXPERTISE, PROJECT, ISSUE)
 
     request_id: str = field(ID, "The request that it answers.")
     agent_id: str = field(NAME, "Name of the agent.")
@@ -86,12 +57,9 @@ class ExpertiseResponse:
     available: bool = field(FLAG, "Whether it has the time.")
 
 
-@attrs.frozen(kw_only=True)
-class MetaDiscussion:
+@payload(META_DISCUSSION, ROLE, EXPERTISE, PROJECT, ISSUE)
+class MetaDiscussion(Payload):
     """One step of reasoning together in a thread."""
-
-    TYPE: ClassVar[str] = "MetaDiscussion"
-    TOPICS: ClassVar[tuple[str, ...]] = (META_DISCUSSION, ROLE, EXPERTISE, PROJECT, ISSUE)
 
     kind: str = field(
         OneOf(("proposal", "question", "answer", "objection", "agreement", "consensus")),

@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-import attrs
-
-from chorus.messages.fields import (
-    ADDRESS,
-    ADDRESSES,
-    COUNT,
-    ID,
-    IDS,
-    NAME,
-    NAMES,
-    PEERS,
-    PERCENT,
-    SAID,
-    TEXT,
-    TIME,
-    OneOf,
-    field,
-)
+from chorus.fields import OneOf, field
+from chorus.messages.fields import ADDRESS, ADDRESSES, COUNT, ID, IDS, NAME, NAMES, PEERS, PERCENT, SAID, TEXT, TIME
+from chorus.messages.payload import Payload, payload
 from chorus.messages.topics import COORDINATION, ISSUE, META_DISCUSSION, PROJECT, REPORTS, ROLE
 
 RULE = OneOf(("api_contract", "database_schema", "configuration", "security", "detected"))
 """The four built-in rules, and what the AI detector found."""
 
 
-@attrs.frozen(kw_only=True)
-class DependencyAlert:
+@payload(COORDINATION, PROJECT, ISSUE)
+class DependencyAlert(Payload):
     """Two tasks touch the same thing, perhaps in different repositories."""
-
-    TYPE: ClassVar[str] = "DependencyAlert"
-    TOPICS: ClassVar[tuple[str, ...]] = (COORDINATION, PROJECT, ISSUE)
 
     task_id: str = field(ID, "The task that something depends on.")
     dependent_tasks: tuple[str, ...] = field(IDS, "The tasks that depend on it.")
@@ -43,12 +23,9 @@ class DependencyAlert:
     description: str = field(SAID, "What they have in common.")
 
 
-@attrs.frozen(kw_only=True)
-class CoordinationRequest:
+@payload(COORDINATION, PROJECT, ISSUE)
+class CoordinationRequest(Payload):
     """A session of the agents concerned begins; it is held as MetaDiscussion in the thread named by `session_id`."""
-
-    TYPE: ClassVar[str] = "CoordinationRequest"
-    TOPICS: ClassVar[tuple[str, ...]] = (COORDINATION, PROJECT, ISSUE)
 
     session_id: str = field(ID, "The session.")
     participants: tuple[str, ...] = field(PEERS, "Peer ids of the agents concerned.")
@@ -59,12 +36,9 @@ class CoordinationRequest:
     deadline: int | None = field(TIME, "When it is escalated unless it has converged.", default=None)
 
 
-@attrs.frozen(kw_only=True)
-class CoordinationComplete:
+@payload(COORDINATION, PROJECT, ISSUE)
+class CoordinationComplete(Payload):
     """A session has ended."""
-
-    TYPE: ClassVar[str] = "CoordinationComplete"
-    TOPICS: ClassVar[tuple[str, ...]] = (COORDINATION, PROJECT, ISSUE)
 
     session_id: str = field(ID, "The session.")
     outcome: str = field(OneOf(("agreed", "escalated", "abandoned", "expired")), "How it ended.")
@@ -73,12 +47,9 @@ class CoordinationComplete:
     decision: str | None = field(ADDRESS, "Where the agreement was published.", default=None)
 
 
-@attrs.frozen(kw_only=True)
-class Escalation:
+@payload(COORDINATION, META_DISCUSSION, ROLE, REPORTS, PROJECT, ISSUE)
+class Escalation(Payload):
     """Agents cannot settle something: a supervisor or a person should."""
-
-    TYPE: ClassVar[str] = "Escalation"
-    TOPICS: ClassVar[tuple[str, ...]] = (COORDINATION, META_DISCUSSION, ROLE, REPORTS, PROJECT, ISSUE)
 
     escalation_id: str = field(ID, "Named again by the answer.")
     cause: str = field(
@@ -92,12 +63,9 @@ class Escalation:
     contexts: tuple[str, ...] = field(ADDRESSES, "Where what one should know was published.", default=())
 
 
-@attrs.frozen(kw_only=True)
-class EscalationAnswer:
-    """What a supervisor or a person has settled."""
-
-    TYPE: ClassVar[str] = "EscalationAnswer"
-    TOPICS: ClassVar[tuple[str, ...]] = (COORDINATION, META_DISCUSSION, ROLE, REPORTS, PROJECT, ISSUE)
+@payload(COORDINATION, META_DISCUSSION, ROLE, REPORTS, PROJECT, ISSUE)
+class EscalationAnswer(Payload):
+    """A supervisor or a person has settled an escalation."""
 
     escalation_id: str = field(ID, "The escalation that it answers.")
     verdict: str = field(OneOf(("approved", "declined", "overridden", "guided")), "What was settled.")

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-import attrs
-
-from chorus.messages.fields import ADDRESS, ID, NAME, NAMES, PEERS, SCORE, TIME, TITLE, field
+from chorus.fields import field
+from chorus.messages.fields import ADDRESS, ID, NAME, NAMES, PEERS, SCORE, TIME, TITLE
+from chorus.messages.payload import Payload, payload
 from chorus.messages.topics import COORDINATION, EXPERTISE, PROJECT, ROLE
 
 
-@attrs.frozen(kw_only=True)
-class CouncilOpportunity:
+@payload(COORDINATION, ROLE, EXPERTISE, PROJECT)
+class CouncilOpportunity(Payload):
     """A council is being put together. Bridged from WHOOSH by the node that got it."""
-
-    TYPE: ClassVar[str] = "CouncilOpportunity"
-    TOPICS: ClassVar[tuple[str, ...]] = (COORDINATION, ROLE, EXPERTISE, PROJECT)
 
     council_id: str = field(ID, "The council.")
     title: str = field(TITLE, "What it is for.")
@@ -25,12 +20,9 @@ class CouncilOpportunity:
     closes: int | None = field(TIME, "When roles are given out no more.", default=None)
 
 
-@attrs.frozen(kw_only=True)
-class CouncilClaim:
+@payload(COORDINATION, ROLE, EXPERTISE, PROJECT)
+class CouncilClaim(Payload):
     """An agent would take a role in a council."""
-
-    TYPE: ClassVar[str] = "CouncilClaim"
-    TOPICS: ClassVar[tuple[str, ...]] = (COORDINATION, ROLE, EXPERTISE, PROJECT)
 
     council_id: str = field(ID, "The council.")
     agent_id: str = field(NAME, "Name of the agent.")
@@ -38,12 +30,9 @@ class CouncilClaim:
     score: int = field(SCORE, "How well it fits, by the agent's own reckoning.")
 
 
-@attrs.frozen(kw_only=True)
-class CouncilBrief:
+@payload(COORDINATION, ROLE, PROJECT)
+class CouncilBrief(Payload):
     """A council is complete and has its brief, which becomes a task."""
-
-    TYPE: ClassVar[str] = "CouncilBrief"
-    TOPICS: ClassVar[tuple[str, ...]] = (COORDINATION, ROLE, PROJECT)
 
     council_id: str = field(ID, "The council.")
     title: str = field(TITLE, "What it is for.")

@@ -1,37 +1,29 @@
-"""Who is admin (spec/system.md 7, spec/election.md): information alone. Votes, leases and their proofs travel on
-streams, and nothing said here gives or takes an office.
+"""Elections and the admin (spec/system.md 7, spec/election.md): information alone. Votes, leases and their proofs
+travel on streams, and nothing published here gives or takes an office.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-import attrs
-
-from chorus.messages.fields import COUNT, ID, PEER, SCORE, SECONDS, SERIAL, TIME, OneOf, field
+from chorus.fields import OneOf, field
+from chorus.messages.fields import COUNT, ID, PEER, SCORE, SECONDS, SERIAL, TIME
+from chorus.messages.payload import Payload, payload
 from chorus.messages.topics import ELECTION
 
 TRIGGER = OneOf(("no_admin", "heartbeat_timeout", "split_brain", "better_candidate", "manual"))
 
 
-@attrs.frozen(kw_only=True)
-class WhoIsAdmin:
+@payload(ELECTION)
+class WhoIsAdmin(Payload):
     """A node looks for the admin."""
-
-    TYPE: ClassVar[str] = "WhoIsAdmin"
-    TOPICS: ClassVar[tuple[str, ...]] = (ELECTION,)
 
     query_id: str = field(ID, "Named again by the answer.")
     epoch: int = field(SERIAL, "The last epoch that it knows of.", default=0)
     term: int = field(SERIAL, "The last term that it knows of.", default=0)
 
 
-@attrs.frozen(kw_only=True)
-class IAmAdmin:
+@payload(ELECTION)
+class IAmAdmin(Payload):
     """The admin says who it is: asked, and in its first broadcast after an election."""
-
-    TYPE: ClassVar[str] = "IAmAdmin"
-    TOPICS: ClassVar[tuple[str, ...]] = (ELECTION,)
 
     node_id: str = field(PEER, "Peer id of the sender.")
     query_id: str | None = field(ID, "The question that it answers.", default=None)
@@ -40,24 +32,18 @@ class IAmAdmin:
     since: int = field(TIME, "When it was elected.")
 
 
-@attrs.frozen(kw_only=True)
-class ElectionPresence:
+@payload(ELECTION)
+class ElectionPresence(Payload):
     """A node that takes part in elections is there."""
-
-    TYPE: ClassVar[str] = "ElectionPresence"
-    TOPICS: ClassVar[tuple[str, ...]] = (ELECTION,)
 
     node_id: str = field(PEER, "Peer id of the sender.")
     uptime: int = field(SECONDS, "Since its start.")
     load: int = field(SCORE, "How much of what it can run is running: 1000 is all.")
 
 
-@attrs.frozen(kw_only=True)
-class Candidacy:
+@payload(ELECTION)
+class Candidacy(Payload):
     """A node stands. The score says who stands first, never who may win."""
-
-    TYPE: ClassVar[str] = "Candidacy"
-    TOPICS: ClassVar[tuple[str, ...]] = (ELECTION,)
 
     node_id: str = field(PEER, "Peer id of the sender.")
     epoch: int = field(SERIAL, "The epoch that it stands in.")
@@ -71,12 +57,9 @@ class Candidacy:
     experience: int = field(SCORE, "Time in office before.")
 
 
-@attrs.frozen(kw_only=True)
-class ElectionResult:
+@payload(ELECTION)
+class ElectionResult(Payload):
     """An election is over, or the admin left its office."""
-
-    TYPE: ClassVar[str] = "ElectionResult"
-    TOPICS: ClassVar[tuple[str, ...]] = (ELECTION,)
 
     epoch: int = field(SERIAL, "Of the office.")
     term: int = field(SERIAL, "Of the office.")

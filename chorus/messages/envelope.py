@@ -1,15 +1,15 @@
-"""The envelope that every message travels in, to bytes and back."""
+"""The envelope of every message, to bytes and back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from chorus import strictjson
+from chorus.fields import Integer, Object, Refusal, Text, field
 from chorus.messages.errors import BadEnvelope, ForeignSender, UnknownType
-from chorus.messages.fields import ID, NAME, NAMES, TIME, Integer, Word, field, members_of
+from chorus.messages.fields import ID, NAME, NAMES, TIME
 from chorus.messages.types import PAYLOADS
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ MAX_CONTAINERS: Final = 256
 """Arrays and objects in all; the types of today have no more than a dozen. Thousands at a time would set off Python's
 collector, which then goes through all that the node holds."""
 
-_TYPE: Final = Word("a type: a letter, then up to 63 letters, digits and . _", "[A-Za-z][A-Za-z0-9_.]*", 64)
-_ID: Final = Word("8 to 64 letters, digits and - _", "[0-9A-Za-z_-]+", 64, 8)
+_TYPE: Final = Text(64, 1, "[A-Za-z][A-Za-z0-9_.]*", "a type: a letter, then up to 63 letters, digits and . _")
+_ID: Final = Text(64, 8, "[0-9A-Za-z_-]+", "8 to 64 letters, digits and - _")
 
 
 @attrs.frozen(kw_only=True)
@@ -48,13 +48,17 @@ class Envelope:
     data: Payload
 
 
+_ENVELOPE: Final = Object(Envelope)
+_PAYLOADS: Final = {name: Object(payload) for name, payload in PAYLOADS.items()}
+
+
 def encode(envelope: Envelope) -> bytes:
     """Canonical JSON. Raises `BadEnvelope` for what every other node would refuse."""
-    members = _members(envelope)
+    members = _ENVELOPE.write(envelope)
     members["from"] = envelope.sender
-    members["data"] = _members(envelope.data)
+    members["data"] = Object(type(envelope.data)).write(envelope.data)
     try:
-        raw = strictjson.canonical(cast("JSON", members))
+        raw = strictjson.canonical(members)
     except ValueError as error:
         raise BadEnvelope(str(error)) from None
     decode(raw, envelope.sender)
@@ -70,42 +74,31 @@ def decode(raw: bytes, sender: PeerId | str) -> Envelope:
     whole = strictjson.loads(
         raw, max_bytes=MAX_MESSAGE, max_depth=MAX_DEPTH, max_containers=MAX_CONTAINERS, error=BadEnvelope
     )
-    if not isinstance(whole, dict):
-        raise BadEnvelope("an envelope is a JSON object")
-    arguments = _arguments(Envelope, whole, "")
-    name, data = str(arguments["type"]), whole.get("data")
-    if whole.get("from") != str(sender):
+    return read(whole, str(sender))
+
+
+def read(whole: JSON, sender: str) -> Envelope:
+    """The same of a document that is parsed."""
+    try:
+        return _read(whole, sender)
+    except Refusal as refusal:
+        raise BadEnvelope(refusal.rule("an envelope")) from None
+
+
+def _read(whole: JSON, sender: str) -> Envelope:
+    arguments = _ENVELOPE.arguments(whole)
+    assert isinstance(whole, dict)
+    if whole.get("from") != sender:
         raise ForeignSender(f"from must be {sender}, who signed the message")
+    name, data = arguments["type"], whole.get("data")
     if not isinstance(data, dict):
-        raise BadEnvelope("data must be an object")
-    cls = PAYLOADS.get(name)
-    if cls is None:
-        raise UnknownType(name, cast("int", arguments["timestamp"]))
-    payload = cast("Callable[..., Payload]", cls)(**_arguments(cls, data, "data."))
-    if getattr(payload, "node_id", whole["from"]) != whole["from"]:
+        raise Refusal("an object", data).under("data")
+    if name not in _PAYLOADS:
+        raise UnknownType(name, arguments["timestamp"])
+    try:
+        payload = _PAYLOADS[name].read(data)
+    except Refusal as refusal:
+        raise refusal.under("data") from None
+    if getattr(payload, "node_id", sender) != sender:
         raise ForeignSender("data.node_id must be the sender")
-    return cast("Callable[..., Envelope]", Envelope)(sender=str(sender), data=payload, **arguments)
-
-
-def _arguments(cls: type[Any], members: Mapping[str, JSON], where: str) -> dict[str, object]:
-    """What `cls` is built from; a member that is missing or null may only be one that has a default."""
-    arguments: dict[str, object] = {}
-    for member in members_of(cls):
-        value = members.get(member.name)
-        if value is None and not member.needed:
-            continue
-        try:
-            arguments[member.name] = member.read(value)
-        except BadEnvelope as error:
-            raise BadEnvelope(f"{where}{member.name} {error}") from None
-    return arguments
-
-
-def _members(value: Any) -> dict[str, object]:
-    """The JSON members of a value: absent ones (None) are left out."""
-    members: dict[str, object] = {}
-    for member in members_of(type(value)):
-        item = getattr(value, member.name)
-        if item is not None:
-            members[member.name] = list(item) if isinstance(item, tuple) else item
-    return members
+    return Envelope(sender=sender, data=payload, **arguments)

@@ -1,21 +1,16 @@
-"""How nodes are (spec/system.md 19)."""
+"""Health of nodes (spec/system.md 19)."""
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-import attrs
-
-from chorus.messages.fields import COUNT, FLAG, MAX_NAME, NAMES, SECONDS, OneOf, Text, field
+from chorus.fields import OneOf, Text, field
+from chorus.messages.fields import COUNT, FLAG, MAX_NAME, NAMES, SECONDS
+from chorus.messages.payload import Payload, payload
 from chorus.messages.topics import HEALTH
 
 
-@attrs.frozen(kw_only=True)
-class HealthReport:
-    """What a node's own checks found."""
-
-    TYPE: ClassVar[str] = "HealthReport"
-    TOPICS: ClassVar[tuple[str, ...]] = (HEALTH,)
+@payload(HEALTH)
+class HealthReport(Payload):
+    """Findings of a node's own checks."""
 
     status: str = field(
         OneOf(("healthy", "degraded", "unhealthy")), "`degraded`: checks fail, none of them a critical one."

@@ -1,25 +1,20 @@
-"""Who is there, what it can and what it does (spec/system.md 2)."""
+"""Presence, capabilities and roles of nodes (spec/system.md 2)."""
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-import attrs
-
-from chorus.messages.fields import COUNT, FLAG, MAX_NAME, NAME, NAMES, PEER, TIME, OneOf, Text, Word, field
+from chorus.fields import OneOf, Text, field
+from chorus.messages.fields import COUNT, FLAG, MAX_NAME, NAME, NAMES, PEER, TIME
+from chorus.messages.payload import Payload, payload
 from chorus.messages.topics import COORDINATION
 
-START = Word("a record of at most 256 bytes in base64url", "[A-Za-z0-9_-]+", 342)
+START = Text(342, 1, "[A-Za-z0-9_-]+", "a record of at most 256 bytes in base64url")
 """256 bytes, as in identify, in base64url."""
 STATUS = OneOf(("ready", "working", "busy"))
 
 
-@attrs.frozen(kw_only=True)
-class AvailabilityBcast:
+@payload(COORDINATION)
+class AvailabilityBcast(Payload):
     """How much a node has to do. Sent every 30 s and when it changes."""
-
-    TYPE: ClassVar[str] = "AvailabilityBcast"
-    TOPICS: ClassVar[tuple[str, ...]] = (COORDINATION,)
 
     node_id: str = field(PEER, "Peer id of the sender.")
     available_for_work: bool = field(FLAG, "Whether it takes another task now.")
@@ -33,12 +28,9 @@ class AvailabilityBcast:
     )
 
 
-@attrs.frozen(kw_only=True)
-class CapabilityBcast:
-    """What a node can do. Sent at start, every 5 min, when it changes, and to newcomers."""
-
-    TYPE: ClassVar[str] = "CapabilityBcast"
-    TOPICS: ClassVar[tuple[str, ...]] = (COORDINATION,)
+@payload(COORDINATION)
+class CapabilityBcast(Payload):
+    """A node's capabilities. Sent at start, every 5 min, when it changes, and to newcomers."""
 
     agent_id: str = field(NAME, "Name of the agent.")
     node_id: str = field(PEER, "Peer id of the sender.")
@@ -53,12 +45,9 @@ class CapabilityBcast:
     availability: str = field(STATUS, "As `status` of AvailabilityBcast.")
 
 
-@attrs.frozen(kw_only=True)
-class RoleAnnouncement:
+@payload(COORDINATION)
+class RoleAnnouncement(Payload):
     """The role a node takes. Sent when a role is set, when it changes, and with the capabilities."""
-
-    TYPE: ClassVar[str] = "RoleAnnouncement"
-    TOPICS: ClassVar[tuple[str, ...]] = (COORDINATION,)
 
     agent_id: str = field(NAME, "Name of the agent.")
     node_id: str = field(PEER, "Peer id of the sender.")

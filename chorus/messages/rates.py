@@ -36,14 +36,14 @@ class Rate:
 
 
 OWN: Final = Rate(per_second=200.0, burst=2000.0, depth=1000.0)
-"""What a connected publisher says itself: a scheduler of fifty tasks a second says four words of each, all below a KiB.
-What it overdraws is held against it, and forgiven five seconds after it ends."""
+"""Messages of a connected publisher from itself: a scheduler of fifty tasks a second publishes four of each, all below
+a KiB. Its overdraft is held against it, and forgiven five seconds after it ends."""
 
 THROUGH_OTHERS: Final = Rate(per_second=200.0, burst=2000.0)
-"""What others pass on of one publisher: who floods many neighbours a little is no more heard for it."""
+"""Messages of one publisher through others: flooding many neighbours a little gains nothing."""
 
 RELAYED: Final = Rate(per_second=1000.0, burst=5000.0)
-"""What one peer passes on: a bound on what it can make us read. Nobody is blamed for others' words."""
+"""Messages of others that one peer passes on: bounds what it can make us read. Nobody is blamed for what others say."""
 
 NEWCOMERS: Final = Rate(per_second=4.0, burst=256.0)
 """Publishers (a token each) that nobody connected here is, and that were not heard before, from one peer: a node that
@@ -72,8 +72,9 @@ class Buckets:
         return min(rate.burst, level + (now - at) * rate.per_second)
 
     def spend(self, peer: bytes, now: float, tokens: float = 1.0) -> float:
-        """What is left after `tokens`, below 0 when they were too many. Then they are taken as far as the bucket can be
-        overdrawn; where it cannot, nothing is: who is asked faster than it fills still lets through what it may."""
+        """Tokens left after `tokens` are taken, below 0 when they were too many. Then they are taken as far as the
+        bucket can be overdrawn; where it cannot, nothing is: a peer that asks faster than it fills still gets through
+        what it may."""
         level = self.level(peer, now)
         left = level - tokens
         kept = left if left >= 0 else max(-self.rate.depth, left) if self.rate.depth else level

@@ -1,4 +1,4 @@
-"""What people may have written in a message, taken through the redactor before it is sent."""
+"""Takes what people may have written in a message through the redactor, before it is sent."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
-from chorus.messages.fields import members_of
+from chorus.fields import fields_of
 
 if TYPE_CHECKING:
     from chorus.messages.envelope import Envelope
@@ -21,12 +21,10 @@ def redacted(envelope: Envelope, redact: Callable[[str], str]) -> Envelope:
 
 def _redactions(value: Any, redact: Callable[[str], str]) -> dict[str, Any]:
     changes: dict[str, Any] = {}
-    for member in members_of(type(value)):
-        item = getattr(value, member.name)
-        if not member.read.written:
-            continue
+    for each in fields_of(type(value)):
+        item = getattr(value, each.name) if each.shape.free_text else None
         if isinstance(item, str):
-            changes[member.name] = redact(item)
+            changes[each.name] = redact(item)
         elif isinstance(item, tuple):
-            changes[member.name] = tuple(redact(each) for each in item)
+            changes[each.name] = tuple(map(redact, item))
     return changes

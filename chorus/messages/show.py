@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from chorus.fields import Field, fields_of
 from chorus.messages.envelope import MAX_CONTAINERS, MAX_DEPTH, MAX_MESSAGE, Envelope
-from chorus.messages.fields import PEER, Member, members_of
+from chorus.messages.fields import PEER
 from chorus.messages.payload import Payload
 from chorus.messages.rates import OWN, RELAYED
 from chorus.messages.schema import description
@@ -21,18 +22,18 @@ def summary(payload: type[Payload]) -> str:
 
 def member_rows(cls: Any) -> list[tuple[str, str, str, str]]:
     """(member, value, when it is missing, meaning) of a payload."""
-    return [(member.name, member.read.told, missing(member), member.meaning) for member in members_of(cls)]
+    return [(each.name, each.shape.expected, missing(each), each.meaning) for each in fields_of(cls)]
 
 
 def envelope_rows() -> list[tuple[str, str, str, str]]:
     """The same of the envelope, with the two members that `Envelope` holds in another form."""
     rows = member_rows(Envelope)
-    rows[2:2] = [("from", PEER.told, "refused", "Peer id of the sender, who signed the message.")]
+    rows[2:2] = [("from", PEER.expected, "refused", "Peer id of the sender, who signed the message.")]
     return [*rows, ("data", "an object", "refused", "The payload.")]
 
 
-def missing(member: Member) -> str:
-    """What it means that a member is missing."""
+def missing(member: Field) -> str:
+    """The meaning of a missing member."""
     if member.needed:
         return "refused"
     default = member.default

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-import attrs
-
+from chorus.fields import Integer, OneOf, Text, field
 from chorus.messages.fields import (
     ADDRESS,
     COUNT,
@@ -20,23 +17,39 @@ from chorus.messages.fields import (
     TEXT,
     TIME,
     TITLE,
-    Integer,
-    OneOf,
-    Text,
-    field,
 )
+from chorus.messages.payload import Payload, payload
 from chorus.messages.topics import EXPERTISE, ISSUE, PROJECT, REPORTS, ROLE, TASKS
 
 EXIT_CODE = Integer(-(2**31), 2**32)
 """Of any engine and system: signed, or unsigned in 32 bits."""
 
 
-@attrs.frozen(kw_only=True)
-class TaskUpdate:
-    """A task changed its state, says its scheduler."""
+@payload(TASKS, ROLE, EXPERTISE, PROJECT, ISSUE)
+class TaskAnnouncement(Payload):
+    """A task looks for somebody to do it. Whom it wants is in the envelope (`to_roles`, `required_expertise`)."""
 
-    TYPE: ClassVar[str] = "TaskUpdate"
-    TOPICS: ClassVar[tuple[str, ...]] = (TASKS, PROJECT, ISSUE)
+    task_id: str = field(ID, "The task.")
+    title: str = field(TITLE, "One line about it.")
+    specification: str = field(SHA256, "The blob that holds the whole specification, which is too long for a message.")
+    capabilities: tuple[str, ...] = field(NAMES, "What its agent must have.", default=())
+    context: str | None = field(ADDRESS, "Where what one should know about it was published.", default=None)
+    deadline: int | None = field(TIME, "When it is needed.", default=None)
+
+
+@payload(TASKS, ROLE, EXPERTISE, PROJECT, ISSUE)
+class TaskClaim(Payload):
+    """An agent would do an announced task. The scheduler answers with an offer on a stream, or not at all."""
+
+    task_id: str = field(ID, "The task.")
+    agent_id: str = field(NAME, "Name of the agent.")
+    score: int = field(SCORE, "How well it fits, by the agent's own reckoning.")
+    starts_at: int | None = field(TIME, "When the agent could begin; missing: at once.", default=None)
+
+
+@payload(TASKS, PROJECT, ISSUE)
+class TaskUpdate(Payload):
+    """A task changed its state, says its scheduler."""
 
     task_id: str = field(ID, "The task.")
     state: str = field(
@@ -58,40 +71,9 @@ class TaskUpdate:
     timestamp: int = field(TIME, "When it changed.")
 
 
-@attrs.frozen(kw_only=True)
-class TaskAnnouncement:
-    """A task looks for somebody to do it. Whom it wants is in the envelope (`to_roles`, `required_expertise`)."""
-
-    TYPE: ClassVar[str] = "TaskAnnouncement"
-    TOPICS: ClassVar[tuple[str, ...]] = (TASKS, ROLE, EXPERTISE, PROJECT, ISSUE)
-
-    task_id: str = field(ID, "The task.")
-    title: str = field(TITLE, "One line about it.")
-    specification: str = field(SHA256, "The blob that holds the whole specification, which is too long for a message.")
-    capabilities: tuple[str, ...] = field(NAMES, "What its agent must have.", default=())
-    context: str | None = field(ADDRESS, "Where what one should know about it was published.", default=None)
-    deadline: int | None = field(TIME, "When it is needed.", default=None)
-
-
-@attrs.frozen(kw_only=True)
-class TaskClaim:
-    """An agent would do an announced task. The scheduler answers with an offer on a stream, or not at all."""
-
-    TYPE: ClassVar[str] = "TaskClaim"
-    TOPICS: ClassVar[tuple[str, ...]] = (TASKS, ROLE, EXPERTISE, PROJECT, ISSUE)
-
-    task_id: str = field(ID, "The task.")
-    agent_id: str = field(NAME, "Name of the agent.")
-    score: int = field(SCORE, "How well it fits, by the agent's own reckoning.")
-    starts_at: int | None = field(TIME, "When the agent could begin; missing: at once.", default=None)
-
-
-@attrs.frozen(kw_only=True)
-class TaskProgress:
+@payload(TASKS, REPORTS, PROJECT, ISSUE)
+class TaskProgress(Payload):
     """How far a running task is, says its agent."""
-
-    TYPE: ClassVar[str] = "TaskProgress"
-    TOPICS: ClassVar[tuple[str, ...]] = (TASKS, REPORTS, PROJECT, ISSUE)
 
     task_id: str = field(ID, "The task.")
     attempt: int = field(COUNT, "The attempt that this is about.")
@@ -100,12 +82,9 @@ class TaskProgress:
     note: str = field(TEXT, "A sentence for whoever looks on.", default="")
 
 
-@attrs.frozen(kw_only=True)
-class TaskResult:
-    """What came of a task, says its agent: the summary, and where the rest was published."""
-
-    TYPE: ClassVar[str] = "TaskResult"
-    TOPICS: ClassVar[tuple[str, ...]] = (TASKS, REPORTS, PROJECT, ISSUE)
+@payload(TASKS, REPORTS, PROJECT, ISSUE)
+class TaskResult(Payload):
+    """Result of a task, from its agent: the summary, and where the rest was published."""
 
     task_id: str = field(ID, "The task.")
     attempt: int = field(COUNT, "The attempt that this is about.")

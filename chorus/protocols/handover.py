@@ -18,17 +18,30 @@ not know are passed over; missing, mistyped and oversized ones are `HandoverErro
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
 from chorus import strictjson
 from chorus.errors import LimitExceeded, PeerError
-from chorus.messages.errors import BadEnvelope
-from chorus.messages.fields import FLAG, MAX_TEXT, NAME, PEER, PEERS, SERIAL, TEXT, OneOf, Text, Word, field, members_of
-from chorus.tasks import ids
+from chorus.fields import (
+    AnyObject,
+    Base64,
+    Integer,
+    Nullable,
+    Number,
+    Object,
+    OneOf,
+    Refusal,
+    Shape,
+    Tagged,
+    Text,
+    Variants,
+    field,
+)
+from chorus.messages.fields import FLAG, MAX_SERIAL, MAX_TEXT, MAX_TIME, NAME, PEER, PEERS, SERIAL, TEXT
+from chorus.tasks.spec import TASK_ID
 from chorus.tasks.state import State
 
 if TYPE_CHECKING:
@@ -53,61 +66,20 @@ class HandoverError(PeerError):
     code = "handover_protocol"
 
 
-@attrs.frozen
-class _Object:
-    """A JSON object of at most `maximum` bytes in canonical form."""
+Message: TypeAlias = Tagged
 
-    maximum: int
-    written: bool = False
-
-    @property
-    def told(self) -> str:
-        return f"an object of at most {self.maximum} bytes"
-
-    def __call__(self, value: object) -> object:
-        if not isinstance(value, dict) or len(strictjson.canonical(cast("JSON", value))) > self.maximum:
-            raise BadEnvelope(f"must be {self.told}")
-        return value
-
-    def schema(self) -> dict[str, JSON]:
-        return {"type": "object"}
-
-
-@attrs.frozen
-class _Time:
-    """Unix seconds, with fractions."""
-
-    told: str = "a time in Unix seconds"
-    written: bool = False
-
-    def __call__(self, value: object) -> object:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 2.0**40:
-            raise BadEnvelope(f"must be {self.told}")
-        return float(value)
-
-    def schema(self) -> dict[str, JSON]:
-        return {"type": "number"}
-
-
-_TASK = Word("a task id", ids.PATTERN, 64)
 _STATE = OneOf(tuple(state for state in State if state not in {State.QUEUED, State.MOVED, State.REFUSED}))
-_FENCE = Word("a fence", r"\d{1,18}\.\d{1,18}\.\d{1,18}", 64)
+_FENCE = Text(None, 0, r"\d{1,18}\.\d{1,18}\.\d{1,18}", "a fence")
 _EVENTS = OneOf(("state", "output", "progress", "note"))
 _WORD = Text(64)
 _REFERENCE = Text(MAX_TEXT)
-_TIME = _Time()
-
-
-class Message:
-    """One message. `TYPE` is its word on the wire."""
-
-    __slots__ = ()
-    TYPE: ClassVar[str]
+_ANY_TEXT = Text(None)
+_TIME = Number(0, MAX_TIME)
 
 
 @attrs.frozen
 class Seek(Message):
-    """Which of these agents are connected to you?"""
+    """Asks for those of these agents that are connected to the receiver."""
 
     TYPE = "seek"
     agents: tuple[str, ...] = field(PEERS)
@@ -126,8 +98,8 @@ class Take(Message):
     """Be the scheduler of this task; then tell its events after `after`. Its input is fetched from the sender."""
 
     TYPE = "take"
-    task: str = field(_TASK)
-    spec: Mapping[str, JSON] = field(_Object(MAX_DOCUMENT))
+    task: str = field(TASK_ID)
+    spec: Mapping[str, JSON] = field(AnyObject(MAX_DOCUMENT))
     submitter: str = field(NAME)
     after: int = field(SERIAL)
     known: bool = field(FLAG)
@@ -157,12 +129,7 @@ class Event(Message):
     TYPE = "event"
     id: int = field(SERIAL)
     kind: str = field(_EVENTS)
-    data: Mapping[str, JSON] = field(_Object(MAX_EVENT))
-
-    def check(self) -> None:
-        """Raises `HandoverError` for data that no event of this kind has: whoever shows them relies on it."""
-        if not _EVENT_DATA[self.kind](self.data):
-            raise HandoverError(f"event.data is not that of {self.kind}")
+    data: Mapping[str, JSON] = field(AnyObject(MAX_EVENT))
 
 
 @attrs.frozen(kw_only=True)
@@ -182,7 +149,7 @@ class View(Message):
     image: str | None = field(_REFERENCE, default=None)
     started_at: float | None = field(_TIME, default=None)
     ended_at: float | None = field(_TIME, default=None)
-    result: Mapping[str, JSON] | None = field(_Object(MAX_DOCUMENT), default=None)
+    result: Mapping[str, JSON] | None = field(AnyObject(MAX_DOCUMENT), default=None)
 
     @property
     def final(self) -> bool:
@@ -190,76 +157,77 @@ class View(Message):
 
 
 @attrs.frozen
-class Cancel(Message):
+class CancelTaken(Message):
     """End it."""
 
     TYPE = "cancel"
-    task: str = field(_TASK)
+    task: str = field(TASK_ID)
     by: str = field(NAME)
     reason: str = field(TEXT)
 
 
-def _is_state(data: Mapping[str, JSON]) -> bool:
-    texts = ("reason", "detail", "agent", "agent_id", "fence", "sandbox", "image")
-    retry = data.get("retry")
-    return (
-        data.get("state") in tuple(State)  # a tuple, since it need not be hashable
-        and _is_number(data.get("attempt", 0))
-        and all(isinstance(data[name], str) for name in texts if name in data)
-        and ("exit_code" not in data or _is_number(data["exit_code"]))
-        and (
-            retry is None or (isinstance(retry, dict) and all(_is_number(retry.get(name)) for name in ("number", "of")))
-        )
-    )
+_ANY_INTEGER = Integer(-MAX_SERIAL, MAX_SERIAL)
 
 
-def _is_output(data: Mapping[str, JSON]) -> bool:
-    offset = data.get("offset")
-    return (
-        data.get("stream") in ("stdout", "stderr")
-        and _is_number(offset)
-        and cast("int", offset) >= 0
-        and isinstance(data.get("text"), str) != _is_base64(data.get("base64"))
-    )
+@attrs.frozen
+class _Retry:
+    number: int = field(_ANY_INTEGER)
+    of: int = field(_ANY_INTEGER)
 
 
-def _is_number(value: JSON) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+@attrs.frozen
+class _StateData:
+    state: str = field(OneOf(tuple(State)))
+    attempt: int = field(_ANY_INTEGER, default=0)
+    reason: str | None = field(_ANY_TEXT, default=None)
+    detail: str | None = field(_ANY_TEXT, default=None)
+    agent: str | None = field(_ANY_TEXT, default=None)
+    agent_id: str | None = field(_ANY_TEXT, default=None)
+    fence: str | None = field(_ANY_TEXT, default=None)
+    sandbox: str | None = field(_ANY_TEXT, default=None)
+    image: str | None = field(_ANY_TEXT, default=None)
+    exit_code: int | None = field(_ANY_INTEGER, default=None)
+    retry: _Retry | None = field(Nullable(Object(_Retry, nulls=True)), default=None)
 
 
-def _is_base64(value: JSON) -> bool:
-    if not isinstance(value, str):
-        return False
-    try:
-        base64.b64decode(value, validate=True)
-    except ValueError:
-        return False
-    return True
+@attrs.frozen
+class _OutputData:
+    """Text, or bytes that are none."""
+
+    stream: str = field(OneOf(("stdout", "stderr")))
+    offset: int = field(SERIAL)
+    text: str | None = field(Nullable(_ANY_TEXT), default=None)
+    base64: bytes | None = field(Nullable(Base64(MAX_EVENT)), default=None)
 
 
-_EVENT_DATA: Mapping[str, Callable[[Mapping[str, JSON]], bool]] = {
-    "state": _is_state,
-    "output": _is_output,
-    "progress": lambda data: (
-        isinstance(data.get("phase"), str) and len(strictjson.canonical(dict(data))) <= MAX_PROGRESS
-    ),
-    "note": lambda data: isinstance(data.get("text"), str),
+@attrs.frozen
+class _ProgressData:
+    phase: str = field(_ANY_TEXT)
+
+
+@attrs.frozen
+class _NoteData:
+    text: str = field(_ANY_TEXT)
+
+
+_EVENT_DATA: Mapping[str, tuple[Shape, ...]] = {
+    "state": (Object(_StateData, nulls=True),),
+    "output": (Object(_OutputData, nulls=True),),
+    "progress": (Object(_ProgressData), AnyObject(MAX_PROGRESS)),
+    "note": (Object(_NoteData),),
 }
+"""Shapes that the data of each kind of event has, since whoever shows them relies on it; they are kept as they came."""
+
 
 FINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED})
 """States in which a task that was handed over is over."""
-MESSAGES: tuple[type[Message], ...] = (Seek, Seen, Take, Taken, Declined, Event, View, Cancel)
-_BY_TYPE = {message.TYPE: message for message in MESSAGES}
+MESSAGES: tuple[type[Message], ...] = (Seek, Seen, Take, Taken, Declined, Event, View, CancelTaken)
+_VARIANTS = Variants(MESSAGES)
 
 
 def encode(message: Message) -> bytes:
     """One frame without its length. Raises `LimitExceeded` when the receiver would refuse it."""
-    body: dict[str, JSON] = {"type": message.TYPE}
-    for member in members_of(type(message)):
-        value = getattr(message, member.name)
-        if value is not None:
-            body[member.name] = list(value) if isinstance(value, tuple) else value
-    payload = strictjson.canonical(body)
+    payload = strictjson.canonical(_VARIANTS.write(message))
     if len(payload) > MAX_FRAME:
         raise LimitExceeded("handover.frame", len(payload), MAX_FRAME)
     return payload
@@ -268,20 +236,20 @@ def encode(message: Message) -> bytes:
 def decode(payload: bytes) -> Message:
     """Raises `HandoverError`."""
     body = strictjson.loads(payload, max_bytes=MAX_FRAME, error=HandoverError)
-    kind = body.get("type") if isinstance(body, dict) else None
-    message = _BY_TYPE.get(kind) if isinstance(kind, str) else None
-    if message is None:
-        raise HandoverError("a message of unknown type")
-    values: dict[str, Any] = {}
-    for member in members_of(message):
-        given = cast("dict[str, JSON]", body).get(member.name)
-        if given is None and not member.needed:
-            continue
-        try:
-            values[member.name] = member.read(given)
-        except BadEnvelope as problem:
-            raise HandoverError(f"{message.TYPE}.{member.name} {problem}") from None
-    made = cast("Message", cast("Any", message)(**values))
-    if isinstance(made, Event):
-        made.check()
-    return made
+    try:
+        message = _VARIANTS.read(body)
+        if isinstance(message, Event):
+            _check_data(message)
+    except Refusal as refusal:
+        raise HandoverError(refusal.rule("a message")) from None
+    return message
+
+
+def _check_data(event: Event) -> None:
+    try:
+        for shape in _EVENT_DATA[event.kind]:
+            found = shape.read(event.data)
+            if isinstance(found, _OutputData) and (found.text is None) == (found.base64 is None):
+                raise Refusal("either text or base64", None)
+    except Refusal as refusal:
+        raise refusal.under("event.data") from None

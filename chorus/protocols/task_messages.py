@@ -9,17 +9,32 @@ are `TaskProtocolError`s.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
 from chorus import strictjson
 from chorus.errors import LimitExceeded, PeerError
+from chorus.fields import (
+    AnyObject,
+    Integer,
+    ListOf,
+    Nullable,
+    Number,
+    Object,
+    OneOf,
+    Refusal,
+    Schema,
+    Shape,
+    Tagged,
+    Text,
+    Variants,
+    field,
+)
 from chorus.multiformats import varint
-from chorus.tasks import ids
 from chorus.tasks.journal import Fence
+from chorus.tasks.spec import SHA256, TASK_ID
 
 if TYPE_CHECKING:
     from chorus.sandbox.contract import StreamName
@@ -44,14 +59,12 @@ MAX_TEXT = 2048
 MAX_PROGRESS = 4096
 """Bytes of the canonical JSON of one progress message's data."""
 MAX_NUMBER = 2**53 - 1
-"""What canonical JSON can carry exactly."""
+"""The largest integer that canonical JSON carries exactly."""
 MAX_LEASE_S = 3600.0
 """A lease longer than this would keep a dead agent's task for an hour."""
 FETCHING, PREPARING = "fetching_input", "preparing"
 """Phases of `progress` with which an executor says that it fetches the input, and that it unpacks it."""
 
-_TASK_ID = re.compile(ids.PATTERN)
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _OUTPUT_KINDS: dict[int, StreamName] = {1: "stdout", 2: "stderr"}
 _KIND_OF_STREAM = {"stdout": b"\x01", "stderr": b"\x02"}
 
@@ -62,130 +75,46 @@ class TaskProtocolError(PeerError):
     code = "task_protocol"
 
 
-# --- checks of single fields -----------------------------------------------------------------------------------------
-
-Check = Callable[[str, "JSON"], Any]
+Message: TypeAlias = Tagged
 
 
-def _text(maximum: int, *, empty: bool = True) -> Check:
-    def check(name: str, value: JSON) -> str:
-        if not isinstance(value, str) or (not value and not empty):
-            raise TaskProtocolError(f"{name}: not a text")
-        if len(value) > maximum:
-            raise LimitExceeded(f"tasks.{name}", len(value), maximum)
-        return value
+class _FenceText(Shape):
+    """A fence: the program holds a `Fence`."""
 
-    return check
+    expected = "a fence"
+    _text = Text(None, 0, "[0-9]{1,18}[.][0-9]{1,18}[.][0-9]{1,18}", expected)
 
+    def read(self, value: object) -> Fence:
+        return Fence.parse(self._text.read(value))
 
-def _pattern(pattern: re.Pattern[str]) -> Check:
-    def check(name: str, value: JSON) -> str:
-        if not isinstance(value, str) or not pattern.fullmatch(value):
-            raise TaskProtocolError(f"{name}: not of its form")
-        return value
+    def write(self, value: Fence) -> JSON:
+        return str(value)
 
-    return check
+    def schema(self) -> Schema:
+        return self._text.schema()
 
 
-def _natural(maximum: int = MAX_NUMBER) -> Check:
-    def check(name: str, value: JSON) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise TaskProtocolError(f"{name}: not a natural number")
-        if value > maximum:
-            raise LimitExceeded(f"tasks.{name}", value, maximum)
-        return value
-
-    return check
+def _text(maximum: int, minimum: int = 0) -> Text:
+    return Text(maximum, minimum, unit="characters")
 
 
-def _integer(name: str, value: JSON) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > MAX_NUMBER:
-        raise TaskProtocolError(f"{name}: not an integer in range")
-    return value
-
-
-def _seconds(maximum: float) -> Check:
-    def check(name: str, value: JSON) -> float:
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= maximum:
-            raise TaskProtocolError(f"{name}: not a number of seconds in range")
-        return float(value)
-
-    return check
-
-
-def _optional(inner: Check) -> Check:
-    def check(name: str, value: JSON) -> Any:
-        return None if value is None else inner(name, value)
-
-    return check
-
-
-def _list(inner: Check, maximum: int) -> Check:
-    def check(name: str, value: JSON) -> tuple[Any, ...]:
-        if not isinstance(value, list):
-            raise TaskProtocolError(f"{name}: not a list")
-        if len(value) > maximum:
-            raise LimitExceeded(f"tasks.{name}", len(value), maximum)
-        return tuple(inner(name, item) for item in value)
-
-    return check
-
-
-def _object(name: str, value: JSON) -> dict[str, JSON]:
-    if not isinstance(value, dict):
-        raise TaskProtocolError(f"{name}: not an object")
-    return value
-
-
-def _progress(name: str, value: JSON) -> dict[str, JSON]:
-    found = _object(name, value)
-    size = len(strictjson.canonical(found))
-    if size > MAX_PROGRESS:
-        raise LimitExceeded(f"tasks.{name}", size, MAX_PROGRESS)
-    return found
-
-
-def _stream(name: str, value: JSON) -> StreamName:
-    # A tuple: what a peer sends need not be hashable.
-    if value not in ("stdout", "stderr"):
-        raise TaskProtocolError(f"{name}: neither stdout nor stderr")
-    return cast("StreamName", value)
-
-
-def _fence(name: str, value: JSON) -> Fence:
-    if isinstance(value, str) and len(value) <= MAX_WORD and re.fullmatch(r"\d{1,18}\.\d{1,18}\.\d{1,18}", value, re.A):
-        return Fence.parse(value)
-    raise TaskProtocolError(f"{name}: not a fence")
-
-
-# ruff: noqa: RUF009 - `_field` is `attrs.field` with the check of what comes from the wire.
-def _field(check: Check, default: Any = attrs.NOTHING) -> Any:
-    return attrs.field(default=default, metadata={"check": check})
-
-
-_word = _text(MAX_WORD, empty=False)
-_detail = _text(MAX_TEXT)
-_task_id = _pattern(_TASK_ID)
-_sha256 = _pattern(_SHA256)
-_TIME = _seconds(2.0**40)
-_mode = _optional(_natural(MAX_MODE))
-_mtime = _optional(_TIME)
-
-
-# --- messages --------------------------------------------------------------------------------------------------------
-
-
-class Message:
-    """One message. `TYPE` is its word on the wire."""
-
-    __slots__ = ()
-    TYPE: ClassVar[str]
+_WORD = _text(MAX_WORD, 1)
+_TEXT = _text(MAX_TEXT)
+_PATH = _text(MAX_TEXT, 1)
+_FENCE = _FenceText()
+_STREAM = OneOf(("stdout", "stderr"))
+_NATURAL = Integer(0, MAX_NUMBER)
+_TIME = Number(0, 2.0**40)
+_LEASE = Number(0, MAX_LEASE_S)
+_MODE = Nullable(Integer(0, MAX_MODE))
+_MTIME = Nullable(_TIME)
+_NOTES = ListOf(_TEXT, MAX_NOTES)
 
 
 @attrs.frozen
 class InputBlob:
-    sha256: str
-    size: int
+    sha256: str = field(SHA256)
+    size: int = field(_NATURAL)
 
 
 @attrs.frozen
@@ -193,47 +122,21 @@ class ResultArtifact:
     """A deliverable, already durable at the executor: its path under `/workspace/output` and its blob. Older executors
     do not say `mode` and `mtime`."""
 
-    path: str
-    sha256: str
-    size: int
-    mode: int | None = None
-    mtime: float | None = None
+    path: str = field(_PATH)
+    sha256: str = field(SHA256)
+    size: int = field(_NATURAL)
+    mode: int | None = field(_MODE, default=None)
+    mtime: float | None = field(_MTIME, default=None)
 
 
 @attrs.frozen
 class ResultEntry:
     """A deliverable without a blob: a link to `target`, or where that is None an empty folder."""
 
-    path: str
-    target: str | None = None
-    mode: int | None = None
-    mtime: float | None = None
-
-
-def _input(name: str, value: JSON) -> InputBlob:
-    found = _object(name, value)
-    return InputBlob(_sha256(f"{name}.sha256", found.get("sha256")), _natural()(f"{name}.size", found.get("size")))
-
-
-def _artifact(name: str, value: JSON) -> ResultArtifact:
-    found = _object(name, value)
-    return ResultArtifact(
-        _text(MAX_TEXT, empty=False)(f"{name}.path", found.get("path")),
-        _sha256(f"{name}.sha256", found.get("sha256")),
-        _natural()(f"{name}.size", found.get("size")),
-        _mode(f"{name}.mode", found.get("mode")),
-        _mtime(f"{name}.mtime", found.get("mtime")),
-    )
-
-
-def _entry(name: str, value: JSON) -> ResultEntry:
-    found = _object(name, value)
-    return ResultEntry(
-        _text(MAX_TEXT, empty=False)(f"{name}.path", found.get("path")),
-        _optional(_text(MAX_TEXT, empty=False))(f"{name}.target", found.get("target")),
-        _mode(f"{name}.mode", found.get("mode")),
-        _mtime(f"{name}.mtime", found.get("mtime")),
-    )
+    path: str = field(_PATH)
+    target: str | None = field(Nullable(_PATH), default=None)
+    mode: int | None = field(_MODE, default=None)
+    mtime: float | None = field(_MTIME, default=None)
 
 
 @attrs.frozen
@@ -241,10 +144,10 @@ class Offer(Message):
     """Scheduler: will you run this? `spec` is `TaskSpec.to_json()`; the input is fetched from the scheduler."""
 
     TYPE = "offer"
-    task_id: str = _field(_task_id)
-    attempt: int = _field(_natural(1000))
-    spec: Mapping[str, JSON] = _field(_object)
-    input: InputBlob | None = _field(_optional(_input), None)
+    task_id: str = field(TASK_ID)
+    attempt: int = field(Integer(0, 1000))
+    spec: Mapping[str, JSON] = field(AnyObject())
+    input: InputBlob | None = field(Nullable(Object(InputBlob, nulls=True)), default=None)
 
 
 @attrs.frozen
@@ -259,8 +162,8 @@ class Decline(Message):
     """Executor: no. `reason` is a word (`full`, `draining`, `image_missing`, …), `detail` a line for a person."""
 
     TYPE = "decline"
-    reason: str = _field(_word)
-    detail: str = _field(_detail, "")
+    reason: str = field(_WORD)
+    detail: str = field(_TEXT, default="")
 
 
 @attrs.frozen
@@ -268,16 +171,16 @@ class Assign(Message):
     """Scheduler: it is yours under this fence, for `lease_s` seconds from each acknowledged renewal."""
 
     TYPE = "assign"
-    fence: Fence = _field(_fence)
-    lease_s: float = _field(_seconds(MAX_LEASE_S))
+    fence: Fence = field(_FENCE)
+    lease_s: float = field(_LEASE)
 
 
 @attrs.frozen
 class Started(Message):
     TYPE = "started"
-    sandbox: str = _field(_word)
-    image: str | None = _field(_optional(_text(MAX_TEXT)), None)
-    time: float = _field(_TIME, 0.0)
+    sandbox: str = field(_WORD)
+    image: str | None = field(Nullable(_TEXT), default=None)
+    time: float = field(_TIME, default=0.0)
 
 
 @attrs.frozen
@@ -285,16 +188,16 @@ class Output(Message):
     """Executor: bytes of one stream; `offset` continues exactly where the last message (or `continue`) ended."""
 
     TYPE = "output"
-    stream: StreamName = _field(_stream)
-    offset: int = _field(_natural())
+    stream: StreamName = field(_STREAM)
+    offset: int = field(_NATURAL)
     data: bytes = b""
 
 
 @attrs.frozen
 class Progress(Message):
     TYPE = "progress"
-    phase: str = _field(_word)
-    data: Mapping[str, JSON] = _field(_progress, attrs.Factory(dict))
+    phase: str = field(_WORD)
+    data: Mapping[str, JSON] = field(AnyObject(MAX_PROGRESS), factory=dict)
 
 
 @attrs.frozen
@@ -302,13 +205,13 @@ class Renew(Message):
     """Executor: I still run it. `tag` is local to the sender, which keeps the send time under it."""
 
     TYPE = "renew"
-    tag: int = _field(_natural())
+    tag: int = field(_NATURAL)
 
 
 @attrs.frozen
 class Renewed(Message):
     TYPE = "renewed"
-    tag: int = _field(_natural())
+    tag: int = field(_NATURAL)
 
 
 @attrs.frozen
@@ -316,7 +219,7 @@ class Cancel(Message):
     """Scheduler: kill it; a result with what there is follows."""
 
     TYPE = "cancel"
-    reason: str = _field(_detail, "")
+    reason: str = field(_TEXT, default="")
 
 
 @attrs.frozen
@@ -324,26 +227,26 @@ class Result(Message):
     """Executor: what the attempt came to; everything it names is durable there. Answered by `ack` or `stale`."""
 
     TYPE = "result"
-    reason: str = _field(_word)
-    exit_code: int | None = _field(_optional(_integer))
-    detail: str = _field(_detail)
-    sandbox: str = _field(_text(MAX_WORD))
-    image: str | None = _field(_optional(_text(MAX_TEXT)))
-    started_at: float = _field(_TIME)
-    ended_at: float = _field(_TIME)
-    stdout_bytes: int = _field(_natural(), 0)
-    stderr_bytes: int = _field(_natural(), 0)
-    stdout_sha256: str | None = _field(_optional(_sha256), None)
-    stderr_sha256: str | None = _field(_optional(_sha256), None)
-    truncated: tuple[StreamName, ...] = _field(_list(_stream, 2), ())
-    artifacts: tuple[ResultArtifact, ...] = _field(_list(_artifact, MAX_ARTIFACTS), ())
-    artifacts_skipped: tuple[str, ...] = _field(_list(_detail, MAX_NOTES), ())
-    caveats: tuple[str, ...] = _field(_list(_detail, MAX_NOTES), ())
-    disk_enforcement: str = _field(_word, "none")
-    agent_id: str | None = _field(_optional(_text(MAX_TEXT)), None)
+    reason: str = field(_WORD)
+    exit_code: int | None = field(Nullable(Integer(-MAX_NUMBER, MAX_NUMBER)))
+    detail: str = field(_TEXT)
+    sandbox: str = field(_text(MAX_WORD))
+    image: str | None = field(Nullable(_TEXT))
+    started_at: float = field(_TIME)
+    ended_at: float = field(_TIME)
+    stdout_bytes: int = field(_NATURAL, default=0)
+    stderr_bytes: int = field(_NATURAL, default=0)
+    stdout_sha256: str | None = field(Nullable(SHA256), default=None)
+    stderr_sha256: str | None = field(Nullable(SHA256), default=None)
+    truncated: tuple[StreamName, ...] = field(ListOf(_STREAM, 2), default=())
+    artifacts: tuple[ResultArtifact, ...] = field(ListOf(Object(ResultArtifact, nulls=True), MAX_ARTIFACTS), default=())
+    artifacts_skipped: tuple[str, ...] = field(_NOTES, default=())
+    caveats: tuple[str, ...] = field(_NOTES, default=())
+    disk_enforcement: str = field(_WORD, default="none")
+    agent_id: str | None = field(Nullable(_TEXT), default=None)
     """The executor's name for itself: its scheduler may have started anew and not know it yet."""
-    entries: tuple[ResultEntry, ...] = _field(_list(_entry, MAX_ARTIFACTS), ())
-    artifacts_skipped_total: int = _field(_natural(), 0)
+    entries: tuple[ResultEntry, ...] = field(ListOf(Object(ResultEntry, nulls=True), MAX_ARTIFACTS), default=())
+    artifacts_skipped_total: int = field(_NATURAL, default=0)
     """How many deliverables were left out; older executors say no more than `artifacts_skipped` lists."""
 
 
@@ -352,8 +255,8 @@ class Released(Message):
     """Executor: I hand it back unfinished. Answered by `ack` or `stale`."""
 
     TYPE = "released"
-    reason: str = _field(_word)
-    detail: str = _field(_detail, "")
+    reason: str = field(_WORD)
+    detail: str = field(_TEXT, default="")
 
 
 @attrs.frozen
@@ -361,8 +264,8 @@ class Resume(Message):
     """Executor, first on a stream of its own: this task was given to me under this fence; where were we?"""
 
     TYPE = "resume"
-    task_id: str = _field(_task_id)
-    fence: Fence = _field(_fence)
+    task_id: str = field(TASK_ID)
+    fence: Fence = field(_FENCE)
 
 
 @attrs.frozen
@@ -370,9 +273,9 @@ class Continue(Message):
     """Scheduler: still yours; the lease starts anew; send output from these offsets."""
 
     TYPE = "continue"
-    stdout_from: int = _field(_natural())
-    stderr_from: int = _field(_natural())
-    lease_s: float = _field(_seconds(MAX_LEASE_S))
+    stdout_from: int = field(_NATURAL)
+    stderr_from: int = field(_NATURAL)
+    lease_s: float = field(_LEASE)
 
 
 @attrs.frozen
@@ -407,48 +310,22 @@ MESSAGES: tuple[type[Message], ...] = (
     Ack,
     Stale,
 )
-_BY_TYPE = {message.TYPE: message for message in MESSAGES if message is not Output}
-_FIELDS: dict[type[Message], tuple[tuple[str, Check, Any], ...]] = {
-    message: tuple(
-        (field.name, field.metadata["check"], field.default)
-        for field in attrs.fields(cast("Any", message))
-        if "check" in field.metadata
-    )
-    for message in MESSAGES
-}
+_VARIANTS = Variants(tuple(message for message in MESSAGES if message is not Output), nulls=True)
 
 
 def to_json(message: Message) -> dict[str, JSON]:
     """The message as JSON-ready values, with its `type`; not for `Output`."""
-
-    def value(found: Any) -> JSON:
-        if isinstance(found, Fence):
-            return str(found)
-        if attrs.has(type(found)):
-            return {field.name: value(getattr(found, field.name)) for field in attrs.fields(type(found))}
-        if isinstance(found, tuple):
-            return [value(item) for item in found]
-        return cast("JSON", found)
-
-    body: dict[str, JSON] = {name: value(getattr(message, name)) for name, _, _ in _FIELDS[type(message)]}
-    body["type"] = message.TYPE
-    return body
+    return _VARIANTS.write(message)
 
 
 def from_json(body: JSON) -> Message:
     """Inverse of `to_json`. Raises `TaskProtocolError` or `LimitExceeded`."""
-    found = _object("message", body)
-    kind = found.get("type")
-    message = _BY_TYPE.get(kind) if isinstance(kind, str) else None
-    if message is None:
-        raise TaskProtocolError("a message of unknown type")
-    values: dict[str, Any] = {}
-    for name, check, default in _FIELDS[message]:
-        if name in found:
-            values[name] = check(f"{message.TYPE}.{name}", found[name])
-        elif default is attrs.NOTHING:
-            raise TaskProtocolError(f"{message.TYPE}.{name}: missing")
-    return cast("Message", cast("Any", message)(**values))
+    try:
+        return _VARIANTS.read(body)
+    except Refusal as refusal:
+        if refusal.over is not None:
+            raise LimitExceeded(f"tasks.{refusal.path}", *refusal.over) from None
+        raise TaskProtocolError(refusal.rule("a message")) from None
 
 
 def encode(message: Message) -> bytes:

@@ -1,35 +1,38 @@
-"""What a user may ask of a task (spec/tasks.md, "Task specification"): parsed once at the edge, trusted inside."""
+"""The specification of a task (spec/tasks.md): parsed once at the edge, trusted inside."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import difflib
 import hashlib
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, cast
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from chorus import strictjson
+from chorus.errors import UserError
+from chorus.fields import (
+    Base64,
+    Field,
+    Integer,
+    ListOf,
+    Number,
+    Object,
+    OneOf,
+    Refusal,
+    Schema,
+    Shape,
+    Text,
+    field,
+    fields_of,
+)
 from chorus.sandbox.contract import Limits
 from chorus.tasks import ids, languages
-from chorus.tasks.fields import (
-    SpecError,
-    as_integer,
-    as_list,
-    as_number,
-    as_object,
-    as_text,
-    path_of,
-    shown,
-)
 
 if TYPE_CHECKING:
     from chorus.seams import JSON
-
-__all__ = ["AIRequest", "Input", "LimitPolicy", "Required", "SpecError", "TaskSpec", "body_digest"]
 
 MAX_TITLE = 256
 """Bytes; one line in a list."""
@@ -58,7 +61,7 @@ MAX_ARTIFACT = 512
 MAX_ARTIFACT_WILDCARDS = 16
 """Of `*`, `**`, `?` and `[` in one pattern: each costs a little for every character of every path."""
 ALL_ARTIFACTS = ("**",)
-"""What a task that does not say gets: everything it leaves in its output folder. An empty list means nothing."""
+"""The default: everything that a task leaves in its output folder. An empty list means nothing."""
 MAX_REQUIRED = 32
 """Items of `expertise` and of `capabilities` each."""
 MAX_WORD = 64
@@ -78,36 +81,196 @@ MINIMUM_LIMITS = Limits(cpu=0.01, memory_mb=16, pids=4, disk_mb=1, timeout_s=0.1
 WIDEST_LIMITS = Limits(cpu=64.0, memory_mb=65536, pids=4096, disk_mb=65536, timeout_s=86400.0, output_mb=256)
 """The most a task may ask for where the node says nothing: a large machine for a day."""
 
-WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+#/-]*")
-"""A role, an expertise, a capability or a language: `python`, `c++`, `gpu/cuda-12`."""
-SHA256 = re.compile(r"[0-9a-f]{64}")
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
-_KEY = re.compile(r"[!-~]+")
-_ONE_LINE = re.compile(r"[^\x00-\x1f\x7f]*")
+Command = str | tuple[str, ...]
+
+_NAME = "[!-~]+"
+_ONE_LINE = r"[^\x00-\x1f\x7f]*"
 _WILDCARDS = re.compile(r"\*+|[?[]")
-_REPOSITORY = re.compile(r"(?:https?|ssh|git)://[^\s\x00-\x1f]+|[A-Za-z0-9_.-]+@[A-Za-z0-9.-]+:[^\s\x00-\x1f]+")
 _CREDENTIALS = re.compile(r"[a-z]+://[^/@\s]*:[^/@\s]*@")
-_IMAGE = re.compile(
+_REPOSITORY = r"(?:https?|ssh|git)://[^\s\x00-\x1f]+|[A-Za-z0-9_.-]+@[A-Za-z0-9.-]+:[^\s\x00-\x1f]+"
+_IMAGE = (
     r"(?:[A-Za-z0-9.-]+(?::[0-9]{1,5})?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*"
     r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
 )
 
 
+class SpecError(UserError):
+    """A task specification that is not acceptable; `field` is the path of what is wrong (`limits.cpu`,
+    `commands[2]`), empty for the whole body."""
+
+    code = "invalid_task"
+    http_status = 422
+
+    def __init__(self, field: str, text: str) -> None:
+        super().__init__(f"{field}: {text}" if field else text)
+        self.field = field
+        self.text = text
+
+
+def _word(form: str = "a word like python or gpu/cuda") -> Text:
+    """A role, an expertise, a capability or a language: `python`, `c++`, `gpu/cuda-12`."""
+    return Text(MAX_WORD, 1, r"[A-Za-z0-9][A-Za-z0-9._+#/-]*", form)
+
+
+TASK_ID = Text(None, 0, ids.PATTERN, "a task id")
+SHA256 = Text(None, 0, "[0-9a-f]{64}", "a SHA-256 in lower-case hexadecimal")
+_LINE_FORM = "one line of text"
+
+
+class _Commands(ListOf):
+    """Commands that are `MAX_COMMANDS_TOTAL` together at most."""
+
+    def read(self, value: object) -> tuple[Command, ...]:
+        commands: tuple[Command, ...] = super().read(value)
+        parts = [part for item in commands for part in ((item,) if isinstance(item, str) else item)]
+        if (total := sum(len(part.encode()) + 1 for part in parts)) > MAX_COMMANDS_TOTAL:
+            raise Refusal(self.expected, value, f"are {total} bytes together, the most is {MAX_COMMANDS_TOTAL}")
+        return commands
+
+
+class _Command(Shape):
+    """A line for the shell, or an argv."""
+
+    expected = "a shell command (string) or an argv (list of strings)"
+    _line = Text(MAX_COMMAND, nul=False)
+    _argv = ListOf(_line, MAX_ARGUMENTS)
+
+    def read(self, value: object) -> Command:
+        if isinstance(value, str):
+            line: str = self._line.read(value)
+            if not line.strip():
+                raise Refusal(self.expected, value, "must not be empty")
+            return line
+        if not isinstance(value, list):
+            raise Refusal(self.expected, value, f"must be {self.expected}, not {{}}")
+        argv = self._argv.read(value)
+        if not argv or not argv[0]:
+            raise Refusal(self.expected, value, "must begin with the program to run")
+        return argv
+
+    def write(self, value: Command) -> JSON:
+        return value if isinstance(value, str) else list(value)
+
+    def schema(self) -> Schema:
+        first = {**self._line.schema(), "minLength": 1}
+        argv = {**self._argv.schema(), "minItems": 1, "prefixItems": [first]}
+        return {"anyOf": [{**first, "pattern": r"^[^\x00]*[^\x00\s][^\x00]*$"}, argv]}
+
+
+class _Environment(Shape):
+    expected = "an object of strings"
+    _name = Text(MAX_ENV_NAME, 1, "[A-Za-z_][A-Za-z0-9_]*", "a variable name like PATH_INFO")
+    _value = Text(MAX_ENV_VALUE, nul=False)
+
+    def read(self, value: object) -> Mapping[str, str]:
+        if not isinstance(value, dict):
+            raise Refusal(self.expected, value, "must be an object, not {}")
+        if len(value) > MAX_ENV:
+            raise Refusal(self.expected, value, f"has {len(value)} variables, the most is {MAX_ENV}")
+        for name, text in value.items():
+            self._name.read(name)
+            try:
+                self._value.read(text)
+            except Refusal as refusal:
+                raise refusal.under(name) from None
+        if (total := sum(len(name) + len(text.encode()) + 2 for name, text in value.items())) > MAX_ENV_TOTAL:
+            raise Refusal(self.expected, value, f"is {total} bytes together, the most is {MAX_ENV_TOTAL}")
+        return dict(value)
+
+    def write(self, value: Mapping[str, str]) -> JSON:
+        return dict(value)
+
+    def schema(self) -> Schema:
+        return {
+            "type": "object",
+            "maxProperties": MAX_ENV,
+            "propertyNames": self._name.schema(),
+            "additionalProperties": self._value.schema(),
+        }
+
+
+class _Repository(Text):
+    def read(self, value: object) -> Any:
+        if isinstance(value, str) and _CREDENTIALS.match(value):
+            text = "must not hold a password; agents use their own credentials"
+            raise Refusal(self.expected, None, text)
+        return super().read(value)
+
+
+class _Glob(Text):
+    """A pattern of paths under the output folder."""
+
+    def read(self, value: object) -> Any:
+        glob = super().read(value)
+        *folders, _ = parts = glob.split("/")
+        for wrong, text in (
+            (glob.startswith("/"), "must be relative to /workspace/output"),
+            (".." in parts, "must not hold .."),
+            ("\\" in glob, "must use / between folders"),
+            (not all(folders), "must not hold an empty folder name"),
+            (
+                len(_WILDCARDS.findall(glob)) > MAX_ARTIFACT_WILDCARDS,
+                f"has too many wildcards, the most is {MAX_ARTIFACT_WILDCARDS}",
+            ),
+        ):
+            if wrong:
+                raise Refusal(self.expected, value, text)
+        return glob
+
+    def schema(self) -> Schema:
+        """Relative, without `..` and empty folder names."""
+        return {**super().schema(), "pattern": r"^(?!/)(?!(?:.*/)?\.\.(?:/|$))(?!.*//)[^\x00-\x1f\x7f\\]+$"}
+
+
+class _InputShape(Object["Input"]):
+    """Exactly one of the members."""
+
+    def read(self, value: object) -> Input:
+        source = super().read(value)
+        if (source.sha256 is None) == (source.inline is None):
+            raise Refusal("exactly one of sha256 and inline", value, "must have exactly one of sha256 and inline")
+        return source
+
+    def schema(self) -> Schema:
+        one = {"type": "object", "additionalProperties": False}
+        members = [
+            {**one, "properties": {each.name: each.shape.schema()}, "required": [each.name]} for each in self.fields
+        ]
+        return {"anyOf": members}
+
+
 @attrs.frozen
 class LimitPolicy:
-    """What a task gets when it asks for nothing, and the most it may ask for."""
+    """Limits of a task that asks for none, and the most it may ask for."""
 
     default: Limits = attrs.field(factory=Limits)
     maximum: Limits = attrs.field(default=WIDEST_LIMITS)
+
+
+_LIMITS = tuple(each.name for each in attrs.fields(Limits))
+
+
+def _limits(policy: LimitPolicy) -> Object[Limits]:
+    """A default over the maximum is the operator's slip; the maximum is the promise."""
+    fields = []
+    for name in _LIMITS:
+        least, most = getattr(MINIMUM_LIMITS, name), getattr(policy.maximum, name)
+        default = getattr(policy.default, name)
+        whole = type(default) is int
+        shape = Integer(least, most, whole_floats=True) if whole else Number(least, most)
+        fields.append(Field(name, shape, "", min(default, most)))
+    return Object(Limits, closed=True, fields=tuple(fields))
+
+
+_WORDS = ListOf(_word(), MAX_REQUIRED, distinct=True)
 
 
 @attrs.frozen
 class Input:
     """The source archive: a blob that was uploaded before, or the archive itself. Exactly one of the two."""
 
-    sha256: str | None = None
-    inline: bytes | None = attrs.field(default=None, repr=False)
+    sha256: str | None = field(SHA256, default=None)
+    inline: bytes | None = field(Base64(MAX_INLINE, 1, "; upload it as a blob"), default=None, repr=False)
 
     @property
     def digest(self) -> str:
@@ -117,23 +280,21 @@ class Input:
 
 @attrs.frozen
 class Required:
-    """What an agent must have to be a candidate."""
+    """Requirements of an agent."""
 
-    role: str | None = None
-    expertise: tuple[str, ...] = ()
-    capabilities: tuple[str, ...] = ()
+    role: str | None = field(_word(), default=None)
+    expertise: tuple[str, ...] = field(_WORDS, default=())
+    capabilities: tuple[str, ...] = field(_WORDS, default=())
 
 
 @attrs.frozen
 class AIRequest:
     """The model that plans the task; None takes the agent's own."""
 
-    provider: str | None = None
-    model: str | None = None
-    max_iterations: int | None = None
+    provider: str | None = field(_word("a provider like ollama"), default=None)
+    model: str | None = field(Text(MAX_AI_NAME, 1, _NAME, "a model name"), default=None)
+    max_iterations: int | None = field(Integer(1, MAX_AI_ITERATIONS, whole_floats=True), default=None)
 
-
-Command = str | tuple[str, ...]
 
 _FIND_SHELL = """\
 [ -x /bin/"$0" ] && exec /bin/"$0" -c "$1"
@@ -150,26 +311,61 @@ a variable of the script get into its environment."""
 class TaskSpec:
     """One task as asked for. `limits` is complete: what was not named has the node's default."""
 
-    commands: tuple[Command, ...]
-    """A string is for `shell`, a tuple is an argv."""
-    title: str = ""
-    description: str = ""
-    project: str | None = None
-    repository: str | None = None
-    input: Input | None = None
-    language: str | None = None
-    shell: str | None = None
-    """One of `SHELLS`; None is `sh`."""
-    image: str | None = None
-    env: Mapping[str, str] = attrs.field(factory=dict)
-    limits: Limits = attrs.field(factory=Limits)
-    artifacts: tuple[str, ...] = ALL_ARTIFACTS
-    required: Required = attrs.field(factory=Required)
-    priority: int = DEFAULT_PRIORITY
-    depends_on: tuple[str, ...] = ()
-    retries: int = 0
-    idempotency_key: str | None = None
-    ai: AIRequest | None = None
+    commands: tuple[Command, ...] = field(
+        _Commands(_Command(), MAX_COMMANDS),
+        "Run in order until one fails: a string by `shell`, a list as an argv.",
+        default=(),
+    )
+    title: str = field(Text(MAX_TITLE, 0, _ONE_LINE, _LINE_FORM), default="")
+    description: str = field(Text(MAX_DESCRIPTION, nul=False), default="")
+    project: str | None = field(
+        Text(MAX_PROJECT, 1, "[A-Za-z0-9][A-Za-z0-9._/-]*", "a name like team/tool"), default=None
+    )
+    repository: str | None = field(
+        _Repository(
+            MAX_REPOSITORY,
+            1,
+            f"(?!{_CREDENTIALS.pattern})(?:{_REPOSITORY})",
+            "a repository like https://example.org/team/tool.git",
+        ),
+        "Where the sources come from. Not cloned yet: give them as `input`.",
+        default=None,
+    )
+    input: Input | None = field(
+        _InputShape(Input, closed=True),
+        "The source: a tar archive uploaded before, or inline (at most 256 KiB).",
+        default=None,
+    )
+    language: str | None = field(
+        _word("a language like python"),
+        f"One of {', '.join(languages.LANGUAGES)}, or another name for one; anything else needs an `image`.",
+        default=None,
+    )
+    shell: str | None = field(
+        OneOf(SHELLS),
+        "Runs the commands that are strings; `sh`, the default, is the one that every sandbox has.",
+        default=None,
+    )
+    image: str | None = field(Text(MAX_IMAGE, 1, _IMAGE, "an image reference like chorus-python-dev:1"), default=None)
+    env: Mapping[str, str] = field(
+        _Environment(),
+        "Given to the commands as it is and kept with the task, so no place for secrets.",
+        factory=dict,
+    )
+    limits: Limits = field(_limits(LimitPolicy()), factory=Limits)
+    artifacts: tuple[str, ...] = field(
+        ListOf(_Glob(MAX_ARTIFACT, 1, _ONE_LINE, _LINE_FORM), MAX_ARTIFACTS, distinct=True),
+        "Globs under /workspace/output; what matches is kept. Absent means everything there, an empty list nothing.",
+        default=ALL_ARTIFACTS,
+    )
+    required: Required = field(Object(Required, closed=True), factory=Required)
+    priority: int = field(Integer(LOWEST_PRIORITY, HIGHEST_PRIORITY, whole_floats=True), default=DEFAULT_PRIORITY)
+    depends_on: tuple[str, ...] = field(ListOf(TASK_ID, MAX_DEPENDS_ON, distinct=True), default=())
+    retries: int = field(Integer(0, MAX_RETRIES, whole_floats=True), default=0)
+    idempotency_key: str | None = field(
+        Text(MAX_IDEMPOTENCY_KEY, 1, _NAME, "printable ASCII without spaces"), default=None
+    )
+    ai: AIRequest | None = field(Object(AIRequest, closed=True), default=None)
 
     @classmethod
     def parse(cls, body: object, policy: LimitPolicy | None = None) -> TaskSpec:
@@ -186,29 +382,9 @@ class TaskSpec:
 
     def to_json(self) -> dict[str, JSON]:
         """The whole specification, every default written out; `from_json` is its inverse."""
-        document: dict[str, JSON] = {
-            "commands": [item if isinstance(item, str) else list(item) for item in self.commands],
-            "title": self.title,
-            "description": self.description,
-            "env": dict(self.env),
-            "limits": attrs.asdict(self.limits),
-            "artifacts": list(self.artifacts),
-            "required": {
-                "role": self.required.role,
-                "expertise": list(self.required.expertise),
-                "capabilities": list(self.required.capabilities),
-            },
-            "priority": self.priority,
-            "depends_on": list(self.depends_on),
-            "retries": self.retries,
-        }
-        for name in ("project", "repository", "language", "shell", "image", "idempotency_key"):
-            if (value := getattr(self, name)) is not None:
-                document[name] = value
-        if self.input is not None:
-            document["input"] = _input_to_json(self.input)
-        if self.ai is not None:
-            document["ai"] = cast("JSON", {k: v for k, v in attrs.asdict(self.ai).items() if v is not None})
+        document = specification(_ADMITTED).write(self)
+        required: Any = document["required"]
+        required.setdefault("role", None)
         return document
 
     def canonical(self) -> bytes:
@@ -240,66 +416,40 @@ def body_digest(body: JSON) -> str:
     return hashlib.sha256(strictjson.canonical(body)).hexdigest()
 
 
-_FIELDS = tuple(field.name for field in attrs.fields(TaskSpec))
-_LIMITS = tuple(field.name for field in attrs.fields(Limits))
-_NO_LIMIT = 2**31
-_ADMITTED = LimitPolicy(
-    maximum=Limits(
-        cpu=_NO_LIMIT,
-        memory_mb=_NO_LIMIT,
-        pids=_NO_LIMIT,
-        disk_mb=_NO_LIMIT,
-        timeout_s=_NO_LIMIT,
-        output_mb=_NO_LIMIT,
-    )
-)
+_ADMITTED = LimitPolicy(maximum=Limits(**dict.fromkeys(_LIMITS, 2**31)))
+
+
+class _Body(Object[TaskSpec]):
+    """The body of a submission, or a stored specification."""
+
+    def read(self, value: object) -> TaskSpec:
+        spec = super().read(value)
+        if not spec.commands and spec.ai is None:
+            text = "must name at least one command (or ask for a model with ai)"
+            raise Refusal("at least one command", None, text).under("commands")
+        return spec
+
+    def schema(self) -> Schema:
+        some = {"commands": {"type": "array", "minItems": 1}}, {"ai": {"type": "object"}}
+        return {**super().schema(), "anyOf": [{"required": list(each), "properties": each} for each in some]}
+
+
+@lru_cache(maxsize=8)
+def specification(policy: LimitPolicy) -> Object[TaskSpec]:
+    """The shape of a specification under a node's policy."""
+    limits = _limits(policy)
+    fields = [
+        attrs.evolve(each, shape=limits, default=limits.read({})) if each.name == "limits" else each
+        for each in fields_of(TaskSpec)
+    ]
+    return _Body(TaskSpec, closed=True, fields=tuple(fields))
 
 
 def _parse(body: object, policy: LimitPolicy) -> TaskSpec:
-    fields = as_object(body, "", _FIELDS)
-    given = {name: value for name, value in fields.items() if value is not None}
-    spec = TaskSpec(
-        commands=_commands(given.get("commands", [])),
-        title=as_text(given.get("title", ""), "title", maximum=MAX_TITLE, pattern=_ONE_LINE, form="one line of text"),
-        description=as_text(given.get("description", ""), "description", maximum=MAX_DESCRIPTION),
-        project=_optional(given, "project", MAX_PROJECT, _PROJECT, "a name like team/tool"),
-        repository=_repository(given.get("repository")),
-        input=_input(given["input"]) if "input" in given else None,
-        language=_optional(given, "language", MAX_WORD, WORD, "a language like python"),
-        shell=_shell(given.get("shell")),
-        image=_optional(given, "image", MAX_IMAGE, _IMAGE, "an image reference like chorus-python-dev:1"),
-        env=_env(given.get("env", {})),
-        limits=_limits(given.get("limits", {}), policy),
-        artifacts=as_list(
-            given.get("artifacts", list(ALL_ARTIFACTS)), "artifacts", MAX_ARTIFACTS, _artifact, distinct=True
-        ),
-        required=_required(given.get("required", {})),
-        priority=as_integer(given.get("priority", DEFAULT_PRIORITY), "priority", LOWEST_PRIORITY, HIGHEST_PRIORITY),
-        depends_on=as_list(given.get("depends_on", []), "depends_on", MAX_DEPENDS_ON, _task_id, distinct=True),
-        retries=as_integer(given.get("retries", 0), "retries", 0, MAX_RETRIES),
-        idempotency_key=_optional(
-            given, "idempotency_key", MAX_IDEMPOTENCY_KEY, _KEY, "printable ASCII without spaces"
-        ),
-        ai=_ai(given["ai"]) if "ai" in given else None,
-    )
-    if not spec.commands and spec.ai is None:
-        raise SpecError("commands", "must name at least one command (or ask for a model with ai)")
-    return spec
-
-
-def _optional(
-    given: Mapping[str, object], name: str, maximum: int, pattern: re.Pattern[str], form: str, parent: str = ""
-) -> str | None:
-    value = given.get(name)
-    if value is None:
-        return None
-    return as_text(value, path_of(parent, name), minimum=1, maximum=maximum, pattern=pattern, form=form)
-
-
-def _shell(value: object) -> str | None:
-    if value is not None and value not in SHELLS:
-        raise SpecError("shell", f"{shown(value)} is not one of {', '.join(SHELLS)}")
-    return value
+    try:
+        return specification(policy).read(body)
+    except Refusal as refusal:
+        raise SpecError(refusal.path, refusal.text) from None
 
 
 def _know_language(spec: TaskSpec) -> None:
@@ -311,151 +461,3 @@ def _know_language(spec: TaskSpec) -> None:
     hint = f", did you mean {near[0]}?" if near else "."
     known = ", ".join(languages.LANGUAGES)
     raise SpecError("language", f"{name} is not known{hint} Known are {known}; for any other, name an image")
-
-
-def _word(value: object, field: str) -> str:
-    return as_text(value, field, minimum=1, maximum=MAX_WORD, pattern=WORD, form="a word like python or gpu/cuda")
-
-
-def _task_id(value: object, field: str) -> str:
-    if not ids.is_task_id(value):
-        raise SpecError(field, f"{shown(value)} is not a task id")
-    return cast("str", value)
-
-
-def _commands(value: object) -> tuple[Command, ...]:
-    commands = as_list(value, "commands", MAX_COMMANDS, _command)
-    total = sum(len(part.encode()) + 1 for item in commands for part in ((item,) if isinstance(item, str) else item))
-    if total > MAX_COMMANDS_TOTAL:
-        raise SpecError("commands", f"are {total} bytes together, the most is {MAX_COMMANDS_TOTAL}")
-    return commands
-
-
-def _command(value: object, field: str) -> Command:
-    if isinstance(value, str):
-        text = as_text(value, field, maximum=MAX_COMMAND)
-        if not text.strip():
-            raise SpecError(field, "must not be empty")
-        return text
-    if not isinstance(value, list | tuple):
-        raise SpecError(field, f"must be a shell command (string) or an argv (list of strings), not {shown(value)}")
-    argv = as_list(value, field, MAX_ARGUMENTS, lambda item, path: as_text(item, path, maximum=MAX_COMMAND))
-    if not argv or not argv[0]:
-        raise SpecError(field, "must begin with the program to run")
-    return argv
-
-
-def _repository(value: object) -> str | None:
-    if value is None:
-        return None
-    if isinstance(value, str) and _CREDENTIALS.match(value):
-        raise SpecError("repository", "must not hold a password; agents use their own credentials")
-    return as_text(
-        value,
-        "repository",
-        minimum=1,
-        maximum=MAX_REPOSITORY,
-        pattern=_REPOSITORY,
-        form="a repository like https://example.org/team/tool.git",
-    )
-
-
-def _input(value: object) -> Input:
-    fields = {k: v for k, v in as_object(value, "input", ("sha256", "inline")).items() if v is not None}
-    if len(fields) != 1:
-        raise SpecError("input", "must have exactly one of sha256 and inline")
-    if "sha256" in fields:
-        return Input(
-            sha256=as_text(
-                fields["sha256"], "input.sha256", maximum=64, pattern=SHA256, form="a SHA-256 in lower-case hexadecimal"
-            )
-        )
-    text = as_text(fields["inline"], "input.inline", minimum=1, maximum=(MAX_INLINE + 2) // 3 * 4)
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise SpecError("input.inline", "is not base64") from None
-    if len(data) > MAX_INLINE:
-        raise SpecError("input.inline", f"is {len(data)} bytes, the most is {MAX_INLINE}; upload it as a blob")
-    return Input(inline=data)
-
-
-def _input_to_json(value: Input) -> JSON:
-    if value.inline is not None:
-        return {"inline": base64.b64encode(value.inline).decode()}
-    return {"sha256": value.sha256}
-
-
-def _env(value: object) -> Mapping[str, str]:
-    if not isinstance(value, dict):
-        raise SpecError("env", f"must be an object, not {shown(value)}")
-    if len(value) > MAX_ENV:
-        raise SpecError("env", f"has {len(value)} variables, the most is {MAX_ENV}")
-    env: dict[str, str] = {}
-    total = 0
-    for name, text in value.items():
-        as_text(name, "env", minimum=1, maximum=MAX_ENV_NAME, pattern=_ENV_NAME, form="a variable name like PATH_INFO")
-        env[name] = as_text(text, f"env.{name}", maximum=MAX_ENV_VALUE)
-        total += len(name) + len(env[name].encode()) + 2
-    if total > MAX_ENV_TOTAL:
-        raise SpecError("env", f"is {total} bytes together, the most is {MAX_ENV_TOTAL}")
-    return env
-
-
-def _limits(value: object, policy: LimitPolicy) -> Limits:
-    fields = as_object(value, "limits", _LIMITS)
-    chosen: dict[str, float] = {}
-    for name in _LIMITS:
-        default = getattr(policy.default, name)
-        asked = fields.get(name)
-        if asked is None:
-            # A default over the maximum is the operator's slip; the maximum is the promise.
-            chosen[name] = min(default, getattr(policy.maximum, name))
-            continue
-        bounds = getattr(MINIMUM_LIMITS, name), getattr(policy.maximum, name)
-        field = f"limits.{name}"
-        chosen[name] = as_integer(asked, field, *bounds) if type(default) is int else as_number(asked, field, *bounds)
-    return Limits(**chosen)  # type: ignore[arg-type]
-
-
-def _artifact(value: object, field: str) -> str:
-    glob = as_text(value, field, minimum=1, maximum=MAX_ARTIFACT, pattern=_ONE_LINE, form="one line of text")
-    if glob.startswith("/"):
-        raise SpecError(field, "must be relative to /workspace/output")
-    parts = glob.split("/")
-    if ".." in parts:
-        raise SpecError(field, "must not hold ..")
-    if "\\" in glob:
-        raise SpecError(field, "must use / between folders")
-    if not all(parts[:-1]):
-        raise SpecError(field, "must not hold an empty folder name")
-    if len(_WILDCARDS.findall(glob)) > MAX_ARTIFACT_WILDCARDS:
-        raise SpecError(field, f"has too many wildcards, the most is {MAX_ARTIFACT_WILDCARDS}")
-    return glob
-
-
-def _required(value: object) -> Required:
-    fields = as_object(value, "required", ("role", "expertise", "capabilities"))
-    role = fields.get("role")
-
-    def words(name: str) -> tuple[str, ...]:
-        given = fields.get(name)
-        return as_list([] if given is None else given, f"required.{name}", MAX_REQUIRED, _word, distinct=True)
-
-    return Required(
-        role=None if role is None else _word(role, "required.role"),
-        expertise=words("expertise"),
-        capabilities=words("capabilities"),
-    )
-
-
-def _ai(value: object) -> AIRequest:
-    fields = as_object(value, "ai", ("provider", "model", "max_iterations"))
-    iterations = fields.get("max_iterations")
-    return AIRequest(
-        provider=_optional(fields, "provider", MAX_WORD, WORD, "a provider like ollama", "ai"),
-        model=_optional(fields, "model", MAX_AI_NAME, _KEY, "a model name", "ai"),
-        max_iterations=None
-        if iterations is None
-        else as_integer(iterations, "ai.max_iterations", 1, MAX_AI_ITERATIONS),
-    )

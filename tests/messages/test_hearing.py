@@ -78,6 +78,7 @@ class Limits(HearingCase):
 
     def test_who_was_heard_longest_ago_is_forgotten_first(self) -> None:
         self.patch(hearing, "MAX_AUTHORS", 2)
+        self.hearing = Hearing()
         for author in (b"a", b"b", b"a", b"c"):
             self.say(author, connected=False)
         self.assertEqual(list(self.hearing._authors), [b"a", b"c"])

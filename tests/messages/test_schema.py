@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from jsonschema_rs import Draft202012Validator
 from jsonschema_rs import meta as metaschema
 
+from chorus.fields import fields_of
 from chorus.messages import PAYLOADS, BadEnvelope, Envelope, UnknownType, decode, encode
-from chorus.messages.fields import members_of
 from chorus.messages.schema import envelope_schema, payload_schema
 from tests.messages.values import ME, envelope, full, payloads, refused
 from tests.support import PureTestCase
@@ -30,7 +30,7 @@ class Schemas(PureTestCase):
         for payload in PAYLOADS.values():
             schema = payload_schema(payload)
             self.assertEqual(list(schema["properties"]), [each.name for each in attrs.fields(payload)])
-            self.assertEqual(set(schema["required"]), {each.name for each in members_of(payload) if each.needed})
+            self.assertEqual(set(schema["required"]), {each.name for each in fields_of(payload) if each.needed})
             self.assertEqual(schema["x-topics"], list(payload.TOPICS))
         names = {"sender": "from"}
         self.assertEqual(
@@ -47,7 +47,7 @@ class Schemas(PureTestCase):
     def test_members_that_are_null(self) -> None:
         for name, payload in PAYLOADS.items():
             whole = json.loads(encode(envelope(full(payload))))
-            for member in members_of(payload):
+            for member in fields_of(payload):
                 changed = {**whole, "data": {**whole["data"], member.name: None}}
                 self.agree(name, changed, not member.needed)
                 del changed["data"][member.name]
@@ -57,15 +57,15 @@ class Schemas(PureTestCase):
         for name, payload in PAYLOADS.items():
             whole = json.loads(encode(envelope(full(payload))))
             self.agree(name, whole, True)
-            for member in members_of(payload):
-                for wrong in refused(member.read):
+            for member in fields_of(payload):
+                for wrong in refused(member.shape):
                     self.agree(name, {**whole, "data": {**whole["data"], member.name: wrong}}, False)
 
     def test_every_wrong_member_of_the_envelope_is_refused_by_both(self) -> None:
         payload = full(PAYLOADS["WhoIsAdmin"])
         whole = json.loads(encode(envelope(payload, from_role="r", project="p", thread="t")))
-        for member in members_of(Envelope):
-            for wrong in refused(member.read):
+        for member in fields_of(Envelope):
+            for wrong in refused(member.shape):
                 self.agree_on_envelope({**whole, member.name: wrong}, False)
             self.agree_on_envelope({name: whole[name] for name in whole if name != member.name}, not member.needed)
         for name in ("from", "data"):

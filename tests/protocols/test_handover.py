@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chorus import strictjson
 from chorus.errors import LimitExceeded, PeerError
 from chorus.protocols import handover
 from chorus.protocols.handover import (
-    Cancel,
+    CancelTaken,
     Declined,
     Event,
     HandoverError,
@@ -52,7 +52,7 @@ EXAMPLES: tuple[Message, ...] = (
         ended_at=2.0,
         result={"exit_code": 0},
     ),
-    Cancel(TASK, "user", "enough"),
+    CancelTaken(TASK, "user", "enough"),
 )
 
 
@@ -74,9 +74,9 @@ class HandoverMessageTests(PureTestCase):
     def test_what_is_wrong_is_named(self) -> None:
         take, view = EXAMPLES[2], EXAMPLES[6]
         for payload, named in (
-            (b"[]", "unknown type"),
-            (b'{"type":"steal"}', "unknown type"),
-            (b'{"type":["take"]}', "unknown type"),
+            (b"[]", "an object"),
+            (b'{"type":"steal"}', "type must be one of seek, seen, take"),
+            (b'{"type":["take"]}', "type must be one of seek, seen, take"),
             (b"{", ""),
             (b"\xff", ""),
             (changed(take, task="../../etc"), "take.task"),
@@ -114,3 +114,28 @@ class HandoverMessageTests(PureTestCase):
         except PeerError:
             return
         self.assertEqual(decode(encode(message)), message)
+
+    @settings(deadline=None, max_examples=150)
+    @given(
+        st.sampled_from(EXAMPLES),
+        st.data(),
+        st.recursive(
+            st.none() | st.booleans() | st.integers(-9, 2**53 - 1) | st.floats(-9, 9) | st.text(max_size=6),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+            max_leaves=5,
+        ),
+    )
+    def test_any_value_of_a_member_is_read_or_refused(self, message: Message, data: st.DataObject, value: Any) -> None:
+        body = strictjson.loads(encode(message))
+        assert isinstance(body, dict)
+        member = data.draw(st.sampled_from(sorted(body)))
+        try:
+            raw = strictjson.canonical({**body, member: value})
+        except ValueError:
+            return  # half of a pair is no JSON
+        try:
+            found = decode(raw)
+        except HandoverError as refusal:
+            self.assertNotIn("\n", str(refusal))
+            return
+        self.assertEqual(decode(encode(found)), found)

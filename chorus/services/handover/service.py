@@ -19,7 +19,7 @@ from chorus.identity import PeerId
 from chorus.protocols.handover import (
     MAX_FRAME,
     PROTOCOL,
-    Cancel,
+    CancelTaken,
     Declined,
     Message,
     Seek,
@@ -199,7 +199,7 @@ class Handover(Service):
         `NotCancelled` for a task that has ended there; a member that does neither answer nor tell an end loses it."""
         peer, following = PeerId.parse(task.scheduler or ""), self._following.get(task.id)
         try:
-            answer = await self._ask(peer, Cancel(task.id, by, reason), ANSWER_S)
+            answer = await self._ask(peer, CancelTaken(task.id, by, reason), ANSWER_S)
         except (PeerError, StreamClosed) as error:
             if following is not None and following.silent_s < ABANDON_S:
                 raise SchedulerAway(f"{peer}, which schedules this task, does not answer: {error}; try again") from None

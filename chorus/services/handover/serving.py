@@ -19,7 +19,7 @@ from chorus.protocols.handover import (
     FINAL,
     MAX_FRAME,
     PROTOCOL,
-    Cancel,
+    CancelTaken,
     Declined,
     Event,
     HandoverError,
@@ -166,7 +166,7 @@ class HandoverServing:
             await self._say(io, Seen(tuple(each for each in question.agents if each in here)))
         elif isinstance(question, Take):
             await self._take(io, peer, question)
-        elif isinstance(question, Cancel):
+        elif isinstance(question, CancelTaken):
             await self._cancel(io, peer, question)
         else:
             raise HandoverError(f"a conversation cannot begin with {question.TYPE}")
@@ -226,7 +226,7 @@ class HandoverServing:
             return ENOUGH
         return None
 
-    async def _cancel(self, io: StreamIO, peer: PeerId, cancel: Cancel) -> None:
+    async def _cancel(self, io: StreamIO, peer: PeerId, cancel: CancelTaken) -> None:
         machine = self._tasks.machine
         if cancel.task not in machine or machine.get(cancel.task).handed_by != str(peer):
             await self._say(io, Declined("unknown_task", "no task of yours has this id here"))

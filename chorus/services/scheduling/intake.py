@@ -15,8 +15,7 @@ from chorus.errors import LocalError, UserError
 from chorus.protocols.task_messages import MAX_FRAME
 from chorus.tasks import entries, ids
 from chorus.tasks.errors import AlreadySubmitted
-from chorus.tasks.fields import SpecError
-from chorus.tasks.spec import LimitPolicy, TaskSpec, body_digest
+from chorus.tasks.spec import LimitPolicy, SpecError, TaskSpec, body_digest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, fail
 from chorus.services.blobs.named import NamedBlobs
 from chorus.store import blobs as table
 from chorus.store.errors import StoreUnavailable
-from chorus.tasks.fields import SpecError
+from chorus.tasks.spec import SpecError
 from tests.services.blobs.test_service import BlobCase
 from tests.services.blobs.test_service import Node as BlobNode
 from tests.services.task_kit import EPOCH, Node, World

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from chorus.errors import PeerError
 from chorus.protocols.handover import (
     PROTOCOL,
-    Cancel,
+    CancelTaken,
     Declined,
     Event,
     HandoverError,
@@ -407,7 +407,7 @@ class Strangers(Case):
         own = self.middle.submit("true")
         spec = self.middle.machine.get(task).spec
         for known in (task, own):
-            for question in (Take(known, spec, "me", 0, False), Cancel(known, "me", "")):
+            for question in (Take(known, spec, "me", 0, False), CancelTaken(known, "me", "")):
                 answer = self.ask(self.six, question)
                 self.assertEqual((type(answer), answer.reason), (Declined, "unknown_task"))
         self.assertFalse(self.middle.machine.get(task).terminal)
@@ -455,7 +455,7 @@ class Strangers(Case):
         self.patch(handover_serving, "MAX_TAKEN_PER_DAY", 3)
         for number in range(3):
             self.assertIsInstance(self.take(number, **SIX), Taken)
-            self.ask(self.five, Cancel(ids.make(10.0 + number, bytes), "me", ""))
+            self.ask(self.five, CancelTaken(ids.make(10.0 + number, bytes), "me", ""))
         self.assertEqual(self.take(3).reason, "full")
         self.over(handover_serving.DAY_S)
         self.assertIsInstance(self.take(4, **SIX), Taken)

@@ -17,8 +17,8 @@ from chorus.services.scheduling.placement import Agent
 from chorus.store.errors import StoreUnavailable
 from chorus.tasks.errors import IdempotencyConflict, TaskFinished, UnknownTask
 from chorus.tasks.events import TaskEvent
-from chorus.tasks.fields import SpecError
 from chorus.tasks.scoring import Candidate
+from chorus.tasks.spec import SpecError
 from tests.services.task_kit import LEASE, World, missing, unavailable
 from tests.support import PureTestCase
 
