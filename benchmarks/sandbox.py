@@ -32,8 +32,9 @@ from twisted.internet.defer import Deferred  # noqa: E402
 from twisted.internet.task import deferLater, react  # noqa: E402
 
 from chorus.sandbox.bubblewrap.backend import Bubblewrap  # noqa: E402
-from chorus.sandbox.contract import Backend, Job, Limits, Reason  # noqa: E402
+from chorus.sandbox.contract import Backend, Job  # noqa: E402
 from chorus.sandbox.docker.backend import Docker  # noqa: E402
+from chorus.tasks.terms import Limits, Reason  # noqa: E402
 
 COMMAND = ("python3", "-c", "print('x')")
 WANTED = {"warm": 0.300, "cold": 1.5}

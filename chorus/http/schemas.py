@@ -6,8 +6,8 @@ import re
 from typing import Any
 
 from chorus.http.tasks import STATES
-from chorus.sandbox.contract import Limits, Reason
 from chorus.tasks import ids, languages, spec
+from chorus.tasks.terms import Limits, Reason
 
 Schema = dict[str, Any]
 

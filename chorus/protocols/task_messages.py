@@ -22,8 +22,8 @@ from chorus.tasks import ids
 from chorus.tasks.journal import Fence
 
 if TYPE_CHECKING:
-    from chorus.sandbox.contract import StreamName
     from chorus.seams import JSON
+    from chorus.tasks.terms import StreamName
 
 PROTOCOL = "/chorus/tasks/1.0.0"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import attrs
 
-from chorus.sandbox.contract import Limits
+from chorus.tasks.terms import Limits
 
 PERIOD_US = 100_000
 """Of the CPU bandwidth controller: its default."""

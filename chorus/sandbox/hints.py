@@ -12,7 +12,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from chorus.sandbox.contract import Job, Reason
+from chorus.sandbox.contract import Job
+from chorus.tasks.terms import Reason
 
 TAIL_BYTES = 4096
 """Of each stream: the lines in which a command says why it gives up."""

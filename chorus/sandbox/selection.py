@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from chorus.sandbox.contract import Backend, Choice, ImageMissing, Job, SandboxUnavailable
-from chorus.tasks.languages import ImageMap
+from chorus.sandbox.images import ImageMap
 
 Mode = Literal["auto", "docker", "bubblewrap"]
 

@@ -6,7 +6,8 @@ import os
 import stat
 from pathlib import Path
 
-from chorus.sandbox.contract import OutputSink, StreamName
+from chorus.sandbox.contract import OutputSink
+from chorus.tasks.terms import StreamName
 
 PIECE = 64 * 1024
 """Most bytes handed to a sink at once."""

@@ -6,7 +6,7 @@ import signal
 
 import attrs
 
-from chorus.sandbox.contract import Limits, Reason
+from chorus.tasks.terms import Limits, Reason
 
 TIMEOUT_EXIT = 124
 """What `timeout` answers when the time was up; 137 when it had to kill."""

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, cast
 import attrs
 
 from chorus import strictjson
-from chorus.sandbox.contract import Limits
 from chorus.tasks import ids, languages
 from chorus.tasks.fields import (
     SpecError,
@@ -25,6 +24,7 @@ from chorus.tasks.fields import (
     path_of,
     shown,
 )
+from chorus.tasks.terms import Limits
 
 if TYPE_CHECKING:
     from chorus.seams import JSON

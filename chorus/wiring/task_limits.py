@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from chorus.sandbox.contract import Limits
+from chorus.tasks.terms import Limits
 
 if TYPE_CHECKING:
     from chorus.config.settings import Settings

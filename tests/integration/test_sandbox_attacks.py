@@ -14,10 +14,11 @@ from twisted.internet import reactor
 from twisted.internet.task import LoopingCall
 
 from chorus.sandbox.bubblewrap.backend import Bubblewrap
-from chorus.sandbox.contract import Limits, Reason, RunResult
+from chorus.sandbox.contract import RunResult
 from chorus.sandbox.docker.backend import Docker
 from chorus.sandbox.docker.engine import Engine
-from chorus.tasks.languages import ImageMap
+from chorus.sandbox.images import ImageMap
+from chorus.tasks.terms import Limits, Reason
 from tests.sandbox.support import IMAGE, Recorder, SandboxCase, no_bubblewrap, no_docker, python, shell
 
 AGENT = f"agent-attacked-{os.getpid()}"

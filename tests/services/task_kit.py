@@ -27,7 +27,6 @@ from chorus.sandbox.contract import (
     Job,
     OutputEntry,
     OutputSink,
-    Reason,
     RunResult,
     SandboxUnavailable,
 )
@@ -53,6 +52,7 @@ from chorus.tasks.machine import TaskMachine
 from chorus.tasks.scoring import Candidate
 from chorus.tasks.spec import TaskSpec
 from chorus.tasks.state import TaskState
+from chorus.tasks.terms import Reason
 
 EPOCH = 1_763_700_000.0
 LEASE = 30.0

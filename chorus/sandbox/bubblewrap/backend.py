@@ -25,11 +25,12 @@ from chorus.sandbox.bubblewrap.arguments import AS_ROOT, Launch, Mode, launch_ar
 from chorus.sandbox.bubblewrap.launch import Inherited, can_reroot, conceal, dismantle, expose, in_chroot
 from chorus.sandbox.bubblewrap.run import FILES_S, BubblewrapRun, Host
 from chorus.sandbox.commands import HELPER_ENVIRONMENT
-from chorus.sandbox.contract import Job, Limits, OutputSink, Run, RunResult
+from chorus.sandbox.contract import Job, OutputSink, Run, RunResult
 from chorus.sandbox.files import volumes, workspace
 from chorus.sandbox.files.workspace import Box
 from chorus.sandbox.uids import TASK_UIDS, Uid, Uids
 from chorus.sandbox.workers import TimedOut, Workers
+from chorus.tasks.terms import Limits
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime

@@ -26,20 +26,11 @@ from chorus.sandbox.bubblewrap.arguments import (
     made_files,
     rlimits,
     sandbox_arguments,
-    tmpfs_mb,
 )
 from chorus.sandbox.bubblewrap.launch import Inherited, conceal, expose
 from chorus.sandbox.bubblewrap.pipes import Exit, Pipe
-from chorus.sandbox.commands import HELPER_ENVIRONMENT
-from chorus.sandbox.contract import (
-    FINAL,
-    Job,
-    OutputSink,
-    Reason,
-    RunResult,
-    SandboxUnavailable,
-    StreamName,
-)
+from chorus.sandbox.commands import HELPER_ENVIRONMENT, tmpfs_mb
+from chorus.sandbox.contract import Job, OutputSink, RunResult, SandboxUnavailable
 from chorus.sandbox.files import workspace
 from chorus.sandbox.files.gathering import Gathering
 from chorus.sandbox.files.volumes import Volume, VolumeError
@@ -48,6 +39,7 @@ from chorus.sandbox.spool import Spool
 from chorus.sandbox.uids import Uid
 from chorus.sandbox.verdict import FLOOD_FACTOR, GRACE_S, HOST_GRACE_S, Facts, ForkBomb, verdict
 from chorus.sandbox.workers import Pause, TimedOut
+from chorus.tasks.terms import FINAL, Reason, StreamName
 
 if TYPE_CHECKING:
     from chorus.sandbox.bubblewrap.backend import Bubblewrap

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred, DeferredLock, gatherResults
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError
-from chorus.sandbox.contract import Job, Limits, OutputSink, Reason, Run, RunResult, SandboxUnavailable
+from chorus.sandbox.contract import Job, OutputSink, Run, RunResult, SandboxUnavailable
 from chorus.sandbox.docker.box import Binding, Contained, Containers, clean_boxes, container_name
 from chorus.sandbox.docker.engine import Engine, EngineError
 from chorus.sandbox.docker.run import CONTAINER_S, FILES_S, PROBE_S, DockerRun
@@ -24,8 +24,9 @@ from chorus.sandbox.docker.warm import WarmPool
 from chorus.sandbox.files import volumes, workspace
 from chorus.sandbox.files.volumes import Volume
 from chorus.sandbox.files.workspace import Box
+from chorus.sandbox.images import ImageMap
 from chorus.sandbox.workers import TimedOut, Workers
-from chorus.tasks.languages import ImageMap
+from chorus.tasks.terms import Limits, Reason
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime

@@ -17,15 +17,16 @@ from twisted.logger import Logger
 
 from chorus.sandbox import cgroups, processes
 from chorus.sandbox.commands import MEMORY_FOLDERS
-from chorus.sandbox.contract import ImageMissing, Job, Limits, SandboxUnavailable
+from chorus.sandbox.contract import ImageMissing, Job, SandboxUnavailable
 from chorus.sandbox.docker import seccomp as seccomp_docker
 from chorus.sandbox.docker.engine import Engine, EngineError
 from chorus.sandbox.docker.spec import FIRST_UID, Users, cap_file, container, execution, labels, resources
 from chorus.sandbox.files import volumes, workspace
 from chorus.sandbox.files.volumes import Enforcement, Volume
 from chorus.sandbox.files.workspace import Box
+from chorus.sandbox.images import ImageMap
 from chorus.sandbox.uids import Uid, Uids
-from chorus.tasks.languages import ImageMap
+from chorus.tasks.terms import Limits
 
 READY_S = 20.0
 """How long a started container may take to open its pipes."""

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from chorus.errors import ChorusError
 from chorus.sandbox import cgroups, hints
 from chorus.sandbox.archive import archives
-from chorus.sandbox.contract import FINAL, ImageMissing, Job, OutputSink, Reason, RunResult, SandboxUnavailable
+from chorus.sandbox.contract import ImageMissing, Job, OutputSink, RunResult, SandboxUnavailable
 from chorus.sandbox.docker.box import Binding, Contained
 from chorus.sandbox.docker.engine import EngineError
 from chorus.sandbox.files import artifacts, workspace
@@ -26,6 +26,7 @@ from chorus.sandbox.files.gathering import Gathering
 from chorus.sandbox.spool import Tail
 from chorus.sandbox.verdict import FLOOD_FACTOR, GRACE_S, HOST_GRACE_S, Facts, ForkBomb, verdict
 from chorus.sandbox.workers import Pause, TimedOut
+from chorus.tasks.terms import FINAL, Reason
 
 if TYPE_CHECKING:
     from chorus.sandbox.docker.backend import Docker

@@ -12,12 +12,12 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError
-from chorus.sandbox.contract import Limits
 from chorus.sandbox.docker.box import Contained
 from chorus.sandbox.docker.run import CONTAINER_S, PROBE_S
 from chorus.sandbox.files.workspace import Box
 from chorus.sandbox.workers import TimedOut
 from chorus.tasks.languages import LANGUAGES
+from chorus.tasks.terms import Limits
 
 if TYPE_CHECKING:
     from chorus.sandbox.docker.backend import Docker

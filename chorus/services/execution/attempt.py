@@ -26,7 +26,6 @@ from chorus.protocols.task_messages import (
     Stale,
     TaskProtocolError,
 )
-from chorus.sandbox.contract import Reason
 from chorus.sandbox.files import volumes
 from chorus.services.execution.conversation import Conversation
 from chorus.services.execution.delivery import Delivery
@@ -35,6 +34,7 @@ from chorus.services.execution.row import RunRow
 from chorus.services.execution.run import Execution
 from chorus.tasks import leases
 from chorus.tasks.state import DRAINING
+from chorus.tasks.terms import Reason
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure

@@ -16,10 +16,10 @@ from chorus.services.execution.output import STREAMS
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
-    from chorus.sandbox.contract import StreamName
     from chorus.services.execution.conversation import Conversation
     from chorus.services.execution.output import Spool
     from chorus.services.task_streams import ExecutorChannel
+    from chorus.tasks.terms import StreamName
 
 
 class Delivery:

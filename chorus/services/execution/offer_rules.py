@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from chorus.sandbox.contract import Limits
+from chorus.tasks.terms import Limits
 
 if TYPE_CHECKING:
     from chorus.protocols.task_messages import InputBlob

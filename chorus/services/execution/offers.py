@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 ASSIGN_S = 10.0
 """Seconds in which an offer must have become an assignment; a scheduler that committed nothing by then offers again.
 The place is kept from others for `reservations.BINDING_S` of them alone."""
-MAX_TOLD = 1000
+MAX_REMEMBERED = 1000
 """Declined tasks remembered, so that each is logged once."""
 NO_FENCE = Fence(0, 0, 0)
 
@@ -81,7 +81,7 @@ class Offers:
         self._reserved: dict[ExecutorChannel, _Reserved] = {}
         self._promises = Reservations(profile.max_tasks)
         """Who was promised a place, by the same keys as `_reserved`."""
-        self._told: Bounded[tuple[PeerId, str], str] = Bounded(MAX_TOLD)
+        self._last_declined: Bounded[tuple[PeerId, str], str] = Bounded(MAX_REMEMBERED)
         """Why which task of which scheduler was last declined: the same again is no news for the log."""
         self.draining = False
         self.declined: Counter[str] = Counter()
@@ -186,7 +186,7 @@ class Offers:
             reserved.limit.cancel()
             reserved.limit = self._place.clock.callLater(BINDING_S, self._binds_no_more, channel)
             channel.send(Accept())
-            self._told.pop((channel.peer, offer.task_id), None)
+            self._last_declined.pop((channel.peer, offer.task_id), None)
             self._stirred()
             self._log.debug("accepted {task}", task=offer.task_id, choice=choice)
 
@@ -209,11 +209,11 @@ class Offers:
     def _decline(self, channel: ExecutorChannel, offer: Offer, reason: str, detail: str) -> None:
         self.declined[reason] += 1
         key = (channel.peer, offer.task_id)
-        if self._told.get(key) != detail:
+        if self._last_declined.get(key) != detail:
             self._log.info(
                 "{task} declined: {detail}", event="task.declined", task=offer.task_id, reason=reason, detail=detail
             )
-        self._told.put(key, detail)
+        self._last_declined.put(key, detail)
         if channel.may_send(Decline):
             channel.send(Decline(reason, detail[:1000]))
 

@@ -10,7 +10,8 @@ import attrs
 from chorus.protocols.task_messages import MAX_NOTES, MAX_TEXT, Released, Result, ResultArtifact, ResultEntry
 
 if TYPE_CHECKING:
-    from chorus.sandbox.contract import Reason, RunResult, StreamName
+    from chorus.sandbox.contract import RunResult
+    from chorus.tasks.terms import Reason, StreamName
 
 
 @attrs.frozen

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from chorus.files import is_shortage, open_plain
 
 if TYPE_CHECKING:
-    from chorus.sandbox.contract import StreamName
+    from chorus.tasks.terms import StreamName
 
 WINDOW = 256 * 1024
 """Newest bytes of a stream kept in memory for a reader that is nearly up to date."""

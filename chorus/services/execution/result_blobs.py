@@ -33,11 +33,12 @@ from chorus.services.execution.output import STREAMS
 from chorus.store.errors import StoreDamaged, StoreUnavailable
 
 if TYPE_CHECKING:
-    from chorus.sandbox.contract import RunResult, StreamName
+    from chorus.sandbox.contract import RunResult
     from chorus.services.blobs.service import BlobRef
     from chorus.services.execution.output import Spool
     from chorus.services.execution.patience import Patience
     from chorus.services.execution.workplace import Workplace
+    from chorus.tasks.terms import StreamName
 
 NO_DIGEST = "0" * 64
 """Stands in a row for as long as its blob is not kept, so that its size is known."""

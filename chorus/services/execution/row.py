@@ -9,8 +9,8 @@ from twisted.logger import Logger
 
 from chorus.errors import ChorusError
 from chorus.protocols.task_messages import Message, Released, Result
-from chorus.sandbox.contract import INFRASTRUCTURE
 from chorus.store.errors import StoreDamaged
+from chorus.tasks.terms import INFRASTRUCTURE
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred

@@ -19,20 +19,22 @@ from twisted.logger import Logger
 
 from chorus.errors import ChorusError, UserError
 from chorus.protocols.task_messages import PREPARING, Message, Progress, Started
-from chorus.sandbox.contract import INFRASTRUCTURE, Begins, ImageMissing, Reason
+from chorus.sandbox.contract import Begins, ImageMissing
 from chorus.services.execution import outcome as run_outcome
 from chorus.services.execution import preparation
 from chorus.services.execution.output import STREAMS, Spool
 from chorus.services.execution.patience import Patience
 from chorus.services.execution.result_blobs import ResultBlobs
+from chorus.tasks.terms import INFRASTRUCTURE, Reason
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
-    from chorus.sandbox.contract import Run, StreamName
+    from chorus.sandbox.contract import Run
     from chorus.services.execution.delivery import Delivery
     from chorus.services.execution.row import RunRow
     from chorus.services.execution.workplace import Workplace
+    from chorus.tasks.terms import StreamName
 
 
 SCRATCH = "scratch"

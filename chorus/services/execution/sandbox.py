@@ -22,16 +22,16 @@ from chorus.sandbox.contract import (
     Choice,
     ImageMissing,
     Job,
-    Limits,
     OutputSink,
-    Reason,
     Run,
     RunResult,
     SandboxUnavailable,
 )
 from chorus.sandbox.files import volumes
+from chorus.sandbox.images import ImageMap
 from chorus.sandbox.selection import ORDER, Mode, choose
-from chorus.tasks.languages import LANGUAGES, ImageMap
+from chorus.tasks.languages import LANGUAGES
+from chorus.tasks.terms import Limits, Reason
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime

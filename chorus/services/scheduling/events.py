@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
     from chorus.http.ports import Document
-    from chorus.sandbox.contract import StreamName
+    from chorus.tasks.terms import StreamName
 
 MAX_EVENT_OUTPUT = 64 * 1024
 """Bytes of output that one event carries; smaller pieces that came while a write was under way are joined up to it."""

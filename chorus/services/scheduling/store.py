@@ -23,9 +23,9 @@ from chorus.tasks.spec import TaskSpec
 if TYPE_CHECKING:
     import sqlite3
 
-    from chorus.sandbox.contract import StreamName
     from chorus.seams import JSON
     from chorus.store.database import Store
+    from chorus.tasks.terms import StreamName
 
 
 class StoredEvents:

@@ -21,7 +21,6 @@ from chorus.sandbox.bubblewrap import run as bubblewrap_run
 from chorus.sandbox.bubblewrap.arguments import (
     AS_ROOT,
     INSIDE_ID,
-    READ_ONLY,
     Descriptors,
     Folders,
     Launch,
@@ -30,14 +29,12 @@ from chorus.sandbox.bubblewrap.arguments import (
     launch_arguments,
     made_files,
     sandbox_arguments,
-    tmpfs_mb,
-    users_files,
 )
 from chorus.sandbox.bubblewrap.backend import Bubblewrap
-from chorus.sandbox.commands import HELPER_ENVIRONMENT, SCRIPT
-from chorus.sandbox.contract import Limits, Reason
+from chorus.sandbox.commands import HELPER_ENVIRONMENT, READ_ONLY, SCRIPT, tmpfs_mb, users_files
 from chorus.sandbox.files import gathering, trees, volumes
 from chorus.sandbox.uids import TASK_UIDS
+from chorus.tasks.terms import Limits, Reason
 from tests.sandbox.contract import ContractTests
 from tests.sandbox.support import Recorder, SandboxCase, child, import_path, no_bubblewrap, python, shell
 from tests.support import PureTestCase
@@ -396,7 +393,7 @@ from twisted.trial.reporter import TextReporter
 from twisted.trial.runner import TestLoader, TrialRunner
 folder, *names = sys.argv[1:]
 suite = TestLoader().loadByNames(names)
-from chorus.sandbox import trees
+from chorus.sandbox.files import trees
 trees.__file__ = shutil.copy(trees.__file__, folder)
 os.chmod(trees.__file__, 0o644)
 sys.executable = shutil.which("python3", path="/usr/bin:/usr/local/bin") or sys.executable

@@ -13,10 +13,11 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
 from chorus.sandbox import cgroups, processes
-from chorus.sandbox.bubblewrap.arguments import READ_ONLY, Descriptors, Launch, Mode, launch_arguments
+from chorus.sandbox.bubblewrap.arguments import Descriptors, Launch, Mode, launch_arguments
 from chorus.sandbox.bubblewrap.backend import Bubblewrap
-from chorus.sandbox.contract import Limits, Reason
+from chorus.sandbox.commands import READ_ONLY
 from chorus.sandbox.uids import LOCKS, TASK_UIDS, Uids
+from chorus.tasks.terms import Limits, Reason
 from tests.sandbox.contract import ContractTests
 from tests.sandbox.support import Recorder, SandboxCase, archive, no_bubblewrap, python, shell
 

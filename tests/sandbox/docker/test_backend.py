@@ -15,8 +15,8 @@ from typing import Any
 import attrs
 from twisted.internet import reactor
 
-from chorus.sandbox.bubblewrap.arguments import HIDDEN, READ_ONLY
-from chorus.sandbox.contract import Limits, Reason, RunResult
+from chorus.sandbox.commands import HIDDEN, READ_ONLY
+from chorus.sandbox.contract import RunResult
 from chorus.sandbox.docker import box as docker_box
 from chorus.sandbox.docker import run as docker_run
 from chorus.sandbox.docker import warm
@@ -25,8 +25,9 @@ from chorus.sandbox.docker.engine import Engine
 from chorus.sandbox.docker.seccomp import profile
 from chorus.sandbox.docker.spec import FIRST_UID, Users, cap_file, container, execution, labels, resources
 from chorus.sandbox.files.workspace import Box
+from chorus.sandbox.images import ImageMap
 from chorus.sandbox.uids import TASK_UIDS
-from chorus.tasks.languages import ImageMap
+from chorus.tasks.terms import Limits, Reason
 from tests.sandbox.contract import ContractTests
 from tests.sandbox.support import IMAGE, Recorder, SandboxCase, child, import_path, no_docker, python, shell
 from tests.support import PureTestCase
@@ -290,7 +291,7 @@ class Restart(DockerCase):
             "from twisted.internet import reactor\n"
             "from pathlib import Path\n"
             "from chorus.sandbox.docker.backend import Docker\n"
-            "from chorus.tasks.languages import ImageMap\n"
+            "from chorus.sandbox.images import ImageMap\n"
             "from tests.sandbox.support import shell, IMAGE\n"
             "def sink(stream, offset, data):\n"
             "    os.kill(os.getpid(), 9)\n"

@@ -25,13 +25,13 @@ from hypothesis import strategies as st
 from chorus.sandbox import cgroups, processes
 from chorus.sandbox import globs as globs_module
 from chorus.sandbox.bubblewrap.pipes import Pipe
-from chorus.sandbox.contract import Limits
 from chorus.sandbox.docker.box import Contained
 from chorus.sandbox.files import artifacts, output_walk, trees, volumes
 from chorus.sandbox.files.artifacts import collect
 from chorus.sandbox.files.workspace import Box, fill, leave, prepare, write_script
 from chorus.sandbox.globs import Globs
 from chorus.sandbox.spool import PIECE, TURN, Spool, Tail
+from chorus.tasks.terms import Limits
 from tests.sandbox.support import Recorder, archive, shell
 from tests.support import PureTestCase
 

@@ -26,7 +26,7 @@ from chorus.protocols.task_messages import (
     Stale,
     encode,
 )
-from chorus.sandbox.contract import Limits, OutputEntry, Reason
+from chorus.sandbox.contract import OutputEntry
 from chorus.sandbox.files import volumes
 from chorus.services.blobs.files import BlobStoreFull, BlobStoreShort, DiskFull
 from chorus.services.execution import offers as offers_module
@@ -38,6 +38,7 @@ from chorus.store import blobs as blob_table
 from chorus.store.errors import StoreFull
 from chorus.tasks import ids
 from chorus.tasks.journal import Fence
+from chorus.tasks.terms import Limits, Reason
 from tests.services.task_kit import EPOCH, LEASE, Node, Ref, World, missing, spec, unavailable
 from tests.support import PureTestCase
 
@@ -153,10 +154,12 @@ class AdmissionTest(ExecutorCase):
         self.assertEqual(self.worker.executor.current_tasks, 1)
 
     def test_limit_remembered_declines(self) -> None:
-        self.patch(offers_module, "MAX_TOLD", 3)
+        remembered = self.worker.executor._offers._last_declined
+        self.assertEqual(remembered.most, offers_module.MAX_REMEMBERED)
+        remembered.most = 3
         for number in range(5):
             self.offer(self.talk(self.scheduler, self.worker), ids.make(EPOCH + number, bytes), required={"role": "x"})
-        self.assertEqual(len(self.worker.executor._offers._told), 3)
+        self.assertEqual(len(remembered), 3)
 
     def test_a_place_is_not_kept_for_ever(self) -> None:
         channel = self.talk(self.scheduler, self.worker)

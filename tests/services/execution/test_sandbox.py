@@ -8,18 +8,11 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 
-from chorus.sandbox.contract import (
-    Choice,
-    ImageMissing,
-    Job,
-    OutputSink,
-    Reason,
-    RunResult,
-    SandboxUnavailable,
-)
+from chorus.sandbox.contract import Choice, ImageMissing, Job, OutputSink, RunResult, SandboxUnavailable
+from chorus.sandbox.images import ImageMap
 from chorus.sandbox.selection import Mode
 from chorus.services.execution.sandbox import PROBE_INTERVAL_S, SandboxService, clean_scratch
-from chorus.tasks.languages import ImageMap
+from chorus.tasks.terms import Reason
 from tests.sandbox.support import shell
 from tests.support import PureTestCase
 
