@@ -1,14 +1,12 @@
-"""Which sandbox runs a job: `auto`, `docker` or `bubblewrap` (spec/tasks.md, "Sandbox"). Never a bare process."""
+"""The choice of a job's sandbox (spec/tasks.md, "Sandbox"). Never a bare process."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 from chorus.sandbox.contract import Backend, Choice, ImageMissing, Job, SandboxUnavailable
 from chorus.sandbox.images import ImageMap
-
-Mode = Literal["auto", "docker", "bubblewrap"]
+from chorus.sandbox.settings import Mode
 
 ORDER: Mapping[Mode, tuple[str, ...]] = {
     "auto": ("docker", "bubblewrap"),

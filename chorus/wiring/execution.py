@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import attrs
 
 from chorus.sandbox.archive import archives
+from chorus.sandbox.images import ImageMap
+from chorus.sandbox.settings import SandboxSettings
 from chorus.seams import MembersMayAll
 from chorus.services.blobs.service import BlobLimits, BlobService, ThreadOffload
 from chorus.services.execution.executor import AgentProfile, ExecutorService
 from chorus.services.execution.headroom import Headroom
-from chorus.services.execution.sandbox import SandboxService, sandbox_service
+from chorus.services.execution.sandbox import SandboxService, make_backends
 from chorus.services.execution.workplace import Workplace
 from chorus.services.scheduling.store import StoredRuns
 from chorus.services.task_streams import TaskStreams
@@ -82,18 +84,18 @@ def _sandbox(around: Surroundings, marked: str) -> SandboxService:
     """The peer id, not the agent id, marks our containers: two agents may be given one name."""
     settings = around.settings
     default, _ = task_limits(settings)
-    return sandbox_service(
-        around.reactor,
-        marked,
-        data_dir=around.path,
-        scratch_root=around.path / "runs",
+    images = ImageMap(settings.image_map)
+    sandboxes = SandboxSettings(
         mode=settings.sandbox,
         docker_host=settings.docker_host,
-        image_map=settings.image_map,
-        warm_pool=settings.warm_pool,
+        images=images,
+        warm=settings.warm_pool,
         defaults=default,
         tmp_mb=settings.task_tmp_mb,
     )
+    backends = make_backends(around.reactor, marked, state=around.path / "sandbox", settings=sandboxes)
+    scratch = around.path / "runs"
+    return SandboxService(around.reactor, backends, mode=settings.sandbox, images=images, scratch_root=scratch)
 
 
 def _workplace(

@@ -29,7 +29,8 @@ from chorus.sandbox.contract import (
 )
 from chorus.sandbox.files import volumes
 from chorus.sandbox.images import ImageMap
-from chorus.sandbox.selection import ORDER, Mode, choose
+from chorus.sandbox.selection import ORDER, choose
+from chorus.sandbox.settings import Mode, SandboxSettings
 from chorus.tasks.languages import LANGUAGES
 from chorus.tasks.terms import Limits, Reason
 
@@ -74,38 +75,21 @@ class SandboxStatus:
 
 
 def make_backends(
-    reactor: IReactorTime,
-    agent_id: str,
-    *,
-    mode: Mode,
-    state: Path,
-    docker_host: str | None = None,
-    images: ImageMap | None = None,
-    warm: Mapping[str, int] | None = None,
-    defaults: Limits | None = None,
-    tmp_mb: int | None = None,
+    reactor: IReactorTime, agent_id: str, *, state: Path, settings: SandboxSettings
 ) -> dict[str, Backend]:
-    """The backends that `mode` may use. `state` is a folder of this agent's own. An address of the engine that is not
+    """The backends that the mode may use. `state` is a folder of this agent's own. An address of the engine that is not
     given comes from DOCKER_HOST, else it is the usual socket."""
     found: dict[str, Backend] = {}
-    for name in ORDER[mode]:
+    for name in ORDER[settings.mode]:
         if name == "docker":
             from chorus.sandbox.docker.backend import Docker
 
-            found[name] = Docker(
-                reactor,
-                agent_id,
-                state=state,
-                host=docker_host or os.environ.get("DOCKER_HOST") or None,
-                images=images,
-                warm=warm,
-                defaults=defaults,
-                tmp_mb=tmp_mb,
-            )
+            host = settings.docker_host or os.environ.get("DOCKER_HOST") or None
+            found[name] = Docker(reactor, agent_id, state=state, settings=attrs.evolve(settings, docker_host=host))
         else:
             from chorus.sandbox.bubblewrap.backend import Bubblewrap
 
-            found[name] = Bubblewrap(reactor, agent_id, tmp_mb=tmp_mb)
+            found[name] = Bubblewrap(reactor, agent_id, tmp_mb=settings.tmp_mb)
     return found
 
 
@@ -121,36 +105,6 @@ def clean_scratch(root: Path, keep: Collection[Path]) -> int:
         except OSError as error:
             SandboxService._log.error("{path} could not be removed: {error}", path=str(box), error=error)
     return removed
-
-
-def sandbox_service(
-    reactor: IReactorTime,
-    agent_id: str,
-    *,
-    data_dir: Path,
-    scratch_root: Path,
-    mode: Mode = "auto",
-    docker_host: str | None = None,
-    image_map: Mapping[str, str] | None = None,
-    warm_pool: Mapping[str, int] | None = None,
-    defaults: Limits | None = None,
-    tmp_mb: int | None = None,
-) -> SandboxService:
-    """The service with its backends. `scratch_root` is the folder below which attempts have their own; `defaults` are
-    the limits of a task that names none, which warm containers are made with; `tmp_mb` is the size of /tmp."""
-    images = ImageMap(dict(image_map or {}))
-    backends = make_backends(
-        reactor,
-        agent_id,
-        mode=mode,
-        state=data_dir / "sandbox",
-        docker_host=docker_host,
-        images=images,
-        warm=warm_pool,
-        defaults=defaults,
-        tmp_mb=tmp_mb,
-    )
-    return SandboxService(reactor, backends, mode=mode, images=images, scratch_root=scratch_root)
 
 
 class SandboxService(Service):

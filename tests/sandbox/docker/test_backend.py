@@ -26,6 +26,7 @@ from chorus.sandbox.docker.seccomp import profile
 from chorus.sandbox.docker.spec import FIRST_UID, Users, cap_file, container, execution, labels, resources
 from chorus.sandbox.files.workspace import Box
 from chorus.sandbox.images import ImageMap
+from chorus.sandbox.settings import SandboxSettings
 from chorus.sandbox.uids import TASK_UIDS
 from chorus.tasks.terms import Limits, Reason
 from tests.sandbox.contract import ContractTests
@@ -49,8 +50,8 @@ class DockerCase(SandboxCase):
         self.backend = self.docker()
 
     def docker(self, host: str = HOST, **fields: Any) -> Docker:
-        values: dict[str, Any] = {"state": self.state, "host": host, "images": IMAGES, "defaults": DEFAULTS, **fields}
-        backend = Docker(reactor, self.agent, **values)  # type: ignore[arg-type]
+        values: dict[str, Any] = {"docker_host": host, "images": IMAGES, "defaults": DEFAULTS, **fields}
+        backend = Docker(reactor, self.agent, state=self.state, settings=SandboxSettings(**values))  # type: ignore[arg-type]
         self.addCleanup(backend.close)
         return backend
 
@@ -276,8 +277,8 @@ class Warm(DockerCase):
 
     def next_filling(self) -> float:
         """When the pool is looked at again, of the reactor's time; 0 while it is being filled."""
-        timer = self.backend.pool._timer
-        return timer.getTime() if timer is not None and timer.active() else 0.0
+        call = self.backend.pool._timer._call
+        return call.getTime() if call is not None else 0.0
 
 
 class Restart(DockerCase):
@@ -292,12 +293,14 @@ class Restart(DockerCase):
             "from pathlib import Path\n"
             "from chorus.sandbox.docker.backend import Docker\n"
             "from chorus.sandbox.images import ImageMap\n"
+            "from chorus.sandbox.settings import SandboxSettings\n"
             "from tests.sandbox.support import shell, IMAGE\n"
             "def sink(stream, offset, data):\n"
             "    os.kill(os.getpid(), 9)\n"
             "agent, state, scratch, text, limit = sys.argv[1:]\n"
             "host = os.environ['CHORUS_TEST_DOCKER_HOST']\n"
-            "b = Docker(reactor, agent, state=Path(state), host=host, images=ImageMap({'base': IMAGE}))\n"
+            "settings = SandboxSettings(docker_host=host, images=ImageMap({'base': IMAGE}))\n"
+            "b = Docker(reactor, agent, state=Path(state), settings=settings)\n"
             "job = shell(text, limits={'timeout_s': float(limit)}, artifacts=('a',))\n"
             "reactor.callWhenRunning(lambda: b.start(job, Path(scratch), sink))\n"
             "reactor.run()\n"
@@ -403,7 +406,8 @@ class Restart(DockerCase):
         self.assertEqual([box for _, box in made.values() if box.exists()], [])
 
     async def test_other_agents_are_left_alone(self) -> None:
-        other = Docker(reactor, f"agent-other-{os.getpid()}", state=self.scratch(), host=HOST, images=IMAGES)  # type: ignore[arg-type]
+        settings = SandboxSettings(docker_host=HOST, images=IMAGES)
+        other = Docker(reactor, f"agent-other-{os.getpid()}", state=self.scratch(), settings=settings)  # type: ignore[arg-type]
         self.addCleanup(other.close)
         run = other.start(shell("echo on; sleep 1; echo off"), self.scratch() / "s", seen := Recorder())
         await seen.seen("stdout", b"on")

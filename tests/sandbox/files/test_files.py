@@ -30,7 +30,7 @@ from chorus.sandbox.files import artifacts, output_walk, trees, volumes
 from chorus.sandbox.files.artifacts import collect
 from chorus.sandbox.files.workspace import Box, fill, leave, prepare, write_script
 from chorus.sandbox.globs import Globs
-from chorus.sandbox.spool import PIECE, TURN, Spool, Tail
+from chorus.sandbox.spool import PIECE, TURN, PipeSpool, Tail
 from chorus.tasks.terms import Limits
 from tests.sandbox.support import Recorder, archive, shell
 from tests.support import PureTestCase
@@ -48,7 +48,7 @@ class Spools(Folder):
     def test_cap(self, writes: list[bytes], cap: int) -> None:
         seen = Recorder()
         path = self.root / "out"
-        spool = Spool("stdout", path, cap, seen)
+        spool = PipeSpool("stdout", path, cap, seen)
         for data in writes:
             spool.write(data)
         spool.close()
@@ -61,7 +61,7 @@ class Spools(Folder):
     def test_a_disk_that_takes_no_more(self) -> None:
         """What was written is kept, the reader goes on, and the one who watches is told."""
         seen, told = Recorder(), []
-        spool = Spool("stdout", self.root / "out", 100, seen)
+        spool = PipeSpool("stdout", self.root / "out", 100, seen)
         write = os.write
 
         def full(fd: int, data: bytes) -> int:
