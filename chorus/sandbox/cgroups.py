@@ -106,7 +106,7 @@ def _find_v2(root: Path, place: str) -> Path | None:
 
 
 @attrs.frozen
-class Usage:
+class ResourceUsage:
     """Counters of a group; `oom_kills` and `pids_refused` only grow."""
 
     memory: int = 0
@@ -116,7 +116,7 @@ class Usage:
     cpu_s: float = 0.0
 
 
-class Group:
+class ControlGroup:
     """The control group of one run."""
 
     def __init__(self, hierarchy: Hierarchy, name: str) -> None:
@@ -162,7 +162,7 @@ class Group:
         """A process writes its pid into each of these to belong to the group."""
         return [folder / "cgroup.procs" for folder in sorted(set(self._folders.values()))]
 
-    def usage(self) -> Usage:
+    def usage(self) -> ResourceUsage:
         return read_usage(self._version, self._folders)
 
     def kill(self) -> None:
@@ -197,18 +197,18 @@ class Group:
                     break
 
 
-def read_usage(version: int, folders: dict[str, Path]) -> Usage:
+def read_usage(version: int, folders: dict[str, Path]) -> ResourceUsage:
     """Counters of the group in these folders; what cannot be read is 0."""
     memory, pids, cpu = (folders.get(name) for name in CONTROLLERS)
     if version == 1:
-        return Usage(
+        return ResourceUsage(
             memory=_int(memory, "memory.usage_in_bytes"),
             pids=_int(pids, "pids.current"),
             oom_kills=_field(memory, "memory.oom_control", "oom_kill"),
             pids_refused=_field(pids, "pids.events", "max"),
             cpu_s=_int(cpu, "cpuacct.usage") / 1e9,
         )
-    return Usage(
+    return ResourceUsage(
         memory=_int(memory, "memory.current"),
         pids=_int(pids, "pids.current"),
         oom_kills=_field(memory, "memory.events", "oom_kill"),
@@ -240,7 +240,7 @@ def reap(hierarchy: Hierarchy, prefix: str) -> int:
     """Remove groups of runs that are no more; how many."""
     names = {path.name for folder in set(hierarchy.folders.values()) for path in folder.glob(f"{prefix}*")}
     for name in names:
-        Group(hierarchy, name).remove()
+        ControlGroup(hierarchy, name).remove()
     return len(names)
 
 

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from chorus.errors import ChorusError
 from chorus.sandbox import hints
 from chorus.sandbox.archive.archives import BadArchive, Interrupted, NoSpace
-from chorus.sandbox.cgroups import Usage
+from chorus.sandbox.cgroups import ResourceUsage
 from chorus.sandbox.contract import ImageMissing, Job, OutputSink, RunResult
 from chorus.sandbox.files import workspace
 from chorus.sandbox.files.artifacts import Collected
@@ -50,7 +50,7 @@ class Site:
 class Look:
     """One look at a sandbox."""
 
-    usage: Usage
+    usage: ResourceUsage
     disk_full: bool | None = None
     """None where it was not looked at."""
     running: bool = True
@@ -59,7 +59,7 @@ class Look:
     """The file system in memory that was full when a command failed: known to the last look."""
 
 
-class Stream(Protocol):
+class OutputStream(Protocol):
     """What is known of one stream of output."""
 
     name: StreamName
@@ -100,7 +100,7 @@ class SandboxRun(ABC):
         self._sink = sink
         self._image: str | None = None
         self._caveats: tuple[str, ...] = ()
-        self._streams: Sequence[Stream] = ()
+        self._streams: Sequence[OutputStream] = ()
         self._started_at = site.now()
         self._ran_before = 0.0
         """Seconds for which the commands had run when this took them over."""
@@ -109,7 +109,7 @@ class SandboxRun(ABC):
         self._stopped: tuple[Reason, str] | None = None
         self._over = False
         """Stopping has no effect any more on how it ended."""
-        self._usage = Usage()
+        self._usage = ResourceUsage()
         self._memory_peak = 0.0
         self._disk_full = False
         self._memory_full = ""

@@ -38,7 +38,7 @@ class Execution:
 
     def usable(self) -> bool:
         """Whether another task could run here, apart from how many do."""
-        return self.sandbox.usable and self.headroom.hindrance() is None
+        return self.sandbox.usable and self.headroom.blocked_by() is None
 
 
 def build_execution(
@@ -62,7 +62,7 @@ def build_execution(
         _workplace(around, storage, str(p2p.peer_id), streams, blobs, sandbox),
         _profile(around, agent_id, role, max_tasks),
         changed=changed,
-        hindrance=headroom.hindrance,
+        blocked_by=headroom.blocked_by,
     )
     return Execution(offload, blobs, sandbox, streams, headroom, executor)
 

@@ -496,7 +496,7 @@ class Node:
         self.announced: list[dict[str, Any]] = []
         self.hearsay: dict[str, Agent] = {}
         """What this node believes of others instead of the truth."""
-        self.hindrance: tuple[str, str] | None = None
+        self.blocked_by: tuple[str, str] | None = None
         """Why its machine can take nothing new."""
         self.no_room: tuple[str, str] | None = None
         """Why it takes in no new submissions."""
@@ -590,7 +590,7 @@ class Node:
             list_archive=_names,
         )
         self.executor = ExecutorService(
-            place, self.profile, changed=self.placement.agents_changed, hindrance=lambda: self.hindrance
+            place, self.profile, changed=self.placement.agents_changed, blocked_by=lambda: self.blocked_by
         )
         self.up = True
         self.streams.start()

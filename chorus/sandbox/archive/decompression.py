@@ -106,7 +106,7 @@ def _format(head: bytes) -> _Format | None:
     return next((each for each in _FORMATS if head.startswith(each.magic)), None)
 
 
-class Source:
+class PackedSource:
     """Unpacked bytes of the archive, counted against the limits as they come."""
 
     def __init__(self, file: IO[bytes], bounds: Bounds, stop: Callable[[], bool]) -> None:

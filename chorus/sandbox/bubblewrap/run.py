@@ -58,7 +58,7 @@ class _Prepared:
     uid: int | None
     volume: Volume
     folders: Folders
-    group: cgroups.Group | None
+    group: cgroups.ControlGroup | None
 
 
 class BubblewrapRun(SandboxRun):
@@ -104,7 +104,7 @@ class BubblewrapRun(SandboxRun):
         folders = expose(self._box, self._place, host.mode)
         group = None
         if host.hierarchy is not None:
-            group = cgroups.Group(host.hierarchy, self.name)
+            group = cgroups.ControlGroup(host.hierarchy, self.name)
             group.create(job.limits)
         return _Prepared(host, self._uid.number if self._uid else None, volume, folders, group)
 

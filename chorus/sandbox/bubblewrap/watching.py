@@ -11,7 +11,7 @@ import attrs
 
 from chorus.sandbox import processes
 from chorus.sandbox.bubblewrap.launch import Inherited
-from chorus.sandbox.cgroups import Group, Usage
+from chorus.sandbox.cgroups import ControlGroup, ResourceUsage
 from chorus.sandbox.commands import tmpfs_mb
 from chorus.sandbox.files.volumes import Volume
 from chorus.sandbox.run import Look
@@ -25,7 +25,7 @@ class Watching:
     """Of one sandbox. `missing`: the controllers of which it has no control group."""
 
     def __init__(
-        self, group: Group | None, missing: tuple[str, ...], volume: Volume, limits: Limits, tmp_mb: int | None
+        self, group: ControlGroup | None, missing: tuple[str, ...], volume: Volume, limits: Limits, tmp_mb: int | None
     ) -> None:
         self._group = group
         self._missing = frozenset(missing)
@@ -49,7 +49,7 @@ class Watching:
         """Raises OSError."""
         if self.inner is None:
             self.inner = inherited.reported("child-pid")
-        usage = self._group.usage() if self._group is not None else Usage()
+        usage = self._group.usage() if self._group is not None else ResourceUsage()
         if self.polled and self.inner is not None:
             seen = processes.tree(self.inner)
             if "memory" in self._missing:

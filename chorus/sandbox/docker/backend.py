@@ -17,10 +17,10 @@ from twisted.logger import Logger
 
 from chorus.errors import ChorusError
 from chorus.sandbox.contract import Job, OutputSink, Run, SandboxUnavailable
-from chorus.sandbox.docker.box import Binding, Contained
+from chorus.sandbox.docker.box import Contained, RunBinding
 from chorus.sandbox.docker.containers import Containers, clean_boxes, container_name
 from chorus.sandbox.docker.engine import Engine, EngineError
-from chorus.sandbox.docker.run import DockerRun, Kept
+from chorus.sandbox.docker.run import DockerRun, TakenOver
 from chorus.sandbox.docker.site import CONTAINER_S, PROBE_S, DockerSite
 from chorus.sandbox.docker.spec import LABEL_AGENT, LABEL_BOX, LABEL_FENCE, LABEL_IMAGE, LABEL_TASK
 from chorus.sandbox.docker.warm import WarmPool
@@ -67,7 +67,7 @@ class Docker:
         # Not in the folder of the attempt: a task sees the path of one of its mounts, and need not see whose it is.
         self._boxes = state / "boxes"
         self.pool = WarmPool(self._site, state / "warm", settings.warm, settings.defaults)
-        self._kept: dict[tuple[str, str], Kept] = {}
+        self._kept: dict[tuple[str, str], TakenOver] = {}
         self._owed = False
         """A reconciliation that was asked for and could not be made: the engine was away."""
         self._lock = DeferredLock()
@@ -164,7 +164,7 @@ class Docker:
 
     # -- blocking
 
-    def _reconcile(self, keep: Callable[[str, str], bool]) -> dict[tuple[str, str], Kept]:
+    def _reconcile(self, keep: Callable[[str, str], bool]) -> dict[tuple[str, str], TakenOver]:
         engine = self.containers.engine
         kept = {}
         mine = {run.contained.id for run in self.runs if run.contained is not None}
@@ -190,11 +190,11 @@ class Docker:
             clean_boxes(folder, used)
         return kept
 
-    def _recognise(self, entry: Mapping[str, Any], keep: Callable[[str, str], bool]) -> Kept | None:
+    def _recognise(self, entry: Mapping[str, Any], keep: Callable[[str, str], bool]) -> TakenOver | None:
         """The run in a container that may be taken over, or None for an orphan."""
         label = entry.get("Labels") or {}
         box = Box(Path(label.get(LABEL_BOX) or "/nonexistent"))
-        binding = Binding.read(box)
+        binding = RunBinding.read(box)
         task, fence = label.get(LABEL_TASK), label.get(LABEL_FENCE)
         if binding is None or (task is not None and (task, fence) != (binding.task_id, binding.fence)):
             return None
@@ -212,4 +212,4 @@ class Docker:
             found.attach(engine.inspect(entry["Id"])["State"])
         except EngineError:
             return None
-        return Kept(found, binding)
+        return TakenOver(found, binding)

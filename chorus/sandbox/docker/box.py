@@ -29,7 +29,7 @@ FILES = 2 * (1 << 20)
 
 
 @attrs.frozen
-class Binding:
+class RunBinding:
     """What another process of this agent needs to take a run over."""
 
     task_id: str
@@ -51,7 +51,7 @@ class Binding:
         fresh.rename(path)
 
     @classmethod
-    def read(cls, box: Box) -> Binding | None:
+    def read(cls, box: Box) -> RunBinding | None:
         try:
             return cls(**json.loads((box.root / BINDING).read_text("utf-8")))
         except (OSError, ValueError, TypeError):
@@ -118,10 +118,10 @@ class Contained:
         except FileNotFoundError:
             return True
 
-    def usage(self) -> cgroups.Usage:
+    def usage(self) -> cgroups.ResourceUsage:
         """Counters from the kernel's own files, where this machine shows them."""
         places = cgroups.of_process(self.pid) if self.pid else None
-        return cgroups.read_usage(*places) if places else cgroups.Usage()
+        return cgroups.read_usage(*places) if places else cgroups.ResourceUsage()
 
     def disk_full(self) -> bool:
         """A plain folder holds the pump's files too: a task of the same user could write there. Raises OSError."""

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 
 from chorus.sandbox.contract import ImageMissing, Job, SandboxUnavailable
 from chorus.sandbox.docker import seccomp as seccomp_docker
-from chorus.sandbox.docker.box import Binding, Contained
+from chorus.sandbox.docker.box import Contained, RunBinding
 from chorus.sandbox.docker.engine import Engine, EngineError
 from chorus.sandbox.docker.spec import Users, cap_file, container, execution, labels, resources
 from chorus.sandbox.files import volumes, workspace
@@ -166,11 +166,11 @@ class Containers:
         warm.volume = attrs.evolve(warm.volume, limit_mb=limits.disk_mb)
         warm.limits = limits
 
-    def begin(self, found: Contained, job: Job, now: float) -> Binding:
+    def begin(self, found: Contained, job: Job, now: float) -> RunBinding:
         """Start the commands; what it takes to find them again is durable before."""
         prepared = self.engine.prepare_execution(found.id, execution(job, _users(found.uid)))
         volume = found.volume
-        binding = Binding(
+        binding = RunBinding(
             job.task_id, job.fence, prepared, now, volume.enforcement, job.limits.disk_mb, found.uid.number
         )
         binding.write(found.box)

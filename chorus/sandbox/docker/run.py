@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 
 from chorus.errors import ChorusError
 from chorus.sandbox.contract import Job, OutputSink, SandboxUnavailable
-from chorus.sandbox.docker.box import Binding, Contained
+from chorus.sandbox.docker.box import Contained, RunBinding
 from chorus.sandbox.docker.engine import EngineError
 from chorus.sandbox.docker.site import CONTAINER_S, DockerSite
 from chorus.sandbox.files import workspace
@@ -43,11 +43,11 @@ ContainerFor = Callable[[Job, str, bool], Awaitable[Contained]]
 
 
 @attrs.frozen
-class Kept:
+class TakenOver:
     """A run that another process of this agent began."""
 
     contained: Contained
-    binding: Binding
+    binding: RunBinding
     starts: tuple[int, int] = (0, 0)
     """Offsets from which its stdout and stderr are wanted."""
 
@@ -65,13 +65,13 @@ class DockerRun(SandboxRun):
         scratch: Path,
         sink: OutputSink,
         container_for: ContainerFor,
-        kept: Kept | None = None,
+        kept: TakenOver | None = None,
     ) -> None:
         super().__init__(site, job, scratch, sink)
         self.contained: Contained | None = None
         self._container_for = container_for
         self._kept = kept
-        self._binding: Binding | None = None
+        self._binding: RunBinding | None = None
         self._image: str = kept.contained.image if kept else site.containers.images.image_for(job.language, job.image)
         self._tails: list[Tail] = []
         self._tail_pause = Pause(site.reactor)
@@ -114,7 +114,7 @@ class DockerRun(SandboxRun):
             self._started_at = self._binding.started_at
         self._ran_before = self._site.now() - self._started_at
 
-    async def _start_in(self, found: Contained) -> Binding:
+    async def _start_in(self, found: Contained) -> RunBinding:
         try:
             return await self._start_once(found)
         except (EngineError, SandboxUnavailable):
@@ -127,14 +127,16 @@ class DockerRun(SandboxRun):
         self._check()
         return await self._start_once(found)
 
-    async def _start_once(self, found: Contained) -> Binding:
+    async def _start_once(self, found: Contained) -> RunBinding:
         containers = self._site.containers
         await self._call(containers.fill, found, self._job, self._is_stopped)
         self._check()
         if not self.began.called:
             self.began.callback(None)
         # Output may come before the call that started it returns.
-        begun: Deferred[Binding] = self._call(containers.begin, found, self._job, self._site.now(), limit=CONTAINER_S)
+        begun: Deferred[RunBinding] = self._call(
+            containers.begin, found, self._job, self._site.now(), limit=CONTAINER_S
+        )
         self._follow_output(found)
         return await begun
 
@@ -196,7 +198,7 @@ class DockerRun(SandboxRun):
             self._commands_ended, self._exit_code = True, code
         return look, WATCH_S
 
-    def _look_at(self, found: Contained, binding: Binding) -> tuple[Look, int | None]:
+    def _look_at(self, found: Contained, binding: RunBinding) -> tuple[Look, int | None]:
         """With the exit code. Blocking."""
         containers = self._site.containers
         usage, full = found.usage(), found.disk_full()

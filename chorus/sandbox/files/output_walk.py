@@ -57,7 +57,7 @@ class Walk:
         self._seen = 0
 
     def found(self, root: Path) -> Iterator[Found]:
-        with trees.Place(root, insist=True) as place:
+        with trees.OpenFolder(root, insist=True) as place:
             levels: list[_Level] = []
             prefix, states = "", self.globs.start
             folder: Found | None = None
@@ -76,7 +76,7 @@ class Walk:
                     return
                 prefix, states, folder = entered
 
-    def _next(self, place: trees.Place, levels: list[_Level]) -> tuple[str, int, Found | None] | None:
+    def _next(self, place: trees.OpenFolder, levels: list[_Level]) -> tuple[str, int, Found | None] | None:
         """Enter the next folder in which something may match: its prefix and states, and the folder itself where that
         matches. None when there is none left."""
         while True:
@@ -130,7 +130,7 @@ class Walk:
         return True
 
 
-def _sorted(place: trees.Place) -> tuple[list[str], list[os.DirEntry[str]]]:
+def _sorted(place: trees.OpenFolder) -> tuple[list[str], list[os.DirEntry[str]]]:
     """Folders, from the last to the first, and what is none: a link to a folder is none."""
     folders: list[str] = []
     others: list[os.DirEntry[str]] = []

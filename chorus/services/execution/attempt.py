@@ -28,10 +28,10 @@ from chorus.protocols.task_messages import (
 )
 from chorus.sandbox.files import volumes
 from chorus.services.execution.conversation import Conversation
-from chorus.services.execution.delivery import Delivery
+from chorus.services.execution.delivery import OutputDelivery
 from chorus.services.execution.lease import HeldLease
-from chorus.services.execution.row import RunRow
-from chorus.services.execution.run import Execution
+from chorus.services.execution.row import AttemptRow
+from chorus.services.execution.run import TaskExecution
 from chorus.tasks import leases
 from chorus.tasks.state import DRAINING
 from chorus.tasks.terms import Reason
@@ -39,8 +39,8 @@ from chorus.tasks.terms import Reason
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
+    from chorus.services.execution.row import RunRecord
     from chorus.services.execution.workplace import Workplace
-    from chorus.services.run_record import RunRecord
     from chorus.services.task_streams import ExecutorChannel
 
 ERASE_TRIES = 3
@@ -70,7 +70,7 @@ class Attempt:
         self._ended_callback = ended
         self._forgotten_callback = forgotten
         self.directory = place.directory / f"{record.task_id}-{record.fence}"
-        self._row = RunRow(place.runs, record)
+        self._row = AttemptRow(place.runs, record)
         self._conversation = Conversation(
             place.streams,
             place.clock,
@@ -80,8 +80,8 @@ class Attempt:
             drained=self._drained,
             due=self._reconnect,
         )
-        self._delivery = Delivery(self._conversation, record.task_id)
-        self._execution = Execution(
+        self._delivery = OutputDelivery(self._conversation, record.task_id)
+        self._execution = TaskExecution(
             place, self._row, self.directory, self._delivery, say=self._conversation.say, ended=self._ended
         )
         self._lease = HeldLease(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
     from twisted.python.failure import Failure
 
-    from chorus.services.run_record import RunRecord
+    from chorus.services.execution.row import RunRecord
     from chorus.services.task_streams import ExecutorChannel, TaskStreams
 
 ANSWER_S = 30.0

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from chorus.tasks.terms import StreamName
 
 
-class Delivery:
+class OutputDelivery:
     """Of one attempt, over as many conversations as it takes."""
 
     _log = Logger()

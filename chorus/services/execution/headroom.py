@@ -27,7 +27,7 @@ RESERVE_SHARE = 20
 LOOK_S = 2.0
 """Between two looks: other nodes hear of a change within this time."""
 
-Hindrance = tuple[str, str]
+Obstacle = tuple[str, str]
 """(reason to decline, one line for a person)"""
 
 
@@ -43,7 +43,7 @@ def disk_trouble(found: os.statvfs_result, where: str) -> str | None:
 
 
 class Headroom(Service):
-    """`changed` is called when the answer of `hindrance` becomes another."""
+    """`changed` is called when the answer of `blocked_by` becomes another."""
 
     _log = Logger()
     name = "headroom"
@@ -74,7 +74,7 @@ class Headroom(Service):
         except OSError as error:
             return f"{self._directory}: {error.strerror}"
 
-    def hindrance(self) -> Hindrance | None:
+    def blocked_by(self) -> Obstacle | None:
         """Why no new task is taken now."""
         for reason, look in (
             ("store_damaged", self._damage),
@@ -87,7 +87,7 @@ class Headroom(Service):
 
     def _look(self) -> None:
         self._timer = self._clock.callLater(LOOK_S, self._look)
-        found = self.hindrance()
+        found = self.blocked_by()
         reason = None if found is None else found[0]
         if reason == self._last:
             return

@@ -18,11 +18,11 @@ from chorus.bounded import Bounded
 from chorus.errors import UserError
 from chorus.protocols.task_messages import Accept, Assign, Decline, Message, Offer, Released, TaskProtocolError
 from chorus.sandbox.contract import Choice, ImageMissing, SandboxUnavailable
-from chorus.services.execution.offer_rules import AgentProfile, Declined, suits
+from chorus.services.execution.offer_rules import AgentProfile, OfferDeclined, suits
 from chorus.services.execution.owed import by_scheduler, excess
 from chorus.services.execution.preparation import detect, job_of
 from chorus.services.execution.reservations import BINDING_S, Reservations
-from chorus.services.run_record import RunRecord
+from chorus.services.execution.row import RunRecord
 from chorus.tasks import leases
 from chorus.tasks.journal import Fence
 from chorus.tasks.spec import TaskSpec
@@ -57,8 +57,8 @@ class _Reserved:
 
 class Offers:
     """`attempts` are those of this executor, by task and fence. `begin` gets what was assigned, with the time (on this
-    clock) from which its lease counts; `stirred` is called when the number of places taken changes; `hindrance` says
-    why this machine can take nothing new: a reason and one line."""
+    clock) from which its lease counts; `load_changed` is called when the number of places taken changes; `blocked_by`
+    says why this machine can take nothing new: a reason and one line."""
 
     _log = Logger()
 
@@ -69,15 +69,15 @@ class Offers:
         attempts: Mapping[tuple[str, Fence], Attempt],
         *,
         begin: Callable[[RunRecord, ExecutorChannel, float], None],
-        stirred: Callable[[], None],
-        hindrance: Callable[[], tuple[str, str] | None],
+        load_changed: Callable[[], None],
+        blocked_by: Callable[[], tuple[str, str] | None],
     ) -> None:
         self._place = place
         self._profile = profile
         self._attempts = attempts
         self._begin = begin
-        self._stirred = stirred
-        self._hindrance = hindrance
+        self._wake_waiters = load_changed
+        self._blocked_by = blocked_by
         self._reserved: dict[ExecutorChannel, _Reserved] = {}
         self._promises = Reservations(profile.max_tasks)
         """Who was promised a place, by the same keys as `_reserved`."""
@@ -115,7 +115,7 @@ class Offers:
             self._admit(channel.peer, offer, spec)
         except UserError as error:
             self._decline(channel, offer, "unusable_spec", str(error))
-        except Declined as declined:
+        except OfferDeclined as declined:
             self._decline(channel, offer, declined.reason, declined.detail)
         except Exception as error:
             self._broke(channel, offer, f"failed to judge the offer: {type(error).__name__}")
@@ -134,19 +134,19 @@ class Offers:
     def _admit(self, peer: PeerId, offer: Offer, spec: TaskSpec) -> None:
         name = self._profile.agent_id
         if self.draining:
-            raise Declined("draining", f"{name} is shutting down")
+            raise OfferDeclined("draining", f"{name} is shutting down")
         for attempt in self._attempts_at(offer.task_id):
             if attempt.record.scheduler != peer:
-                raise Declined("other_scheduler", f"{name} has a task of this id from another scheduler")
+                raise OfferDeclined("other_scheduler", f"{name} has a task of this id from another scheduler")
             # Its scheduler offers it again, so the attempt here is void; it must be gone before another begins.
             attempt.lease_lost()
-            raise Declined("busy_with_it", f"{name} is still ending an earlier attempt")
-        if (hindered := self._hindrance()) is not None:
-            raise Declined(hindered[0], f"{name}: {hindered[1]}")
+            raise OfferDeclined("busy_with_it", f"{name} is still ending an earlier attempt")
+        if (blocked := self._blocked_by()) is not None:
+            raise OfferDeclined(blocked[0], f"{name}: {blocked[1]}")
         if (kept := excess(self.owed, peer)) is not None:
-            raise Declined("unacknowledged", f"{name} {kept}")
+            raise OfferDeclined("unacknowledged", f"{name} {kept}")
         if (full := self._full(peer)) is not None:
-            raise Declined("full", full)
+            raise OfferDeclined("full", full)
         suits(self._profile, spec, offer.input)
 
     def _full(self, peer: PeerId, but: ExecutorChannel | None = None) -> str | None:
@@ -187,7 +187,7 @@ class Offers:
             reserved.limit = self._place.clock.callLater(BINDING_S, self._binds_no_more, channel)
             channel.send(Accept())
             self._last_declined.pop((channel.peer, offer.task_id), None)
-            self._stirred()
+            self._wake_waiters()
             self._log.debug("accepted {task}", task=offer.task_id, choice=choice)
 
     def _look_broke(self, failure: Failure, channel: ExecutorChannel, offer: Offer) -> None:
@@ -224,7 +224,7 @@ class Offers:
     def _binds_no_more(self, channel: ExecutorChannel) -> None:
         """Others may have the place from now on; it is still there for this one if they do not take it."""
         self._reserved[channel].limit = self._place.clock.callLater(ASSIGN_S - BINDING_S, self._unassigned, channel)
-        self._stirred()
+        self._wake_waiters()
 
     def _unassigned(self, channel: ExecutorChannel) -> None:
         self._release(channel)
@@ -234,7 +234,7 @@ class Offers:
     def _release(self, channel: ExecutorChannel) -> None:
         reserved = self._reserved.pop(channel, None)
         if self._promises.give_up(channel, self._place.clock.seconds()):
-            self._stirred()
+            self._wake_waiters()
         if reserved is not None and reserved.limit.active():
             reserved.limit.cancel()
 
@@ -256,7 +256,7 @@ class Offers:
         if not leases.is_lease(assign.lease_s):
             self._lapsed(channel.peer)
             channel.reset(TaskProtocolError(f"a lease of {assign.lease_s} s cannot be kept"))
-            self._stirred()
+            self._wake_waiters()
             return
         offer = reserved.offer
         known = self._attempts.get((offer.task_id, assign.fence))
@@ -264,7 +264,7 @@ class Offers:
             # A repetition of what we have already; the attempt has (or finds) a conversation of its own.
             self._lapsed(channel.peer)
             channel.reset()
-            self._stirred()
+            self._wake_waiters()
             return
         if (taken := self._place_lost(offer.task_id, known)) is not None:
             late = now - accepted_at >= BINDING_S
@@ -303,4 +303,4 @@ class Offers:
             channel.send(Released(DRAINING, detail))
         else:
             channel.reset()
-        self._stirred()
+        self._wake_waiters()

@@ -12,8 +12,8 @@ from chorus.sandbox.contract import Job, SandboxUnavailable
 from chorus.tasks import languages
 
 if TYPE_CHECKING:
+    from chorus.services.execution.row import RunRecord
     from chorus.services.execution.workplace import Workplace
-    from chorus.services.run_record import RunRecord
     from chorus.tasks.spec import TaskSpec
 
 

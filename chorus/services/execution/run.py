@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from chorus.sandbox.contract import Run
-    from chorus.services.execution.delivery import Delivery
-    from chorus.services.execution.row import RunRow
+    from chorus.services.execution.delivery import OutputDelivery
+    from chorus.services.execution.row import AttemptRow
     from chorus.services.execution.workplace import Workplace
     from chorus.tasks.terms import StreamName
 
@@ -45,7 +45,7 @@ have been kept for them (`reservations.BINDING_S`)."""
 UNRECORDED = "the agent could not record the outcome: its database takes nothing"
 
 
-class Execution:
+class TaskExecution:
     """Output goes to `delivery`, news for the scheduler to `say`; `ended` gets the outcome, which is recorded then,
     unless the execution was abandoned. It is not called once the execution was detached."""
 
@@ -54,9 +54,9 @@ class Execution:
     def __init__(
         self,
         place: Workplace,
-        row: RunRow,
+        row: AttemptRow,
         directory: Path,
-        delivery: Delivery,
+        delivery: OutputDelivery,
         *,
         say: Callable[[Message], None],
         ended: Callable[[Message], None],

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from chorus.sandbox.contract import Choice, Job, OutputSink, Run
     from chorus.services.blobs.service import BlobRef
     from chorus.services.execution.output import InThread
-    from chorus.services.run_record import RunStore
+    from chorus.services.execution.row import RunStore
     from chorus.services.task_streams import TaskStreams
 
 
-class Blobs(Protocol):
+class BlobAccess(Protocol):
     """What an attempt asks of the blob service."""
 
     def put_file(self, path: Path) -> Deferred[BlobRef]: ...
@@ -49,7 +49,7 @@ class Workplace:
     """What marks this agent's sandboxes."""
     streams: TaskStreams
     runs: RunStore
-    blobs: Blobs
+    blobs: BlobAccess
     sandboxes: Sandboxes
     clock: IReactorTime
     wall: Callable[[], float]

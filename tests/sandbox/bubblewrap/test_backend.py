@@ -264,7 +264,7 @@ class Real(ContractTests, SandboxCase):
         await self.backend.probe()
         opened = len(os.listdir("/proc/self/fd"))
         for module, name in (
-            (bubblewrap_run.cgroups.Group, "create"),
+            (bubblewrap_run.cgroups.ControlGroup, "create"),
             (bubblewrap_run, "Pipe"),
             (bubblewrap_run.subprocess, "Popen"),
             (bubblewrap_run, "Exit"),

@@ -547,14 +547,14 @@ class Specification(PureTestCase):
         folder = Path(self.mktemp())
         folder.mkdir()
         box = Box(folder)
-        self.assertIsNone(docker_box.Binding.read(box))
+        self.assertIsNone(docker_box.RunBinding.read(box))
         for text in ("", "[]", "{}", '{"task_id": 1}', "null"):
             (folder / docker_box.BINDING).write_text(text)
-            self.assertIsNone(docker_box.Binding.read(box), text)
-        written = docker_box.Binding("t", "f", "e", 1.0, "loop", 5)
+            self.assertIsNone(docker_box.RunBinding.read(box), text)
+        written = docker_box.RunBinding("t", "f", "e", 1.0, "loop", 5)
         written.write(box)
-        self.assertEqual(docker_box.Binding.read(box), written)
+        self.assertEqual(docker_box.RunBinding.read(box), written)
         # Of an agent of an earlier version, whose tasks were all one user.
         old = {key: value for key, value in attrs.asdict(written).items() if key != "uid"}
         (folder / docker_box.BINDING).write_text(json.dumps(old))
-        self.assertEqual(docker_box.Binding.read(box), attrs.evolve(written, uid=FIRST_UID))
+        self.assertEqual(docker_box.RunBinding.read(box), attrs.evolve(written, uid=FIRST_UID))

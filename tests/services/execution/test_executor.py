@@ -134,13 +134,13 @@ class AdmissionTest(ExecutorCase):
         self.assertEqual(self.worker.executor.current_tasks, 0)
 
     def test_a_machine_that_is_short_of_something_takes_nothing_new(self) -> None:
-        self.worker.hindrance = ("no_disk", "/data has 3 MiB free")
+        self.worker.blocked_by = ("no_disk", "/data has 3 MiB free")
         task = self.scheduler.submit("true", required={"expertise": ["python"]})
         self.world.advance(60, 5)
         document = self.scheduler.show(task)
         self.assertEqual((document["state"], document["attempt"]), ("submitted", 0))
         self.assertIn("worker: /data has 3 MiB free", document["detail"])
-        self.worker.hindrance = None
+        self.worker.blocked_by = None
         self.world.advance(60, 5)
         self.assertEqual(self.scheduler.state(task), "running")
 
