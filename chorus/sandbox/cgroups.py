@@ -32,7 +32,7 @@ CONTROLLERS = ("memory", "pids", "cpu")
 
 @attrs.frozen
 class Hierarchy:
-    """Where groups can be made. Version 1 has a folder per controller, version 2 one for all."""
+    """The folders in which groups can be made. Version 1 has a folder per controller, version 2 one for all."""
 
     version: int
     folders: dict[str, Path]

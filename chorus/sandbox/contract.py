@@ -75,7 +75,7 @@ class OutputEntry:
 
 @attrs.frozen
 class RunResult:
-    """What one attempt came to. `exit_code` is that of the last command that ran, None when none did."""
+    """The result of one attempt. `exit_code` is that of the last command that ran, None when none did."""
 
     reason: Reason
     exit_code: int | None
@@ -92,9 +92,9 @@ class RunResult:
     truncated: tuple[StreamName, ...] = ()
     artifacts: tuple[Artifact, ...] = ()
     artifacts_skipped: tuple[str, ...] = ()
-    """What was left out of the deliverables: the first reasons."""
+    """The first reasons for which deliverables were left out."""
     caveats: tuple[str, ...] = ()
-    """What this sandbox could not hold of the contract, by name."""
+    """Parts of the contract that this sandbox could not hold, by name."""
     disk_enforcement: str = "none"
     """`loop`, `quota`, `poll` or `none`."""
     entries: tuple[OutputEntry, ...] = ()

@@ -18,7 +18,7 @@ class ImageMap:
     registry: str = ""
 
     def image_for(self, language: str, asked: str | None = None) -> str:
-        """What the task asked for wins, then the override, then `chorus-{language}-dev`."""
+        """The one that the task asked for, else the override, else `chorus-{language}-dev`."""
         if asked:
             return asked
         if override := self.overrides.get(language):
@@ -28,7 +28,7 @@ class ImageMap:
         return f"{prefix}chorus-{known}-dev"
 
     def how_to_get(self, image: str) -> str:
-        """What to do about a missing image, in one phrase."""
+        """Says in one phrase how to get a missing image."""
         leaf = image.rsplit("/", 1)[-1].partition("@")[0].partition(":")[0]
         for language in LANGUAGES:
             if leaf == f"chorus-{language}-dev" and not self.registry:

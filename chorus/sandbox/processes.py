@@ -159,7 +159,7 @@ KILL_S = 5.0
 
 
 def marks_of(agent_id: str) -> str:
-    """What the marks of this agent's sandboxes begin with."""
+    """The beginning of all marks of this agent's sandboxes."""
     return hashlib.sha256(f"chorus-sandbox {agent_id}".encode()).hexdigest()[:24]
 
 

@@ -60,7 +60,7 @@ class Look:
 
 
 class OutputStream(Protocol):
-    """What is known of one stream of output."""
+    """A stream of output, as far as its run knows it."""
 
     name: StreamName
     kept: int
@@ -129,7 +129,7 @@ class SandboxRun(ABC):
 
     @abstractmethod
     def _watched(self) -> bool:
-        """Whether to look again: the commands run, as far as is known."""
+        """True while the commands run, as far as is known: look again."""
 
     @abstractmethod
     async def _look(self) -> tuple[Look | None, float]:

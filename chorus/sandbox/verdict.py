@@ -1,4 +1,4 @@
-"""Why a run ended, from what was seen of it (pure)."""
+"""The reason of a run's end, judged by what was seen of it (pure)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ForkBomb:
 
 @attrs.frozen
 class Facts:
-    """What was seen of a run that is over."""
+    """Observations of a run that is over."""
 
     exit_code: int | None
     """Of the last command; 128 + n for signal n; None when nothing ran or nobody knows."""

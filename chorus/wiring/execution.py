@@ -37,7 +37,7 @@ class Execution:
     executor: ExecutorService
 
     def usable(self) -> bool:
-        """Whether another task could run here, apart from how many do."""
+        """True if another task could run here, apart from how many do."""
         return self.sandbox.usable and self.headroom.blocked_by() is None
 
 

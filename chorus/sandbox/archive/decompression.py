@@ -188,7 +188,7 @@ class PackedSource:
         return b""
 
     def _next_stream(self, rest: bytes) -> bytes:
-        """How the next stream begins; nothing if none follows. `rest` was read already, and may end within its magic.
+        """The beginning of the next stream, if one follows. `rest` was read already, and may end within its magic.
 
         Concatenated streams are one archive, as gzip and xz themselves say; what else follows is not read.
         """
@@ -203,7 +203,7 @@ class PackedSource:
         return rest
 
     def _past_padding(self, rest: bytes, unit: int) -> bytes:
-        """What comes after the zeros that follow a stream; nothing at the end of the file.
+        """The bytes after the zeros that follow a stream; nothing at the end of the file.
 
         xz pads streams to whole `unit`s, tapes pad whatever they hold. Zeros do not count as packed bytes, or a bomb
         could be as large as its padding allows.

@@ -17,7 +17,7 @@ from chorus.sandbox.archive.tree import ArchiveTree
 
 @attrs.frozen
 class Unpacked:
-    """What was written."""
+    """The sum of what was written."""
 
     members: int
     size: int

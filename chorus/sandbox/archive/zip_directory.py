@@ -81,7 +81,7 @@ class ZipEntry:
 
 @attrs.frozen
 class Directory:
-    """Where the entries are listed: `count` of them between `start` and `end`."""
+    """The place where the entries are listed: `count` of them between `start` and `end`."""
 
     count: int
     start: int
@@ -126,7 +126,7 @@ def _directory(file: IO[bytes], found: tuple[int, ...], at: int, bounds: Bounds)
 
 
 def _zip64_end(file: IO[bytes], at: int) -> tuple[int, tuple[int, ...]] | None:
-    """Where the long form of the end record is, and its values; None where there is none before the short one."""
+    """The place of the long form of the end record, and its values; None where there is none before the short one."""
     locator_at = at - _END64_LOCATOR.size
     if locator_at < 0:
         return None

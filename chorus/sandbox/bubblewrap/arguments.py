@@ -79,7 +79,7 @@ class Descriptors:
 
 @attrs.frozen
 class Folders:
-    """Where the parts of a box are, as bwrap will see them."""
+    """The parts of a box, at the paths where bwrap sees them."""
 
     input: Path
     fs: Path
@@ -176,7 +176,7 @@ def become(uid: int) -> list[str]:
 
 
 def command_arguments(mode: Mode, limits: Limits, uid: int | None, *, count_pids: bool) -> list[str]:
-    """What runs inside: the script under its time limit. `count_pids`: no control group does."""
+    """The command that runs inside: the script under its time limit. `count_pids`: no control group does."""
     command = [helper("timeout"), "-k", f"{GRACE_S:g}", f"{limits.timeout_s:.3f}", "/bin/sh", SCRIPT]
     if count_pids:
         most = limits.pids * BACKSTOP_FACTOR + BACKSTOP_PIDS
@@ -219,7 +219,7 @@ def rlimits(limits: Limits, *, memory: bool) -> list[tuple[str, int]]:
 
 @attrs.frozen
 class Launch:
-    """How bwrap is started on this machine."""
+    """The way in which bwrap is started on this machine."""
 
     mode: Mode
     bwrap: str

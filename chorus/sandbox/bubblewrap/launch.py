@@ -1,4 +1,4 @@
-"""What a bubblewrap sandbox starts with: where bwrap finds its box, and the files it inherits."""
+"""The start of a bubblewrap sandbox: the place of its box, and the files that bwrap inherits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chorus.sandbox.files.workspace import Box
 
 
 def expose(box: Box, place: Path, mode: Mode) -> Folders:
-    """Where bwrap finds the box. One that runs as another user cannot pass through the agent's private folders, so the
+    """Shows the box to bwrap. One that runs as another user cannot pass through the agent's private folders, so the
     box is mounted at `place` too. Raises OSError and VolumeError."""
     if mode != "drop":
         return Folders(box.input, box.fs)
@@ -50,7 +50,7 @@ def in_chroot(table: Path = MOUNT_TABLE) -> bool:
 
 
 def can_reroot(folder: Path, table: Path = MOUNT_TABLE) -> bool:
-    """Whether the file system around this chroot keeps mounts to itself. If it shares them, mounting the root anew in a
+    """True if the file system around this chroot keeps mounts to itself. If it shares them, mounting the root anew in a
     namespace of its own would show outside; a first mount, taken back at once, tells. Blocking."""
     try:
         volumes.make_folder(folder, 0o711, exist_ok=True)

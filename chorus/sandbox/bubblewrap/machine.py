@@ -90,7 +90,7 @@ class Machine:
         return self._found
 
     def look(self) -> str | None:
-        """Whether a sandbox can be made: None, or one line."""
+        """None if a sandbox can be made, else one line."""
         bwrap = shutil.which("bwrap", path=self._path)
         if bwrap is None:
             self._found = None

@@ -266,7 +266,7 @@ class BubblewrapRun(SandboxRun):
         raise Ended(Reason.SANDBOX_UNAVAILABLE, f"bubblewrap ended by itself: {text or 'no word why'}")
 
     async def _settle(self) -> None:
-        """Where its commands began they have been waited for."""
+        """Nothing is left to do: `_await_exit` has waited for its processes."""
 
     async def _clean_up(self) -> None:
         for pipe in self._pipes:

@@ -30,7 +30,7 @@ FILES = 2 * (1 << 20)
 
 @attrs.frozen
 class RunBinding:
-    """What another process of this agent needs to take a run over."""
+    """All that another process of this agent needs to take a run over."""
 
     task_id: str
     fence: str

@@ -45,7 +45,7 @@ def _users(uid: Uid) -> Users:
 
 
 def _fill_control(box: Box, users: Users) -> None:
-    """What a container finds in its control folder, apart from the commands."""
+    """Fills the control folder of a container, apart from the commands."""
     out = box.control / "out"
     volumes.make_folder(out, 0o755)
     if users.owner:
@@ -71,7 +71,7 @@ class Containers:
         self._seccomp: str | None = seccomp_docker.profile()
 
     def look(self) -> str | None:
-        """Whether this engine will do: None, or one line."""
+        """None if this engine will do, else one line."""
         missing = self.engine.missing()
         if missing is not None:
             return missing

@@ -42,7 +42,7 @@ class EngineError(LocalError):
 
 @attrs.frozen
 class EngineInfo:
-    """What matters of an engine."""
+    """The properties of an engine that matter here."""
 
     version: str
     runtimes: frozenset[str]

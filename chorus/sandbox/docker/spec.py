@@ -1,4 +1,4 @@
-"""What a container is created with, and what runs in it (pure). Defaults: spec/tasks.md, "Sandbox"."""
+"""The specification of a container, and of what runs in it (pure). Defaults: spec/tasks.md, "Sandbox"."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _name(user: tuple[int, int]) -> str:
 
 
 def cap_file(limits: Limits) -> str:
-    """What the pump reads: blocks to keep and bytes to throw away before it calls it a flood."""
+    """The file that the pump reads: blocks to keep and bytes to throw away before it calls it a flood."""
     return f"{limits.output_mb * 2048} {FLOOD_FACTOR * limits.output_mb << 20}\n"
 
 

@@ -143,7 +143,7 @@ def _sorted(place: trees.OpenFolder) -> tuple[list[str], list[os.DirEntry[str]]]
 
 
 def _found(path: str, directory: int, entry: os.DirEntry[str]) -> Found:
-    """What is no folder. A file's rights and times are read where it is opened."""
+    """Anything but a folder. A file's rights and times are read where it is opened."""
     if entry.is_symlink():
         status = entry.stat(follow_symlinks=False)
         return Found(path, directory, entry.name, "link", mode_of(status), mtime_of(status))

@@ -74,7 +74,7 @@ class OpenFolder:
         self._become(fd, identity)
 
     def listing(self) -> list[os.DirEntry[str]]:
-        """What is in it; entries are good while the place stays here."""
+        """Its entries, which are good while this stays here."""
         with os.scandir(self.fd) as found:
             return list(found)
 

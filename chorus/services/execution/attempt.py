@@ -53,7 +53,7 @@ KEEP_OUTCOME_S = 7 * 86400.0
 class Attempt:
     """`ended` is called once execution is over (the place is free), `forgotten` once the scheduler has acknowledged.
 
-    Its parts do the work; here is what one of them means for the others.
+    Its parts do the work; this connects them.
     """
 
     _log = Logger()
@@ -116,7 +116,7 @@ class Attempt:
 
     @property
     def came_to_nothing(self) -> bool:
-        """Whether it was assigned to this process and is over without a run that counts."""
+        """True if it was assigned to this process and is over without a run that counts."""
         return not (self._execution.ran or self._taken_back)
 
     # how it begins
@@ -173,7 +173,7 @@ class Attempt:
         if self.executing:
             self._lease.hold(self._conversation.resumed_at)
             self._lease.renew()
-            self._execution.say_where()
+            self._execution.report_progress()
         self._delivery.pump()
 
     def _closed(self) -> None:
@@ -243,7 +243,7 @@ class Attempt:
         Deferred.fromCoroutine(self._erase()).addErrback(self._broken)
 
     async def _erase(self) -> None:
-        """Whatever goes wrong, this attempt is forgotten: a directory without a row is removed at the next start."""
+        """Forgets this attempt whatever goes wrong: a directory without a row is removed at the next start."""
         try:
             await self._remove_directory()
             await self._row.delete()
@@ -267,4 +267,4 @@ class Attempt:
                 return
 
     def _broken(self, failure: Failure) -> None:
-        self._log.failure("an attempt at {task} broke", task=self.record.task_id, failure=failure)
+        self._log.failure("internal error in an attempt at {task}", task=self.record.task_id, failure=failure)

@@ -140,7 +140,7 @@ class Conversation:
     def _not_connected(self, failure: Failure) -> None:
         self._connecting = False
         if not isinstance(failure.value, ChorusError):
-            self._log.failure("resuming {task} broke", task=self._record.task_id, failure=failure)
+            self._log.failure("internal error in resuming {task}", task=self._record.task_id, failure=failure)
         self._connect_later()
 
     def _no_answer(self) -> None:

@@ -80,7 +80,7 @@ class ExecutorService(Service):
 
     @property
     def draining(self) -> bool:
-        """Whether it takes nothing more."""
+        """True if it takes nothing more."""
         return self._offers.draining
 
     @draining.setter
@@ -199,8 +199,8 @@ class ExecutorService(Service):
         try:
             self._changed()
         except Exception:
-            # Whoever is told must not keep a place from being given back.
-            self._log.failure("a change of the load could not be told")
+            # A listener must not keep a place from being given back.
+            self._log.failure("a change of the load could not be passed on")
 
     def peer_joined(self, connection: Connection) -> None:
         """A peer is there (again): deliver to it at once what it waits for (`Host.watch_peers`)."""
@@ -248,7 +248,7 @@ class ExecutorService(Service):
 
 
 def _alive(record: RunRecord, now: float) -> bool:
-    """Whether the lease of a run of an earlier process can still be its own, by wall time (the only one that spans
+    """True if the lease of a run of an earlier process can still be its own, by wall time (the only one that spans
     reboots); a clock that was set back makes it look longer than any lease, and then it is not trusted."""
     return record.language is not None and 0.0 < record.lease_until - now <= record.lease_s
 

@@ -1,4 +1,4 @@
-"""Whether this node has what another task needs: space on the disk of its data directory, descriptors, a whole store.
+"""The node's room for another task: space on the disk of its data directory, descriptors, a whole store.
 
 Without it the node goes on with what it has and takes nothing new: what runs can still record how it ended.
 """
@@ -14,9 +14,10 @@ from twisted.application.service import Service
 from twisted.logger import Logger
 
 from chorus import descriptors
+from chorus.timer import Timer
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.internet.interfaces import IReactorTime
 
 DISK_RESERVE = 64 * 1024 * 1024
 """Bytes that stay free for the journal, its log and the results of what runs already."""
@@ -52,10 +53,9 @@ class Headroom(Service):
         self, directory: Path, clock: IReactorTime, damage: Callable[[], str | None], changed: Callable[[], None]
     ) -> None:
         self._directory = directory
-        self._clock = clock
         self._damage = damage
         self._changed = changed
-        self._timer: IDelayedCall | None = None
+        self._next_look = Timer(clock, self._look)
         self._last: str | None = None
 
     def startService(self) -> None:
@@ -64,8 +64,7 @@ class Headroom(Service):
 
     def stopService(self) -> None:
         super().stopService()  # type: ignore[no-untyped-call]
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        self._next_look.cancel()
 
     def disk(self) -> str | None:
         """For the health check `disk`."""
@@ -75,7 +74,7 @@ class Headroom(Service):
             return f"{self._directory}: {error.strerror}"
 
     def blocked_by(self) -> Obstacle | None:
-        """Why no new task is taken now."""
+        """The reason why no new task is taken now."""
         for reason, look in (
             ("store_damaged", self._damage),
             ("no_disk", self.disk),
@@ -86,7 +85,7 @@ class Headroom(Service):
         return None
 
     def _look(self) -> None:
-        self._timer = self._clock.callLater(LOOK_S, self._look)
+        self._next_look.arm(LOOK_S)
         found = self.blocked_by()
         reason = None if found is None else found[0]
         if reason == self._last:

@@ -1,4 +1,4 @@
-"""What an agent is, and which tasks it may therefore take (pure)."""
+"""The profile of an agent, and the tasks that it can take (pure)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class AgentProfile:
-    """What this agent is: what it tells others, and what its offers are judged by."""
+    """An agent as it presents itself to others, and as offers to it are judged."""
 
     agent_id: str
     max_tasks: int = 3

@@ -48,7 +48,7 @@ NO_FENCE = Fence(0, 0, 0)
 
 @attrs.define
 class _Reserved:
-    """What a place was promised for."""
+    """The offer that a place was promised for."""
 
     offer: Offer
     spec: TaskSpec
@@ -80,9 +80,9 @@ class Offers:
         self._blocked_by = blocked_by
         self._reserved: dict[ExecutorChannel, _Reserved] = {}
         self._promises = Reservations(profile.max_tasks)
-        """Who was promised a place, by the same keys as `_reserved`."""
+        """Promised places, by the same keys as `_reserved`."""
         self._last_declined: Bounded[tuple[PeerId, str], str] = Bounded(MAX_REMEMBERED)
-        """Why which task of which scheduler was last declined: the same again is no news for the log."""
+        """The last reason for which a task of a scheduler was declined: the same again is not logged."""
         self.draining = False
         self.declined: Counter[str] = Counter()
         """By reason."""
@@ -99,7 +99,7 @@ class Offers:
 
     @property
     def owed(self) -> Mapping[PeerId, Owed]:
-        """What each scheduler has not acknowledged."""
+        """Runs and bytes that each scheduler has not acknowledged."""
         ended = [attempt for attempt in self._attempts.values() if not attempt.executing]
         return by_scheduler((attempt.record.scheduler, attempt.held) for attempt in ended)
 
@@ -150,7 +150,7 @@ class Offers:
         suits(self._profile, spec, offer.input)
 
     def _full(self, peer: PeerId, but: ExecutorChannel | None = None) -> str | None:
-        """Why `peer` gets no place, what it was promised on `but` apart."""
+        """The reason why `peer` gets no place, what it was promised on `but` apart."""
         taken = self.executing + self._promises.taken_from(peer, self._place.clock.seconds(), but)
         if taken >= self._profile.max_tasks:
             return f"{self._profile.agent_id} runs {taken} of {self._profile.max_tasks} tasks"
@@ -195,7 +195,7 @@ class Offers:
         self._broke(channel, offer, "failed to look for a sandbox", failure)
 
     def _broke(self, channel: ExecutorChannel, offer: Offer, what: str, failure: Failure | None = None) -> None:
-        self._log.failure("an offer broke", failure=failure)
+        self._log.failure("internal error in an offer", failure=failure)
         try:
             self._decline(channel, offer, "sandbox_unavailable", f"{self._profile.agent_id} {what}")
         except Exception:
@@ -241,7 +241,7 @@ class Offers:
     # assignments
 
     def ended(self, attempt: Attempt) -> None:
-        """What was assigned here is over: its place may have been kept for nothing."""
+        """An assigned attempt is over: its place may have been kept for nothing."""
         if attempt.came_to_nothing:
             self._lapsed(attempt.record.scheduler)
 
@@ -286,7 +286,7 @@ class Offers:
         self._begin(record, channel, accepted_at)
 
     def _place_lost(self, task_id: str, known: Attempt | None) -> str | None:
-        """Why what was promised cannot be kept: it was not made use of in time, or the name is taken."""
+        """The reason why a promise cannot be kept: it was not used in time, or the name is taken."""
         if self.draining:
             return "the agent is shutting down"
         if known is not None or self._attempts_at(task_id):

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Kept:
-    """What of a run is durable."""
+    """The durable part of a run."""
 
     artifacts: Sequence[ResultArtifact]
     entries: Sequence[ResultEntry]
     skipped: Sequence[str]
-    """What is left out, and why: the first of `skipped_total`."""
+    """Reasons for what is left out: the first of `skipped_total`."""
     skipped_total: int
     sizes: Mapping[StreamName, int]
     digests: Mapping[StreamName, str]

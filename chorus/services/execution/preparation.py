@@ -1,4 +1,4 @@
-"""What a run needs before its sandbox can start: its input from the scheduler, its language, the sandbox's job."""
+"""The preparation of a run: its input from the scheduler, its language, the sandbox's job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run made becomes blobs: its artifacts and its whole output, durable before its result is told.
+"""Storing the artifacts and the whole output of a run as blobs: durable before its result is sent.
 
 It is all that there is of the task's work, so a full disk is waited for, as long as anybody wants the result.
 """
@@ -154,7 +154,7 @@ class ResultBlobs:
 
 
 class _Room:
-    """What is left of a result's frame for its rows."""
+    """The room that is left in a result's frame for its rows."""
 
     def __init__(self, size: int) -> None:
         self._left = size

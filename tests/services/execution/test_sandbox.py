@@ -192,7 +192,7 @@ class Taking(Case):
 class Health(Case):
     def test_start_looks_and_looks_again(self) -> None:
         service = self.service()
-        clock = service._reactor
+        clock = service._next_look._clock
         self.assertFalse(service.usable)
         self.successResultOf(service.startService())
         status = service.status()
