@@ -113,7 +113,6 @@ class ResourceUsage:
     pids: int = 0
     oom_kills: int = 0
     pids_refused: int = 0
-    cpu_s: float = 0.0
 
 
 class ControlGroup:
@@ -199,21 +198,19 @@ class ControlGroup:
 
 def read_usage(version: int, folders: dict[str, Path]) -> ResourceUsage:
     """Counters of the group in these folders; what cannot be read is 0."""
-    memory, pids, cpu = (folders.get(name) for name in CONTROLLERS)
+    memory, pids = folders.get("memory"), folders.get("pids")
     if version == 1:
         return ResourceUsage(
             memory=_int(memory, "memory.usage_in_bytes"),
             pids=_int(pids, "pids.current"),
             oom_kills=_field(memory, "memory.oom_control", "oom_kill"),
             pids_refused=_field(pids, "pids.events", "max"),
-            cpu_s=_int(cpu, "cpuacct.usage") / 1e9,
         )
     return ResourceUsage(
         memory=_int(memory, "memory.current"),
         pids=_int(pids, "pids.current"),
         oom_kills=_field(memory, "memory.events", "oom_kill"),
         pids_refused=_field(pids, "pids.events", "max"),
-        cpu_s=_field(cpu, "cpu.stat", "usage_usec") / 1e6,
     )
 
 

@@ -123,8 +123,8 @@ class _Taking:
             (self._files_found, self._files_over, MAX_FILES, "files"),
         ):
             if over:
-                told = f"{found} {what} match, over the limit of {most}: only the first {most} were kept"
-                self._omitted.note(told, over, first=True)
+                reason = f"{found} {what} match, over the limit of {most}: only the first {most} were kept"
+                self._omitted.note(reason, over, first=True)
         entries = self._inside(output, globs)
         return Collected(
             tuple(sorted(self._files, key=lambda one: one.path)),

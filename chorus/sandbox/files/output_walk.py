@@ -114,13 +114,13 @@ class Walk:
         self._seen += 1
         if self.globs.exhausted:
             self.complete = False
-            told = f"{path}: the patterns take too much work to match, the rest was not looked at: name fewer"
-            self.omitted.note(told, first=True)
+            reason = f"{path}: the patterns take too much work to match, the rest was not looked at: name fewer"
+            self.omitted.note(reason, first=True)
             return False
         if self._seen > MAX_ENTRIES:
             self.complete = False
-            told = f"{path}: more than {MAX_ENTRIES} files and folders in the output, the rest was not looked at"
-            self.omitted.note(told, first=True)
+            reason = f"{path}: more than {MAX_ENTRIES} files and folders in the output, the rest was not looked at"
+            self.omitted.note(reason, first=True)
         return self.complete
 
     def _short(self, path: str, most: int = MAX_PATH) -> bool:
