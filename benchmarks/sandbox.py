@@ -32,8 +32,10 @@ from twisted.internet.defer import Deferred  # noqa: E402
 from twisted.internet.task import deferLater, react  # noqa: E402
 
 from chorus.sandbox.bubblewrap.backend import Bubblewrap  # noqa: E402
-from chorus.sandbox.contract import Backend, Job, Limits, Reason  # noqa: E402
+from chorus.sandbox.contract import Backend, Job  # noqa: E402
 from chorus.sandbox.docker.backend import Docker  # noqa: E402
+from chorus.sandbox.settings import SandboxSettings  # noqa: E402
+from chorus.tasks.terms import Limits, Reason  # noqa: E402
 
 COMMAND = ("python3", "-c", "print('x')")
 WANTED = {"warm": 0.300, "cold": 1.5}
@@ -82,8 +84,9 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]
     load = os.getloadavg()[0]
     backends: dict[str, Backend] = {}
     if arguments.host:
-        for kind, warm in (("warm", {arguments.image: 1}), ("cold", None)):
-            docker = Docker(reactor, f"bench-{kind}", state=folder / kind, host=arguments.host, warm=warm)
+        for kind, warm in (("warm", {arguments.image: 1}), ("cold", {})):
+            settings = SandboxSettings(docker_host=arguments.host, warm=warm)
+            docker = Docker(reactor, f"bench-{kind}", state=folder / kind, settings=settings)
             problem = await docker.probe()
             if problem is not None:
                 raise SystemExit(problem)

@@ -204,7 +204,7 @@ class JSONTests(PureTestCase):
 
 class CompletenessTests(PureTestCase):
     OURS = {
-        "sandbox/bubblewrap/run.py": "bubblewrap's own status",
+        "sandbox/bubblewrap/launch.py": "bubblewrap's own report",
         "sandbox/docker/box.py": "a file of this node outside its sandboxes",
         "services/endpoints/ports_file.py": "a file of this node",
         "services/starts.py": "a file of this node",

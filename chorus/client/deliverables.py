@@ -13,7 +13,7 @@ import attrs
 
 from chorus.client.errors import ClientError
 from chorus.sandbox.archive.limits import BadArchive, Bounds
-from chorus.sandbox.archive.member import LATEST, Kind, Member
+from chorus.sandbox.archive.member import LATEST, ArchiveMember, Kind
 from chorus.sandbox.archive.tree import ArchiveTree
 
 STREAMS = ("stdout", "stderr")
@@ -109,8 +109,8 @@ def check(found: Deliverables) -> None:
         raise ClientError(f"the artifacts contradict each other, nothing is fetched: {error}") from None
 
 
-def _member(path: str, kind: Kind, target: str = "") -> Member:
-    return Member("/".join(parts(path)), kind, target=target)
+def _member(path: str, kind: Kind, target: str = "") -> ArchiveMember:
+    return ArchiveMember("/".join(parts(path)), kind, target=target)
 
 
 def parts(path: str) -> tuple[str, ...]:

@@ -6,8 +6,8 @@ from typing import Any
 
 from chorus.fields import Schema, nullable
 from chorus.http.ports import STATES
-from chorus.sandbox.contract import Reason
 from chorus.tasks import spec
+from chorus.tasks.terms import Reason
 
 TASK_ID: Schema = spec.TASK_ID.schema()
 SHA256: Schema = spec.SHA256.schema()

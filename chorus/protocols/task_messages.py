@@ -37,8 +37,8 @@ from chorus.tasks.journal import Fence
 from chorus.tasks.spec import SHA256, TASK_ID
 
 if TYPE_CHECKING:
-    from chorus.sandbox.contract import StreamName
     from chorus.seams import JSON
+    from chorus.tasks.terms import StreamName
 
 PROTOCOL = "/chorus/tasks/1.0.0"
 

@@ -51,7 +51,7 @@ from chorus.protocols.task_messages import (
 )
 
 if TYPE_CHECKING:
-    from chorus.sandbox.contract import StreamName
+    from chorus.tasks.terms import StreamName
 
 MAX_PENDING_RENEWALS = 8
 """Renewals that a peer may have unanswered: more than a lease holds at one every third of it."""

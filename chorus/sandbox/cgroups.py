@@ -16,7 +16,7 @@ from pathlib import Path
 
 import attrs
 
-from chorus.sandbox.contract import Limits
+from chorus.tasks.terms import Limits
 
 PERIOD_US = 100_000
 """Of the CPU bandwidth controller: its default."""
@@ -32,7 +32,7 @@ CONTROLLERS = ("memory", "pids", "cpu")
 
 @attrs.frozen
 class Hierarchy:
-    """Where groups can be made. Version 1 has a folder per controller, version 2 one for all."""
+    """The folders in which groups can be made. Version 1 has a folder per controller, version 2 one for all."""
 
     version: int
     folders: dict[str, Path]
@@ -106,17 +106,16 @@ def _find_v2(root: Path, place: str) -> Path | None:
 
 
 @attrs.frozen
-class Usage:
+class ResourceUsage:
     """Counters of a group; `oom_kills` and `pids_refused` only grow."""
 
     memory: int = 0
     pids: int = 0
     oom_kills: int = 0
     pids_refused: int = 0
-    cpu_s: float = 0.0
 
 
-class Group:
+class ControlGroup:
     """The control group of one run."""
 
     def __init__(self, hierarchy: Hierarchy, name: str) -> None:
@@ -162,7 +161,7 @@ class Group:
         """A process writes its pid into each of these to belong to the group."""
         return [folder / "cgroup.procs" for folder in sorted(set(self._folders.values()))]
 
-    def usage(self) -> Usage:
+    def usage(self) -> ResourceUsage:
         return read_usage(self._version, self._folders)
 
     def kill(self) -> None:
@@ -197,23 +196,21 @@ class Group:
                     break
 
 
-def read_usage(version: int, folders: dict[str, Path]) -> Usage:
+def read_usage(version: int, folders: dict[str, Path]) -> ResourceUsage:
     """Counters of the group in these folders; what cannot be read is 0."""
-    memory, pids, cpu = (folders.get(name) for name in CONTROLLERS)
+    memory, pids = folders.get("memory"), folders.get("pids")
     if version == 1:
-        return Usage(
+        return ResourceUsage(
             memory=_int(memory, "memory.usage_in_bytes"),
             pids=_int(pids, "pids.current"),
             oom_kills=_field(memory, "memory.oom_control", "oom_kill"),
             pids_refused=_field(pids, "pids.events", "max"),
-            cpu_s=_int(cpu, "cpuacct.usage") / 1e9,
         )
-    return Usage(
+    return ResourceUsage(
         memory=_int(memory, "memory.current"),
         pids=_int(pids, "pids.current"),
         oom_kills=_field(memory, "memory.events", "oom_kill"),
         pids_refused=_field(pids, "pids.events", "max"),
-        cpu_s=_field(cpu, "cpu.stat", "usage_usec") / 1e6,
     )
 
 
@@ -240,7 +237,7 @@ def reap(hierarchy: Hierarchy, prefix: str) -> int:
     """Remove groups of runs that are no more; how many."""
     names = {path.name for folder in set(hierarchy.folders.values()) for path in folder.glob(f"{prefix}*")}
     for name in names:
-        Group(hierarchy, name).remove()
+        ControlGroup(hierarchy, name).remove()
     return len(names)
 
 

@@ -1,4 +1,4 @@
-"""The script that runs a job's commands inside, and the environment that it gives them (pure).
+"""The inside of every sandbox: folders, users, file systems in memory, and the script of the commands (pure).
 
 The environment of a task is in the script, not in that of the process which runs it: each command's own subshell puts
 it in place, after every helper (setpriv, timeout, this shell) has done its work under a fixed one. So no variable that
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+
+from chorus.tasks.terms import Limits
 
 INPUT, DATA, OUTPUT, HOME = "/workspace/input", "/workspace/data", "/workspace/output", "/workspace/home"
 
@@ -46,6 +48,23 @@ SHELL_NAMES = frozenset({
 MEMORY_FOLDERS = ("/tmp", "/dev/shm")
 """File systems in memory that a task may fill."""
 
+TMP_MB, SHM_MB = 256, 64
+"""Sizes of /tmp and /dev/shm, at most a quarter of the memory limit: they are memory."""
+
+HIDDEN = tuple(
+    f"/proc/{name}"
+    for name in (
+        "asound", "acpi", "bootconfig", "cmdline", "config.gz", "diskstats", "interrupts", "iomem", "ioports",
+        "kallsyms", "kcore", "key-users", "keys", "kpagecgroup", "kpagecount", "kpageflags", "latency_stats", "mdstat",
+        "modules", "partitions", "sched_debug", "scsi", "slabinfo", "swaps", "timer_list", "timer_stats",
+        "vmallocinfo",
+    )
+)  # fmt: skip
+"""The machine's own affairs: how it was started and built, its disks and drivers. Both backends hide them."""
+
+READ_ONLY = tuple(f"/proc/{name}" for name in ("bus", "fs", "irq", "sys", "sysrq-trigger"))
+"""The machine's own controls, in both backends. bwrap covers some of them, but not where it runs as root."""
+
 FULL_MARK = ".chorus-full"
 """In the task's home: names the file system in memory that was full when a command failed. It dies with the sandbox,
 so only the script can look. A task that forges the mark changes the reason of its own failure, and nothing else."""
@@ -65,6 +84,24 @@ _chorus_ended() {{
     exit "$1"
 }}
 """
+
+
+def tmpfs_mb(limits: Limits, tmp_mb: int | None = None) -> dict[str, int]:
+    """File systems in memory that the task may write: MB of each. `tmp_mb` is what the agent's owner wants /tmp to
+    have: it may be all of the task's memory, not more."""
+    sizes = {path: max(8, min(most, limits.memory_mb // 4)) for path, most in (("/dev/shm", SHM_MB), ("/tmp", TMP_MB))}
+    assert sizes.keys() == set(MEMORY_FOLDERS)
+    return sizes if tmp_mb is None else {**sizes, "/tmp": min(tmp_mb, max(8, limits.memory_mb))}
+
+
+def users_files(uid: int) -> dict[str, str]:
+    """`passwd` and `group` of a sandbox whose task is `uid` inside."""
+    return {
+        "passwd": "root:x:0:0:root:/nonexistent:/usr/sbin/nologin\n"
+        f"chorus:x:{uid}:{uid}:chorus:{HOME}:/bin/sh\n"
+        "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+        "group": f"root:x:0:\nchorus:x:{uid}:\nnogroup:x:65534:\n",
+    }
 
 
 def environment(env: Mapping[str, str]) -> dict[str, str]:

@@ -1,6 +1,6 @@
-"""What the executor asks of a sandbox, whatever runs it.
+"""The contract between executors and sandboxes, whatever runs them.
 
-`docker.py` and `bubblewrap.py` implement `Backend`; `selection.py` chooses by `CHORUS_SANDBOX`. Inside, a task sees
+`docker/` and `bubblewrap/` implement `Backend`; `selection.py` chooses by `CHORUS_SANDBOX`. Inside, a task sees
 `/workspace/input` (read-only source), `/workspace/data` (a writable copy of it: the working directory) and
 `/workspace/output` (deliverables). Limits and their meaning: spec/tasks.md, "Sandbox".
 """
@@ -8,58 +8,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import attrs
 
 from chorus.errors import LocalError
+from chorus.tasks.terms import Limits, Reason, StreamName
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
-
-StreamName = Literal["stdout", "stderr"]
-
-
-class Reason(StrEnum):
-    """Why a run (or a task) ended; the API's words."""
-
-    EXIT = "exit"
-    TIMEOUT = "timeout"
-    OOM = "oom"
-    PIDS = "pids"
-    DISK = "disk"
-    OUTPUT = "output"
-    CANCELLED = "cancelled"
-    SANDBOX_UNAVAILABLE = "sandbox_unavailable"
-    IMAGE_MISSING = "image_missing"
-    LEASE_LOST = "lease_lost"
-    REFUSED = "refused"
-    DEPENDENCY_FAILED = "dependency_failed"
-
-
-INFRASTRUCTURE = frozenset({Reason.SANDBOX_UNAVAILABLE, Reason.IMAGE_MISSING, Reason.LEASE_LOST})
-"""Failures of the machine, not of the task: it moves elsewhere instead of ending."""
-
-FINAL = frozenset({Reason.EXIT, Reason.TIMEOUT, Reason.OOM, Reason.PIDS, Reason.DISK, Reason.OUTPUT})
-"""Ends that are the task's own: what it left behind is wanted."""
-
-
-@attrs.frozen
-class Limits:
-    """Per task; every field has a default and a configured maximum."""
-
-    cpu: float = 1.0
-    """Cores."""
-    memory_mb: int = 1024
-    pids: int = 256
-    disk_mb: int = 1024
-    """Of `/workspace/data` and `/workspace/output` together."""
-    timeout_s: float = 600.0
-    """Wall time of all commands together."""
-    output_mb: int = 16
-    """Of each of stdout and stderr, then cut (the task goes on and the result says so)."""
 
 
 @attrs.frozen
@@ -117,7 +75,7 @@ class OutputEntry:
 
 @attrs.frozen
 class RunResult:
-    """What one attempt came to. `exit_code` is that of the last command that ran, None when none did."""
+    """The result of one attempt. `exit_code` is that of the last command that ran, None when none did."""
 
     reason: Reason
     exit_code: int | None
@@ -134,9 +92,9 @@ class RunResult:
     truncated: tuple[StreamName, ...] = ()
     artifacts: tuple[Artifact, ...] = ()
     artifacts_skipped: tuple[str, ...] = ()
-    """What was left out of the deliverables: the first reasons."""
+    """The first reasons for which deliverables were left out."""
     caveats: tuple[str, ...] = ()
-    """What this sandbox could not hold of the contract, by name."""
+    """Parts of the contract that this sandbox could not hold, by name."""
     disk_enforcement: str = "none"
     """`loop`, `quota`, `poll` or `none`."""
     entries: tuple[OutputEntry, ...] = ()

@@ -12,7 +12,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from chorus.sandbox.contract import Job, Reason
+from chorus.sandbox.contract import Job
+from chorus.tasks.terms import Reason
 
 TAIL_BYTES = 4096
 """Of each stream: the lines in which a command says why it gives up."""
@@ -63,7 +64,7 @@ def missing(tail: bytes, command: Sequence[str] = ()) -> str | None:
 
 
 def on_host(name: str, environ: Mapping[str, str], shared: Sequence[str] = ()) -> bool:
-    """Whether this machine has a program of this name where its owner, or the agent, would find it, outside of the
+    """True if this machine has a program of this name where its owner, or the agent, would find it, outside of the
     folders that the sandbox sees too."""
     folders = [Path(place) for place in environ.get("PATH", "").split(os.pathsep) if place.startswith("/")]
     home = environ.get("HOME", "")
@@ -84,7 +85,7 @@ def _matching(root: Path, pattern: str) -> list[Path]:
 def words(
     code: int | None, tail: bytes, command: Sequence[str], environ: Mapping[str, str], shared: Sequence[str] = ()
 ) -> str:
-    """What to add to the detail of a run that ended with `code` by itself; empty for nothing. No path is named: only
+    """The addition to the detail of a run that ended with `code` by itself; empty for nothing. No path is named: only
     that there is such a program."""
     if not code:
         return ""

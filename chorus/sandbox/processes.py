@@ -36,7 +36,6 @@ class Tree:
     memory: int = 0
     shared: int = 0
     """Of it: pages of files and shared memory."""
-    cpu_s: float = 0.0
 
     def with_files(self, held: int) -> int:
         """Memory, with files in memory of `held` bytes. What of them is mapped was counted already, and cannot be told
@@ -59,17 +58,16 @@ def descendants(root: int) -> Iterator[int]:
 
 def tree(root: int) -> Tree:
     """The processes of `root` now."""
-    pids = memory = shared = ticks = 0
+    pids = memory = shared = 0
     for pid in descendants(root):
         folder = Path(f"/proc/{pid}")
         with contextlib.suppress(OSError, ValueError, IndexError):
             fields = (folder / "stat").read_text("utf-8", "replace").rsplit(")", 1)[1].split()
             _, resident, files = (folder / "statm").read_text("utf-8").split()[:3]
             pids += int(fields[17])
-            ticks += int(fields[11]) + int(fields[12])
             memory += int(resident) * PAGE
             shared += int(files) * PAGE
-    return Tree(pids, memory, shared, ticks / os.sysconf("SC_CLK_TCK"))
+    return Tree(pids, memory, shared)
 
 
 def in_tmpfs(pid: int, sizes: Mapping[str, int]) -> int:
@@ -159,7 +157,7 @@ KILL_S = 5.0
 
 
 def marks_of(agent_id: str) -> str:
-    """What the marks of this agent's sandboxes begin with."""
+    """The beginning of all marks of this agent's sandboxes."""
     return hashlib.sha256(f"chorus-sandbox {agent_id}".encode()).hexdigest()[:24]
 
 

@@ -6,7 +6,8 @@ import os
 import stat
 from pathlib import Path
 
-from chorus.sandbox.contract import OutputSink, StreamName
+from chorus.sandbox.contract import OutputSink
+from chorus.tasks.terms import StreamName
 
 PIECE = 64 * 1024
 """Most bytes handed to a sink at once."""
@@ -15,7 +16,7 @@ TURN = 8 * PIECE
 """Most bytes taken from one stream in one turn of the reactor, so that one loud task does not starve the rest."""
 
 
-class Spool:
+class PipeSpool:
     """Written by this process from a pipe (bubblewrap)."""
 
     def __init__(self, name: StreamName, path: Path, cap: int, sink: OutputSink) -> None:
@@ -70,6 +71,8 @@ class Tail:
         self._sink = sink
         self._fd = -1
         self.kept = start
+        self.truncated = False
+        """Set by whoever knows it."""
 
     def poll(self) -> int:
         """Hand on what is new, up to `TURN` bytes; how many that were."""

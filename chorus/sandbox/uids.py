@@ -51,7 +51,7 @@ class Uid:
 
 
 def is_known(number: int) -> bool:
-    """Whether the machine has a user of this number already."""
+    """True if the machine has a user of this number already."""
     try:
         pwd.getpwuid(number)
     except KeyError:

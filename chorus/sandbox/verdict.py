@@ -1,4 +1,4 @@
-"""Why a run ended, from what was seen of it (pure)."""
+"""The reason of a run's end, judged by what was seen of it (pure)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 
 import attrs
 
-from chorus.sandbox.contract import Limits, Reason
+from chorus.tasks.terms import Limits, Reason
 
 TIMEOUT_EXIT = 124
 """What `timeout` answers when the time was up; 137 when it had to kill."""
@@ -49,7 +49,7 @@ class ForkBomb:
 
 @attrs.frozen
 class Facts:
-    """What was seen of a run that is over."""
+    """Observations of a run that is over."""
 
     exit_code: int | None
     """Of the last command; 128 + n for signal n; None when nothing ran or nobody knows."""

@@ -12,8 +12,8 @@ import attrs
 from chorus.tasks import languages
 
 if TYPE_CHECKING:
-    from chorus.sandbox.contract import Limits
     from chorus.tasks.spec import Required, TaskSpec
+    from chorus.tasks.terms import Limits
 
 
 @attrs.frozen

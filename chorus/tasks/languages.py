@@ -1,4 +1,4 @@
-"""Which language a task is in, in four tiers, and which image serves it (pure; spec/system.md 10.1 and 10.2).
+"""The language of a task, found in four tiers (pure; spec/system.md 10.1).
 
 The first tier that says something wins: explicit in the task, then metadata of task and repository, then file names and
 manifests of the input, then words of the description. Nothing found means `base`.
@@ -168,30 +168,3 @@ def _from_text(text: str) -> Detected | None:
         return None
     best = max(found, key=lambda language: (found[language][0], -LANGUAGES.index(language)))
     return Detected(best, "description", found[best][1])
-
-
-@attrs.frozen
-class ImageMap:
-    """Language to image. `overrides` come from the configuration (`lang=image`); `registry` is put before the names of
-    the default map only, since an override already says where it comes from."""
-
-    overrides: Mapping[str, str] = attrs.field(factory=dict)
-    registry: str = ""
-
-    def image_for(self, language: str, asked: str | None = None) -> str:
-        """What the task asked for wins, then the override, then `chorus-{language}-dev`."""
-        if asked:
-            return asked
-        if override := self.overrides.get(language):
-            return override
-        known = language if language in LANGUAGES else BASE
-        prefix = f"{self.registry.rstrip('/')}/" if self.registry else ""
-        return f"{prefix}chorus-{known}-dev"
-
-    def how_to_get(self, image: str) -> str:
-        """What to do about a missing image, in one phrase."""
-        leaf = image.rsplit("/", 1)[-1].partition("@")[0].partition(":")[0]
-        for language in LANGUAGES:
-            if leaf == f"chorus-{language}-dev" and not self.registry:
-                return f"build it with deploy/images/build {language}"
-        return f"load it into the engine (docker pull {image}, or docker load)"

@@ -34,7 +34,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import attrs
 
-from chorus.sandbox.contract import INFRASTRUCTURE, Reason
 from chorus.tasks import entries
 from chorus.tasks.errors import (
     AlreadySubmitted,
@@ -50,6 +49,7 @@ from chorus.tasks.errors import (
 from chorus.tasks.journal import Entry, Fence
 from chorus.tasks.outcomes import MAX_ASSIGNMENTS, back, dependency_failed, ended, moved, new, settled
 from chorus.tasks.state import MOVES, OWN_FAILURES, OWNED, State, TaskState
+from chorus.tasks.terms import INFRASTRUCTURE, Reason
 
 SNAPSHOT_VERSION = 1
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import attrs
 
 from chorus.backoff import Backoff
-from chorus.sandbox.contract import Reason
 from chorus.tasks import entries
 from chorus.tasks.errors import IllegalEntry
 from chorus.tasks.journal import Entry
 from chorus.tasks.state import DRAINING, State, TaskState
+from chorus.tasks.terms import Reason
 
 if TYPE_CHECKING:
     from chorus.seams import JSON

@@ -28,8 +28,8 @@ from chorus.fields import (
     field,
     fields_of,
 )
-from chorus.sandbox.contract import Limits
 from chorus.tasks import ids, languages
+from chorus.tasks.terms import Limits
 
 if TYPE_CHECKING:
     from chorus.seams import JSON

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
-from chorus.sandbox.contract import INFRASTRUCTURE, Reason
 from chorus.tasks.journal import Fence
+from chorus.tasks.terms import INFRASTRUCTURE, Reason
 
 if TYPE_CHECKING:
     from chorus.seams import JSON

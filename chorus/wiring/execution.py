@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 import attrs
 
 from chorus.sandbox.archive import archives
+from chorus.sandbox.images import ImageMap
+from chorus.sandbox.settings import SandboxSettings
 from chorus.seams import MembersMayAll
 from chorus.services.blobs.offload import ThreadOffload
 from chorus.services.blobs.service import BlobService
 from chorus.services.blobs.serving import BlobLimits
 from chorus.services.execution.executor import AgentProfile, ExecutorService
 from chorus.services.execution.headroom import Headroom
-from chorus.services.execution.sandbox import SandboxService, sandbox_service
+from chorus.services.execution.sandbox import SandboxService, make_backends
 from chorus.services.execution.workplace import Workplace
 from chorus.services.scheduling.store import StoredRuns
 from chorus.services.task_streams import TaskStreams
@@ -36,12 +38,12 @@ class Execution:
     executor: ExecutorService
 
     def usable(self) -> bool:
-        """Whether another task could run here, apart from how many do."""
-        return self.sandbox.usable and self.headroom.hindrance() is None
+        """True if another task could run here, apart from how many do."""
+        return self.sandbox.usable and self.headroom.blocked_by() is None
 
 
 def build_execution(
-    around: Surroundings,
+    context: Surroundings,
     storage: Storage,
     p2p: P2PService,
     *,
@@ -51,54 +53,54 @@ def build_execution(
     changed: Callable[[], None],
 ) -> Execution:
     """`changed` is called when the load did, or the headroom."""
-    offload = ThreadOffload(around.reactor)
-    blobs = _blobs(around, storage, p2p, offload)
-    sandbox = _sandbox(around, str(p2p.peer_id))
-    streams = TaskStreams(p2p, around.reactor, MembersMayAll())
+    offload = ThreadOffload(context.reactor)
+    blobs = _blobs(context, storage, p2p, offload)
+    sandbox = _sandbox(context, str(p2p.peer_id))
+    streams = TaskStreams(p2p, context.reactor, MembersMayAll())
     store = storage.store
-    headroom = Headroom(around.path, around.reactor, lambda: store.database.damage, changed)
+    headroom = Headroom(context.path, context.reactor, lambda: store.database.damage, changed)
     executor = ExecutorService(
-        _workplace(around, storage, str(p2p.peer_id), streams, blobs, sandbox),
-        _profile(around, agent_id, role, max_tasks),
+        _workplace(context, storage, str(p2p.peer_id), streams, blobs, sandbox),
+        _profile(context, agent_id, role, max_tasks),
         changed=changed,
-        hindrance=headroom.hindrance,
+        blocked_by=headroom.blocked_by,
     )
     return Execution(offload, blobs, sandbox, streams, headroom, executor)
 
 
-def _blobs(around: Surroundings, storage: Storage, p2p: P2PService, offload: ThreadOffload) -> BlobService:
-    settings = around.settings
+def _blobs(context: Surroundings, storage: Storage, p2p: P2PService, offload: ThreadOffload) -> BlobService:
+    settings = context.settings
     return BlobService(
-        directory=around.path / "blobs",
+        directory=context.path / "blobs",
         store=storage.store.database,
         host=p2p,
-        clock=around.reactor,
+        clock=context.reactor,
         offload=offload,
-        wall=around.wall,
+        wall=context.wall,
         limits=BlobLimits(max_blob=settings.max_blob_mb * MIB, max_store=settings.blob_store_mb * MIB),
     )
 
 
-def _sandbox(around: Surroundings, marked: str) -> SandboxService:
+def _sandbox(context: Surroundings, marked: str) -> SandboxService:
     """The peer id, not the agent id, marks our containers: two agents may be given one name."""
-    settings = around.settings
+    settings = context.settings
     default, _ = task_limits(settings)
-    return sandbox_service(
-        around.reactor,
-        marked,
-        data_dir=around.path,
-        scratch_root=around.path / "runs",
+    images = ImageMap(settings.image_map)
+    sandboxes = SandboxSettings(
         mode=settings.sandbox,
         docker_host=settings.docker_host,
-        image_map=settings.image_map,
-        warm_pool=settings.warm_pool,
+        images=images,
+        warm=settings.warm_pool,
         defaults=default,
         tmp_mb=settings.task_tmp_mb,
     )
+    backends = make_backends(context.reactor, marked, state=context.path / "sandbox", settings=sandboxes)
+    scratch = context.path / "runs"
+    return SandboxService(context.reactor, backends, mode=settings.sandbox, images=images, scratch_root=scratch)
 
 
 def _workplace(
-    around: Surroundings,
+    context: Surroundings,
     storage: Storage,
     marked: str,
     streams: TaskStreams,
@@ -108,20 +110,20 @@ def _workplace(
     return Workplace(
         agent_id=marked,
         streams=streams,
-        runs=StoredRuns(storage.store.database, around.wall),
+        runs=StoredRuns(storage.store.database, context.wall),
         blobs=blobs,
         sandboxes=sandbox,
-        clock=around.reactor,
-        wall=around.wall,
+        clock=context.reactor,
+        wall=context.wall,
         in_thread=storage.in_thread,
-        directory=around.path / "runs",
-        max_input=around.settings.max_blob_mb * MIB,
+        directory=context.path / "runs",
+        max_input=context.settings.max_blob_mb * MIB,
         list_archive=archives.names,
     )
 
 
-def _profile(around: Surroundings, agent_id: str, role: str | None, max_tasks: int) -> AgentProfile:
-    settings = around.settings
+def _profile(context: Surroundings, agent_id: str, role: str | None, max_tasks: int) -> AgentProfile:
+    settings = context.settings
     _, maximum = task_limits(settings)
     return AgentProfile(
         agent_id=agent_id,

@@ -87,7 +87,7 @@ def build_scheduling(
         announce=messages.messaging.announce_task,
         result_known=collection.result_known,
         bring=collection.bring,
-        hindrance=execution.headroom.hindrance,
+        hindrance=execution.headroom.blocked_by,
         elsewhere=handover,
         absent=lambda sha256: execution.blobs.path_of(sha256) is None,
     )

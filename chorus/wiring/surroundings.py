@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from chorus.sandbox.contract import Limits
+from chorus.tasks.terms import Limits
 
 if TYPE_CHECKING:
     from chorus.config.settings import Settings

@@ -14,10 +14,12 @@ from twisted.internet import reactor
 from twisted.internet.task import LoopingCall
 
 from chorus.sandbox.bubblewrap.backend import Bubblewrap
-from chorus.sandbox.contract import Limits, Reason, RunResult
+from chorus.sandbox.contract import RunResult
 from chorus.sandbox.docker.backend import Docker
 from chorus.sandbox.docker.engine import Engine
-from chorus.tasks.languages import ImageMap
+from chorus.sandbox.images import ImageMap
+from chorus.sandbox.settings import SandboxSettings
+from chorus.tasks.terms import Limits, Reason
 from tests.sandbox.support import IMAGE, Recorder, SandboxCase, no_bubblewrap, no_docker, python, shell
 
 AGENT = f"agent-attacked-{os.getpid()}"
@@ -341,9 +343,11 @@ class DockerAttacks(Attacks, SandboxCase):
             reactor,  # type: ignore[arg-type]
             AGENT,
             state=self.scratch(),
-            host=host,
-            images=ImageMap({"base": IMAGE}),
-            defaults=Limits(disk_mb=64, memory_mb=256, pids=64),
+            settings=SandboxSettings(
+                docker_host=host,
+                images=ImageMap({"base": IMAGE}),
+                defaults=Limits(disk_mb=64, memory_mb=256, pids=64),
+            ),
         )
         self.addCleanup(self.backend.close)
 

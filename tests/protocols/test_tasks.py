@@ -44,7 +44,7 @@ from chorus.tasks.journal import Fence
 from tests.support import PureTestCase
 
 if TYPE_CHECKING:
-    from chorus.sandbox.contract import StreamName
+    from chorus.tasks.terms import StreamName
 
 TASK = ids.make(1_763_700_000, bytes)
 FENCE = Fence(0, 3, 17)

@@ -11,10 +11,9 @@ from twisted.internet.defer import gatherResults
 from twisted.trial.unittest import SkipTest
 
 from chorus.sandbox.bubblewrap import seccomp
-from chorus.sandbox.bubblewrap.arguments import HIDDEN, READ_ONLY
-from chorus.sandbox.commands import FULL_MARK
-from chorus.sandbox.contract import Reason
+from chorus.sandbox.commands import FULL_MARK, HIDDEN, READ_ONLY
 from chorus.sandbox.files import volumes
+from chorus.tasks.terms import Reason
 from tests.sandbox.support import Recorder, archive, loop_mounts, python, shell
 
 

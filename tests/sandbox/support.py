@@ -18,9 +18,10 @@ from twisted.internet.task import deferLater
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import TestCase
 
-from chorus.sandbox.contract import Job, Limits, Reason, Run, RunResult
+from chorus.sandbox.contract import Job, Run, RunResult
 from chorus.sandbox.files import volumes
 from chorus.sandbox.workers import Pause
+from chorus.tasks.terms import Limits, Reason
 
 IMAGE = "chorus-python-dev"
 WAIT_S = 60.0

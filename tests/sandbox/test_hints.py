@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from chorus.sandbox.contract import Reason
 from chorus.sandbox.hints import NO_NETWORK, TAIL_BYTES, hint, missing, network, on_host, words
+from chorus.tasks.terms import Reason
 from tests.sandbox.support import shell
 from tests.support import PureTestCase
 

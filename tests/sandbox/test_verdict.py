@@ -7,9 +7,9 @@ import subprocess
 from pathlib import Path
 
 from chorus.sandbox.commands import ENDED, environment, script
-from chorus.sandbox.contract import Limits, Reason
 from chorus.sandbox.uids import TASK_UIDS
 from chorus.sandbox.verdict import Facts, ForkBomb, describe_exit, verdict
+from chorus.tasks.terms import Limits, Reason
 from tests.support import PureTestCase
 
 LIMITS = Limits(timeout_s=10)

@@ -26,7 +26,6 @@ from chorus.sandbox.contract import (
     Job,
     OutputEntry,
     OutputSink,
-    Reason,
     RunResult,
     SandboxUnavailable,
 )
@@ -53,6 +52,7 @@ from chorus.tasks.machine import TaskMachine
 from chorus.tasks.scoring import Candidate
 from chorus.tasks.spec import TaskSpec
 from chorus.tasks.state import TaskState
+from chorus.tasks.terms import Reason
 
 EPOCH = 1_763_700_000.0
 LEASE = 30.0
@@ -496,7 +496,7 @@ class Node:
         self.announced: list[dict[str, Any]] = []
         self.hearsay: dict[str, Agent] = {}
         """What this node believes of others instead of the truth."""
-        self.hindrance: tuple[str, str] | None = None
+        self.blocked_by: tuple[str, str] | None = None
         """Why its machine can take nothing new."""
         self.no_room: tuple[str, str] | None = None
         """Why it takes in no new submissions."""
@@ -590,7 +590,7 @@ class Node:
             list_archive=_names,
         )
         self.executor = ExecutorService(
-            place, self.profile, changed=self.placement.agents_changed, hindrance=lambda: self.hindrance
+            place, self.profile, changed=self.placement.agents_changed, blocked_by=lambda: self.blocked_by
         )
         self.up = True
         self.streams.start()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import attrs
 
-from chorus.sandbox.contract import Limits
 from chorus.services.scheduling.conduct import MAX_REMEMBERED, REST_LIMIT_S, REST_S, Conduct
 from chorus.tasks.backlog import (
     FRESH_PLACES,
@@ -20,6 +19,7 @@ from chorus.tasks.backlog import (
 from chorus.tasks.demand import Demand
 from chorus.tasks.scoring import Candidate
 from chorus.tasks.spec import TaskSpec
+from chorus.tasks.terms import Limits
 from tests.support import PureTestCase
 
 NO = Nobody("declined", offered=True)

@@ -7,11 +7,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from chorus.sandbox.contract import Reason
 from chorus.tasks import entries, errors, ids, outcomes
 from chorus.tasks.journal import Entry, Fence
 from chorus.tasks.machine import Applied, TaskMachine
 from chorus.tasks.state import DRAINING, OWNED, TERMINAL, State, TaskState
+from chorus.tasks.terms import Reason
 from tests.support import PureTestCase
 
 A, B, C, D = (ids.make(number, bytes) for number in range(1, 5))

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chorus import strictjson
-from chorus.sandbox.contract import Limits
 from chorus.tasks import ids, spec
 from chorus.tasks.spec import LimitPolicy, SpecError, TaskSpec, body_digest
+from chorus.tasks.terms import Limits
 from tests.support import PureTestCase
 
 ID = "01m7y109w7zejyyn11r87hr1g0"

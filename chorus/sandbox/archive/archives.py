@@ -16,23 +16,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from chorus.sandbox.archive.decompression import HEAD, Source
+from chorus.sandbox.archive.decompression import HEAD, PackedSource
 from chorus.sandbox.archive.extraction import Extraction, Unpacked
 from chorus.sandbox.archive.limits import BadArchive, Bounds, Interrupted, NoSpace
-from chorus.sandbox.archive.member import Member, Reader
+from chorus.sandbox.archive.member import ArchiveMember, ArchiveReader
 from chorus.sandbox.archive.tar_reader import TarReader
 from chorus.sandbox.archive.tree import ArchiveTree
 from chorus.sandbox.archive.zip_directory import is_zip
 from chorus.sandbox.archive.zip_reader import ZipReader
 
-__all__ = ["BadArchive", "Bounds", "Interrupted", "Member", "NoSpace", "Unpacked", "listing", "names", "unpack"]
+__all__ = ["ArchiveMember", "BadArchive", "Bounds", "Interrupted", "NoSpace", "Unpacked", "listing", "names", "unpack"]
 
 
 def _never() -> bool:
     return False
 
 
-def listing(archive: Path, bounds: Bounds | None = None, stop: Callable[[], bool] = _never) -> tuple[Member, ...]:
+def listing(
+    archive: Path, bounds: Bounds | None = None, stop: Callable[[], bool] = _never
+) -> tuple[ArchiveMember, ...]:
     """Every member, checked as for unpacking; nothing is written. Raises `BadArchive`, `Interrupted`."""
     bounds = bounds or Bounds()
     tree = ArchiveTree(bounds)
@@ -73,10 +75,10 @@ def unpack(
         os.close(root)
 
 
-def _reader(file: IO[bytes], bounds: Bounds, stop: Callable[[], bool]) -> Reader:
+def _reader(file: IO[bytes], bounds: Bounds, stop: Callable[[], bool]) -> ArchiveReader:
     head = file.read(HEAD)
     file.seek(0)
-    return ZipReader(file, bounds, stop) if is_zip(head) else TarReader(Source(file, bounds, stop), bounds)
+    return ZipReader(file, bounds, stop) if is_zip(head) else TarReader(PackedSource(file, bounds, stop), bounds)
 
 
 def _clear(directory: Path) -> None:

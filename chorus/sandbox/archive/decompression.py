@@ -106,7 +106,7 @@ def _format(head: bytes) -> _Format | None:
     return next((each for each in _FORMATS if head.startswith(each.magic)), None)
 
 
-class Source:
+class PackedSource:
     """Unpacked bytes of the archive, counted against the limits as they come."""
 
     def __init__(self, file: IO[bytes], bounds: Bounds, stop: Callable[[], bool]) -> None:
@@ -188,7 +188,7 @@ class Source:
         return b""
 
     def _next_stream(self, rest: bytes) -> bytes:
-        """How the next stream begins; nothing if none follows. `rest` was read already, and may end within its magic.
+        """The beginning of the next stream, if one follows. `rest` was read already, and may end within its magic.
 
         Concatenated streams are one archive, as gzip and xz themselves say; what else follows is not read.
         """
@@ -203,7 +203,7 @@ class Source:
         return rest
 
     def _past_padding(self, rest: bytes, unit: int) -> bytes:
-        """What comes after the zeros that follow a stream; nothing at the end of the file.
+        """The bytes after the zeros that follow a stream; nothing at the end of the file.
 
         xz pads streams to whole `unit`s, tapes pad whatever they hold. Zeros do not count as packed bytes, or a bomb
         could be as large as its padding allows.

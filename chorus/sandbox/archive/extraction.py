@@ -11,13 +11,13 @@ from collections.abc import Callable
 
 import attrs
 
-from chorus.sandbox.archive.member import Member, Reader
+from chorus.sandbox.archive.member import ArchiveMember, ArchiveReader
 from chorus.sandbox.archive.tree import ArchiveTree
 
 
 @attrs.frozen
 class Unpacked:
-    """What was written."""
+    """The sum of what was written."""
 
     members: int
     size: int
@@ -31,16 +31,16 @@ class Extraction:
         self._root = root
         self._owner = owner
         self._tree = tree
-        self._directories: list[Member] = []
+        self._directories: list[ArchiveMember] = []
         self._parent: tuple[str, int] | None = None
 
-    def write(self, reader: Reader, stop: Callable[[], bool]) -> Unpacked:
+    def write(self, reader: ArchiveReader, stop: Callable[[], bool]) -> Unpacked:
         members = size = 0
         try:
             for member in reader:
                 new = self._tree.add(member)
                 for path in self._tree.new_directories:
-                    self._make(Member(path, "directory", mode=0o755))
+                    self._make(ArchiveMember(path, "directory", mode=0o755))
                 if new:
                     self._make(member, reader)
                 members += 1
@@ -52,7 +52,7 @@ class Extraction:
             self._leave()
         return Unpacked(members, size)
 
-    def _make(self, member: Member, reader: Reader | None = None) -> None:
+    def _make(self, member: ArchiveMember, reader: ArchiveReader | None = None) -> None:
         directory, _, leaf = member.path.rpartition("/")
         parent = self._enter(directory)
         if member.kind == "directory":
@@ -67,7 +67,7 @@ class Extraction:
         elif reader is not None:
             self._make_file(member, leaf, parent, reader)
 
-    def _make_file(self, member: Member, leaf: str, parent: int, reader: Reader) -> None:
+    def _make_file(self, member: ArchiveMember, leaf: str, parent: int, reader: ArchiveReader) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(leaf, flags, 0o600, dir_fd=parent)
         try:
@@ -82,7 +82,7 @@ class Extraction:
         finally:
             os.close(fd)
 
-    def _finish_directory(self, member: Member) -> None:
+    def _finish_directory(self, member: ArchiveMember) -> None:
         directory, _, leaf = member.path.rpartition("/")
         fd = os.open(leaf, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=self._enter(directory))
         try:

@@ -1,4 +1,4 @@
-"""What an input archive may hold, and the refusal of one that is broken, dangerous or holds more."""
+"""The bounds of an input archive, and the refusal of one that is broken, dangerous or beyond them."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ LATEST = 1 << 33
 
 
 @attrs.frozen
-class Member:
+class ArchiveMember:
     """One entry, its path normalised and relative. `target`: a symlink's as written, a hard link's as a path."""
 
     path: str
@@ -32,10 +32,10 @@ class Member:
     target: str = ""
 
 
-class Reader(Protocol):
+class ArchiveReader(Protocol):
     """Iterates the members of an archive; the body of the last one is read through `body`."""
 
-    def __iter__(self) -> Iterator[Member]: ...
+    def __iter__(self) -> Iterator[ArchiveMember]: ...
 
     def body(self) -> Iterator[bytes]: ...
 
@@ -48,7 +48,7 @@ class Rules:
         self._seen = 0
         self._size = 0
 
-    def member(self, name: str, kind: Kind, size: int, mode: int, mtime: int, target: str) -> Member:
+    def member(self, name: str, kind: Kind, size: int, mode: int, mtime: int, target: str) -> ArchiveMember:
         """The entry as it may be used: set-id bits dropped, its time held in range. Raises `BadArchive`."""
         shown = display(name)
         self._count(size)
@@ -59,7 +59,7 @@ class Rules:
             target = self._path(target, shown)
         elif kind == "symlink":
             self._link(target, shown)
-        return Member(path, kind, size, mode & 0o777, min(max(mtime, 0), LATEST), target)
+        return ArchiveMember(path, kind, size, mode & 0o777, min(max(mtime, 0), LATEST), target)
 
     def _count(self, size: int) -> None:
         self._seen += 1

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from chorus.sandbox.archive.decompression import CHUNK, Source
+from chorus.sandbox.archive.decompression import CHUNK, PackedSource
 from chorus.sandbox.archive.limits import BLOCK, MAX_HEADER, BadArchive, Bounds
-from chorus.sandbox.archive.member import Kind, Member, Rules, display
+from chorus.sandbox.archive.member import ArchiveMember, Kind, Rules, display
 from chorus.sandbox.archive.tar_fields import check_sum, loose, number, pax_records, text
 
 MAX_GLOBAL_HEADERS = 16
@@ -67,13 +67,13 @@ def _size(block: bytes, pax: dict[str, str], name: str) -> int:
 class TarReader:
     """Iterates the members of a stream; the body of the last one is read through `body`."""
 
-    def __init__(self, source: Source, bounds: Bounds) -> None:
+    def __init__(self, source: PackedSource, bounds: Bounds) -> None:
         self._source = source
         self._rules = Rules(bounds)
         self._left = 0
         self._padding = 0
 
-    def __iter__(self) -> Iterator[Member]:
+    def __iter__(self) -> Iterator[ArchiveMember]:
         while True:
             member = self._next()
             if member is None:
@@ -96,7 +96,7 @@ class TarReader:
         for _ in self.body():
             pass
 
-    def _next(self) -> Member | None:
+    def _next(self) -> ArchiveMember | None:
         self._skip()
         name = target = ""
         pax: dict[str, str] = {}
@@ -142,7 +142,7 @@ class TarReader:
         data = self._source.exactly(size + -size % BLOCK, "an extended header")
         return data[:size]
 
-    def _member(self, block: bytes, kind: bytes, name: str, target: str, pax: dict[str, str]) -> Member:
+    def _member(self, block: bytes, kind: bytes, name: str, target: str, pax: dict[str, str]) -> ArchiveMember:
         name = pax.get("path", name or _name(block))
         if any(key.startswith("GNU.sparse") for key in pax):
             raise BadArchive(f"{display(name)!r} {_REFUSED[b'S']}")
@@ -162,7 +162,7 @@ class TarReader:
         return member
 
     def _expect(self, size: int) -> None:
-        """So many bytes follow the header just read. `Source` bounds them, whosever they are."""
+        """So many bytes follow the header just read. `PackedSource` bounds them, whosever they are."""
         self._left, self._padding = size, -size % BLOCK
 
 

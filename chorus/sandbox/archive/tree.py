@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from chorus.sandbox.archive.limits import BadArchive, Bounds
-from chorus.sandbox.archive.member import Kind, Member
+from chorus.sandbox.archive.member import ArchiveMember, Kind
 from chorus.sandbox.files.links import Leaves, Links, TooManySteps
 
 LINK_STEPS = 100_000
@@ -27,7 +27,7 @@ class ArchiveTree:
         self.targets: dict[str, str] = {}
         self.new_directories: list[str] = []
 
-    def add(self, member: Member) -> bool:
+    def add(self, member: ArchiveMember) -> bool:
         """True when the member is new; a directory may be named again. `new_directories` gets the missing parents."""
         self.new_directories.clear()
         self._parents(member.path)

@@ -63,7 +63,7 @@ _SPECIAL = {
 
 
 @attrs.frozen
-class Entry:
+class ZipEntry:
     """One entry as the directory has it. `size` and `packed` in bytes, `offset` that of its local header."""
 
     raw_name: bytes
@@ -81,7 +81,7 @@ class Entry:
 
 @attrs.frozen
 class Directory:
-    """Where the entries are listed: `count` of them between `start` and `end`."""
+    """The place where the entries are listed: `count` of them between `start` and `end`."""
 
     count: int
     start: int
@@ -126,7 +126,7 @@ def _directory(file: IO[bytes], found: tuple[int, ...], at: int, bounds: Bounds)
 
 
 def _zip64_end(file: IO[bytes], at: int) -> tuple[int, tuple[int, ...]] | None:
-    """Where the long form of the end record is, and its values; None where there is none before the short one."""
+    """The place of the long form of the end record, and its values; None where there is none before the short one."""
     locator_at = at - _END64_LOCATOR.size
     if locator_at < 0:
         return None
@@ -143,7 +143,7 @@ def _zip64_end(file: IO[bytes], at: int) -> tuple[int, tuple[int, ...]] | None:
     raise BadArchive("the zip archive is damaged: its zip64 end is not where it says")
 
 
-def read_entries(file: IO[bytes], directory: Directory, bounds: Bounds, stop: Callable[[], bool]) -> Iterator[Entry]:
+def read_entries(file: IO[bytes], directory: Directory, bounds: Bounds, stop: Callable[[], bool]) -> Iterator[ZipEntry]:
     """The entries in the directory's own order. Raises `BadArchive`, `Interrupted`."""
     file.seek(directory.start)
     names = 0
@@ -168,7 +168,7 @@ def read_entries(file: IO[bytes], directory: Directory, bounds: Bounds, stop: Ca
         raise BadArchive("the zip archive is damaged: its directory goes on behind its last entry")
 
 
-def _entry(fields: tuple[int, ...], raw: bytes, extra: dict[int, bytes]) -> Entry:
+def _entry(fields: tuple[int, ...], raw: bytes, extra: dict[int, bytes]) -> ZipEntry:
     _, made_by, _, flags, method, time, date, crc, packed, size, _, _, _, disk, _, attributes, offset = fields
     system = made_by >> 8
     name = _name(raw, flags, system, extra)
@@ -187,7 +187,7 @@ def _entry(fields: tuple[int, ...], raw: bytes, extra: dict[int, bytes]) -> Entr
         raise BadArchive(f"{shown!r} is a folder with content")
     mode = unix & 0o777 or (0o755 if kind == "directory" else 0o644)
     mtime = _mtime(extra.get(_UNIX_TIME, b""), date, time)
-    return Entry(raw, name, kind, mode, mtime, method, flags, crc, packed, size, offset)
+    return ZipEntry(raw, name, kind, mode, mtime, method, flags, crc, packed, size, offset)
 
 
 def extra_fields(data: bytes) -> dict[int, bytes]:
@@ -262,7 +262,7 @@ def _mtime(field: bytes, date: int, time: int) -> int:
     return calendar.timegm((year, month, day, time >> 11, time >> 5 & 63, (time & 31) * 2))
 
 
-def begin_body(file: IO[bytes], entry: Entry) -> int:
+def begin_body(file: IO[bytes], entry: ZipEntry) -> int:
     """Leave `file` where the entry's bytes begin, and return that place. Raises `BadArchive` where its own header is
     another than the directory's: two readers would see two archives."""
     file.seek(entry.offset)

@@ -12,8 +12,8 @@ from typing import IO
 
 from chorus.sandbox.archive.decompression import CHUNK, RATIO_FLOOR
 from chorus.sandbox.archive.limits import BadArchive, Bounds, Interrupted
-from chorus.sandbox.archive.member import Member, Rules, display
-from chorus.sandbox.archive.zip_directory import STORED, Entry, begin_body, find_directory, read_entries
+from chorus.sandbox.archive.member import ArchiveMember, Rules, display
+from chorus.sandbox.archive.zip_directory import STORED, ZipEntry, begin_body, find_directory, read_entries
 
 DAMAGED = "the zip archive is damaged"
 
@@ -26,11 +26,11 @@ class ZipReader:
         self._bounds = bounds
         self._stop = stop
         self._rules = Rules(bounds)
-        self._entry: Entry | None = None
+        self._entry: ZipEntry | None = None
         self._packed = 0
         self._unpacked = 0
 
-    def __iter__(self) -> Iterator[Member]:
+    def __iter__(self) -> Iterator[ArchiveMember]:
         directory = find_directory(self._file, self._bounds)
         entries = sorted(read_entries(self._file, directory, self._bounds, self._stop), key=lambda entry: entry.offset)
         free = 0
@@ -61,7 +61,7 @@ class ZipReader:
         if (size, crc) != (entry.size, entry.crc):
             raise BadArchive(f"{DAMAGED}: {display(entry.name)!r} is not what its size and checksum say")
 
-    def _member(self, entry: Entry) -> Member:
+    def _member(self, entry: ZipEntry) -> ArchiveMember:
         """The entry as a member. What a link leads to is its body."""
         self._entry = entry if entry.kind != "directory" else None
         target = ""
@@ -77,7 +77,7 @@ class ZipReader:
         if self._unpacked > RATIO_FLOOR and self._unpacked > self._packed * self._bounds.max_ratio:
             raise BadArchive(f"the archive grows more than {self._bounds.max_ratio} times when unpacked")
 
-    def _raw(self, entry: Entry) -> Iterator[bytes]:
+    def _raw(self, entry: ZipEntry) -> Iterator[bytes]:
         """The entry's bytes as they are in the file, which stands where they begin."""
         left = entry.packed
         while left:
@@ -92,7 +92,7 @@ class ZipReader:
 
     _stored = _raw
 
-    def _inflated(self, entry: Entry) -> Iterator[bytes]:
+    def _inflated(self, entry: ZipEntry) -> Iterator[bytes]:
         inflate = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
         try:
             for piece in self._raw(entry):

@@ -14,22 +14,23 @@ import attrs
 from chorus.sandbox.commands import (
     DATA,
     HELPER_ENVIRONMENT,
+    HIDDEN,
     HOME,
     INPUT,
-    MEMORY_FOLDERS,
     OUTPUT,
+    READ_ONLY,
     SCRIPT,
     SYSTEM_PATH,
     script,
+    tmpfs_mb,
+    users_files,
 )
-from chorus.sandbox.contract import Job, Limits
+from chorus.sandbox.contract import Job
 from chorus.sandbox.verdict import GRACE_S
+from chorus.tasks.terms import Limits
 
 INSIDE_ID = 1000
 """Who a task is in its own user namespace, whoever it is on the host."""
-
-TMP_MB, SHM_MB = 256, 64
-"""Sizes of /tmp and /dev/shm, at most a quarter of the memory limit: they are memory."""
 
 Mode = Literal["user", "drop", "root", "chroot"]
 """`user`: an ordinary user's agent, in a user namespace. `drop`: a root agent, which becomes another user, then that.
@@ -56,20 +57,6 @@ ETC = (
 """What tools need of /etc; nothing else of it is there, above all no file where people keep tokens (npmrc, settings of
 maven)."""
 
-HIDDEN = tuple(
-    f"/proc/{name}"
-    for name in (
-        "asound", "acpi", "bootconfig", "cmdline", "config.gz", "diskstats", "interrupts", "iomem", "ioports",
-        "kallsyms", "kcore", "key-users", "keys", "kpagecgroup", "kpagecount", "kpageflags", "latency_stats", "mdstat",
-        "modules", "partitions", "sched_debug", "scsi", "slabinfo", "swaps", "timer_list", "timer_stats",
-        "vmallocinfo",
-    )
-)  # fmt: skip
-"""The machine's own affairs: how it was started and built, its disks and drivers. Both backends hide them."""
-
-READ_ONLY = tuple(f"/proc/{name}" for name in ("bus", "fs", "irq", "sys", "sysrq-trigger"))
-"""The machine's own controls, in both backends. bwrap covers some of them, but not where it runs as root."""
-
 MASKED = ("/usr/local/etc",)
 
 ETC_FILES = {
@@ -92,20 +79,10 @@ class Descriptors:
 
 @attrs.frozen
 class Folders:
-    """Where the parts of a box are, as bwrap will see them."""
+    """The parts of a box, at the paths where bwrap sees them."""
 
     input: Path
     fs: Path
-
-
-def users_files(uid: int) -> dict[str, str]:
-    """`passwd` and `group` of a sandbox whose task is `uid` inside."""
-    return {
-        "passwd": "root:x:0:0:root:/nonexistent:/usr/sbin/nologin\n"
-        f"chorus:x:{uid}:{uid}:chorus:{HOME}:/bin/sh\n"
-        "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
-        "group": f"root:x:0:\nchorus:x:{uid}:\nnogroup:x:65534:\n",
-    }
 
 
 def made_files(mode: Mode, job: Job, uid: int | None) -> dict[str, str]:
@@ -114,14 +91,6 @@ def made_files(mode: Mode, job: Job, uid: int | None) -> dict[str, str]:
     inside = uid if mode in AS_ROOT and uid is not None else INSIDE_ID
     etc = {**ETC_FILES, **users_files(inside)}
     return {**{f"/etc/{name}": text for name, text in etc.items()}, SCRIPT: script(job.commands, job.env)}
-
-
-def tmpfs_mb(limits: Limits, tmp_mb: int | None = None) -> dict[str, int]:
-    """File systems in memory that the task may write: MB of each. `tmp_mb` is what the agent's owner wants /tmp to
-    have: it may be all of the task's memory, not more."""
-    sizes = {path: max(8, min(most, limits.memory_mb // 4)) for path, most in (("/dev/shm", SHM_MB), ("/tmp", TMP_MB))}
-    assert sizes.keys() == set(MEMORY_FOLDERS)
-    return sizes if tmp_mb is None else {**sizes, "/tmp": min(tmp_mb, max(8, limits.memory_mb))}
 
 
 @functools.cache
@@ -207,7 +176,7 @@ def become(uid: int) -> list[str]:
 
 
 def command_arguments(mode: Mode, limits: Limits, uid: int | None, *, count_pids: bool) -> list[str]:
-    """What runs inside: the script under its time limit. `count_pids`: no control group does."""
+    """The command that runs inside: the script under its time limit. `count_pids`: no control group does."""
     command = [helper("timeout"), "-k", f"{GRACE_S:g}", f"{limits.timeout_s:.3f}", "/bin/sh", SCRIPT]
     if count_pids:
         most = limits.pids * BACKSTOP_FACTOR + BACKSTOP_PIDS
@@ -250,7 +219,7 @@ def rlimits(limits: Limits, *, memory: bool) -> list[tuple[str, int]]:
 
 @attrs.frozen
 class Launch:
-    """How bwrap is started on this machine."""
+    """The way in which bwrap is started on this machine."""
 
     mode: Mode
     bwrap: str

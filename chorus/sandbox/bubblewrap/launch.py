@@ -1,8 +1,9 @@
-"""What a bubblewrap sandbox starts with: where bwrap finds its box, and the files it inherits."""
+"""The start of a bubblewrap sandbox: the place of its box, and the files that bwrap inherits."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from chorus.sandbox.files.workspace import Box
 
 
 def expose(box: Box, place: Path, mode: Mode) -> Folders:
-    """Where bwrap finds the box. One that runs as another user cannot pass through the agent's private folders, so the
+    """Shows the box to bwrap. One that runs as another user cannot pass through the agent's private folders, so the
     box is mounted at `place` too. Raises OSError and VolumeError."""
     if mode != "drop":
         return Folders(box.input, box.fs)
@@ -49,7 +50,7 @@ def in_chroot(table: Path = MOUNT_TABLE) -> bool:
 
 
 def can_reroot(folder: Path, table: Path = MOUNT_TABLE) -> bool:
-    """Whether the file system around this chroot keeps mounts to itself. If it shares them, mounting the root anew in a
+    """True if the file system around this chroot keeps mounts to itself. If it shares them, mounting the root anew in a
     namespace of its own would show outside; a first mount, taken back at once, tells. Blocking."""
     try:
         volumes.make_folder(folder, 0o711, exist_ok=True)
@@ -63,6 +64,10 @@ def can_reroot(folder: Path, table: Path = MOUNT_TABLE) -> bool:
         return False
 
 
+REPORT_BYTES = 64 * 1024
+"""Most that is read of bwrap's own report."""
+
+
 class Inherited:
     """The files that bwrap inherits, in memory: those that are made for the sandbox (path inside to content), its
     options (made by `options`, which gets the descriptors of the former; a command line would be public), the filter,
@@ -71,7 +76,8 @@ class Inherited:
     def __init__(
         self, files: Mapping[str, str], options: Callable[[Mapping[str, int]], list[str]], program: bytes | None
     ) -> None:
-        self.report = self._status = self._options = -1
+        self._report = self._status = self._options = -1
+        self._reported = b""
         self._filter: int | None = None
         self._files: dict[str, int] = {}
         try:
@@ -79,7 +85,7 @@ class Inherited:
                 self._files[path] = self._filled(text.encode(errors="surrogateescape"))
             self._options = self._filled(b"".join(os.fsencode(option) + b"\0" for option in options(self._files)))
             self._filter = self._filled(program) if program is not None else None
-            self.report, self._status = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            self._report, self._status = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError:
             self.close()
             raise
@@ -105,6 +111,18 @@ class Inherited:
         found = (*self._files.values(), self._options, self._status, self._filter)
         return tuple(fd for fd in found if fd is not None)
 
+    def reported(self, field: str) -> int | None:
+        """A number of bwrap's report, as far as that has come: `child-pid`, `exit-code`."""
+        with contextlib.suppress(OSError):
+            while len(self._reported) < REPORT_BYTES and (data := os.read(self._report, 4096)):
+                self._reported += data
+        for line in self._reported.splitlines():
+            with contextlib.suppress(ValueError):
+                document = json.loads(line)
+                if isinstance(document, dict) and isinstance(document.get(field), int):
+                    return int(document[field])
+        return None
+
     def close_theirs(self) -> None:
         """After the start: the child has its own."""
         for fd in self.all:
@@ -116,9 +134,9 @@ class Inherited:
 
     def close(self) -> None:
         self.close_theirs()
-        if self.report >= 0:
-            os.close(self.report)
-            self.report = -1
+        if self._report >= 0:
+            os.close(self._report)
+            self._report = -1
 
     def __enter__(self) -> Inherited:
         return self

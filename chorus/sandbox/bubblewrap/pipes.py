@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from chorus.sandbox.spool import PIECE, Spool
+from chorus.sandbox.spool import PIECE, PipeSpool
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorFDSet
@@ -54,7 +54,7 @@ class _Descriptor:
 class Pipe(_Descriptor):
     """Feeds one stream of a task into its spool. Past the cap nothing is copied any more: the kernel throws it away."""
 
-    def __init__(self, reactor: IReactorFDSet, fd: int, spool: Spool, changed: Callable[[], None]) -> None:
+    def __init__(self, reactor: IReactorFDSet, fd: int, spool: PipeSpool, changed: Callable[[], None]) -> None:
         self._spool = spool
         self._changed = changed
         self._null = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)

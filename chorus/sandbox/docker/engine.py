@@ -42,9 +42,8 @@ class EngineError(LocalError):
 
 @attrs.frozen
 class EngineInfo:
-    """What matters of an engine."""
+    """The properties of an engine that matter here."""
 
-    version: str
     runtimes: frozenset[str]
     seccomp: bool
     maps_users: bool
@@ -80,7 +79,6 @@ class Engine:
             found = client.info()
         security = " ".join(found.get("SecurityOptions") or ())
         return EngineInfo(
-            version=str(found.get("ServerVersion", "")),
             runtimes=frozenset(found.get("Runtimes") or ()),
             seccomp="name=seccomp" in security,
             maps_users="name=rootless" in security or "name=userns" in security,
@@ -98,10 +96,6 @@ class Engine:
             if error.status in (400, 404):
                 return None
             raise
-
-    def images(self) -> list[str]:
-        with self._client(CALL_S) as client:
-            return sorted(tag for image in client.images() for tag in image.get("RepoTags") or ())
 
     def create(self, name: str, body: Mapping[str, Any]) -> str:
         with self._client(SLOW_CALL_S) as client:

@@ -1,4 +1,4 @@
-"""What a container is created with, and what runs in it (pure). Defaults: spec/tasks.md, "Sandbox"."""
+"""The specification of a container, and of what runs in it (pure). Defaults: spec/tasks.md, "Sandbox"."""
 
 from __future__ import annotations
 
@@ -7,12 +7,24 @@ from typing import Any
 
 import attrs
 
-from chorus.sandbox.bubblewrap.arguments import HIDDEN, READ_ONLY, tmpfs_mb, users_files
-from chorus.sandbox.commands import DATA, HOME, INPUT, OUTPUT, SCRIPT, SYSTEM_PATH, environment
-from chorus.sandbox.contract import Job, Limits
+from chorus.sandbox.commands import (
+    DATA,
+    HIDDEN,
+    HOME,
+    INPUT,
+    OUTPUT,
+    READ_ONLY,
+    SCRIPT,
+    SYSTEM_PATH,
+    environment,
+    tmpfs_mb,
+    users_files,
+)
+from chorus.sandbox.contract import Job
 from chorus.sandbox.files.workspace import Box
 from chorus.sandbox.uids import PUMP_UID
 from chorus.sandbox.verdict import FLOOD_FACTOR, GRACE_S
+from chorus.tasks.terms import Limits
 
 FIRST_UID = 1000
 """Of every task of a root agent of an earlier version; a container of its may still be there to be taken over."""
@@ -89,7 +101,7 @@ def _name(user: tuple[int, int]) -> str:
 
 
 def cap_file(limits: Limits) -> str:
-    """What the pump reads: blocks to keep and bytes to throw away before it calls it a flood."""
+    """The file that the pump reads: blocks to keep and bytes to throw away before it calls it a flood."""
     return f"{limits.output_mb * 2048} {FLOOD_FACTOR * limits.output_mb << 20}\n"
 
 

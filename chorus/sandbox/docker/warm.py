@@ -6,21 +6,18 @@ import uuid
 from collections import defaultdict, deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError
-from chorus.sandbox.contract import Limits
 from chorus.sandbox.docker.box import Contained
-from chorus.sandbox.docker.run import CONTAINER_S, PROBE_S
+from chorus.sandbox.docker.site import CONTAINER_S, PROBE_S, DockerSite
 from chorus.sandbox.files.workspace import Box
 from chorus.sandbox.workers import TimedOut
 from chorus.tasks.languages import LANGUAGES
-
-if TYPE_CHECKING:
-    from chorus.sandbox.docker.backend import Docker
+from chorus.tasks.terms import Limits
+from chorus.timer import Timer
 
 EVERY = "*"
 """In the configuration: so many of every image of the language map that the engine has."""
@@ -40,14 +37,14 @@ class WarmPool:
 
     _log = Logger()
 
-    def __init__(self, backend: Docker, folder: Path, wanted: Mapping[str, int], limits: Limits) -> None:
-        self._backend = backend
+    def __init__(self, site: DockerSite, folder: Path, wanted: Mapping[str, int], limits: Limits) -> None:
+        self._site = site
         self.folder = folder
         self._wanted = dict(wanted)
         self._limits = limits
         self._waiting: dict[str, deque[Contained]] = defaultdict(deque)
         self._filling: Deferred[None] | None = None
-        self._timer: Any = None
+        self._timer = Timer(site.reactor, self._fill)
         self._open = False
 
     @property
@@ -69,24 +66,23 @@ class WarmPool:
         self._fill_soon(REFILL_S)
         # One whose first process died while it waited is of no use.
         if found.gone():
-            Deferred.fromCoroutine(self._backend.discard(found))
+            Deferred.fromCoroutine(self._site.discard(found))
             return self.take(image, limits)
         return found
 
     async def drain(self) -> None:
         """Stop filling and remove what waits."""
         self._open = False
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        self._timer.cancel()
         if self._filling is not None:
             await self._filling
         for ready in self._waiting.values():
             while ready:
-                await self._backend.discard(ready.popleft())
+                await self._site.discard(ready.popleft())
 
     def _fill_soon(self, delay: float = 0.0) -> None:
-        if self._open and self._wanted and self._filling is None and (self._timer is None or not self._timer.active()):
-            self._timer = self._backend.reactor.callLater(delay, self._fill)
+        if self._open and self._wanted and self._filling is None and not self._timer.armed:
+            self._timer.arm(delay)
 
     def _fill(self) -> None:
         self._filling = Deferred.fromCoroutine(self._fill_all())
@@ -109,12 +105,12 @@ class WarmPool:
     async def _targets(self) -> dict[str, int]:
         targets = {image: count for image, count in self._wanted.items() if image != EVERY}
         if EVERY in self._wanted:
-            engine, images = self._backend.containers.engine, self._backend.images
+            containers = self._site.containers
             for language in LANGUAGES:
-                image = images.image_for(language)
+                image = containers.images.image_for(language)
                 if image in targets:
                     continue
-                there: str | None = await self._backend.workers.call(PROBE_S, engine.image_id, image)
+                there: str | None = await self._site.workers.call(PROBE_S, containers.engine.image_id, image)
                 if there is not None:
                     targets[image] = self._wanted[EVERY]
         return targets
@@ -122,7 +118,7 @@ class WarmPool:
     async def _one(self, image: str) -> Contained:
         name = uuid.uuid4().hex
         box = Box(self.folder / name)
-        found: Contained = await self._backend.workers.call(
-            CONTAINER_S, self._backend.containers.make, f"chorus-warm-{name[:12]}", image, box, self._limits, None
+        found: Contained = await self._site.workers.call(
+            CONTAINER_S, self._site.containers.make, f"chorus-warm-{name[:12]}", image, box, self._limits, None
         )
         return found

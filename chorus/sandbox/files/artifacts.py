@@ -40,7 +40,7 @@ OUTPUT = "/workspace/output/"
 
 @attrs.frozen
 class Collected:
-    """What was copied, and how much that matched was not, with the first reasons."""
+    """The deliverables that were copied, and the number of those that were not, with the first reasons."""
 
     artifacts: tuple[Artifact, ...] = ()
     entries: tuple[OutputEntry, ...] = ()
@@ -123,8 +123,8 @@ class _Taking:
             (self._files_found, self._files_over, MAX_FILES, "files"),
         ):
             if over:
-                told = f"{found} {what} match, over the limit of {most}: only the first {most} were kept"
-                self._omitted.note(told, over, first=True)
+                reason = f"{found} {what} match, over the limit of {most}: only the first {most} were kept"
+                self._omitted.note(reason, over, first=True)
         entries = self._inside(output, globs)
         return Collected(
             tuple(sorted(self._files, key=lambda one: one.path)),
@@ -169,7 +169,7 @@ def _above(kept: Iterable[Artifact | OutputEntry]) -> set[str]:
 
 
 def _exists(output: Path, path: str) -> bool:
-    """Whether something is at a path below `output`. Links on the way are not followed, but they are something."""
+    """True if something is at a path below `output`. Links on the way are not followed, but they are something."""
     fd = os.open(output, trees.FOLDER)
     try:
         for part in path.split("/"):
@@ -187,7 +187,7 @@ def _exists(output: Path, path: str) -> bool:
 
 
 def _target(found: Found) -> str:
-    """What the link says, relative to it; empty where that cannot be said in a result."""
+    """The target of the link, relative to it; empty where a result cannot name it."""
     target = os.readlink(found.name, dir_fd=found.directory)
     if target.startswith(OUTPUT):
         # The task may name its output as it sees it.

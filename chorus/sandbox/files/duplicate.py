@@ -13,7 +13,7 @@ from chorus.sandbox.archive.limits import Interrupted, NoSpace
 
 STEP_S = 0.1
 """Between two questions to `stop`."""
-TOLD_BYTES = 4096
+COMPLAINT_BYTES = 4096
 """Most that is read of why it failed."""
 
 _PATH = "/usr/bin:/bin:/usr/sbin:/sbin"
@@ -28,10 +28,10 @@ def duplicate(source: Path, into: Path, stop: Callable[[], bool]) -> None:
     By `cp`: a third of the work of unpacking an archive again, and none of it holds up this process's other threads.
     """
     status = into.stat()
-    with tempfile.TemporaryFile() as told:
-        code = _copy(source, into, told.fileno(), stop)
-        told.seek(0)
-        why = told.read(TOLD_BYTES)
+    with tempfile.TemporaryFile() as complaint:
+        code = _copy(source, into, complaint.fileno(), stop)
+        complaint.seek(0)
+        why = complaint.read(COMPLAINT_BYTES)
     if code:
         if any(each in why for each in _FULL):
             raise NoSpace(str(into))
@@ -41,12 +41,14 @@ def duplicate(source: Path, into: Path, stop: Callable[[], bool]) -> None:
     into.chmod(status.st_mode & 0o7777)
 
 
-def _copy(source: Path, into: Path, told: int, stop: Callable[[], bool]) -> int:
+def _copy(source: Path, into: Path, stderr: int, stop: Callable[[], bool]) -> int:
     tool = shutil.which("cp", path=_PATH)
     if tool is None:
         raise OSError("cp is not installed")
     argv = [tool, "-a", f"{source.absolute()}/.", f"{into.absolute()}/"]
-    with subprocess.Popen(argv, env=_ENV, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=told) as copying:
+    with subprocess.Popen(
+        argv, env=_ENV, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr
+    ) as copying:
         while True:
             if stop():
                 copying.kill()

@@ -32,7 +32,7 @@ class Gathering:
         self._pause.end()
 
     async def collect(self, attempt: Callable[[], Awaitable[Collected]], task: str, *, patient: bool) -> Collected:
-        """What `attempt` collects. While the machine lacks disk or descriptors it is tried again, for as long as that
+        """Collects by `attempt`. While the machine lacks disk or descriptors it is tried again, for as long as that
         takes, unless nobody is `patient` enough for it. Never raises; what went wrong is among the skipped."""
         said = False
         while True:

@@ -35,7 +35,7 @@ class Links:
         self._deepest = max((path.count("/") + 1 for path in targets), default=0)
 
     def lead(self, path: str) -> str | None:
-        """Where the link at `path` ends: no link, the root being empty. None for a loop, which ends nowhere.
+        """The end of the link at `path`: no link, the root being empty. None for a loop, which ends nowhere.
 
         Raises `Leaves`, `TooManySteps`, `Interrupted`.
         """

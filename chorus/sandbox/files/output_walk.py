@@ -57,7 +57,7 @@ class Walk:
         self._seen = 0
 
     def found(self, root: Path) -> Iterator[Found]:
-        with trees.Place(root, insist=True) as place:
+        with trees.OpenFolder(root, insist=True) as place:
             levels: list[_Level] = []
             prefix, states = "", self.globs.start
             folder: Found | None = None
@@ -76,7 +76,7 @@ class Walk:
                     return
                 prefix, states, folder = entered
 
-    def _next(self, place: trees.Place, levels: list[_Level]) -> tuple[str, int, Found | None] | None:
+    def _next(self, place: trees.OpenFolder, levels: list[_Level]) -> tuple[str, int, Found | None] | None:
         """Enter the next folder in which something may match: its prefix and states, and the folder itself where that
         matches. None when there is none left."""
         while True:
@@ -114,13 +114,13 @@ class Walk:
         self._seen += 1
         if self.globs.exhausted:
             self.complete = False
-            told = f"{path}: the patterns take too much work to match, the rest was not looked at: name fewer"
-            self.omitted.note(told, first=True)
+            reason = f"{path}: the patterns take too much work to match, the rest was not looked at: name fewer"
+            self.omitted.note(reason, first=True)
             return False
         if self._seen > MAX_ENTRIES:
             self.complete = False
-            told = f"{path}: more than {MAX_ENTRIES} files and folders in the output, the rest was not looked at"
-            self.omitted.note(told, first=True)
+            reason = f"{path}: more than {MAX_ENTRIES} files and folders in the output, the rest was not looked at"
+            self.omitted.note(reason, first=True)
         return self.complete
 
     def _short(self, path: str, most: int = MAX_PATH) -> bool:
@@ -130,7 +130,7 @@ class Walk:
         return True
 
 
-def _sorted(place: trees.Place) -> tuple[list[str], list[os.DirEntry[str]]]:
+def _sorted(place: trees.OpenFolder) -> tuple[list[str], list[os.DirEntry[str]]]:
     """Folders, from the last to the first, and what is none: a link to a folder is none."""
     folders: list[str] = []
     others: list[os.DirEntry[str]] = []
@@ -143,7 +143,7 @@ def _sorted(place: trees.Place) -> tuple[list[str], list[os.DirEntry[str]]]:
 
 
 def _found(path: str, directory: int, entry: os.DirEntry[str]) -> Found:
-    """What is no folder. A file's rights and times are read where it is opened."""
+    """Anything but a folder. A file's rights and times are read where it is opened."""
     if entry.is_symlink():
         status = entry.stat(follow_symlinks=False)
         return Found(path, directory, entry.name, "link", mode_of(status), mtime_of(status))

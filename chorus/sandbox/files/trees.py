@@ -1,7 +1,7 @@
 """Folders that a task made: walked, measured and removed by open descriptors.
 
 A task may nest folders deeper than a path can be long (PATH_MAX) and than a function can call itself, and close them
-even to their owner. So nothing here names a path below the root, or recurses: a `Place` is one open folder, and its
+even to their owner. So nothing here names a path below the root, or recurses: each step has one `OpenFolder`, whose
 parent is opened as `..` and recognised by its inode. Blocking.
 
 Only the standard library is imported: `measure` also runs as a script, in a user namespace where closed folders can be
@@ -35,7 +35,7 @@ class Moved(Exception):
     """The folder that a walk was in is no longer where it was entered, or was closed meanwhile."""
 
 
-class Place:
+class OpenFolder:
     """An open folder below a root, and the way back. Holds one descriptor, two for an instant.
 
     `insist`: give the owner its rights back where a folder is closed; only once the task is dead, which may have closed
@@ -74,7 +74,7 @@ class Place:
         self._become(fd, identity)
 
     def listing(self) -> list[os.DirEntry[str]]:
-        """What is in it; entries are good while the place stays here."""
+        """Its entries, which are good while this stays here."""
         with os.scandir(self.fd) as found:
             return list(found)
 
@@ -83,7 +83,7 @@ class Place:
             os.close(self.fd)
             self.fd = -1
 
-    def __enter__(self) -> Place:
+    def __enter__(self) -> OpenFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -128,7 +128,7 @@ def empty(root: str | os.PathLike[str]) -> None:
     """Delete everything below a folder that nothing else writes to any more. Goes on past what cannot be deleted, and
     then raises the first such OSError; raises `Moved` when something still moves folders."""
     trouble: list[OSError] = []
-    with Place(root, insist=True) as place:
+    with OpenFolder(root, insist=True) as place:
         pending = [_unlink_files(place, trouble)]
         while True:
             if pending[-1]:
@@ -152,7 +152,7 @@ def empty(root: str | os.PathLike[str]) -> None:
         raise trouble[0]
 
 
-def _unlink_files(place: Place, trouble: list[OSError]) -> list[str]:
+def _unlink_files(place: OpenFolder, trouble: list[OSError]) -> list[str]:
     """Delete what is no folder; the names of the folders."""
     folders = []
     try:
@@ -216,7 +216,7 @@ class _Count:
         self.complete = True
 
     def walk(self, root: str | os.PathLike[str]) -> None:
-        with Place(root) as place:
+        with OpenFolder(root) as place:
             pending = [self._count(place)]
             while self.allocated <= self._stop_at:
                 if pending[-1]:
@@ -236,7 +236,7 @@ class _Count:
                     return
                 place.leave()
 
-    def _count(self, place: Place) -> list[str]:
+    def _count(self, place: OpenFolder) -> list[str]:
         """Add up what is in this folder; the names of the folders in it."""
         folders = []
         with os.scandir(place.fd) as found:

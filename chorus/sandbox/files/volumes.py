@@ -219,7 +219,7 @@ _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 
 
 def _unmount(path: Path) -> bool:
-    """Whether something was mounted here; it is not any more. By the system call: the command takes a process and
+    """Unmounts what is mounted here; True if something was. By the system call: the command takes a process and
     descriptors, which is what a failing start may have run out of."""
     # Lazy: a process that is dying may still hold it.
     return bool(_LIBC.umount2(os.fsencode(path), _MNT_DETACH | _UMOUNT_NOFOLLOW) == 0)

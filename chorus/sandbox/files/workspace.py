@@ -116,7 +116,7 @@ def write_script(box: Box, job: Job) -> None:
 
 
 def full_memory(box: Box) -> str:
-    """Which file system in memory was full when a command failed, as the script noted it; empty for none."""
+    """The file system in memory that was full when a command failed, as the script noted it; empty for none."""
     try:
         fd = os.open(box.home / FULL_MARK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

@@ -26,21 +26,21 @@ from chorus.protocols.task_messages import (
     Stale,
     TaskProtocolError,
 )
-from chorus.sandbox.contract import Reason
 from chorus.sandbox.files import volumes
 from chorus.services.execution.conversation import Conversation
-from chorus.services.execution.delivery import Delivery
+from chorus.services.execution.delivery import OutputDelivery
 from chorus.services.execution.lease import HeldLease
-from chorus.services.execution.row import RunRow
-from chorus.services.execution.run import Execution
+from chorus.services.execution.row import AttemptRow
+from chorus.services.execution.run import TaskExecution
 from chorus.tasks import leases
 from chorus.tasks.state import DRAINING
+from chorus.tasks.terms import Reason
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
+    from chorus.services.execution.row import RunRecord
     from chorus.services.execution.workplace import Workplace
-    from chorus.services.run_record import RunRecord
     from chorus.services.task_streams import ExecutorChannel
 
 ERASE_TRIES = 3
@@ -53,7 +53,7 @@ KEEP_OUTCOME_S = 7 * 86400.0
 class Attempt:
     """`ended` is called once execution is over (the place is free), `forgotten` once the scheduler has acknowledged.
 
-    Its parts do the work; here is what one of them means for the others.
+    Its parts do the work; this connects them.
     """
 
     _log = Logger()
@@ -70,7 +70,7 @@ class Attempt:
         self._ended_callback = ended
         self._forgotten_callback = forgotten
         self.directory = place.directory / f"{record.task_id}-{record.fence}"
-        self._row = RunRow(place.runs, record)
+        self._row = AttemptRow(place.runs, record)
         self._conversation = Conversation(
             place.streams,
             place.clock,
@@ -80,8 +80,8 @@ class Attempt:
             drained=self._drained,
             due=self._reconnect,
         )
-        self._delivery = Delivery(self._conversation, record.task_id)
-        self._execution = Execution(
+        self._delivery = OutputDelivery(self._conversation, record.task_id)
+        self._execution = TaskExecution(
             place, self._row, self.directory, self._delivery, say=self._conversation.say, ended=self._ended
         )
         self._lease = HeldLease(
@@ -116,7 +116,7 @@ class Attempt:
 
     @property
     def came_to_nothing(self) -> bool:
-        """Whether it was assigned to this process and is over without a run that counts."""
+        """True if it was assigned to this process and is over without a run that counts."""
         return not (self._execution.ran or self._taken_back)
 
     # how it begins
@@ -173,7 +173,7 @@ class Attempt:
         if self.executing:
             self._lease.hold(self._conversation.resumed_at)
             self._lease.renew()
-            self._execution.say_where()
+            self._execution.report_progress()
         self._delivery.pump()
 
     def _closed(self) -> None:
@@ -243,7 +243,7 @@ class Attempt:
         Deferred.fromCoroutine(self._erase()).addErrback(self._broken)
 
     async def _erase(self) -> None:
-        """Whatever goes wrong, this attempt is forgotten: a directory without a row is removed at the next start."""
+        """Forgets this attempt whatever goes wrong: a directory without a row is removed at the next start."""
         try:
             await self._remove_directory()
             await self._row.delete()
@@ -267,4 +267,4 @@ class Attempt:
                 return
 
     def _broken(self, failure: Failure) -> None:
-        self._log.failure("an attempt at {task} broke", task=self.record.task_id, failure=failure)
+        self._log.failure("internal error in an attempt at {task}", task=self.record.task_id, failure=failure)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
     from twisted.python.failure import Failure
 
-    from chorus.services.run_record import RunRecord
+    from chorus.services.execution.row import RunRecord
     from chorus.services.task_streams import ExecutorChannel, TaskStreams
 
 ANSWER_S = 30.0
@@ -140,7 +140,7 @@ class Conversation:
     def _not_connected(self, failure: Failure) -> None:
         self._connecting = False
         if not isinstance(failure.value, ChorusError):
-            self._log.failure("resuming {task} broke", task=self._record.task_id, failure=failure)
+            self._log.failure("internal error in resuming {task}", task=self._record.task_id, failure=failure)
         self._connect_later()
 
     def _no_answer(self) -> None:

@@ -1,4 +1,4 @@
-"""Delivery of what a run says and of how it ended: output in order and without gaps, then the outcome.
+"""Delivery of a run's output and outcome: output in order and without gaps, then the outcome.
 
 Nothing is sent that the scheduler has: it names the offsets from which a new conversation goes on.
 """
@@ -16,13 +16,13 @@ from chorus.services.execution.output import STREAMS
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
-    from chorus.sandbox.contract import StreamName
     from chorus.services.execution.conversation import Conversation
     from chorus.services.execution.output import Spool
     from chorus.services.task_streams import ExecutorChannel
+    from chorus.tasks.terms import StreamName
 
 
-class Delivery:
+class OutputDelivery:
     """Of one attempt, over as many conversations as it takes."""
 
     _log = Logger()
@@ -38,7 +38,7 @@ class Delivery:
         self._outcome: Message | None = None
 
     def take_from(self, spool: Spool) -> None:
-        """Where the output is."""
+        """Deliver the output of this spool."""
         self._spool = spool
 
     def begin(self, *, stdout: int = 0, stderr: int = 0) -> None:
@@ -112,4 +112,4 @@ class Delivery:
             channel.send(self._outcome)
 
     def _broken(self, failure: Failure) -> None:
-        self._log.failure("an attempt at {task} broke", task=self._task_id, failure=failure)
+        self._log.failure("internal error in an attempt at {task}", task=self._task_id, failure=failure)

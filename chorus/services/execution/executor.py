@@ -20,7 +20,7 @@ from chorus.sandbox.files import volumes
 from chorus.services.execution.attempt import Attempt
 from chorus.services.execution.offer_rules import AgentProfile
 from chorus.services.execution.offers import ASSIGN_S, Offers
-from chorus.services.run_record import RunRecord
+from chorus.services.execution.row import RunRecord
 from chorus.tasks.journal import Fence
 
 if TYPE_CHECKING:
@@ -46,15 +46,20 @@ class ExecutorService(Service):
         profile: AgentProfile,
         *,
         changed: Callable[[], None] = lambda: None,
-        hindrance: Callable[[], tuple[str, str] | None] = lambda: None,
+        blocked_by: Callable[[], tuple[str, str] | None] = lambda: None,
     ) -> None:
-        """`hindrance`: (reason, one line) while this machine can take nothing new."""
+        """`blocked_by`: (reason, one line) while this machine can take nothing new."""
         self._place = attrs.evolve(place, name=profile.agent_id)
         self._profile = profile
         self._changed = changed
         self._attempts: dict[tuple[str, Fence], Attempt] = {}
         self._offers = Offers(
-            self._place, profile, self._attempts, begin=self._begin, stirred=self._stirred, hindrance=hindrance
+            self._place,
+            profile,
+            self._attempts,
+            begin=self._begin,
+            load_changed=self._wake_waiters,
+            blocked_by=blocked_by,
         )
         self._quiet: list[Deferred[None]] = []
         self.last_activity = 0.0
@@ -75,7 +80,7 @@ class ExecutorService(Service):
 
     @property
     def draining(self) -> bool:
-        """Whether it takes nothing more."""
+        """True if it takes nothing more."""
         return self._offers.draining
 
     @draining.setter
@@ -164,7 +169,7 @@ class ExecutorService(Service):
 
     async def _drain(self, budget: float) -> None:
         self.draining = True
-        self._stirred()
+        self._wake_waiters()
         tail = min(DRAIN_TAIL_S, budget / 2)
         await self._until_quiet(budget - tail, executing=True)
         for attempt in list(self._attempts.values()):
@@ -186,7 +191,7 @@ class ExecutorService(Service):
             if limit.active():
                 limit.cancel()
 
-    def _stirred(self) -> None:
+    def _wake_waiters(self) -> None:
         waiting, self._quiet = self._quiet, []
         for waiter in waiting:
             if not waiter.called:
@@ -194,8 +199,8 @@ class ExecutorService(Service):
         try:
             self._changed()
         except Exception:
-            # Whoever is told must not keep a place from being given back.
-            self._log.failure("a change of the load could not be told")
+            # A listener must not keep a place from being given back.
+            self._log.failure("a change of the load could not be passed on")
 
     def peer_joined(self, connection: Connection) -> None:
         """A peer is there (again): deliver to it at once what it waits for (`Host.watch_peers`)."""
@@ -216,7 +221,7 @@ class ExecutorService(Service):
             channel.reset()
             self._offers.ended(attempt)
             self._drop(attempt)
-            self._stirred()
+            self._wake_waiters()
 
     def _drop(self, attempt: Attempt) -> None:
         """One that could not begin: its place is free, whatever is left of it."""
@@ -235,15 +240,15 @@ class ExecutorService(Service):
         self.leases_lost += attempt.lost_lease
         self._offers.ended(attempt)
         self.last_activity = self._place.wall()
-        self._stirred()
+        self._wake_waiters()
 
     def _forgotten(self, attempt: Attempt) -> None:
         self._attempts.pop((attempt.record.task_id, attempt.record.fence), None)
-        self._stirred()
+        self._wake_waiters()
 
 
 def _alive(record: RunRecord, now: float) -> bool:
-    """Whether the lease of a run of an earlier process can still be its own, by wall time (the only one that spans
+    """True if the lease of a run of an earlier process can still be its own, by wall time (the only one that spans
     reboots); a clock that was set back makes it look longer than any lease, and then it is not trusted."""
     return record.language is not None and 0.0 < record.lease_until - now <= record.lease_s
 

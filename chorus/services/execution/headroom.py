@@ -1,4 +1,4 @@
-"""Whether this node has what another task needs: space on the disk of its data directory, descriptors, a whole store.
+"""The node's room for another task: space on the disk of its data directory, descriptors, a whole store.
 
 Without it the node goes on with what it has and takes nothing new: what runs can still record how it ended.
 """
@@ -14,9 +14,10 @@ from twisted.application.service import Service
 from twisted.logger import Logger
 
 from chorus import descriptors
+from chorus.timer import Timer
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.internet.interfaces import IReactorTime
 
 DISK_RESERVE = 64 * 1024 * 1024
 """Bytes that stay free for the journal, its log and the results of what runs already."""
@@ -27,7 +28,7 @@ RESERVE_SHARE = 20
 LOOK_S = 2.0
 """Between two looks: other nodes hear of a change within this time."""
 
-Hindrance = tuple[str, str]
+Obstacle = tuple[str, str]
 """(reason to decline, one line for a person)"""
 
 
@@ -43,7 +44,7 @@ def disk_trouble(found: os.statvfs_result, where: str) -> str | None:
 
 
 class Headroom(Service):
-    """`changed` is called when the answer of `hindrance` becomes another."""
+    """`changed` is called when the answer of `blocked_by` becomes another."""
 
     _log = Logger()
     name = "headroom"
@@ -52,10 +53,9 @@ class Headroom(Service):
         self, directory: Path, clock: IReactorTime, damage: Callable[[], str | None], changed: Callable[[], None]
     ) -> None:
         self._directory = directory
-        self._clock = clock
         self._damage = damage
         self._changed = changed
-        self._timer: IDelayedCall | None = None
+        self._next_look = Timer(clock, self._look)
         self._last: str | None = None
 
     def startService(self) -> None:
@@ -64,8 +64,7 @@ class Headroom(Service):
 
     def stopService(self) -> None:
         super().stopService()  # type: ignore[no-untyped-call]
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        self._next_look.cancel()
 
     def disk(self) -> str | None:
         """For the health check `disk`."""
@@ -74,8 +73,8 @@ class Headroom(Service):
         except OSError as error:
             return f"{self._directory}: {error.strerror}"
 
-    def hindrance(self) -> Hindrance | None:
-        """Why no new task is taken now."""
+    def blocked_by(self) -> Obstacle | None:
+        """The reason why no new task is taken now."""
         for reason, look in (
             ("store_damaged", self._damage),
             ("no_disk", self.disk),
@@ -86,8 +85,8 @@ class Headroom(Service):
         return None
 
     def _look(self) -> None:
-        self._timer = self._clock.callLater(LOOK_S, self._look)
-        found = self.hindrance()
+        self._next_look.arm(LOOK_S)
+        found = self.blocked_by()
         reason = None if found is None else found[0]
         if reason == self._last:
             return

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
     from chorus.services.execution.conversation import Conversation
-    from chorus.services.execution.row import RunRow
+    from chorus.services.execution.row import AttemptRow
 
 
 class HeldLease:
@@ -28,7 +28,7 @@ class HeldLease:
 
     def __init__(
         self,
-        row: RunRow,
+        row: AttemptRow,
         conversation: Conversation,
         clock: IReactorTime,
         wall: Callable[[], float],

@@ -1,4 +1,4 @@
-"""What an agent is, and which tasks it may therefore take (pure)."""
+"""The profile of an agent, and the tasks that it can take (pure)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from chorus.sandbox.contract import Limits
+from chorus.tasks.terms import Limits
 
 if TYPE_CHECKING:
     from chorus.protocols.task_messages import InputBlob
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class AgentProfile:
-    """What this agent is: what it tells others, and what its offers are judged by."""
+    """An agent as it presents itself to others, and as offers to it are judged."""
 
     agent_id: str
     max_tasks: int = 3
@@ -29,7 +29,7 @@ class AgentProfile:
     """Bytes of the largest input that it fetches; None for any."""
 
 
-class Declined(Exception):
+class OfferDeclined(Exception):
     """The typed refusal of an offer: `reason` is a word for the scheduler, `detail` a line for a person."""
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -39,20 +39,20 @@ class Declined(Exception):
 
 
 def suits(profile: AgentProfile, spec: TaskSpec, given: InputBlob | None = None) -> None:
-    """Raises `Declined` for a task, with the input `given`, that this agent could not run, whatever else it has to
+    """Raises `OfferDeclined` for a task, with the input `given`, that this agent could not run, whatever else it has to
     do."""
     if not spec.commands:
-        raise Declined("no_model", f"{profile.agent_id} has no AI provider to plan the commands")
+        raise OfferDeclined("no_model", f"{profile.agent_id} has no AI provider to plan the commands")
     required = spec.required
     if required.role is not None and required.role != profile.role:
-        raise Declined("wrong_role", f"{profile.agent_id} is not {required.role}")
+        raise OfferDeclined("wrong_role", f"{profile.agent_id} is not {required.role}")
     for name in ("expertise", "capabilities"):
         known = {each.lower() for each in getattr(profile, name)}
         missing = [each for each in getattr(required, name) if each.lower() not in known]
         if missing:
-            raise Declined(f"missing_{name}", f"{profile.agent_id} lacks {', '.join(missing)}")
+            raise OfferDeclined(f"missing_{name}", f"{profile.agent_id} lacks {', '.join(missing)}")
     if given is not None and profile.max_input is not None and given.size > profile.max_input:
-        raise Declined(
+        raise OfferDeclined(
             "input_too_large",
             f"{profile.agent_id} takes inputs of at most {profile.max_input >> 20} MiB (CHORUS_MAX_BLOB_MB)",
         )
@@ -60,4 +60,4 @@ def suits(profile: AgentProfile, spec: TaskSpec, given: InputBlob | None = None)
         for field in attrs.fields(Limits):
             asked, most = getattr(spec.limits, field.name), getattr(profile.maximum, field.name)
             if asked > most:
-                raise Declined("over_limits", f"{profile.agent_id} gives at most {field.name} {most}, not {asked}")
+                raise OfferDeclined("over_limits", f"{profile.agent_id} gives at most {field.name} {most}, not {asked}")

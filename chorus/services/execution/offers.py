@@ -18,11 +18,11 @@ from chorus.bounded import Bounded
 from chorus.errors import UserError
 from chorus.protocols.task_messages import Accept, Assign, Decline, Message, Offer, Released, TaskProtocolError
 from chorus.sandbox.contract import Choice, ImageMissing, SandboxUnavailable
-from chorus.services.execution.offer_rules import AgentProfile, Declined, suits
+from chorus.services.execution.offer_rules import AgentProfile, OfferDeclined, suits
 from chorus.services.execution.owed import by_scheduler, excess
 from chorus.services.execution.preparation import detect, job_of
 from chorus.services.execution.reservations import BINDING_S, Reservations
-from chorus.services.run_record import RunRecord
+from chorus.services.execution.row import RunRecord
 from chorus.tasks import leases
 from chorus.tasks.journal import Fence
 from chorus.tasks.spec import TaskSpec
@@ -41,14 +41,14 @@ if TYPE_CHECKING:
 ASSIGN_S = 10.0
 """Seconds in which an offer must have become an assignment; a scheduler that committed nothing by then offers again.
 The place is kept from others for `reservations.BINDING_S` of them alone."""
-MAX_TOLD = 1000
+MAX_REMEMBERED = 1000
 """Declined tasks remembered, so that each is logged once."""
 NO_FENCE = Fence(0, 0, 0)
 
 
 @attrs.define
 class _Reserved:
-    """What a place was promised for."""
+    """The offer that a place was promised for."""
 
     offer: Offer
     spec: TaskSpec
@@ -57,8 +57,8 @@ class _Reserved:
 
 class Offers:
     """`attempts` are those of this executor, by task and fence. `begin` gets what was assigned, with the time (on this
-    clock) from which its lease counts; `stirred` is called when the number of places taken changes; `hindrance` says
-    why this machine can take nothing new: a reason and one line."""
+    clock) from which its lease counts; `load_changed` is called when the number of places taken changes; `blocked_by`
+    says why this machine can take nothing new: a reason and one line."""
 
     _log = Logger()
 
@@ -69,20 +69,20 @@ class Offers:
         attempts: Mapping[tuple[str, Fence], Attempt],
         *,
         begin: Callable[[RunRecord, ExecutorChannel, float], None],
-        stirred: Callable[[], None],
-        hindrance: Callable[[], tuple[str, str] | None],
+        load_changed: Callable[[], None],
+        blocked_by: Callable[[], tuple[str, str] | None],
     ) -> None:
         self._place = place
         self._profile = profile
         self._attempts = attempts
         self._begin = begin
-        self._stirred = stirred
-        self._hindrance = hindrance
+        self._wake_waiters = load_changed
+        self._blocked_by = blocked_by
         self._reserved: dict[ExecutorChannel, _Reserved] = {}
         self._promises = Reservations(profile.max_tasks)
-        """Who was promised a place, by the same keys as `_reserved`."""
-        self._told: Bounded[tuple[PeerId, str], str] = Bounded(MAX_TOLD)
-        """Why which task of which scheduler was last declined: the same again is no news for the log."""
+        """Promised places, by the same keys as `_reserved`."""
+        self._last_declined: Bounded[tuple[PeerId, str], str] = Bounded(MAX_REMEMBERED)
+        """The last reason for which a task of a scheduler was declined: the same again is not logged."""
         self.draining = False
         self.declined: Counter[str] = Counter()
         """By reason."""
@@ -99,7 +99,7 @@ class Offers:
 
     @property
     def owed(self) -> Mapping[PeerId, Owed]:
-        """What each scheduler has not acknowledged."""
+        """Runs and bytes that each scheduler has not acknowledged."""
         ended = [attempt for attempt in self._attempts.values() if not attempt.executing]
         return by_scheduler((attempt.record.scheduler, attempt.held) for attempt in ended)
 
@@ -115,7 +115,7 @@ class Offers:
             self._admit(channel.peer, offer, spec)
         except UserError as error:
             self._decline(channel, offer, "unusable_spec", str(error))
-        except Declined as declined:
+        except OfferDeclined as declined:
             self._decline(channel, offer, declined.reason, declined.detail)
         except Exception as error:
             self._broke(channel, offer, f"failed to judge the offer: {type(error).__name__}")
@@ -134,23 +134,23 @@ class Offers:
     def _admit(self, peer: PeerId, offer: Offer, spec: TaskSpec) -> None:
         name = self._profile.agent_id
         if self.draining:
-            raise Declined("draining", f"{name} is shutting down")
+            raise OfferDeclined("draining", f"{name} is shutting down")
         for attempt in self._attempts_at(offer.task_id):
             if attempt.record.scheduler != peer:
-                raise Declined("other_scheduler", f"{name} has a task of this id from another scheduler")
+                raise OfferDeclined("other_scheduler", f"{name} has a task of this id from another scheduler")
             # Its scheduler offers it again, so the attempt here is void; it must be gone before another begins.
             attempt.lease_lost()
-            raise Declined("busy_with_it", f"{name} is still ending an earlier attempt")
-        if (hindered := self._hindrance()) is not None:
-            raise Declined(hindered[0], f"{name}: {hindered[1]}")
+            raise OfferDeclined("busy_with_it", f"{name} is still ending an earlier attempt")
+        if (blocked := self._blocked_by()) is not None:
+            raise OfferDeclined(blocked[0], f"{name}: {blocked[1]}")
         if (kept := excess(self.owed, peer)) is not None:
-            raise Declined("unacknowledged", f"{name} {kept}")
+            raise OfferDeclined("unacknowledged", f"{name} {kept}")
         if (full := self._full(peer)) is not None:
-            raise Declined("full", full)
+            raise OfferDeclined("full", full)
         suits(self._profile, spec, offer.input)
 
     def _full(self, peer: PeerId, but: ExecutorChannel | None = None) -> str | None:
-        """Why `peer` gets no place, what it was promised on `but` apart."""
+        """The reason why `peer` gets no place, what it was promised on `but` apart."""
         taken = self.executing + self._promises.taken_from(peer, self._place.clock.seconds(), but)
         if taken >= self._profile.max_tasks:
             return f"{self._profile.agent_id} runs {taken} of {self._profile.max_tasks} tasks"
@@ -186,8 +186,8 @@ class Offers:
             reserved.limit.cancel()
             reserved.limit = self._place.clock.callLater(BINDING_S, self._binds_no_more, channel)
             channel.send(Accept())
-            self._told.pop((channel.peer, offer.task_id), None)
-            self._stirred()
+            self._last_declined.pop((channel.peer, offer.task_id), None)
+            self._wake_waiters()
             self._log.debug("accepted {task}", task=offer.task_id, choice=choice)
 
     def _look_broke(self, failure: Failure, channel: ExecutorChannel, offer: Offer) -> None:
@@ -195,7 +195,7 @@ class Offers:
         self._broke(channel, offer, "failed to look for a sandbox", failure)
 
     def _broke(self, channel: ExecutorChannel, offer: Offer, what: str, failure: Failure | None = None) -> None:
-        self._log.failure("an offer broke", failure=failure)
+        self._log.failure("internal error in an offer", failure=failure)
         try:
             self._decline(channel, offer, "sandbox_unavailable", f"{self._profile.agent_id} {what}")
         except Exception:
@@ -209,11 +209,11 @@ class Offers:
     def _decline(self, channel: ExecutorChannel, offer: Offer, reason: str, detail: str) -> None:
         self.declined[reason] += 1
         key = (channel.peer, offer.task_id)
-        if self._told.get(key) != detail:
+        if self._last_declined.get(key) != detail:
             self._log.info(
                 "{task} declined: {detail}", event="task.declined", task=offer.task_id, reason=reason, detail=detail
             )
-        self._told.put(key, detail)
+        self._last_declined.put(key, detail)
         if channel.may_send(Decline):
             channel.send(Decline(reason, detail[:1000]))
 
@@ -224,7 +224,7 @@ class Offers:
     def _binds_no_more(self, channel: ExecutorChannel) -> None:
         """Others may have the place from now on; it is still there for this one if they do not take it."""
         self._reserved[channel].limit = self._place.clock.callLater(ASSIGN_S - BINDING_S, self._unassigned, channel)
-        self._stirred()
+        self._wake_waiters()
 
     def _unassigned(self, channel: ExecutorChannel) -> None:
         self._release(channel)
@@ -234,14 +234,14 @@ class Offers:
     def _release(self, channel: ExecutorChannel) -> None:
         reserved = self._reserved.pop(channel, None)
         if self._promises.give_up(channel, self._place.clock.seconds()):
-            self._stirred()
+            self._wake_waiters()
         if reserved is not None and reserved.limit.active():
             reserved.limit.cancel()
 
     # assignments
 
     def ended(self, attempt: Attempt) -> None:
-        """What was assigned here is over: its place may have been kept for nothing."""
+        """An assigned attempt is over: its place may have been kept for nothing."""
         if attempt.came_to_nothing:
             self._lapsed(attempt.record.scheduler)
 
@@ -256,7 +256,7 @@ class Offers:
         if not leases.is_lease(assign.lease_s):
             self._lapsed(channel.peer)
             channel.reset(TaskProtocolError(f"a lease of {assign.lease_s} s cannot be kept"))
-            self._stirred()
+            self._wake_waiters()
             return
         offer = reserved.offer
         known = self._attempts.get((offer.task_id, assign.fence))
@@ -264,7 +264,7 @@ class Offers:
             # A repetition of what we have already; the attempt has (or finds) a conversation of its own.
             self._lapsed(channel.peer)
             channel.reset()
-            self._stirred()
+            self._wake_waiters()
             return
         if (taken := self._place_lost(offer.task_id, known)) is not None:
             late = now - accepted_at >= BINDING_S
@@ -286,7 +286,7 @@ class Offers:
         self._begin(record, channel, accepted_at)
 
     def _place_lost(self, task_id: str, known: Attempt | None) -> str | None:
-        """Why what was promised cannot be kept: it was not made use of in time, or the name is taken."""
+        """The reason why a promise cannot be kept: it was not used in time, or the name is taken."""
         if self.draining:
             return "the agent is shutting down"
         if known is not None or self._attempts_at(task_id):
@@ -303,4 +303,4 @@ class Offers:
             channel.send(Released(DRAINING, detail))
         else:
             channel.reset()
-        self._stirred()
+        self._wake_waiters()

@@ -10,17 +10,18 @@ import attrs
 from chorus.protocols.task_messages import MAX_NOTES, MAX_TEXT, Released, Result, ResultArtifact, ResultEntry
 
 if TYPE_CHECKING:
-    from chorus.sandbox.contract import Reason, RunResult, StreamName
+    from chorus.sandbox.contract import RunResult
+    from chorus.tasks.terms import Reason, StreamName
 
 
 @attrs.frozen
 class Kept:
-    """What of a run is durable."""
+    """The durable part of a run."""
 
     artifacts: Sequence[ResultArtifact]
     entries: Sequence[ResultEntry]
     skipped: Sequence[str]
-    """What is left out, and why: the first of `skipped_total`."""
+    """Reasons for what is left out: the first of `skipped_total`."""
     skipped_total: int
     sizes: Mapping[StreamName, int]
     digests: Mapping[StreamName, str]

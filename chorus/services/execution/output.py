@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from chorus.files import is_shortage, open_plain
 
 if TYPE_CHECKING:
-    from chorus.sandbox.contract import StreamName
+    from chorus.tasks.terms import StreamName
 
 WINDOW = 256 * 1024
 """Newest bytes of a stream kept in memory for a reader that is nearly up to date."""
@@ -34,7 +34,7 @@ class InThread(Protocol):
     def __call__(self, function: Callable[..., _T], *args: object) -> Deferred[_T]: ...
 
 
-class _Stream:
+class _SpooledStream:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.size = path.stat().st_size if path.exists() else 0
@@ -54,7 +54,7 @@ class Spool:
         """`failed` is called when the files take no more. What a full disk did not take stays in memory for `retry`, at
         most as much as the run's output limit; what a broken one did not take is gone."""
         self._failed = failed
-        self._streams = {name: _Stream(directory / name) for name in STREAMS}
+        self._streams = {name: _SpooledStream(directory / name) for name in STREAMS}
         self._in_thread = in_thread
         self._flushing = False
         self._waiting: list[Deferred[None]] = []

@@ -1,4 +1,4 @@
-"""What schedulers make an executor keep for them: runs that have ended and are not acknowledged (pure).
+"""Runs that have ended and that their schedulers have not acknowledged: an executor keeps them (pure).
 
 An outcome is kept for a scheduler that is away, for days if need be, so none is dropped to make room. Instead nothing
 more is taken from a scheduler that lets too much lie here: an honest one acknowledges within seconds of its return.
@@ -27,7 +27,7 @@ out."""
 
 @attrs.frozen
 class Owed:
-    """What one scheduler has not acknowledged."""
+    """Of one scheduler: runs and bytes that it has not acknowledged."""
 
     runs: int = 0
     size: int = 0
@@ -37,7 +37,7 @@ class Owed:
         return Owed(self.runs + other.runs, self.size + other.size)
 
     @property
-    def told(self) -> str:
+    def words(self) -> str:
         return f"{self.runs} ended run{'s' if self.runs != 1 else ''} of {self.size} bytes"
 
 
@@ -50,11 +50,11 @@ def by_scheduler(ended: Iterable[tuple[PeerId, int]]) -> Mapping[PeerId, Owed]:
 
 
 def excess(owed: Mapping[PeerId, Owed], scheduler: PeerId) -> str | None:
-    """Why nothing more is taken from `scheduler` now."""
+    """The reason why nothing more is taken from `scheduler` now."""
     own = owed.get(scheduler, Owed())
     if own.runs >= MAX_RUNS or own.size >= MAX_BYTES:
-        return f"keeps {own.told} that their scheduler has not acknowledged"
+        return f"keeps {own.words} that their scheduler has not acknowledged"
     in_all = sum(owed.values(), Owed())
     if own.runs and (in_all.runs >= MAX_RUNS_IN_ALL or in_all.size >= MAX_BYTES_IN_ALL):
-        return f"keeps {in_all.told} that their schedulers have not acknowledged"
+        return f"keeps {in_all.words} that their schedulers have not acknowledged"
     return None

@@ -22,7 +22,7 @@ class Patience:
 
     @property
     def waits(self) -> bool:
-        """Whether somebody waits at this moment."""
+        """True while somebody waits."""
         return self._waiting is not None
 
     def check(self) -> None:

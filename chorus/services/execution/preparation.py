@@ -1,4 +1,4 @@
-"""What a run needs before its sandbox can start: its input from the scheduler, its language, the sandbox's job."""
+"""The preparation of a run: its input from the scheduler, its language, the sandbox's job."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from chorus.sandbox.contract import Job, SandboxUnavailable
 from chorus.tasks import languages
 
 if TYPE_CHECKING:
+    from chorus.services.execution.row import RunRecord
     from chorus.services.execution.workplace import Workplace
-    from chorus.services.run_record import RunRecord
     from chorus.tasks.spec import TaskSpec
 
 

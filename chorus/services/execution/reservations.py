@@ -86,7 +86,7 @@ class Reservations:
         return promise is not None
 
     def lapse(self, peer: Hashable, now: float) -> None:
-        """What `peer` was promised, and has used, has led to no run."""
+        """A promise to `peer` was used, and has led to no run."""
         self._scheduler(peer, now).lapsed_at = now
 
     def taken(self, now: float) -> int:

@@ -1,4 +1,4 @@
-"""What a run made becomes blobs: its artifacts and its whole output, durable before its result is told.
+"""Storing the artifacts and the whole output of a run as blobs: durable before its result is sent.
 
 It is all that there is of the task's work, so a full disk is waited for, as long as anybody wants the result.
 """
@@ -33,11 +33,12 @@ from chorus.services.execution.output import STREAMS
 from chorus.store.errors import StoreDamaged, StoreUnavailable
 
 if TYPE_CHECKING:
-    from chorus.sandbox.contract import RunResult, StreamName
+    from chorus.sandbox.contract import RunResult
     from chorus.services.blobs.service import BlobRef
     from chorus.services.execution.output import Spool
     from chorus.services.execution.patience import Patience
     from chorus.services.execution.workplace import Workplace
+    from chorus.tasks.terms import StreamName
 
 NO_DIGEST = "0" * 64
 """Stands in a row for as long as its blob is not kept, so that its size is known."""
@@ -153,7 +154,7 @@ class ResultBlobs:
 
 
 class _Room:
-    """What is left of a result's frame for its rows."""
+    """The room that is left in a result's frame for its rows."""
 
     def __init__(self, size: int) -> None:
         self._left = size

@@ -1,29 +1,72 @@
-"""The live row of one attempt: what its parts know and change of it, and how that becomes durable."""
+"""An attempt's shared state and its persistence.
+
+The row is there before anything starts and stays until the scheduler has acknowledged the outcome, so that a later
+process knows what it has to take back, to hand back or to deliver.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError
 from chorus.protocols.task_messages import Message, Released, Result
-from chorus.sandbox.contract import INFRASTRUCTURE
 from chorus.store.errors import StoreDamaged
+from chorus.tasks.terms import INFRASTRUCTURE
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.python.failure import Failure
 
+    from chorus.identity import PeerId
+    from chorus.protocols.task_messages import InputBlob
     from chorus.services.execution.patience import Patience
-    from chorus.services.run_record import RunRecord, RunStore
+    from chorus.tasks.journal import Fence
+    from chorus.tasks.spec import TaskSpec
 
 STORE_RETRY_S = 1.0
 """Between attempts to record an outcome while the store refuses (disk full)."""
 
 
-class RunRow:
+@attrs.frozen
+class RunRecord:
+    """The durable row of an attempt."""
+
+    task_id: str
+    fence: Fence
+    attempt: int
+    scheduler: PeerId
+    spec: TaskSpec
+    input: InputBlob | None
+    lease_s: float
+    lease_until: float
+    """Unix seconds after which the sandbox must be gone: the kill time, for a restart to judge by."""
+    language: str | None = None
+    """Known, as are the next three, once the sandbox may have been started."""
+    sandbox: str | None = None
+    image: str | None = None
+    started_at: float | None = None
+    outcome: Message | None = None
+    """`Result` or `Released`, once there is one."""
+
+
+class RunStore(Protocol):
+    """Rows of attempts. A row is gone only after `delete`."""
+
+    def save(self, record: RunRecord) -> Deferred[None]:
+        """Insert or replace the row of (task, fence)."""
+
+    def renewed(self, record: RunRecord) -> Deferred[None]:
+        """Only `lease_until` (and what else moves) has changed."""
+
+    def delete(self, task_id: str, fence: Fence) -> Deferred[None]: ...
+
+    def all(self) -> Deferred[list[RunRecord]]: ...
+
+
+class AttemptRow:
     """`record` may be replaced by one that differs in what moves; it is durable once it was saved."""
 
     _log = Logger()

@@ -19,20 +19,22 @@ from twisted.logger import Logger
 
 from chorus.errors import ChorusError, UserError
 from chorus.protocols.task_messages import PREPARING, Message, Progress, Started
-from chorus.sandbox.contract import INFRASTRUCTURE, Begins, ImageMissing, Reason
+from chorus.sandbox.contract import Begins, ImageMissing
 from chorus.services.execution import outcome as run_outcome
 from chorus.services.execution import preparation
 from chorus.services.execution.output import STREAMS, Spool
 from chorus.services.execution.patience import Patience
 from chorus.services.execution.result_blobs import ResultBlobs
+from chorus.tasks.terms import INFRASTRUCTURE, Reason
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
-    from chorus.sandbox.contract import Run, StreamName
-    from chorus.services.execution.delivery import Delivery
-    from chorus.services.execution.row import RunRow
+    from chorus.sandbox.contract import Run
+    from chorus.services.execution.delivery import OutputDelivery
+    from chorus.services.execution.row import AttemptRow
     from chorus.services.execution.workplace import Workplace
+    from chorus.tasks.terms import StreamName
 
 
 SCRATCH = "scratch"
@@ -43,7 +45,7 @@ have been kept for them (`reservations.BINDING_S`)."""
 UNRECORDED = "the agent could not record the outcome: its database takes nothing"
 
 
-class Execution:
+class TaskExecution:
     """Output goes to `delivery`, news for the scheduler to `say`; `ended` gets the outcome, which is recorded then,
     unless the execution was abandoned. It is not called once the execution was detached."""
 
@@ -52,9 +54,9 @@ class Execution:
     def __init__(
         self,
         place: Workplace,
-        row: RunRow,
+        row: AttemptRow,
         directory: Path,
-        delivery: Delivery,
+        delivery: OutputDelivery,
         *,
         say: Callable[[Message], None],
         ended: Callable[[Message], None],
@@ -75,14 +77,14 @@ class Execution:
         self._detached = False
         self._preparing = False
         self._begun = False
-        """Whether its commands were heard to begin."""
+        """Its commands have begun, as the sandbox said."""
         self._began_at = 0.0
         self.ran = False
-        """Whether they have run: to their own end, or for `RAN_S` until they were stopped. Known once it is over."""
+        """They have run: to their own end, or for `RAN_S` until they were stopped. Known once it is over."""
         self.executing = False
         self.stopped_for: str | None = None
         self.abandoned = False
-        """Whether nobody wants its outcome any more."""
+        """Nobody wants its outcome any more."""
 
     @property
     def output_size(self) -> int:
@@ -131,8 +133,8 @@ class Execution:
         self._work.addErrback(self._broken)
 
     def _broken(self, failure: Failure) -> None:
-        """Whatever went wrong, the place comes back, and the task goes elsewhere."""
-        self._log.failure("an attempt at {task} broke", task=self._row.record.task_id, failure=failure)
+        """The place comes back whatever went wrong, and the task goes elsewhere."""
+        self._log.failure("internal error in an attempt at {task}", task=self._row.record.task_id, failure=failure)
         if self.executing and not self._detached:
             self.executing = False
             self._ended(
@@ -151,7 +153,7 @@ class Execution:
         self._ended(outcome)
 
     async def _tidy(self) -> None:
-        """What the sandbox left is blobs by now, or nobody's: only the output is kept, for its delivery."""
+        """The files of the sandbox are blobs by now, or nobody's: only the output is kept, for its delivery."""
         if self._detached:
             return
         try:
@@ -177,7 +179,7 @@ class Execution:
         spool = self._open_spool()
         self._preparing = row.record.input is not None
         archive = await preparation.fetch_input(place, row.record, self._say)
-        self.say_where()
+        self.report_progress()
         job = await preparation.make_job(place, row.record, archive)
         choice = await place.sandboxes.choose(job)
         row.record = attrs.evolve(row.record, language=job.language, sandbox=choice.sandbox, image=choice.image)
@@ -186,19 +188,19 @@ class Execution:
             raise CancelledError
         self._run = run = place.sandboxes.start(job, self._directory / SCRATCH, self._sink)
         began = run.began if isinstance(run, Begins) else succeed(None)
-        began.addCallback(self._commands_begin).addErrback(self._not_said)
+        began.addCallback(self._commands_begin).addErrback(self._not_reported)
         return await self._finish(run, spool)
 
     def _commands_begin(self, _: None) -> None:
         self._begun, self._began_at = True, self._place.clock.seconds()
         self._row.record = attrs.evolve(self._row.record, started_at=self._place.wall())
-        self.say_where()
+        self.report_progress()
 
-    def _not_said(self, failure: Failure) -> None:
-        self._log.failure("the start of {task} could not be said", task=self._row.record.task_id, failure=failure)
+    def _not_reported(self, failure: Failure) -> None:
+        self._log.failure("the start of {task} could not be reported", task=self._row.record.task_id, failure=failure)
 
-    def say_where(self) -> None:
-        """How far it is; a scheduler may hear it more than once."""
+    def report_progress(self) -> None:
+        """Reports how far it is; a scheduler may get this more than once."""
         record = self._row.record
         if self._begun and record.sandbox is not None:
             self._say(Started(record.sandbox, record.image, record.started_at or 0.0))
@@ -261,7 +263,7 @@ class Execution:
             self._log.error("an attempt at {task} failed here: {error}", task=self._row.record.task_id, error=error)
             return self._not_here(f"the machine failed: {error.strerror or error}")
         except Exception as error:
-            self._log.failure("an attempt at {task} broke", task=self._row.record.task_id)
+            self._log.failure("internal error in an attempt at {task}", task=self._row.record.task_id)
             return run_outcome.given_back(Reason.SANDBOX_UNAVAILABLE, f"the agent failed: {type(error).__name__}")
 
     def _not_here(self, detail: str, reason: Reason = Reason.SANDBOX_UNAVAILABLE) -> Message:
@@ -321,7 +323,7 @@ class Execution:
             self._work.cancel()
 
     def _is_wanted(self) -> bool:
-        """Whether somebody waits for the result of a run that has ended."""
+        """True if somebody waits for the result of a run that has ended."""
         return not self._detached and not self.abandoned and self.stopped_for in (None, Reason.CANCELLED)
 
 
@@ -330,7 +332,7 @@ def _make_directory(path: Path) -> None:
 
 
 def _remove_copies(scratch: Path) -> None:
-    """What the sandbox handed over (`contract.Backend.start`)."""
+    """Removes what the sandbox handed over (`contract.Backend.start`)."""
     for name in STREAMS:
         (scratch / name).unlink(missing_ok=True)
     with contextlib.suppress(FileNotFoundError):

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 from twisted.application.service import Service
@@ -18,20 +18,20 @@ from twisted.logger import Logger
 from chorus.errors import ChorusError
 from chorus.sandbox.contract import (
     Backend,
-    Begins,
     Choice,
-    ImageMissing,
     Job,
-    Limits,
     OutputSink,
-    Reason,
     Run,
     RunResult,
-    SandboxUnavailable,
 )
 from chorus.sandbox.files import volumes
-from chorus.sandbox.selection import ORDER, Mode, choose
-from chorus.tasks.languages import LANGUAGES, ImageMap
+from chorus.sandbox.images import ImageMap
+from chorus.sandbox.selection import ORDER, Selection
+from chorus.sandbox.settings import Mode, SandboxSettings
+from chorus.services.execution.chosen import ChosenRun
+from chorus.tasks.languages import LANGUAGES
+from chorus.tasks.terms import Limits
+from chorus.timer import Timer
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -44,7 +44,7 @@ PROBE_INTERVAL_S = 30.0
 
 @attrs.frozen
 class SandboxStatus:
-    """What /ready and /v1/status say of the sandbox."""
+    """The sandbox as /ready and /v1/status show it."""
 
     usable: bool
     mode: Mode
@@ -62,50 +62,25 @@ class SandboxStatus:
         return "; ".join(problem for problem in self.backends.values() if problem is not None) or "not looked at yet"
 
     def to_json(self) -> dict[str, JSON]:
-        return {
-            "usable": self.usable,
-            "mode": self.mode,
-            "backends": dict(self.backends),
-            "images": list(self.images),
-            "active": self.active,
-            "warm": dict(self.warm),
-            "detail": self.detail,
-        }
+        return {**attrs.asdict(self), "images": list(self.images), "detail": self.detail}
 
 
 def make_backends(
-    reactor: IReactorTime,
-    agent_id: str,
-    *,
-    mode: Mode,
-    state: Path,
-    docker_host: str | None = None,
-    images: ImageMap | None = None,
-    warm: Mapping[str, int] | None = None,
-    defaults: Limits | None = None,
-    tmp_mb: int | None = None,
+    reactor: IReactorTime, agent_id: str, *, state: Path, settings: SandboxSettings
 ) -> dict[str, Backend]:
-    """The backends that `mode` may use. `state` is a folder of this agent's own. An address of the engine that is not
+    """The backends that the mode may use. `state` is a folder of this agent's own. An address of the engine that is not
     given comes from DOCKER_HOST, else it is the usual socket."""
     found: dict[str, Backend] = {}
-    for name in ORDER[mode]:
+    for name in ORDER[settings.mode]:
         if name == "docker":
             from chorus.sandbox.docker.backend import Docker
 
-            found[name] = Docker(
-                reactor,
-                agent_id,
-                state=state,
-                host=docker_host or os.environ.get("DOCKER_HOST") or None,
-                images=images,
-                warm=warm,
-                defaults=defaults,
-                tmp_mb=tmp_mb,
-            )
+            host = settings.docker_host or os.environ.get("DOCKER_HOST") or None
+            found[name] = Docker(reactor, agent_id, state=state, settings=attrs.evolve(settings, docker_host=host))
         else:
             from chorus.sandbox.bubblewrap.backend import Bubblewrap
 
-            found[name] = Bubblewrap(reactor, agent_id, tmp_mb=tmp_mb)
+            found[name] = Bubblewrap(reactor, agent_id, tmp_mb=settings.tmp_mb)
     return found
 
 
@@ -121,36 +96,6 @@ def clean_scratch(root: Path, keep: Collection[Path]) -> int:
         except OSError as error:
             SandboxService._log.error("{path} could not be removed: {error}", path=str(box), error=error)
     return removed
-
-
-def sandbox_service(
-    reactor: IReactorTime,
-    agent_id: str,
-    *,
-    data_dir: Path,
-    scratch_root: Path,
-    mode: Mode = "auto",
-    docker_host: str | None = None,
-    image_map: Mapping[str, str] | None = None,
-    warm_pool: Mapping[str, int] | None = None,
-    defaults: Limits | None = None,
-    tmp_mb: int | None = None,
-) -> SandboxService:
-    """The service with its backends. `scratch_root` is the folder below which attempts have their own; `defaults` are
-    the limits of a task that names none, which warm containers are made with; `tmp_mb` is the size of /tmp."""
-    images = ImageMap(dict(image_map or {}))
-    backends = make_backends(
-        reactor,
-        agent_id,
-        mode=mode,
-        state=data_dir / "sandbox",
-        docker_host=docker_host,
-        images=images,
-        warm=warm_pool,
-        defaults=defaults,
-        tmp_mb=tmp_mb,
-    )
-    return SandboxService(reactor, backends, mode=mode, images=images, scratch_root=scratch_root)
 
 
 class SandboxService(Service):
@@ -169,14 +114,12 @@ class SandboxService(Service):
         now: Callable[[], float] = time.time,
     ) -> None:
         self._scratch_root = scratch_root
-        self._reactor: Any = reactor
         self._now = now
         self._backends = dict(backends)
-        self._mode: Mode = mode
-        self._images = images or ImageMap()
+        self._selection = Selection(mode, self._backends, images or ImageMap())
         self._problems: dict[str, str | None] = {name: "not looked at yet" for name in ORDER[mode]}
         self._present: tuple[str, ...] = ()
-        self._timer: Any = None
+        self._next_look = Timer(reactor, self._look_again)
         self._adoptable: dict[tuple[str, str], Backend] = {}
         self.active = 0
         self.started_total = 0
@@ -204,19 +147,18 @@ class SandboxService(Service):
         self._arm()
 
     async def _stop(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        self._next_look.cancel()
         for backend in self._backends.values():
             await backend.close()
 
-    def _arm(self) -> None:
-        if self.running:
-            self._timer = self._reactor.callLater(PROBE_INTERVAL_S, self._again)
-
-    def _again(self) -> None:
+    def _look_again(self) -> None:
         looking = Deferred.fromCoroutine(self.look())
         looking.addErrback(lambda failure: self._log.failure("looking at the sandboxes", failure))
-        looking.addBoth(lambda _: self._arm())
+        looking.addCallback(lambda _: self._arm())
+
+    def _arm(self) -> None:
+        if self.running:
+            self._next_look.arm(PROBE_INTERVAL_S)
 
     async def look(self) -> None:
         """Ask every backend whether it is usable."""
@@ -236,7 +178,7 @@ class SandboxService(Service):
             job = Job("", 0, "", "", (), {}, Limits(), language, None, None, ())
             with contextlib.suppress(ChorusError):
                 if await docker.has_image(job):
-                    present.append(self._images.image_for(language))
+                    present.append(self._selection.images.image_for(language))
         return tuple(present)
 
     # -- health
@@ -248,21 +190,21 @@ class SandboxService(Service):
     def status(self) -> SandboxStatus:
         pool = getattr(self._backends.get("docker"), "pool", None)
         warm = pool.waiting if pool is not None else {}
-        return SandboxStatus(self.usable, self._mode, dict(self._problems), self._present, self.active, warm)
+        return SandboxStatus(self.usable, self._selection.mode, dict(self._problems), self._present, self.active, warm)
 
     # -- executors
 
     def choose(self, job: Job) -> Deferred[Choice]:
-        """What would run it now. Fails with `SandboxUnavailable` or `ImageMissing`."""
+        """The sandbox that would run it now. Fails with `SandboxUnavailable` or `ImageMissing`."""
 
         async def chosen() -> Choice:
-            return (await choose(self._mode, self._backends, self._images, job))[1]
+            return (await self._selection.choose(job))[1]
 
         return Deferred.fromCoroutine(chosen())
 
     def start(self, job: Job, scratch: Path, sink: OutputSink) -> Run:
         """Begin; no usable sandbox is a result with its reason."""
-        return self._count(_Chosen(self._mode, self._backends, self._images, job, scratch, sink, self._now))
+        return self._count(ChosenRun(self._selection, job, scratch, sink, self._now))
 
     def reconcile(self, keep: Callable[[str, str], bool]) -> Deferred[list[tuple[str, str]]]:
         """At start, before any run: remove what an earlier process left, but what `keep(task_id, fence)` says may be
@@ -308,66 +250,3 @@ class SandboxService(Service):
 
         run.result.addCallback(ended)
         return run
-
-
-class _Chosen:
-    """A run whose backend is chosen first."""
-
-    _log = Logger()
-
-    def __init__(
-        self,
-        mode: Mode,
-        backends: Mapping[str, Backend],
-        images: ImageMap,
-        job: Job,
-        scratch: Path,
-        sink: OutputSink,
-        now: Callable[[], float],
-    ) -> None:
-        self.result: Deferred[RunResult] = Deferred()
-        self.began: Deferred[None] = Deferred()
-        self._run: Run | None = None
-        self._stopped: Reason | None = None
-        self._now = now
-        Deferred.fromCoroutine(self._go(mode, backends, images, job, scratch, sink)).addErrback(self._broke)
-
-    def cancel(self, reason: Reason) -> None:
-        self._stopped = self._stopped or reason
-        if self._run is not None:
-            self._run.cancel(reason)
-
-    def detach(self) -> None:
-        if self._run is not None:
-            self._run.detach()
-        else:
-            self.cancel(Reason.SANDBOX_UNAVAILABLE)
-
-    async def _go(
-        self, mode: Mode, backends: Mapping[str, Backend], images: ImageMap, job: Job, scratch: Path, sink: OutputSink
-    ) -> None:
-        try:
-            backend, _ = await choose(mode, backends, images, job)
-        except ImageMissing as error:
-            self._never(Reason.IMAGE_MISSING, str(error), error.image)
-            return
-        except SandboxUnavailable as error:
-            self._never(Reason.SANDBOX_UNAVAILABLE, str(error), None)
-            return
-        if self._stopped is not None:
-            self._never(self._stopped, "stopped before it began", None)
-            return
-        self._run = backend.start(job, scratch, sink)
-        if isinstance(self._run, Begins):
-            self._run.began.chainDeferred(self.began)
-        else:
-            self.began.callback(None)
-        self._run.result.chainDeferred(self.result)
-
-    def _never(self, reason: Reason, detail: str, image: str | None) -> None:
-        at = self._now()
-        self.result.callback(RunResult(reason, None, detail, "none", image, at, at))
-
-    def _broke(self, failure: Any) -> None:
-        self._log.failure("a sandbox could not be chosen", failure)
-        self._never(Reason.SANDBOX_UNAVAILABLE, failure.getErrorMessage(), None)

@@ -1,4 +1,4 @@
-"""What the attempts of one executor share: the ports through which they reach the rest of the node."""
+"""The ports through which the attempts of one executor reach the rest of the node."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from chorus.sandbox.contract import Choice, Job, OutputSink, Run
     from chorus.services.blobs.service import BlobRef
     from chorus.services.execution.output import InThread
-    from chorus.services.run_record import RunStore
+    from chorus.services.execution.row import RunStore
     from chorus.services.task_streams import TaskStreams
 
 
-class Blobs(Protocol):
-    """What an attempt asks of the blob service."""
+class BlobAccess(Protocol):
+    """The blob service as an attempt needs it."""
 
     def put_file(self, path: Path) -> Deferred[BlobRef]: ...
 
@@ -29,10 +29,10 @@ class Blobs(Protocol):
 
 
 class Sandboxes(Protocol):
-    """What executors ask of the sandbox service."""
+    """The sandbox service as executors need it."""
 
     def choose(self, job: Job) -> Deferred[Choice]:
-        """What would run it now. Fails with `SandboxUnavailable` or `ImageMissing`."""
+        """The sandbox that would run it now. Fails with `SandboxUnavailable` or `ImageMissing`."""
 
     def start(self, job: Job, scratch: Path, sink: OutputSink) -> Run: ...
 
@@ -43,13 +43,13 @@ class Sandboxes(Protocol):
 
 @attrs.frozen
 class Workplace:
-    """What every attempt of one executor shares."""
+    """Shared by all attempts of one executor."""
 
     agent_id: str
-    """What marks this agent's sandboxes."""
+    """Marks this agent's sandboxes."""
     streams: TaskStreams
     runs: RunStore
-    blobs: Blobs
+    blobs: BlobAccess
     sandboxes: Sandboxes
     clock: IReactorTime
     wall: Callable[[], float]

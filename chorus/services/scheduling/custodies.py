@@ -15,13 +15,13 @@ from chorus.tasks.state import OWNED, State, TaskState
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-    from chorus.sandbox.contract import StreamName
     from chorus.seams import JSON
     from chorus.services.blobs.named import NamedBlobs
     from chorus.services.scheduling.events import TaskEvents
     from chorus.services.task_streams import SchedulerChannel
     from chorus.tasks.journal import Entry
     from chorus.tasks.machine import TaskMachine
+    from chorus.tasks.terms import StreamName
 
 
 class Custodies:

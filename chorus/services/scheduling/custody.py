@@ -35,23 +35,23 @@ from chorus.protocols.task_messages import (
     Started,
     TaskProtocolError,
 )
-from chorus.sandbox.contract import Reason
 from chorus.services.blobs.named import NamedBlobs
 from chorus.services.scheduling.result_limits import ResultOverLimits, excess
 from chorus.tasks import deadlines, entries, leases
 from chorus.tasks.blobs import result_blobs
 from chorus.tasks.errors import IllegalEntry
 from chorus.tasks.state import MOVES, State, TaskState
+from chorus.tasks.terms import Reason
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
     from twisted.python.failure import Failure
 
-    from chorus.sandbox.contract import StreamName
     from chorus.seams import JSON
     from chorus.services.scheduling.events import TaskEvents
     from chorus.services.task_streams import SchedulerChannel
     from chorus.tasks.journal import Entry, Fence
+    from chorus.tasks.terms import StreamName
 
 APPEND_RETRY_S = 1.0
 """Between attempts to record what an agent said while the journal cannot commit."""

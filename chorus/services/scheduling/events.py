@@ -22,8 +22,8 @@ from chorus.tasks.events import TaskEvent
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-    from chorus.sandbox.contract import StreamName
     from chorus.seams import Document
+    from chorus.tasks.terms import StreamName
 
 MAX_EVENT_OUTPUT = 64 * 1024
 """Bytes of output that one event carries; smaller pieces that came while a write was under way are joined up to it."""

@@ -15,8 +15,8 @@ from twisted.internet.defer import Deferred
 from chorus.errors import ChorusError, LocalError
 from chorus.protocols.stream import StreamClosed
 from chorus.protocols.task_messages import Accept, Assign, Decline, Message, Offer
-from chorus.sandbox.contract import Reason
 from chorus.tasks import entries
+from chorus.tasks.terms import Reason
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime

@@ -12,8 +12,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from chorus.identity import PeerId
-from chorus.protocols.task_messages import InputBlob
-from chorus.services.run_record import RunRecord, outcome_from_json
+from chorus.protocols.task_messages import InputBlob, from_json, to_json
+from chorus.services.execution.row import RunRecord
 from chorus.services.scheduling.events import NewEvent
 from chorus.store import blobs, event_tails, events, runs
 from chorus.tasks.events import TaskEvent
@@ -23,9 +23,9 @@ from chorus.tasks.spec import TaskSpec
 if TYPE_CHECKING:
     import sqlite3
 
-    from chorus.sandbox.contract import StreamName
     from chorus.seams import JSON
     from chorus.store.database import Store
+    from chorus.tasks.terms import StreamName
 
 
 class StoredEvents:
@@ -98,7 +98,7 @@ class StoredRuns:
 
     def save(self, record: RunRecord) -> Deferred[None]:
         now = self._wall()
-        state, outcome = _state(record), record.outcome_json()
+        state, outcome = _state(record), None if record.outcome is None else to_json(record.outcome)
 
         def work(connection: sqlite3.Connection) -> None:
             runs.insert(
@@ -165,6 +165,6 @@ def _record(row: runs.StoredRun) -> RunRecord:
         spec=TaskSpec.from_json(fixed["spec"]),
         input=None if fixed["input"] is None else InputBlob(**fixed["input"]),
         lease_s=fixed["lease_s"],
-        outcome=outcome_from_json(row.result),
+        outcome=None if row.result is None else from_json(dict(row.result)),
         **{name: moving[name] for name in _MOVING},
     )

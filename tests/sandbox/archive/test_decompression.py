@@ -65,7 +65,7 @@ class Decompression(Base):
                         path = self.archive(compress(data[:1536]) + rubbish + compress(data[1536:]))
                         self.assertEqual([entry.path for entry in listing(path)], ["a"], (compress, rubbish[:20]))
                         with path.open("rb") as file:
-                            source = decompression.Source(file, Bounds(), lambda: False)
+                            source = decompression.PackedSource(file, Bounds(), lambda: False)
                             self.assertEqual([len(source.take(4096)) for _ in range(3)], [1536, 0, 0])
 
     def test_stopped_among_zeros(self) -> None:
@@ -88,14 +88,14 @@ class Decompression(Base):
         for compress in (lambda d: gzip.compress(d, 9), bz2.compress, lzma.compress):
             bomb = compress(tar(member("zeros", bytes(decompression.RATIO_FLOOR + (8 << 20)))))
             taken = []
-            real = decompression.Source._more
+            real = decompression.PackedSource._more
 
-            def count(source: decompression.Source, real=real, taken=taken) -> bytes:
+            def count(source: decompression.PackedSource, real=real, taken=taken) -> bytes:
                 data = real(source)
                 taken.append(len(data))
                 return data
 
-            with mock.patch.object(decompression.Source, "_more", count):
+            with mock.patch.object(decompression.PackedSource, "_more", count):
                 error = self.assertRaises(BadArchive, listing, self.archive(bomb))
             self.assertIn("times when unpacked", str(error))
             self.assertLessEqual(sum(taken), decompression.RATIO_FLOOR + decompression.CHUNK)

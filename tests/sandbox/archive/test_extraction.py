@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from chorus.sandbox.archive import extraction
 from chorus.sandbox.archive.archives import unpack
 from chorus.sandbox.archive.limits import BadArchive, Bounds
-from chorus.sandbox.archive.member import Member
+from chorus.sandbox.archive.member import ArchiveMember
 from chorus.sandbox.archive.tree import ArchiveTree
 from tests.sandbox.archive_kit import Base, link, member, tar
 
@@ -18,11 +18,11 @@ from tests.sandbox.archive_kit import Base, link, member, tar
 class Swapping:
     """A reader whose second member comes when a folder of the first has become a link."""
 
-    def __init__(self, *members: Member, between: object) -> None:
+    def __init__(self, *members: ArchiveMember, between: object) -> None:
         self.members = members
         self.between = between
 
-    def __iter__(self) -> Iterator[Member]:
+    def __iter__(self) -> Iterator[ArchiveMember]:
         for number, each in enumerate(self.members):
             if number == 1:
                 self.between()  # type: ignore[operator]
@@ -103,7 +103,7 @@ class Extraction(Base):
     def swapped(self, swap, *paths, tree=None) -> None:  # type: ignore[no-untyped-def]
         root = os.open(tree or self.tree, os.O_RDONLY)
         try:
-            reader = Swapping(*(Member(path, "file", 1) for path in paths), between=swap)
+            reader = Swapping(*(ArchiveMember(path, "file", 1) for path in paths), between=swap)
             extraction.Extraction(root, None, ArchiveTree(Bounds())).write(reader, lambda: False)
         finally:
             os.close(root)

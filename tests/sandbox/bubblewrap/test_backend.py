@@ -14,14 +14,13 @@ from twisted.internet import reactor
 from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SkipTest
 
-from chorus.sandbox import cgroups
-from chorus.sandbox.bubblewrap import backend as bubblewrap
+from chorus.sandbox import cgroups, leftovers
 from chorus.sandbox.bubblewrap import launch as bwrap_launch
+from chorus.sandbox.bubblewrap import machine
 from chorus.sandbox.bubblewrap import run as bubblewrap_run
 from chorus.sandbox.bubblewrap.arguments import (
     AS_ROOT,
     INSIDE_ID,
-    READ_ONLY,
     Descriptors,
     Folders,
     Launch,
@@ -30,14 +29,14 @@ from chorus.sandbox.bubblewrap.arguments import (
     launch_arguments,
     made_files,
     sandbox_arguments,
-    tmpfs_mb,
-    users_files,
 )
 from chorus.sandbox.bubblewrap.backend import Bubblewrap
-from chorus.sandbox.commands import HELPER_ENVIRONMENT, SCRIPT
-from chorus.sandbox.contract import Limits, Reason
+from chorus.sandbox.bubblewrap.watching import Watching
+from chorus.sandbox.commands import HELPER_ENVIRONMENT, READ_ONLY, SCRIPT, tmpfs_mb, users_files
 from chorus.sandbox.files import gathering, trees, volumes
+from chorus.sandbox.run import Look
 from chorus.sandbox.uids import TASK_UIDS
+from chorus.tasks.terms import Limits, Reason
 from tests.sandbox.contract import ContractTests
 from tests.sandbox.support import Recorder, SandboxCase, child, import_path, no_bubblewrap, python, shell
 from tests.support import PureTestCase
@@ -89,7 +88,7 @@ class Real(ContractTests, SandboxCase):
         *inside, pid = out.decode().split()
         await self.backend.probe()
         for name, seen in zip(names.split(), inside, strict=True):
-            if name == "user" and self.backend.host().mode in AS_ROOT:
+            if name == "user" and self.backend.machine.abilities().mode in AS_ROOT:
                 continue
             self.assertNotEqual(os.readlink(f"/proc/self/ns/{name}"), seen, name)
         self.assertLess(int(pid), 50, "a pid namespace of its own")
@@ -109,12 +108,12 @@ class Real(ContractTests, SandboxCase):
         """A root agent where none may be made (a chroot, many containers): bwrap stays root, the task does not."""
         if os.geteuid():
             raise self.skipTest("this way needs root")
-        real = Bubblewrap._try
+        real = machine.Machine._try
 
-        def refuse(backend: Bubblewrap, bwrap: str, mode: Mode, program: bytes | None) -> str | None:
-            return "no user namespaces" if mode == "drop" else real(backend, bwrap, mode, program)
+        def refuse(here: machine.Machine, bwrap: str, mode: Mode, program: bytes | None) -> str | None:
+            return "no user namespaces" if mode == "drop" else real(here, bwrap, mode, program)
 
-        self.patch(Bubblewrap, "_try", refuse)
+        self.patch(machine.Machine, "_try", refuse)
         result, out, err = await self.outcome(
             shell(
                 "id -u; grep -E 'Cap(Prm|Eff|Bnd)|NoNew|Seccomp:' /proc/self/status | cut -f2 | sort -u",
@@ -128,8 +127,8 @@ class Real(ContractTests, SandboxCase):
         self.assertIn("no_user_namespace", " ".join(result.caveats))
 
     async def test_nothing_works(self) -> None:
-        self.patch(Bubblewrap, "_try", lambda *_: "Operation not permitted")
-        self.patch(bubblewrap, "in_chroot", lambda: False)
+        self.patch(machine.Machine, "_try", lambda *_: "Operation not permitted")
+        self.patch(machine, "in_chroot", lambda: False)
         problem = await self.backend.probe()
         self.assertIn("cannot make a sandbox here: Operation not permitted", problem)
 
@@ -139,9 +138,9 @@ class Real(ContractTests, SandboxCase):
         self.assertTrue(bwrap_launch.in_chroot(table))
         table.write_text("3 1 0:1 / / rw - ext4 a rw\n")
         self.assertFalse(bwrap_launch.in_chroot(table))
-        self.patch(bubblewrap, "in_chroot", lambda: True)
-        self.patch(bubblewrap, "can_reroot", lambda folder: False)
-        self.patch(Bubblewrap, "_try", lambda *_: "Invalid argument")
+        self.patch(machine, "in_chroot", lambda: True)
+        self.patch(machine, "can_reroot", lambda folder: False)
+        self.patch(machine.Machine, "_try", lambda *_: "Invalid argument")
         self.assertIn("this is a chroot", await self.backend.probe())
 
     async def test_in_a_chroot(self) -> None:
@@ -230,13 +229,13 @@ class Real(ContractTests, SandboxCase):
         """A look that had to wait for the processor was not dear: the next one is not put off for it."""
         self.poll()
         waited, pauses = 0.5, self.pauses()
-        real = bubblewrap_run.BubblewrapRun._sample
+        real = Watching.look
 
-        def waits(run: bubblewrap_run.BubblewrapRun, prepared: bubblewrap_run._Prepared) -> bubblewrap_run._Sample:
+        def waits(watching: Watching, inherited: bwrap_launch.Inherited) -> Look:
             time.sleep(waited)
-            return real(run, prepared)
+            return real(watching, inherited)
 
-        self.patch(bubblewrap_run.BubblewrapRun, "_sample", waits)
+        self.patch(Watching, "look", waits)
         run, _ = self.go(shell("sleep 600"))
         await self.until(lambda: len(pauses) >= 3)
         run.cancel(Reason.CANCELLED)
@@ -265,7 +264,7 @@ class Real(ContractTests, SandboxCase):
         await self.backend.probe()
         opened = len(os.listdir("/proc/self/fd"))
         for module, name in (
-            (bubblewrap_run.cgroups.Group, "create"),
+            (bubblewrap_run.cgroups.ControlGroup, "create"),
             (bubblewrap_run, "Pipe"),
             (bubblewrap_run.subprocess, "Popen"),
             (bubblewrap_run, "Exit"),
@@ -284,7 +283,7 @@ class Real(ContractTests, SandboxCase):
 
     async def test_what_cannot_be_removed_is_removed_later(self) -> None:
         """No descriptors for that either: tried again until it is done, and once more when the agent stops."""
-        self.patch(bubblewrap, "LEFTOVERS_S", 0.01)
+        self.patch(leftovers, "LEFTOVERS_S", 0.01)
         await self.backend.probe()
         for closes in (False, True):
             broken = self.patch(trees, "empty", _no_descriptors)
@@ -293,7 +292,7 @@ class Real(ContractTests, SandboxCase):
             self.assertIn("box", os.listdir(scratch))
             if closes:
                 # From the second attempt on the next one is far away.
-                self.patch(bubblewrap, "LEFTOVERS_S", 1e6)
+                self.patch(leftovers, "LEFTOVERS_S", 1e6)
                 await self.until(self.leftovers_put_off)
             broken.restore()
             if closes:
@@ -303,8 +302,8 @@ class Real(ContractTests, SandboxCase):
             self.assert_clean(scratch)
 
     def leftovers_put_off(self) -> bool:
-        sweep = self.backend._sweep
-        return sweep is not None and sweep.active() and sweep.getTime() > reactor.seconds() + 1e5
+        sweep = self.backend.leftovers._timer._call
+        return sweep is not None and sweep.getTime() > reactor.seconds() + 1e5
 
     async def test_reconcile_removes_what_a_killed_agent_left(self) -> None:
         if os.geteuid():
@@ -396,7 +395,7 @@ from twisted.trial.reporter import TextReporter
 from twisted.trial.runner import TestLoader, TrialRunner
 folder, *names = sys.argv[1:]
 suite = TestLoader().loadByNames(names)
-from chorus.sandbox import trees
+from chorus.sandbox.files import trees
 trees.__file__ = shutil.copy(trees.__file__, folder)
 os.chmod(trees.__file__, 0o644)
 sys.executable = shutil.which("python3", path="/usr/bin:/usr/local/bin") or sys.executable
@@ -524,8 +523,8 @@ class Arguments(PureTestCase):
 
     def test_agents_do_not_share_names(self) -> None:
         one, two = (Bubblewrap(reactor, f"agent-{n}") for n in "ab")  # type: ignore[arg-type]
-        self.assertNotEqual(one.prefix, two.prefix)
-        self.assertEqual(bubblewrap.NAME, "bubblewrap")
+        self.assertNotEqual(one.machine.prefix, two.machine.prefix)
+        self.assertEqual(Bubblewrap.name, "bubblewrap")
 
 
 class FullDisk(SandboxCase):

@@ -9,14 +9,17 @@ import stat
 import subprocess
 from pathlib import Path
 
+import attrs
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
 from chorus.sandbox import cgroups, processes
-from chorus.sandbox.bubblewrap.arguments import READ_ONLY, Descriptors, Launch, Mode, launch_arguments
+from chorus.sandbox.bubblewrap.arguments import Descriptors, Launch, Mode, launch_arguments
 from chorus.sandbox.bubblewrap.backend import Bubblewrap
-from chorus.sandbox.contract import Limits, Reason
+from chorus.sandbox.bubblewrap.machine import Machine
+from chorus.sandbox.commands import READ_ONLY
 from chorus.sandbox.uids import LOCKS, TASK_UIDS, Uids
+from chorus.tasks.terms import Limits, Reason
 from tests.sandbox.contract import ContractTests
 from tests.sandbox.support import Recorder, SandboxCase, archive, no_bubblewrap, python, shell
 
@@ -54,13 +57,13 @@ class RootAgent(SandboxCase):
 
     def only(self, *modes: str) -> None:
         """A machine on which no other mode works."""
-        real = self.__dict__.setdefault("_real_try", Bubblewrap._try)
+        real = self.__dict__.setdefault("_real_try", Machine._try)
 
-        def refuse(backend: Bubblewrap, bwrap: str, mode: Mode, program: bytes | None) -> str | None:
-            found: str | None = real(backend, bwrap, mode, program) if mode in modes else "not here"
+        def refuse(machine: Machine, bwrap: str, mode: Mode, program: bytes | None) -> str | None:
+            found: str | None = real(machine, bwrap, mode, program) if mode in modes else "not here"
             return found
 
-        self.patch(Bubblewrap, "_try", refuse)
+        self.patch(Machine, "_try", refuse)
 
     async def test_what_is_the_machines_own_where_bwrap_is_root(self) -> None:
         self.only("root")
@@ -95,7 +98,7 @@ class RootAgent(SandboxCase):
 
     async def test_no_user_is_left_for_a_task(self) -> None:
         await self.backend.probe()
-        self.backend._uids = Uids(self.scratch() / "x", [])
+        self.backend._site = attrs.evolve(self.backend._site, uids=Uids(self.scratch() / "x", []))
         result, _, _ = await self.outcome(shell("echo never"))
         self.assertEqual(result.reason, Reason.SANDBOX_UNAVAILABLE)
         self.assertIn("users for tasks are in use", result.detail)
@@ -154,7 +157,7 @@ class Leftovers(SandboxCase):
         backend = Bubblewrap(reactor, f"agent-half-{os.getpid()}")  # type: ignore[arg-type]
         self.addCleanup(backend.close)
         other = processes.marks_of(f"agent-half-{os.getpid()}0")
-        left, foreign = (_sleeper({processes.MARK: f"{mark}-1-1"}) for mark in (backend.marks, other))
+        left, foreign = (_sleeper({processes.MARK: f"{mark}-1-1"}) for mark in (backend.machine.marks, other))
         try:
             await backend.reconcile(lambda task, fence: True)
             self.assertEqual(left.wait(30), -9)

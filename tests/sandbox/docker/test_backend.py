@@ -15,8 +15,8 @@ from typing import Any
 import attrs
 from twisted.internet import reactor
 
-from chorus.sandbox.bubblewrap.arguments import HIDDEN, READ_ONLY
-from chorus.sandbox.contract import Limits, Reason, RunResult
+from chorus.sandbox.commands import HIDDEN, READ_ONLY
+from chorus.sandbox.contract import RunResult
 from chorus.sandbox.docker import box as docker_box
 from chorus.sandbox.docker import run as docker_run
 from chorus.sandbox.docker import warm
@@ -25,8 +25,10 @@ from chorus.sandbox.docker.engine import Engine
 from chorus.sandbox.docker.seccomp import profile
 from chorus.sandbox.docker.spec import FIRST_UID, Users, cap_file, container, execution, labels, resources
 from chorus.sandbox.files.workspace import Box
+from chorus.sandbox.images import ImageMap
+from chorus.sandbox.settings import SandboxSettings
 from chorus.sandbox.uids import TASK_UIDS
-from chorus.tasks.languages import ImageMap
+from chorus.tasks.terms import Limits, Reason
 from tests.sandbox.contract import ContractTests
 from tests.sandbox.support import IMAGE, Recorder, SandboxCase, child, import_path, no_docker, python, shell
 from tests.support import PureTestCase
@@ -48,8 +50,8 @@ class DockerCase(SandboxCase):
         self.backend = self.docker()
 
     def docker(self, host: str = HOST, **fields: Any) -> Docker:
-        values: dict[str, Any] = {"state": self.state, "host": host, "images": IMAGES, "defaults": DEFAULTS, **fields}
-        backend = Docker(reactor, self.agent, **values)  # type: ignore[arg-type]
+        values: dict[str, Any] = {"docker_host": host, "images": IMAGES, "defaults": DEFAULTS, **fields}
+        backend = Docker(reactor, self.agent, state=self.state, settings=SandboxSettings(**values))  # type: ignore[arg-type]
         self.addCleanup(backend.close)
         return backend
 
@@ -275,8 +277,8 @@ class Warm(DockerCase):
 
     def next_filling(self) -> float:
         """When the pool is looked at again, of the reactor's time; 0 while it is being filled."""
-        timer = self.backend.pool._timer
-        return timer.getTime() if timer is not None and timer.active() else 0.0
+        call = self.backend.pool._timer._call
+        return call.getTime() if call is not None else 0.0
 
 
 class Restart(DockerCase):
@@ -290,13 +292,15 @@ class Restart(DockerCase):
             "from twisted.internet import reactor\n"
             "from pathlib import Path\n"
             "from chorus.sandbox.docker.backend import Docker\n"
-            "from chorus.tasks.languages import ImageMap\n"
+            "from chorus.sandbox.images import ImageMap\n"
+            "from chorus.sandbox.settings import SandboxSettings\n"
             "from tests.sandbox.support import shell, IMAGE\n"
             "def sink(stream, offset, data):\n"
             "    os.kill(os.getpid(), 9)\n"
             "agent, state, scratch, text, limit = sys.argv[1:]\n"
             "host = os.environ['CHORUS_TEST_DOCKER_HOST']\n"
-            "b = Docker(reactor, agent, state=Path(state), host=host, images=ImageMap({'base': IMAGE}))\n"
+            "settings = SandboxSettings(docker_host=host, images=ImageMap({'base': IMAGE}))\n"
+            "b = Docker(reactor, agent, state=Path(state), settings=settings)\n"
             "job = shell(text, limits={'timeout_s': float(limit)}, artifacts=('a',))\n"
             "reactor.callWhenRunning(lambda: b.start(job, Path(scratch), sink))\n"
             "reactor.run()\n"
@@ -402,7 +406,8 @@ class Restart(DockerCase):
         self.assertEqual([box for _, box in made.values() if box.exists()], [])
 
     async def test_other_agents_are_left_alone(self) -> None:
-        other = Docker(reactor, f"agent-other-{os.getpid()}", state=self.scratch(), host=HOST, images=IMAGES)  # type: ignore[arg-type]
+        settings = SandboxSettings(docker_host=HOST, images=IMAGES)
+        other = Docker(reactor, f"agent-other-{os.getpid()}", state=self.scratch(), settings=settings)  # type: ignore[arg-type]
         self.addCleanup(other.close)
         run = other.start(shell("echo on; sleep 1; echo off"), self.scratch() / "s", seen := Recorder())
         await seen.seen("stdout", b"on")
@@ -542,14 +547,14 @@ class Specification(PureTestCase):
         folder = Path(self.mktemp())
         folder.mkdir()
         box = Box(folder)
-        self.assertIsNone(docker_box.Binding.read(box))
+        self.assertIsNone(docker_box.RunBinding.read(box))
         for text in ("", "[]", "{}", '{"task_id": 1}', "null"):
             (folder / docker_box.BINDING).write_text(text)
-            self.assertIsNone(docker_box.Binding.read(box), text)
-        written = docker_box.Binding("t", "f", "e", 1.0, "loop", 5)
+            self.assertIsNone(docker_box.RunBinding.read(box), text)
+        written = docker_box.RunBinding("t", "f", "e", 1.0, "loop", 5)
         written.write(box)
-        self.assertEqual(docker_box.Binding.read(box), written)
+        self.assertEqual(docker_box.RunBinding.read(box), written)
         # Of an agent of an earlier version, whose tasks were all one user.
         old = {key: value for key, value in attrs.asdict(written).items() if key != "uid"}
         (folder / docker_box.BINDING).write_text(json.dumps(old))
-        self.assertEqual(docker_box.Binding.read(box), attrs.evolve(written, uid=FIRST_UID))
+        self.assertEqual(docker_box.RunBinding.read(box), attrs.evolve(written, uid=FIRST_UID))

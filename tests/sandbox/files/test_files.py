@@ -25,13 +25,13 @@ from hypothesis import strategies as st
 from chorus.sandbox import cgroups, processes
 from chorus.sandbox import globs as globs_module
 from chorus.sandbox.bubblewrap.pipes import Pipe
-from chorus.sandbox.contract import Limits
 from chorus.sandbox.docker.box import Contained
 from chorus.sandbox.files import artifacts, output_walk, trees, volumes
 from chorus.sandbox.files.artifacts import collect
 from chorus.sandbox.files.workspace import Box, fill, leave, prepare, write_script
 from chorus.sandbox.globs import Globs
-from chorus.sandbox.spool import PIECE, TURN, Spool, Tail
+from chorus.sandbox.spool import PIECE, TURN, PipeSpool, Tail
+from chorus.tasks.terms import Limits
 from tests.sandbox.support import Recorder, archive, shell
 from tests.support import PureTestCase
 
@@ -48,7 +48,7 @@ class Spools(Folder):
     def test_cap(self, writes: list[bytes], cap: int) -> None:
         seen = Recorder()
         path = self.root / "out"
-        spool = Spool("stdout", path, cap, seen)
+        spool = PipeSpool("stdout", path, cap, seen)
         for data in writes:
             spool.write(data)
         spool.close()
@@ -61,7 +61,7 @@ class Spools(Folder):
     def test_a_disk_that_takes_no_more(self) -> None:
         """What was written is kept, the reader goes on, and the one who watches is told."""
         seen, told = Recorder(), []
-        spool = Spool("stdout", self.root / "out", 100, seen)
+        spool = PipeSpool("stdout", self.root / "out", 100, seen)
         write = os.write
 
         def full(fd: int, data: bytes) -> int:
@@ -693,9 +693,9 @@ class Volumes(Folder):
         """The way back is checked: a walk that was carried off begins anew, and is at last taken for too much."""
         (self.root / "t/a/b").mkdir(parents=True)
         (self.root / "other").mkdir()
-        real, moves = trees.Place.enter, iter(range(100))
+        real, moves = trees.OpenFolder.enter, iter(range(100))
 
-        def enter(place: trees.Place, name: str) -> None:
+        def enter(place: trees.OpenFolder, name: str) -> None:
             real(place, name)
             if name == "b":
                 here = self.root / "t/a/b"
@@ -703,7 +703,7 @@ class Volumes(Folder):
                 here.rename(away)
                 here.mkdir()
 
-        self.patch(trees.Place, "enter", enter)
+        self.patch(trees.OpenFolder, "enter", enter)
         self.assertEqual(trees.measure(self.root / "t", 1 << 30).complete, False)
         self.assertEqual(next(moves), trees.TRIES)
 
@@ -756,7 +756,7 @@ class Groups(Folder):
             (root / name / "a/x").mkdir()
             for file in files:
                 (root / name / "a/x" / file).write_text("")
-        group = cgroups.Group(hierarchy, "x")
+        group = cgroups.ControlGroup(hierarchy, "x")
         group._limit_v1(Limits(cpu=1.5, memory_mb=100, pids=10))
         memory = str((100 << 20) + cgroups.OVERHEAD_MEMORY)
         self.assertEqual((root / "memory/a/x/memory.limit_in_bytes").read_text(), memory)
@@ -769,7 +769,7 @@ class Groups(Folder):
         (self.root / "x").mkdir()
         for file in ("memory.max", "memory.swap.max", "pids.max", "cpu.max"):
             (self.root / "x" / file).write_text("")
-        group = cgroups.Group(cgroups.Hierarchy(2, dict.fromkeys(cgroups.CONTROLLERS, self.root)), "x")
+        group = cgroups.ControlGroup(cgroups.Hierarchy(2, dict.fromkeys(cgroups.CONTROLLERS, self.root)), "x")
         group._limit_v2(Limits(cpu=0.5, memory_mb=100, pids=10))
         self.assertEqual((self.root / "x/cpu.max").read_text(), "50000 100000")
         self.assertEqual((self.root / "x/memory.swap.max").read_text(), "0")
@@ -780,11 +780,11 @@ class Groups(Folder):
         for version, files in {
             1: {
                 "memory.usage_in_bytes": "5", "memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n",
-                "pids.current": "3", "pids.events": "max 7\n", "cpuacct.usage": "2000000000",
+                "pids.current": "3", "pids.events": "max 7\n",
             },
             2: {
                 "memory.current": "5", "memory.events": "low 0\noom 2\noom_kill 2\n", "pids.current": "3",
-                "pids.events": "max 7\n", "cpu.stat": "usage_usec 2000000\n",
+                "pids.events": "max 7\n",
             },
         }.items():  # fmt: skip
             folder = self.root / str(version)
@@ -792,8 +792,8 @@ class Groups(Folder):
             for name, text in files.items():
                 (folder / name).write_text(text)
             usage = cgroups.read_usage(version, dict.fromkeys(cgroups.CONTROLLERS, folder))
-            self.assertEqual(usage, cgroups.Usage(5, 3, 2, 7, 2.0))
-        self.assertEqual(cgroups.read_usage(1, {}), cgroups.Usage())
+            self.assertEqual(usage, cgroups.ResourceUsage(5, 3, 2, 7))
+        self.assertEqual(cgroups.read_usage(1, {}), cgroups.ResourceUsage())
 
     def test_nothing_writable(self) -> None:
         self.assertIsNone(cgroups.find(self.root / "none", self.root / "none"))
@@ -805,7 +805,7 @@ class Groups(Folder):
         hierarchy = cgroups.find()
         if hierarchy is None or hierarchy.missing:
             raise self.skipTest("control groups cannot be written on this machine")
-        group = cgroups.Group(hierarchy, f"chorus-unit-{os.getpid()}")
+        group = cgroups.ControlGroup(hierarchy, f"chorus-unit-{os.getpid()}")
         group.create(Limits(memory_mb=64, pids=5))
         self.addCleanup(group.remove)
         child = os.fork()

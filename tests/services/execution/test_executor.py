@@ -26,7 +26,7 @@ from chorus.protocols.task_messages import (
     Stale,
     encode,
 )
-from chorus.sandbox.contract import Limits, OutputEntry, Reason
+from chorus.sandbox.contract import OutputEntry
 from chorus.sandbox.files import volumes
 from chorus.services.blobs.files import BlobStoreFull, BlobStoreShort, DiskFull
 from chorus.services.execution import offers as offers_module
@@ -38,6 +38,7 @@ from chorus.store import blobs as blob_table
 from chorus.store.errors import StoreFull
 from chorus.tasks import ids
 from chorus.tasks.journal import Fence
+from chorus.tasks.terms import Limits, Reason
 from tests.services.task_kit import EPOCH, LEASE, Node, Ref, World, missing, spec, unavailable
 from tests.support import PureTestCase
 
@@ -133,13 +134,13 @@ class AdmissionTest(ExecutorCase):
         self.assertEqual(self.worker.executor.current_tasks, 0)
 
     def test_a_machine_that_is_short_of_something_takes_nothing_new(self) -> None:
-        self.worker.hindrance = ("no_disk", "/data has 3 MiB free")
+        self.worker.blocked_by = ("no_disk", "/data has 3 MiB free")
         task = self.scheduler.submit("true", required={"expertise": ["python"]})
         self.world.advance(60, 5)
         document = self.scheduler.show(task)
         self.assertEqual((document["state"], document["attempt"]), ("submitted", 0))
         self.assertIn("worker: /data has 3 MiB free", document["detail"])
-        self.worker.hindrance = None
+        self.worker.blocked_by = None
         self.world.advance(60, 5)
         self.assertEqual(self.scheduler.state(task), "running")
 
@@ -153,10 +154,12 @@ class AdmissionTest(ExecutorCase):
         self.assertEqual(self.worker.executor.current_tasks, 1)
 
     def test_limit_remembered_declines(self) -> None:
-        self.patch(offers_module, "MAX_TOLD", 3)
+        remembered = self.worker.executor._offers._last_declined
+        self.assertEqual(remembered.most, offers_module.MAX_REMEMBERED)
+        remembered.most = 3
         for number in range(5):
             self.offer(self.talk(self.scheduler, self.worker), ids.make(EPOCH + number, bytes), required={"role": "x"})
-        self.assertEqual(len(self.worker.executor._offers._told), 3)
+        self.assertEqual(len(remembered), 3)
 
     def test_a_place_is_not_kept_for_ever(self) -> None:
         channel = self.talk(self.scheduler, self.worker)

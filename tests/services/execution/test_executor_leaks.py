@@ -78,16 +78,16 @@ PARTS: dict[str, tuple[Any, str]] = {
     "the lease": (attempt_module.HeldLease, "hold"),
     "its first renewal": (attempt_module.HeldLease, "renew"),
     "the conversation": (attempt_module.Conversation, "take_up"),
-    "the delivery": (delivery.Delivery, "begin"),
-    "the execution": (execution.Execution, "begin"),
+    "the delivery": (delivery.OutputDelivery, "begin"),
+    "the execution": (execution.TaskExecution, "begin"),
     "the folder": (execution, "_make_directory"),
     "the spool": (execution, "Spool"),
     "the copies": (execution, "_remove_copies"),
     "flushing": (spool.Spool, "flushed"),
     "what is kept": (result_blobs.ResultBlobs, "keep"),
     "the result": (run_outcome, "of_run"),
-    "the record of the outcome": (run_row.RunRow, "settle"),
-    "the end": (delivery.Delivery, "finish"),
+    "the record of the outcome": (run_row.AttemptRow, "settle"),
+    "the end": (delivery.OutputDelivery, "finish"),
 }
 """Steps in parts of the executor."""
 
@@ -153,7 +153,7 @@ class LeaksTest(PureTestCase):
         self.check("changed", self.patch(self.worker.executor, "_changed", raising))
 
     def test_what_hinders(self) -> None:
-        self.check("hindrance", self.patch(self.worker.executor._offers, "_hindrance", raising))
+        self.check("blocked_by", self.patch(self.worker.executor._offers, "_blocked_by", raising))
 
     def test_a_sandbox_whose_result_fails(self) -> None:
         task = self.submit()

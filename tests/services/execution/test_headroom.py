@@ -53,7 +53,7 @@ class HeadroomTests(PureTestCase):
         self.headroom = Headroom(self.directory, cast("Any", self.time), lambda: self.damage, self.changed)
 
     def changed(self) -> None:
-        found = self.headroom.hindrance()
+        found = self.headroom.blocked_by()
         self.changes.append(None if found is None else found[0])
 
     def look(self) -> None:
@@ -72,7 +72,7 @@ class HeadroomTests(PureTestCase):
             self.assertEqual(self.changes, ["no_disk"])
             self.damage = "page 7"
             self.look()
-            self.assertEqual(self.headroom.hindrance(), ("store_damaged", "page 7"))
+            self.assertEqual(self.headroom.blocked_by(), ("store_damaged", "page 7"))
             self.damage, stat.return_value = None, disk()
             self.look()
             with mock.patch("os.listdir", side_effect=OSError(errno.EMFILE, "Too many open files")):

@@ -8,18 +8,11 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 
-from chorus.sandbox.contract import (
-    Choice,
-    ImageMissing,
-    Job,
-    OutputSink,
-    Reason,
-    RunResult,
-    SandboxUnavailable,
-)
+from chorus.sandbox.contract import Choice, ImageMissing, Job, OutputSink, RunResult, SandboxUnavailable
+from chorus.sandbox.images import ImageMap
 from chorus.sandbox.selection import Mode
 from chorus.services.execution.sandbox import PROBE_INTERVAL_S, SandboxService, clean_scratch
-from chorus.tasks.languages import ImageMap
+from chorus.tasks.terms import Reason
 from tests.sandbox.support import shell
 from tests.support import PureTestCase
 
@@ -199,7 +192,7 @@ class Taking(Case):
 class Health(Case):
     def test_start_looks_and_looks_again(self) -> None:
         service = self.service()
-        clock = service._reactor
+        clock = service._next_look._clock
         self.assertFalse(service.usable)
         self.successResultOf(service.startService())
         status = service.status()

@@ -7,8 +7,9 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
-from chorus.sandbox.contract import Begins, Reason, RunResult, SandboxUnavailable
+from chorus.sandbox.contract import Begins, RunResult, SandboxUnavailable
 from chorus.services.execution.sandbox import SandboxService
+from chorus.tasks.terms import Reason
 from tests.sandbox.support import shell
 from tests.support import PureTestCase
 

@@ -139,7 +139,7 @@ class WayOfATaskTest(WorldCase):
 
 
 def _reason(text: str) -> Any:
-    from chorus.sandbox.contract import Reason
+    from chorus.tasks.terms import Reason
 
     return Reason(text)
 

@@ -24,12 +24,12 @@ from chorus.protocols.task_messages import (
     Stale,
     Started,
 )
-from chorus.sandbox.contract import Limits
 from chorus.services.scheduling import collection
 from chorus.services.scheduling.custody import MAX_PROGRESS_EVENTS
 from chorus.services.scheduling.result_limits import MIB, excess
 from chorus.tasks import deadlines
 from chorus.tasks.spec import TaskSpec
+from chorus.tasks.terms import Limits
 from tests.services.task_kit import LEASE, World
 from tests.support import PureTestCase
 

@@ -7,8 +7,8 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from chorus.protocols.task_messages import FETCHING, PREPARING, Progress
-from chorus.sandbox.contract import Reason
 from chorus.services.scheduling.custody import MAX_PROGRESS_EVENTS
+from chorus.tasks.terms import Reason
 from tests.services.task_kit import LEASE, Container, World
 from tests.support import PureTestCase
 
