@@ -13,8 +13,8 @@ from chorus.services.blobs.service import BlobLimits, BlobService, ThreadOffload
 from chorus.services.execution.executor import AgentProfile, ExecutorService
 from chorus.services.execution.headroom import Headroom
 from chorus.services.execution.sandbox import SandboxService, sandbox_service
+from chorus.services.execution.store import StoredRuns
 from chorus.services.execution.workplace import Workplace
-from chorus.services.scheduling.store import StoredRuns
 from chorus.services.task_streams import TaskStreams
 from chorus.wiring.surroundings import MIB
 from chorus.wiring.task_limits import task_limits

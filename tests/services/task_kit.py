@@ -34,6 +34,7 @@ from chorus.sandbox.contract import (
 from chorus.seams import MembersMayAll, PassThrough
 from chorus.services.blobs.fetch import BlobTooLarge
 from chorus.services.execution.executor import AgentProfile, ExecutorService
+from chorus.services.execution.store import StoredRuns
 from chorus.services.execution.workplace import Workplace
 from chorus.services.handover.following import HandoverContext
 from chorus.services.handover.service import Handover
@@ -45,7 +46,7 @@ from chorus.services.scheduling.coordinator import CoordinatorService, Coordinat
 from chorus.services.scheduling.events import TaskEvents
 from chorus.services.scheduling.placement import Agent, Placement
 from chorus.services.scheduling.retention import RetentionService
-from chorus.services.scheduling.store import StoredEvents, StoredRuns
+from chorus.services.scheduling.store import StoredEvents
 from chorus.services.task_streams import TaskStreams
 from chorus.store.errors import StoreDamaged, StoreUnavailable
 from chorus.store.inline import InlineDatabase

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from twisted.logger import Logger
 
-from chorus.services.state_events import differs, logged, state_event
+from chorus.services.scheduling.documents import differs, logged, state_event
 from chorus.tasks.state import DRAINING, OWN_FAILURES, OWNED, State, TaskState
 
 if TYPE_CHECKING:
