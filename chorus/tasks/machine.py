@@ -36,6 +36,7 @@ import attrs
 
 from chorus.sandbox.contract import INFRASTRUCTURE, Reason
 from chorus.tasks import entries
+from chorus.tasks.applied import Applied, Change
 from chorus.tasks.errors import (
     AlreadySubmitted,
     DependencyCycle,
@@ -52,15 +53,6 @@ from chorus.tasks.outcomes import MAX_ASSIGNMENTS, back, dependency_failed, ende
 from chorus.tasks.state import MOVES, OWN_FAILURES, OWNED, State, TaskState
 
 SNAPSHOT_VERSION = 1
-
-
-@attrs.frozen
-class Applied:
-    """What one entry did."""
-
-    changed: tuple[str, ...] = ()
-    """Ids of the tasks that are not as they were: the entry's own first, then dependents in order of submission."""
-    ignored: IllegalEntry | None = None
 
 
 @attrs.frozen
@@ -95,6 +87,8 @@ class TaskMachine:
         self._open: dict[str, None] = {}
         self._dependents: dict[str, dict[str, None]] = {}
         self._keys: dict[tuple[str, str], _Key] = {}
+        self._before: dict[str, TaskState | None] = {}
+        """Each task that the entry being applied has changed, as it was before."""
         self.index = 0
         """Of the last entry applied."""
 
@@ -109,6 +103,10 @@ class TaskMachine:
 
     def __contains__(self, task_id: object) -> bool:
         return task_id in self._tasks
+
+    def is_over(self, task_id: str) -> bool:
+        """Whether the task is in a terminal state, or gone."""
+        return task_id not in self._tasks or self._tasks[task_id].terminal
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -155,29 +153,34 @@ class TaskMachine:
 
     def apply(self, index: int, entry: Entry) -> Applied:
         """Take in the entry at `index`. Entries of other machines (`member.…`) and old indexes change nothing."""
-        if index <= self.index:
-            return Applied()
-        try:
-            if not entry.kind.startswith("task."):
-                return Applied()
-            after = self._next(index, entry)
-        except IllegalEntry as problem:
-            return Applied(ignored=problem)
-        finally:
+        self._before = {}
+        if index > self.index:
             self.index = index
+            try:
+                if entry.kind.startswith("task."):
+                    self._take_in(self._next(index, entry), entry)
+            except IllegalEntry as problem:
+                return Applied(index, entry, self._tasks.get(entry.subject), refusal=problem)
+        return Applied(index, entry, self._tasks.get(entry.subject), self._changes(entry.subject))
+
+    def _take_in(self, after: TaskState | None, entry: Entry) -> None:
         if after is None:
-            return Applied() if entry.kind != "task.forgotten" else self._forget(entry.subject)
+            self._before[entry.subject] = self._tasks.pop(entry.subject)
+            return
         if after is self._tasks.get(after.id):
-            return Applied()
+            return
         if entry.kind == "task.submitted":
             self._remember_key(entry, after)
-        changed = [after.id]
         self._store(after)
         if after.terminal:
-            changed += self._settle_dependents(after, entry.time)
+            self._settle_dependents(after, entry.time)
         elif after.state is State.SUBMITTED:
-            changed += self._fail_if_dependency_failed(after, entry.time)
-        return Applied(tuple(dict.fromkeys(changed)))
+            self._fail_if_dependency_failed(after, entry.time)
+
+    def _changes(self, first: str) -> tuple[Change, ...]:
+        found = [Change(before, self._tasks.get(task_id)) for task_id, before in self._before.items()]
+        found.sort(key=lambda each: (each.task_id != first, each.after.created_index if each.after is not None else 0))
+        return tuple(found)
 
     def snapshot(self) -> Snapshot:
         return Snapshot(self.index, tuple(self._tasks.values()), tuple(self._keys.items()))
@@ -192,10 +195,12 @@ class TaskMachine:
             self._store(TaskState.from_json(each))
         for submitter, key, task_id, digest, expires_at in document["keys"]:
             self._keys[submitter, key] = _Key(task_id, digest, expires_at)
+        self._before = {}
         self.index = document["index"]
 
     def _store(self, task: TaskState) -> None:
         before = self._tasks.get(task.id)
+        self._before.setdefault(task.id, before)
         # A queued task may be submitted with other dependencies than it was queued with.
         gone = set(before.waiting_for) - task.waiting_for if before is not None else set()
         self._tasks[task.id] = task
@@ -212,10 +217,6 @@ class TaskMachine:
                 if not waiting:
                     del self._dependents[dependency]
 
-    def _forget(self, task_id: str) -> Applied:
-        del self._tasks[task_id]
-        return Applied((task_id,))
-
     def _remember_key(self, entry: Entry, task: TaskState) -> None:
         # In order of submission and with one life for all of them, the oldest expire first.
         while self._keys and (oldest := next(iter(self._keys))) and self._keys[oldest].expires_at <= entry.time:
@@ -226,9 +227,8 @@ class TaskMachine:
             self._keys.pop((task.submitter, key), None)
             self._keys[task.submitter, key] = _Key(task.id, digest, expires_at)
 
-    def _settle_dependents(self, first: TaskState, time: float) -> list[str]:
+    def _settle_dependents(self, first: TaskState, time: float) -> None:
         """Free the tasks that waited for `first`, or fail them, and those that waited for them."""
-        changed: list[str] = []
         waiting = [first]
         while waiting:
             done = waiting.pop()
@@ -243,18 +243,15 @@ class TaskMachine:
                     task = dependency_failed(task, done, time)
                     waiting.append(task)
                 self._store(task)
-                changed.append(task_id)
-        changed.sort(key=lambda each: self._tasks[each].created_index)
-        return changed
 
-    def _fail_if_dependency_failed(self, task: TaskState, time: float) -> list[str]:
+    def _fail_if_dependency_failed(self, task: TaskState, time: float) -> None:
         for dependency in task.depends_on:
             done = self._tasks.get(dependency)
             if dependency in task.waiting_for and done is not None and done.terminal:
                 failed = dependency_failed(task, done, time)
                 self._store(failed)
-                return self._settle_dependents(failed, time)
-        return []
+                self._settle_dependents(failed, time)
+                return
 
     # Transitions: the task after the entry, the same object for no change, None for no task
 

@@ -14,8 +14,8 @@ UNKNOWN_SUCCESS = 0.8
 """Success rate of an agent that has run nothing lately: better than one that fails, worse than one that is proven."""
 
 
-class Wanted(Protocol):
-    """What scoring reads of a task: a `TaskSpec`, or the `Demand` that stands for it."""
+class TaskNeeds(Protocol):
+    """The fields of a task that scoring reads: of a `TaskSpec`, or of the `Demand` that stands for it."""
 
     @property
     def required(self) -> Required: ...
@@ -104,7 +104,7 @@ class Ranking:
 
 
 def rank(
-    spec: Wanted, candidates: Sequence[Candidate], tried: Iterable[str] = (), *, weights: Weights = DEFAULT_WEIGHTS
+    spec: TaskNeeds, candidates: Sequence[Candidate], tried: Iterable[str] = (), *, weights: Weights = DEFAULT_WEIGHTS
 ) -> Ranking:
     """Order those who may run `spec` now. `tried` are peers that lost or gave back this task."""
     tried = frozenset(tried)
@@ -115,14 +115,14 @@ def rank(
     return Ranking(tuple(ranked), None if ranked else _why_nobody(spec, candidates, suitable), not suitable)
 
 
-def why_absent(spec: Wanted, candidates: Sequence[Candidate]) -> str | None:
+def why_absent(spec: TaskNeeds, candidates: Sequence[Candidate]) -> str | None:
     """Why none of `candidates` may run `spec` however free it is; None as soon as one may. Scores nobody."""
     if any(missing(spec, each) is None for each in candidates):
         return None
     return _why_nobody(spec, candidates, ())
 
 
-def score(spec: Wanted, candidate: Candidate, tried: bool, weights: Weights = DEFAULT_WEIGHTS) -> float:
+def score(spec: TaskNeeds, candidate: Candidate, tried: bool, weights: Weights = DEFAULT_WEIGHTS) -> float:
     """The weighted sum for one agent, rounded to 9 digits so that the order is the same on every machine."""
     wanted = {each.lower() for each in spec.required.expertise}
     if spec.language is not None:
@@ -145,7 +145,7 @@ def score(spec: Wanted, candidate: Candidate, tried: bool, weights: Weights = DE
     return round(total, 9)
 
 
-def missing(spec: Wanted, candidate: Candidate) -> str | None:
+def missing(spec: TaskNeeds, candidate: Candidate) -> str | None:
     """What `required` asks for and this agent has not; None when it has all."""
     for describe, lacks in _REQUIREMENTS:
         if (what := lacks(spec, candidate)) is not None:
@@ -153,24 +153,24 @@ def missing(spec: Wanted, candidate: Candidate) -> str | None:
     return None
 
 
-def _lacks_role(spec: Wanted, candidate: Candidate) -> str | None:
+def _lacks_role(spec: TaskNeeds, candidate: Candidate) -> str | None:
     role = spec.required.role
     return None if role is None or role == candidate.role else role
 
 
-def _lacks_expertise(spec: Wanted, candidate: Candidate) -> str | None:
+def _lacks_expertise(spec: TaskNeeds, candidate: Candidate) -> str | None:
     return _first_missing(spec.required.expertise, candidate.expertise)
 
 
-def _lacks_capability(spec: Wanted, candidate: Candidate) -> str | None:
+def _lacks_capability(spec: TaskNeeds, candidate: Candidate) -> str | None:
     return _first_missing(spec.required.capabilities, candidate.capabilities)
 
 
-def _lacks_model(spec: Wanted, candidate: Candidate) -> str | None:
+def _lacks_model(spec: TaskNeeds, candidate: Candidate) -> str | None:
     return "" if not spec.commands and not candidate.models else None
 
 
-_REQUIREMENTS: tuple[tuple[str, Callable[[Wanted, Candidate], str | None]], ...] = (
+_REQUIREMENTS: tuple[tuple[str, Callable[[TaskNeeds, Candidate], str | None]], ...] = (
     ("the role ", _lacks_role),
     ("the expertise ", _lacks_expertise),
     ("the capability ", _lacks_capability),
@@ -183,7 +183,7 @@ def _first_missing(wanted: Iterable[str], known: frozenset[str]) -> str | None:
     return next((each for each in wanted if each.lower() not in lower), None)
 
 
-def _why_nobody(spec: Wanted, candidates: Sequence[Candidate], suitable: Sequence[Candidate]) -> str:
+def _why_nobody(spec: TaskNeeds, candidates: Sequence[Candidate], suitable: Sequence[Candidate]) -> str:
     if not candidates:
         return "no agent is known yet"
     if not suitable:

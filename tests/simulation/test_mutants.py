@@ -501,8 +501,7 @@ class Ledger(Mutants):
                 done = super().append(entry)
                 if self._asked and self._asked[-1][1] is done:
                     self.entries.append(self._asked.pop()[0])
-                    self.applied = self.machine.apply(len(self.entries), entry)
-                    done.callback(len(self.entries))
+                    done.callback(self.machine.apply(len(self.entries), entry))
                 return done
 
         # On a slow disk, where a crash comes before the sync now and then; and only what clients see is looked at.

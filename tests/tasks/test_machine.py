@@ -9,8 +9,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from chorus.sandbox.contract import Reason
 from chorus.tasks import entries, errors, ids, outcomes
+from chorus.tasks.applied import Applied
 from chorus.tasks.journal import Entry, Fence
-from chorus.tasks.machine import Applied, TaskMachine
+from chorus.tasks.machine import TaskMachine
 from chorus.tasks.state import DRAINING, OWNED, TERMINAL, State, TaskState
 from tests.support import PureTestCase
 
@@ -19,6 +20,17 @@ A, B, C, D = (ids.make(number, bytes) for number in range(1, 5))
 
 def fence_of(index: int) -> Fence:
     return Fence(0, 1, index)
+
+
+def changed(applied: Applied) -> tuple[str, ...]:
+    return tuple(change.task_id for change in applied.changes)
+
+
+def did(applied: Applied) -> tuple[object, object]:
+    return applied.changes, applied.refusal
+
+
+NOTHING = ((), None)
 
 
 class Scribe:
@@ -124,13 +136,13 @@ class MachineTests(PureTestCase):
         with self.assertRaises(error) as caught:
             self.machine.check(entry)
         applied = self.scribe.force(entry)
-        self.assertEqual(applied.changed, ())
-        self.assertEqual(type(applied.ignored), error)
+        self.assertEqual(applied.changes, ())
+        self.assertEqual(type(applied.refusal), error)
         self.assertEqual({task.id: task for task in self.machine}, before)
         return caught.exception  # type: ignore[no-any-return]
 
     def test_the_straight_way(self) -> None:
-        self.assertEqual(self.scribe.submit(A).changed, (A,))
+        self.assertEqual(changed(self.scribe.submit(A)), (A,))
         fence = self.scribe.assign(A)
         self.assertEqual(self.machine.get(A).fence, fence)
         self.scribe.write(entries.started(1001, A, fence, sandbox="docker"))
@@ -144,14 +156,14 @@ class MachineTests(PureTestCase):
         self.scribe.submit(A)
         fence = self.scribe.assign(A)
         self.scribe.time = 1001
-        self.assertEqual(self.scribe.write(entries.preparing(1001, A, fence)).changed, (A,))
+        self.assertEqual(changed(self.scribe.write(entries.preparing(1001, A, fence))), (A,))
         task = self.machine.get(A)
         self.assertEqual((task.state, task.fence, task.agent), (State.PREPARING, fence, "agent"))
         self.assertEqual((task.started_at, task.updated_at), (None, 1001))
-        self.assertEqual(self.scribe.write(entries.preparing(1002, A, fence)), Applied(), "again is no change")
+        self.assertEqual(did(self.scribe.write(entries.preparing(1002, A, fence))), NOTHING, "again is no change")
         self.scribe.write(entries.started(1003, A, fence, sandbox="docker"))
         self.assertEqual((self.machine.get(A).state, self.machine.get(A).started_at), (State.RUNNING, 1003))
-        self.assertEqual(self.scribe.write(entries.preparing(1004, A, fence)), Applied(), "late, it leads not back")
+        self.assertEqual(did(self.scribe.write(entries.preparing(1004, A, fence))), NOTHING, "late, it leads not back")
         self.assertEqual(self.states(A), ["running"])
 
     def test_preparing_needs_the_current_fence(self) -> None:
@@ -187,7 +199,7 @@ class MachineTests(PureTestCase):
 
     def test_second_submission_with_an_id_changes_nothing(self) -> None:
         self.scribe.submit(A)
-        self.assertEqual(self.scribe.submit(A, spec={"commands": ["false"]}), Applied())
+        self.assertEqual(did(self.scribe.submit(A, spec={"commands": ["false"]})), NOTHING)
         self.assertEqual(self.machine.get(A).spec["commands"], ["true"])
 
     def test_queued(self) -> None:
@@ -229,7 +241,7 @@ class MachineTests(PureTestCase):
         self.scribe.submit(A)
         self.scribe.write(entries.cancelled(1, A, "x", ""))
         self.scribe.write(entries.forgotten(1, A))
-        self.assertEqual(self.scribe.write(entries.cancelled(1, B, "x", "")).changed, (B,))
+        self.assertEqual(changed(self.scribe.write(entries.cancelled(1, B, "x", ""))), (B,))
 
     def test_depending_on_oneself_or_on_nothing(self) -> None:
         for depends, error in (([A], errors.DependencyCycle), ([B], errors.UnknownDependency)):
@@ -243,7 +255,7 @@ class MachineTests(PureTestCase):
         self.assertEqual([task.id for task in self.machine.ready(2000)], [A])
         self.refuse(errors.IllegalTransition, entries.assigned(1, B, agent="x", attempt=1, lease_s=30))
         applied = self.scribe.write(entries.completed(1, A, self.scribe.run(A), {}))
-        self.assertEqual(applied.changed, (A, B, C))
+        self.assertEqual(changed(applied), (A, B, C))
         self.assertEqual([task.id for task in self.machine.ready(2000)], [B])
         self.scribe.write(entries.completed(1, B, self.scribe.run(B), {}))
         self.assertEqual([task.id for task in self.machine.ready(2000)], [C])
@@ -255,13 +267,13 @@ class MachineTests(PureTestCase):
         self.scribe.submit(B, A)
         self.scribe.submit(C, B)
         applied = self.scribe.write(entries.failed(1, A, self.scribe.run(A), "exit", "exit code 2"))
-        self.assertEqual(applied.changed, (A, B, C))
+        self.assertEqual(changed(applied), (A, B, C))
         for task_id in (B, C):
             task = self.machine.get(task_id)
             self.assertEqual((task.state, task.reason), (State.FAILED, "dependency_failed"))
         self.assertIn(A, self.machine.get(B).detail or "")
         applied = self.scribe.submit(D, A)
-        self.assertEqual((applied.changed, self.states(D)), ((D,), ["failed"]))
+        self.assertEqual((changed(applied), self.states(D)), ((D,), ["failed"]))
 
     def test_long_chains_do_not_recurse(self) -> None:
         chain = [ids.make(number, bytes) for number in range(5000)]
@@ -269,7 +281,7 @@ class MachineTests(PureTestCase):
         for before, task_id in itertools.pairwise(chain):
             self.scribe.submit(task_id, before)
         applied = self.scribe.write(entries.cancelled(1, chain[0], "user", ""))
-        self.assertEqual(len(applied.changed), 5000)
+        self.assertEqual(len(applied.changes), 5000)
 
     def test_terminal_states_never_change(self) -> None:
         self.scribe.submit(A)
@@ -381,7 +393,7 @@ class MachineTests(PureTestCase):
         self.refuse(errors.StaleFence, entries.collected(6, D, Fence(0, 1, 999), {}))
         self.refuse(errors.StaleFence, entries.collected(6, B, fence, {}))
         self.scribe.write(entries.collected(6, D, fence, {"artifacts": []}))
-        self.assertEqual(self.scribe.write(entries.collected(7, D, fence, {"artifacts": ["other"]})), Applied())
+        self.assertEqual(did(self.scribe.write(entries.collected(7, D, fence, {"artifacts": ["other"]}))), NOTHING)
         task = self.machine.get(D)
         self.assertEqual((task.state, task.result), (State.CANCELLED, {"artifacts": []}))
 
@@ -397,7 +409,7 @@ class MachineTests(PureTestCase):
     def test_a_queued_task_hears_of_its_dependency_when_it_is_submitted(self) -> None:
         self.scribe.submit(A)
         self.scribe.submit(B, A, queued=True)
-        self.assertEqual(self.scribe.write(entries.cancelled(1, A, "x", "")).changed, (A,))
+        self.assertEqual(changed(self.scribe.write(entries.cancelled(1, A, "x", ""))), (A,))
         self.assertEqual(self.states(B), ["queued"])
         self.scribe.submit(B, A)
         self.assertEqual(self.machine.get(B).reason, "dependency_failed")
@@ -405,7 +417,7 @@ class MachineTests(PureTestCase):
     def test_started_twice(self) -> None:
         self.scribe.submit(A)
         fence = self.scribe.run(A)
-        self.assertEqual(self.scribe.write(entries.started(9, A, fence, sandbox="other")), Applied())
+        self.assertEqual(did(self.scribe.write(entries.started(9, A, fence, sandbox="other"))), NOTHING)
 
     def test_giving_up_without_an_owner(self) -> None:
         self.scribe.submit(A)
@@ -442,7 +454,7 @@ class MachineTests(PureTestCase):
         self.scribe.submit(A)
         self.refuse(errors.IllegalTransition, entries.forgotten(1, A))
         self.scribe.write(entries.cancelled(1, A, "x", ""))
-        self.assertEqual(self.scribe.write(entries.forgotten(1, A)).changed, (A,))
+        self.assertEqual(changed(self.scribe.write(entries.forgotten(1, A))), (A,))
         self.assertNotIn(A, self.machine)
         self.refuse(errors.UnknownTask, entries.forgotten(1, A))
 
@@ -486,16 +498,16 @@ class MachineTests(PureTestCase):
                 continue
             with self.subTest(kind=kind, body=body, subject=subject):
                 applied = self.scribe.force(Entry(kind, subject, body, 1))
-                self.assertEqual((applied.changed, self.states(A)), ((), ["assigned"]))
-                self.assertIsNotNone(applied.ignored)
+                self.assertEqual((applied.changes, self.states(A)), ((), ["assigned"]))
+                self.assertIsNotNone(applied.refusal)
 
     def test_entries_of_other_machines(self) -> None:
-        self.assertEqual(self.scribe.force(Entry("member.admitted", "x", {}, 1)), Applied())
+        self.assertEqual(did(self.scribe.force(Entry("member.admitted", "x", {}, 1))), NOTHING)
         self.assertEqual(self.machine.index, 1)
 
     def test_an_old_index_is_not_applied_again(self) -> None:
         self.scribe.submit(A)
-        self.assertEqual(self.machine.apply(1, entries.cancelled(1, A, "x", "")), Applied())
+        self.assertEqual(did(self.machine.apply(1, entries.cancelled(1, A, "x", ""))), NOTHING)
         self.assertEqual(self.states(A), ["submitted"])
 
     def test_snapshot_of_another_version(self) -> None:
@@ -529,10 +541,10 @@ class AnyOrder(RuleBasedStateMachine):
         self.scribe.time += 0.5
         before = {task.id: task for task in self.machine}
         applied = self.scribe.force(entry)
-        assert legal == (applied.ignored is None)
+        assert legal == (applied.refusal is None)
         after = {task.id: task for task in self.machine}
         different = {each for each in before.keys() | after.keys() if before.get(each) is not after.get(each)}
-        assert different == set(applied.changed), (different, applied)
+        assert different == set(changed(applied)), (different, applied)
         for task in after.values():
             if task.state in OWNED and task.fence is not None:
                 assert task.agent is not None

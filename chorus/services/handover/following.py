@@ -6,7 +6,7 @@ What that member tells is held against what views rely on, and how long an attem
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -32,8 +32,7 @@ from chorus.protocols.handover import (
 from chorus.protocols.stream import StreamClosed
 from chorus.protocols.streamio import StreamIO
 from chorus.protocols.task_messages import Result, from_json
-from chorus.services.scheduling.custody import result_document
-from chorus.services.scheduling.result_limits import ResultOverLimits, excess
+from chorus.services.scheduling.results import ResultOverLimits, excess, result_document
 from chorus.tasks import entries
 from chorus.tasks.deadlines import attempt_limit
 from chorus.tasks.state import TERMINAL, State, TaskState
@@ -46,9 +45,8 @@ if TYPE_CHECKING:
     from chorus.protocols.stream import Host
     from chorus.seams import JSON
     from chorus.services.scheduling.events import TaskEvents
+    from chorus.services.scheduling.ledger import Ledger
     from chorus.services.scheduling.store import StoredEvents
-    from chorus.tasks.journal import Entry
-    from chorus.tasks.machine import TaskMachine
 
 
 TAKE_S = 120.0
@@ -74,13 +72,12 @@ class HandoverContext:
     """The scheduler's parts that handing over works on."""
 
     host: Host
-    machine: TaskMachine
+    ledger: Ledger
     events: TaskEvents
     stored: StoredEvents
-    append: Callable[[Entry], Awaitable[object]]
     stranded: Callable[[], Stranded]
-    bring: Callable[[Mapping[str, JSON], PeerId], Deferred[None]]
-    """Waits, as long as may be waited, for what a result names; from that member."""
+    fetch_result_blobs: Callable[[Mapping[str, JSON], PeerId], Deferred[None]]
+    """Fetches what a result names from that member, as far as it can be had in time."""
     clock: IReactorTime
     wall: Callable[[], float]
 
@@ -93,12 +90,12 @@ class Following:
     def __init__(self, context: HandoverContext, task_id: str, over: Callable[..., None]) -> None:
         self._context = context
         self.task_id = task_id
-        self.peer = PeerId.parse(context.machine.get(task_id).scheduler or "")
+        self.peer = PeerId.parse(context.ledger.machine.get(task_id).scheduler or "")
         self.view: View | None = None
         self._over = over
         self._cursor: int | None = None
         self._known = False
-        self._budget = MAX_COPIED_NOTES + _output_limit(context.machine.get(task_id))
+        self._budget = MAX_COPIED_NOTES + _output_limit(context.ledger.machine.get(task_id))
         self._rounds = 0
         self._io: StreamIO | None = None
         self._stopped = False
@@ -125,7 +122,7 @@ class Following:
         """That member told where the task is. Raises `PeerError` for a result that is none. An attempt that begins may
         take so long, and no longer, whatever is told of it; the time of the next one begins with that."""
         if view.result is not None:
-            spec = self._context.machine.get(self.task_id).spec
+            spec = self._context.ledger.machine.get(self.task_id).spec
             view = attrs.evolve(view, result=checked_result(view.result, spec))
         self.view = view
         if view.state in {State.ASSIGNED, State.PREPARING, State.RUNNING}:
@@ -138,7 +135,7 @@ class Following:
         now = self._context.clock.seconds()
         if attempt > self._attempt:
             self._attempt = attempt
-            task = self._context.machine.get(self.task_id)
+            task = self._context.ledger.machine.get(self.task_id)
             self._attempt_ends = now + OVERTIME * attempt_limit(task.spec, MAX_INPUT_BYTES)
         self._deadline.arm(max(0.0, self._attempt_ends - now))
 
@@ -148,7 +145,7 @@ class Following:
 
     async def _fail(self, detail: str) -> None:
         end = {"reason": "lease_lost", "detail": detail}
-        await self._context.append(entries.settled(self._context.wall(), self.task_id, State.FAILED, **end))
+        await self._context.ledger.append(entries.settled(self._context.wall(), self.task_id, State.FAILED, **end))
         self._ended(declined=False)
 
     def begin(self) -> None:
@@ -218,7 +215,7 @@ class Following:
         return False
 
     def _take(self) -> Take:
-        task = self._context.machine.get(self.task_id)
+        task = self._context.ledger.machine.get(self.task_id)
         # What it depended on is over, and known here alone.
         spec = {name: value for name, value in task.spec.items() if name != "depends_on"}
         return Take(task.id, spec, task.submitter, self._cursor or 0, self._known)
@@ -227,12 +224,14 @@ class Following:
         now = self._context.wall()
         if self._known:
             detail = f"{self.peer}, which it was handed to, does not know it any more: {answer.detail}"
-            await self._context.append(
+            await self._context.ledger.append(
                 entries.settled(now, self.task_id, State.FAILED, reason="lease_lost", detail=detail)
             )
             return False
         detail = answer.detail or answer.reason
-        await self._context.append(entries.returned(now, self.task_id, f"{self.peer} does not take it: {detail}"))
+        await self._context.ledger.append(
+            entries.returned(now, self.task_id, f"{self.peer} does not take it: {detail}")
+        )
         return True
 
     async def _heard(self, message: Message) -> None:
@@ -270,9 +269,9 @@ class Following:
             if name in _END and value is not None
         }
         if view.result is not None:
-            await self._context.bring(view.result, self.peer)
+            await self._context.fetch_result_blobs(view.result, self.peer)
         if not self._stopped:
-            await self._context.append(entries.settled(self._context.wall(), self.task_id, view.state, **end))
+            await self._context.ledger.append(entries.settled(self._context.wall(), self.task_id, view.state, **end))
 
 
 _END = ("reason", "detail", "attempt", "agent", "sandbox", "image", "started_at", "result")

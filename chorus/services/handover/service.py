@@ -82,7 +82,7 @@ class Handover(Service):
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
-        for task in self._context.machine.unfinished():
+        for task in self._context.ledger.machine.unfinished():
             if task.state is State.MOVED:
                 self._follow(task.id)
         self._round.arm(ROUND_S)
@@ -130,12 +130,12 @@ class Handover(Service):
                 await self._hand_over(task_id, peer)
 
     async def _hand_over(self, task_id: str, peer: PeerId) -> None:
-        machine = self._context.machine
+        machine = self._context.ledger.machine
         task = machine.get(task_id) if task_id in machine else None
         # A task that was handed to this node is not handed on.
         if not self.running or task is None or task.state is not State.SUBMITTED or task.handed_by is not None:
             return
-        await self._context.append(entries.moved(self._context.wall(), task_id, str(peer)))
+        await self._context.ledger.append(entries.moved(self._context.wall(), task_id, str(peer)))
         self._log.info("{task} is handed to {peer}", event="task.handed_over", task=task_id, peer=peer)
         self._follow(task_id)
 
@@ -211,7 +211,7 @@ class Handover(Service):
             if following is not None:
                 # It may have ended there, and its end be on its way.
                 await following.when_over().addTimeout(ANSWER_S, self._context.clock, lambda *_: None)
-            if self._context.machine.get(task.id).terminal:
+            if self._context.ledger.machine.get(task.id).terminal:
                 raise NotCancelled(answer.detail or answer.reason)
             await self._end_here(task.id, by, reason, f"{peer}, which had it, would not")
 
@@ -219,6 +219,6 @@ class Handover(Service):
         """The task is over for this node, whatever that member makes of it."""
         detail = f"cancelled by {by}" + (f": {reason}" if reason else "") + f"; {why}"
         end = {"reason": "cancelled", "detail": detail}
-        await self._context.append(entries.settled(self._context.wall(), task_id, State.CANCELLED, **end))
+        await self._context.ledger.append(entries.settled(self._context.wall(), task_id, State.CANCELLED, **end))
         if (following := self._following.pop(task_id, None)) is not None:
             following.stop()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from chorus.identity import PeerId
-from chorus.services.scheduling.placement import Agent
+from chorus.services.scheduling.board import Agent
 from chorus.tasks.scoring import Candidate
 
 if TYPE_CHECKING:

@@ -87,17 +87,17 @@ class _Output:
 
 
 class TaskEvents:
-    """`is_terminal(task_id)` says whether the task's state is final and the event that tells it is queued already."""
+    """`is_over(task_id)` says whether the task's state is final; its event is queued in the step that makes it so."""
 
     _log = Logger()
 
     def __init__(
-        self, store: EventStore, clock: IReactorTime, wall: Callable[[], float], is_terminal: Callable[[str], bool]
+        self, store: EventStore, clock: IReactorTime, wall: Callable[[], float], is_over: Callable[[str], bool]
     ) -> None:
         self._store = store
         self._clock = clock
         self._wall = wall
-        self._is_terminal = is_terminal
+        self._is_over = is_over
         self._pending: deque[NewEvent | _Output] = deque()
         self._pending_of: dict[str, int] = {}
         self._pending_bytes = 0
@@ -302,7 +302,7 @@ class TaskEvents:
 
     def _complete(self, task_id: str) -> bool:
         """Whether the task is over and its events are all in the store."""
-        return self._is_terminal(task_id) and task_id not in self._pending_of
+        return self._is_over(task_id) and task_id not in self._pending_of
 
 
 class _Watch:

@@ -5,44 +5,38 @@ Whoever is answered with an id can rely on it: the input is a blob here, and the
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Protocol, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
 import attrs
 from twisted.logger import Logger
 
 from chorus.errors import LocalError, UserError
 from chorus.protocols.task_messages import MAX_FRAME
+from chorus.services.scheduling.results import MIB
 from chorus.tasks import entries, ids
 from chorus.tasks.errors import AlreadySubmitted
 from chorus.tasks.fields import SpecError
-from chorus.tasks.spec import LimitPolicy, TaskSpec, body_digest
+from chorus.tasks.spec import TaskSpec, body_digest
+from chorus.tasks.state import State
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from contextlib import AbstractContextManager
 
-    from twisted.internet.defer import Deferred
-
-    from chorus.http.ports import Document
     from chorus.identity import PeerId
     from chorus.seams import JSON, Redactor, Roles
-    from chorus.services.blobs.named import NamedBlobs
-    from chorus.services.blobs.service import BlobRef
-    from chorus.services.scheduling.counters import Counters
-    from chorus.services.scheduling.events import TaskEvents
+    from chorus.services.scheduling.context import SchedulerContext
+    from chorus.services.scheduling.views import Elsewhere
     from chorus.tasks.journal import Entry
-    from chorus.tasks.machine import TaskMachine
 
 MAX_SPEC = MAX_FRAME - 16 * 1024
 """Bytes of a specification in canonical JSON: it must fit in one offer."""
 NOT_CLONED = "the repository is not cloned yet: its name only tells the language; give the sources as input"
 """What a task that names one hears."""
 
-MIB = 1024 * 1024
-
 SUBMIT = "task.submit"
-"""The action that `Roles` is asked about."""
+CANCEL = "task.cancel"
+"""Actions that `Roles` is asked about; reading needs membership alone (spec/cluster.md, "Authorisation")."""
 
 
 class Forbidden(UserError):
@@ -59,56 +53,34 @@ class NoRoom(LocalError):
     http_status = 507
 
 
-class BlobsHere(Protocol):
-    """What a scheduler asks of the blob service."""
-
-    def put_bytes(self, data: bytes) -> Deferred[BlobRef]: ...
-
-    def stat(self, sha256: str) -> Deferred[Document | None]: ...
-
-    def fetch(self, sha256: str, size_limit: int, holders: Sequence[PeerId]) -> Deferred[Path]: ...
-
-
 @attrs.frozen
-class IntakeSettings:
-    policy: LimitPolicy
-    max_attempts: int
-    idempotency_days: float
+class Submissions:
+    """What submissions are held to."""
+
+    redactor: Redactor
+    roles: Roles
+    random: Callable[[int], bytes]
+    """Bytes of a new task's id."""
+    blocked_by: Callable[[], tuple[str, str] | None] = lambda: None
+    """Why this node takes nothing new, as (reason, one line)."""
 
 
 class Intake:
-    """`append` commits an entry; `hindrance` says why this node takes nothing new, as (reason, one line)."""
+    """`elsewhere` has the tasks that other members schedule."""
 
     _log = Logger()
 
-    def __init__(
-        self,
-        *,
-        machine: TaskMachine,
-        events: TaskEvents,
-        blobs: BlobsHere,
-        redactor: Redactor,
-        roles: Roles,
-        wall: Callable[[], float],
-        random: Callable[[int], bytes],
-        settings: IntakeSettings,
-        counters: Counters,
-        append: Callable[[Entry], Awaitable[int]],
-        named: NamedBlobs,
-        hindrance: Callable[[], tuple[str, str] | None],
-    ) -> None:
-        self._machine = machine
-        self._events = events
-        self._blobs = blobs
-        self._redactor = redactor
-        self._roles = roles
-        self._wall = wall
-        self._random = random
-        self._settings = settings
-        self._counters = counters
-        self._append = append
-        self._named = named
-        self._hindrance = hindrance
+    def __init__(self, context: SchedulerContext, submissions: Submissions, elsewhere: Elsewhere) -> None:
+        self._context = context
+        self._ledger = context.ledger
+        self._blobs = context.blobs
+        self._wall = context.wall
+        self._settings = context.settings
+        self._redactor = submissions.redactor
+        self._roles = submissions.roles
+        self._random = submissions.random
+        self._blocked_by = submissions.blocked_by
+        self._elsewhere = elsewhere
 
     async def submit(self, body: object, submitter: str) -> str:
         """The id of the task that `body` specifies: a new one, or the one submitted before under the same key. Raises
@@ -120,13 +92,11 @@ class Intake:
         idempotency: tuple[str, str] | None = None
         if spec.idempotency_key is not None:
             idempotency = spec.idempotency_key, body_digest(cast("JSON", body))
-            known = self._machine.submitted_before(submitter, *idempotency, self._wall())
+            known = self._ledger.machine.submitted_before(submitter, *idempotency, self._wall())
             if known is not None:
                 return known
-        if (hindered := self._hindrance()) is not None:
-            raise NoRoom(f"this node takes no new tasks: {hindered[1]}")
         # Named before it is looked for, until the task that names it is committed: it cannot be removed in between.
-        with self._named.claim(() if spec.input is None else (spec.input.digest,)):
+        with self._claimed(spec):
             return await self._accept(await self._with_input(spec), submitter, idempotency)
 
     async def _accept(self, spec: TaskSpec, submitter: str, idempotency: tuple[str, str] | None) -> str:
@@ -135,13 +105,13 @@ class Intake:
             raise SpecError("", f"the specification has {size} bytes, at most {MAX_SPEC} fit in an offer")
         entry = self._entry(spec, submitter, idempotency)
         try:
-            await self._append(entry)
+            await self._ledger.append(entry)
         except AlreadySubmitted as same:
             return same.task_id
-        self._counters.submitted += 1
+        self._context.counters.submitted += 1
         self._log.info("task {task} accepted", event="task.submitted", task=entry.subject, submitter=submitter)
         if spec.repository is not None:
-            self._events.append(entry.subject, "note", {"text": NOT_CLONED})
+            self._context.events.append(entry.subject, "note", {"text": NOT_CLONED})
         return entry.subject
 
     async def take_over(self, task_id: str, body: object, submitter: str, handed_by: PeerId, most: int) -> int:
@@ -151,9 +121,7 @@ class Intake:
         if not self._roles.may(str(handed_by), SUBMIT):
             raise Forbidden(f"{handed_by} may not submit tasks")
         spec = without_secrets(TaskSpec.parse(body, self._settings.policy), self._redactor)
-        if (hindered := self._hindrance()) is not None:
-            raise NoRoom(f"this node takes no new tasks: {hindered[1]}")
-        with self._named.claim(() if spec.input is None else (spec.input.digest,)):
+        with self._claimed(spec):
             fetched = 0
             if spec.input is not None and await self._blobs.stat(spec.input.digest) is None:
                 most = max(0, min(most, spec.limits.disk_mb * MIB))
@@ -168,10 +136,27 @@ class Intake:
                 max_attempts=self._settings.max_attempts,
                 handed_by=str(handed_by),
             )
-            await self._append(entry)
-        self._counters.submitted += 1
+            await self._ledger.append(entry)
+        self._context.counters.submitted += 1
         self._log.info("{task} is taken over from {peer}", event="task.taken_over", task=task_id, peer=handed_by)
         return fetched
+
+    async def cancel(self, task_id: str, by: str, reason: str) -> None:
+        """Raises `Forbidden`, `UnknownTask`, `TaskFinished`, and what the member raises that has the task."""
+        if not self._roles.may(by, CANCEL):
+            raise Forbidden(f"{by} may not cancel tasks")
+        task = self._ledger.machine.get(task_id)
+        reason = self._redactor.redact(reason, context="task.cancel.reason")[0]
+        if task.state is State.MOVED:
+            await self._elsewhere.cancel(task, by, reason)
+        else:
+            await self._ledger.append(entries.cancelled(self._wall(), task_id, by, reason))
+
+    def _claimed(self, spec: TaskSpec) -> AbstractContextManager[None]:
+        """Names its input while this lasts. Raises `NoRoom`."""
+        if (blocked := self._blocked_by()) is not None:
+            raise NoRoom(f"this node takes no new tasks: {blocked[1]}")
+        return self._context.named.claim(() if spec.input is None else (spec.input.digest,))
 
     def _entry(self, spec: TaskSpec, submitter: str, idempotency: tuple[str, str] | None) -> Entry:
         now = self._wall()

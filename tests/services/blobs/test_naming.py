@@ -172,7 +172,7 @@ class RetentionTest(PureTestCase):
             begun.append(Deferred())
             return begun[-1]
 
-        node.retention._stored_events.known_tasks = known  # type: ignore[method-assign]
+        node.retention._context.stored.known_tasks = known  # type: ignore[method-assign]
         self.world.advance(4 * 3600.0, step=600.0)
         self.assertEqual(len(begun), 1)
         begun[0].callback([])
