@@ -103,7 +103,7 @@ _SCHEDULER_SAYS: Table = {
     (SessionState.REPORTED, Ack): SessionState.ENDED,
     (SessionState.REPORTED, Stale): SessionState.ENDED,
 }
-# What may still arrive after the receiver's own word crossed it on the way.
+# Messages that may still arrive when the receiver's own message crossed them on the way.
 _CROSSING_FROM_EXECUTOR: Table = {
     (SessionState.STALE, message): SessionState.STALE
     for message in (Started, Output, Progress, Renew, Result, Released)
@@ -115,7 +115,7 @@ _CROSSING_FROM_SCHEDULER: Table = {
 
 
 class _Session:
-    """What both ends share: framing, the table walk, bytes to send."""
+    """Shared by both ends: framing, the table walk, bytes to send."""
 
     _says: Table
     _hears: Table
@@ -238,7 +238,3 @@ class ExecutorSession(_Session):
             if message.tag not in self._tags:
                 raise TaskProtocolError("an answer to a renewal that was never sent")
             self._tags.discard(message.tag)
-
-    @property
-    def renewals_pending(self) -> int:
-        return len(self._tags)

@@ -22,10 +22,9 @@ from chorus.tasks.machine import TaskMachine
 if TYPE_CHECKING:
     import sqlite3
 
-    from twisted.python.failure import Failure
-
     from chorus.store.database import Store
     from chorus.tasks.applied import Applied, Subscriber
+    from chorus.tasks.machine import Snapshot
 
 SNAPSHOT_EVERY = 5000
 """Entries between snapshots, or as many as there are tasks when these are more: so snapshots cost every entry the
@@ -142,29 +141,23 @@ class LocalJournal(Service):
         taken = self.machine.snapshot()
         if taken.index == self._snapshot_index:
             return succeed(None)
-        running: Deferred[None] = Deferred()
-        self._snapshot_running = running
+        running = self._snapshot_running = Deferred()
+        Deferred.fromCoroutine(self._keep(taken, running))
+        return running
 
-        def done(_: None) -> None:
+    async def _keep(self, taken: Snapshot, kept: Deferred[None]) -> None:
+        try:
+            # Encoding takes a while; on a reader's thread it holds up no write.
+            data = await self._store.read(lambda _: taken.encode())
+            await self._store.write(lambda connection: table.put_snapshot(connection, taken.index, data))
             self._snapshot_index = taken.index
-
-        def failed(reason: Failure) -> None:
+        except Exception as problem:
             # Nothing is lost by it: the entries are still there.
             self._log.warn(
-                "a snapshot of the journal failed: {reason}",
-                event="journal.snapshot_failed",
-                reason=reason.getErrorMessage(),
+                "a snapshot of the journal failed: {reason}", event="journal.snapshot_failed", reason=str(problem)
             )
-
-        def settled(_: None) -> None:
-            self._snapshot_running = None
-            running.callback(None)
-
-        # Encoding takes a while; on a reader's thread it holds up no write.
-        encoded = self._store.read(lambda _: taken.encode())
-        encoded.addCallback(lambda data: self._store.write(lambda c: table.put_snapshot(c, taken.index, data)))
-        encoded.addCallbacks(done, failed).addCallback(settled)
-        return running
+        self._snapshot_running = None
+        kept.callback(None)
 
     async def _close(self) -> None:
         was_open, self._open = self._open, False

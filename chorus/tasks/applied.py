@@ -55,7 +55,7 @@ class Change:
 
 @attrs.frozen
 class Applied:
-    """What the entry at `index` did."""
+    """The effect of the entry at `index`."""
 
     index: int
     entry: Entry

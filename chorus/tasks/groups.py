@@ -13,11 +13,11 @@ from chorus.tasks.demand import Demand
 MAX_PLACING = 32
 """Tasks that are being offered at once."""
 FRESH_PLACES = 16
-"""Of these, for groups that nobody has been asked about, or said no yet: the rest stays for those that are taken."""
+"""Of these, for groups that nobody was asked about, or has declined yet: the rest stays for those that are taken."""
 RETRY_PLACES = 8
 """Of these, for groups that were declined before: a backlog of them cannot keep out what is new."""
 UNPROVEN_PLACES = 4
-"""Tasks of one group offered at once until somebody takes one: enough to fill an agent, few to be declined in vain."""
+"""Tasks of one group offered at once until somebody takes one: enough to fill an agent, few if all are declined."""
 
 Order = tuple[int, int]
 """(-priority, index of submission): the smallest goes first."""
@@ -31,7 +31,7 @@ class Standing(Enum):
 
 
 class PlaceKind(Enum):
-    """Which of the places a group may take."""
+    """The places that a group may take."""
 
     PROVEN = MAX_PLACING
     FRESH = FRESH_PLACES
@@ -87,7 +87,7 @@ class DemandGroup:
         self.proven = False
         self.placing = self.size = 0
         self.unnoted: list[str] = []
-        """Tasks whose watchers have not been told yet why they wait."""
+        """Tasks whose histories do not say yet why they wait."""
         self.noted: str | None = None
         self.noted_at = 0.0
         self._heap: list[tuple[Order, str, WaitingTask]] = []

@@ -521,12 +521,14 @@ class Node:
         stored = StoredEvents(self.store)
         self.events = TaskEvents(stored, clock, world.wall, self.machine.is_over)
         self.ledger = Ledger(self.journal, self.machine)
-        context = SchedulerContext(self.ledger, self.events, stored, self.blobs, clock, world.wall, self.settings)
+        self.context = SchedulerContext(self.ledger, self.events, stored, self.blobs, clock, world.wall, self.settings)
         submissions = Submissions(
             self.redactor, roles, random.Random(world.seed).randbytes, blocked_by=lambda: self.no_room
         )
         host: Any = self.host
-        parts = assemble(context, self.journal, host, self.streams, self._agents, submissions, self.announced.append)
+        parts = assemble(
+            self.context, self.journal, host, self.streams, self._agents, submissions, self.announced.append
+        )
         self.coordinator, self.collection, self.retention = parts.coordinator, parts.collection, parts.retention
         self.handover, self.handover_serving = parts.handover, parts.handover_serving
         self.placement, self.custodies = self.coordinator.placement, self.coordinator._custodies

@@ -33,6 +33,21 @@ def did(applied: Applied) -> tuple[object, object]:
 NOTHING = ((), None)
 
 
+def _assignable(machine: TaskMachine) -> list[TaskState]:
+    return [task for task in machine.unfinished() if task.state is State.SUBMITTED and not task.waiting_for]
+
+
+def ready(machine: TaskMachine, now: float) -> list[TaskState]:
+    """Tasks that may be assigned at `now`: highest priority first, then oldest submission."""
+    found = [task for task in _assignable(machine) if task.not_before <= now]
+    return sorted(found, key=lambda task: (-task.priority, task.created_index))
+
+
+def next_ready(machine: TaskMachine, now: float) -> float | None:
+    """The next time after `now` at which a back-off ends."""
+    return min((task.not_before for task in _assignable(machine) if task.not_before > now), default=None)
+
+
 class Scribe:
     """Writes a journal and applies it at once."""
 
@@ -78,7 +93,7 @@ class HandedOverTests(PureTestCase):
     def test_it_ends_as_the_other_member_says(self) -> None:
         self.scribe.write(entries.moved(1001, A, "there"))
         self.assertEqual((self.state().state, self.state().scheduler), (State.MOVED, "there"))
-        self.assertEqual(self.scribe.machine.ready(2000), [])
+        self.assertEqual(ready(self.scribe.machine, 2000), [])
         end = {"reason": "exit", "result": {"exit_code": 0}, "attempt": 2, "agent": "six", "started_at": 1001.5}
         self.scribe.write(entries.settled(1002, A, State.COMPLETED, **end))
         task = self.state()
@@ -89,7 +104,7 @@ class HandedOverTests(PureTestCase):
         self.scribe.submit(B, A)
         self.scribe.write(entries.moved(1001, A, "there"))
         self.scribe.write(entries.settled(1002, A, State.COMPLETED, result={}))
-        self.assertEqual([task.id for task in self.scribe.machine.ready(2000)], [B])
+        self.assertEqual([task.id for task in ready(self.scribe.machine, 2000)], [B])
 
     def test_it_comes_back_when_it_was_not_taken(self) -> None:
         self.scribe.write(entries.moved(1001, A, "there"))
@@ -205,7 +220,7 @@ class MachineTests(PureTestCase):
     def test_queued(self) -> None:
         self.scribe.submit(A, queued=True)
         self.scribe.submit(B, queued=True)
-        self.assertEqual(self.machine.ready(2000), [])
+        self.assertEqual(ready(self.machine, 2000), [])
         self.refuse(errors.IllegalTransition, entries.assigned(1, A, agent="x", attempt=1, lease_s=30))
         self.scribe.time = 1005
         self.scribe.submit(A)
@@ -252,13 +267,13 @@ class MachineTests(PureTestCase):
         self.scribe.submit(A)
         self.scribe.submit(B, A)
         self.scribe.submit(C, A, B)
-        self.assertEqual([task.id for task in self.machine.ready(2000)], [A])
+        self.assertEqual([task.id for task in ready(self.machine, 2000)], [A])
         self.refuse(errors.IllegalTransition, entries.assigned(1, B, agent="x", attempt=1, lease_s=30))
         applied = self.scribe.write(entries.completed(1, A, self.scribe.run(A), {}))
         self.assertEqual(changed(applied), (A, B, C))
-        self.assertEqual([task.id for task in self.machine.ready(2000)], [B])
+        self.assertEqual([task.id for task in ready(self.machine, 2000)], [B])
         self.scribe.write(entries.completed(1, B, self.scribe.run(B), {}))
-        self.assertEqual([task.id for task in self.machine.ready(2000)], [C])
+        self.assertEqual([task.id for task in ready(self.machine, 2000)], [C])
         self.scribe.submit(D, A, B)
         self.assertEqual(self.machine.get(D).waiting_for, frozenset())
 
@@ -319,10 +334,10 @@ class MachineTests(PureTestCase):
         self.scribe.submit(A)
         for moves, wait in ((1, 2.0), (2, 4.0)):
             self.scribe.write(entries.lease_expired(1000, A, self.scribe.assign(A, f"agent{moves}")))
-            self.assertEqual(self.machine.ready(1000 + wait - 0.1), [])
-            self.assertEqual(self.machine.next_ready(1000), 1000 + wait)
-            self.assertEqual(len(self.machine.ready(1000 + wait)), 1)
-            self.assertIsNone(self.machine.next_ready(1000 + wait))
+            self.assertEqual(ready(self.machine, 1000 + wait - 0.1), [])
+            self.assertEqual(next_ready(self.machine, 1000), 1000 + wait)
+            self.assertEqual(len(ready(self.machine, 1000 + wait)), 1)
+            self.assertIsNone(next_ready(self.machine, 1000 + wait))
         self.scribe.write(entries.released(1000, A, self.scribe.assign(A), "image_missing", "no chorus-rust-dev"))
         task = self.machine.get(A)
         self.assertEqual((task.state, task.reason, task.attempt), (State.FAILED, "image_missing", 3))
@@ -447,7 +462,7 @@ class MachineTests(PureTestCase):
     def test_ready_order(self) -> None:
         for task_id, priority in ((A, 5), (B, 9), (C, 5), (D, 0)):
             self.scribe.submit(task_id, spec={"priority": priority})
-        self.assertEqual([task.id for task in self.machine.ready(2000)], [B, A, C, D])
+        self.assertEqual([task.id for task in ready(self.machine, 2000)], [B, A, C, D])
         self.assertEqual([task.id for task in self.machine.newest_first()], [D, C, B, A])
 
     def test_forgotten(self) -> None:

@@ -1,6 +1,6 @@
 """Follows one task at the member that schedules it: its events into this node's history, its end into its journal.
 
-What that member tells is held against what views rely on, and how long an attempt takes there against a deadline here.
+The member's messages are checked like an agent's, and an attempt there has a deadline here.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from chorus.protocols.handover import (
 from chorus.protocols.stream import StreamClosed
 from chorus.protocols.streamio import StreamIO
 from chorus.protocols.task_messages import Result, from_json
-from chorus.services.scheduling.results import ResultOverLimits, excess, result_document
+from chorus.services.scheduling.results import MIB, ResultOverLimits, excess, result_document
 from chorus.tasks import entries
-from chorus.tasks.deadlines import attempt_limit
+from chorus.tasks.deadlines import attempt_limit, limit_of
 from chorus.tasks.state import TERMINAL, State, TaskState
 from chorus.timer import Timer
 
@@ -56,7 +56,7 @@ RETRY = Backoff(1.0, 30.0)
 OVERTIME = 2.0
 """How many times as long as an attempt may take at most it may take there: that member has deadlines of its own."""
 MAX_COPIED_NOTES = 16 * 1024 * 1024
-"""Bytes of a task's history that are copied beside its output; a member that tells more is followed, not copied."""
+"""Bytes of a task's history that are copied beside its output; a member that sends more is followed, not copied."""
 MAX_INPUT_BYTES = 1024**3
 """An input that size is allowed for in a deadline: its real one is known where it lies."""
 PAGE = 64
@@ -102,7 +102,7 @@ class Following:
         self._heard_at = context.clock.seconds()
         self._attempt = -1
         self._attempt_ends = math.inf
-        """By the clock: an attempt that began has until then, whatever else is told of it meanwhile."""
+        """By the clock: an attempt that began has until then, whatever else the member sends of it meanwhile."""
         self._timer = Timer(context.clock, self.begin)
         self._deadline = Timer(context.clock, self._overdue)
         self._waiting: list[Deferred[None]] = []
@@ -119,8 +119,8 @@ class Following:
         return self._context.clock.seconds() - self._heard_at
 
     def saw(self, view: View) -> None:
-        """That member told where the task is. Raises `PeerError` for a result that is none. An attempt that begins may
-        take so long, and no longer, whatever is told of it; the time of the next one begins with that."""
+        """Take in that member's view of the task. Raises `PeerError` for a result that is none. An attempt that begins
+        may take so long, and no longer, whatever the member sends; the time of the next one begins with that."""
         if view.result is not None:
             spec = self._context.ledger.machine.get(self.task_id).spec
             view = attrs.evolve(view, result=checked_result(view.result, spec))
@@ -307,11 +307,10 @@ def _agent(name: JSON) -> str:
 
 
 def _output_limit(task: TaskState) -> int:
-    """Bytes of output that the attempts of a task may tell, in base64."""
-    limits = task.spec.get("limits")
-    megabytes = limits.get("output_mb") if isinstance(limits, dict) else None
+    """Bytes of output that the attempts of a task may send, in base64."""
+    megabytes = limit_of(task.spec, "output_mb")
     tries = task.max_attempts + task.retries
-    return (megabytes if isinstance(megabytes, int) else 16) * 1024 * 1024 * 2 * tries * 4 // 3
+    return (16 if megabytes is None else int(megabytes)) * MIB * 2 * tries * 4 // 3
 
 
 async def _last_copied(stored: StoredEvents, task_id: str) -> int:

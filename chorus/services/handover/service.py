@@ -40,17 +40,17 @@ if TYPE_CHECKING:
 
 
 SEEK_S = 5.0
-"""Seconds that a member has to say whom it sees."""
+"""Seconds that a member has to name the agents it sees."""
 ANSWER_S = 10.0
-"""Seconds that a member has to say what became of a cancellation, and to tell the end that forbade it."""
+"""Seconds that a member has to answer a cancellation, and to send the end that forbade it."""
 ROUND_S = 2.0
-"""Between two looks at what nobody within reach can run."""
+"""Between two looks at tasks that nobody within reach can run."""
 MAX_ASKED = 8
 """Members asked in one round; the next round asks others."""
 MAX_AGENTS = 64
 """Agents named in one question; `Seek` holds no more."""
 DECLINED_S = 30.0
-"""Seconds for which a member that declined a task, or does not say whom it sees, is asked for none."""
+"""Seconds for which a member that declined a task, or does not name the agents it sees, is asked for none."""
 ABANDON_S = 300.0
 """Seconds of silence of the member that has a task after which a cancellation ends the task here alone."""
 
@@ -130,8 +130,7 @@ class Handover(Service):
                 await self._hand_over(task_id, peer)
 
     async def _hand_over(self, task_id: str, peer: PeerId) -> None:
-        machine = self._context.ledger.machine
-        task = machine.get(task_id) if task_id in machine else None
+        task = self._context.ledger.machine.find(task_id)
         # A task that was handed to this node is not handed on.
         if not self.running or task is None or task.state is not State.SUBMITTED or task.handed_by is not None:
             return
@@ -159,7 +158,7 @@ class Handover(Service):
         try:
             answer = await self._ask(peer, Seek(tuple(agents)), SEEK_S)
         except ChorusError as error:
-            self._log.debug("{peer} does not say whom it sees: {error}", peer=peer, error=error)
+            self._log.debug("{peer} does not name the agents it sees: {error}", peer=peer, error=error)
             self._rest(peer)
             return frozenset()
         return frozenset(answer.agents) if isinstance(answer, Seen) else frozenset()
@@ -188,7 +187,7 @@ class Handover(Service):
             self._rest(following.peer)
 
     def seen(self, task: TaskState) -> TaskState:
-        """The task as the member that has it told it last."""
+        """The task as the member that has it last sent it."""
         following = self._following.get(task.id)
         if task.state is not State.MOVED or following is None or following.view is None:
             return task
@@ -196,7 +195,7 @@ class Handover(Service):
 
     async def cancel(self, task: TaskState, by: str, reason: str) -> None:
         """Have the member that has it cancel it. Raises `SchedulerAway` while that member may only be cut off, and
-        `NotCancelled` for a task that has ended there; a member that does neither answer nor tell an end loses it."""
+        `NotCancelled` for a task that has ended there; a member that neither answers nor sends an end loses it."""
         peer, following = PeerId.parse(task.scheduler or ""), self._following.get(task.id)
         try:
             answer = await self._ask(peer, Cancel(task.id, by, reason), ANSWER_S)

@@ -1,5 +1,5 @@
-"""The agents that placement chooses among: this one, and those whose presence is fresh. Who is not connected to this
-node is known through others, and out of reach."""
+"""The agents that placement chooses among: this one, and those whose presence is fresh. An agent that is not connected
+to this node is known through others, and out of reach."""
 
 from __future__ import annotations
 

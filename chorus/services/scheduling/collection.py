@@ -23,6 +23,7 @@ from chorus.identity import PeerId
 from chorus.services.scheduling import documents as task_documents
 from chorus.services.scheduling.fair_places import FairPlaces
 from chorus.services.scheduling.results import excess
+from chorus.timer import Timer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,7 +67,7 @@ class Collection(Service):
         self._queue: deque[_WantedBlob] = deque()
         self._holders: dict[str, PeerId] = {}
         self._running_fetches = 0
-        self._again_call: IDelayedCall | None = None
+        self._turn = Timer(context.clock, self._next)
         self._places = FairPlaces(context.clock, MAX_FETCHING, MAX_FETCHING_PER_HOLDER)
         self._timers: dict[str, tuple[IDelayedCall, _WantedBlob]] = {}
         self._up = False
@@ -84,14 +85,7 @@ class Collection(Service):
         for timer, _ in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        if self._again_call is not None:
-            self._again_call.cancel()
-            self._again_call = None
-
-    def holders_of(self, sha256: str) -> list[PeerId]:
-        """The holder of a blob that some result names and that is not known to be here."""
-        holder = self._holders.get(sha256)
-        return [holder] if holder is not None else []
+        self._turn.cancel()
 
     def fetch_result_blobs(self, result: Mapping[str, JSON], holder: PeerId | None = None) -> Deferred[None]:
         """Fires when everything that `result` names is here, could not be had, or takes too long. Never fails. It is
@@ -150,11 +144,10 @@ class Collection(Service):
 
     def _go_on(self) -> None:
         """Have the next turn of the reactor begin what there is room for: never inside another fetch's end."""
-        if self._up and self._queue and self._again_call is None:
-            self._again_call = self._clock.callLater(0, self._next)
+        if self._up and self._queue and not self._turn.armed:
+            self._turn.arm(0)
 
     def _next(self) -> None:
-        self._again_call = None
         while self._up and self._queue and self._running_fetches < MAX_AT_ONCE:
             self._running_fetches += 1
             wanted = self._queue.popleft()

@@ -1,4 +1,4 @@
-"""What the scheduler's parts share: the ledger, events, blobs, clocks and settings."""
+"""The context that the scheduler's parts share: ledger, events, blobs, clocks and settings."""
 
 from __future__ import annotations
 

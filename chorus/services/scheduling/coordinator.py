@@ -15,8 +15,6 @@ from twisted.internet.defer import Deferred, maybeDeferred
 
 if TYPE_CHECKING:
     from chorus.http.ports import Document, Subscription, TaskEvent
-    from chorus.identity import PeerId
-    from chorus.services.blobs.named import NamedBlobs
     from chorus.services.scheduling.context import SchedulerContext
     from chorus.services.scheduling.counters import TaskCounters
     from chorus.services.scheduling.custodies import Custodies
@@ -43,7 +41,7 @@ class CoordinatorService(Service):
         views: TaskViews,
     ) -> None:
         self._context = context
-        self._intake = intake
+        self.intake = intake
         self._custodies = custodies
         self.placement = placement
         self._state_events = state_events
@@ -52,7 +50,7 @@ class CoordinatorService(Service):
 
     async def _start(self) -> None:
         for task in self.machine:
-            self.named.changed(None, task)
+            self._context.named.changed(None, task)
         await self._state_events.restore()
         await self._custodies.start()
         self.is_up = True
@@ -74,7 +72,7 @@ class CoordinatorService(Service):
     # http.ports.Tasks
 
     def submit(self, body: object, submitter: str) -> Deferred[Document]:
-        return Deferred.fromCoroutine(self._intake.submit(body, submitter)).addCallback(self._views.document)
+        return Deferred.fromCoroutine(self.intake.submit(body, submitter)).addCallback(self._views.document)
 
     def get(self, task_id: str) -> Deferred[Document]:
         return maybeDeferred(self._views.document, task_id)
@@ -83,7 +81,7 @@ class CoordinatorService(Service):
         return Deferred.fromCoroutine(self._views.page(state, limit, after))
 
     def cancel(self, task_id: str, by: str, reason: str) -> Deferred[Document]:
-        cancelled = Deferred.fromCoroutine(self._intake.cancel(task_id, by, reason))
+        cancelled = Deferred.fromCoroutine(self.intake.cancel(task_id, by, reason))
         return cancelled.addCallback(lambda _: self._views.document(task_id))
 
     def watch(
@@ -97,10 +95,6 @@ class CoordinatorService(Service):
 
     # for members that hand tasks over, and for metrics
 
-    async def take_over(self, task_id: str, spec: object, submitter: str, handed_by: PeerId, most: int) -> int:
-        """As `Intake.take_over`: this node becomes the scheduler of another member's task."""
-        return await self._intake.take_over(task_id, spec, submitter, handed_by, most)
-
     def agent_id_of(self, task: TaskState) -> str | None:
         """The name of the agent that has, or had, the task."""
         return None if task.agent is None else self.placement.agent_id(task.agent)
@@ -108,10 +102,6 @@ class CoordinatorService(Service):
     @property
     def machine(self) -> TaskMachine:
         return self._context.ledger.machine
-
-    @property
-    def named(self) -> NamedBlobs:
-        return self._context.named
 
     @property
     def counters(self) -> TaskCounters:

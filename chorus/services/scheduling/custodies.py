@@ -137,8 +137,7 @@ class Custodies:
     def resumed(self, channel: SchedulerChannel, resume: Resume) -> None:
         """An agent asks to go on with a task it holds."""
         agent = str(channel.peer)
-        machine = self._context.ledger.machine
-        task = machine.get(resume.task_id) if resume.task_id in machine else None
+        task = self._context.ledger.machine.find(resume.task_id)
         if task is None or task.fence != resume.fence or task.agent != agent:
             self._log.info("stale resume of {task} by {agent}", event="task.stale", agent=agent, task=resume.task_id)
             channel.send(Stale())

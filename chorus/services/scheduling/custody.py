@@ -64,7 +64,7 @@ _REASONS = frozenset(map(str, Reason))
 
 @attrs.frozen
 class CustodyContext:
-    """What every custody of one scheduler shares."""
+    """Shared by all custodies of one scheduler."""
 
     scheduler: SchedulerContext
     fetch_result_blobs: Callable[[Mapping[str, JSON]], Awaitable[None]]
@@ -165,9 +165,8 @@ class Custody:
             self._recording.stop()
 
     def _max_output(self) -> int | None:
-        limits = self._task.spec.get("limits")
-        megabytes = limits.get("output_mb") if isinstance(limits, dict) else None
-        return megabytes * MIB if isinstance(megabytes, int) else None
+        megabytes = deadlines.limit_of(self._task.spec, "output_mb")
+        return None if megabytes is None else int(megabytes) * MIB
 
     def _closed(self, channel: SchedulerChannel) -> None:
         if self._channel is channel:
@@ -264,11 +263,12 @@ class Custody:
             return
         self._deciding = True
         self._decide(self._expiry, Stale())
+        why = "its deadline was passed" if self._overdue else f"{self._name} went silent"
         self._log.warn(
             "lease of {task} expired: {why}",
             event="task.lease_expired",
             task=self.task_id,
-            why="its deadline was passed" if self._overdue else f"{self._name} went silent",
+            why=why,
             agent=self.agent,
             fence=str(self.fence),
         )

@@ -47,7 +47,7 @@ def document(
     absent: Callable[[str], bool] = lambda _: False,
 ) -> Document:
     """`waiting` says why no agent has it; `received` is the output that has arrived from the current attempt; `absent`
-    tells blobs that are not at this node."""
+    says which blobs are not at this node."""
     result = task.result or {}
     skipped = cast("list[JSON]", result.get("artifacts_skipped") or [])
     agent = task.agent or _text(result.get("agent"))
@@ -95,7 +95,7 @@ def document(
 
 
 def summary(task: TaskState, *, waiting: str | None = None, agent_id: str | None = None) -> Document:
-    """What a list shows of a task; of bounded size, whatever its specification and its result hold."""
+    """A task's line in a list; of bounded size, whatever its specification and its result hold."""
     result = task.result if task.result is not None and task.terminal else {}
     agent = task.agent or _text((task.result or {}).get("agent"))
     title = _text(task.spec.get("title")) or ""
@@ -141,7 +141,7 @@ def state_event(task: TaskState, agent_id: str | None) -> Document:
 
 
 def differs(event: Mapping[str, JSON] | None, task: TaskState) -> bool:
-    """Whether the newest state event does not tell of the task's state."""
+    """Whether the newest state event shows another state than the task's."""
     if event is None:
         return True
     fence = str(task.fence) if task.fence is not None else None
@@ -149,7 +149,7 @@ def differs(event: Mapping[str, JSON] | None, task: TaskState) -> bool:
 
 
 def logged(event: Document) -> dict[str, object]:
-    """What of it goes into the log: all but the detail, a text of the agent's that no redactor here has seen."""
+    """The part of it that is logged: all but the detail, a text of the agent's that no redactor here has seen."""
     return {name: value for name, value in event.items() if name != "detail"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
 from twisted.logger import Logger
 
 if TYPE_CHECKING:
@@ -14,14 +15,13 @@ if TYPE_CHECKING:
     from chorus.tasks.machine import TaskMachine
 
 
+@attrs.frozen
 class Ledger:
     """`machine` has the tasks as the journal has made them."""
 
+    _journal: Journal
+    machine: TaskMachine
     _log = Logger()
-
-    def __init__(self, journal: Journal, machine: TaskMachine) -> None:
-        self._journal = journal
-        self.machine = machine
 
     async def append(self, entry: Entry) -> Applied:
         """Durable, applied and known to all subscribers when it returns. Raises `IllegalEntry`, or what the journal

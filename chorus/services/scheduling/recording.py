@@ -61,7 +61,7 @@ class Recording:
                 if entry is not None:
                     await self._context.ledger.append(entry)
             except IllegalEntry as problem:
-                # Cancelled, or expired, meanwhile: look again, or tell the agent that it is not its task any more.
+                # Cancelled, or expired, meanwhile: look again, or answer the agent that it is not its task any more.
                 if isinstance(last, Ack) and not looked_again and self._is_cancelled():
                     looked_again = True
                     continue

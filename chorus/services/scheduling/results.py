@@ -21,6 +21,7 @@ from chorus.protocols.task_messages import (
 )
 from chorus.sandbox.contract import Reason
 from chorus.tasks import entries
+from chorus.tasks.deadlines import limit_of
 from chorus.tasks.state import State, TaskState
 
 if TYPE_CHECKING:
@@ -45,21 +46,18 @@ def excess(spec: Mapping[str, JSON], result: Mapping[str, JSON]) -> str | None:
         return f"{len(rows)} artifacts, where the task asks for none"
     if len(rows) > MAX_ARTIFACTS:
         return f"{len(rows)} artifacts, the most is {MAX_ARTIFACTS}"
-    limits = spec.get("limits")
-    if not isinstance(limits, dict):
-        return None
-    if (over := _over(sum(_number(row.get("size")) for row in rows), limits.get("disk_mb"))) is not None:
+    if (over := _over(sum(_number(row.get("size")) for row in rows), limit_of(spec, "disk_mb"))) is not None:
         return f"artifacts of {over} (disk_mb)"
     output = result.get("output")
     for stream, row in output.items() if isinstance(output, dict) else ():
         size = _number(row.get("bytes")) if isinstance(row, dict) else 0
-        if (over := _over(size, limits.get("output_mb"))) is not None:
+        if (over := _over(size, limit_of(spec, "output_mb"))) is not None:
             return f"{stream} of {over} (output_mb)"
     return None
 
 
-def _over(size: int, megabytes: JSON) -> str | None:
-    if not isinstance(megabytes, int) or size <= megabytes * MIB:
+def _over(size: int, megabytes: float | None) -> str | None:
+    if megabytes is None or size <= megabytes * MIB:
         return None
     return f"{size} bytes, over the limit of {megabytes} MiB"
 

@@ -137,5 +137,5 @@ class Rounds:
 
     def _ready(self, task_id: str) -> bool:
         """Whether it still waits for an agent, and this node still places."""
-        machine = self._context.ledger.machine
-        return not self._stopped and task_id in machine and machine.get(task_id).state is State.SUBMITTED
+        task = self._context.ledger.machine.find(task_id)
+        return not self._stopped and task is not None and task.state is State.SUBMITTED

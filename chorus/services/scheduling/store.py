@@ -51,7 +51,7 @@ class StoredEvents:
         return self._store.read(lambda connection: event_tails.last_states(connection, task_ids))
 
     def received(self, task_id: str) -> Deferred[dict[StreamName, int]]:
-        """Where each stream of the current attempt ends, as far as it is durable."""
+        """The end of each stream of the current attempt, as far as it is durable."""
 
         def work(connection: sqlite3.Connection) -> dict[StreamName, int]:
             return dict(_end(data) for data in event_tails.output_of_attempt(connection, task_id))
@@ -62,7 +62,7 @@ class StoredEvents:
         return self._store.read(event_tails.known_tasks)
 
     def blobs_unused_since(self, before: float) -> Deferred[list[str]]:
-        """Blobs that were brought, or brought again, last before `before` (Unix seconds)."""
+        """Blobs that were stored, or stored again, last before `before` (Unix seconds)."""
 
         def work(connection: sqlite3.Connection) -> list[str]:
             return [row.sha256 for row in blobs.every(connection) if row.used_at < before]

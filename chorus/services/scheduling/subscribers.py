@@ -1,10 +1,11 @@
-"""Subscribers of the journal that tell of changes, once each, after the commit: state events, log, topic, metrics."""
+"""Subscribers of the journal that publish changes, once each, after the commit: state events, log, topic, metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import attrs
 from twisted.logger import Logger
 
 from chorus.services.scheduling.documents import differs, logged, state_event
@@ -21,14 +22,13 @@ if TYPE_CHECKING:
     from chorus.tasks.state import TaskState
 
 
+@attrs.frozen
 class StateEvents:
     """The `state` event of each change, into the history of its task and the log. `agent_id` names a peer."""
 
+    _context: SchedulerContext
+    _agent_id: Callable[[str], str | None]
     _log = Logger()
-
-    def __init__(self, context: SchedulerContext, agent_id: Callable[[str], str | None]) -> None:
-        self._context = context
-        self._agent_id = agent_id
 
     def event(self, task: TaskState) -> Document:
         return state_event(task, self._agent_id(task.agent) if task.agent is not None else None)

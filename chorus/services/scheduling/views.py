@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol, cast
 
 from twisted.internet.defer import DeferredLock
@@ -80,18 +81,11 @@ class TaskViews:
                 raise UnknownCursor("the page before ended at a task that is gone: start again without a cursor")
             while next(tasks).id != after:
                 pass
-        page: list[TaskState] = []
-        more = False
-        for task in tasks:
-            if state is None or task.state == state:
-                if len(page) == limit:
-                    more = True
-                    break
-                page.append(task)
+        found = list(islice((task for task in tasks if state is None or task.state == state), limit + 1))
         names: dict[str, str | None] = {}
         return {
-            "tasks": cast("JSON", [self._summary(task, names) for task in page]),
-            "next": page[-1].id if more else None,
+            "tasks": cast("JSON", [self._summary(task, names) for task in found[:limit]]),
+            "next": found[limit - 1].id if len(found) > limit else None,
         }
 
     def _summary(self, task: TaskState, names: dict[str, str | None]) -> Document:

@@ -1,4 +1,4 @@
-"""Telling the watchers of waiting tasks why they wait: each once, and the first of a group again when that changes."""
+"""Notes for watchers why a task waits: one for each task, and again for a group's first when the reason changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 NOTES_A_TURN = 64
-"""Tasks whose watchers are told in one turn of the reactor."""
+"""Notes in one turn of the reactor."""
 NOTE_S = 30.0
 """Between two events that say why the tasks of one group wait; their documents are always up to date."""
 MAX_NOTED = 16
@@ -19,7 +19,7 @@ thousands."""
 
 
 class WaitNotes:
-    """`say(task_id, detail)` tells one. It is called by `some` alone, for at most `NOTES_A_TURN` tasks a call."""
+    """`say(task_id, detail)` writes one. It is called by `some` alone, for at most `NOTES_A_TURN` tasks a call."""
 
     def __init__(self, say: Callable[[str, str], None]) -> None:
         self._say = say
@@ -40,7 +40,7 @@ class WaitNotes:
             self._groups[group] = None
 
     def some(self, waits: Callable[[str, DemandGroup], bool]) -> None:
-        """Tell some of those that are still to be told; `waits` says whether a task still waits in a group."""
+        """Write some of the notes that are due; `waits` says whether a task still waits in a group."""
         for _ in range(NOTES_A_TURN):
             group = self._next()
             if group is None:
