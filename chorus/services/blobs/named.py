@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from chorus.services.scheduling import documents as task_documents
+from chorus.tasks.blobs import input_blob, result_blobs
 
 if TYPE_CHECKING:
     from chorus.tasks.state import TaskState
@@ -57,6 +57,6 @@ def blobs_of(task: TaskState | None) -> frozenset[str]:
     """Everything that a task names."""
     if task is None:
         return frozenset()
-    found = {sha256 for sha256, _ in task_documents.blobs_of(task.result)}
-    source = task_documents.input_of(task.spec)
+    found = {sha256 for sha256, _ in result_blobs(task.result)}
+    source = input_blob(task.spec)
     return frozenset(found | ({source} if source is not None else set()))

@@ -140,13 +140,12 @@ class Following:
         self._deadline.arm(max(0.0, self._attempt_ends - now))
 
     def _overdue(self) -> None:
-        detail = f"{self.peer}, which it was handed to, did not end it within its time limit with all margins"
-        Deferred.fromCoroutine(self._fail(detail)).addErrback(self._broken)
+        failed = Deferred.fromCoroutine(self._fail("did not end it within its time limit with all margins"))
+        failed.addCallback(lambda _: self._ended(declined=False)).addErrback(self._broken)
 
-    async def _fail(self, detail: str) -> None:
-        end = {"reason": "lease_lost", "detail": detail}
+    async def _fail(self, what: str) -> None:
+        end = {"reason": "lease_lost", "detail": f"{self.peer}, which it was handed to, {what}"}
         await self._context.ledger.append(entries.settled(self._context.wall(), self.task_id, State.FAILED, **end))
-        self._ended(declined=False)
 
     def begin(self) -> None:
         if self._io is None and not self._stopped:
@@ -221,17 +220,11 @@ class Following:
         return Take(task.id, spec, task.submitter, self._cursor or 0, self._known)
 
     async def _refused(self, answer: Declined) -> bool:
-        now = self._context.wall()
         if self._known:
-            detail = f"{self.peer}, which it was handed to, does not know it any more: {answer.detail}"
-            await self._context.ledger.append(
-                entries.settled(now, self.task_id, State.FAILED, reason="lease_lost", detail=detail)
-            )
+            await self._fail(f"does not know it any more: {answer.detail}")
             return False
-        detail = answer.detail or answer.reason
-        await self._context.ledger.append(
-            entries.returned(now, self.task_id, f"{self.peer} does not take it: {detail}")
-        )
+        detail = f"{self.peer} does not take it: {answer.detail or answer.reason}"
+        await self._context.ledger.append(entries.returned(self._context.wall(), self.task_id, detail))
         return True
 
     async def _heard(self, message: Message) -> None:
@@ -275,12 +268,13 @@ class Following:
 
 
 _END = ("reason", "detail", "attempt", "agent", "sandbox", "image", "started_at", "result")
-_SHOWN = ("attempt", "reason", "detail", "agent", "sandbox", "image", "started_at", "ended_at", "updated_at", "result")
+SHOWN = ("attempt", "reason", "detail", "agent", "sandbox", "image", "started_at", "ended_at", "updated_at", "result")
+"""Fields of a view that are the same in a task."""
 
 
 def overlaid(task: TaskState, view: View) -> TaskState:
     """This node's record of a task, with what the member that has it says of it."""
-    shown = {name: getattr(view, name) for name in _SHOWN}
+    shown = {name: getattr(view, name) for name in SHOWN}
     return attrs.evolve(task, state=State(view.state), **shown)
 
 

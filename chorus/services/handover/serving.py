@@ -33,6 +33,7 @@ from chorus.protocols.handover import (
 )
 from chorus.protocols.stream import ProtocolOptions, StreamClosed
 from chorus.protocols.streamio import StreamIO
+from chorus.services.handover.following import SHOWN
 from chorus.tasks.state import State
 
 if TYPE_CHECKING:
@@ -282,16 +283,7 @@ def view_of(tasks: CoordinatorService, task_id: str) -> View:
     task = tasks.machine.get(task_id)
     return View(
         state=str(task.state if task.state is not State.REFUSED else State.FAILED),
-        attempt=task.attempt,
-        updated_at=task.updated_at,
-        reason=task.reason,
-        detail=task.detail,
-        agent=task.agent,
         agent_id=tasks.agent_id_of(task),
         fence=None if task.fence is None else str(task.fence),
-        sandbox=task.sandbox,
-        image=task.image,
-        started_at=task.started_at,
-        ended_at=task.ended_at,
-        result=task.result,
+        **{name: getattr(task, name) for name in SHOWN},
     )

@@ -20,9 +20,9 @@ from twisted.python.failure import Failure
 from chorus.backoff import Backoff
 from chorus.errors import ChorusError
 from chorus.identity import PeerId
-from chorus.services.scheduling import documents as task_documents
 from chorus.services.scheduling.fair_places import FairPlaces
 from chorus.services.scheduling.results import excess
+from chorus.tasks.blobs import result_blobs
 from chorus.timer import Timer
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Collection(Service):
         if holder is None:
             return
         async with self._places.place(holder):
-            for sha256, size in task_documents.blobs_of(result):
+            for sha256, size in result_blobs(result):
                 await self._fetch(sha256, size, holder)
 
     async def _fetch(self, sha256: str, size: int, holder: PeerId) -> None:
@@ -126,7 +126,7 @@ class Collection(Service):
         holder = PeerId.parse(task.scheduler) if task.scheduler is not None else self._holder(task.result)
         if holder is None or excess(task.spec, task.result or {}) is not None:
             return
-        for sha256, size in task_documents.blobs_of(task.result):
+        for sha256, size in result_blobs(task.result):
             if sha256 not in self._holders:
                 self._holders[sha256] = holder
                 self._blobs.remember_holder(sha256, holder)

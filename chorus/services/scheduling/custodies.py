@@ -9,9 +9,9 @@ from twisted.logger import Logger
 
 from chorus.errors import UserError
 from chorus.protocols.task_messages import Ack, InputBlob, Resume, Stale
-from chorus.services.scheduling import documents as task_documents
 from chorus.services.scheduling.custody import Custody, CustodyContext
 from chorus.tasks import deadlines, entries
+from chorus.tasks.blobs import input_blob
 from chorus.tasks.state import OWNED, State, TaskState
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Custodies:
 
     async def input_of(self, task: TaskState) -> InputBlob | None:
         """The input as an offer names it. Raises `UnknownInput` where it is not at this node any more."""
-        sha256 = task_documents.input_of(task.spec)
+        sha256 = input_blob(task.spec)
         if sha256 is None:
             return None
         size = (await self._context.blobs.stat(sha256) or {}).get("size")

@@ -33,7 +33,6 @@ from chorus.protocols.task_messages import (
     TaskProtocolError,
 )
 from chorus.sandbox.contract import Reason
-from chorus.services.scheduling.documents import blobs_of
 from chorus.services.scheduling.recording import Recording
 from chorus.services.scheduling.results import (
     MIB,
@@ -44,6 +43,7 @@ from chorus.services.scheduling.results import (
     result_entry,
 )
 from chorus.tasks import deadlines, entries, leases
+from chorus.tasks.blobs import result_blobs
 from chorus.tasks.state import MOVES, State, TaskState
 from chorus.timer import Timer
 
@@ -308,7 +308,7 @@ class Custody:
             self._refuse(over)
             return
         result = message
-        with self._scheduler.named.claim(sha256 for sha256, _ in blobs_of(document)):
+        with self._scheduler.named.claim(sha256 for sha256, _ in result_blobs(document)):
             # The agent keeps what it made until the acknowledgement, and may be gone after it.
             await self._context.fetch_result_blobs(document)
             await self._recording.record(lambda: result_entry(self._task, self.fence, result, document, wall()), Ack())

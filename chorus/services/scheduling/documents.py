@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, cast
 
+from chorus.tasks.blobs import result_blobs
 from chorus.tasks.state import OWN_FAILURES, OWNED, State, TaskState
 
 MAX_SUMMARY_TITLE = 200
@@ -87,7 +88,7 @@ def document(
         "artifacts_skipped": skipped,
         # Results of older versions have the list alone.
         "artifacts_skipped_total": result.get("artifacts_skipped_total") or len(skipped),
-        "artifacts_absent": sum(absent(sha256) for sha256, _ in blobs_of(result)),
+        "artifacts_absent": sum(absent(sha256) for sha256, _ in result_blobs(result)),
         "output": output,
         "depends_on": cast("JSON", list(task.depends_on)),
         "spec": dict(task.spec),
@@ -202,27 +203,3 @@ def _stream(output: JSON, stream: str, received: int | None) -> Document:
 
 def _text(value: JSON) -> str | None:
     return value if isinstance(value, str) else None
-
-
-def blobs_of(result: Mapping[str, JSON] | None) -> list[tuple[str, int]]:
-    """(sha256, size) of everything a result names: artifacts and whole outputs."""
-    found: list[tuple[str, int]] = []
-    rows: list[JSON] = []
-    artifacts = (result or {}).get("artifacts")
-    if isinstance(artifacts, list):
-        rows += artifacts
-    output = (result or {}).get("output")
-    if isinstance(output, dict):
-        rows += [{**row, "size": row.get("bytes")} for row in output.values() if isinstance(row, dict)]
-    for row in rows:
-        if isinstance(row, dict):
-            sha256, size = row.get("sha256"), row.get("size")
-            if isinstance(sha256, str) and isinstance(size, int):
-                found.append((sha256, size))
-    return found
-
-
-def input_of(spec: Mapping[str, JSON]) -> str | None:
-    """The SHA-256 of the input archive a specification names."""
-    given = spec.get("input")
-    return _text(given.get("sha256")) if isinstance(given, dict) else None

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from chorus.tasks.applied import Change
     from chorus.tasks.state import TaskState
 
-STIR_S = 0.1
+LOOK_AGAIN_S = 0.1
 """Changes of agents' states within this time make one new round."""
 POLL_S = 5.0
 """Between two looks at the agents while tasks wait: not every change is announced, such as a presence that has aged."""
@@ -80,7 +80,7 @@ class Placement:
         self._review: dict[DemandGroup, None] = {}
         """Parked groups that agents' changes may concern, still to be looked at."""
         self._shapes: Shapes = {}
-        self._stirred_at: float | None = None
+        self._look_again_at: float | None = None
         """When changes of agents that have been noted are acted upon."""
         self._changes = 0
         """Times that agents have changed."""
@@ -170,14 +170,14 @@ class Placement:
     def agents_changed(self) -> None:
         """Some agent came, went, has become free or able: look again, soon, at what waits and may be taken now."""
         self._changes += 1
-        self._stir()
+        self._look_again()
 
     # turns
 
-    def _stir(self) -> None:
-        if self._stirred_at is None:
-            self._stirred_at = self._clock.seconds() + STIR_S
-        self._turn_in(STIR_S)
+    def _look_again(self) -> None:
+        if self._look_again_at is None:
+            self._look_again_at = self._clock.seconds() + LOOK_AGAIN_S
+        self._turn_in(LOOK_AGAIN_S)
 
     def _turn_in(self, seconds: float) -> None:
         """Have a turn come within `seconds`."""
@@ -221,8 +221,8 @@ class Placement:
             times.append(now + REVIEW_PAUSE_S)
         if (arrival := self._arrivals.next(now)) is not None:
             times.append(arrival)
-        if self._stirred_at is not None and len(self._backlog):
-            times.append(self._stirred_at)
+        if self._look_again_at is not None and len(self._backlog):
+            times.append(self._look_again_at)
         if (release := self._backlog.next_release()) is not None:
             times.append(release)
         return max(0.0, min(times) - now) if times else None
@@ -256,13 +256,13 @@ class Placement:
     def _compare(self, board: Board, now: float) -> None:
         """Have parked groups looked at again where agents are not as they were."""
         found = changes(self._shapes, board.shapes())
-        stirred = self._stirred_at is not None and self._stirred_at <= now
-        if stirred:
-            self._stirred_at = None
+        due = self._look_again_at is not None and self._look_again_at <= now
+        if due:
+            self._look_again_at = None
         if found.others or found.freed:
             for group in self._backlog.parked(Standing.FULL):
                 self._backlog.open(group)
-        if stirred or found.others or found.freed or found.refusing:
+        if due or found.others or found.freed or found.refusing:
             self._review.update(dict.fromkeys(self._backlog.parked(Standing.REFUSED)))
         if found.others:
             self._review.update(dict.fromkeys(self._backlog.parked(Standing.ABSENT)))
@@ -319,7 +319,7 @@ class Placement:
         self.schedule()
         if self._changes != before and isinstance(found, Nobody):
             # Meanwhile somebody may have become free whom the round had passed already.
-            self._stir()
+            self._look_again()
         if isinstance(found, Failure):
             self._report("placing {task} broke", found, task=entry.task_id)
 
