@@ -30,7 +30,6 @@ from chorus.services.journal import LocalJournal  # noqa: E402
 from chorus.store import meta  # noqa: E402
 from chorus.store.database import Database  # noqa: E402
 from chorus.tasks import entries, ids  # noqa: E402
-from chorus.tasks.machine import TaskMachine  # noqa: E402
 
 VALUE = os.urandom(512).hex()
 Figures = dict[str, float]
@@ -101,7 +100,6 @@ async def store_writes(store: Database, writers: int, seconds: float) -> Figures
 async def journal_appends(store: Database, writers: int, seconds: float) -> Figures:
     """Tasks submitted through the journal and applied: the way to a 202."""
     journal = LocalJournal(store)
-    journal.attach(TaskMachine(journal.fence_of))
     await journal.startService()
     spec: dict[str, Any] = {"commands": ["true"], "description": VALUE}
     latencies: list[float] = []
@@ -123,12 +121,10 @@ async def journal_appends(store: Database, writers: int, seconds: float) -> Figu
 async def replay(store: Database) -> Figures:
     """Starting again with what the rounds have left in the journal."""
     journal = LocalJournal(store)
-    machine = TaskMachine(journal.fence_of)
-    journal.attach(machine)
     start = time.perf_counter()
     await journal.startService()
     taken = time.perf_counter() - start
-    return {"replay_tasks": float(len(machine)), "replay_tasks_per_s": round(len(machine) / taken)}
+    return {"replay_tasks": float(len(journal.machine)), "replay_tasks_per_s": round(len(journal.machine) / taken)}
 
 
 async def measure(arguments: argparse.Namespace) -> dict[str, float]:

@@ -63,7 +63,7 @@ class WrongTurn(LocalError):
     code = "task_wrong_turn"
 
 
-class State(Enum):
+class SessionState(Enum):
     START = auto()
     OFFERED = auto()
     ACCEPTED = auto()
@@ -77,58 +77,59 @@ class State(Enum):
     ENDED = auto()
 
 
-Table = Mapping[tuple[State, type[Message]], State]
+Table = Mapping[tuple[SessionState, type[Message]], SessionState]
 
 _EXECUTOR_SAYS: Table = {
-    (State.START, Resume): State.RESUMED,
-    (State.OFFERED, Accept): State.ACCEPTED,
-    (State.OFFERED, Decline): State.ENDED,
-    (State.ACTIVE, Started): State.ACTIVE,
-    (State.ACTIVE, Output): State.ACTIVE,
-    (State.ACTIVE, Progress): State.ACTIVE,
-    (State.ACTIVE, Renew): State.ACTIVE,
-    (State.ACTIVE, Result): State.REPORTED,
-    (State.ACTIVE, Released): State.REPORTED,
+    (SessionState.START, Resume): SessionState.RESUMED,
+    (SessionState.OFFERED, Accept): SessionState.ACCEPTED,
+    (SessionState.OFFERED, Decline): SessionState.ENDED,
+    (SessionState.ACTIVE, Started): SessionState.ACTIVE,
+    (SessionState.ACTIVE, Output): SessionState.ACTIVE,
+    (SessionState.ACTIVE, Progress): SessionState.ACTIVE,
+    (SessionState.ACTIVE, Renew): SessionState.ACTIVE,
+    (SessionState.ACTIVE, Result): SessionState.REPORTED,
+    (SessionState.ACTIVE, Released): SessionState.REPORTED,
 }
 _SCHEDULER_SAYS: Table = {
-    (State.START, Offer): State.OFFERED,
-    (State.ACCEPTED, Assign): State.ACTIVE,
-    (State.RESUMED, Continue): State.ACTIVE,
-    (State.RESUMED, Cancel): State.ACTIVE,
-    (State.RESUMED, Ack): State.ENDED,
-    (State.RESUMED, Stale): State.ENDED,
-    (State.ACTIVE, Renewed): State.ACTIVE,
-    (State.ACTIVE, Cancel): State.ACTIVE,
-    (State.ACTIVE, Stale): State.STALE,
-    (State.REPORTED, Ack): State.ENDED,
-    (State.REPORTED, Stale): State.ENDED,
+    (SessionState.START, Offer): SessionState.OFFERED,
+    (SessionState.ACCEPTED, Assign): SessionState.ACTIVE,
+    (SessionState.RESUMED, Continue): SessionState.ACTIVE,
+    (SessionState.RESUMED, Cancel): SessionState.ACTIVE,
+    (SessionState.RESUMED, Ack): SessionState.ENDED,
+    (SessionState.RESUMED, Stale): SessionState.ENDED,
+    (SessionState.ACTIVE, Renewed): SessionState.ACTIVE,
+    (SessionState.ACTIVE, Cancel): SessionState.ACTIVE,
+    (SessionState.ACTIVE, Stale): SessionState.STALE,
+    (SessionState.REPORTED, Ack): SessionState.ENDED,
+    (SessionState.REPORTED, Stale): SessionState.ENDED,
 }
-# What may still arrive after the receiver's own word crossed it on the way.
+# Messages that may still arrive when the receiver's own message crossed them on the way.
 _CROSSING_FROM_EXECUTOR: Table = {
-    (State.STALE, message): State.STALE for message in (Started, Output, Progress, Renew, Result, Released)
+    (SessionState.STALE, message): SessionState.STALE
+    for message in (Started, Output, Progress, Renew, Result, Released)
 }
 _CROSSING_FROM_SCHEDULER: Table = {
-    (State.REPORTED, Renewed): State.REPORTED,
-    (State.REPORTED, Cancel): State.REPORTED,
+    (SessionState.REPORTED, Renewed): SessionState.REPORTED,
+    (SessionState.REPORTED, Cancel): SessionState.REPORTED,
 }
 
 
 class _Session:
-    """What both ends share: framing, the table walk, bytes to send."""
+    """Shared by both ends: framing, the table walk, bytes to send."""
 
     _says: Table
     _hears: Table
     _crossing: Table
 
     def __init__(self) -> None:
-        self.state = State.START
+        self.state = SessionState.START
         self._frames = FrameBuffer()
         self._out: deque[bytes] = deque()
 
     @property
     def ended(self) -> bool:
         """Whether nothing more is to be said by either end."""
-        return self.state in {State.ENDED, State.STALE}
+        return self.state in {SessionState.ENDED, SessionState.STALE}
 
     @property
     def partial(self) -> bool:
@@ -237,7 +238,3 @@ class ExecutorSession(_Session):
             if message.tag not in self._tags:
                 raise TaskProtocolError("an answer to a renewal that was never sent")
             self._tags.discard(message.tag)
-
-    @property
-    def renewals_pending(self) -> int:
-        return len(self._tags)

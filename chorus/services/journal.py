@@ -7,8 +7,7 @@ fence is ever given twice, whatever the clock did. The replicated journal keeps 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, succeed
@@ -16,37 +15,22 @@ from twisted.logger import Logger
 
 from chorus.errors import LocalError
 from chorus.store import journal as table
+from chorus.tasks.applied import Audience
 from chorus.tasks.journal import Entry, Fence, NoQuorum
+from chorus.tasks.machine import TaskMachine
 
 if TYPE_CHECKING:
     import sqlite3
 
-    from twisted.python.failure import Failure
-
     from chorus.store.database import Store
-    from chorus.tasks.machine import Applied, Snapshot
+    from chorus.tasks.applied import Applied, Subscriber
+    from chorus.tasks.machine import Snapshot
 
 SNAPSHOT_EVERY = 5000
 """Entries between snapshots, or as many as there are tasks when these are more: so snapshots cost every entry the
 same, and replaying the entries after one takes about as long as reading it."""
 SNAPSHOT_AT_STOP = 200
 """Entries since the last snapshot that make one worth while when the node stops."""
-
-Watcher = Callable[[int, Entry, "Applied"], None]
-
-
-class Replicated(Protocol):
-    """What a journal drives: `chorus.tasks.machine.TaskMachine`."""
-
-    index: int
-
-    def __len__(self) -> int: ...
-
-    def apply(self, index: int, entry: Entry) -> Applied: ...
-
-    def snapshot(self) -> Snapshot: ...
-
-    def restore(self, data: bytes) -> None: ...
 
 
 class JournalUnreadable(LocalError):
@@ -56,7 +40,7 @@ class JournalUnreadable(LocalError):
 
 
 class LocalJournal(Service):
-    """`chorus.tasks.journal.Journal`. `attach` a machine before `startService`, which replays into it.
+    """`chorus.tasks.applied.Journal`, and the `machine` that it replays into at `startService` and drives from then on.
 
     `append` fails with `NoQuorum` when the journal is not open, and with `StoreUnavailable` when the disk failed; then
     the entry is not acknowledged, and after an I/O error in the middle of a sync it may still turn up at the next
@@ -68,22 +52,19 @@ class LocalJournal(Service):
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._machine: Replicated | None = None
         self._starts: list[tuple[int, int]] = []
-        self._watchers: list[Watcher] = []
+        self._subscribers: dict[Audience, list[Subscriber]] = {audience: [] for audience in Audience}
         self._snapshot_index = 0
         self._snapshot_running: Deferred[None] | None = None
         self._open = False
+        self.machine = TaskMachine(self.fence_of)
         self.start_count = 0
         self.appended = 0
         """Entries since the start, for the metrics."""
 
-    def attach(self, machine: Replicated) -> None:
-        self._machine = machine
-
-    def watch(self, watcher: Watcher) -> None:
-        """Have `watcher` called with each entry appended from now on, right after it is applied (not in replays)."""
-        self._watchers.append(watcher)
+    def subscribe(self, audience: Audience, subscriber: Subscriber) -> None:
+        """Calls `subscriber` in the same step that applies an entry; a node alone is always the one that schedules."""
+        self._subscribers[audience].append(subscriber)
 
     def startService(self) -> Deferred[None]:
         super().startService()  # type: ignore[no-untyped-call]
@@ -93,7 +74,7 @@ class LocalJournal(Service):
         super().stopService()  # type: ignore[no-untyped-call]
         return Deferred.fromCoroutine(self._close())
 
-    def append(self, entry: Entry) -> Deferred[int]:
+    def append(self, entry: Entry) -> Deferred[Applied]:
         if not self._open:
             return fail(NoQuorum("the journal is not open"))
         written = self._store.write(lambda connection: table.append(connection, entry))
@@ -106,8 +87,7 @@ class LocalJournal(Service):
         return Fence(0, self._starts[position][1] if position >= 0 else 0, index)
 
     async def _replay(self) -> None:
-        machine = self._machine
-        assert machine is not None, "attach a machine first"
+        machine = self.machine
         self.start_count = await self._store.write(table.begin_start)
         self._starts, snapshot, entries = await self._store.read(_everything)
         if snapshot is not None:
@@ -119,7 +99,7 @@ class LocalJournal(Service):
         ignored = 0
         for index, entry in entries:
             try:
-                ignored += machine.apply(index, entry).ignored is not None
+                ignored += machine.apply(index, entry).refusal is not None
             except (ValueError, KeyError, TypeError, AttributeError) as problem:
                 raise JournalUnreadable(f"entry {index} of the journal cannot be read: {problem}") from problem
         self._open = True
@@ -132,62 +112,56 @@ class LocalJournal(Service):
             ignored=ignored,
         )
 
-    def _apply(self, index: int, entry: Entry) -> int:
-        machine = cast("Replicated", self._machine)
-        applied = machine.apply(index, entry)
+    def _apply(self, index: int, entry: Entry) -> Applied:
+        applied = self.machine.apply(index, entry)
         self.appended += 1
-        if applied.ignored is not None:
+        if applied.refusal is not None:
             self._log.info(
                 "{kind} of {subject} changes nothing: {reason}",
                 event="journal.ignored",
                 kind=entry.kind,
                 subject=entry.subject,
-                reason=str(applied.ignored),
+                reason=str(applied.refusal),
                 index=index,
             )
-        for watcher in self._watchers:
-            try:
-                watcher(index, entry, applied)
-            except Exception:
-                self._log.failure("a watcher of the journal failed on {kind}", kind=entry.kind)
-        if index - self._snapshot_index >= max(SNAPSHOT_EVERY, len(machine)):
+        for audience in Audience:
+            for subscriber in self._subscribers[audience]:
+                try:
+                    subscriber(applied)
+                except Exception:
+                    self._log.failure("a subscriber of the journal failed on {kind}", kind=entry.kind)
+        if index - self._snapshot_index >= max(SNAPSHOT_EVERY, len(self.machine)):
             self.snapshot()
-        return index
+        return applied
 
     def snapshot(self) -> Deferred[None]:
         """Keep the machine as it is now and drop the entries that made it so. Fires when done; a failure is logged."""
         if self._snapshot_running is not None:
             return self._snapshot_running
-        taken = cast("Replicated", self._machine).snapshot()
+        taken = self.machine.snapshot()
         if taken.index == self._snapshot_index:
             return succeed(None)
-        running: Deferred[None] = Deferred()
-        self._snapshot_running = running
+        running = self._snapshot_running = Deferred()
+        Deferred.fromCoroutine(self._keep(taken, running))
+        return running
 
-        def done(_: None) -> None:
+    async def _keep(self, taken: Snapshot, kept: Deferred[None]) -> None:
+        try:
+            # Encoding takes a while; on a reader's thread it holds up no write.
+            data = await self._store.read(lambda _: taken.encode())
+            await self._store.write(lambda connection: table.put_snapshot(connection, taken.index, data))
             self._snapshot_index = taken.index
-
-        def failed(reason: Failure) -> None:
+        except Exception as problem:
             # Nothing is lost by it: the entries are still there.
             self._log.warn(
-                "a snapshot of the journal failed: {reason}",
-                event="journal.snapshot_failed",
-                reason=reason.getErrorMessage(),
+                "a snapshot of the journal failed: {reason}", event="journal.snapshot_failed", reason=str(problem)
             )
-
-        def settled(_: None) -> None:
-            self._snapshot_running = None
-            running.callback(None)
-
-        # Encoding takes a while; on a reader's thread it holds up no write.
-        encoded = self._store.read(lambda _: taken.encode())
-        encoded.addCallback(lambda data: self._store.write(lambda c: table.put_snapshot(c, taken.index, data)))
-        encoded.addCallbacks(done, failed).addCallback(settled)
-        return running
+        self._snapshot_running = None
+        kept.callback(None)
 
     async def _close(self) -> None:
         was_open, self._open = self._open, False
-        if was_open and self._machine is not None and self._machine.index - self._snapshot_index >= SNAPSHOT_AT_STOP:
+        if was_open and self.machine.index - self._snapshot_index >= SNAPSHOT_AT_STOP:
             await self.snapshot()
 
 

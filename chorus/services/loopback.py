@@ -1,4 +1,4 @@
-"""A stream from a node to itself: what a scheduler uses to give a task to the executor in its own process.
+"""A stream from a node to itself: a scheduler gives a task to the executor in its own process over it.
 
 Same contract as a stream over the network (`protocols/stream.py`): delivery is never in the caller's turn, a reader
 that pauses stops the writer, a reset drops what is in flight.
@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING
 from chorus.errors import ChorusError
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols.stream import StreamClosed, StreamReset
+from chorus.timer import Timer
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
-    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.internet.interfaces import IReactorTime
 
     from chorus.identity import PeerId
     from chorus.protocols.stream import Connection, Stream, StreamReceiver
 
 HIGH_WATER = 256 * 1024
-"""Bytes on their way above which the writer is told to pause: one yamux window, as on the network."""
+"""Bytes on their way above which the writer is paused: one yamux window, as on the network."""
 
 
 class LoopbackConnection:
@@ -68,7 +69,6 @@ class LoopbackStream:
         self._connection = connection
         self.protocol = protocol
         self.inbound = inbound
-        self._clock = clock
         self._receiver: StreamReceiver | None = None
         self._arrived: deque[bytes] = deque()
         self._size = 0
@@ -80,7 +80,7 @@ class LoopbackStream:
         self._writer_paused = False
         self._closed = False
         self._error: ChorusError | None = None
-        self._turn: IDelayedCall | None = None
+        self._turn = Timer(clock, self._deliver)
 
     @property
     def connection(self) -> Connection:
@@ -138,12 +138,8 @@ class LoopbackStream:
         self._schedule()
 
     def _schedule(self) -> None:
-        if self._turn is None:
-            self._turn = self._clock.callLater(0, self._next_turn)
-
-    def _next_turn(self) -> None:
-        self._turn = None
-        self._deliver()
+        if not self._turn.armed:
+            self._turn.arm(0)
 
     def _deliver(self) -> None:
         receiver = self._receiver

@@ -19,9 +19,10 @@ from chorus.protocols.stream import ProtocolOptions, StreamClosed
 from chorus.protocols.task_messages import PROTOCOL, FrameBuffer, Message, Offer, Resume, TaskProtocolError, decode
 from chorus.protocols.tasks import ExecutorSession, SchedulerSession
 from chorus.services.loopback import loopback
+from chorus.timer import Timer
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.internet.interfaces import IReactorTime
 
     from chorus.identity import PeerId
     from chorus.protocols.stream import Host, Stream
@@ -45,18 +46,6 @@ class NotTaking(LocalError):
 _Session = TypeVar("_Session", SchedulerSession, ExecutorSession)
 
 
-def _ignore_message(_message: Message) -> None:
-    pass
-
-
-def _ignore_close(_error: ChorusError | None) -> None:
-    pass
-
-
-def _ignore() -> None:
-    pass
-
-
 class TaskChannel(Generic[_Session]):
     """One conversation over one stream: a `StreamReceiver` around a core.
 
@@ -68,9 +57,9 @@ class TaskChannel(Generic[_Session]):
         self.stream = stream
         self.session: _Session = session
         self.peer: PeerId = stream.connection.peer_id
-        self.heard: Callable[[Message], None] = _ignore_message
-        self.closed: Callable[[ChorusError | None], None] = _ignore_close
-        self.drained: Callable[[], None] = _ignore
+        self.heard: Callable[[Message], None] = lambda _: None
+        self.closed: Callable[[ChorusError | None], None] = lambda _: None
+        self.drained: Callable[[], None] = lambda: None
         self.writable = True
         self.is_closed = False
         self._errors = errors
@@ -225,26 +214,23 @@ class TaskStreams:
 
     def _first(self, stream: Stream, message: Message, data: bytes) -> TaskChannel[SchedulerSession] | ExecutorChannel:
         """The channel for a stream that began with `message`; `data` is every byte of it so far."""
-        peer = stream.connection.peer_id
+        channel: SchedulerChannel | ExecutorChannel
         if isinstance(message, Offer):
-            if self.offered is None:
+            if (offered := self.offered) is None:
                 raise NotTaking("this node takes no offers now")
-            if not self._roles.may(str(peer), ASSIGN):
+            if not self._roles.may(str(stream.connection.peer_id), ASSIGN):
                 raise TaskProtocolError("this peer may not assign tasks")
-            execute = TaskChannel(stream, ExecutorSession(), self.errors)
-            offered = self.offered
-            execute.heard = lambda said: offered(execute, said) if isinstance(said, Offer) else None
-            execute.data_received(data)
-            return execute
-        if isinstance(message, Resume):
-            if self.resumed is None:
+            channel = execute = TaskChannel(stream, ExecutorSession(), self.errors)
+            channel.heard = lambda first: offered(execute, first) if isinstance(first, Offer) else None
+        elif isinstance(message, Resume):
+            if (resumed := self.resumed) is None:
                 raise NotTaking("this node schedules nothing now")
-            schedule = TaskChannel(stream, SchedulerSession(), self.errors)
-            resumed = self.resumed
-            schedule.heard = lambda said: resumed(schedule, said) if isinstance(said, Resume) else None
-            schedule.data_received(data)
-            return schedule
-        raise TaskProtocolError(f"a conversation cannot begin with {message.TYPE} here")
+            channel = schedule = TaskChannel(stream, SchedulerSession(), self.errors)
+            channel.heard = lambda first: resumed(schedule, first) if isinstance(first, Resume) else None
+        else:
+            raise TaskProtocolError(f"a conversation cannot begin with {message.TYPE} here")
+        channel.data_received(data)
+        return channel
 
 
 class _FirstMessage:
@@ -256,13 +242,14 @@ class _FirstMessage:
         self._frames = FrameBuffer()
         self._data: list[bytes] = []
         self._channel: TaskChannel[SchedulerSession] | ExecutorChannel | None = None
-        self._limit: IDelayedCall | None = owner.clock.callLater(FIRST_MESSAGE_S, self._late)
+        self._limit = Timer(owner.clock, self._late)
+        self._limit.arm(FIRST_MESSAGE_S)
 
     def data_received(self, data: bytes) -> None:
         if self._channel is not None:
             self._channel.data_received(data)
             return
-        if self._limit is None:
+        if not self._limit.armed:
             return
         self._data.append(data)
         try:
@@ -302,13 +289,10 @@ class _FirstMessage:
         self._stream.reset(error)
 
     def _late(self) -> None:
-        self._limit = None
         error = TaskProtocolError("no first message in time")
         self._owner.errors[error.code] += 1
         self.stop(error)
 
     def _done(self) -> None:
         self._owner._waiting.discard(self)
-        limit, self._limit = self._limit, None
-        if limit is not None and limit.active():
-            limit.cancel()
+        self._limit.cancel()

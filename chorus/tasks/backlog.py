@@ -10,140 +10,29 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Collection, Iterable, Mapping
-from enum import Enum
 from itertools import count
-
-import attrs
 
 from chorus.backoff import Backoff
 from chorus.tasks import scoring
 from chorus.tasks.demand import Demand
+from chorus.tasks.groups import MAX_PLACING, DemandGroup, Nobody, Order, PlaceKind, Standing, WaitingTask
 
-MAX_PLACING = 32
-"""Tasks that are being offered at once."""
-FRESH_PLACES = 16
-"""Of these, for groups that nobody has been asked about, or said no yet: the rest stays for those that are taken."""
-RETRY_PLACES = 8
-"""Of these, for groups that were declined before: a backlog of them cannot keep out what is new."""
-UNPROVEN_PLACES = 4
-"""Tasks of one group offered at once until somebody takes one: enough to fill an agent, few to be declined in vain."""
 WAIT_S = 1.0
 WAIT_LIMIT_S = 30.0
 """Back-off of a group that nobody takes; it doubles up to the limit."""
 WAIT = Backoff(WAIT_S, WAIT_LIMIT_S)
-
-Order = tuple[int, int]
-"""(-priority, index of submission): the smallest goes first."""
-
-
-class Standing(Enum):
-    OPEN = "open"
-    ABSENT = "absent"
-    FULL = "full"
-    REFUSED = "refused"
-
-
-class Kind(Enum):
-    """Which of the places a group may take."""
-
-    PROVEN = MAX_PLACING
-    FRESH = FRESH_PLACES
-    RETRY = RETRY_PLACES
-
-
-@attrs.frozen
-class Nobody:
-    """How a round ended without an agent."""
-
-    detail: str
-    declined: Mapping[str, object] = attrs.field(factory=dict)
-    """Peers that would decline again, and what they were when they did."""
-    offered: bool = False
-    """Whether anybody was asked at all."""
-    fixed: bool = False
-    """Whether the back-off is waited out whatever agents do: the fault is not theirs."""
-    alone: bool = False
-    """Whether it says something of this task alone, and nothing of others with its demand."""
-
-
-@attrs.define(eq=False)
-class Entry:
-    """One waiting task."""
-
-    task_id: str
-    order: Order
-    tried: tuple[str, ...]
-    group: Group
-    kind: Kind = Kind.FRESH
-    """The places it was taken under, while it is being placed."""
-    round: int = 0
-    placing: bool = False
-    gone: bool = False
-
-
-class Group:
-    """The waiting tasks of one demand."""
-
-    def __init__(self, demand: Demand, key: object) -> None:
-        self.demand = demand
-        self.key = key
-        self.standing = Standing.OPEN
-        self.detail: str | None = None
-        """Why it is parked, or was last."""
-        self.declined: dict[str, object] = {}
-        self.fixed = False
-        self.offered = False
-        self.since = self.until = 0.0
-        """When the last round ended, and the end of the back-off."""
-        self.rounds = self.round = 0
-        """Rounds in a row that nobody ended, and in all."""
-        self.proven = False
-        self.placing = self.size = 0
-        self.untold: list[str] = []
-        """Tasks whose watchers have not been told yet why they wait."""
-        self.told: str | None = None
-        self.told_at = 0.0
-        self._heap: list[tuple[Order, str, Entry]] = []
-
-    @property
-    def kind(self) -> Kind:
-        return Kind.PROVEN if self.proven else Kind.RETRY if self.rounds else Kind.FRESH
-
-    @property
-    def may_try(self) -> bool:
-        """Whether another of its tasks may be offered now, as far as the group itself goes."""
-        limit = {Kind.PROVEN: MAX_PLACING, Kind.FRESH: UNPROVEN_PLACES, Kind.RETRY: 1}[self.kind]
-        return self.standing is Standing.OPEN and self.placing < limit
-
-    def head(self) -> Entry | None:
-        """The task that is next."""
-        heap = self._heap
-        while heap and (heap[0][2].gone or heap[0][2].placing):
-            heapq.heappop(heap)
-        return heap[0][2] if heap else None
-
-    def push(self, entry: Entry) -> None:
-        if len(self._heap) > 2 * self.size + 16:
-            # Tasks that were taken out of the middle are passed over at the top; here they are let go of.
-            self._heap = [each for each in self._heap if not (each[2].gone or each[2].placing)]
-            heapq.heapify(self._heap)
-        heapq.heappush(self._heap, (entry.order, entry.task_id, entry))
-
-    def first(self, number: int) -> list[str]:
-        """About `number` of its first tasks."""
-        return [task_id for _, task_id, entry in self._heap[:number] if not (entry.gone or entry.placing)]
 
 
 class Backlog:
     """All waiting tasks. Times are of the caller's clock."""
 
     def __init__(self) -> None:
-        self._entries: dict[str, Entry] = {}
-        self._groups: dict[object, Group] = {}
-        self._open: dict[Kind, list[tuple[Order, int, Group]]] = {kind: [] for kind in Kind}
-        self._parked: dict[Group, None] = {}
-        self._until: list[tuple[float, int, Group]] = []
-        self._placing = dict.fromkeys(Kind, 0)
+        self._entries: dict[str, WaitingTask] = {}
+        self._groups: dict[object, DemandGroup] = {}
+        self._open: dict[PlaceKind, list[tuple[Order, int, DemandGroup]]] = {kind: [] for kind in PlaceKind}
+        self._parked: dict[DemandGroup, None] = {}
+        self._until: list[tuple[float, int, DemandGroup]] = []
+        self._placing = dict.fromkeys(PlaceKind, 0)
         self._count = count()
 
     def __len__(self) -> int:
@@ -160,18 +49,18 @@ class Backlog:
     def placing(self) -> int:
         return sum(self._placing.values())
 
-    def group_of(self, task_id: str) -> Group | None:
+    def group_of(self, task_id: str) -> DemandGroup | None:
         entry = self._entries.get(task_id)
         return None if entry is None else entry.group
 
     # tasks
 
-    def add(self, task_id: str, order: Order, demand: Demand, tried: tuple[str, ...] = ()) -> Group:
+    def add(self, task_id: str, order: Order, demand: Demand, tried: tuple[str, ...] = ()) -> DemandGroup:
         self.discard(task_id)
         group = self._groups.get(demand)
         if group is None:
-            group = self._groups[demand] = Group(demand, demand)
-        self._join(Entry(task_id, order, tried, group))
+            group = self._groups[demand] = DemandGroup(demand, demand)
+        self._join(WaitingTask(task_id, order, tried, group))
         return group
 
     def discard(self, task_id: str) -> None:
@@ -183,28 +72,28 @@ class Backlog:
             if was_first:
                 self._offer(entry.group)
 
-    def _join(self, entry: Entry) -> None:
+    def _join(self, entry: WaitingTask) -> None:
         group = entry.group
         self._entries[entry.task_id] = entry
         group.size += 1
-        group.untold.append(entry.task_id)
+        group.unnoted.append(entry.task_id)
         group.push(entry)
         self._offer(group)
 
-    def _leave(self, group: Group) -> None:
+    def _leave(self, group: DemandGroup) -> None:
         group.size -= 1
         if not group.size and self._groups.get(group.key) is group:
             del self._groups[group.key]
             self._parked.pop(group, None)
-        elif len(group.untold) > 2 * group.size + 16:
-            group.untold = [task_id for task_id in group.untold if self.group_of(task_id) is group]
+        elif len(group.unnoted) > 2 * group.size + 16:
+            group.unnoted = [task_id for task_id in group.unnoted if self.group_of(task_id) is group]
 
     # which is next
 
-    def pick(self) -> Group | None:
+    def pick(self) -> DemandGroup | None:
         """The open group whose first task goes before all others that may take a place now. The caller takes that task
         or parks the group before it asks again."""
-        best: Group | None = None
+        best: DemandGroup | None = None
         best_order: Order | None = None
         if self.placing >= MAX_PLACING:
             return None
@@ -215,7 +104,7 @@ class Backlog:
                     best, best_order = group, order
         return best
 
-    def _top(self, kind: Kind, heap: list[tuple[Order, int, Group]]) -> tuple[Order, Group] | None:
+    def _top(self, kind: PlaceKind, heap: list[tuple[Order, int, DemandGroup]]) -> tuple[Order, DemandGroup] | None:
         while heap:
             order, _, group = heap[0]
             if group.kind is kind and group.may_try and (head := group.head()) is not None and head.order == order:
@@ -223,12 +112,12 @@ class Backlog:
             heapq.heappop(heap)
         return None
 
-    def _offer(self, group: Group) -> None:
+    def _offer(self, group: DemandGroup) -> None:
         """Have `pick` see the group again, where it may be tried."""
         if group.may_try and (head := group.head()) is not None:
             heapq.heappush(self._open[group.kind], (head.order, next(self._count), group))
 
-    def take(self, group: Group) -> Entry:
+    def take(self, group: DemandGroup) -> WaitingTask:
         """Its first task, which holds a place from now on, until `taken`, `given_up` or `failed`."""
         entry = group.head()
         assert entry is not None, "a group without tasks was picked"
@@ -238,7 +127,7 @@ class Backlog:
         self._offer(group)
         return entry
 
-    def _returned(self, entry: Entry) -> None:
+    def _returned(self, entry: WaitingTask) -> None:
         if entry.placing:
             entry.placing = False
             self._placing[entry.kind] -= 1
@@ -246,7 +135,7 @@ class Backlog:
 
     # how it went
 
-    def taken(self, entry: Entry) -> None:
+    def taken(self, entry: WaitingTask) -> None:
         """An agent has it: its whole group may be tried."""
         self._returned(entry)
         group = entry.group
@@ -255,14 +144,14 @@ class Backlog:
         if group.size:
             self.open(group)
 
-    def given_up(self, entry: Entry) -> None:
+    def given_up(self, entry: WaitingTask) -> None:
         """It needs no agent any more."""
         self._returned(entry)
         if not entry.gone:
             self.discard(entry.task_id)
         self._offer(entry.group)
 
-    def failed(self, entry: Entry, nobody: Nobody, now: float) -> Group:
+    def failed(self, entry: WaitingTask, nobody: Nobody, now: float) -> DemandGroup:
         """Nobody took it: its group (its own one where the fault is its own) is parked. Returns that group."""
         self._returned(entry)
         group = entry.group
@@ -277,21 +166,21 @@ class Backlog:
         self.refuse(group, nobody, now, entry.round)
         return group
 
-    def _alone(self, entry: Entry) -> Group:
+    def _alone(self, entry: WaitingTask) -> DemandGroup:
         before = entry.group
-        group = self._groups[entry.task_id] = Group(before.demand, entry.task_id)
+        group = self._groups[entry.task_id] = DemandGroup(before.demand, entry.task_id)
         entry.group, entry.round = group, 0
-        if entry.task_id in before.untold:
-            before.untold.remove(entry.task_id)
-            group.untold.append(entry.task_id)
+        if entry.task_id in before.unnoted:
+            before.unnoted.remove(entry.task_id)
+            group.unnoted.append(entry.task_id)
         else:
-            group.told, group.told_at = before.told, before.told_at
+            group.noted, group.noted_at = before.noted, before.noted_at
         self._leave(before)
         group.size = 1
         group.push(entry)
         return group
 
-    def refuse(self, group: Group, nobody: Nobody, now: float, begun_in: int | None = None) -> None:
+    def refuse(self, group: DemandGroup, nobody: Nobody, now: float, begun_in: int | None = None) -> None:
         """Park it for its back-off. A round that began before another one of the same group failed (`begun_in`) adds
         what it learnt and no more."""
         # Who was full in this round has not changed its mind about what it said in an earlier one.
@@ -307,19 +196,19 @@ class Backlog:
         self.park(group, Standing.REFUSED, nobody.detail)
         heapq.heappush(self._until, (group.until, next(self._count), group))
 
-    def park(self, group: Group, standing: Standing, detail: str) -> None:
+    def park(self, group: DemandGroup, standing: Standing, detail: str) -> None:
         group.standing, group.detail = standing, detail
         if group.size:
             self._parked[group] = None
 
-    def open(self, group: Group) -> None:
+    def open(self, group: DemandGroup) -> None:
         group.standing = Standing.OPEN
         self._parked.pop(group, None)
         self._offer(group)
 
     # what changes it
 
-    def parked(self, *standings: Standing) -> list[Group]:
+    def parked(self, *standings: Standing) -> list[DemandGroup]:
         return [group for group in self._parked if group.standing in standings]
 
     def release(self, now: float) -> None:
@@ -334,7 +223,7 @@ class Backlog:
             heapq.heappop(heap)
         return heap[0][0] if heap else None
 
-    def review(self, group: Group, candidates: Mapping[str, scoring.Candidate], now: float) -> None:
+    def review(self, group: DemandGroup, candidates: Mapping[str, scoring.Candidate], now: float) -> None:
         """Agents have changed: open a parked group that somebody may take now who would not have before."""
         if group not in self._parked:
             return
@@ -349,7 +238,7 @@ class Backlog:
         elif not group.fixed:
             self._hurry(group, candidates, now)
 
-    def _hurry(self, group: Group, candidates: Mapping[str, scoring.Candidate], now: float) -> None:
+    def _hurry(self, group: DemandGroup, candidates: Mapping[str, scoring.Candidate], now: float) -> None:
         """Cut the back-off short, unless all who could take it now have declined for good.
 
         An offer that is declined changes an agent too, for a moment: without this, what nobody can take would be

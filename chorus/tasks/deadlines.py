@@ -38,7 +38,13 @@ def collection_limit(spec: Mapping[str, JSON]) -> float:
     return COLLECT_S + kept_mb * 1024 * 1024 / COLLECT_BYTES_S
 
 
-def _limit(spec: Mapping[str, JSON], name: str, widest: float) -> float:
+def limit_of(spec: Mapping[str, JSON], name: str) -> float | None:
+    """A limit as `spec` names it; None where it names none."""
     limits = spec.get("limits")
     value = limits.get(name) if isinstance(limits, dict) else None
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else widest
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _limit(spec: Mapping[str, JSON], name: str, widest: float) -> float:
+    value = limit_of(spec, name)
+    return widest if value is None else float(value)

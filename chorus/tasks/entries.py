@@ -95,7 +95,7 @@ def cancelled(time: float, task_id: str, by: str, reason: str) -> Entry:
 
 
 def collected(time: float, task_id: str, fence: Fence, result: Mapping[str, JSON]) -> Entry:
-    """What a run left that was killed because its task was cancelled."""
+    """The remains of a run that was killed because its task was cancelled."""
     return Entry("task.collected", task_id, {"fence": str(fence), "result": dict(result)}, time)
 
 

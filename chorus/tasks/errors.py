@@ -29,7 +29,6 @@ class UnknownTask(IllegalEntry, UserError):
 
     def __init__(self, task_id: str) -> None:
         super().__init__(f"there is no task {task_id}")
-        self.task_id = task_id
 
 
 class TaskFinished(IllegalTransition, UserError):
@@ -40,8 +39,6 @@ class TaskFinished(IllegalTransition, UserError):
 
     def __init__(self, task_id: str, state: str) -> None:
         super().__init__(f"task {task_id} is already {state}")
-        self.task_id = task_id
-        self.state = state
 
 
 class UnknownDependency(IllegalEntry, UserError):
@@ -50,8 +47,6 @@ class UnknownDependency(IllegalEntry, UserError):
 
     def __init__(self, task_id: str, dependency: str) -> None:
         super().__init__(f"depends_on names {dependency}, and there is no such task")
-        self.task_id = task_id
-        self.dependency = dependency
 
 
 class DependencyCycle(IllegalEntry, UserError):
@@ -71,7 +66,6 @@ class IdempotencyConflict(IllegalEntry, UserError):
 
     def __init__(self, key: str, task_id: str) -> None:
         super().__init__(f"idempotency key {key} was used for task {task_id} with another body")
-        self.key = key
         self.task_id = task_id
 
 

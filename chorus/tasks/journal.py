@@ -1,22 +1,19 @@
-"""The journal's interface: the one record of what must not fork.
+"""The journal's values: entries, the fences that they give, and why an entry cannot be appended.
 
-`append` makes an entry durable; state changes only in the pure `apply(index, entry)` of a state machine. A single
-node's journal commits locally with fences (0, start count, index); the replicated one keeps this interface
-(spec/tasks.md, "The admin's journal").
+State changes only in the pure `apply(index, entry)` of a state machine. A single node's journal commits locally with
+fences (0, start count, index); the interface is `tasks/applied.py` (spec/tasks.md, "The admin's journal").
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import attrs
 
 from chorus.errors import ChorusError
 
 if TYPE_CHECKING:
-    from twisted.internet.defer import Deferred
-
     from chorus.seams import JSON
 
 
@@ -68,13 +65,3 @@ class OutcomeUnknown(ChorusError):
     """The entry may or may not be committed: ask again by id."""
 
     code = "outcome_unknown"
-
-
-class Journal(Protocol):
-    """`append` fails with `NotLeader`, `NoQuorum` or `OutcomeUnknown`."""
-
-    def append(self, entry: Entry) -> Deferred[int]:
-        """Fires with the entry's index once it is durable *and* applied."""
-
-    def fence_of(self, index: int) -> Fence:
-        """The fence that the entry at `index` gives."""

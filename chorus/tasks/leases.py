@@ -1,4 +1,4 @@
-"""When a lease is renewed, when its holder must have stopped, and when its giver may give the task away.
+"""Times of a lease: its renewals, when its holder must have stopped, and when its giver may give the task away.
 
 The holder counts from the moment it *sent* the renewal that was acknowledged, the giver from the moment it *took it
 in*; sending comes first, so the holder's end always comes first, whatever the network did. What is left is clocks that
@@ -9,14 +9,14 @@ compared with each other (spec/tasks.md, "Lease").
 from __future__ import annotations
 
 LEASE_S = 30.0
-"""What a node gives unless its settings say otherwise (spec/tasks.md)."""
+"""Seconds of a lease unless the settings name others (spec/tasks.md)."""
 RENEWALS_A_LEASE = 3
 """Two renewals may be lost before the third must come through."""
 MAX_DRIFT = 0.01
 """By how much two members' clocks may differ in speed: quartz is off by 0.0001 at worst, and a clock that is being
 slewed by 0.0005."""
 KILL_S = 2.0
-"""What killing a sandbox's process tree may take, engine included."""
+"""Seconds that killing a sandbox's process tree may take, engine included."""
 MAX_LEASE_S = 3600.0
 MIN_LEASE_S = 3.0
 """Shorter ones would leave no time between the last renewal and the kill."""

@@ -34,33 +34,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import attrs
 
-from chorus.tasks import entries
+from chorus.tasks import entries, transitions
+from chorus.tasks.applied import Applied, Change
 from chorus.tasks.errors import (
     AlreadySubmitted,
     DependencyCycle,
     IdempotencyConflict,
     IllegalEntry,
     IllegalTransition,
-    StaleFence,
-    TaskFinished,
     UnknownDependency,
     UnknownTask,
 )
 from chorus.tasks.journal import Entry, Fence
-from chorus.tasks.outcomes import MAX_ASSIGNMENTS, back, dependency_failed, ended, moved, new, settled
-from chorus.tasks.state import MOVES, OWN_FAILURES, OWNED, State, TaskState
-from chorus.tasks.terms import INFRASTRUCTURE, Reason
+from chorus.tasks.outcomes import dependency_failed, new
+from chorus.tasks.state import State, TaskState
 
 SNAPSHOT_VERSION = 1
-
-
-@attrs.frozen
-class Applied:
-    """What one entry did."""
-
-    changed: tuple[str, ...] = ()
-    """Ids of the tasks that are not as they were: the entry's own first, then dependents in order of submission."""
-    ignored: IllegalEntry | None = None
 
 
 @attrs.frozen
@@ -95,10 +84,12 @@ class TaskMachine:
         self._open: dict[str, None] = {}
         self._dependents: dict[str, dict[str, None]] = {}
         self._keys: dict[tuple[str, str], _Key] = {}
+        self._before: dict[str, TaskState | None] = {}
+        """Each task that the entry being applied has changed, as it was before."""
         self.index = 0
         """Of the last entry applied."""
 
-    # What others ask
+    # Reading
 
     def get(self, task_id: str) -> TaskState:
         """Raises `UnknownTask`."""
@@ -109,6 +100,13 @@ class TaskMachine:
 
     def __contains__(self, task_id: object) -> bool:
         return task_id in self._tasks
+
+    def find(self, task_id: str) -> TaskState | None:
+        return self._tasks.get(task_id)
+
+    def is_over(self, task_id: str) -> bool:
+        """Whether the task is in a terminal state, or gone."""
+        return task_id not in self._tasks or self._tasks[task_id].terminal
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -124,16 +122,6 @@ class TaskMachine:
         """Tasks in no terminal state, oldest submission first."""
         return [self._tasks[task_id] for task_id in self._open]
 
-    def ready(self, now: float) -> list[TaskState]:
-        """Tasks that may be assigned at `now` (Unix seconds): highest priority first, then oldest submission."""
-        found = [task for task in self._assignable() if task.not_before <= now]
-        found.sort(key=lambda task: (-task.priority, task.created_index))
-        return found
-
-    def next_ready(self, now: float) -> float | None:
-        """The next time after `now` at which a back-off ends; None when no task waits for one."""
-        return min((task.not_before for task in self._assignable() if task.not_before > now), default=None)
-
     def submitted_before(self, submitter: str, key: str, digest: str, now: float) -> str | None:
         """The task that this idempotency key stands for. Raises `IdempotencyConflict` when its body was another."""
         known = self._keys.get((submitter, key))
@@ -147,37 +135,38 @@ class TaskMachine:
         """Raise the `IllegalEntry` that says why this entry may not be appended now."""
         self._next(self.index + 1, entry)
 
-    def _assignable(self) -> Iterator[TaskState]:
-        tasks = (self._tasks[task_id] for task_id in self._open)
-        return (task for task in tasks if task.state is State.SUBMITTED and not task.waiting_for)
-
-    # What the journal does
+    # For the journal
 
     def apply(self, index: int, entry: Entry) -> Applied:
         """Take in the entry at `index`. Entries of other machines (`member.…`) and old indexes change nothing."""
-        if index <= self.index:
-            return Applied()
-        try:
-            if not entry.kind.startswith("task."):
-                return Applied()
-            after = self._next(index, entry)
-        except IllegalEntry as problem:
-            return Applied(ignored=problem)
-        finally:
+        self._before = {}
+        if index > self.index:
             self.index = index
+            try:
+                if entry.kind.startswith("task."):
+                    self._take_in(self._next(index, entry), entry)
+            except IllegalEntry as problem:
+                return Applied(index, entry, self._tasks.get(entry.subject), refusal=problem)
+        return Applied(index, entry, self._tasks.get(entry.subject), self._changes(entry.subject))
+
+    def _take_in(self, after: TaskState | None, entry: Entry) -> None:
         if after is None:
-            return Applied() if entry.kind != "task.forgotten" else self._forget(entry.subject)
+            self._before[entry.subject] = self._tasks.pop(entry.subject)
+            return
         if after is self._tasks.get(after.id):
-            return Applied()
+            return
         if entry.kind == "task.submitted":
             self._remember_key(entry, after)
-        changed = [after.id]
         self._store(after)
         if after.terminal:
-            changed += self._settle_dependents(after, entry.time)
+            self._settle_dependents(after, entry.time)
         elif after.state is State.SUBMITTED:
-            changed += self._fail_if_dependency_failed(after, entry.time)
-        return Applied(tuple(dict.fromkeys(changed)))
+            self._fail_if_dependency_failed(after, entry.time)
+
+    def _changes(self, first: str) -> tuple[Change, ...]:
+        found = [Change(before, self._tasks.get(task_id)) for task_id, before in self._before.items()]
+        found.sort(key=lambda each: (each.task_id != first, each.after.created_index if each.after is not None else 0))
+        return tuple(found)
 
     def snapshot(self) -> Snapshot:
         return Snapshot(self.index, tuple(self._tasks.values()), tuple(self._keys.items()))
@@ -192,10 +181,12 @@ class TaskMachine:
             self._store(TaskState.from_json(each))
         for submitter, key, task_id, digest, expires_at in document["keys"]:
             self._keys[submitter, key] = _Key(task_id, digest, expires_at)
+        self._before = {}
         self.index = document["index"]
 
     def _store(self, task: TaskState) -> None:
         before = self._tasks.get(task.id)
+        self._before.setdefault(task.id, before)
         # A queued task may be submitted with other dependencies than it was queued with.
         gone = set(before.waiting_for) - task.waiting_for if before is not None else set()
         self._tasks[task.id] = task
@@ -212,10 +203,6 @@ class TaskMachine:
                 if not waiting:
                     del self._dependents[dependency]
 
-    def _forget(self, task_id: str) -> Applied:
-        del self._tasks[task_id]
-        return Applied((task_id,))
-
     def _remember_key(self, entry: Entry, task: TaskState) -> None:
         # In order of submission and with one life for all of them, the oldest expire first.
         while self._keys and (oldest := next(iter(self._keys))) and self._keys[oldest].expires_at <= entry.time:
@@ -226,9 +213,8 @@ class TaskMachine:
             self._keys.pop((task.submitter, key), None)
             self._keys[task.submitter, key] = _Key(task.id, digest, expires_at)
 
-    def _settle_dependents(self, first: TaskState, time: float) -> list[str]:
+    def _settle_dependents(self, first: TaskState, time: float) -> None:
         """Free the tasks that waited for `first`, or fail them, and those that waited for them."""
-        changed: list[str] = []
         waiting = [first]
         while waiting:
             done = waiting.pop()
@@ -243,27 +229,31 @@ class TaskMachine:
                     task = dependency_failed(task, done, time)
                     waiting.append(task)
                 self._store(task)
-                changed.append(task_id)
-        changed.sort(key=lambda each: self._tasks[each].created_index)
-        return changed
 
-    def _fail_if_dependency_failed(self, task: TaskState, time: float) -> list[str]:
+    def _fail_if_dependency_failed(self, task: TaskState, time: float) -> None:
         for dependency in task.depends_on:
             done = self._tasks.get(dependency)
             if dependency in task.waiting_for and done is not None and done.terminal:
                 failed = dependency_failed(task, done, time)
                 self._store(failed)
-                return self._settle_dependents(failed, time)
-        return []
+                self._settle_dependents(failed, time)
+                return
 
-    # Transitions: the task after the entry, the same object for no change, None for no task
+    # The task after the entry, the same object for no change, None for no task
 
     def _next(self, index: int, entry: Entry) -> TaskState | None:
-        try:
-            transition = _TRANSITIONS[entry.kind]
-        except KeyError:
-            raise IllegalEntry(f"unknown kind of entry {entry.kind!r}") from None
-        return transition(self, index, entry)
+        if entry.kind in transitions.TRANSITIONS:
+            after = transitions.after(self.get(entry.subject), entry)
+            return attrs.evolve(after, fence=self._fence_of(index)) if entry.kind == "task.assigned" else after
+        if entry.kind == "task.submitted":
+            return self._submitted(index, entry)
+        if entry.kind == "task.queued":
+            return self._queued(index, entry)
+        if entry.kind != "task.forgotten":
+            raise IllegalEntry(f"unknown kind of entry {entry.kind!r}")
+        if not (task := self.get(entry.subject)).terminal:
+            raise IllegalTransition(f"task {task.id} is {task.state}: only a finished one is forgotten")
+        return None
 
     def _queued(self, index: int, entry: Entry) -> TaskState:
         known = self._tasks.get(entry.subject)
@@ -303,174 +293,6 @@ class TaskMachine:
                 if dependency not in came_from:
                     came_from[dependency] = each
                     waiting.append(dependency)
-
-    def _refused(self, index: int, entry: Entry) -> TaskState:
-        task = self._unfinished(entry)
-        if task.state is not State.QUEUED:
-            raise IllegalTransition(f"task {task.id} is {task.state}: only a queued one is refused")
-        detail = entries.optional_text(entry.body, "detail")
-        return ended(task, State.REFUSED, entry, entries.text(entry.body, "reason"), detail)
-
-    def _assigned(self, index: int, entry: Entry) -> TaskState:
-        task = self._unfinished(entry)
-        if task.state is not State.SUBMITTED:
-            raise IllegalTransition(f"task {task.id} is {task.state}: only a submitted one is assigned")
-        if task.waiting_for:
-            raise IllegalTransition(f"task {task.id} waits for {', '.join(sorted(task.waiting_for))}")
-        attempt = entry.body.get("attempt")
-        if type(attempt) is not int or attempt != task.attempt + 1:
-            raise IllegalTransition(f"task {task.id}: the next attempt is {task.attempt + 1}, not {attempt!r}")
-        lease = entry.body.get("lease_s")
-        if isinstance(lease, bool) or not isinstance(lease, int | float) or lease <= 0:
-            raise IllegalEntry("lease_s must be a positive number")
-        return attrs.evolve(
-            task,
-            state=State.ASSIGNED,
-            agent=entries.text(entry.body, "agent"),
-            attempt=attempt,
-            fence=self._fence_of(index),
-            lease_s=float(lease),
-            assigned_at=entry.time,
-            started_at=None,
-            sandbox=None,
-            image=None,
-            reason=None,
-            detail=None,
-            result=None,
-            updated_at=entry.time,
-        )
-
-    def _preparing(self, index: int, entry: Entry) -> TaskState:
-        task = self._owned(entry)
-        if task.state is not State.ASSIGNED:
-            return task
-        return attrs.evolve(task, state=State.PREPARING, updated_at=entry.time)
-
-    def _started(self, index: int, entry: Entry) -> TaskState:
-        task = self._owned(entry)
-        if task.state is State.RUNNING:
-            return task
-        return attrs.evolve(
-            task,
-            state=State.RUNNING,
-            started_at=entry.time,
-            sandbox=entries.optional_text(entry.body, "sandbox"),
-            image=entries.optional_text(entry.body, "image"),
-            updated_at=entry.time,
-        )
-
-    def _lease_expired(self, index: int, entry: Entry) -> TaskState:
-        task = self._owned(entry)
-        agent = entries.optional_text(entry.body, "agent_id") or task.agent
-        return moved(task, entry, Reason.LEASE_LOST, f"{agent} went silent")
-
-    def _released(self, index: int, entry: Entry) -> TaskState:
-        task = self._owned(entry)
-        reason = entries.text(entry.body, "reason")
-        if reason not in MOVES:
-            raise IllegalEntry(f"a task is not handed back for {reason!r}")
-        return moved(task, entry, reason, entries.optional_text(entry.body, "detail"))
-
-    def _completed(self, index: int, entry: Entry) -> TaskState:
-        task = self._owned(entry)
-        detail = entries.optional_text(entry.body, "detail")
-        return ended(task, State.COMPLETED, entry, Reason.EXIT, detail, entries.result(entry.body, required=True))
-
-    def _failed(self, index: int, entry: Entry) -> TaskState:
-        reason = entries.text(entry.body, "reason")
-        if reason not in _REASONS:
-            raise IllegalEntry(f"{reason!r} is no reason for a failure")
-        detail = entries.optional_text(entry.body, "detail")
-        if entry.body.get("fence") is None:
-            task = self._unfinished(entry)
-            if task.state is not State.SUBMITTED:
-                raise StaleFence(f"task {task.id} is {task.state}: its owner's fence is needed")
-            return ended(task, State.FAILED, entry, reason, detail)
-        task = self._owned(entry)
-        result = entries.result(entry.body)
-        if reason in INFRASTRUCTURE:
-            return moved(task, entry, reason, detail, result)
-        if reason in OWN_FAILURES and task.retried < task.retries and task.attempt < MAX_ASSIGNMENTS:
-            again = back(task, entry, reason, detail, result)
-            return attrs.evolve(again, retried=task.retried + 1, not_before=entry.time)
-        return ended(task, State.FAILED, entry, reason, detail, result)
-
-    def _cancelled(self, index: int, entry: Entry) -> TaskState:
-        task = self._unfinished(entry)
-        if task.state is State.MOVED:
-            raise IllegalTransition(f"task {task.id} is with {task.scheduler}, which alone may cancel it")
-        why = entries.optional_text(entry.body, "reason")
-        detail = f"cancelled by {entries.text(entry.body, 'by')}" + (f": {why}" if why else "")
-        return ended(task, State.CANCELLED, entry, Reason.CANCELLED, detail)
-
-    def _moved(self, index: int, entry: Entry) -> TaskState:
-        task = self._unfinished(entry)
-        if task.state is not State.SUBMITTED or task.waiting_for or task.handed_by is not None:
-            raise IllegalTransition(f"task {task.id} is not one to be handed over")
-        to = entries.text(entry.body, "to")
-        return attrs.evolve(task, state=State.MOVED, scheduler=to, reason=None, detail=None, updated_at=entry.time)
-
-    def _returned(self, index: int, entry: Entry) -> TaskState:
-        task = self._elsewhere(entry)
-        detail = entries.text(entry.body, "detail")
-        return attrs.evolve(task, state=State.SUBMITTED, scheduler=None, detail=detail, updated_at=entry.time)
-
-    def _settled(self, index: int, entry: Entry) -> TaskState:
-        return settled(self._elsewhere(entry), entry)
-
-    def _elsewhere(self, entry: Entry) -> TaskState:
-        task = self.get(entry.subject)
-        if task.state is not State.MOVED:
-            raise IllegalTransition(f"task {task.id} is {task.state}: it is with no other member")
-        return task
-
-    def _collected(self, index: int, entry: Entry) -> TaskState:
-        task = self.get(entry.subject)
-        if task.state is not State.CANCELLED or task.fence is None or task.fence != entries.fence(entry.body):
-            raise StaleFence(f"task {task.id} is {task.state} under fence {task.fence}")
-        if task.result is not None:
-            return task
-        return attrs.evolve(task, result=entries.result(entry.body, required=True), updated_at=entry.time)
-
-    def _forgotten(self, index: int, entry: Entry) -> None:
-        task = self.get(entry.subject)
-        if not task.terminal:
-            raise IllegalTransition(f"task {task.id} is {task.state}: only a finished one is forgotten")
-
-    def _unfinished(self, entry: Entry) -> TaskState:
-        task = self.get(entry.subject)
-        if task.terminal:
-            raise TaskFinished(task.id, task.state)
-        return task
-
-    def _owned(self, entry: Entry) -> TaskState:
-        task = self.get(entry.subject)
-        fence = entries.fence(entry.body)
-        if task.state not in OWNED or task.fence != fence:
-            current = f"owned under {task.fence}" if task.state in OWNED else str(task.state)
-            raise StaleFence(f"task {task.id} is {current}: fence {fence} is stale")
-        return task
-
-
-_TRANSITIONS: Mapping[str, Callable[[TaskMachine, int, Entry], TaskState | None]] = {
-    "task.queued": TaskMachine._queued,
-    "task.submitted": TaskMachine._submitted,
-    "task.refused": TaskMachine._refused,
-    "task.assigned": TaskMachine._assigned,
-    "task.preparing": TaskMachine._preparing,
-    "task.started": TaskMachine._started,
-    "task.lease_expired": TaskMachine._lease_expired,
-    "task.released": TaskMachine._released,
-    "task.completed": TaskMachine._completed,
-    "task.failed": TaskMachine._failed,
-    "task.moved": TaskMachine._moved,
-    "task.returned": TaskMachine._returned,
-    "task.settled": TaskMachine._settled,
-    "task.cancelled": TaskMachine._cancelled,
-    "task.collected": TaskMachine._collected,
-    "task.forgotten": TaskMachine._forgotten,
-}
-_REASONS = frozenset(map(str, Reason))
 
 
 def _cycle(task_id: str, came_from: Mapping[str, str]) -> tuple[str, ...]:

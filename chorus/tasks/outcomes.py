@@ -1,4 +1,4 @@
-"""What becomes of a task: a new one, its end, its way back to the queue and on to another agent."""
+"""Outcomes: a new task, its end, its way back to the queue and on to another agent (pure)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def new(state: State, index: int, entry: Entry, waiting: frozenset[str]) -> Task
 
 
 def settled(task: TaskState, entry: Entry) -> TaskState:
-    """The end of a task that another member scheduled, as it told it."""
+    """The end of a task that another member scheduled, as that member sent it."""
     body = entry.body
     state = entries.text(body, "state")
     if state not in {State.COMPLETED, State.FAILED, State.CANCELLED}:

@@ -1,8 +1,8 @@
-"""Which agent gets a task (spec/tasks.md, "Choosing the agent"): a weighted sum, ties by peer id."""
+"""Scores of agents for a task (spec/tasks.md, "Choosing the agent"): a weighted sum, ties by peer id."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
@@ -14,8 +14,8 @@ UNKNOWN_SUCCESS = 0.8
 """Success rate of an agent that has run nothing lately: better than one that fails, worse than one that is proven."""
 
 
-class Wanted(Protocol):
-    """What scoring reads of a task: a `TaskSpec`, or the `Demand` that stands for it."""
+class TaskNeeds(Protocol):
+    """The fields of a task that scoring reads: of a `TaskSpec`, or of the `Demand` that stands for it."""
 
     @property
     def required(self) -> Required: ...
@@ -29,7 +29,7 @@ class Wanted(Protocol):
 
 @attrs.frozen
 class Weights:
-    """What each part of the score, from 0 to 1, counts for."""
+    """Weights of the parts of a score, each from 0 to 1."""
 
     expertise: float = 30.0
     role: float = 10.0
@@ -47,7 +47,7 @@ DEFAULT_WEIGHTS = Weights()
 
 @attrs.frozen
 class Candidate:
-    """What is known of an agent: its last broadcasts, and what the scheduler has seen of it."""
+    """An agent as its last broadcasts and the scheduler's own view show it."""
 
     peer: str
     """Peer id, as text; the last resort of a tie."""
@@ -83,7 +83,7 @@ class Candidate:
 
     @property
     def standing(self) -> tuple[object, ...]:
-        """What of an agent its answer to an offer may hang on, other than how much it has to do."""
+        """The properties that its answer to an offer may hang on, other than how much it has to do."""
         return self.role, self.expertise, self.capabilities, self.specialisation, self.max_tasks, self.models
 
 
@@ -104,7 +104,7 @@ class Ranking:
 
 
 def rank(
-    spec: Wanted, candidates: Sequence[Candidate], tried: Iterable[str] = (), *, weights: Weights = DEFAULT_WEIGHTS
+    spec: TaskNeeds, candidates: Sequence[Candidate], tried: Iterable[str] = (), *, weights: Weights = DEFAULT_WEIGHTS
 ) -> Ranking:
     """Order those who may run `spec` now. `tried` are peers that lost or gave back this task."""
     tried = frozenset(tried)
@@ -115,14 +115,14 @@ def rank(
     return Ranking(tuple(ranked), None if ranked else _why_nobody(spec, candidates, suitable), not suitable)
 
 
-def why_absent(spec: Wanted, candidates: Sequence[Candidate]) -> str | None:
+def why_absent(spec: TaskNeeds, candidates: Sequence[Candidate]) -> str | None:
     """Why none of `candidates` may run `spec` however free it is; None as soon as one may. Scores nobody."""
     if any(missing(spec, each) is None for each in candidates):
         return None
     return _why_nobody(spec, candidates, ())
 
 
-def score(spec: Wanted, candidate: Candidate, tried: bool, weights: Weights = DEFAULT_WEIGHTS) -> float:
+def score(spec: TaskNeeds, candidate: Candidate, tried: bool, weights: Weights = DEFAULT_WEIGHTS) -> float:
     """The weighted sum for one agent, rounded to 9 digits so that the order is the same on every machine."""
     wanted = {each.lower() for each in spec.required.expertise}
     if spec.language is not None:
@@ -145,37 +145,16 @@ def score(spec: Wanted, candidate: Candidate, tried: bool, weights: Weights = DE
     return round(total, 9)
 
 
-def missing(spec: Wanted, candidate: Candidate) -> str | None:
-    """What `required` asks for and this agent has not; None when it has all."""
-    for describe, lacks in _REQUIREMENTS:
-        if (what := lacks(spec, candidate)) is not None:
-            return f"{describe}{what}"
-    return None
-
-
-def _lacks_role(spec: Wanted, candidate: Candidate) -> str | None:
-    role = spec.required.role
-    return None if role is None or role == candidate.role else role
-
-
-def _lacks_expertise(spec: Wanted, candidate: Candidate) -> str | None:
-    return _first_missing(spec.required.expertise, candidate.expertise)
-
-
-def _lacks_capability(spec: Wanted, candidate: Candidate) -> str | None:
-    return _first_missing(spec.required.capabilities, candidate.capabilities)
-
-
-def _lacks_model(spec: Wanted, candidate: Candidate) -> str | None:
-    return "" if not spec.commands and not candidate.models else None
-
-
-_REQUIREMENTS: tuple[tuple[str, Callable[[Wanted, Candidate], str | None]], ...] = (
-    ("the role ", _lacks_role),
-    ("the expertise ", _lacks_expertise),
-    ("the capability ", _lacks_capability),
-    ("an AI provider to plan the commands", _lacks_model),
-)
+def missing(spec: TaskNeeds, candidate: Candidate) -> str | None:
+    """The first thing that `required` asks for and this agent has not; None when it has all."""
+    required = spec.required
+    if required.role is not None and required.role != candidate.role:
+        return f"the role {required.role}"
+    if (lacks := _first_missing(required.expertise, candidate.expertise)) is not None:
+        return f"the expertise {lacks}"
+    if (lacks := _first_missing(required.capabilities, candidate.capabilities)) is not None:
+        return f"the capability {lacks}"
+    return "an AI provider to plan the commands" if not spec.commands and not candidate.models else None
 
 
 def _first_missing(wanted: Iterable[str], known: frozenset[str]) -> str | None:
@@ -183,7 +162,7 @@ def _first_missing(wanted: Iterable[str], known: frozenset[str]) -> str | None:
     return next((each for each in wanted if each.lower() not in lower), None)
 
 
-def _why_nobody(spec: Wanted, candidates: Sequence[Candidate], suitable: Sequence[Candidate]) -> str:
+def _why_nobody(spec: TaskNeeds, candidates: Sequence[Candidate], suitable: Sequence[Candidate]) -> str:
     if not candidates:
         return "no agent is known yet"
     if not suitable:

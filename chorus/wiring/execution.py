@@ -17,8 +17,8 @@ from chorus.services.blobs.serving import BlobLimits
 from chorus.services.execution.executor import AgentProfile, ExecutorService
 from chorus.services.execution.headroom import Headroom
 from chorus.services.execution.sandbox import SandboxService, make_backends
+from chorus.services.execution.store import StoredRuns
 from chorus.services.execution.workplace import Workplace
-from chorus.services.scheduling.store import StoredRuns
 from chorus.services.task_streams import TaskStreams
 from chorus.wiring.surroundings import MIB, task_limits
 

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from chorus.http.ports import STATES
 from chorus.observe import logging
-from chorus.services.state_events import logged, state_event
+from chorus.services.scheduling.documents import logged, state_event
 from chorus.tasks.journal import Fence
 from chorus.tasks.state import State, TaskState
 from tests.support import PureTestCase

@@ -38,7 +38,7 @@ from chorus.protocols.task_messages import (
     decode,
     encode,
 )
-from chorus.protocols.tasks import MAX_PENDING_RENEWALS, ExecutorSession, SchedulerSession, State, WrongTurn
+from chorus.protocols.tasks import MAX_PENDING_RENEWALS, ExecutorSession, SchedulerSession, SessionState, WrongTurn
 from chorus.tasks import ids
 from chorus.tasks.journal import Fence
 from tests.support import PureTestCase
@@ -357,7 +357,7 @@ class ConversationTest(PureTestCase):
             executor.send(
                 Result("exit", 0, "", "d", None, 0, 0, artifacts=(ResultArtifact("p" * 2000, SHA, 1),) * 1000)
             )
-        self.assertIs(executor.state, State.ACTIVE)
+        self.assertIs(executor.state, SessionState.ACTIVE)
         self.assertEqual(executor.data_to_send(), b"")
 
     def test_every_pair_of_state_and_message_is_decided(self) -> None:
@@ -382,7 +382,7 @@ class ConversationTest(PureTestCase):
         ]
         refused = 0
         for make in (SchedulerSession, ExecutorSession):
-            for state in State:
+            for state in SessionState:
                 for message in samples:
                     session = make()
                     session.state = state

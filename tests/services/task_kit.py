@@ -32,27 +32,24 @@ from chorus.sandbox.contract import (
 from chorus.seams import MembersMayAll, PassThrough
 from chorus.services.blobs.fetch import BlobTooLarge
 from chorus.services.execution.executor import AgentProfile, ExecutorService
+from chorus.services.execution.store import StoredRuns
 from chorus.services.execution.workplace import Workplace
-from chorus.services.handover.following import HandoverContext
-from chorus.services.handover.service import Handover
-from chorus.services.handover.serving import HandoverServing
 from chorus.services.journal import LocalJournal
 from chorus.services.loopback import LoopbackConnection, LoopbackStream, join
-from chorus.services.scheduling.collection import Collection
-from chorus.services.scheduling.coordinator import CoordinatorService, CoordinatorSettings
+from chorus.services.scheduling.board import Agent
+from chorus.services.scheduling.context import CoordinatorSettings, SchedulerContext
 from chorus.services.scheduling.events import TaskEvents
-from chorus.services.scheduling.placement import Agent, Placement
-from chorus.services.scheduling.retention import RetentionService
-from chorus.services.scheduling.store import StoredEvents, StoredRuns
+from chorus.services.scheduling.intake import Submissions
+from chorus.services.scheduling.ledger import Ledger
+from chorus.services.scheduling.store import StoredEvents
 from chorus.services.task_streams import TaskStreams
 from chorus.store.errors import StoreDamaged, StoreUnavailable
 from chorus.store.inline import InlineDatabase
 from chorus.tasks.events import TaskEvent
-from chorus.tasks.machine import TaskMachine
 from chorus.tasks.scoring import Candidate
 from chorus.tasks.spec import TaskSpec
-from chorus.tasks.state import TaskState
 from chorus.tasks.terms import Reason
+from chorus.wiring.scheduling import assemble
 
 EPOCH = 1_763_700_000.0
 LEASE = 30.0
@@ -251,8 +248,12 @@ class FakeBlobs:
         return self.put_bytes(path.read_bytes())
 
     def get(self, sha256: str) -> bytes | None:
+        path = self.path_of(sha256)
+        return None if path is None else path.read_bytes()
+
+    def path_of(self, sha256: str) -> Path | None:
         path = self._directory / sha256
-        return path.read_bytes() if path.exists() else None
+        return path if path.exists() else None
 
     def stat(self, sha256: str) -> Deferred[Any]:
         data = self.get(sha256)
@@ -516,66 +517,22 @@ class Node:
         roles = self.roles
         self.streams = TaskStreams(self.host, clock, roles)  # type: ignore[arg-type]
         self.journal = LocalJournal(self.store)
-        self.machine = TaskMachine(self.journal.fence_of)
-        self.journal.attach(self.machine)
+        self.machine = self.journal.machine
         stored = StoredEvents(self.store)
-        self.events = TaskEvents(stored, clock, world.wall, self._is_settled)
-        self.handover = Handover(
-            HandoverContext(
-                host=self.host,  # type: ignore[arg-type]
-                machine=self.machine,
-                events=self.events,
-                stored=stored,
-                append=lambda entry: self.coordinator.append(entry),  # noqa: PLW0108
-                stranded=lambda: self.placement.stranded(),  # noqa: PLW0108
-                bring=lambda result, holder: self.collection.bring(result, holder),  # noqa: PLW0108
-                clock=clock,
-                wall=world.wall,
-            )
+        self.events = TaskEvents(stored, clock, world.wall, self.machine.is_over)
+        self.ledger = Ledger(self.journal, self.machine)
+        self.context = SchedulerContext(self.ledger, self.events, stored, self.blobs, clock, world.wall, self.settings)
+        submissions = Submissions(
+            self.redactor, roles, random.Random(world.seed).randbytes, blocked_by=lambda: self.no_room
         )
-        self.coordinator = CoordinatorService(
-            journal=self.journal,
-            machine=self.machine,
-            events=self.events,
-            stored_events=stored,
-            streams=self.streams,
-            blobs=self.blobs,
-            redactor=self.redactor,
-            roles=roles,
-            clock=clock,
-            wall=world.wall,
-            random=random.Random(world.seed).randbytes,
-            settings=self.settings,
-            announce=self.announced.append,
-            result_known=self._result_known,
-            bring=self._bring,
-            hindrance=lambda: self.no_room,
-            elsewhere=self.handover,
-            absent=lambda sha256: self.blobs.get(sha256) is None,
+        host: Any = self.host
+        parts = assemble(
+            self.context, self.journal, host, self.streams, self._agents, submissions, self.announced.append
         )
-        self.placement = Placement(
-            scheduler=self.coordinator,
-            streams=self.streams,
-            events=self.events,
-            agents=self._agents,
-            clock=clock,
-            wall=world.wall,
-        )
-        self.coordinator.placement = self.placement
-        self.journal.watch(self.coordinator.entry_applied)
-        self.collection = Collection(self.machine, self.blobs, self.peer, clock)  # type: ignore[arg-type]
-        self.retention = RetentionService(
-            machine=self.machine,
-            append=self.coordinator.append,
-            events=self.events,
-            stored_events=stored,
-            blobs=self.blobs,
-            named=self.coordinator.named,
-            clock=clock,
-            wall=world.wall,
-            retention_days=30,
-            idempotency_days=7,
-        )
+        self.coordinator, self.collection, self.retention = parts.coordinator, parts.collection, parts.retention
+        self.handover, self.handover_serving = parts.handover, parts.handover_serving
+        self.placement, self.custodies = self.coordinator.placement, self.coordinator._custodies
+        self.rounds = self.placement._rounds
         place = Workplace(
             agent_id=self.name,
             streams=self.streams,
@@ -598,22 +555,12 @@ class Node:
         self.wait(self.executor.startService())
         self.wait(self.coordinator.startService())
         self.collection.startService()
-        self.handover_serving = HandoverServing(self.host, self.coordinator, self._agents, clock)  # type: ignore[arg-type]
         self.handover_serving.start()
         if world.hearsay:
             # Elsewhere its rounds would go on for ever beside what a test looks at.
             self.handover.startService()
         self.retention.startService()
         world.settle()
-
-    def _result_known(self, task: TaskState) -> None:
-        self.collection.result_known(task)
-
-    def _bring(self, result: Any) -> Deferred[None]:
-        return self.collection.bring(result)
-
-    def _is_settled(self, task_id: str) -> bool:
-        return self.coordinator.is_settled(task_id)
 
     def _agents(self) -> list[Agent]:
         found = []

@@ -16,8 +16,9 @@ from chorus.store import journal as table
 from chorus.store.errors import StoreDamaged
 from chorus.store.inline import InlineDatabase
 from chorus.tasks import entries, ids
+from chorus.tasks.applied import Applied, Audience
 from chorus.tasks.journal import Entry, Fence, NoQuorum
-from chorus.tasks.machine import Applied, TaskMachine
+from chorus.tasks.machine import TaskMachine
 from tests.support import PureTestCase
 
 A, B = ids.make(1, bytes), ids.make(2, bytes)
@@ -35,10 +36,8 @@ class JournalTests(PureTestCase):
         self.store = InlineDatabase(self.path)
         self.addCleanup(self.store.close)
         journal = LocalJournal(self.store)
-        machine = TaskMachine(journal.fence_of)
-        journal.attach(machine)
         self.successResultOf(journal.startService())
-        return journal, machine
+        return journal, journal.machine
 
     def restart(self, journal: LocalJournal, *, clean: bool = True) -> tuple[LocalJournal, TaskMachine]:
         if clean:
@@ -47,7 +46,7 @@ class JournalTests(PureTestCase):
         return self.start()
 
     def append(self, journal: LocalJournal, entry: Entry) -> int:
-        return self.successResultOf(journal.append(entry))
+        return self.successResultOf(journal.append(entry)).index
 
     def test_replay_is_the_same_machine(self) -> None:
         journal, machine = self.start()
@@ -124,7 +123,6 @@ class JournalTests(PureTestCase):
         self.append(journal, submission(A))
         self.successResultOf(self.store.write(lambda c: table.put_snapshot(c, 1, b'{"version": 99}')))
         again = LocalJournal(self.store)
-        again.attach(TaskMachine(again.fence_of))
         self.assertIn("version 99", str(self.failureResultOf(again.startService(), JournalUnreadable).value))
         self.failureResultOf(again.append(submission(B)), NoQuorum)
 
@@ -151,7 +149,6 @@ class JournalTests(PureTestCase):
             self.store = InlineDatabase(self.path)
             self.addCleanup(self.store.close)
             journal = LocalJournal(self.store)
-            journal.attach(TaskMachine(journal.fence_of))
             failure = self.failureResultOf(journal.startService())
             self.assertIsInstance(failure.value, (JournalUnreadable, StoreDamaged), body)
 
@@ -164,8 +161,7 @@ class JournalTests(PureTestCase):
         self.store = InlineDatabase(self.path)
         self.addCleanup(self.store.close)
         failing = LocalJournal(self.store)
-        machine = TaskMachine(failing.fence_of)
-        failing.attach(machine)
+        machine = failing.machine
         apply = machine.apply
 
         def until_the_last(index: int, entry: Entry) -> Applied:
@@ -185,18 +181,30 @@ class JournalTests(PureTestCase):
         self.successResultOf(journal.stopService())
         self.failureResultOf(journal.append(submission(A)), NoQuorum)
 
-    def test_watchers_hear_what_is_new(self) -> None:
+    def test_subscribers_hear_what_is_new(self) -> None:
         journal, machine = self.start()
         self.append(journal, submission(A))
         journal, machine = self.restart(journal)
-        heard: list[tuple[int, str, Applied]] = []
-        journal.watch(lambda index, entry, applied: 1 / 0)  # type: ignore[arg-type, return-value]
-        journal.watch(lambda index, entry, applied: heard.append((index, entry.kind, applied)))
+        heard: list[Applied] = []
+        journal.subscribe(Audience.NODE, lambda applied: 1 / 0)  # type: ignore[arg-type, return-value]
+        journal.subscribe(Audience.NODE, heard.append)
         self.append(journal, entries.cancelled(3.0, A, "x", ""))
         self.append(journal, entries.cancelled(3.0, A, "y", ""))
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
-        self.assertEqual([(index, applied.changed) for index, _, applied in heard], [(2, (A,)), (3, ())])
+        self.assertEqual(
+            [(each.index, each.refusal is None, len(each.changes)) for each in heard], [(2, True, 1), (3, False, 0)]
+        )
+        self.assertEqual((heard[0].changes[0].before.state, heard[0].task.state), ("submitted", "cancelled"))  # type: ignore[union-attr]
         self.assertEqual(machine.get(A).detail, "cancelled by x")
+
+    def test_every_nodes_subscribers_hear_before_the_schedulers(self) -> None:
+        """Whenever they subscribed; and an append returns after all of them."""
+        journal, _ = self.start()
+        heard: list[str] = []
+        for audience, name in ((Audience.SCHEDULER, "placement"), (Audience.NODE, "one"), (Audience.NODE, "two")):
+            journal.subscribe(audience, lambda applied, name=name: heard.append(name))  # type: ignore[misc]
+        journal.append(submission(A)).addCallback(lambda applied: heard.append(str(applied.task.state)))
+        self.assertEqual(heard, ["one", "two", "placement", "submitted"])
 
     def test_what_is_no_json_is_refused_and_leaves_no_hole(self) -> None:
         journal, _ = self.start()
@@ -212,18 +220,16 @@ class ThreadedJournalTests(TestCase):
         await store.startService()
         self.addCleanup(store.stopService)
         journal = LocalJournal(store.database)
-        machine = TaskMachine(journal.fence_of)
-        journal.attach(machine)
         await journal.startService()
         applied: list[int] = []
-        journal.watch(lambda index, entry, what: applied.append(index))
+        journal.subscribe(Audience.NODE, lambda what: applied.append(what.index))
         task_ids = [ids.make(number, bytes) for number in range(300)]
         bad = self.assertFailure(journal.append(Entry("task.x", A, {"a": float("inf")}, 1.0)), ValueError)
         done = await gatherResults([journal.append(submission(each)) for each in task_ids])
         await bad
-        self.assertEqual(done, list(range(1, 301)))
-        self.assertEqual(applied, done)
-        self.assertEqual([task.id for task in machine], task_ids)
+        self.assertEqual([each.index for each in done], list(range(1, 301)))
+        self.assertEqual(applied, list(range(1, 301)))
+        self.assertEqual([task.id for task in journal.machine], task_ids)
         self.assertLess(store.database.counters.commits, 50)
         stored = await store.database.read(lambda c: c.execute("SELECT count(*) FROM journal").fetchone())
         self.assertEqual(stored, (300,))

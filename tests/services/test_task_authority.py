@@ -144,7 +144,7 @@ class StrangersTest(PureTestCase):
         self.assertEqual(self.seen(), self.before, f"{message.TYPE} at the {end}")
         attempt = self.worker.executor._attempts[self.task, self.fence]
         self.assertTrue(attempt.executing and attempt.record.scheduler == self.scheduler.peer, message.TYPE)
-        custody = self.scheduler.coordinator._custodies.of(self.task)
+        custody = self.scheduler.custodies.of(self.task)
         self.assertEqual((custody.agent, custody.collecting), (str(self.worker.peer), False), message.TYPE)
 
     def finish(self) -> None:
@@ -220,9 +220,7 @@ class StrangersTest(PureTestCase):
                 self.scheduler.cancel(other)
                 self.channel.reset()
                 self.world.settle()
-                self.scheduler.coordinator._custodies.of(other) and self.scheduler.coordinator._custodies.of(
-                    other
-                ).drop()
+                self.scheduler.custodies.of(other) and self.scheduler.custodies.of(other).drop()
         self.finish()
 
     def test_a_second_assignment_under_the_same_name_is_handed_back(self) -> None:

@@ -178,7 +178,7 @@ class Journals(PureTestCase):
             for _ in range(count):
                 number += 1
                 entry = self.entry(number)
-                journal.append(entry).addCallback(lambda index, entry=entry: acknowledged.setdefault(index, entry))
+                journal.append(entry).addCallback(lambda applied: acknowledged.setdefault(applied.index, applied.entry))
                 world.run_for(world.rng("wait", number).random() * 0.04)
             for index in acknowledged:
                 if journal.fence_of(index).term == journal.start_count:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import attrs
+
 from chorus.errors import ChorusError
 from chorus.protocols.connection.streams import MuxedStream
 from chorus.protocols.gossip_floors import SeqnoFloors
@@ -40,7 +42,7 @@ from chorus.simulation.net.reactor import SimReactor
 from chorus.simulation.node import SimNode
 from chorus.simulation.runs import Run, RunFailed
 from chorus.simulation.world import SECOND, World
-from chorus.tasks import entries, ids
+from chorus.tasks import entries, ids, transitions
 from chorus.tasks.journal import Entry, Fence
 from chorus.tasks.machine import TaskMachine
 from chorus.tasks.state import State, TaskState
@@ -501,8 +503,7 @@ class Ledger(Mutants):
                 done = super().append(entry)
                 if self._asked and self._asked[-1][1] is done:
                     self.entries.append(self._asked.pop()[0])
-                    self.applied = self.machine.apply(len(self.entries), entry)
-                    done.callback(len(self.entries))
+                    done.callback(self.machine.apply(len(self.entries), entry))
                 return done
 
         # On a slow disk, where a crash comes before the sync now and then; and only what clients see is looked at.
@@ -532,41 +533,41 @@ class Ledger(Mutants):
 
         self.assertCaught("ledger.one_owner", run=self.keeping(Coarse))
 
+    def replace(self, kinds: str, check: Any = None, transition: Any = None) -> None:
+        """Other transitions of these kinds of entries."""
+        table = dict(transitions.TRANSITIONS)
+        for kind in (f"task.{each}" for each in kinds.split()):
+            table[kind] = check or table[kind][0], transition or table[kind][1]
+        self.patch(transitions, "TRANSITIONS", table)
+
     def test_a_stale_fence_is_accepted(self) -> None:
-        def owned(machine: TaskMachine, entry: Entry) -> TaskState:
-            task = machine._unfinished(entry)
+        def owned(task: TaskState, entry: Entry) -> None:
+            transitions.unfinished(task, entry)
             if task.state not in (State.ASSIGNED, State.RUNNING):
                 entries.fence({"fence": "none"})
-            return task
 
-        self.patch(TaskMachine, "_owned", owned)
+        self.replace(OWNED_KINDS, owned)
         self.assertCaught("ledger.fence")
 
     def test_a_result_is_accepted_twice(self) -> None:
-        def owned(machine: TaskMachine, entry: Entry) -> TaskState:
-            task = machine.get(entry.subject)
+        def owned(task: TaskState, entry: Entry) -> None:
             if task.state in (State.SUBMITTED, State.CANCELLED) or task.fence != entries.fence(entry.body):
                 entries.fence({"fence": "none"})
-            return task
 
-        self.patch(TaskMachine, "_owned", owned)
+        self.replace(OWNED_KINDS, owned)
         self.assertCaught("ledger.result_once")
 
     def test_a_running_task_is_given_to_another(self) -> None:
-        original = TaskMachine._assigned
+        assign = transitions.TRANSITIONS["task.assigned"][1]
 
-        def assigned(machine: Any, index: int, entry: Entry) -> Any:
-            import attrs
+        def assigned(task: TaskState, entry: Entry) -> TaskState:
+            return assign(attrs.evolve(task, state=State.SUBMITTED) if task.state is State.RUNNING else task, entry)
 
-            task = machine.get(entry.subject)
-            if task.state is State.RUNNING:
-                machine._tasks[task.id] = attrs.evolve(task, state=State.SUBMITTED)
-            return original(machine, index, entry)
-
-        from chorus.tasks import machine as module
-
-        self.patch(module, "_TRANSITIONS", dict(module._TRANSITIONS) | {"task.assigned": assigned})
+        self.replace("assigned", transition=assigned)
         self.assertCaught("ledger.transitions")
+
+
+OWNED_KINDS = "preparing started lease_expired released completed"
 
 
 def _submitted(number: int) -> Entry:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import attrs
 
 from chorus.services.scheduling.conduct import MAX_REMEMBERED, REST_LIMIT_S, REST_S, Conduct
-from chorus.tasks.backlog import (
+from chorus.tasks.backlog import WAIT_LIMIT_S, Backlog
+from chorus.tasks.demand import Demand
+from chorus.tasks.groups import (
     FRESH_PLACES,
     MAX_PLACING,
     RETRY_PLACES,
     UNPROVEN_PLACES,
-    WAIT_LIMIT_S,
-    Backlog,
-    Entry,
     Nobody,
     Standing,
+    WaitingTask,
 )
-from chorus.tasks.demand import Demand
 from chorus.tasks.scoring import Candidate
 from chorus.tasks.spec import TaskSpec
 from chorus.tasks.terms import Limits
@@ -29,7 +28,7 @@ def demand(image: str | None = None, **fields: object) -> Demand:
     return Demand.of(TaskSpec.parse({"commands": ["true"], "image": image, **fields}))
 
 
-def picked(backlog: Backlog) -> Entry | None:
+def picked(backlog: Backlog) -> WaitingTask | None:
     group = backlog.pick()
     return None if group is None else backlog.take(group)
 
@@ -84,12 +83,12 @@ class OrderTest(PureTestCase):
             if number:
                 backlog.discard(f"t{number}")
         self.assertLess(len(group._heap), 50)
-        self.assertLess(len(group.untold), 50)
+        self.assertLess(len(group.unnoted), 50)
         self.assertEqual((len(backlog), group.size), (1, 1))
 
 
 class PlacesTest(PureTestCase):
-    def fill(self, backlog: Backlog, images: int, each: int) -> list[Entry]:
+    def fill(self, backlog: Backlog, images: int, each: int) -> list[WaitingTask]:
         for image in range(images):
             for number in range(each):
                 backlog.add(f"t{image}-{number}", (0, image * each + number), demand(f"i:{image}"))

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chorus.config.settings import Settings
-from chorus.services.scheduling.coordinator import CoordinatorSettings
+from chorus.services.scheduling.context import CoordinatorSettings
 from chorus.tasks import leases
 from tests.support import PureTestCase
 

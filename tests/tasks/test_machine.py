@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from chorus.tasks import entries, errors, ids, outcomes
+from chorus.tasks.applied import Applied
 from chorus.tasks.journal import Entry, Fence
-from chorus.tasks.machine import Applied, TaskMachine
+from chorus.tasks.machine import TaskMachine
 from chorus.tasks.state import DRAINING, OWNED, TERMINAL, State, TaskState
 from chorus.tasks.terms import Reason
 from tests.support import PureTestCase
@@ -19,6 +20,32 @@ A, B, C, D = (ids.make(number, bytes) for number in range(1, 5))
 
 def fence_of(index: int) -> Fence:
     return Fence(0, 1, index)
+
+
+def changed(applied: Applied) -> tuple[str, ...]:
+    return tuple(change.task_id for change in applied.changes)
+
+
+def did(applied: Applied) -> tuple[object, object]:
+    return applied.changes, applied.refusal
+
+
+NOTHING = ((), None)
+
+
+def _assignable(machine: TaskMachine) -> list[TaskState]:
+    return [task for task in machine.unfinished() if task.state is State.SUBMITTED and not task.waiting_for]
+
+
+def ready(machine: TaskMachine, now: float) -> list[TaskState]:
+    """Tasks that may be assigned at `now`: highest priority first, then oldest submission."""
+    found = [task for task in _assignable(machine) if task.not_before <= now]
+    return sorted(found, key=lambda task: (-task.priority, task.created_index))
+
+
+def next_ready(machine: TaskMachine, now: float) -> float | None:
+    """The next time after `now` at which a back-off ends."""
+    return min((task.not_before for task in _assignable(machine) if task.not_before > now), default=None)
 
 
 class Scribe:
@@ -66,7 +93,7 @@ class HandedOverTests(PureTestCase):
     def test_it_ends_as_the_other_member_says(self) -> None:
         self.scribe.write(entries.moved(1001, A, "there"))
         self.assertEqual((self.state().state, self.state().scheduler), (State.MOVED, "there"))
-        self.assertEqual(self.scribe.machine.ready(2000), [])
+        self.assertEqual(ready(self.scribe.machine, 2000), [])
         end = {"reason": "exit", "result": {"exit_code": 0}, "attempt": 2, "agent": "six", "started_at": 1001.5}
         self.scribe.write(entries.settled(1002, A, State.COMPLETED, **end))
         task = self.state()
@@ -77,7 +104,7 @@ class HandedOverTests(PureTestCase):
         self.scribe.submit(B, A)
         self.scribe.write(entries.moved(1001, A, "there"))
         self.scribe.write(entries.settled(1002, A, State.COMPLETED, result={}))
-        self.assertEqual([task.id for task in self.scribe.machine.ready(2000)], [B])
+        self.assertEqual([task.id for task in ready(self.scribe.machine, 2000)], [B])
 
     def test_it_comes_back_when_it_was_not_taken(self) -> None:
         self.scribe.write(entries.moved(1001, A, "there"))
@@ -124,13 +151,13 @@ class MachineTests(PureTestCase):
         with self.assertRaises(error) as caught:
             self.machine.check(entry)
         applied = self.scribe.force(entry)
-        self.assertEqual(applied.changed, ())
-        self.assertEqual(type(applied.ignored), error)
+        self.assertEqual(applied.changes, ())
+        self.assertEqual(type(applied.refusal), error)
         self.assertEqual({task.id: task for task in self.machine}, before)
         return caught.exception  # type: ignore[no-any-return]
 
     def test_the_straight_way(self) -> None:
-        self.assertEqual(self.scribe.submit(A).changed, (A,))
+        self.assertEqual(changed(self.scribe.submit(A)), (A,))
         fence = self.scribe.assign(A)
         self.assertEqual(self.machine.get(A).fence, fence)
         self.scribe.write(entries.started(1001, A, fence, sandbox="docker"))
@@ -144,14 +171,14 @@ class MachineTests(PureTestCase):
         self.scribe.submit(A)
         fence = self.scribe.assign(A)
         self.scribe.time = 1001
-        self.assertEqual(self.scribe.write(entries.preparing(1001, A, fence)).changed, (A,))
+        self.assertEqual(changed(self.scribe.write(entries.preparing(1001, A, fence))), (A,))
         task = self.machine.get(A)
         self.assertEqual((task.state, task.fence, task.agent), (State.PREPARING, fence, "agent"))
         self.assertEqual((task.started_at, task.updated_at), (None, 1001))
-        self.assertEqual(self.scribe.write(entries.preparing(1002, A, fence)), Applied(), "again is no change")
+        self.assertEqual(did(self.scribe.write(entries.preparing(1002, A, fence))), NOTHING, "again is no change")
         self.scribe.write(entries.started(1003, A, fence, sandbox="docker"))
         self.assertEqual((self.machine.get(A).state, self.machine.get(A).started_at), (State.RUNNING, 1003))
-        self.assertEqual(self.scribe.write(entries.preparing(1004, A, fence)), Applied(), "late, it leads not back")
+        self.assertEqual(did(self.scribe.write(entries.preparing(1004, A, fence))), NOTHING, "late, it leads not back")
         self.assertEqual(self.states(A), ["running"])
 
     def test_preparing_needs_the_current_fence(self) -> None:
@@ -187,13 +214,13 @@ class MachineTests(PureTestCase):
 
     def test_second_submission_with_an_id_changes_nothing(self) -> None:
         self.scribe.submit(A)
-        self.assertEqual(self.scribe.submit(A, spec={"commands": ["false"]}), Applied())
+        self.assertEqual(did(self.scribe.submit(A, spec={"commands": ["false"]})), NOTHING)
         self.assertEqual(self.machine.get(A).spec["commands"], ["true"])
 
     def test_queued(self) -> None:
         self.scribe.submit(A, queued=True)
         self.scribe.submit(B, queued=True)
-        self.assertEqual(self.machine.ready(2000), [])
+        self.assertEqual(ready(self.machine, 2000), [])
         self.refuse(errors.IllegalTransition, entries.assigned(1, A, agent="x", attempt=1, lease_s=30))
         self.scribe.time = 1005
         self.scribe.submit(A)
@@ -229,7 +256,7 @@ class MachineTests(PureTestCase):
         self.scribe.submit(A)
         self.scribe.write(entries.cancelled(1, A, "x", ""))
         self.scribe.write(entries.forgotten(1, A))
-        self.assertEqual(self.scribe.write(entries.cancelled(1, B, "x", "")).changed, (B,))
+        self.assertEqual(changed(self.scribe.write(entries.cancelled(1, B, "x", ""))), (B,))
 
     def test_depending_on_oneself_or_on_nothing(self) -> None:
         for depends, error in (([A], errors.DependencyCycle), ([B], errors.UnknownDependency)):
@@ -240,13 +267,13 @@ class MachineTests(PureTestCase):
         self.scribe.submit(A)
         self.scribe.submit(B, A)
         self.scribe.submit(C, A, B)
-        self.assertEqual([task.id for task in self.machine.ready(2000)], [A])
+        self.assertEqual([task.id for task in ready(self.machine, 2000)], [A])
         self.refuse(errors.IllegalTransition, entries.assigned(1, B, agent="x", attempt=1, lease_s=30))
         applied = self.scribe.write(entries.completed(1, A, self.scribe.run(A), {}))
-        self.assertEqual(applied.changed, (A, B, C))
-        self.assertEqual([task.id for task in self.machine.ready(2000)], [B])
+        self.assertEqual(changed(applied), (A, B, C))
+        self.assertEqual([task.id for task in ready(self.machine, 2000)], [B])
         self.scribe.write(entries.completed(1, B, self.scribe.run(B), {}))
-        self.assertEqual([task.id for task in self.machine.ready(2000)], [C])
+        self.assertEqual([task.id for task in ready(self.machine, 2000)], [C])
         self.scribe.submit(D, A, B)
         self.assertEqual(self.machine.get(D).waiting_for, frozenset())
 
@@ -255,13 +282,13 @@ class MachineTests(PureTestCase):
         self.scribe.submit(B, A)
         self.scribe.submit(C, B)
         applied = self.scribe.write(entries.failed(1, A, self.scribe.run(A), "exit", "exit code 2"))
-        self.assertEqual(applied.changed, (A, B, C))
+        self.assertEqual(changed(applied), (A, B, C))
         for task_id in (B, C):
             task = self.machine.get(task_id)
             self.assertEqual((task.state, task.reason), (State.FAILED, "dependency_failed"))
         self.assertIn(A, self.machine.get(B).detail or "")
         applied = self.scribe.submit(D, A)
-        self.assertEqual((applied.changed, self.states(D)), ((D,), ["failed"]))
+        self.assertEqual((changed(applied), self.states(D)), ((D,), ["failed"]))
 
     def test_long_chains_do_not_recurse(self) -> None:
         chain = [ids.make(number, bytes) for number in range(5000)]
@@ -269,7 +296,7 @@ class MachineTests(PureTestCase):
         for before, task_id in itertools.pairwise(chain):
             self.scribe.submit(task_id, before)
         applied = self.scribe.write(entries.cancelled(1, chain[0], "user", ""))
-        self.assertEqual(len(applied.changed), 5000)
+        self.assertEqual(len(applied.changes), 5000)
 
     def test_terminal_states_never_change(self) -> None:
         self.scribe.submit(A)
@@ -307,10 +334,10 @@ class MachineTests(PureTestCase):
         self.scribe.submit(A)
         for moves, wait in ((1, 2.0), (2, 4.0)):
             self.scribe.write(entries.lease_expired(1000, A, self.scribe.assign(A, f"agent{moves}")))
-            self.assertEqual(self.machine.ready(1000 + wait - 0.1), [])
-            self.assertEqual(self.machine.next_ready(1000), 1000 + wait)
-            self.assertEqual(len(self.machine.ready(1000 + wait)), 1)
-            self.assertIsNone(self.machine.next_ready(1000 + wait))
+            self.assertEqual(ready(self.machine, 1000 + wait - 0.1), [])
+            self.assertEqual(next_ready(self.machine, 1000), 1000 + wait)
+            self.assertEqual(len(ready(self.machine, 1000 + wait)), 1)
+            self.assertIsNone(next_ready(self.machine, 1000 + wait))
         self.scribe.write(entries.released(1000, A, self.scribe.assign(A), "image_missing", "no chorus-rust-dev"))
         task = self.machine.get(A)
         self.assertEqual((task.state, task.reason, task.attempt), (State.FAILED, "image_missing", 3))
@@ -381,7 +408,7 @@ class MachineTests(PureTestCase):
         self.refuse(errors.StaleFence, entries.collected(6, D, Fence(0, 1, 999), {}))
         self.refuse(errors.StaleFence, entries.collected(6, B, fence, {}))
         self.scribe.write(entries.collected(6, D, fence, {"artifacts": []}))
-        self.assertEqual(self.scribe.write(entries.collected(7, D, fence, {"artifacts": ["other"]})), Applied())
+        self.assertEqual(did(self.scribe.write(entries.collected(7, D, fence, {"artifacts": ["other"]}))), NOTHING)
         task = self.machine.get(D)
         self.assertEqual((task.state, task.result), (State.CANCELLED, {"artifacts": []}))
 
@@ -397,7 +424,7 @@ class MachineTests(PureTestCase):
     def test_a_queued_task_hears_of_its_dependency_when_it_is_submitted(self) -> None:
         self.scribe.submit(A)
         self.scribe.submit(B, A, queued=True)
-        self.assertEqual(self.scribe.write(entries.cancelled(1, A, "x", "")).changed, (A,))
+        self.assertEqual(changed(self.scribe.write(entries.cancelled(1, A, "x", ""))), (A,))
         self.assertEqual(self.states(B), ["queued"])
         self.scribe.submit(B, A)
         self.assertEqual(self.machine.get(B).reason, "dependency_failed")
@@ -405,7 +432,7 @@ class MachineTests(PureTestCase):
     def test_started_twice(self) -> None:
         self.scribe.submit(A)
         fence = self.scribe.run(A)
-        self.assertEqual(self.scribe.write(entries.started(9, A, fence, sandbox="other")), Applied())
+        self.assertEqual(did(self.scribe.write(entries.started(9, A, fence, sandbox="other"))), NOTHING)
 
     def test_giving_up_without_an_owner(self) -> None:
         self.scribe.submit(A)
@@ -435,14 +462,14 @@ class MachineTests(PureTestCase):
     def test_ready_order(self) -> None:
         for task_id, priority in ((A, 5), (B, 9), (C, 5), (D, 0)):
             self.scribe.submit(task_id, spec={"priority": priority})
-        self.assertEqual([task.id for task in self.machine.ready(2000)], [B, A, C, D])
+        self.assertEqual([task.id for task in ready(self.machine, 2000)], [B, A, C, D])
         self.assertEqual([task.id for task in self.machine.newest_first()], [D, C, B, A])
 
     def test_forgotten(self) -> None:
         self.scribe.submit(A)
         self.refuse(errors.IllegalTransition, entries.forgotten(1, A))
         self.scribe.write(entries.cancelled(1, A, "x", ""))
-        self.assertEqual(self.scribe.write(entries.forgotten(1, A)).changed, (A,))
+        self.assertEqual(changed(self.scribe.write(entries.forgotten(1, A))), (A,))
         self.assertNotIn(A, self.machine)
         self.refuse(errors.UnknownTask, entries.forgotten(1, A))
 
@@ -486,16 +513,16 @@ class MachineTests(PureTestCase):
                 continue
             with self.subTest(kind=kind, body=body, subject=subject):
                 applied = self.scribe.force(Entry(kind, subject, body, 1))
-                self.assertEqual((applied.changed, self.states(A)), ((), ["assigned"]))
-                self.assertIsNotNone(applied.ignored)
+                self.assertEqual((applied.changes, self.states(A)), ((), ["assigned"]))
+                self.assertIsNotNone(applied.refusal)
 
     def test_entries_of_other_machines(self) -> None:
-        self.assertEqual(self.scribe.force(Entry("member.admitted", "x", {}, 1)), Applied())
+        self.assertEqual(did(self.scribe.force(Entry("member.admitted", "x", {}, 1))), NOTHING)
         self.assertEqual(self.machine.index, 1)
 
     def test_an_old_index_is_not_applied_again(self) -> None:
         self.scribe.submit(A)
-        self.assertEqual(self.machine.apply(1, entries.cancelled(1, A, "x", "")), Applied())
+        self.assertEqual(did(self.machine.apply(1, entries.cancelled(1, A, "x", ""))), NOTHING)
         self.assertEqual(self.states(A), ["submitted"])
 
     def test_snapshot_of_another_version(self) -> None:
@@ -529,10 +556,10 @@ class AnyOrder(RuleBasedStateMachine):
         self.scribe.time += 0.5
         before = {task.id: task for task in self.machine}
         applied = self.scribe.force(entry)
-        assert legal == (applied.ignored is None)
+        assert legal == (applied.refusal is None)
         after = {task.id: task for task in self.machine}
         different = {each for each in before.keys() | after.keys() if before.get(each) is not after.get(each)}
-        assert different == set(applied.changed), (different, applied)
+        assert different == set(changed(applied)), (different, applied)
         for task in after.values():
             if task.state in OWNED and task.fence is not None:
                 assert task.agent is not None

@@ -73,7 +73,7 @@ class Machine:
 
     _log = Logger()
 
-    def __init__(self, agent_id: str, path: str, run_root: Path) -> None:
+    def __init__(self, agent_id: str, path: str | None, run_root: Path) -> None:
         self.run_root = run_root
         self.reroot = run_root / "root"
         # Two agents on one machine must not clean up after each other.

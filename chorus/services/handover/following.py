@@ -1,12 +1,12 @@
 """Follows one task at the member that schedules it: its events into this node's history, its end into its journal.
 
-What that member tells is held against what views rely on, and how long an attempt takes there against a deadline here.
+The member's messages are checked like an agent's, and an attempt there has a deadline here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -32,10 +32,9 @@ from chorus.protocols.handover import (
 from chorus.protocols.stream import StreamClosed
 from chorus.protocols.streamio import StreamIO
 from chorus.protocols.task_messages import Result, from_json
-from chorus.services.scheduling.custody import result_document
-from chorus.services.scheduling.result_limits import ResultOverLimits, excess
+from chorus.services.scheduling.results import MIB, ResultOverLimits, excess, result_document
 from chorus.tasks import entries
-from chorus.tasks.deadlines import attempt_limit
+from chorus.tasks.deadlines import attempt_limit, limit_of
 from chorus.tasks.state import TERMINAL, State, TaskState
 from chorus.timer import Timer
 
@@ -46,9 +45,8 @@ if TYPE_CHECKING:
     from chorus.protocols.stream import Host
     from chorus.seams import JSON
     from chorus.services.scheduling.events import TaskEvents
+    from chorus.services.scheduling.ledger import Ledger
     from chorus.services.scheduling.store import StoredEvents
-    from chorus.tasks.journal import Entry
-    from chorus.tasks.machine import TaskMachine
 
 
 TAKE_S = 120.0
@@ -58,7 +56,7 @@ RETRY = Backoff(1.0, 30.0)
 OVERTIME = 2.0
 """How many times as long as an attempt may take at most it may take there: that member has deadlines of its own."""
 MAX_COPIED_NOTES = 16 * 1024 * 1024
-"""Bytes of a task's history that are copied beside its output; a member that tells more is followed, not copied."""
+"""Bytes of a task's history that are copied beside its output; a member that sends more is followed, not copied."""
 MAX_INPUT_BYTES = 1024**3
 """An input that size is allowed for in a deadline: its real one is known where it lies."""
 PAGE = 64
@@ -74,13 +72,12 @@ class HandoverContext:
     """The scheduler's parts that handing over works on."""
 
     host: Host
-    machine: TaskMachine
+    ledger: Ledger
     events: TaskEvents
     stored: StoredEvents
-    append: Callable[[Entry], Awaitable[object]]
     stranded: Callable[[], Stranded]
-    bring: Callable[[Mapping[str, JSON], PeerId], Deferred[None]]
-    """Waits, as long as may be waited, for what a result names; from that member."""
+    fetch_result_blobs: Callable[[Mapping[str, JSON], PeerId], Deferred[None]]
+    """Fetches what a result names from that member, as far as it can be had in time."""
     clock: IReactorTime
     wall: Callable[[], float]
 
@@ -93,19 +90,19 @@ class Following:
     def __init__(self, context: HandoverContext, task_id: str, over: Callable[..., None]) -> None:
         self._context = context
         self.task_id = task_id
-        self.peer = PeerId.parse(context.machine.get(task_id).scheduler or "")
+        self.peer = PeerId.parse(context.ledger.machine.get(task_id).scheduler or "")
         self.view: View | None = None
         self._over = over
         self._cursor: int | None = None
         self._known = False
-        self._budget = MAX_COPIED_NOTES + _output_limit(context.machine.get(task_id))
+        self._budget = MAX_COPIED_NOTES + _output_limit(context.ledger.machine.get(task_id))
         self._rounds = 0
         self._io: StreamIO | None = None
         self._stopped = False
         self._heard_at = context.clock.seconds()
         self._attempt = -1
         self._attempt_ends = math.inf
-        """By the clock: an attempt that began has until then, whatever else is told of it meanwhile."""
+        """By the clock: an attempt that began has until then, whatever else the member sends of it meanwhile."""
         self._timer = Timer(context.clock, self.begin)
         self._deadline = Timer(context.clock, self._overdue)
         self._waiting: list[Deferred[None]] = []
@@ -122,10 +119,10 @@ class Following:
         return self._context.clock.seconds() - self._heard_at
 
     def saw(self, view: View) -> None:
-        """That member told where the task is. Raises `PeerError` for a result that is none. An attempt that begins may
-        take so long, and no longer, whatever is told of it; the time of the next one begins with that."""
+        """Take in that member's view of the task. Raises `PeerError` for a result that is none. An attempt that begins
+        may take so long, and no longer, whatever the member sends; the time of the next one begins with that."""
         if view.result is not None:
-            spec = self._context.machine.get(self.task_id).spec
+            spec = self._context.ledger.machine.get(self.task_id).spec
             view = attrs.evolve(view, result=checked_result(view.result, spec))
         self.view = view
         if view.state in {State.ASSIGNED, State.PREPARING, State.RUNNING}:
@@ -138,18 +135,17 @@ class Following:
         now = self._context.clock.seconds()
         if attempt > self._attempt:
             self._attempt = attempt
-            task = self._context.machine.get(self.task_id)
+            task = self._context.ledger.machine.get(self.task_id)
             self._attempt_ends = now + OVERTIME * attempt_limit(task.spec, MAX_INPUT_BYTES)
         self._deadline.arm(max(0.0, self._attempt_ends - now))
 
     def _overdue(self) -> None:
-        detail = f"{self.peer}, which it was handed to, did not end it within its time limit with all margins"
-        Deferred.fromCoroutine(self._fail(detail)).addErrback(self._broken)
+        failed = Deferred.fromCoroutine(self._fail("did not end it within its time limit with all margins"))
+        failed.addCallback(lambda _: self._ended(declined=False)).addErrback(self._broken)
 
-    async def _fail(self, detail: str) -> None:
-        end = {"reason": "lease_lost", "detail": detail}
-        await self._context.append(entries.settled(self._context.wall(), self.task_id, State.FAILED, **end))
-        self._ended(declined=False)
+    async def _fail(self, what: str) -> None:
+        end = {"reason": "lease_lost", "detail": f"{self.peer}, which it was handed to, {what}"}
+        await self._context.ledger.append(entries.settled(self._context.wall(), self.task_id, State.FAILED, **end))
 
     def begin(self) -> None:
         if self._io is None and not self._stopped:
@@ -218,21 +214,17 @@ class Following:
         return False
 
     def _take(self) -> Take:
-        task = self._context.machine.get(self.task_id)
+        task = self._context.ledger.machine.get(self.task_id)
         # What it depended on is over, and known here alone.
         spec = {name: value for name, value in task.spec.items() if name != "depends_on"}
         return Take(task.id, spec, task.submitter, self._cursor or 0, self._known)
 
     async def _refused(self, answer: Declined) -> bool:
-        now = self._context.wall()
         if self._known:
-            detail = f"{self.peer}, which it was handed to, does not know it any more: {answer.detail}"
-            await self._context.append(
-                entries.settled(now, self.task_id, State.FAILED, reason="lease_lost", detail=detail)
-            )
+            await self._fail(f"does not know it any more: {answer.detail}")
             return False
-        detail = answer.detail or answer.reason
-        await self._context.append(entries.returned(now, self.task_id, f"{self.peer} does not take it: {detail}"))
+        detail = f"{self.peer} does not take it: {answer.detail or answer.reason}"
+        await self._context.ledger.append(entries.returned(self._context.wall(), self.task_id, detail))
         return True
 
     async def _heard(self, message: Message) -> None:
@@ -270,18 +262,19 @@ class Following:
             if name in _END and value is not None
         }
         if view.result is not None:
-            await self._context.bring(view.result, self.peer)
+            await self._context.fetch_result_blobs(view.result, self.peer)
         if not self._stopped:
-            await self._context.append(entries.settled(self._context.wall(), self.task_id, view.state, **end))
+            await self._context.ledger.append(entries.settled(self._context.wall(), self.task_id, view.state, **end))
 
 
 _END = ("reason", "detail", "attempt", "agent", "sandbox", "image", "started_at", "result")
-_SHOWN = ("attempt", "reason", "detail", "agent", "sandbox", "image", "started_at", "ended_at", "updated_at", "result")
+SHOWN = ("attempt", "reason", "detail", "agent", "sandbox", "image", "started_at", "ended_at", "updated_at", "result")
+"""Fields of a view that are the same in a task."""
 
 
 def overlaid(task: TaskState, view: View) -> TaskState:
     """This node's record of a task, with what the member that has it says of it."""
-    shown = {name: getattr(view, name) for name in _SHOWN}
+    shown = {name: getattr(view, name) for name in SHOWN}
     return attrs.evolve(task, state=State(view.state), **shown)
 
 
@@ -308,11 +301,10 @@ def _agent(name: JSON) -> str:
 
 
 def _output_limit(task: TaskState) -> int:
-    """Bytes of output that the attempts of a task may tell, in base64."""
-    limits = task.spec.get("limits")
-    megabytes = limits.get("output_mb") if isinstance(limits, dict) else None
+    """Bytes of output that the attempts of a task may send, in base64."""
+    megabytes = limit_of(task.spec, "output_mb")
     tries = task.max_attempts + task.retries
-    return (megabytes if isinstance(megabytes, int) else 16) * 1024 * 1024 * 2 * tries * 4 // 3
+    return (16 if megabytes is None else int(megabytes)) * MIB * 2 * tries * 4 // 3
 
 
 async def _last_copied(stored: StoredEvents, task_id: str) -> int:

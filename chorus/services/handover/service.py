@@ -40,17 +40,17 @@ if TYPE_CHECKING:
 
 
 SEEK_S = 5.0
-"""Seconds that a member has to say whom it sees."""
+"""Seconds that a member has to name the agents it sees."""
 ANSWER_S = 10.0
-"""Seconds that a member has to say what became of a cancellation, and to tell the end that forbade it."""
+"""Seconds that a member has to answer a cancellation, and to send the end that forbade it."""
 ROUND_S = 2.0
-"""Between two looks at what nobody within reach can run."""
+"""Between two looks at tasks that nobody within reach can run."""
 MAX_ASKED = 8
 """Members asked in one round; the next round asks others."""
 MAX_AGENTS = 64
 """Agents named in one question; `Seek` holds no more."""
 DECLINED_S = 30.0
-"""Seconds for which a member that declined a task, or does not say whom it sees, is asked for none."""
+"""Seconds for which a member that declined a task, or does not name the agents it sees, is asked for none."""
 ABANDON_S = 300.0
 """Seconds of silence of the member that has a task after which a cancellation ends the task here alone."""
 
@@ -82,7 +82,7 @@ class Handover(Service):
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
-        for task in self._context.machine.unfinished():
+        for task in self._context.ledger.machine.unfinished():
             if task.state is State.MOVED:
                 self._follow(task.id)
         self._round.arm(ROUND_S)
@@ -130,12 +130,11 @@ class Handover(Service):
                 await self._hand_over(task_id, peer)
 
     async def _hand_over(self, task_id: str, peer: PeerId) -> None:
-        machine = self._context.machine
-        task = machine.get(task_id) if task_id in machine else None
+        task = self._context.ledger.machine.find(task_id)
         # A task that was handed to this node is not handed on.
         if not self.running or task is None or task.state is not State.SUBMITTED or task.handed_by is not None:
             return
-        await self._context.append(entries.moved(self._context.wall(), task_id, str(peer)))
+        await self._context.ledger.append(entries.moved(self._context.wall(), task_id, str(peer)))
         self._log.info("{task} is handed to {peer}", event="task.handed_over", task=task_id, peer=peer)
         self._follow(task_id)
 
@@ -159,7 +158,7 @@ class Handover(Service):
         try:
             answer = await self._ask(peer, Seek(tuple(agents)), SEEK_S)
         except ChorusError as error:
-            self._log.debug("{peer} does not say whom it sees: {error}", peer=peer, error=error)
+            self._log.debug("{peer} does not name the agents it sees: {error}", peer=peer, error=error)
             self._rest(peer)
             return frozenset()
         return frozenset(answer.agents) if isinstance(answer, Seen) else frozenset()
@@ -188,7 +187,7 @@ class Handover(Service):
             self._rest(following.peer)
 
     def seen(self, task: TaskState) -> TaskState:
-        """The task as the member that has it told it last."""
+        """The task as the member that has it last sent it."""
         following = self._following.get(task.id)
         if task.state is not State.MOVED or following is None or following.view is None:
             return task
@@ -196,7 +195,7 @@ class Handover(Service):
 
     async def cancel(self, task: TaskState, by: str, reason: str) -> None:
         """Have the member that has it cancel it. Raises `SchedulerAway` while that member may only be cut off, and
-        `NotCancelled` for a task that has ended there; a member that does neither answer nor tell an end loses it."""
+        `NotCancelled` for a task that has ended there; a member that neither answers nor sends an end loses it."""
         peer, following = PeerId.parse(task.scheduler or ""), self._following.get(task.id)
         try:
             answer = await self._ask(peer, CancelTaken(task.id, by, reason), ANSWER_S)
@@ -211,7 +210,7 @@ class Handover(Service):
             if following is not None:
                 # It may have ended there, and its end be on its way.
                 await following.when_over().addTimeout(ANSWER_S, self._context.clock, lambda *_: None)
-            if self._context.machine.get(task.id).terminal:
+            if self._context.ledger.machine.get(task.id).terminal:
                 raise NotCancelled(answer.detail or answer.reason)
             await self._end_here(task.id, by, reason, f"{peer}, which had it, would not")
 
@@ -219,6 +218,6 @@ class Handover(Service):
         """The task is over for this node, whatever that member makes of it."""
         detail = f"cancelled by {by}" + (f": {reason}" if reason else "") + f"; {why}"
         end = {"reason": "cancelled", "detail": detail}
-        await self._context.append(entries.settled(self._context.wall(), task_id, State.CANCELLED, **end))
+        await self._context.ledger.append(entries.settled(self._context.wall(), task_id, State.CANCELLED, **end))
         if (following := self._following.pop(task_id, None)) is not None:
             following.stop()

@@ -1,17 +1,16 @@
-"""Answers members that hand tasks over: says whom it sees, takes a task as its scheduler, tells its events, cancels it.
-
-Only the member that handed a task over hears of it here, or has it cancelled.
+"""Answers members that hand tasks over: names the agents it sees, takes a task as its scheduler, sends its events,
+cancels it. Only the member that handed a task over gets its events, or has it cancelled.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import Deferred, DeferredLock, DeferredQueue
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError, PeerError
@@ -34,7 +33,8 @@ from chorus.protocols.handover import (
 )
 from chorus.protocols.stream import ProtocolOptions, StreamClosed
 from chorus.protocols.streamio import StreamIO
-from chorus.tasks.state import State, TaskState
+from chorus.services.handover.following import SHOWN
+from chorus.tasks.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from chorus.identity import PeerId
     from chorus.protocols.stream import Host, Stream
     from chorus.services.scheduling.board import Agent
+    from chorus.services.scheduling.coordinator import CoordinatorService
     from chorus.tasks.events import TaskEvent
-    from chorus.tasks.machine import TaskMachine
 
 FIRST_S = 10.0
 """Seconds an inbound stream has for its question."""
@@ -66,31 +66,9 @@ MAX_WAITING_BYTES = 256 * 1024
 DAY_S = 86400.0
 
 
-class TakenTasks(Protocol):
-    """What serving asks of the coordinator."""
-
-    @property
-    def machine(self) -> TaskMachine: ...
-
-    @property
-    def is_up(self) -> bool: ...
-
-    async def take_over(self, task_id: str, spec: object, submitter: str, handed_by: PeerId, most: int) -> int:
-        """Durable when it returns the bytes of the input that was fetched, at most `most`. Raises what keeps this node
-        from being the task's scheduler."""
-
-    def cancel(self, task_id: str, by: str, reason: str) -> Deferred[Any]: ...
-
-    def watch(
-        self, task_id: str, after: int, deliver: Callable[[TaskEvent], None], ended: Callable[[], None]
-    ) -> Deferred[Subscription]: ...
-
-    def agent_id_of(self, task: TaskState) -> str | None: ...
-
-
 @attrs.define
 class _Day:
-    """What was taken of one member since a time."""
+    """Tasks and inputs taken from one member since a time."""
 
     since: float = float("-inf")
     tasks: int = 0
@@ -118,7 +96,7 @@ class HandoverServing:
     _log = Logger()
 
     def __init__(
-        self, host: Host, tasks: TakenTasks, agents: Callable[[], Sequence[Agent]], clock: IReactorTime
+        self, host: Host, tasks: CoordinatorService, agents: Callable[[], Sequence[Agent]], clock: IReactorTime
     ) -> None:
         self._host = host
         self._tasks = tasks
@@ -126,7 +104,7 @@ class HandoverServing:
         self._clock = clock
         self._streams: set[StreamIO] = set()
         self._telling: dict[str, StreamIO] = {}
-        """The conversation in which each task is told: a member that asks again has lost the one before."""
+        """The conversation in which each task's events are sent: a member that asks again has lost the one before."""
         self._taking: Counter[PeerId] = Counter()
         self._taken: dict[PeerId, _Day] = {}
         self.refused_peers = 0
@@ -175,7 +153,7 @@ class HandoverServing:
         await io.write_delimited(encode(message))
 
     async def _take(self, io: StreamIO, peer: PeerId, take: Take) -> None:
-        declined = self._hindrance(peer, take)
+        declined = self._refusal(peer, take)
         if declined is None and take.task not in self._tasks.machine:
             declined = await self._take_over(peer, take)
         if declined is not None:
@@ -203,7 +181,7 @@ class HandoverServing:
                 if day.input_bytes >= MAX_INPUT_PER_DAY:
                     return ENOUGH
                 most = MAX_INPUT_PER_DAY - day.input_bytes
-                fetched = await self._tasks.take_over(take.task, take.spec, take.submitter, peer, most)
+                fetched = await self._tasks.intake.take_over(take.task, take.spec, take.submitter, peer, most)
                 day.input_bytes += fetched
         except ChorusError as error:
             return Declined(error.code[:64], str(error)[:1000])
@@ -211,7 +189,7 @@ class HandoverServing:
             self._taking[peer] -= 1
         return None
 
-    def _hindrance(self, peer: PeerId, take: Take) -> Declined | None:
+    def _refusal(self, peer: PeerId, take: Take) -> Declined | None:
         machine = self._tasks.machine
         if take.task in machine:
             ours = machine.get(take.task).handed_by == str(peer)
@@ -242,48 +220,41 @@ class HandoverServing:
 class _Telling:
     """One task's events on their way to the member that handed it over, at that member's pace."""
 
-    def __init__(self, io: StreamIO, tasks: TakenTasks, task_id: str) -> None:
+    def __init__(self, io: StreamIO, tasks: CoordinatorService, task_id: str) -> None:
         self._io = io
         self._tasks = tasks
         self._task_id = task_id
-        self._waiting: deque[tuple[Event, int]] = deque()
+        self._waiting: DeferredQueue[tuple[Event, int] | None] = DeferredQueue()
+        """Events and their sizes; None where there is no more, since the task is over or the member gone."""
         self._waiting_bytes = 0
         self._subscription: Subscription | None = None
         self._paused = False
         self._over = False
-        self._gone = False
-        self._wake: Deferred[None] | None = None
 
     async def run(self, after: int) -> None:
-        """Until the task is over and told, or the member is gone."""
-        Deferred.fromCoroutine(self._io.closed(timeout=math.inf)).addBoth(self._lost)
+        """Until the task is over and its end is sent, or the member is gone."""
+        Deferred.fromCoroutine(self._io.closed(timeout=math.inf)).addBoth(lambda _: self._waiting.put(None))
         self._subscription = await self._tasks.watch(self._task_id, after, self._deliver, self._ended)
         self._pause_when_full()
         try:
-            await self._tell_state()
-            while not self._gone:
-                await self._tell_events()
-                if self._over and not self._waiting:
-                    await self._tell_state()
-                    return
-                if not self._waiting and not self._gone:
-                    self._wake = Deferred()
-                    await self._wake
+            await self._send_state()
+            while (waiting := await self._waiting.get()) is not None:
+                await self._send(*waiting)
+            if self._over:
+                await self._send_state()
         finally:
             self._subscription.stop()
 
-    async def _tell_events(self) -> None:
-        while self._waiting:
-            event, size = self._waiting.popleft()
-            self._waiting_bytes -= size
-            await self._io.write_delimited(encode(event))
-            if event.kind == "state" and event.data.get("state") not in FINAL:
-                await self._tell_state()
-            if self._paused and not self._waiting and self._subscription is not None:
-                self._paused = False
-                self._subscription.resume()
+    async def _send(self, event: Event, size: int) -> None:
+        self._waiting_bytes -= size
+        await self._io.write_delimited(encode(event))
+        if event.kind == "state" and event.data.get("state") not in FINAL:
+            await self._send_state()
+        if self._paused and not self._waiting.pending and self._subscription is not None:
+            self._paused = False
+            self._subscription.resume()
 
-    async def _tell_state(self) -> None:
+    async def _send_state(self) -> None:
         view = view_of(self._tasks, self._task_id)
         if view.final and not self._over:
             # Events of its end are on their way; the final view comes after them.
@@ -291,48 +262,29 @@ class _Telling:
         await self._io.write_delimited(encode(view))
 
     def _deliver(self, event: TaskEvent) -> None:
-        told = Event(event.id, event.type, event.data)
-        size = len(encode(told))
-        self._waiting.append((told, size))
+        waiting = Event(event.id, event.type, event.data)
+        size = len(encode(waiting))
         self._waiting_bytes += size
+        self._waiting.put((waiting, size))
         self._pause_when_full()
-        self._stir()
 
     def _pause_when_full(self) -> None:
-        full = len(self._waiting) >= MAX_WAITING or self._waiting_bytes >= MAX_WAITING_BYTES
+        full = len(self._waiting.pending) >= MAX_WAITING or self._waiting_bytes >= MAX_WAITING_BYTES
         if full and not self._paused and self._subscription is not None:
             self._paused = True
             self._subscription.pause()
 
     def _ended(self) -> None:
         self._over = True
-        self._stir()
-
-    def _lost(self, _: object) -> None:
-        self._gone = True
-        self._stir()
-
-    def _stir(self) -> None:
-        wake, self._wake = self._wake, None
-        if wake is not None:
-            wake.callback(None)
+        self._waiting.put(None)
 
 
-def view_of(tasks: TakenTasks, task_id: str) -> View:
-    """Where a task of this node is, for the member that handed it over."""
+def view_of(tasks: CoordinatorService, task_id: str) -> View:
+    """The state of a task of this node, for the member that handed it over."""
     task = tasks.machine.get(task_id)
     return View(
         state=str(task.state if task.state is not State.REFUSED else State.FAILED),
-        attempt=task.attempt,
-        updated_at=task.updated_at,
-        reason=task.reason,
-        detail=task.detail,
-        agent=task.agent,
         agent_id=tasks.agent_id_of(task),
         fence=None if task.fence is None else str(task.fence),
-        sandbox=task.sandbox,
-        image=task.image,
-        started_at=task.started_at,
-        ended_at=task.ended_at,
-        result=task.result,
+        **{name: getattr(task, name) for name in SHOWN},
     )

@@ -1,5 +1,5 @@
-"""The agents that placement chooses among: this one, and those whose presence is fresh. Who is not connected to this
-node is known through others, and out of reach."""
+"""The agents that placement chooses among: this one, and those whose presence is fresh. An agent that is not connected
+to this node is known through others, and out of reach."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from chorus.identity import PeerId
-from chorus.services.scheduling.placement import Agent
+from chorus.services.scheduling.board import Agent
 from chorus.tasks.scoring import Candidate
 
 if TYPE_CHECKING:

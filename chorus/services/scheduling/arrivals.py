@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 STEPS_A_TURN = 1000
 READING_STEPS = 20
 READ_CHARACTERS_A_STEP = 64
-"""What is read in one turn of the reactor: each specification counts for 20 of 1,000 steps, and for one more for so
-many characters of its description, in which the language is looked for. A few milliseconds in all."""
+"""The share of one turn of the reactor that reading takes: each specification counts for 20 of 1,000 steps, and for one
+more for so many characters of its description, in which the language is looked for. A few milliseconds in all."""
 
 
 def waits(task: TaskState) -> bool:
@@ -58,7 +58,7 @@ class Arrivals:
             if steps <= 0:
                 return
             del self._ready[task_id]
-            task = machine.get(task_id) if task_id in machine else None
+            task = machine.find(task_id)
             if task is None or not waits(task):
                 continue
             if task.not_before > wall:

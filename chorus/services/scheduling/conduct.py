@@ -1,20 +1,25 @@
-"""What a scheduler has seen of agents itself: how attempts went there, who has become free, who leaves offers
-unanswered (pure; times are of the node's clock)."""
+"""The scheduler's own view of agents: how attempts went there, where places became free, who leaves offers unanswered
+(pure; times are of the node's clock)."""
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
 import attrs
 
 from chorus.backoff import Backoff
+from chorus.bounded import Bounded
 from chorus.tasks import scoring
+from chorus.tasks.state import DRAINING, OWN_FAILURES, OWNED, State
+
+if TYPE_CHECKING:
+    from chorus.tasks.applied import Change
 
 RECENT = 20
 """Attempts of an agent that its success rate is made of."""
 MAX_FREED = 64
-"""Ends of tasks remembered of one agent; those before its last word do not count."""
+"""Ends of tasks remembered of one agent; those before its last broadcast do not count."""
 MAX_REMEMBERED = 1000
 """Agents whose conduct is remembered."""
 REST_S = 15.0
@@ -23,8 +28,6 @@ REST_LIMIT_S = 600.0
 that boasts and never answers delays a task now and then, not each of them."""
 
 REST = Backoff(REST_S, REST_LIMIT_S)
-
-T = TypeVar("T")
 
 
 @attrs.frozen
@@ -37,30 +40,41 @@ class Conduct:
     """Of all agents, by peer id."""
 
     def __init__(self) -> None:
-        self._outcomes: dict[str, deque[bool]] = {}
-        self._freed: dict[str, deque[float]] = {}
-        self._silent: dict[str, _Silence] = {}
+        self._outcomes: Bounded[str, deque[bool]] = Bounded(MAX_REMEMBERED)
+        self._freed: Bounded[str, deque[float]] = Bounded(MAX_REMEMBERED)
+        self._silent: Bounded[str, _Silence] = Bounded(MAX_REMEMBERED)
+
+    def changed(self, change: Change) -> None:
+        """A task has left its agent: completed there, or back in the queue."""
+        before, task = change.before, change.after
+        if task is None or not change.moved:
+            return
+        if task.state is State.COMPLETED and task.agent is not None:
+            self.outcome(task.agent, well=True)
+        if task.state is not State.SUBMITTED or before is None or before.state not in OWNED:
+            return
+        if before.agent is not None and task.reason != DRAINING:
+            self.outcome(before.agent, well=task.reason in OWN_FAILURES)
 
     def outcome(self, agent: str, *, well: bool) -> None:
         """An attempt there has ended: `well` unless the agent or its machine failed."""
-        self._outcomes.setdefault(agent, deque(maxlen=RECENT)).append(well)
-        _forget_oldest(self._outcomes)
+        outcomes = self._outcomes.get(agent) or deque(maxlen=RECENT)
+        outcomes.append(well)
+        self._outcomes.put(agent, outcomes)
 
     def freed(self, agent: str, now: float) -> None:
-        """It has one of our tasks less than it had; its own word of that comes up to a second later."""
-        self._freed.setdefault(agent, deque(maxlen=MAX_FREED)).append(now)
-        _forget_oldest(self._freed)
+        """One of our tasks ended there; its own broadcast of that comes up to a second later."""
+        freed = self._freed.get(agent) or deque(maxlen=MAX_FREED)
+        freed.append(now)
+        self._freed.put(agent, freed)
 
     def kept_waiting(self, agent: str, now: float) -> None:
         """It left an offer without a yes for long. Offers of one moment that end together make one rest."""
         self.outcome(agent, well=False)
-        before = self._silent.pop(agent, None)
-        if before is not None and now < before.until:
-            self._silent[agent] = before
-            return
-        times = 1 if before is None else before.times + 1
-        self._silent[agent] = _Silence(times, now + REST.ceiling(times))
-        _forget_oldest(self._silent)
+        before = self._silent.get(agent)
+        if before is None or now >= before.until:
+            times = 1 if before is None else before.times + 1
+            self._silent.put(agent, _Silence(times, now + REST.ceiling(times)))
 
     def answered(self, agent: str) -> None:
         self._silent.pop(agent, None)
@@ -86,8 +100,3 @@ class Conduct:
             succeeded=sum(outcomes),
             failed=len(outcomes) - sum(outcomes),
         )
-
-
-def _forget_oldest(remembered: dict[str, T]) -> None:
-    while len(remembered) > MAX_REMEMBERED:
-        del remembered[next(iter(remembered))]

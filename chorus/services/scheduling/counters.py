@@ -1,4 +1,4 @@
-"""What a scheduler counts of its tasks, for the metrics."""
+"""Counters of a scheduler's tasks, for the metrics."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from chorus.observe.metrics import Histogram
 from chorus.tasks.state import OWNED, State
 
 if TYPE_CHECKING:
+    from chorus.tasks.applied import Change
     from chorus.tasks.state import TaskState
 
 DURATION_BUCKETS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 14400.0)
 
 
 @attrs.define
-class Counters:
+class TaskCounters:
     """Only ever grow."""
 
     submitted: int = 0
@@ -34,8 +35,11 @@ class Counters:
     """Seconds from losing an agent to the start on the next one."""
     _lost_at: dict[str, float] = attrs.field(factory=dict, init=False)
 
-    def changed(self, before: TaskState | None, task: TaskState, now: float) -> None:
+    def changed(self, change: Change, now: float) -> None:
         """Count what became of a task; `now` on this node's boot clock."""
+        before, task = change.before, change.after
+        if task is None or not change.moved:
+            return
         if task.terminal:
             self._lost_at.pop(task.id, None)
             self.durations.observe(max(0.0, task.updated_at - task.created_at))

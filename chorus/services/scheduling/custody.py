@@ -2,7 +2,7 @@
 
 A custody begins with the assignment (or with a restart of this node, when every live lease and deadline begins anew
 in full) and ends when the task has left its agent: result recorded, handed back, or lease expired. Its channel may come
-and go meanwhile; the agent resumes. Past its deadline the lease is renewed no more, whatever the agent says.
+and go meanwhile; the agent resumes. Past its deadline the lease is renewed no more, whatever the agent sends.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import deferLater
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError
@@ -29,52 +28,48 @@ from chorus.protocols.task_messages import (
     Renew,
     Renewed,
     Result,
-    ResultArtifact,
-    ResultEntry,
     Stale,
     Started,
     TaskProtocolError,
 )
-from chorus.services.blobs.named import NamedBlobs
-from chorus.services.scheduling.result_limits import ResultOverLimits, excess
+from chorus.services.scheduling.recording import Recording
+from chorus.services.scheduling.results import (
+    MIB,
+    ResultOverLimits,
+    excess,
+    released_entry,
+    result_document,
+    result_entry,
+)
 from chorus.tasks import deadlines, entries, leases
 from chorus.tasks.blobs import result_blobs
-from chorus.tasks.errors import IllegalEntry
 from chorus.tasks.state import MOVES, State, TaskState
 from chorus.tasks.terms import Reason
+from chorus.timer import Timer
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall, IReactorTime
     from twisted.python.failure import Failure
 
     from chorus.seams import JSON
-    from chorus.services.scheduling.events import TaskEvents
+    from chorus.services.scheduling.context import SchedulerContext
     from chorus.services.task_streams import SchedulerChannel
-    from chorus.tasks.journal import Entry, Fence
+    from chorus.tasks.journal import Entry
     from chorus.tasks.terms import StreamName
 
-APPEND_RETRY_S = 1.0
-"""Between attempts to record what an agent said while the journal cannot commit."""
 MAX_PROGRESS_EVENTS = 2000
-"""Progress messages of one attempt that are recorded; an agent that sends more is heard, not written down."""
+"""Progress messages of one attempt that are recorded; further ones are read and dropped."""
 
 _REASONS = frozenset(map(str, Reason))
 
 
 @attrs.frozen
-class Desk:
-    """What every custody of one scheduler shares."""
+class CustodyContext:
+    """Shared by all custodies of one scheduler."""
 
-    clock: IReactorTime
-    wall: Callable[[], float]
-    events: TaskEvents
-    append: Callable[[Entry], Awaitable[int]]
-    task: Callable[[str], TaskState]
-    """The machine's state of a task. Raises `UnknownTask`."""
-    ended: Callable[[Custody], None]
-    bring: Callable[[Mapping[str, JSON]], Awaitable[None]]
+    scheduler: SchedulerContext
+    fetch_result_blobs: Callable[[Mapping[str, JSON]], Awaitable[None]]
     """Fetches what a result names, as far as it can be had in time."""
-    named: NamedBlobs
+    ended: Callable[[Custody], None]
 
 
 class Custody:
@@ -83,44 +78,42 @@ class Custody:
     _log = Logger()
 
     def __init__(
-        self,
-        desk: Desk,
-        task_id: str,
-        fence: Fence,
-        agent: str,
-        lease_s: float,
-        received: Mapping[StreamName, int],
-        limit_s: float,
+        self, context: CustodyContext, task: TaskState, received: Mapping[StreamName, int], limit_s: float
     ) -> None:
         """`limit_s`: how long the agent may hold it from now on (`tasks/deadlines.py`)."""
-        self._desk = desk
-        self.task_id = task_id
-        self.fence = fence
-        self.agent = agent
+        assert task.fence is not None and task.agent is not None
+        self._context = context
+        self._scheduler = context.scheduler
+        self.task_id = task.id
+        self.fence = task.fence
+        self.agent = task.agent
         self.agent_id: str | None = None
-        self.lease_s = lease_s
+        self.lease_s = task.lease_s or context.scheduler.settings.lease_s
         self.received: dict[StreamName, int] = {"stdout": 0, "stderr": 0, **received}
         self.collecting = False
         self.over = False
         self._channel: SchedulerChannel | None = None
-        self._lease: IDelayedCall | None = None
-        self._retry: Deferred[None] | None = None
+        self._lease = Timer(self._scheduler.clock, self._expired)
+        self._deadline = Timer(self._scheduler.clock, self._late)
         self._limit_s = limit_s
-        self._deadline: IDelayedCall | None = None
         self._overdue = False
         self._deciding = False
-        self._waits_for = ""
+        self._recording = Recording(context.scheduler, task.id, task.fence, self.drop)
         self._progress = 0
         self._prepares = False
         self._end_after(limit_s)
         self.renew_lease()
 
+    @property
+    def _task(self) -> TaskState:
+        return self._scheduler.ledger.machine.get(self.task_id)
+
     # the conversation
 
     def attach(self, channel: SchedulerChannel) -> None:
-        """Hear this conversation from now on; an older one is dropped."""
+        """Take messages from this conversation from now on; an older one is dropped."""
         old, self._channel = self._channel, channel
-        channel.heard = lambda message: self._heard(channel, message)
+        channel.heard = lambda message: self._received(channel, message)
         channel.closed = lambda error: self._closed(channel)
         channel.session.max_output = self._max_output()
         if old is not None and old is not channel:
@@ -130,7 +123,7 @@ class Custody:
         """The agent is back: answer its `resume`."""
         self.attach(channel)
         if self._deciding:
-            # What it said before is on its way into the journal; the answer to that is the answer to this.
+            # Its outcome is on its way into the journal; the answer to that is the answer to this.
             return
         if self.collecting:
             channel.send(Cancel("the task is cancelled"))
@@ -151,18 +144,15 @@ class Custody:
         """From now on only the remains of a killed run are waited for, and not for ever."""
         if not self.collecting:
             self.collecting = True
-            self._end_after(deadlines.collection_limit(self._desk.task(self.task_id).spec))
+            self._end_after(deadlines.collection_limit(self._task.spec))
 
     def drop(self, message: Message | None = None, error: ChorusError | None = None) -> None:
-        """End it; `message` is the last word to the agent, if there is a conversation, `error` why there is none."""
+        """End it; `message` is the last one to the agent, if there is a conversation, `error` why there is none."""
         if self.over:
             return
         self.over = True
-        for timer in (self._lease, self._deadline):
-            if timer is not None and timer.active():
-                timer.cancel()
-        self._lease = self._deadline = None
-        retry, self._retry = self._retry, None
+        self._lease.cancel()
+        self._deadline.cancel()
         channel, self._channel = self._channel, None
         try:
             if channel is not None:
@@ -171,24 +161,18 @@ class Custody:
                 else:
                     channel.reset(error)
         finally:
-            self._desk.ended(self)
-            if retry is not None:
-                retry.cancel()
-
-    def detach(self) -> None:
-        """This process ends: say nothing, decide nothing."""
-        self.drop()
+            self._context.ended(self)
+            self._recording.stop()
 
     def _max_output(self) -> int | None:
-        limits = self._desk.task(self.task_id).spec.get("limits")
-        megabytes = limits.get("output_mb") if isinstance(limits, dict) else None
-        return megabytes * 1024 * 1024 if isinstance(megabytes, int) else None
+        megabytes = deadlines.limit_of(self._task.spec, "output_mb")
+        return None if megabytes is None else int(megabytes) * MIB
 
     def _closed(self, channel: SchedulerChannel) -> None:
         if self._channel is channel:
             self._channel = None
 
-    def _heard(self, channel: SchedulerChannel, message: Message) -> None:
+    def _received(self, channel: SchedulerChannel, message: Message) -> None:
         if self.over:
             return
         if isinstance(message, Output):
@@ -209,31 +193,31 @@ class Custody:
             # The watchers have seen the end already; the whole output is in the result's blobs.
             return
         self.received[message.stream] = message.offset + len(message.data)
-        events = self._desk.events
+        events = self._scheduler.events
         events.append_output(self.task_id, message.stream, message.offset, message.data)
         if events.congested:
             channel.pause()
             events.when_relieved(channel.resume)
 
     def _started(self, message: Started) -> None:
-        if not self.collecting and self._desk.task(self.task_id).state in (State.ASSIGNED, State.PREPARING):
-            entry = entries.started(
-                self._desk.wall(), self.task_id, self.fence, sandbox=message.sandbox, image=message.image
-            )
-            Deferred.fromCoroutine(self._append_started(entry)).addErrback(self._broken)
+        if not self.collecting and self._task.state in (State.ASSIGNED, State.PREPARING):
+            now, sandbox, image = self._scheduler.wall(), message.sandbox, message.image
+            self._note(entries.started(now, self.task_id, self.fence, sandbox=sandbox, image=image))
 
     def _prepares_input(self) -> None:
-        """Said in each of its phases, and recorded once."""
-        if not self._prepares and not self.collecting and self._desk.task(self.task_id).state is State.ASSIGNED:
+        """Sent in each of its phases, and recorded once."""
+        if not self._prepares and not self.collecting and self._task.state is State.ASSIGNED:
             self._prepares = True
-            entry = entries.preparing(self._desk.wall(), self.task_id, self.fence)
-            Deferred.fromCoroutine(self._append_started(entry)).addErrback(self._broken)
+            self._note(entries.preparing(self._scheduler.wall(), self.task_id, self.fence))
 
-    async def _append_started(self, entry: Entry) -> None:
+    def _note(self, entry: Entry) -> None:
+        Deferred.fromCoroutine(self._append(entry)).addErrback(self._broken)
+
+    async def _append(self, entry: Entry) -> None:
         try:
-            await self._desk.append(entry)
+            await self._scheduler.ledger.append(entry)
         except ChorusError as error:
-            # Said again on every resume, and not needed for a result.
+            # Sent again on every resume, and not needed for a result.
             self._log.warn("start of {task} is not recorded: {error}", task=self.task_id, error=error)
 
     def _note_progress(self, message: Progress) -> None:
@@ -242,30 +226,21 @@ class Custody:
         self._progress += 1
         if not self.collecting and self._progress <= MAX_PROGRESS_EVENTS:
             data = {key: value for key, value in message.data.items() if key not in {"phase", "source"}}
-            self._desk.events.append(self.task_id, "progress", {"phase": message.phase, **data})
+            self._scheduler.events.append(self.task_id, "progress", {"phase": message.phase, **data})
 
     # the lease
 
     def renew_lease(self) -> None:
-        if self.over or self._deciding:
-            return
-        self._let_lease_run()
-
-    def _let_lease_run(self) -> None:
-        if self._lease is not None and self._lease.active():
-            self._lease.cancel()
-        self._lease = self._desk.clock.callLater(leases.expires_after(self.lease_s), self._expired)
+        if not self.over and not self._deciding:
+            self._lease.arm(leases.expires_after(self.lease_s))
 
     def _end_after(self, seconds: float) -> None:
         self._limit_s = seconds
-        if self._deadline is not None and self._deadline.active():
-            self._deadline.cancel()
-        self._deadline = self._desk.clock.callLater(seconds * (1.0 + leases.MAX_DRIFT), self._late)
+        self._deadline.arm(seconds * (1.0 + leases.MAX_DRIFT))
 
     def _late(self) -> None:
         """The agent has held it for too long. It must have killed the run before anybody else gets the task, so its
         lease has to run out; a result that comes until then is still taken."""
-        self._deadline = None
         if self.collecting:
             if not self._deciding:
                 self.drop(Stale())
@@ -283,27 +258,28 @@ class Custody:
         )
 
     def _expired(self) -> None:
-        self._lease = None
         if self.collecting:
             self.drop(Stale())
             return
         self._deciding = True
         self._decide(self._expiry, Stale())
+        why = "its deadline was passed" if self._overdue else f"{self._name} went silent"
         self._log.warn(
             "lease of {task} expired: {why}",
             event="task.lease_expired",
             task=self.task_id,
-            why="its deadline was passed" if self._overdue else f"{self._name} went silent",
+            why=why,
             agent=self.agent,
             fence=str(self.fence),
         )
 
     def _expiry(self) -> Entry:
-        now = self._desk.wall()
         if not self._overdue:
-            return entries.lease_expired(now, self.task_id, self.fence, self.agent_id)
-        detail = f"{self._name} did not end it within {self._limit_s:.0f} s, its time limit with all margins"
-        return entries.released(now, self.task_id, self.fence, str(Reason.LEASE_LOST), detail)
+            return entries.lease_expired(self._scheduler.wall(), self.task_id, self.fence, self.agent_id)
+        return self._lost(f"{self._name} did not end it within {self._limit_s:.0f} s, its time limit with all margins")
+
+    def _lost(self, detail: str) -> Entry:
+        return entries.released(self._scheduler.wall(), self.task_id, self.fence, str(Reason.LEASE_LOST), detail)
 
     @property
     def _name(self) -> str:
@@ -318,9 +294,24 @@ class Custody:
         if self._deciding:
             return
         self._deciding = True
-        if self._lease is not None and self._lease.active():
-            self._lease.cancel()
-        Deferred.fromCoroutine(self._settled(message)).addErrback(self._broken)
+        self._lease.cancel()
+        Deferred.fromCoroutine(self._settle(message)).addErrback(self._broken)
+
+    async def _settle(self, message: Result | Released) -> None:
+        wall = self._scheduler.wall
+        if isinstance(message, Released):
+            released = message
+            await self._recording.record(lambda: released_entry(self._task, self.fence, released, wall()), Ack())
+            return
+        document = result_document(message, self.agent, message.agent_id or self.agent_id)
+        if (over := excess(self._task.spec, document)) is not None:
+            self._refuse(over)
+            return
+        result = message
+        with self._scheduler.named.claim(sha256 for sha256, _ in result_blobs(document)):
+            # The agent keeps what it made until the acknowledgement, and may be gone after it.
+            await self._context.fetch_result_blobs(document)
+            await self._recording.record(lambda: result_entry(self._task, self.fence, result, document, wall()), Ack())
 
     def _refuse(self, over: str) -> None:
         """The agent lies, or holds none of the limits: nothing of it is taken, and it is as if it had lost the task."""
@@ -329,11 +320,7 @@ class Custody:
         if self.collecting:
             self.drop(Stale())
         else:
-            self._decide(
-                lambda: entries.released(self._desk.wall(), self.task_id, self.fence, str(Reason.LEASE_LOST), detail),
-                None,
-                error,
-            )
+            self._decide(lambda: self._lost(detail), None, error)
         self._log.warn(
             "result of {task} refused: {why}",
             event="task.result_refused",
@@ -343,85 +330,8 @@ class Custody:
             fence=str(self.fence),
         )
 
-    async def _settled(self, message: Result | Released) -> None:
-        if not isinstance(message, Result):
-            await self._record(lambda: self._entry_for(message), Ack())
-            return
-        document = self._document(message)
-        if (over := excess(self._desk.task(self.task_id).spec, document)) is not None:
-            self._refuse(over)
-            return
-        with self._desk.named.claim(sha256 for sha256, _ in result_blobs(document)):
-            # The agent keeps what it made until the acknowledgement, and may be gone after it.
-            await self._desk.bring(document)
-            await self._record(lambda: self._entry_for(message), Ack())
-
-    def _document(self, message: Result) -> dict[str, JSON]:
-        return result_document(message, self.agent, message.agent_id or self.agent_id)
-
-    def _entry_for(self, message: Result | Released) -> Entry | None:
-        """What to record of it now; None when there is nothing left to record."""
-        now = self._desk.wall()
-        task = self._desk.task(self.task_id)
-        if isinstance(message, Released):
-            if task.terminal:
-                return None
-            return entries.released(now, self.task_id, self.fence, message.reason, message.detail or None)
-        result = self._document(message)
-        if task.state is State.CANCELLED:
-            return entries.collected(now, self.task_id, self.fence, result) if task.fence == self.fence else None
-        if task.terminal:
-            return None
-        detail = message.detail or None
-        if message.reason == Reason.EXIT and message.exit_code == 0:
-            return entries.completed(now, self.task_id, self.fence, result, detail)
-        return entries.failed(now, self.task_id, self.fence, message.reason, detail, result)
-
     def _decide(self, make: Callable[[], Entry | None], last: Message | None, error: ChorusError | None = None) -> None:
-        Deferred.fromCoroutine(self._record(make, last, error)).addErrback(self._broken)
-
-    async def _record(
-        self, make: Callable[[], Entry | None], last: Message | None, error: ChorusError | None = None
-    ) -> None:
-        """Append what `make` gives, as soon as the journal takes it, and end with `last` (or `error`)."""
-        looked_again = False
-        while not self.over:
-            try:
-                entry = make()
-                if entry is not None:
-                    await self._desk.append(entry)
-            except IllegalEntry as problem:
-                # Cancelled, or expired, meanwhile: look again, or tell the agent that it is not its task any more.
-                if isinstance(last, Ack) and not looked_again and self._is_cancelled():
-                    looked_again = True
-                    continue
-                self.drop(Stale())
-                self._log.info(
-                    "an outcome of {task} is stale: {error}", event="task.stale", task=self.task_id, error=problem
-                )
-            except ChorusError as problem:
-                await self._wait(str(problem))
-            else:
-                self.drop(last, error)
-
-    def _is_cancelled(self) -> bool:
-        task = self._desk.task(self.task_id)
-        return task.state is State.CANCELLED and task.fence == self.fence
-
-    async def _wait(self, problem: str) -> None:
-        """Before the journal is asked again; shorter when the custody ends."""
-        if self.over:
-            return
-        if self._waits_for != problem:
-            self._waits_for = problem
-            self._log.error("an outcome of {task} waits: {error}", task=self.task_id, error=problem)
-        self._retry = deferLater(self._desk.clock, APPEND_RETRY_S)
-        try:
-            await self._retry
-        except CancelledError:
-            pass
-        finally:
-            self._retry = None
+        Deferred.fromCoroutine(self._recording.record(make, last, error)).addErrback(self._broken)
 
     def _broken(self, failure: Failure) -> None:
         """A bug. The task is not lost by it: its lease runs out, unless the agent comes back before."""
@@ -430,40 +340,9 @@ class Custody:
         try:
             if self.collecting:
                 self.drop()
-            elif not self.over:
-                self._let_lease_run()
+            else:
+                self.renew_lease()
         finally:
             if channel is not None:
                 channel.reset()
             self._log.failure("internal error in custody of {task}", task=self.task_id, failure=failure)
-
-
-def result_document(message: Result, agent: str, agent_id: str | None) -> dict[str, JSON]:
-    """A result as the journal keeps it and the API shows it."""
-    return {
-        "reason": message.reason,
-        "exit_code": message.exit_code,
-        "detail": message.detail,
-        "agent": agent,
-        "agent_id": agent_id,
-        "sandbox": message.sandbox,
-        "image": message.image,
-        "started_at": message.started_at,
-        "ended_at": message.ended_at,
-        "output": {
-            "stdout": {"bytes": message.stdout_bytes, "sha256": message.stdout_sha256},
-            "stderr": {"bytes": message.stderr_bytes, "sha256": message.stderr_sha256},
-        },
-        "truncated": list(message.truncated),
-        "artifacts": [_row(row) for row in message.artifacts],
-        "entries": [_row(row) for row in message.entries],
-        "artifacts_skipped": list(message.artifacts_skipped),
-        "artifacts_skipped_total": max(message.artifacts_skipped_total, len(message.artifacts_skipped)),
-        "caveats": list(message.caveats),
-        "disk_enforcement": message.disk_enforcement,
-    }
-
-
-def _row(row: ResultArtifact | ResultEntry) -> dict[str, JSON]:
-    """Without what an older executor did not say."""
-    return {name: value for name, value in attrs.asdict(row).items() if value is not None}

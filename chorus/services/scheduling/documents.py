@@ -1,4 +1,7 @@
-"""The task document of the HTTP API, from the state machine's task (pure). The shape is `http/openapi.py`'s."""
+"""A task's documents, from the state machine's task (pure): the HTTP API's, a list's, and its `state` events.
+
+The shapes are those of `http/openapi.py` and docs/api.md.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, cast
 
 from chorus.tasks.blobs import result_blobs
-from chorus.tasks.state import OWN_FAILURES, State, TaskState
+from chorus.tasks.state import OWN_FAILURES, OWNED, State, TaskState
 
 MAX_SUMMARY_TITLE = 200
 MAX_SUMMARY_DETAIL = 200
@@ -44,7 +47,7 @@ def document(
     absent: Callable[[str], bool] = lambda _: False,
 ) -> Document:
     """`waiting` says why no agent has it; `received` is the output that has arrived from the current attempt; `absent`
-    tells blobs that are not at this node."""
+    says which blobs are not at this node."""
     result = task.result or {}
     skipped = cast("list[JSON]", result.get("artifacts_skipped") or [])
     agent = task.agent or _text(result.get("agent"))
@@ -92,7 +95,7 @@ def document(
 
 
 def summary(task: TaskState, *, waiting: str | None = None, agent_id: str | None = None) -> Document:
-    """What a list shows of a task; of bounded size, whatever its specification and its result hold."""
+    """A task's line in a list; of bounded size, whatever its specification and its result hold."""
     result = task.result if task.result is not None and task.terminal else {}
     agent = task.agent or _text((task.result or {}).get("agent"))
     title = _text(task.spec.get("title")) or ""
@@ -113,6 +116,41 @@ def summary(task: TaskState, *, waiting: str | None = None, agent_id: str | None
         "agent_id": clipped(_text(result.get("agent_id")) or agent_id, MAX_SUMMARY_NAME),
         "exit_code": (task.result or {}).get("exit_code"),
     }
+
+
+def state_event(task: TaskState, agent_id: str | None) -> Document:
+    """`agent_id` is the name of the task's agent, where it is known."""
+    event: Document = {"state": str(task.state), "attempt": task.attempt}
+    owned = task.state in OWNED
+    # Waiting again, it is in no sandbox any more.
+    placed = task.state is not State.SUBMITTED
+    retry = task.retry
+    optional: Document = {
+        "reason": task.reason,
+        "detail": task.detail,
+        "agent": task.agent,
+        "agent_id": agent_id,
+        "fence": str(task.fence) if task.fence is not None else None,
+        "sandbox": task.sandbox if placed else None,
+        "image": task.image if placed else None,
+        "retry": {"number": retry[0], "of": retry[1]} if retry is not None else None,
+        "exit_code": (task.result or {}).get("exit_code") if not owned else None,
+    }
+    event.update({name: value for name, value in optional.items() if value is not None})
+    return event
+
+
+def differs(event: Mapping[str, JSON] | None, task: TaskState) -> bool:
+    """Whether the newest state event shows another state than the task's."""
+    if event is None:
+        return True
+    fence = str(task.fence) if task.fence is not None else None
+    return event.get("state") != task.state or event.get("attempt") != task.attempt or event.get("fence") != fence
+
+
+def logged(event: Document) -> dict[str, object]:
+    """The part of it that is logged: all but the detail, a text of the agent's that no redactor here has seen."""
+    return {name: value for name, value in event.items() if name != "detail"}
 
 
 def clipped(text: str | None, most: int) -> str | None:

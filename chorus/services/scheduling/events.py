@@ -17,25 +17,24 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError, LocalError
+from chorus.services.scheduling.output_text import as_text, unfinished
+from chorus.services.scheduling.watches import Watch, WatchedHistory
 from chorus.tasks.events import TaskEvent
+from chorus.timer import Timer
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.internet.interfaces import IReactorTime
 
     from chorus.seams import Document
     from chorus.tasks.terms import StreamName
 
 MAX_EVENT_OUTPUT = 64 * 1024
 """Bytes of output that one event carries; smaller pieces that came while a write was under way are joined up to it."""
-MIN_BASE64 = 256
-"""Bytes of text under which it stays text, however many control characters it holds: a few coloured words are text."""
 MAX_BATCH = 512
 """Events of one write: the writer thread is others' too."""
 MAX_BATCH_BYTES = 2 * 1024 * 1024
 HIGH_WATER = 4 * 1024 * 1024
 """Bytes of output queued for the disk above which `congested` asks the sources to wait."""
-PAGE = 64
-"""Events a watcher reads from the store at once (each up to `MAX_EVENT_OUTPUT`, base64 when not text)."""
 MAX_WATCHERS = 1024
 """Live deliveries at once; each is an open HTTP response."""
 RETRY_S = 1.0
@@ -60,7 +59,7 @@ class NewEvent:
 
 
 class EventStore(Protocol):
-    """Where events lie. Order is the order of the list; ids are given per task, without gaps."""
+    """The store of events. Order is the order of the list; ids are given per task, without gaps."""
 
     def append(self, events: Sequence[NewEvent]) -> Deferred[list[TaskEvent]]:
         """Fires once all are durable, with each event's numbered form in the same order."""
@@ -76,9 +75,13 @@ class _Output:
     data: bytes
     time: float
 
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
     def event(self) -> NewEvent:
         data: Document = {"stream": self.stream, "offset": self.offset}
-        text = _as_text(self.data)
+        text = as_text(self.data)
         if text is not None:
             data["text"] = text
         else:
@@ -87,25 +90,26 @@ class _Output:
 
 
 class TaskEvents:
-    """`is_terminal(task_id)` says whether the task's state is final and the event that tells it is queued already."""
+    """`is_over(task_id)` says whether the task's state is final; its event is queued in the step that makes it so."""
 
     _log = Logger()
 
     def __init__(
-        self, store: EventStore, clock: IReactorTime, wall: Callable[[], float], is_terminal: Callable[[str], bool]
+        self, store: EventStore, clock: IReactorTime, wall: Callable[[], float], is_over: Callable[[str], bool]
     ) -> None:
         self._store = store
         self._clock = clock
         self._wall = wall
-        self._is_terminal = is_terminal
+        self._is_over = is_over
         self._pending: deque[NewEvent | _Output] = deque()
         self._pending_of: dict[str, int] = {}
         self._pending_bytes = 0
         self._tails: dict[tuple[str, StreamName], tuple[int, bytes]] = {}
         self._writing = False
-        self._retry: IDelayedCall | None = None
+        self._retry = Timer(clock, self._write)
         self._flushed: list[Deferred[None]] = []
-        self._watches: dict[str, list[_Watch]] = {}
+        self._watches: dict[str, list[Watch]] = {}
+        self._watched = WatchedHistory(store.read, self._is_complete, self._unwatch)
         self._relief: list[Callable[[], None]] = []
         self.watchers = 0
         self.write_failures = 0
@@ -126,7 +130,7 @@ class TaskEvents:
                 offset, data = tail[0], tail[1] + data
             else:
                 self._queue_output(task_id, stream, *tail)
-        cut = _unfinished(data)
+        cut = unfinished(data)
         if cut:
             self._tails[task_id, stream] = (offset + len(data) - cut, data[-cut:])
             data = data[:-cut]
@@ -164,9 +168,8 @@ class TaskEvents:
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        if self._retry is not None:
+        if self._retry.armed:
             self._retry.cancel()
-            self._retry = None
             return
         await self.flushed()
 
@@ -193,7 +196,7 @@ class TaskEvents:
     def _queue(self, task_id: str, event: NewEvent | _Output) -> None:
         self._pending.append(event)
         self._pending_of[task_id] = self._pending_of.get(task_id, 0) + 1
-        self._pending_bytes += len(event.data) if isinstance(event, _Output) else event.size
+        self._pending_bytes += event.size
         if not self._writing:
             self._writing = True
             self._clock.callLater(0, self._write)
@@ -207,11 +210,7 @@ class TaskEvents:
 
     def _retry_later(self) -> None:
         self.write_failures += 1
-        self._retry = self._clock.callLater(RETRY_S, self._retried)
-
-    def _retried(self) -> None:
-        self._retry = None
-        self._write()
+        self._retry.arm(RETRY_S)
 
     async def _write_all(self) -> None:
         while self._pending:
@@ -260,14 +259,12 @@ class TaskEvents:
 
     def _dequeue(self, written: NewEvent | _Output) -> None:
         queued = self._pending[0]
-        if isinstance(queued, _Output) and isinstance(written, _Output):
-            self._pending_bytes -= len(written.data)
-            if len(queued.data) > len(written.data):
-                queued.offset += len(written.data)
-                queued.data = queued.data[len(written.data) :]
-                return
-        elif isinstance(queued, NewEvent):
-            self._pending_bytes -= queued.size
+        self._pending_bytes -= written.size
+        if isinstance(queued, _Output) and queued.size > written.size:
+            # More was joined to it since.
+            queued.offset += written.size
+            queued.data = queued.data[written.size :]
+            return
         self._pending.popleft()
         left = self._pending_of[written.task_id] - 1
         if left:
@@ -277,22 +274,20 @@ class TaskEvents:
 
     # watching
 
-    def watch(
-        self, task_id: str, after: int, deliver: Callable[[TaskEvent], None], ended: Callable[[], None]
-    ) -> _Watch:
+    def watch(self, task_id: str, after: int, deliver: Callable[[TaskEvent], None], ended: Callable[[], None]) -> Watch:
         """Deliver every event with an id over `after`; `ended` once the task's state is final and all is delivered.
 
         Raises `TooManyWatchers`.
         """
         if self.watchers >= MAX_WATCHERS:
             raise TooManyWatchers(f"{MAX_WATCHERS} watches are open already; close one")
-        watch = _Watch(self, task_id, after, deliver, ended)
+        watch = Watch(self._watched, task_id, after, deliver, ended)
         self._watches.setdefault(task_id, []).append(watch)
         self.watchers += 1
         watch.resume()
         return watch
 
-    def _unwatch(self, watch: _Watch) -> None:
+    def _unwatch(self, watch: Watch) -> None:
         watches = self._watches.get(watch.task_id)
         if watches and watch in watches:
             watches.remove(watch)
@@ -300,127 +295,5 @@ class TaskEvents:
             if not watches:
                 del self._watches[watch.task_id]
 
-    def _complete(self, task_id: str) -> bool:
-        """Whether the task is over and its events are all in the store."""
-        return self._is_terminal(task_id) and task_id not in self._pending_of
-
-
-class _Watch:
-    """One `Subscription`. Idle (caught up), reading from the store, paused, or stopped."""
-
-    _log = Logger()
-
-    def __init__(
-        self,
-        events: TaskEvents,
-        task_id: str,
-        after: int,
-        deliver: Callable[[TaskEvent], None],
-        ended: Callable[[], None],
-    ) -> None:
-        self._events = events
-        self.task_id = task_id
-        self._cursor = after
-        self._deliver = deliver
-        self._ended = ended
-        self._paused = True
-        self._reading = False
-        self._behind = False
-        self._stopped = False
-
-    def stop(self) -> None:
-        self._stopped = True
-        self._events._unwatch(self)
-
-    def pause(self) -> None:
-        self._paused = True
-
-    def resume(self) -> None:
-        if self._paused and not self._stopped:
-            self._paused = False
-            self._read()
-
-    def fresh(self, events: list[TaskEvent]) -> None:
-        """New events are durable: pass them on when caught up, else they are read when their turn comes."""
-        if self._stopped or self._paused:
-            return
-        if self._reading or events[0].id != self._cursor + 1:
-            self._behind = True
-            self._read()
-            return
-        if self._pass_on(events) and self._events._complete(self.task_id):
-            self._end()
-
-    def _pass_on(self, events: list[TaskEvent]) -> bool:
-        """Deliver; false when the reader paused or stopped on the way."""
-        for event in events:
-            if self._stopped or self._paused:
-                return False
-            self._cursor = event.id
-            self._deliver(event)
-        return not self._stopped and not self._paused
-
-    def _end(self) -> None:
-        self.stop()
-        self._ended()
-
-    def _read(self) -> None:
-        if not self._reading:
-            self._reading = True
-            Deferred.fromCoroutine(self._read_on()).addErrback(self._broken)
-
-    def _broken(self, failure: object) -> None:
-        self._reading = False
-        self._log.failure("a watch of {task} broke", task=self.task_id, failure=failure)  # type: ignore[arg-type]
-        if not self._stopped:
-            self._end()
-
-    async def _read_on(self) -> None:
-        while not self._stopped and not self._paused:
-            self._behind = False
-            complete = self._events._complete(self.task_id)
-            found = await self._events._store.read(self.task_id, self._cursor, PAGE)
-            if self._stopped or self._paused:
-                break
-            if found:
-                self._pass_on(found)
-            elif complete:
-                self._end()
-            elif not self._behind:
-                break
-        self._reading = False
-
-
-def _as_text(data: bytes) -> str | None:
-    """None for what is no UTF-8, and for so many control characters that base64 is smaller."""
-    size = len(data)
-    if size >= MIN_BASE64 and size + escapes(data) > (size + 2) // 3 * 4:
-        return None
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return None
-
-
-def escapes(data: bytes) -> int:
-    """Bytes that JSON text adds to UTF-8: a NUL becomes six, a line's end two."""
-    plain = len(data.translate(None, _LONG))
-    short = len(data) - len(data.translate(None, _SHORT))
-    return 5 * (len(data) - plain) + short
-
-
-_SHORT = b'\b\t\n\f\r"\\'
-"""What JSON writes as a backslash and one character."""
-_LONG = bytes(byte for byte in range(0x20) if byte not in _SHORT)
-"""What it writes as \\u00xx."""
-
-
-def _unfinished(data: bytes) -> int:
-    """How many bytes at the end (0 to 3) begin a UTF-8 character whose rest is missing."""
-    for back in range(1, min(3, len(data)) + 1):
-        byte = data[-back]
-        if byte & 0xC0 == 0x80:
-            continue
-        needed = 4 if 0xF0 <= byte < 0xF5 else 3 if 0xE0 <= byte < 0xF0 else 2 if 0xC2 <= byte < 0xE0 else 1
-        return back if needed > back else 0
-    return 0
+    def _is_complete(self, task_id: str) -> bool:
+        return self._is_over(task_id) and task_id not in self._pending_of

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 
+from chorus.timer import Timer
+
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.internet.interfaces import IReactorTime
 
     from chorus.identity import PeerId
 
@@ -20,12 +22,11 @@ class FairPlaces:
     that has its share is passed over."""
 
     def __init__(self, clock: IReactorTime, most: int, each: int) -> None:
-        self._clock = clock
+        self._turn = Timer(clock, self._admit)
         self._most = most
         self._each = each
         self._taken: Counter[PeerId] = Counter()
         self._waiting: dict[Deferred[None], PeerId] = {}
-        self._call: IDelayedCall | None = None
 
     @property
     def taken(self) -> int:
@@ -56,11 +57,10 @@ class FairPlaces:
         return self.taken < self._most and self._taken.get(peer, 0) < self._each
 
     def _soon(self) -> None:
-        if self._waiting and self._call is None:
-            self._call = self._clock.callLater(0, self._admit)
+        if self._waiting and not self._turn.armed:
+            self._turn.arm(0)
 
     def _admit(self) -> None:
-        self._call = None
         for waiting, peer in list(self._waiting.items()):
             if self._has_room(peer) and waiting in self._waiting:
                 del self._waiting[waiting]

@@ -1,46 +1,41 @@
-"""Intake of tasks: what a submission must fulfil before it is this node's task, and durable.
+"""Intake of tasks: checks submissions and makes them durable tasks of this node; cancels tasks.
 
 Whoever is answered with an id can rely on it: the input is a blob here, and the entry is committed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Protocol, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
 import attrs
 from twisted.logger import Logger
 
 from chorus.errors import LocalError, UserError
 from chorus.protocols.task_messages import MAX_FRAME
+from chorus.services.scheduling.results import MIB
 from chorus.tasks import entries, ids
 from chorus.tasks.errors import AlreadySubmitted
-from chorus.tasks.spec import LimitPolicy, SpecError, TaskSpec, body_digest
+from chorus.tasks.spec import SpecError, TaskSpec, body_digest
+from chorus.tasks.state import State
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from twisted.internet.defer import Deferred
+    from contextlib import AbstractContextManager
 
     from chorus.identity import PeerId
-    from chorus.seams import JSON, Document, Redactor, Roles
-    from chorus.services.blobs.named import NamedBlobs
-    from chorus.services.blobs.service import BlobRef
-    from chorus.services.scheduling.counters import Counters
-    from chorus.services.scheduling.events import TaskEvents
+    from chorus.seams import JSON, Redactor, Roles
+    from chorus.services.scheduling.context import SchedulerContext
+    from chorus.services.scheduling.views import Elsewhere
     from chorus.tasks.journal import Entry
-    from chorus.tasks.machine import TaskMachine
 
 MAX_SPEC = MAX_FRAME - 16 * 1024
 """Bytes of a specification in canonical JSON: it must fit in one offer."""
 NOT_CLONED = "the repository is not cloned yet: its name only tells the language; give the sources as input"
-"""What a task that names one hears."""
-
-MIB = 1024 * 1024
+"""The note in the history of a task that names a repository."""
 
 SUBMIT = "task.submit"
-"""The action that `Roles` is asked about."""
+CANCEL = "task.cancel"
+"""Actions that `Roles` is asked about; reading needs membership alone (spec/cluster.md, "Authorisation")."""
 
 
 class Forbidden(UserError):
@@ -57,130 +52,114 @@ class NoRoom(LocalError):
     http_status = 507
 
 
-class BlobsHere(Protocol):
-    """What a scheduler asks of the blob service."""
+@attrs.frozen
+class Submissions:
+    """The rules and the judges of submissions."""
 
-    def put_bytes(self, data: bytes) -> Deferred[BlobRef]: ...
-
-    def stat(self, sha256: str) -> Deferred[Document | None]: ...
-
-    def fetch(self, sha256: str, size_limit: int, holders: Sequence[PeerId]) -> Deferred[Path]: ...
+    redactor: Redactor
+    roles: Roles
+    random: Callable[[int], bytes]
+    """Bytes of a new task's id."""
+    blocked_by: Callable[[], tuple[str, str] | None] = lambda: None
+    """Why this node takes nothing new, as (reason, one line)."""
 
 
 @attrs.frozen
-class IntakeSettings:
-    policy: LimitPolicy
-    max_attempts: int
-    idempotency_days: float
-
-
 class Intake:
-    """`append` commits an entry; `hindrance` says why this node takes nothing new, as (reason, one line)."""
+    """`elsewhere` has the tasks that other members schedule."""
 
+    _context: SchedulerContext
+    _rules: Submissions
+    _elsewhere: Elsewhere
     _log = Logger()
-
-    def __init__(
-        self,
-        *,
-        machine: TaskMachine,
-        events: TaskEvents,
-        blobs: BlobsHere,
-        redactor: Redactor,
-        roles: Roles,
-        wall: Callable[[], float],
-        random: Callable[[int], bytes],
-        settings: IntakeSettings,
-        counters: Counters,
-        append: Callable[[Entry], Awaitable[int]],
-        named: NamedBlobs,
-        hindrance: Callable[[], tuple[str, str] | None],
-    ) -> None:
-        self._machine = machine
-        self._events = events
-        self._blobs = blobs
-        self._redactor = redactor
-        self._roles = roles
-        self._wall = wall
-        self._random = random
-        self._settings = settings
-        self._counters = counters
-        self._append = append
-        self._named = named
-        self._hindrance = hindrance
 
     async def submit(self, body: object, submitter: str) -> str:
         """The id of the task that `body` specifies: a new one, or the one submitted before under the same key. Raises
         `Forbidden`, `SpecError`, `NoRoom`, what the machine has against the entry, and what the journal and the blobs
         raise."""
-        if not self._roles.may(submitter, SUBMIT):
+        if not self._rules.roles.may(submitter, SUBMIT):
             raise Forbidden(f"{submitter} may not submit tasks")
-        spec = without_secrets(TaskSpec.parse(body, self._settings.policy), self._redactor)
+        spec = without_secrets(TaskSpec.parse(body, self._context.settings.policy), self._rules.redactor)
         idempotency: tuple[str, str] | None = None
         if spec.idempotency_key is not None:
             idempotency = spec.idempotency_key, body_digest(cast("JSON", body))
-            known = self._machine.submitted_before(submitter, *idempotency, self._wall())
+            known = self._context.ledger.machine.submitted_before(submitter, *idempotency, self._context.wall())
             if known is not None:
                 return known
-        if (hindered := self._hindrance()) is not None:
-            raise NoRoom(f"this node takes no new tasks: {hindered[1]}")
         # Named before it is looked for, until the task that names it is committed: it cannot be removed in between.
-        with self._named.claim(() if spec.input is None else (spec.input.digest,)):
+        with self._claimed(spec):
             return await self._accept(await self._with_input(spec), submitter, idempotency)
 
     async def _accept(self, spec: TaskSpec, submitter: str, idempotency: tuple[str, str] | None) -> str:
         size = len(spec.canonical())
         if size > MAX_SPEC:
             raise SpecError("", f"the specification has {size} bytes, at most {MAX_SPEC} fit in an offer")
-        entry = self._entry(spec, submitter, idempotency)
+        task_id = ids.make(self._context.wall(), self._rules.random)
         try:
-            await self._append(entry)
+            await self._context.ledger.append(self._entry(task_id, spec, submitter, idempotency=idempotency))
         except AlreadySubmitted as same:
             return same.task_id
-        self._counters.submitted += 1
-        self._log.info("task {task} accepted", event="task.submitted", task=entry.subject, submitter=submitter)
+        self._context.counters.submitted += 1
+        self._log.info("task {task} accepted", event="task.submitted", task=task_id, submitter=submitter)
         if spec.repository is not None:
-            self._events.append(entry.subject, "note", {"text": NOT_CLONED})
-        return entry.subject
+            self._context.events.append(task_id, "note", {"text": NOT_CLONED})
+        return task_id
 
     async def take_over(self, task_id: str, body: object, submitter: str, handed_by: PeerId, most: int) -> int:
         """Make a task of another member this node's, under its id and with its input, of at most `most` bytes and no
         more than the task's disk holds. The bytes that were fetched. Raises what `submit` raises, and what keeps the
         input from being fetched from `handed_by`."""
-        if not self._roles.may(str(handed_by), SUBMIT):
+        if not self._rules.roles.may(str(handed_by), SUBMIT):
             raise Forbidden(f"{handed_by} may not submit tasks")
-        spec = without_secrets(TaskSpec.parse(body, self._settings.policy), self._redactor)
-        if (hindered := self._hindrance()) is not None:
-            raise NoRoom(f"this node takes no new tasks: {hindered[1]}")
-        with self._named.claim(() if spec.input is None else (spec.input.digest,)):
+        spec = without_secrets(TaskSpec.parse(body, self._context.settings.policy), self._rules.redactor)
+        with self._claimed(spec):
             fetched = 0
-            if spec.input is not None and await self._blobs.stat(spec.input.digest) is None:
+            if spec.input is not None and await self._context.blobs.stat(spec.input.digest) is None:
                 most = max(0, min(most, spec.limits.disk_mb * MIB))
-                await self._blobs.fetch(spec.input.digest, most, [handed_by])
-                size = ((await self._blobs.stat(spec.input.digest)) or {}).get("size")
+                await self._context.blobs.fetch(spec.input.digest, most, [handed_by])
+                size = ((await self._context.blobs.stat(spec.input.digest)) or {}).get("size")
                 fetched = size if isinstance(size, int) else 0
-            entry = entries.submitted(
-                self._wall(),
-                task_id,
-                spec.to_json(),
-                submitter,
-                max_attempts=self._settings.max_attempts,
-                handed_by=str(handed_by),
-            )
-            await self._append(entry)
-        self._counters.submitted += 1
+            await self._context.ledger.append(self._entry(task_id, spec, submitter, handed_by=str(handed_by)))
+        self._context.counters.submitted += 1
         self._log.info("{task} is taken over from {peer}", event="task.taken_over", task=task_id, peer=handed_by)
         return fetched
 
-    def _entry(self, spec: TaskSpec, submitter: str, idempotency: tuple[str, str] | None) -> Entry:
-        now = self._wall()
+    async def cancel(self, task_id: str, by: str, reason: str) -> None:
+        """Raises `Forbidden`, `UnknownTask`, `TaskFinished`, and what the member raises that has the task."""
+        if not self._rules.roles.may(by, CANCEL):
+            raise Forbidden(f"{by} may not cancel tasks")
+        task = self._context.ledger.machine.get(task_id)
+        reason = self._rules.redactor.redact(reason, context="task.cancel.reason").value
+        if task.state is State.MOVED:
+            await self._elsewhere.cancel(task, by, reason)
+        else:
+            await self._context.ledger.append(entries.cancelled(self._context.wall(), task_id, by, reason))
+
+    def _claimed(self, spec: TaskSpec) -> AbstractContextManager[None]:
+        """Names its input while this lasts. Raises `NoRoom`."""
+        if (blocked := self._rules.blocked_by()) is not None:
+            raise NoRoom(f"this node takes no new tasks: {blocked[1]}")
+        return self._context.named.claim(() if spec.input is None else (spec.input.digest,))
+
+    def _entry(
+        self,
+        task_id: str,
+        spec: TaskSpec,
+        submitter: str,
+        *,
+        idempotency: tuple[str, str] | None = None,
+        handed_by: str | None = None,
+    ) -> Entry:
+        settings = self._context.settings
         return entries.submitted(
-            now,
-            ids.make(now, self._random),
+            self._context.wall(),
+            task_id,
             spec.to_json(),
             submitter,
-            max_attempts=self._settings.max_attempts,
+            max_attempts=settings.max_attempts,
             idempotency=idempotency,
-            idempotency_days=self._settings.idempotency_days,
+            idempotency_days=settings.idempotency_days,
+            handed_by=handed_by,
         )
 
     async def _with_input(self, spec: TaskSpec) -> TaskSpec:
@@ -188,9 +167,9 @@ class Intake:
         if spec.input is None:
             return spec
         if spec.input.inline is not None:
-            await self._blobs.put_bytes(spec.input.inline)
+            await self._context.blobs.put_bytes(spec.input.inline)
             return spec.with_input_blob()
-        if await self._blobs.stat(spec.input.digest) is None:
+        if await self._context.blobs.stat(spec.input.digest) is None:
             raise SpecError("input.sha256", "names no blob of this node; upload it first with PUT /v1/blobs")
         return spec
 

@@ -1,4 +1,4 @@
-"""Offering one task to one agent, and assigning it to whoever accepts.
+"""Offering one task to one agent.
 
 Whatever fails on the way, the conversation is reset (so that the agent gives its place to another offer) and no timer
 stays behind.
@@ -6,7 +6,6 @@ stays behind.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import attrs
@@ -14,18 +13,15 @@ from twisted.internet.defer import Deferred
 
 from chorus.errors import ChorusError, LocalError
 from chorus.protocols.stream import StreamClosed
-from chorus.protocols.task_messages import Accept, Assign, Decline, Message, Offer
-from chorus.tasks import entries
-from chorus.tasks.terms import Reason
+from chorus.protocols.task_messages import Accept, Decline, Message, Offer
+from chorus.timer import Timer
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.internet.interfaces import IReactorTime
 
     from chorus.identity import PeerId
     from chorus.protocols.task_messages import InputBlob
-    from chorus.services.scheduling.custody import Custody
     from chorus.services.task_streams import SchedulerChannel, TaskStreams
-    from chorus.tasks.journal import Entry
     from chorus.tasks.state import TaskState
 
 OFFER_S = 15.0
@@ -37,12 +33,12 @@ UNREACHABLE = "unreachable"
 """A reason of ours, for an agent that did not come to decline."""
 
 
-class NoAnswer(LocalError):
+class NoOfferAnswer(LocalError):
     code = "no_answer"
 
 
 @attrs.frozen
-class Declined:
+class OfferDeclined:
     reason: str
     detail: str
     slow: bool = False
@@ -64,7 +60,7 @@ class Offering:
         self.count = 0
         """Offers made."""
 
-    async def offer(self, task: TaskState, peer: PeerId, name: str, blob: InputBlob | None) -> Accepted | Declined:
+    async def offer(self, task: TaskState, peer: PeerId, name: str, blob: InputBlob | None) -> Accepted | OfferDeclined:
         self.count += 1
         begun = self._clock.seconds()
         try:
@@ -75,10 +71,10 @@ class Offering:
                 channel.reset()
                 raise
         except ChorusError as error:
-            return Declined(UNREACHABLE, f"{name} does not answer: {error}", self._is_slow(begun))
+            return OfferDeclined(UNREACHABLE, f"{name} does not answer: {error}", self._is_slow(begun))
         if isinstance(message, Decline):
             detail = message.detail or f"{name} declines: {message.reason}"
-            return Declined(message.reason, detail, self._is_slow(begun))
+            return OfferDeclined(message.reason, detail, self._is_slow(begun))
         return Accepted(channel)
 
     def _is_slow(self, begun: float) -> bool:
@@ -99,40 +95,14 @@ class Offering:
             answer.give_up(StreamClosed("this node stops"))
 
 
-async def assign(
-    take: Callable[[], Awaitable[Custody]],
-    append: Callable[[Entry], Awaitable[int]],
-    channel: SchedulerChannel,
-    name: str | None,
-    wall: Callable[[], float],
-) -> None:
-    """Commit the assignment (`take`) and tell the agent. Raises what `take` and `append` raise; the agent is told
-    nothing then, and its place is free again."""
-    try:
-        custody = await take()
-    except BaseException:
-        channel.reset()
-        raise
-    try:
-        if channel.may_send(Assign) and channel.send(Assign(custody.fence, custody.lease_s)):
-            return
-    except BaseException:
-        # The lease runs, and hands the task on when it ends.
-        channel.reset()
-        raise
-    # It went away between its yes and our commit, and so cannot have begun: no lease to wait for.
-    detail = f"{name or channel.peer} went away before it was told"
-    await append(entries.released(wall(), custody.task_id, custody.fence, str(Reason.LEASE_LOST), detail))
-    custody.drop()
-
-
 class _Answer:
     """Waits for the answer to one offer."""
 
     def __init__(self, channel: SchedulerChannel, clock: IReactorTime) -> None:
         self._channel = channel
         self.deferred: Deferred[Message] = Deferred()
-        self._limit: IDelayedCall = clock.callLater(OFFER_S, self._late)
+        self._limit = Timer(clock, self._late)
+        self._limit.arm(OFFER_S)
         channel.heard = self._heard
         channel.closed = self._closed
         if channel.is_closed:
@@ -140,31 +110,25 @@ class _Answer:
 
     def _heard(self, message: Message) -> None:
         if isinstance(message, Accept | Decline):
-            self._done()
+            self._limit.cancel()
             if not self.deferred.called:
                 self.deferred.callback(message)
 
     def _closed(self, error: ChorusError | None) -> None:
-        self._done()
+        self._limit.cancel()
         if not self.deferred.called:
             self.deferred.errback(error or StreamClosed("it ended the conversation"))
 
     def _late(self) -> None:
-        self.give_up(NoAnswer(f"no answer in {OFFER_S:.0f} s"))
+        self.give_up(NoOfferAnswer(f"no answer in {OFFER_S:.0f} s"))
 
     def give_up(self, error: ChorusError) -> None:
-        self._done()
-        if not self.deferred.called:
-            self.deferred.errback(error)
+        self._closed(error)
         self._channel.reset()
 
     def over(self) -> None:
-        """Nobody waits for it any more; what the agent says now is heard by whoever takes the channel over."""
-        self._done()
+        """Nobody waits for it any more; later messages go to whoever takes the channel over."""
+        self._limit.cancel()
         self._channel.heard = lambda _: None
         self._channel.closed = lambda _: None
         self.deferred.addErrback(lambda _: None)
-
-    def _done(self) -> None:
-        if self._limit.active():
-            self._limit.cancel()

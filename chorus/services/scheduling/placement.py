@@ -7,45 +7,40 @@ reactor of bounded length, none of which begins inside another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chorus.errors import ChorusError, UserError
-from chorus.services.scheduling import offering
 from chorus.services.scheduling.arrivals import Arrivals, waits
 from chorus.services.scheduling.board import Agent, Board, Shapes, changes
 from chorus.services.scheduling.conduct import Conduct
-from chorus.services.scheduling.offering import Accepted, Declined, Offering
+from chorus.services.scheduling.rounds import Rounds
 from chorus.services.scheduling.wait_notes import WaitNotes
 from chorus.tasks import scoring
-from chorus.tasks.backlog import MAX_PLACING, WAIT_LIMIT_S, WAIT_S, Backlog, Entry, Group, Nobody, Standing
+from chorus.tasks.backlog import WAIT_S, Backlog
 from chorus.tasks.demand import Demand
-from chorus.tasks.errors import IllegalEntry
+from chorus.tasks.groups import DemandGroup, Nobody, Standing, WaitingTask
 from chorus.tasks.spec import TaskSpec
-from chorus.tasks.state import State, TaskState
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.internet.interfaces import IDelayedCall
 
-    from chorus.protocols.task_messages import InputBlob
+    from chorus.services.scheduling.context import SchedulerContext
+    from chorus.services.scheduling.custodies import Custodies
     from chorus.services.scheduling.custody import Custody
-    from chorus.services.scheduling.events import TaskEvents
-    from chorus.services.task_streams import SchedulerChannel, TaskStreams
-    from chorus.tasks.journal import Entry as JournalEntry
-    from chorus.tasks.machine import TaskMachine
+    from chorus.services.task_streams import TaskStreams
+    from chorus.tasks.applied import Change
+    from chorus.tasks.state import TaskState
 
-__all__ = ["MAX_PLACING", "WAIT_LIMIT_S", "WAIT_S", "Agent", "Placement", "Scheduler"]
-
-STIR_S = 0.1
+LOOK_AGAIN_S = 0.1
 """Changes of agents' states within this time make one new round."""
 POLL_S = 5.0
-"""Between two looks at the agents while tasks wait: not every change is told, such as a presence that has aged."""
+"""Between two looks at the agents while tasks wait: not every change is announced, such as a presence that has aged."""
 STEPS_A_TURN = 1000
 """Agents looked at in one turn of the reactor, for whatever tasks: a few milliseconds."""
 REVIEW_PAUSE_S = 0.01
@@ -56,84 +51,63 @@ STRANDED_TASKS = 4
 """Groups, and tasks of each, that are handed to other members in one round, where nobody within reach may run them."""
 MAX_DETAIL = 400
 """Characters of the line that says why a task waits."""
-PASSING = frozenset({"full", "busy_with_it", "other_scheduler", "unacknowledged", "no_disk", "no_descriptors"})
-"""Reasons to decline that go by themselves. Whoever declined for another one would only say it again until it has
-become a different agent: it changed what it can, was away, or could not take work for a while."""
-COMMON = frozenset(
-    {
-        *("full", "unacknowledged", "no_disk", "no_descriptors", "store_damaged", "draining", "wrong_role"),
-        *("missing_expertise", "missing_capabilities", "no_model", "over_limits", "image_missing"),
-        "sandbox_unavailable",
-        offering.UNREACHABLE,
-    }
-)
-"""Reasons that would be the same for every task of the same demand. Any other one may be the task's own."""
-
-
-class Scheduler(Protocol):
-    """What placement asks of the coordinator."""
-
-    @property
-    def machine(self) -> TaskMachine: ...
-
-    @property
-    def is_up(self) -> bool: ...
-
-    def custodies_of(self, agent: str) -> int: ...
-
-    async def input_of(self, task: TaskState) -> InputBlob | None: ...
-
-    async def assign(self, task: TaskState, channel: SchedulerChannel, agent_id: str | None) -> Custody: ...
-
-    async def append(self, entry: JournalEntry) -> int: ...
 
 
 class Placement:
-    """`agents` gives every agent known to be alive, this one included."""
+    """`agents` gives every agent known to be alive, this one included. Places nothing before `start`."""
 
     _log = Logger()
 
     def __init__(
         self,
-        *,
-        scheduler: Scheduler,
+        context: SchedulerContext,
+        custodies: Custodies,
         streams: TaskStreams,
-        events: TaskEvents,
         agents: Callable[[], Sequence[Agent]],
-        clock: IReactorTime,
-        wall: Callable[[], float],
     ) -> None:
-        self._scheduler = scheduler
+        self._context = context
+        self._clock = context.clock
+        self._custodies = custodies
         self._own = str(streams.peer_id)
-        self._events = events
         self._agents = agents
-        self._clock = clock
-        self._wall = wall
-        self._offering = Offering(streams, clock)
         self._conduct = Conduct()
+        self._rounds = Rounds(context, custodies, streams, self._conduct)
         self._backlog = Backlog()
         self._notes = WaitNotes(self._say_why)
         self._unreadable: dict[str, str] = {}
         """Waiting tasks whose specification this program cannot read, and why."""
-        self._placing: dict[str, str | None] = {}
-        """Tasks being placed, and the agent each is offered to at this moment."""
-        self._arrivals = Arrivals(wall, self._placing, self._read)
-        self._review: dict[Group, None] = {}
+        self._arrivals = Arrivals(context.wall, self._rounds.placing, self._read)
+        self._review: dict[DemandGroup, None] = {}
         """Parked groups that agents' changes may concern, still to be looked at."""
         self._shapes: Shapes = {}
-        self._stirred_at: float | None = None
-        """When changes of agents that have been told are acted upon."""
+        self._look_again_at: float | None = None
+        """When changes of agents that have been noted are acted upon."""
         self._changes = 0
         """Times that agents have changed."""
         self._turn_call: IDelayedCall | None = None
-        self._stopped = False
+        self._running = False
+        custodies.when_over(self._custody_over)
+
+    def start(self) -> None:
+        """Begin to place what waits in the journal."""
+        self._running = True
+        for task in self._context.ledger.machine:
+            self._task_changed(task)
+        self.schedule()
+
+    def stop(self) -> None:
+        self._running = False
+        if self._turn_call is not None and self._turn_call.active():
+            self._turn_call.cancel()
+        self._turn_call = None
+        self._rounds.stop()
 
     # what others ask
 
     @property
     def offers(self) -> int:
         """Offers made since the start."""
-        return self._offering.count
+        return self._rounds.offering.count
 
     def waiting(self, task_id: str) -> str | None:
         """Why nobody has it, when that is known."""
@@ -144,7 +118,7 @@ class Placement:
         """Some waiting tasks that nobody but agents out of reach may run, each with those agents."""
         if not len(self._backlog):
             return []
-        candidates = Board(self._agents(), self._seen).candidates.values()
+        candidates = Board(self._agents(), self._rounds.seen).candidates.values()
         if all(each.reachable for each in candidates):
             return []
         found: list[tuple[str, tuple[str, ...]]] = []
@@ -156,22 +130,38 @@ class Placement:
         return found
 
     def agent_id(self, agent: str) -> str | None:
-        """The name of a peer that is about."""
+        """The name of a peer that has a task of ours, or is about."""
+        if (name := self._custodies.agent_id(agent)) is not None:
+            return name
         return next((each.agent_id for each in self._agents() if str(each.peer) == agent), None)
 
-    # what others tell; none of it does more than note it and have a turn come
+    # events; none of them does more than note it and have a turn come
 
-    def task_changed(self, task: TaskState) -> None:
-        """The task is not as it was: it waits for an agent now, or not any more."""
-        self.task_forgotten(task.id)
+    def changed(self, change: Change) -> None:
+        """A task is not as it was: it waits for an agent now, or not any more, or has left one."""
+        if change.after is None:
+            self._forget(change.task_id)
+        else:
+            self._task_changed(change.after)
+        self._conduct.changed(change)
+
+    def _task_changed(self, task: TaskState) -> None:
+        self._forget(task.id)
         if waits(task):
             self._arrivals.add(task.id)
             self.schedule()
 
-    def task_forgotten(self, task_id: str) -> None:
+    def _forget(self, task_id: str) -> None:
         self._arrivals.discard(task_id)
         self._unreadable.pop(task_id, None)
         self._backlog.discard(task_id)
+
+    def _custody_over(self, custody: Custody) -> None:
+        if self._running:
+            if not custody.collecting:
+                self._conduct.freed(custody.agent, self._clock.seconds())
+            self.agents_changed()
+            self.schedule()
 
     def schedule(self) -> None:
         """Begin to place what is ready, soon."""
@@ -180,33 +170,18 @@ class Placement:
     def agents_changed(self) -> None:
         """Some agent came, went, has become free or able: look again, soon, at what waits and may be taken now."""
         self._changes += 1
-        self._stir()
-
-    def outcome(self, agent: str, *, well: bool) -> None:
-        """An attempt there has ended: `well` unless the agent or its machine failed."""
-        self._conduct.outcome(agent, well=well)
-
-    def freed(self, agent: str) -> None:
-        """It has one of our tasks less than it had."""
-        self._conduct.freed(agent, self._clock.seconds())
-
-    def stop(self) -> None:
-        self._stopped = True
-        if self._turn_call is not None and self._turn_call.active():
-            self._turn_call.cancel()
-        self._turn_call = None
-        self._offering.stop()
+        self._look_again()
 
     # turns
 
-    def _stir(self) -> None:
-        if self._stirred_at is None:
-            self._stirred_at = self._clock.seconds() + STIR_S
-        self._turn_in(STIR_S)
+    def _look_again(self) -> None:
+        if self._look_again_at is None:
+            self._look_again_at = self._clock.seconds() + LOOK_AGAIN_S
+        self._turn_in(LOOK_AGAIN_S)
 
     def _turn_in(self, seconds: float) -> None:
         """Have a turn come within `seconds`."""
-        if self._stopped:
+        if not self._running:
             return
         call = self._turn_call
         if call is not None and call.active():
@@ -217,7 +192,7 @@ class Placement:
 
     def _turn(self) -> None:
         self._turn_call = None
-        if self._stopped or not self._scheduler.is_up:
+        if not self._running:
             return
         again: float | None = WAIT_S
         try:
@@ -231,10 +206,10 @@ class Placement:
     def _work(self) -> float | None:
         """One turn's worth. Seconds until the next one is needed, None when nothing waits."""
         now = self._clock.seconds()
-        self._arrivals.take_in(now, self._scheduler.machine)
+        self._arrivals.take_in(now, self._context.ledger.machine)
         self._backlog.release(now)
         if len(self._backlog):
-            self._match(Board(self._agents(), self._seen), now)
+            self._match(Board(self._agents(), self._rounds.seen), now)
         self._notes.some(lambda task_id, group: self._backlog.group_of(task_id) is group)
         return self._next_turn(now)
 
@@ -246,8 +221,8 @@ class Placement:
             times.append(now + REVIEW_PAUSE_S)
         if (arrival := self._arrivals.next(now)) is not None:
             times.append(arrival)
-        if self._stirred_at is not None and len(self._backlog):
-            times.append(self._stirred_at)
+        if self._look_again_at is not None and len(self._backlog):
+            times.append(self._look_again_at)
         if (release := self._backlog.next_release()) is not None:
             times.append(release)
         return max(0.0, min(times) - now) if times else None
@@ -261,15 +236,6 @@ class Placement:
             return
         group = self._backlog.add(task.id, (-task.priority, task.created_index), demand, task.tried)
         self._notes.parked(group, self._clock.seconds())
-
-    def _seen(self, agent: Agent) -> scoring.Candidate:
-        peer = str(agent.peer)
-        ours = self._scheduler.custodies_of(peer) + self._offered_to(peer)
-        said = attrs.evolve(agent.candidate, peer=peer)
-        return self._conduct.seen(said, agent.said_at, ours, self._clock.seconds())
-
-    def _offered_to(self, peer: str) -> int:
-        return sum(other == peer for other in self._placing.values())
 
     def _match(self, board: Board, now: float) -> None:
         """Begin to place what can be placed now, and look at some of what agents' changes may concern."""
@@ -290,18 +256,18 @@ class Placement:
     def _compare(self, board: Board, now: float) -> None:
         """Have parked groups looked at again where agents are not as they were."""
         found = changes(self._shapes, board.shapes())
-        stirred = self._stirred_at is not None and self._stirred_at <= now
-        if stirred:
-            self._stirred_at = None
+        due = self._look_again_at is not None and self._look_again_at <= now
+        if due:
+            self._look_again_at = None
         if found.others or found.freed:
             for group in self._backlog.parked(Standing.FULL):
                 self._backlog.open(group)
-        if stirred or found.others or found.freed or found.refusing:
+        if due or found.others or found.freed or found.refusing:
             self._review.update(dict.fromkeys(self._backlog.parked(Standing.REFUSED)))
         if found.others:
             self._review.update(dict.fromkeys(self._backlog.parked(Standing.ABSENT)))
 
-    def _try(self, group: Group, board: Board, now: float) -> None:
+    def _try(self, group: DemandGroup, board: Board, now: float) -> None:
         """Begin to place its first task, or park it."""
         entry = group.head()
         assert entry is not None
@@ -320,12 +286,13 @@ class Placement:
             return
         entry = self._backlog.take(group)
         first = ranking.order[0].candidate.peer
-        self._placing[entry.task_id] = first
+        self._rounds.placing[entry.task_id] = first
         board.look_again(first)
-        placed = Deferred.fromCoroutine(self._place(entry, [each.candidate for each in ranking.order], board.agents))
+        order = [each.candidate for each in ranking.order]
+        placed = Deferred.fromCoroutine(self._rounds.place(entry.task_id, order, board.agents))
         placed.addBoth(self._placed, entry, self._changes)
 
-    def _resting(self, group: Group, board: Board, now: float) -> str:
+    def _resting(self, group: DemandGroup, board: Board, now: float) -> str:
         """Those who might take it and are not asked, as the end of a line."""
         names = [
             board.agents[peer].agent_id
@@ -334,89 +301,13 @@ class Placement:
         ]
         return f"; no answer to offers from {', '.join(names[:3])}" if names else ""
 
-    def _with_input(self, group: Group, candidate: scoring.Candidate) -> scoring.Candidate:
+    def _with_input(self, group: DemandGroup, candidate: scoring.Candidate) -> scoring.Candidate:
         here = group.demand.has_input and candidate.peer == self._own
         return attrs.evolve(candidate, has_input=True) if here else candidate
 
-    # one task
-
-    async def _place(
-        self, entry: Entry, order: Sequence[scoring.Candidate], agents: Mapping[str, Agent]
-    ) -> Nobody | bool:
-        """Offer it to the candidates in order. Whether it is assigned (or needs no agent any more), or why not."""
-        try:
-            task = self._scheduler.machine.get(entry.task_id)
-            blob = await self._scheduler.input_of(task)
-            return await self._offer_around(task, order, agents, blob)
-        except IllegalEntry as error:
-            # Cancelled while it was offered, or the like.
-            return Nobody(f"it cannot be assigned now: {error}", fixed=True, alone=True)
-        except ChorusError as error:
-            return Nobody(f"it cannot be assigned now: {error}", fixed=True, alone=isinstance(error, UserError))
-
-    async def _offer_around(
-        self, task: TaskState, order: Sequence[scoring.Candidate], agents: Mapping[str, Agent], blob: InputBlob | None
-    ) -> Nobody | bool:
-        said: list[str] = []
-        declined: dict[str, object] = {}
-        alone = False
-        for place, candidate in enumerate(order):
-            agent = agents[candidate.peer]
-            self._placing[task.id] = None
-            if place and not self._seen(agent).free:
-                # It was when the round began.
-                said.append(f"{agent.agent_id} has no room any more")
-                continue
-            self._placing[task.id] = candidate.peer
-            answer = await self._offer(task, agent, blob)
-            if isinstance(answer, Accepted):
-                return await self._accepted(task, answer.channel, agent.agent_id)
-            if not self._ready(task.id):
-                return False
-            said.append(answer.detail or answer.reason)
-            alone = alone or answer.reason not in COMMON
-            if answer.reason not in PASSING:
-                declined[candidate.peer] = candidate.standing
-        # Sorted, since the order of the offers changes from round to round and what is said does not.
-        return Nobody("; ".join(sorted(set(said))), declined, offered=True, alone=alone)
-
-    async def _offer(self, task: TaskState, agent: Agent, blob: InputBlob | None) -> Accepted | Declined:
-        answer = await self._offering.offer(task, agent.peer, agent.agent_id, blob)
-        if isinstance(answer, Declined) and answer.slow:
-            self._conduct.kept_waiting(str(agent.peer), self._clock.seconds())
-        elif isinstance(answer, Accepted) or answer.reason != offering.UNREACHABLE:
-            self._conduct.answered(str(agent.peer))
-        return answer
-
-    async def _accepted(self, task: TaskState, channel: SchedulerChannel, agent_id: str | None) -> bool:
-        """Whether it is assigned. The agent keeps a place for it; where it is not to be, it hears so at once."""
-        try:
-            if self._ready(task.id):
-                await self._assign(task, channel, agent_id)
-                return True
-        except BaseException:
-            channel.reset()
-            raise
-        channel.reset()
-        return False
-
-    async def _assign(self, task: TaskState, channel: SchedulerChannel, agent_id: str | None) -> None:
-        await offering.assign(
-            lambda: self._scheduler.assign(task, channel, agent_id),
-            self._scheduler.append,
-            channel,
-            agent_id,
-            self._wall,
-        )
-
-    def _ready(self, task_id: str) -> bool:
-        """Whether it still waits for an agent, and this node still places."""
-        machine = self._scheduler.machine
-        return not self._stopped and task_id in machine and machine.get(task_id).state is State.SUBMITTED
-
-    def _placed(self, found: Nobody | Failure | bool, entry: Entry, before: int) -> None:
+    def _placed(self, found: Nobody | Failure | bool, entry: WaitingTask, before: int) -> None:
         """The round of one task is over. First of all its place is free again, whatever comes after."""
-        del self._placing[entry.task_id]
+        del self._rounds.placing[entry.task_id]
         if isinstance(found, Failure):
             self._nobody(entry, Nobody("the scheduler failed; it tries again", fixed=True, alone=True))
         elif isinstance(found, Nobody):
@@ -428,22 +319,22 @@ class Placement:
         self.schedule()
         if self._changes != before and isinstance(found, Nobody):
             # Meanwhile somebody may have become free whom the round had passed already.
-            self._stir()
+            self._look_again()
         if isinstance(found, Failure):
             self._report("placing {task} broke", found, task=entry.task_id)
 
-    def _nobody(self, entry: Entry, nobody: Nobody) -> None:
+    def _nobody(self, entry: WaitingTask, nobody: Nobody) -> None:
         now = self._clock.seconds()
         self._notes.parked(self._backlog.failed(entry, nobody, now), now)
 
-    # telling why
+    # why tasks wait
 
     def _say_why(self, task_id: str, detail: str) -> None:
         try:
             self._log.info("task {task} waits: {detail}", event="task.waiting", task=task_id, detail=detail)
-            self._events.append(task_id, "note", {"text": detail})
+            self._context.events.append(task_id, "note", {"text": detail})
         except Exception:
-            self._report("telling why {task} waits broke", task=task_id)
+            self._report("noting why {task} waits broke", task=task_id)
 
     def _report(self, text: str, failure: Failure | None = None, *, task: str = "") -> None:
         """Log a bug. Nothing that placing hangs on comes after it, and it never raises."""

@@ -6,8 +6,7 @@ Blobs that no task of this node names go after the same time: what this node mad
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -17,15 +16,10 @@ from twisted.python.failure import Failure
 from chorus.errors import ChorusError
 from chorus.services.blobs.named import blobs_of
 from chorus.tasks import entries
+from chorus.timer import Timer
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall, IReactorTime
-
-    from chorus.services.blobs.named import NamedBlobs
-    from chorus.services.scheduling.events import TaskEvents
-    from chorus.services.scheduling.store import StoredEvents
-    from chorus.tasks.journal import Entry
-    from chorus.tasks.machine import TaskMachine
+    from chorus.services.scheduling.context import SchedulerContext
     from chorus.tasks.state import TaskState
 
 INTERVAL_S = 3600.0
@@ -36,42 +30,17 @@ MAX_AT_ONCE = 500
 DAY_S = 86400.0
 
 
-class RemovableBlobs(Protocol):
-    """What retention asks of the blob service."""
-
-    def remove_unused(self, sha256: str, before: float, named: Callable[[], bool]) -> Deferred[bool]: ...
-
-
 class RetentionService(Service):
-    """Tasks are kept `retention_days` after their end, and at least as long as their idempotency keys."""
+    """Keeps tasks for `retention_days` after their end, and at least as long as their idempotency keys."""
 
     name = "retention"
     _log = Logger()
 
-    def __init__(
-        self,
-        *,
-        machine: TaskMachine,
-        append: Callable[[Entry], Awaitable[int]],
-        events: TaskEvents,
-        stored_events: StoredEvents,
-        blobs: RemovableBlobs,
-        named: NamedBlobs,
-        clock: IReactorTime,
-        wall: Callable[[], float],
-        retention_days: float,
-        idempotency_days: float,
-    ) -> None:
-        self._machine = machine
-        self._append = append
-        self._events = events
-        self._stored_events = stored_events
-        self._blobs = blobs
-        self._named = named
-        self._clock = clock
-        self._wall = wall
-        self._keep_s = max(retention_days, idempotency_days) * DAY_S
-        self._timer: IDelayedCall | None = None
+    def __init__(self, context: SchedulerContext) -> None:
+        self._context = context
+        self._named = context.named
+        self._keep_s = max(context.settings.retention_days, context.settings.idempotency_days) * DAY_S
+        self._timer = Timer(context.clock, self._due)
         self._swept = False
         self._running = False
         self.forgotten = 0
@@ -79,16 +48,14 @@ class RetentionService(Service):
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
-        self._timer = self._clock.callLater(FIRST_S, self._due)
+        self._timer.arm(FIRST_S)
 
     def stopService(self) -> None:
         super().stopService()  # type: ignore[no-untyped-call]
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._timer.cancel()
 
     def _due(self) -> None:
-        self._timer = self._clock.callLater(INTERVAL_S, self._due)
+        self._timer.arm(INTERVAL_S)
         if not self._running:
             self._running = True
             Deferred.fromCoroutine(self.round()).addBoth(self._over)
@@ -109,13 +76,14 @@ class RetentionService(Service):
         """Forget what is due, at most `MAX_AT_ONCE` tasks; returns how many went."""
         if not self._swept:
             await self._sweep()
-        limit = self._wall() - self._keep_s
-        due = [task for task in self._machine if task.terminal and (task.ended_at or task.updated_at) < limit]
+        context, stored = self._context, self._context.stored
+        limit = context.wall() - self._keep_s
+        due = [task for task in context.ledger.machine if task.terminal and (task.ended_at or task.updated_at) < limit]
         due = due[:MAX_AT_ONCE]
         for task in due:
-            await self._append(entries.forgotten(self._wall(), task.id))
-            await self._stored_events.forget(task.id)
-            self._events.forget(task.id)
+            await context.ledger.append(entries.forgotten(context.wall(), task.id))
+            await stored.forget(task.id)
+            context.events.forget(task.id)
             self.forgotten += 1
         await self._remove_blobs(due, limit)
         if due:
@@ -124,15 +92,15 @@ class RetentionService(Service):
 
     async def _sweep(self) -> None:
         """Histories whose task was forgotten by a process that ended in between."""
-        for task_id in await self._stored_events.known_tasks():
-            if task_id not in self._machine:
-                await self._stored_events.forget(task_id)
+        for task_id in await self._context.stored.known_tasks():
+            if task_id not in self._context.ledger.machine:
+                await self._context.stored.forget(task_id)
         self._swept = True
 
     async def _remove_blobs(self, gone: list[TaskState], limit: float) -> None:
-        """Whatever is named or brought again meanwhile stays: each removal asks anew, in one step with itself."""
+        """Whatever is named or fetched again meanwhile stays: each removal asks anew, in one step with itself."""
         unwanted = {sha256 for task in gone for sha256 in blobs_of(task)}
-        unwanted.update(await self._stored_events.blobs_unused_since(limit))
+        unwanted.update(await self._context.stored.blobs_unused_since(limit))
         for sha256 in sorted(unwanted):
             if sha256 not in self._named:
-                await self._blobs.remove_unused(sha256, limit, lambda sha256=sha256: sha256 in self._named)  # type: ignore[misc]
+                await self._context.blobs.remove_unused(sha256, limit, lambda sha256=sha256: sha256 in self._named)  # type: ignore[misc]

@@ -21,6 +21,7 @@ from chorus.simulation.ledger.journal import DiskFailed, SimJournal
 from chorus.simulation.ledger.linearizability import UNKNOWN, Operation, Undecided, linearizable
 from chorus.simulation.ledger.spec import ASSIGNED, NOTHING, Assign, Complete, Read, Release, Submit, Task, step
 from chorus.tasks import entries, ids
+from chorus.tasks.applied import Applied
 from chorus.tasks.journal import Entry, Fence, NoQuorum
 from chorus.tasks.machine import TaskMachine
 
@@ -169,7 +170,7 @@ class LedgerClients:
         if isinstance(call, Read):
             return _see(self.seen(journal), key)
         entry = self._entry(key, call)
-        return journal.append(entry).addCallback(self._answer, journal, key, call, entry)
+        return journal.append(entry).addCallback(self._answer, journal, key, call)
 
     def _entry(self, key: str, call: Any) -> Entry:
         now = self._now()
@@ -182,17 +183,17 @@ class LedgerClients:
             return entries.released(now, call.task_id, call.fence, "draining")
         return entries.completed(now, call.task_id, call.fence, {"exit_code": 0, "n": call.result})
 
-    def _answer(self, index: int, journal: SimJournal, key: str, call: Any, entry: Entry) -> Any:
+    def _answer(self, applied: Applied, journal: SimJournal, key: str, call: Any) -> Any:
         """What the node says when the entry is in the journal: it looks at what that has made of the task."""
-        self._appended(journal, index, entry)
+        self._appended(journal, applied.index, applied.entry)
         task = _see(journal.machine, key)
         if isinstance(call, Submit):
             return task.task_id
         if isinstance(call, Assign):
-            fence = journal.fence_of(index)
+            fence = journal.fence_of(applied.index)
             return fence if task.fence == fence else None
         if isinstance(call, Release):
-            return journal.applied.changed != ()
+            return applied.changes != ()
         return task.result == call.result
 
     def seen(self, journal: SimJournal) -> TaskMachine:

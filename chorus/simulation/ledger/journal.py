@@ -20,8 +20,9 @@ from chorus.errors import LocalError
 from chorus.simulation.disk import SimDisk
 from chorus.simulation.net.reactor import SimReactor
 from chorus.simulation.world import MILLISECOND, SECOND
+from chorus.tasks.applied import Applied
 from chorus.tasks.journal import Entry, Fence, NoQuorum
-from chorus.tasks.machine import Applied, TaskMachine
+from chorus.tasks.machine import TaskMachine
 
 if TYPE_CHECKING:
     import random
@@ -48,8 +49,6 @@ class SimJournal:
         self.machine = TaskMachine(self.fence_of)
         self.entries: list[Entry] = []
         """Everything that is in the journal, from index 1."""
-        self.applied = Applied()
-        """What the last entry did."""
         self.start_count = 0
         self._disk = disk
         self._reactor = reactor
@@ -57,7 +56,7 @@ class SimJournal:
         self._starts: list[tuple[int, int]] = []
         """(first index, start)."""
         self._open = False
-        self._asked: list[tuple[Entry, Deferred[int]]] = []
+        self._asked: list[tuple[Entry, Deferred[Applied]]] = []
         self._syncing = False
 
     def start(self) -> None:
@@ -80,7 +79,7 @@ class SimJournal:
     def open(self) -> bool:
         return self._open
 
-    def append(self, entry: Entry) -> Deferred[int]:
+    def append(self, entry: Entry) -> Deferred[Applied]:
         """Fails with `NoQuorum` when the journal is closed, with `DiskFailed` when the disk refused."""
         if not self._open:
             return fail(NoQuorum("the journal is not open"))
@@ -91,7 +90,7 @@ class SimJournal:
         except OSError as error:
             self._break(error)
             return fail(DiskFailed(str(error)))
-        done: Deferred[int] = Deferred()
+        done: Deferred[Applied] = Deferred()
         self._asked.append((entry, done))
         if not self._syncing:
             self._syncing = True
@@ -118,9 +117,7 @@ class SimJournal:
         asked, self._asked = self._asked, []
         for entry, done in asked:
             self.entries.append(entry)
-            index = len(self.entries)
-            self.applied = self.machine.apply(index, entry)
-            done.callback(index)
+            done.callback(self.machine.apply(len(self.entries), entry))
 
     def _break(self, error: OSError) -> None:
         """What is on the disk is not known any more: only a new start may go on."""

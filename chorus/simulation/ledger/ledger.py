@@ -19,6 +19,7 @@ from chorus.simulation.invariants.observers import Judge
 from chorus.simulation.ledger.clients import LedgerClients
 from chorus.simulation.ledger.journal import FILE, DiskFailed, SimJournal
 from chorus.tasks import entries, ids
+from chorus.tasks.applied import Applied
 from chorus.tasks.journal import Entry, Fence
 from chorus.tasks.outcomes import MAX_ASSIGNMENTS
 from chorus.tasks.state import OWNED, TERMINAL, State, TaskState
@@ -208,15 +209,15 @@ class LedgerClient:
         entry = self._draw(node, journal, rng)
         if entry is not None:
             done = journal.append(entry)
-            done.addCallback(self._acknowledged, journal, entry)
+            done.addCallback(self._acknowledged, journal)
             done.addErrback(self._refused, node, journal, rng)
         if journal.open:
             node.reactor.callLater(rng.expovariate(1 / BETWEEN), self._turn, node, journal, rng)
 
-    def _acknowledged(self, index: int, journal: SimJournal, entry: Entry) -> None:
-        self.watch.appended(journal, index, entry)
-        if entry.kind == "task.assigned":
-            self._fences.append((entry.subject, journal.fence_of(index)))
+    def _acknowledged(self, applied: Applied, journal: SimJournal) -> None:
+        self.watch.appended(journal, applied.index, applied.entry)
+        if applied.entry.kind == "task.assigned":
+            self._fences.append((applied.entry.subject, journal.fence_of(applied.index)))
 
     def _refused(self, failure: Failure, node: SimNode, journal: SimJournal, rng: random.Random) -> None:
         failure.trap(ChorusError)  # type: ignore[no-untyped-call]

@@ -147,7 +147,7 @@ class RetentionTest(PureTestCase):
         self.world.settle()
         self.assertEqual(scheduler.state(task), "completed")
         self.assertIsNotNone(scheduler.blobs.get(name))
-        self.assertIn(name, scheduler.coordinator.named)
+        self.assertIn(name, scheduler.context.named)
 
     def test_names_are_known_after_a_restart_and_forgotten_with_the_task(self) -> None:
         node = self.world.node("alone")
@@ -156,13 +156,13 @@ class RetentionTest(PureTestCase):
         node.engine.only().finish(0, artifacts={"a": b"artifact"})
         self.world.settle()
         expected = {source: 1, sha(b"artifact"): 1}
-        self.assertEqual(dict(node.coordinator.named._count), expected)
+        self.assertEqual(dict(node.context.named._count), expected)
         node.kill()
         node.restart()
-        self.assertEqual(dict(node.coordinator.named._count), expected)
+        self.assertEqual(dict(node.context.named._count), expected)
         self.world.advance(31 * DAYS, step=3600.0)
         self.assertNotIn(task, node.machine)
-        self.assertEqual(node.coordinator.named._count, {})
+        self.assertEqual(node.context.named._count, {})
 
     def test_a_round_that_takes_long_is_not_begun_twice(self) -> None:
         node = self.world.node("alone")
@@ -172,7 +172,7 @@ class RetentionTest(PureTestCase):
             begun.append(Deferred())
             return begun[-1]
 
-        node.retention._stored_events.known_tasks = known  # type: ignore[method-assign]
+        node.retention._context.stored.known_tasks = known  # type: ignore[method-assign]
         self.world.advance(4 * 3600.0, step=600.0)
         self.assertEqual(len(begun), 1)
         begun[0].callback([])

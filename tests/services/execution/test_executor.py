@@ -32,7 +32,7 @@ from chorus.services.blobs.files import BlobStoreFull, BlobStoreShort, DiskFull
 from chorus.services.execution import offers as offers_module
 from chorus.services.execution.attempt import ERASE_RETRY_S, ERASE_TRIES, KEEP_OUTCOME_S
 from chorus.services.execution.executor import ASSIGN_S
-from chorus.services.scheduling.collection import BRING_S
+from chorus.services.scheduling.collection import FETCH_S
 from chorus.services.task_streams import FIRST_MESSAGE_S
 from chorus.store import blobs as blob_table
 from chorus.store.errors import StoreFull
@@ -418,7 +418,7 @@ class ExecutionTest(OneWorkerCase):
     def test_an_outcome_that_nobody_wants_waits_no_longer(self) -> None:
         task = self.wait_for_the_store()
         self.scheduler.cancel(task)
-        self.scheduler.coordinator._custodies.of(task).drop(Stale())
+        self.scheduler.custodies.of(task).drop(Stale())
         self.world.advance(1)
         self.assertEqual((len(self.worker.executor._attempts), self.worker.executor.current_tasks), (0, 0))
 
@@ -573,7 +573,7 @@ class ExecutionTest(OneWorkerCase):
             self.world.settle(2)
         held = self.scheduler.events._pending_bytes
         self.assertLess(held, 5 * 1024 * 1024, "what is not durable yet is bounded")
-        self.assertLess(self.scheduler.coordinator._custodies.of(task).received["stdout"], 6 * 1024 * 1024)
+        self.assertLess(self.scheduler.custodies.of(task).received["stdout"], 6 * 1024 * 1024)
         self.scheduler.store.full = False
         self.world.advance(5)
         self.worker.engine.only().finish(0)
@@ -1032,7 +1032,7 @@ class HostileTest(ExecutorCase):
         task = scheduler.submit("true")
         self.world.settle()
         self.assertEqual(scheduler.state(task), "assigned")
-        self.assertEqual(scheduler.coordinator._custodies.of(task)._channel, None)
+        self.assertEqual(scheduler.custodies.of(task)._channel, None)
 
 
 class RetentionTest(ExecutorCase):
@@ -1047,7 +1047,7 @@ class RetentionTest(ExecutorCase):
         (row,) = document["artifacts"]
         self.assertEqual(scheduler.blobs.get(row["sha256"]), b"artifact")
         self.assertEqual(scheduler.blobs.get(document["output"]["stdout"]["sha256"]), b"output")
-        self.assertEqual(scheduler.collection.holders_of(row["sha256"]), [])
+        self.assertNotIn(row["sha256"], scheduler.collection._holders)
 
     def test_an_agent_is_let_go_only_when_its_result_is_here(self) -> None:
         scheduler = self.world.node("scheduler", max_tasks=1)
@@ -1068,10 +1068,10 @@ class RetentionTest(ExecutorCase):
         task = scheduler.submit("true", required={"expertise": ["x"]})
         hold = scheduler.blobs.hold = Deferred()
         worker.engine.only().finish(0, artifacts={"a": b"artifact"})
-        self.world.advance(BRING_S + 1)
+        self.world.advance(FETCH_S + 1)
         self.assertEqual(scheduler.state(task), "completed")
         (row,) = scheduler.show(task)["artifacts"]
-        self.assertEqual(scheduler.collection.holders_of(row["sha256"]), [worker.peer])
+        self.assertEqual(scheduler.collection._holders[row["sha256"]], worker.peer)
         self.assertEqual(scheduler.blobs.holders[row["sha256"]], worker.peer)
         self.assertEqual(scheduler.show(task)["artifacts_absent"], 1, "and it is said")
         scheduler.blobs.hold = None
@@ -1079,7 +1079,7 @@ class RetentionTest(ExecutorCase):
             hold.callback(None)
         self.world.advance(10)
         self.assertEqual(scheduler.blobs.get(row["sha256"]), b"artifact")
-        self.assertEqual(scheduler.collection.holders_of(row["sha256"]), [])
+        self.assertNotIn(row["sha256"], scheduler.collection._holders)
         self.assertEqual(scheduler.show(task)["artifacts_absent"], 0)
 
     def test_cancelled_while_the_result_is_brought(self) -> None:

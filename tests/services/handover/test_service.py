@@ -27,7 +27,7 @@ from chorus.services.handover import serving as handover_serving
 from chorus.services.handover.following import MAX_INPUT_BYTES, OVERTIME, checked_result
 from chorus.services.handover.service import ABANDON_S, ANSWER_S, ROUND_S, SEEK_S, NotCancelled, SchedulerAway
 from chorus.services.handover.serving import MAX_TAKEN_PER_PEER
-from chorus.services.scheduling.collection import BRING_S
+from chorus.services.scheduling.collection import FETCH_S
 from chorus.tasks import ids
 from chorus.tasks.deadlines import attempt_limit
 from chorus.tasks.errors import TaskFinished
@@ -97,7 +97,7 @@ class HandedOver(Case):
         task = self.submit()
         self.five.blobs.hold = Deferred()
         self.six.engine.only().finish(0, artifacts={"report.txt": b"all good"})
-        self.over(BRING_S + 2)
+        self.over(FETCH_S + 2)
         self.assertEqual(self.five.machine.get(task).state, "completed")
         self.five.blobs.hold.callback(None)
 

@@ -12,8 +12,8 @@ from twisted.logger import globalLogPublisher
 
 from chorus.seams import Finding, MembersMayAll, Redacted
 from chorus.services.scheduling import coordinator
+from chorus.services.scheduling.board import Agent
 from chorus.services.scheduling.intake import NOT_CLONED, Forbidden, NoRoom
-from chorus.services.scheduling.placement import Agent
 from chorus.store.errors import StoreUnavailable
 from chorus.tasks.errors import IdempotencyConflict, TaskFinished, UnknownTask
 from chorus.tasks.events import TaskEvent

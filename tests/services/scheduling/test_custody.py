@@ -26,7 +26,7 @@ from chorus.protocols.task_messages import (
 )
 from chorus.services.scheduling import collection
 from chorus.services.scheduling.custody import MAX_PROGRESS_EVENTS
-from chorus.services.scheduling.result_limits import MIB, excess
+from chorus.services.scheduling.results import MIB, excess
 from chorus.tasks import deadlines
 from chorus.tasks.spec import TaskSpec
 from chorus.tasks.terms import Limits
@@ -142,7 +142,7 @@ class LyingResultTest(CustodyCase):
         self.scheduler.cancel(task)
         self.world.settle()
         self.assertEqual((self.scheduler.state(task), self.scheduler.show(task)["artifacts"]), ("cancelled", []))
-        self.assertEqual(self.scheduler.coordinator._custodies._custodies, {})
+        self.assertEqual(self.scheduler.custodies._custodies, {})
 
 
 class DeadlineTest(CustodyCase):
@@ -197,16 +197,16 @@ class DeadlineTest(CustodyCase):
         found = self.scheduler.machine.get(task)
         assert found.fence is not None
         self.world.advance(1.01 * deadlines.attempt_limit(found.spec, 0) + 1)
-        custody = self.scheduler.coordinator._custodies.of(task)
-        assert custody is not None and custody._lease is not None
-        expires = custody._lease.getTime()
+        custody = self.scheduler.custodies.of(task)
+        assert custody is not None and custody._lease._call is not None
+        expires = custody._lease._call.getTime()
         channel = member.node.wait(member.node.streams.resume_at(self.scheduler.peer))
         heard: list[Message] = []
         channel.heard = heard.append
         channel.send(Resume(task, found.fence))
         self.world.settle()
         self.assertEqual(heard, [Stale()])
-        self.assertEqual(custody._lease.getTime(), expires, "and its lease is what it was")
+        self.assertEqual(custody._lease._call.getTime(), expires, "and its lease is what it was")
 
     def test_a_result_after_the_deadline_is_still_taken_while_the_lease_runs(self) -> None:
         member, task = self.holder(limits={"timeout_s": 2, "disk_mb": 1, "output_mb": 1})
@@ -220,7 +220,7 @@ class DeadlineTest(CustodyCase):
         member, task = self.holder(limits={"timeout_s": 600, "disk_mb": 1, "output_mb": 1})
         self.scheduler.cancel(task)
         self.world.advance(1.01 * deadlines.collection_limit(self.scheduler.machine.get(task).spec) + 1)
-        self.assertEqual(self.scheduler.coordinator._custodies._custodies, {})
+        self.assertEqual(self.scheduler.custodies._custodies, {})
         self.assertTrue(member.channels[0].is_closed)
 
     def test_a_restart_begins_it_anew(self) -> None:
@@ -228,10 +228,10 @@ class DeadlineTest(CustodyCase):
         self.world.advance(100)
         self.scheduler.kill()
         self.scheduler.restart()
-        custody = self.scheduler.coordinator._custodies.of(task)
-        assert custody is not None and custody._deadline is not None
+        custody = self.scheduler.custodies.of(task)
+        assert custody is not None and custody._deadline._call is not None
         limit = 1.01 * deadlines.attempt_limit(self.scheduler.machine.get(task).spec, 0)
-        self.assertAlmostEqual(custody._deadline.getTime() - self.world.clock.seconds(), limit, 3)
+        self.assertAlmostEqual(custody._deadline._call.getTime() - self.world.clock.seconds(), limit, 3)
 
     def test_the_margins(self) -> None:
         """By value: an honest agent on a slow line and a slow disk has the time."""
@@ -287,7 +287,7 @@ class CollectionTest(CustodyCase):
         self.scheduler.blobs.stat = counting  # type: ignore[method-assign]
         names = [self.scheduler.blobs.put(b"%d" % number) for number in range(900)]
         for name in names:
-            service._queue.append(collection._Wanted(name, 10, holder))
+            service._queue.append(collection._WantedBlob(name, 10, holder))
         service._go_on()
         self.world.settle(2000)
         self.assertEqual((len(depth), len(service._queue), service._running_fetches), (900, 0, 0))
@@ -301,14 +301,12 @@ class CollectionTest(CustodyCase):
         def told(peer: Any, number: int) -> Any:
             return {"agent": str(peer), "artifacts": [{"sha256": f"{number:064x}", "size": 1}]}
 
-        brought = [self.scheduler.collection.bring(told(one, number)) for number in range(10)]
-        brought += [self.scheduler.collection.bring(told(other, 99))]
+        brought = [self.scheduler.collection.fetch_result_blobs(told(one, number)) for number in range(10)]
+        brought += [self.scheduler.collection.fetch_result_blobs(told(other, 99))]
         self.world.settle()
-        self.assertEqual(len(started), collection.MAX_BRINGING_PER_HOLDER + 1)
+        self.assertEqual(len(started), collection.MAX_FETCHING_PER_HOLDER + 1)
         self.assertIn(f"{99:064x}", started)
-        self.world.advance(collection.BRING_S + 1)
+        self.world.advance(collection.FETCH_S + 1)
         for each in brought:
             self.successResultOf(each)
-        self.assertEqual(
-            (self.scheduler.collection._bringing.taken, self.scheduler.collection._bringing._waiting), (0, {})
-        )
+        self.assertEqual((self.scheduler.collection._places.taken, self.scheduler.collection._places._waiting), (0, {}))

@@ -34,7 +34,7 @@ class ConversationCase(PureTestCase):
 
     @property
     def custody(self) -> Any:
-        return self.scheduler.coordinator._custodies.of(self.task)
+        return self.scheduler.custodies.of(self.task)
 
     def say(self, message: Message) -> None:
         self.channel.send(message)

@@ -8,7 +8,7 @@ import attrs
 
 from chorus.protocols.task_messages import Result, ResultArtifact, ResultEntry, from_json, to_json
 from chorus.services.scheduling import documents as task_documents
-from chorus.services.scheduling.custody import result_document
+from chorus.services.scheduling.results import result_document
 from chorus.tasks.journal import Fence
 from chorus.tasks.state import State, TaskState
 from tests.support import PureTestCase

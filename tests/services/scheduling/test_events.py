@@ -25,15 +25,13 @@ from chorus.services.scheduling.events import (
     MAX_BATCH,
     MAX_EVENT_OUTPUT,
     MAX_WATCHERS,
-    MIN_BASE64,
-    PAGE,
     RETRY_S,
     NewEvent,
     TaskEvents,
     TooManyWatchers,
-    _unfinished,
-    escapes,
 )
+from chorus.services.scheduling.output_text import MIN_BASE64, escapes, unfinished
+from chorus.services.scheduling.watches import PAGE
 from chorus.tasks.events import TaskEvent
 from tests.support import PureTestCase
 
@@ -259,7 +257,7 @@ class WritingTest(EventsCase):
             (b"\xff", 0),
             (b"\xc0", 0),
         ):
-            self.assertEqual(_unfinished(b"x" + data), expected, data)
+            self.assertEqual(unfinished(b"x" + data), expected, data)
 
 
 class WatchingTest(EventsCase):

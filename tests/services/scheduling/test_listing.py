@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from chorus.http import limits
-from chorus.services.scheduling.coordinator import MAX_LIST
 from chorus.services.scheduling.documents import clipped, summary
+from chorus.services.scheduling.views import MAX_LIST
 from chorus.tasks import spec
 from chorus.tasks.journal import Fence
 from chorus.tasks.state import State, TaskState

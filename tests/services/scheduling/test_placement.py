@@ -15,7 +15,7 @@ from chorus.services.scheduling.conduct import REST_S
 from chorus.services.scheduling.offering import OFFER_S, SLOW_S
 from chorus.services.task_streams import TaskChannel
 from chorus.tasks import scoring
-from chorus.tasks.backlog import MAX_PLACING
+from chorus.tasks.groups import MAX_PLACING
 from tests.services.task_kit import Node, World, missing
 from tests.support import PureTestCase
 
@@ -47,8 +47,8 @@ class PlacingCase(PureTestCase):
         self.fail(f"after {seconds} s: {Counter(str(node.machine.get(task).state) for task in tasks)}")
 
     def assert_nothing_held(self, node: Node) -> None:
-        self.assertEqual((node.placement._placing, node.placement._backlog.placing), ({}, 0))
-        self.assertEqual(node.placement._offering._waiting, set())
+        self.assertEqual((node.rounds.placing, node.placement._backlog.placing), ({}, 0))
+        self.assertEqual(node.rounds.offering._waiting, set())
         self.assertEqual(node.executor.current_tasks, 0)
 
 
@@ -248,7 +248,7 @@ class EachStepTest(PlacingCase):
         self.addCleanup(patch.stop)
 
     def test_input(self) -> None:
-        self.hold(lambda node: self.patch_object(node.coordinator, "input_of"))
+        self.hold(lambda node: self.patch_object(node.custodies, "input_of"))
 
     def test_agents(self) -> None:
         # Each failure costs a second, since nothing can be placed without them.
@@ -273,7 +273,7 @@ class EachStepTest(PlacingCase):
 
     def test_the_agents_place_comes_back_at_once(self) -> None:
         """Not only when its own patience ends."""
-        for target, name in (("coordinator", "assign"), ("placement", "_assign"), ("placement", "_ready")):
+        for target, name in (("custodies", "assign"), ("rounds", "_assign"), ("rounds", "_ready")):
             node = self.world.node(f"node-{name}")
             for other in self.world.nodes.values():
                 other.visible = other is node
@@ -281,7 +281,7 @@ class EachStepTest(PlacingCase):
             with mock.patch.object(found, name, mock.Mock(side_effect=Broken)):
                 self.submit(node, 1)
                 self.assertEqual((name, node.executor.current_tasks), (name, 0))
-                self.assertEqual((node.placement._placing, node.placement._backlog.placing), ({}, 0))
+                self.assertEqual((node.rounds.placing, node.placement._backlog.placing), ({}, 0))
             self.flushLoggedErrors(Broken)
 
     def test_opening(self) -> None:
@@ -308,7 +308,7 @@ class EachStepTest(PlacingCase):
         self.hold(break_it)
 
     def test_assigning(self) -> None:
-        self.hold(lambda node: self.patch_object(node.coordinator, "assign"))
+        self.hold(lambda node: self.patch_object(node.custodies, "assign"))
 
     def test_committing(self) -> None:
         self.hold(lambda node: self.patch_object(node.journal, "append", lambda entry: entry.kind == "task.assigned"))
@@ -357,14 +357,14 @@ class EachStepTest(PlacingCase):
 
         def break_it(node: Any) -> None:
             node.placement._log = Silent()
-            self.patch_object(node.coordinator, "input_of")
+            self.patch_object(node.custodies, "input_of")
 
         self.hold(break_it)
 
     def test_the_events(self) -> None:
         def break_it(node: Any) -> None:
             self.patch_object(node.events, "append")
-            self.patch_object(node.coordinator, "input_of")
+            self.patch_object(node.custodies, "input_of")
 
         self.hold(break_it)
 

@@ -1,0 +1,67 @@
+"""The context that the scheduler's parts share: ledger, events, blobs, clocks and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+import attrs
+
+from chorus.services.blobs.named import NamedBlobs
+from chorus.services.scheduling.counters import TaskCounters
+from chorus.tasks.leases import LEASE_S
+from chorus.tasks.spec import LimitPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from twisted.internet.defer import Deferred
+    from twisted.internet.interfaces import IReactorTime
+
+    from chorus.identity import PeerId
+    from chorus.seams import Document
+    from chorus.services.blobs.service import BlobRef
+    from chorus.services.scheduling.events import TaskEvents
+    from chorus.services.scheduling.ledger import Ledger
+    from chorus.services.scheduling.store import StoredEvents
+
+
+class TaskBlobs(Protocol):
+    """The blob service, as far as a scheduler uses it."""
+
+    def path_of(self, sha256: str) -> Path | None: ...
+
+    def stat(self, sha256: str) -> Deferred[Document | None]: ...
+
+    def put_bytes(self, data: bytes) -> Deferred[BlobRef]: ...
+
+    def fetch(self, sha256: str, size_limit: int, holders: Sequence[PeerId]) -> Deferred[Path]: ...
+
+    def remember_holder(self, sha256: str, peer: PeerId) -> None: ...
+
+    def remove_unused(self, sha256: str, before: float, named: Callable[[], bool]) -> Deferred[bool]: ...
+
+
+@attrs.frozen
+class CoordinatorSettings:
+    policy: LimitPolicy = attrs.field(factory=LimitPolicy)
+    lease_s: float = LEASE_S
+    """Of new leases."""
+    max_attempts: int = 3
+    idempotency_days: float = 7.0
+    retention_days: float = 30.0
+
+
+@attrs.frozen
+class SchedulerContext:
+    ledger: Ledger
+    events: TaskEvents
+    stored: StoredEvents
+    blobs: TaskBlobs
+    clock: IReactorTime
+    wall: Callable[[], float]
+    settings: CoordinatorSettings
+    named: NamedBlobs = attrs.field(factory=NamedBlobs)
+    """Blobs that may not be removed."""
+    counters: TaskCounters = attrs.field(factory=TaskCounters)
