@@ -20,7 +20,7 @@ from chorus.client.errors import EXIT_INTERRUPTED, EXIT_TASK_FAILED, EXIT_TERMIN
 
 if TYPE_CHECKING:
     from chorus.client.api import Api
-    from chorus.simulation.gossip.run import Result
+    from chorus.simulation.gossip.run import GossipResult
     from chorus.simulation.gossip.scenario import Attack, Scenario, ScenarioError
 
 MAX_SEED: Final = 2**63 - 1
@@ -359,13 +359,13 @@ def _version() -> str:
     return version_line({}).replace("CHORUS-agent", "chorus", 1)
 
 
-def _page(result: Result, replay: str) -> bytes:
+def _page(result: GossipResult, replay: str) -> bytes:
     from chorus.simulation.gossip.report import page
 
     return page(result, replay, _version()).encode()
 
 
-def _show(result: Result, replay: str) -> None:
+def _show(result: GossipResult, replay: str) -> None:
     from chorus.simulation.gossip.numbers import number
     from chorus.simulation.gossip.report import label
 

@@ -12,7 +12,7 @@ import attrs
 
 from chorus.simulation import byzantine, nemesis
 from chorus.simulation.configuration import TIERS, BadConfiguration, Configuration, draw
-from chorus.simulation.runs import Run, RunFailed
+from chorus.simulation.runs import RunFailed, SimRun
 from chorus.simulation.shrink import shrink
 from chorus.simulation.trace import LAST
 
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     unused: list[str] = []
     for seed in range(arguments.seed, arguments.seed + arguments.seeds):
         try:
-            this = Run(configuration(arguments, seed))
+            this = SimRun(configuration(arguments, seed))
         except BadConfiguration as error:
             text = str(error)
             parser().error(f"--{text}" if text.partition(" ")[0] in ("nodes", "seed", "seconds") else text)
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failures or (unused and arguments.seeds >= MANY and arguments.faults is None) else 0
 
 
-def _tell(this: Run, failed: RunFailed, arguments: argparse.Namespace) -> None:
+def _tell(this: SimRun, failed: RunFailed, arguments: argparse.Namespace) -> None:
     for entry in list(this.trace.last)[-arguments.last :] if arguments.last else ():
         print(entry)
     print(f"FAILED {failed}", flush=True)

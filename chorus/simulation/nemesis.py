@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from chorus.simulation.world import MILLISECOND, SECOND, World, nanoseconds
+from chorus.simulation.world import SECOND, World, nanoseconds
 
 if TYPE_CHECKING:
     import random
@@ -179,8 +179,7 @@ class Nemesis:
         node = rng.choice(self._nodes)
         for transport in list(node.host.transports):
             if rng.random() < 0.5:
-                transport._send_reset()
-                self._world.after(MILLISECOND, transport._reset)
+                transport.reset_both()
 
     def corrupt(self, rng: random.Random, duration: int) -> None:
         """One link turns bits over; the connection's cipher must notice."""

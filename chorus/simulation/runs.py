@@ -22,10 +22,11 @@ from chorus.simulation.invariants.observers import ErrorWatch, Judge, Violated
 from chorus.simulation.invariants.scores import ScoreWatch
 from chorus.simulation.ledger.ledger import LedgerClient
 from chorus.simulation.nemesis import Nemesis
-from chorus.simulation.net.network import LARGE, SMALL, LinkQuality, SimNet
+from chorus.simulation.net.links import LARGE, SMALL, LinkQuality
+from chorus.simulation.net.network import SimNet
 from chorus.simulation.node import NodeOptions, SimNode
 from chorus.simulation.trace import Trace
-from chorus.simulation.traffic import Conversation, StreamTraffic, check_buffers, check_stopped
+from chorus.simulation.traffic import StreamTraffic, Workload, check_buffers, check_stopped
 from chorus.simulation.world import MILLISECOND, SECOND, World
 
 TOPICS: Final = ("a", "b")
@@ -113,7 +114,7 @@ def quality(tier: str, world: World) -> LinkQuality:
     )
 
 
-class Run:
+class SimRun:
     """Everything of one run. `options` are for the checkers' own tests, and so are the two types."""
 
     node_type: type[SimNode] = SimNode
@@ -141,7 +142,7 @@ class Run:
         self.memory = MemoryWatch(self.judge, self.nodes)
         self.streams = StreamTraffic(self.judge, self.world) if tier != "C" else None
         every = {"A": 2.0, "B": 8.0, "C": configuration.nodes / TOGETHER}[tier]
-        self.conversation = Conversation(
+        self.conversation = Workload(
             self.gossip, self.streams, [*self.nodes], publish_every=every, stream_every=every * 1.5
         )
         self.ledgers: list[LedgerClient] = []
@@ -366,4 +367,4 @@ class Run:
 
 def run(configuration: Configuration) -> Report:
     """Raises `RunFailed`."""
-    return Run(configuration).run()
+    return SimRun(configuration).run()

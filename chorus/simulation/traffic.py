@@ -175,7 +175,7 @@ class Endpoint:
         self._pour()
 
 
-class Conversation:
+class Workload:
     """A node's ordinary life: it hears its topics, publishes now and then, and opens streams to its peers."""
 
     def __init__(
@@ -282,4 +282,4 @@ def check_stopped(judge: Judge, node: SimNode) -> None:
     judge.require(not sockets, "transport.timers", lambda: f"{node} has stopped and left sockets: {sockets[:3]}")
 
 
-__all__ = ["SECOND", "Conversation", "StreamTraffic", "check_buffers", "check_stopped"]
+__all__ = ["SECOND", "StreamTraffic", "Workload", "check_buffers", "check_stopped"]

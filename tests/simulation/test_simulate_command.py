@@ -366,7 +366,7 @@ class Command(PureTestCase):
 
     def test_a_missed_figure_is_exit_status_1(self) -> None:
         from chorus.simulation.gossip import scenarios as gossip_scenarios
-        from chorus.simulation.gossip.scenario import Scenario, Wanted
+        from chorus.simulation.gossip.scenario import Scenario, WantedFigure
 
         scenario = Scenario(
             name="odd",
@@ -374,7 +374,7 @@ class Command(PureTestCase):
             degree=4,
             publishers=8,
             seconds=2.0,
-            wanted=(Wanted("p50_ms", high=1), gossip_scenarios.ONCE),
+            wanted=(WantedFigure("p50_ms", high=1), gossip_scenarios.ONCE),
         )
         with mock.patch.dict(gossip_scenarios.SCENARIOS, {"odd": scenario}):
             status, out, err = self.chorus("simulate", "odd", "--no-report")

@@ -24,7 +24,7 @@ QUANTILES: Final = 1000
 
 
 @attrs.frozen(kw_only=True)
-class Result:
+class GossipResult:
     scenario: Scenario
     seed: int
     figures: Mapping[str, float]
@@ -91,7 +91,7 @@ def simulate(
     seed: int,
     progress: Progress = lambda done, total: None,
     cpu: Callable[[], float] = time.process_time,
-) -> Result:
+) -> GossipResult:
     begin = cpu()
     with _without_collector():
         net = GossipNet(scenario, seed)
@@ -99,7 +99,7 @@ def simulate(
     return result(net, seed, cpu() - begin)
 
 
-def result(net: GossipNet, seed: int, cpu_s: float) -> Result:
+def result(net: GossipNet, seed: int, cpu_s: float) -> GossipResult:
     """What a net that has run came to; `cpu_s` seconds of processor it took."""
     measures = net.measures
     latencies = measures.latency_ms()
@@ -109,7 +109,7 @@ def result(net: GossipNet, seed: int, cpu_s: float) -> Result:
         if count
     )
     messages = max(1, measures.messages)
-    return Result(
+    return GossipResult(
         scenario=net.scenario,
         seed=seed,
         figures={**_deliveries(net, latencies, hops), **_meshes(net), **_effort(net, cpu_s)},
