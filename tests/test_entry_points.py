@@ -17,7 +17,7 @@ from unittest import mock
 
 import chorus
 from chorus import messages, strictjson
-from chorus.client import api, commands, watch
+from chorus.client import api, task_commands, watch
 from chorus.client.errors import ClientError
 from chorus.errors import ChorusError
 from chorus.identity import Identity, PublicKey
@@ -73,7 +73,7 @@ def client_answer(raw: bytes) -> object:
 
 def client_specification(raw: bytes) -> object:
     with mock.patch.object(sys, "stdin", mock.Mock(buffer=io.BytesIO(raw))):
-        return commands._read_spec("-")
+        return task_commands._read_spec("-")
 
 
 JSON: dict[str, Decoder] = {

@@ -43,7 +43,7 @@ class Item:
 
 
 @attrs.frozen
-class Entry:
+class LinkOrFolder:
     """A link to `target`, or where that is None an empty folder."""
 
     path: str
@@ -61,7 +61,7 @@ class Entry:
 @attrs.frozen
 class Deliverables:
     items: tuple[Item, ...]
-    entries: tuple[Entry, ...]
+    entries: tuple[LinkOrFolder, ...]
 
 
 def of(task: dict[str, Any], *, logs: bool) -> Deliverables:
@@ -73,7 +73,7 @@ def of(task: dict[str, Any], *, logs: bool) -> Deliverables:
         for each in task["artifacts"]
     ]
     entries = [
-        Entry(each["path"], each.get("target"), each.get("mode"), each.get("mtime", ended))
+        LinkOrFolder(each["path"], each.get("target"), each.get("mode"), each.get("mtime", ended))
         for each in task.get("entries") or []
     ]
     if logs:

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import attrs
 
 from chorus.client.errors import ClientError
-from chorus.client.git import NoAnswer, ask, refusal, shown
+from chorus.client.git import GitFailed, ask, refusal, shown
 
 GIT = ".git"
 _GLOB = re.compile(r"([\\*?\[])")
@@ -108,7 +108,7 @@ class _Lister:
             self._must_be(top, folder)
             tracked = ask(folder, "ls-files", "-z", "--stage", "--", ".")
             others = ask(folder, "ls-files", "-z", "--others", "--exclude-standard", *_wanted(top, folder), "--", ".")
-        except NoAnswer as error:
+        except GitFailed as error:
             raise refusal(top, str(error), under) from None
         if os.path.samefile(folder, top):
             self.repositories.append(under)
@@ -131,7 +131,7 @@ class _Lister:
         """Git goes on upwards from a `.git` that is no repository, and would answer by the rules of another one."""
         found = os.fsdecode(ask(folder, "rev-parse", "--show-toplevel").removesuffix(b"\n"))
         if not os.path.exists(found) or not os.path.samefile(found, top):
-            raise NoAnswer(f"its .git is no repository (git takes {shown(found)} for the work tree)")
+            raise GitFailed(f"its .git is no repository (git takes {shown(found)} for the work tree)")
 
     def _submodule(self, name: str) -> None:
         path = self._root / name

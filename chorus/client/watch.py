@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from chorus.client.api import Api, decoded
+from chorus.client.api import NodeApi, decoded
 from chorus.client.errors import NoNode, Refused
 
 PATIENCE_S = 120.0
@@ -33,7 +33,7 @@ def parse_events(lines: Iterable[bytes]) -> Iterator[Event]:
 
 
 def follow(
-    api: Api,
+    api: NodeApi,
     task_id: str,
     after: int = 0,
     *,

@@ -148,7 +148,7 @@ class Command(PureTestCase):
     def test_a_tasks_own_command_is_left_as_it_is(self) -> None:
         seen: list[list[str]] = []
         with mock.patch(
-            "chorus.client.commands.submit", side_effect=lambda options, api: seen.append(options.argv) or 0
+            "chorus.client.task_commands.submit", side_effect=lambda options, api: seen.append(options.argv) or 0
         ):
             self.assertEqual(self.chorus("task", "submit", ".", "--", "simulate", "--loss", "-1%")[0], 0)
         self.assertEqual(seen, [["simulate", "--loss", "-1%"]])
