@@ -65,7 +65,7 @@ CHEAP = 200
 
 
 def client_answer(raw: bytes) -> object:
-    node = api.Api({}, "http://127.0.0.1:1")
+    node = api.NodeApi({}, "http://127.0.0.1:1")
     with mock.patch.object(node, "request") as request:
         request.return_value.__enter__.return_value = io.BytesIO(raw)
         return node.json("GET", "/")

@@ -29,7 +29,7 @@ ANSWER_S = 60.0
 HEALTH_PATH = "/healthz"
 """Named by the health port's answer to any path that it does not have."""
 NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNEXPECTED_EOF_WHILE_READING"})
-"""What OpenSSL calls an answer in plain text, or none."""
+"""OpenSSL's names for an answer in plain text, or none."""
 BLOCK = 256 * 1024
 MAX_PORTS = 64 * 1024
 """Bytes read of `ports.json`."""
@@ -162,11 +162,11 @@ class CountedFile:
 
     def __init__(self, file: IO[bytes], advance: Callable[[int], None]) -> None:
         self._file = file
-        self._told = advance
+        self._advance = advance
 
     def read(self, size: int = -1) -> bytes:
         data = self._file.read(size)
-        self._told(len(data))
+        self._advance(len(data))
         return data
 
 

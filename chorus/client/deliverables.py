@@ -1,4 +1,4 @@
-"""What a task left, by its document: files to download, links and empty folders, all with checked names.
+"""The deliverables of a task, by its document: files to download, links and empty folders, all with checked names.
 
 A task chose the names and the agent that ran it wrote the document: neither may name a place outside, or write through
 a link.

@@ -39,7 +39,7 @@ class NotWhole(ClientError):
 
 @attrs.define
 class Fetched:
-    """What came of it. `files` and `entries` are there, by where they are; `failed` says why others are not."""
+    """The outcome: `files` and `entries` that are there, with their places; reasons in `failed` for the others."""
 
     files: list[tuple[str, Item]] = attrs.Factory(list)
     entries: list[tuple[str, LinkOrFolder]] = attrs.Factory(list)

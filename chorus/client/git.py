@@ -63,7 +63,7 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
 def ask(
     folder: Path, *words: str, given: bytes = b"", limit_s: float | None = None, fine: Sequence[int] = (0,)
 ) -> bytes:
-    """What `git WORDS` prints in `folder`. Raises `GitFailed` where it fails, and where it warns: a `.gitignore` or a
+    """The output of `git WORDS` in `folder`. Raises `GitFailed` where it fails, and where it warns: a `.gitignore` or a
     folder that it could not read makes the answer a wrong one."""
     # A work tree's own configuration may name programs to run.
     command = ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *words]

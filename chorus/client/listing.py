@@ -60,7 +60,7 @@ def has_git(folder: Path) -> bool:
 
 
 def listing(root: Path, whole: Sequence[str] = ()) -> Listing:
-    """What git tracks or would add; where there is no git, everything. Of the paths in `whole`, everything in any case.
+    """Paths that git tracks or would add; without git, all of them. Of the paths in `whole`, all in any case.
 
     Raises `ClientError` where a work tree is there and git does not list it, and where it ignores all there is; OSError
     for a folder that cannot be read.
@@ -102,7 +102,7 @@ class _Lister:
             self.names.update((PurePosixPath(base) / name).as_posix() for name in [*folders, *files])
 
     def repository(self, under: str, top: Path) -> None:
-        """What the work tree at `top` has below `under`."""
+        """Adds the paths of the work tree at `top` below `under`."""
         folder = self._root / under
         try:
             self._must_be(top, folder)

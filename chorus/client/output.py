@@ -57,7 +57,7 @@ class LineSink:
         self._file.flush()
 
     def show(self, stream: str, text: str) -> None:
-        """What went through the sanitiser. A stream takes back no line that another one has written to."""
+        """Writes sanitised text. A stream takes back no line that another one has written to."""
         first, _, _ = text.partition("\n")
         if self._writers - {stream} and CLEAR in first:
             text = text.replace(CLEAR, "\n", 1)
@@ -77,7 +77,7 @@ class LineSink:
         self._draw("")
 
     def end_line(self) -> None:
-        """Whatever comes next begins a line."""
+        """Ends an unfinished line."""
         if self._unfinished:
             self._unfinished = False
             self._writers.clear()

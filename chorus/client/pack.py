@@ -28,7 +28,7 @@ MTIME = 315_532_800
 
 @attrs.frozen
 class PackOptions:
-    """What a person asks for beyond what git tracks or would add."""
+    """A person's wishes beyond what git tracks or would add."""
 
     all_files: bool = False
     """Everything, and git is not asked."""
@@ -40,7 +40,7 @@ class PackOptions:
 
 @attrs.frozen
 class Packed:
-    """What went into the archive."""
+    """The content of an archive."""
 
     files: int
     size: int
@@ -51,7 +51,7 @@ class Packed:
 def pack(
     root: Path, out: IO[bytes], advance: Callable[[int], None] = lambda _: None, wanted: PackOptions | None = None
 ) -> Packed:
-    """Write the tree under `root` to `out`; `advance` hears how many bytes of files were read. Raises `ClientError`."""
+    """Write the tree under `root` to `out`; `advance` takes the bytes of each file read. Raises `ClientError`."""
     wanted = wanted or PackOptions()
     if not root.is_dir():
         raise ClientError(f"{shown(root)} is not a directory")
@@ -115,7 +115,7 @@ class _Packing:
     def __init__(self, root: Path, tar: tarfile.TarFile, advance: Callable[[int], None]) -> None:
         self._root = root
         self._tar = tar
-        self._told = advance
+        self._advance = advance
         self._folders = {".": True}
         self.skipped: list[str] = []
         self.files = 0
@@ -189,7 +189,7 @@ class _Packing:
             self._tar.addfile(entry, whole)  # type: ignore[arg-type]
             if whole.goes_on() or _identity(os.fstat(fd)) != _identity(status):
                 raise _changed(path)
-        self._told(entry.size)
+        self._advance(entry.size)
         self.files += 1
 
 

@@ -96,7 +96,7 @@ def _run(options: Options) -> int:
 
 
 def _beside_list(options: Options) -> str:
-    """What was given that `--list` would not heed."""
+    """Options that `--list` would ignore."""
     names = (*QUANTITIES, "attackers", "output")
     given = [f"--{name}" for name in names if getattr(options, name) is not None]
     return ", ".join([options.scenario] * (options.scenario is not None) + given)

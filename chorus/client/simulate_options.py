@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
-    """What it takes; values are read when it runs, so that every mistake is said at once."""
+    """Adds the options. Values are read when the command runs, so that it names every mistake at once."""
     option = command.add_argument
     option("scenario", metavar="SCENARIO", nargs="?", help="where to begin (calibration)")
     option("--list", action="store_true", help="show the scenarios and the kinds of attackers, and nothing else")

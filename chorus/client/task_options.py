@@ -94,7 +94,7 @@ def title_of(path: Path) -> str:
 
 
 def wanted_of(options: Options) -> PackOptions:
-    """What to pack. Raises `ClientError` for options that make no sense together, or without a directory."""
+    """The files to pack. Raises `ClientError` for options that make no sense together, or without a directory."""
     wanted = PackOptions(options.all_files, tuple(options.include or ()), options.with_git)
     if wanted.all_files and wanted.include:
         raise ClientError("--include is for some of what git ignores, --all-files for all of it: give one of them")

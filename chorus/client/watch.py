@@ -19,7 +19,7 @@ Event = dict[str, Any]
 
 
 def parse_events(lines: Iterable[bytes]) -> Iterator[Event]:
-    """The `data` of each server-sent event. What is incomplete at the end is passed over, as the standard says."""
+    """The `data` of each server-sent event. An incomplete event at the end is dropped, as the standard says."""
     data: list[bytes] = []
     for line in lines:
         if not line:

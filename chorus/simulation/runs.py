@@ -81,7 +81,7 @@ class RunFailed(Exception):
 
 @attrs.frozen(kw_only=True)
 class Report:
-    """What a run that passed has done: a run in which nothing happened proves nothing."""
+    """The work of a run that passed: a run in which nothing happened proves nothing."""
 
     configuration: Configuration
     trace: str
@@ -93,12 +93,12 @@ class Report:
     counts: Counter[str]
 
     def __str__(self) -> str:
-        told = " ".join(f"{name}={count}" for name, count in sorted(self.counts.items()) if count)
+        counted = " ".join(f"{name}={count}" for name, count in sorted(self.counts.items()) if count)
         rate = self.events / self.cpu if self.cpu else 0.0
         return (
             f"ok {self.configuration.arguments()}\n"
             f"   {self.simulated:.0f} s simulated in {self.cpu:.1f} s, {self.events} events ({rate:.0f}/s), "
-            f"trace {self.trace}\n   {told}"
+            f"trace {self.trace}\n   {counted}"
         )
 
 
@@ -294,7 +294,7 @@ class SimRun:
         return connection is None or connection.inbound
 
     def _check_delivery(self) -> None:
-        """What each of some nodes says now, everybody hears who asked for it and can be reached by those who did."""
+        """A message of each of some nodes reaches every subscriber that is connected through other subscribers."""
         wanted: dict[bytes, set[int]] = {}
         for node in self.nodes[:20]:
             for topic in self.conversation.topics[node.number]:
@@ -309,7 +309,7 @@ class SimRun:
         self.judge.check()
 
     def _reachable(self, node: SimNode, topic: str) -> set[int]:
-        """Who asked for the topic and is connected to the node through others who did."""
+        """Subscribers that are connected to the node through other subscribers."""
         members = {other.peer_id: other for other in self.nodes if topic in self.conversation.topics[other.number]}
         found, waiting = {node.number}, [node]
         while waiting:

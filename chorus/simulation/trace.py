@@ -1,4 +1,4 @@
-"""What happened in a run as one hash: equal for equal runs, whatever the interpreter's hash seed."""
+"""The events of a run as one hash: equal for equal runs, whatever the interpreter's hash seed."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ def degree(result: GossipResult) -> Figure:
 
 
 def scores(result: GossipResult) -> Figure:
-    """What honest nodes think of each kind of node."""
+    """Scores of each kind of node, as honest nodes see them."""
     figure, axes = _figure("Score as honest nodes see it", "seconds", "score")
     for index, kind in enumerate(result.samples[-1].scores):
         rows = [(sample.seconds, sample.scores[kind]) for sample in result.samples if kind in sample.scores]
@@ -214,7 +214,7 @@ ALTERNATIVES: Final = {
     "degree": "Over time: sizes of honest nodes' meshes, and how many of them hold an attacker of each kind",
     "scores": "Over time: the score that honest nodes give each kind of node",
 }
-"""What the pictures of `PLOTS` show, for who does not see them."""
+"""Descriptions of the pictures of `PLOTS`, for readers who do not see them."""
 
 PLOTS: Final[dict[str, Callable[[Any], Any]]] = {
     "latency": latency,

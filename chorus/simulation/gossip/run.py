@@ -41,7 +41,7 @@ class GossipResult:
     """One a second."""
 
     def missed(self) -> list[str]:
-        """What was wanted of the scenario and is not so."""
+        """Figures of the scenario that are not reached."""
         return [
             f"{wanted}, but it is {self.figures[wanted.figure]:.4g}"
             for wanted in self.scenario.wanted
@@ -66,7 +66,7 @@ class GossipResult:
 
 @contextmanager
 def _without_collector() -> Iterator[None]:
-    """What a run makes lives to its end: looking through it for cycles costs a fifth of the time and finds nothing."""
+    """Objects of a run live to its end: a search for cycles costs a fifth of the time and finds nothing."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -100,7 +100,7 @@ def simulate(
 
 
 def result(net: GossipNet, seed: int, cpu_s: float) -> GossipResult:
-    """What a net that has run came to; `cpu_s` seconds of processor it took."""
+    """The result of a net that has run for `cpu_s` seconds of processor time."""
     measures = net.measures
     latencies = measures.latency_ms()
     hops = tuple(

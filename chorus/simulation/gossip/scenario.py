@@ -1,4 +1,4 @@
-"""What a simulation of gossip is made of, and what is wanted of it: values with named bounds."""
+"""Scenarios of a simulation of gossip, and the figures wanted of them: values with named bounds."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class _OpenCall:
 
 
 class ClientHistory:
-    """What clients did about one key, and what of it they may know by now."""
+    """Operations of clients on one key, and their knowledge of it."""
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -193,7 +193,7 @@ class LedgerClients:
         return entries.completed(now, call.task_id, call.fence, {"exit_code": 0, "n": call.result})
 
     def _answer(self, index: int, journal: SimJournal, key: str, call: Any, entry: Entry) -> Any:
-        """What the node says when the entry is in the journal: it looks at what that has made of the task."""
+        """The node's answer when the entry is in the journal: it looks at the task afterwards."""
         self._appended(journal, index, entry)
         task = _see(journal.machine, key)
         if isinstance(call, SubmitCall):
@@ -206,7 +206,7 @@ class LedgerClients:
         return task.result == call.result
 
     def seen(self, journal: SimJournal) -> TaskMachine:
-        """What readers are shown: nothing that is not committed."""
+        """The task as readers see it: nothing that is not committed."""
         return journal.machine
 
     # After the run
@@ -225,8 +225,8 @@ class LedgerClients:
                 self.undecided += 1
                 continue
             if not holds:
-                told = "\n".join(map(str, operations))
-                self._judge.accuse("ledger.linearizable", f"{self._node}, {history.key}: in no order is this\n{told}")
+                listed = "\n".join(map(str, operations))
+                self._judge.accuse("ledger.linearizable", f"{self._node}, {history.key}: in no order is this\n{listed}")
         return count
 
 

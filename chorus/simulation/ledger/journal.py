@@ -30,7 +30,7 @@ FILE: Final = "journal"
 NEW_FILE: Final = "journal.new"
 
 SYNC_MAX: Final = 60 * MILLISECOND
-"""What a sync takes at most, as on a busy disk; drawn for each. Long enough that crashes often come before its end."""
+"""The longest time of a sync, as on a busy disk; drawn for each. Long enough that crashes often come before its end."""
 
 _HEAD = struct.Struct(">II")
 
@@ -49,7 +49,7 @@ class SimJournal:
         self.entries: list[Entry] = []
         """Everything that is in the journal, from index 1."""
         self.applied = Applied()
-        """What the last entry did."""
+        """The effect of the last entry."""
         self.start_count = 0
         self._disk = disk
         self._reactor = reactor
@@ -123,7 +123,7 @@ class SimJournal:
             done.callback(index)
 
     def _break(self, error: OSError) -> None:
-        """What is on the disk is not known any more: only a new start may go on."""
+        """The content of the disk is not known any more: only a new start may go on."""
         self._open = False
         asked, self._asked = self._asked, []
         for _, done in asked:

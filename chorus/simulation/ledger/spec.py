@@ -1,4 +1,4 @@
-"""What one task of a ledger is to its clients, one operation after the other: the object that histories are checked
+"""One task of a ledger as its clients see it, one operation after the other: the object that histories are checked
 against. The task is named by its idempotency key, so everything about one key is one object.
 """
 

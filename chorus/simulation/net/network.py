@@ -38,7 +38,7 @@ class Socket(Protocol):
         """A box in the middle ends the connection."""
 
 
-class Listener(Protocol):
+class ListeningPort(Protocol):
     """A listening port, as a connection that reaches it needs it."""
 
     reactor: Machine
@@ -78,7 +78,7 @@ class SimNet:
         self.trace = trace or Trace()
         self.counters = NetCounters()
         self.names: dict[str, list[str]] = {}
-        """What the resolver answers; a name that is not here does not exist."""
+        """Answers of the resolver; a name that is not here does not exist."""
         self._quality = quality or everywhere(LinkQuality())
         self._links: dict[tuple[int, int], SimLink] = {}
         self._hosts: dict[str, SimHost] = {}
@@ -123,7 +123,7 @@ class SimHost:
         self.deaf = False
         """A firewall drops every SYN to it."""
         self.transports: dict[Socket, None] = {}
-        self.listeners: dict[int, Listener] = {}
+        self.listeners: dict[int, ListeningPort] = {}
         self.datagram_ports: dict[int, DatagramPort] = {}
         self._next_port = FIRST_EPHEMERAL
 

@@ -41,7 +41,7 @@ TURN: Final = 1_000
 such calls cannot stop the world's clock."""
 
 THREAD_MAX: Final = 20 * MILLISECOND
-"""What a call that was given to a thread takes at most."""
+"""Nanoseconds that a call in a thread takes at most."""
 
 
 @implementer(IDelayedCall)
@@ -176,7 +176,7 @@ class SimReactor:
         self.callLater(0, callable, *args, **kw)
 
     def in_thread(self, function: Callable[..., Any], *args: Any, **kw: Any) -> Deferred[Any]:
-        """What `deferToThread` is elsewhere: the call happens here, in one piece, after a drawn delay."""
+        """Stands in for `deferToThread`: the call happens here, in one piece, after a drawn delay."""
         done: Deferred[Any] = Deferred()
 
         def run() -> None:

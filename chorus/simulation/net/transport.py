@@ -1,8 +1,7 @@
 """One end of a TCP connection in the simulated network.
 
-What is written waits in a buffer until the window has room, travels in segments of drawn sizes, arrives in order, and
-lies at the receiver until it is read. A segment that meets a cut link is repeated, 200 ms doubling; after `GIVE_UP` the
-sender's end is lost and the other end learns of it when it next sends. Closing with unread bytes is a reset.
+Written bytes wait in a buffer until the window has room, travel in segments of drawn sizes (wire.py), arrive in order,
+and lie at the receiver until it reads them. Closing with unread bytes is a reset.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from twisted.internet.interfaces import IConsumer, IHalfCloseableProtocol, IPush
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from chorus.simulation.net.network import Listener, Machine, SimHost
+from chorus.simulation.net.network import ListeningPort, Machine, SimHost
 from chorus.simulation.net.wire import FIN, Segment, Wire
 from chorus.simulation.world import MILLISECOND
 
@@ -32,7 +31,7 @@ WINDOW: Final = 256 * 1024
 """Bytes of one direction that are under way or lie unread at the receiver."""
 
 HELD_MAX: Final = 2 * MILLISECOND
-"""What a write that waits for others to join it waits at most."""
+"""Nanoseconds that a write waits for others to join it, at most."""
 
 SOON: Final = 1_000
 """Nanoseconds until what a turn decided is carried out."""
@@ -71,7 +70,7 @@ class SimTransport:
         self._connector = connector
         self._wire: Wire
         """To the other end, once the connection is set up."""
-        self._port: Listener | None = None
+        self._port: ListeningPort | None = None
         # Sending
         self._buffer: deque[bytes] = deque()
         self._waiting = 0
@@ -89,7 +88,7 @@ class SimTransport:
 
     # Setting up
 
-    def connected_to(self, target: SimHost, port: Listener) -> None:
+    def connected_to(self, target: SimHost, port: ListeningPort) -> None:
         """Client: the listener has answered. Its end is made now, and opened when our ACK gets there."""
         if not self.connecting or self._connector is None:
             return
