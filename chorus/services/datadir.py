@@ -30,7 +30,7 @@ FILES = (
     ),
     *("chorus.db", "chorus.db-wal", "chorus.db-shm", "chorus.db-reserve"),
 )
-"""What must be a plain file if it is there (docs/architecture.md, "What lies where")."""
+"""What must be a plain file if it is there (docs/architecture.md, "The data directory")."""
 
 
 class DataDirectoryError(UserError):

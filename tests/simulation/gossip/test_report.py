@@ -15,7 +15,7 @@ from chorus.simulation.gossip.scenarios import LOST, SCENARIOS
 from tests.simulation.gossip_support import small
 from tests.support import PureTestCase
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "simulate.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "simulate.md"
 
 
 class Documentation(PureTestCase):
