@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from chorus.simulation.net.network import ListeningPort, Machine, SimHost
-from chorus.simulation.net.wire import FIN, Segment, Wire
+from chorus.simulation.net.wire import FIN, Segment, Wire, WriteBuffer
 from chorus.simulation.world import MILLISECOND
 
 if TYPE_CHECKING:
@@ -72,8 +72,7 @@ class SimTransport:
         """To the other end, once the connection is set up."""
         self._port: ListeningPort | None = None
         # Sending
-        self._buffer: deque[bytes] = deque()
-        self._waiting = 0
+        self._buffer = WriteBuffer()
         self._fin_sent = False
         self._write_ended = False
         self._producer: Any = None
@@ -133,13 +132,17 @@ class SimTransport:
         if not data or not self.connected or self._write_ended or self.closed:
             return
         self._buffer.append(data)
-        self._waiting += len(data)
         hold = self._net.cutting.hold
         if hold and self.rng.random() < hold:
             self._net.world.after(self.rng.randrange(HELD_MAX), self._pump, self.host.lane)
         else:
             self._pump()
-        if self._waiting > HIGH_WATER and self._producer is not None and self._streaming and not self._producer_paused:
+        if (
+            len(self._buffer) > HIGH_WATER
+            and self._producer is not None
+            and self._streaming
+            and not self._producer_paused
+        ):
             self._producer_paused = True
             self._producer.pauseProducing()
 
@@ -150,12 +153,12 @@ class SimTransport:
         """Send what the window has room for."""
         if self.closed:
             return
-        while self._waiting and self._wire.unread < WINDOW:
-            room = min(self._waiting, WINDOW - self._wire.unread)
-            self._send(self._take(self._net.cutting.size(self.rng, room)))
+        while self._buffer and self._wire.unread < WINDOW:
+            room = min(len(self._buffer), WINDOW - self._wire.unread)
+            self._send(self._buffer.take(self._net.cutting.size(self.rng, room)))
             if self.closed:
                 return
-        if not self._waiting and (self._write_ended or self.disconnecting) and not self._fin_sent:
+        if not self._buffer and (self._write_ended or self.disconnecting) and not self._fin_sent:
             self._fin_sent = True
             if self.disconnecting:
                 self.soon(self._flushed)
@@ -167,29 +170,9 @@ class SimTransport:
         if self.connected and IHalfCloseableProtocol.providedBy(self.protocol):
             self.protocol.writeConnectionLost()
 
-    def _take(self, size: int) -> bytes:
-        buffer = self._buffer
-        first = buffer[0]
-        self._waiting -= size
-        if len(first) == size:
-            return buffer.popleft()
-        if len(first) > size:
-            buffer[0] = first[size:]
-            return first[:size]
-        parts, left = [], size
-        while left:
-            part = buffer.popleft()
-            if len(part) > left:
-                buffer.appendleft(part[left:])
-                part = part[:left]
-            parts.append(part)
-            left -= len(part)
-        return b"".join(parts)
-
     def _send(self, segment: Segment) -> None:
         if not self._wire.send(segment):
             self._buffer.clear()
-            self._waiting = 0
             self._write_ended = self._fin_sent = True
             self.soon(self.give_up)
 
@@ -200,14 +183,14 @@ class SimTransport:
         self.soon(lambda: self._lost(ConnectionLost()))
 
     def waits_for_room(self) -> bool:
-        return self._waiting > 0 or self._producer_paused
+        return len(self._buffer) > 0 or self._producer_paused
 
     def acknowledged(self) -> None:
         """The window may have room again."""
         if self.closed or not self.connected:
             return
         self._pump()
-        if not self._waiting and self._producer_paused and self._producer is not None:
+        if not self._buffer and self._producer_paused and self._producer is not None:
             self._producer_paused = False
             self.reactor.enter(self._resume_producer)
 
@@ -302,7 +285,6 @@ class SimTransport:
     def _close_socket(self, *, reset: bool) -> None:
         self.closed = True
         self._buffer.clear()
-        self._waiting = 0
         self.host.transports.pop(self, None)
         self._received.clear()
         if reset:
@@ -329,7 +311,6 @@ class SimTransport:
         self.closed = True
         self._wire.drop()
         self._received.clear()
-        self._waiting = 0
         self._buffer.clear()
         self.host.transports.pop(self, None)
 

@@ -19,6 +19,44 @@ Segment = bytes | None
 FIN: Final = None
 
 
+class WriteBuffer:
+    """Written bytes that have not left yet; its length is their number."""
+
+    def __init__(self) -> None:
+        self._parts: deque[bytes] = deque()
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def append(self, data: bytes) -> None:
+        self._parts.append(data)
+        self._size += len(data)
+
+    def clear(self) -> None:
+        self._parts.clear()
+        self._size = 0
+
+    def take(self, size: int) -> bytes:
+        """The first `size` bytes; there are as many."""
+        parts = self._parts
+        self._size -= size
+        if len(parts[0]) == size:
+            return parts.popleft()
+        if len(parts[0]) > size:
+            first, parts[0] = parts[0][:size], parts[0][size:]
+            return first
+        taken, left = [], size
+        while left:
+            part = parts.popleft()
+            if len(part) > left:
+                parts.appendleft(part[left:])
+                part = part[:left]
+            taken.append(part)
+            left -= len(part)
+        return b"".join(taken)
+
+
 class End(Protocol):
     """One end of a connection, as its wires need it."""
 
