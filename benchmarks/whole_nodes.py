@@ -15,10 +15,10 @@ import time
 from chorus.simulation.configuration import Configuration
 from chorus.simulation.gossip.run import memory_mb
 from chorus.simulation.invariants.observers import ErrorWatch
-from chorus.simulation.runs import Run
+from chorus.simulation.runs import SimRun
 
 
-class Measured(Run):
+class Measured(SimRun):
     """A run that stops after the first of its phases; `configuration.seconds` are the warm-up."""
 
     def measure(self, seconds: float) -> None:

@@ -28,13 +28,13 @@ BIN = Path(sys.executable).parent
 START_LIMIT_S = 60.0
 """A node that has not answered by then will not; its log says why."""
 SHUTDOWN_S = 3
-"""What a node may take to stop; its task has been cancelled by then."""
+"""Seconds for a node to stop; its task has been cancelled by then."""
 CANCEL_LIMIT_S = 5.0
 USAGE = "scripts/demo [PATH -- COMMAND…]"
 RUN_ROOT = Path("/run/chorus-sandbox")
 """Where agents of root mount their sandboxes."""
 KEPT = ("CHORUS_SANDBOX", "CHORUS_DOCKER_HOST", "CHORUS_IMAGE_MAP", "CHORUS_LOG_LEVEL")
-"""What of the caller's configuration reaches the three nodes; everything else is the demonstration's own."""
+"""The caller's variables that reach the three nodes; everything else is the demonstration's own."""
 
 
 def program(name: str, *words: str) -> list[str]:
@@ -227,7 +227,7 @@ class Node:
             self.process.wait()
 
     def sweep(self) -> None:
-        """What a killed agent cannot remove itself: the mounts of its bubblewrap sandboxes, its containers."""
+        """Removes the leftovers of a killed agent: mounts of its bubblewrap sandboxes, and its containers."""
         for place in RUN_ROOT.glob(f"chorus-*-{self.process.pid}-*"):
             conceal(place)
         host = engine_host()

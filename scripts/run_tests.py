@@ -56,7 +56,7 @@ def failed_tests(report: Iterable[str]) -> Counter[str]:
 
 
 def _sections(report: Iterable[str]) -> Iterator[list[str]]:
-    """What stands between the rules of trial's report."""
+    """The text between the rules of trial's report."""
     section: list[str] = []
     for line in report:
         if RULE.match(line.rstrip("\n")):

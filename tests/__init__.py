@@ -3,7 +3,7 @@
 import hypothesis
 from twisted.internet import reactor as _reactor
 
-# How long a machine takes is nothing that a test of logic may fail for (CONTRIBUTING.md, "Tests").
+# How long a machine takes is nothing that a test of logic may fail for (CONTRIBUTING.md).
 hypothesis.settings.register_profile("chorus", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("chorus")
 

@@ -17,7 +17,7 @@ from unittest import mock
 
 import chorus
 from chorus import messages, strictjson
-from chorus.client import api, commands, watch
+from chorus.client import api, task_commands, watch
 from chorus.client.errors import ClientError
 from chorus.errors import ChorusError
 from chorus.identity import Identity, PublicKey
@@ -65,7 +65,7 @@ CHEAP = 200
 
 
 def client_answer(raw: bytes) -> object:
-    node = api.Api({}, "http://127.0.0.1:1")
+    node = api.NodeApi({}, "http://127.0.0.1:1")
     with mock.patch.object(node, "request") as request:
         request.return_value.__enter__.return_value = io.BytesIO(raw)
         return node.json("GET", "/")
@@ -73,7 +73,7 @@ def client_answer(raw: bytes) -> object:
 
 def client_specification(raw: bytes) -> object:
     with mock.patch.object(sys, "stdin", mock.Mock(buffer=io.BytesIO(raw))):
-        return commands._read_spec("-")
+        return task_commands._read_spec("-")
 
 
 JSON: dict[str, Decoder] = {

@@ -29,7 +29,7 @@ ANSWER_S = 60.0
 HEALTH_PATH = "/healthz"
 """Named by the health port's answer to any path that it does not have."""
 NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNEXPECTED_EOF_WHILE_READING"})
-"""What OpenSSL calls an answer in plain text, or none."""
+"""OpenSSL's names for an answer in plain text, or none."""
 BLOCK = 256 * 1024
 MAX_PORTS = 64 * 1024
 """Bytes read of `ports.json`."""
@@ -37,7 +37,7 @@ MAX_ERROR = 64 * 1024
 START_HINT = "start one with `twistd chorus agent`, or name another with --api or CHORUS_API"
 
 
-class Api:
+class NodeApi:
     """One node. Its address and token are looked up again for each request, since a restarted node may have others."""
 
     def __init__(self, environ: Mapping[str, str], api: str | None = None, token: str | None = None) -> None:
@@ -104,11 +104,11 @@ class Api:
         self,
         method: str,
         path: str,
-        body: bytes | IO[bytes] | Progress | None = None,
+        body: bytes | IO[bytes] | CountedFile | None = None,
         headers: Mapping[str, str] | None = None,
         *,
         open_path: bool = False,
-    ) -> Answer:
+    ) -> ApiAnswer:
         """Send one request; the answer's status is under 300. `open_path` needs no token. Raises `ClientError`."""
         address = self.address()
         connection = _connect(address)
@@ -127,10 +127,10 @@ class Api:
                 raise _problem(response, address)
             finally:
                 connection.close()
-        return Answer(connection, response)
+        return ApiAnswer(connection, response)
 
 
-class Answer:
+class ApiAnswer:
     """A response that is read while its connection is open; a context manager."""
 
     def __init__(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
@@ -138,7 +138,7 @@ class Answer:
         self.response = response
         self.status = response.status
 
-    def __enter__(self) -> Answer:
+    def __enter__(self) -> ApiAnswer:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -157,16 +157,16 @@ class Answer:
             yield line.rstrip(b"\r\n")
 
 
-class Progress:
+class CountedFile:
     """A file that says how much of it was read."""
 
-    def __init__(self, file: IO[bytes], told: Callable[[int], None]) -> None:
+    def __init__(self, file: IO[bytes], advance: Callable[[int], None]) -> None:
         self._file = file
-        self._told = told
+        self._advance = advance
 
     def read(self, size: int = -1) -> bytes:
         data = self._file.read(size)
-        self._told(len(data))
+        self._advance(len(data))
         return data
 
 
@@ -194,7 +194,7 @@ def _send(
     connection: http.client.HTTPConnection,
     method: str,
     path: str,
-    body: bytes | IO[bytes] | Progress | None,
+    body: bytes | IO[bytes] | CountedFile | None,
     headers: dict[str, str],
 ) -> None:
     connection.timeout = CONNECT_S

@@ -1,4 +1,4 @@
-"""What a task left, by its document: files to download, links and empty folders, all with checked names.
+"""The deliverables of a task, by its document: files to download, links and empty folders, all with checked names.
 
 A task chose the names and the agent that ran it wrote the document: neither may name a place outside, or write through
 a link.
@@ -43,7 +43,7 @@ class Item:
 
 
 @attrs.frozen
-class Entry:
+class LinkOrFolder:
     """A link to `target`, or where that is None an empty folder."""
 
     path: str
@@ -61,7 +61,7 @@ class Entry:
 @attrs.frozen
 class Deliverables:
     items: tuple[Item, ...]
-    entries: tuple[Entry, ...]
+    entries: tuple[LinkOrFolder, ...]
 
 
 def of(task: dict[str, Any], *, logs: bool) -> Deliverables:
@@ -73,7 +73,7 @@ def of(task: dict[str, Any], *, logs: bool) -> Deliverables:
         for each in task["artifacts"]
     ]
     entries = [
-        Entry(each["path"], each.get("target"), each.get("mode"), each.get("mtime", ended))
+        LinkOrFolder(each["path"], each.get("target"), each.get("mode"), each.get("mtime", ended))
         for each in task.get("entries") or []
     ]
     if logs:

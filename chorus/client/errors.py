@@ -1,4 +1,4 @@
-"""What the client command says when it cannot do its work: one line each, and an exit status.
+"""Errors of the client command: one line each, and an exit status.
 
 0 done (and the task completed, where one was watched); 1 the task failed or was cancelled, some of what it made is
 missing, or the node refused for a reason of its own; 2 the command was used wrongly, or what it names is not there; 3

@@ -15,8 +15,8 @@ from typing import IO
 
 import attrs
 
-from chorus.client.api import Answer, Api
-from chorus.client.deliverables import Deliverables, Entry, Item, moment, parts
+from chorus.client.api import ApiAnswer, NodeApi
+from chorus.client.deliverables import Deliverables, Item, LinkOrFolder, moment, parts
 from chorus.client.errors import EXIT_TASK_FAILED, EXIT_UNAUTHORIZED, ClientError, Refused
 
 MEMORY = 8 * 1024 * 1024
@@ -25,7 +25,7 @@ MEMORY = 8 * 1024 * 1024
 TEMPORARY = ".chorus-"
 """How the name of a file begins that is not whole yet."""
 
-Told = Callable[[int], None]
+Advance = Callable[[int], None]
 
 
 class NotWhole(ClientError):
@@ -39,22 +39,22 @@ class NotWhole(ClientError):
 
 @attrs.define
 class Fetched:
-    """What came of it. `files` and `entries` are there, by where they are; `failed` says why others are not."""
+    """The outcome: `files` and `entries` that are there, with their places; reasons in `failed` for the others."""
 
     files: list[tuple[str, Item]] = attrs.Factory(list)
-    entries: list[tuple[str, Entry]] = attrs.Factory(list)
+    entries: list[tuple[str, LinkOrFolder]] = attrs.Factory(list)
     failed: list[str] = attrs.Factory(list)
 
 
 @attrs.frozen
-class Targets:
+class FetchTargets:
     """Where everything goes."""
 
     files: list[tuple[Item, Path]]
-    entries: list[tuple[Entry, Path]]
+    entries: list[tuple[LinkOrFolder, Path]]
 
 
-def checked(found: Deliverables, directory: Path, *, force: bool) -> Targets:
+def checked(found: Deliverables, directory: Path, *, force: bool) -> FetchTargets:
     """Raises `ClientError` for a name that leaves `directory` (a task chose it) and, unless `force`, for files that
     exist."""
     if directory.exists() and not directory.is_dir():
@@ -72,7 +72,7 @@ def checked(found: Deliverables, directory: Path, *, force: bool) -> Targets:
     if present and not force:
         more = f" and {len(present) - 1} more" if len(present) > 1 else ""
         raise ClientError(f"{present[0]}{more} would be overwritten; say --force, or another --output")
-    return Targets(files, entries)
+    return FetchTargets(files, entries)
 
 
 def _target(path: str, directory: Path) -> Path:
@@ -85,13 +85,13 @@ def _target(path: str, directory: Path) -> Path:
     return target
 
 
-def into_directory(api: Api, targets: Targets, told: Told) -> Fetched:
+def into_directory(api: NodeApi, targets: FetchTargets, advance: Advance) -> Fetched:
     """Every file appears complete or not at all. Links come last, so that nothing is written through them. Raises
     `ClientError` where nothing can be written, or no node answers; what single files lack is in `failed`."""
     done = Fetched()
     for item, target in targets.files:
         with _writing(target):
-            if _tolerantly(item, done, partial(_fetch, api, item, target, told)):
+            if _tolerantly(item, done, partial(_fetch, api, item, target, advance)):
                 done.files.append((str(target), item))
     for entry, target in sorted(targets.entries, key=lambda pair: pair[0].target is not None):
         with _writing(target):
@@ -100,13 +100,13 @@ def into_directory(api: Api, targets: Targets, told: Told) -> Fetched:
     return done
 
 
-def to_tar(api: Api, found: Deliverables, out: IO[bytes], told: Told) -> Fetched:
+def to_tar(api: NodeApi, found: Deliverables, out: IO[bytes], advance: Advance) -> Fetched:
     """The same as a tar archive, which is a whole one whatever is missing in it."""
     done = Fetched()
     with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT, encoding="utf-8") as tar:
         for item in found.items:
             with tempfile.SpooledTemporaryFile(MEMORY) as file:
-                if _tolerantly(item, done, partial(_download, api, item, file.write, told)):
+                if _tolerantly(item, done, partial(_download, api, item, file.write, advance)):
                     file.seek(0)
                     tar.addfile(_header(item, tarfile.REGTYPE, item.size), file)
                     done.files.append((item.path, item))
@@ -118,7 +118,7 @@ def to_tar(api: Api, found: Deliverables, out: IO[bytes], told: Told) -> Fetched
     return done
 
 
-def _header(one: Item | Entry, kind: bytes, size: int = 0) -> tarfile.TarInfo:
+def _header(one: Item | LinkOrFolder, kind: bytes, size: int = 0) -> tarfile.TarInfo:
     header = tarfile.TarInfo("/".join(parts(one.path)))
     header.type, header.size = kind, size
     header.mode = 0o777 if kind == tarfile.SYMTYPE else one.rights
@@ -149,13 +149,13 @@ def _writing(target: Path) -> Iterator[None]:
         raise ClientError(f"cannot write {target}: {error.strerror or error}") from None
 
 
-def _fetch(api: Api, item: Item, target: Path, told: Told) -> None:
+def _fetch(api: NodeApi, item: Item, target: Path, advance: Advance) -> None:
     """Download and verify one item; the file appears complete or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=TEMPORARY, dir=target.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            _download(api, item, file.write, told)
+            _download(api, item, file.write, advance)
             file.flush()
             os.fchmod(descriptor, item.rights)
             if item.mtime is not None:
@@ -166,7 +166,7 @@ def _fetch(api: Api, item: Item, target: Path, told: Told) -> None:
         raise
 
 
-def _make(entry: Entry, target: Path) -> None:
+def _make(entry: LinkOrFolder, target: Path) -> None:
     """The link, also in the place of a file; or the folder, where it is not there yet."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if entry.target is not None:
@@ -185,7 +185,7 @@ def _make(entry: Entry, target: Path) -> None:
             os.utime(target, (moment(entry.mtime),) * 2)
 
 
-def _download(api: Api, item: Item, write: Callable[[bytes], object], told: Told) -> None:
+def _download(api: NodeApi, item: Item, write: Callable[[bytes], object], advance: Advance) -> None:
     digest, size = hashlib.sha256(), 0
     with api.request("GET", f"/v1/blobs/{item.sha256}") as answer:
         for data in _arriving(answer):
@@ -194,12 +194,12 @@ def _download(api: Api, item: Item, write: Callable[[bytes], object], told: Told
                 break
             digest.update(data)
             write(data)
-            told(len(data))
+            advance(len(data))
     if digest.hexdigest() != item.sha256 or size != item.size:
         raise NotWhole(item.path)
 
 
-def _arriving(answer: Answer) -> Iterator[bytes]:
+def _arriving(answer: ApiAnswer) -> Iterator[bytes]:
     """Ends where the connection does: what is missing then shows in the hash."""
     with contextlib.suppress(OSError, http.client.HTTPException):
         yield from answer.chunks()

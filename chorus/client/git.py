@@ -46,7 +46,7 @@ _SET = {
 _COMPLAINTS = (b"warning: ", b"error: ", b"fatal: ")
 
 
-class NoAnswer(Exception):
+class GitFailed(Exception):
     """The text is git's own line, or why git could not be asked."""
 
 
@@ -63,7 +63,7 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
 def ask(
     folder: Path, *words: str, given: bytes = b"", limit_s: float | None = None, fine: Sequence[int] = (0,)
 ) -> bytes:
-    """What `git WORDS` prints in `folder`. Raises `NoAnswer` where it fails, and where it warns: a `.gitignore` or a
+    """The output of `git WORDS` in `folder`. Raises `GitFailed` where it fails, and where it warns: a `.gitignore` or a
     folder that it could not read makes the answer a wrong one."""
     # A work tree's own configuration may name programs to run.
     command = ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *words]
@@ -73,16 +73,16 @@ def ask(
             command, input=given, capture_output=True, check=False, timeout=limit, env=environment(os.environ)
         )
     except FileNotFoundError:
-        raise NoAnswer("git is not installed") from None
+        raise GitFailed("git is not installed") from None
     except OSError as error:
-        raise NoAnswer(f"git cannot be started: {error.strerror}") from None
+        raise GitFailed(f"git cannot be started: {error.strerror}") from None
     except subprocess.TimeoutExpired:
-        raise NoAnswer(f"git took over {limit:g} s") from None
+        raise GitFailed(f"git took over {limit:g} s") from None
     complaints = [line for line in done.stderr.splitlines() if line.startswith(_COMPLAINTS)]
     if done.returncode not in fine or complaints:
         said = complaints or done.stderr.splitlines() or [f"git ended with status {done.returncode}".encode()]
         text = said[0].decode("utf-8", "replace")
-        raise NoAnswer(text.removeprefix("fatal: ").removeprefix("error: ").removeprefix("warning: "))
+        raise GitFailed(text.removeprefix("fatal: ").removeprefix("error: ").removeprefix("warning: "))
     return done.stdout
 
 

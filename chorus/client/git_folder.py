@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from chorus.client.git import COPY_S, NoAnswer, ask
+from chorus.client.git import COPY_S, GitFailed, ask
 
 _SWITCHES = r"^core\.(filemode|symlinks|ignorecase|autocrlf|eol)$"
 """Configuration that says whether a file counts as changed; none of it can hold a secret."""
 
 
 def write_git_folder(work_tree: Path, into: Path) -> None:
-    """Fill the empty folder `into`. Raises `NoAnswer`."""
+    """Fill the empty folder `into`. Raises `GitFailed`."""
     objects = into / "objects" / "pack"
     objects.mkdir(parents=True)
     (into / "refs").mkdir()
@@ -58,7 +58,7 @@ def _copy_shallow(work_tree: Path, into: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise NoAnswer(f"cannot read {path}: {error.strerror}") from None
+        raise GitFailed(f"cannot read {path}: {error.strerror}") from None
 
 
 def _lines(work_tree: Path, *words: str) -> list[bytes]:

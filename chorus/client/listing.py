@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import attrs
 
 from chorus.client.errors import ClientError
-from chorus.client.git import NoAnswer, ask, refusal, shown
+from chorus.client.git import GitFailed, ask, refusal, shown
 
 GIT = ".git"
 _GLOB = re.compile(r"([\\*?\[])")
@@ -60,7 +60,7 @@ def has_git(folder: Path) -> bool:
 
 
 def listing(root: Path, whole: Sequence[str] = ()) -> Listing:
-    """What git tracks or would add; where there is no git, everything. Of the paths in `whole`, everything in any case.
+    """Paths that git tracks or would add; without git, all of them. Of the paths in `whole`, all in any case.
 
     Raises `ClientError` where a work tree is there and git does not list it, and where it ignores all there is; OSError
     for a folder that cannot be read.
@@ -102,13 +102,13 @@ class _Lister:
             self.names.update((PurePosixPath(base) / name).as_posix() for name in [*folders, *files])
 
     def repository(self, under: str, top: Path) -> None:
-        """What the work tree at `top` has below `under`."""
+        """Adds the paths of the work tree at `top` below `under`."""
         folder = self._root / under
         try:
             self._must_be(top, folder)
             tracked = ask(folder, "ls-files", "-z", "--stage", "--", ".")
             others = ask(folder, "ls-files", "-z", "--others", "--exclude-standard", *_wanted(top, folder), "--", ".")
-        except NoAnswer as error:
+        except GitFailed as error:
             raise refusal(top, str(error), under) from None
         if os.path.samefile(folder, top):
             self.repositories.append(under)
@@ -131,7 +131,7 @@ class _Lister:
         """Git goes on upwards from a `.git` that is no repository, and would answer by the rules of another one."""
         found = os.fsdecode(ask(folder, "rev-parse", "--show-toplevel").removesuffix(b"\n"))
         if not os.path.exists(found) or not os.path.samefile(found, top):
-            raise NoAnswer(f"its .git is no repository (git takes {shown(found)} for the work tree)")
+            raise GitFailed(f"its .git is no repository (git takes {shown(found)} for the work tree)")
 
     def _submodule(self, name: str) -> None:
         path = self._root / name

@@ -1,4 +1,4 @@
-"""What is missing of a task's deliverables, as every view says it: how many, and the first reasons."""
+"""Missing deliverables of a task, in the words of every view: how many, and the first reasons."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Missing:
 
 
 def left_out(task: dict[str, Any]) -> Missing:
-    """What the task's agent could not keep, so that nobody has it."""
+    """Deliverables that the task's agent could not keep: nobody has them."""
     reasons = list(task.get("artifacts_skipped") or [])
     return Missing(max(task.get("artifacts_skipped_total") or 0, len(reasons)), tuple(reasons))
 

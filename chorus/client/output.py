@@ -36,7 +36,7 @@ def lively(stream: IO[str]) -> bool:
     return stream.isatty() and os.environ.get("TERM", "").lower() not in {"dumb", "unknown"}
 
 
-class Place:
+class LineSink:
     """Where lines appear one below the other: a terminal, a file or a pipe."""
 
     def __init__(self, file: IO[bytes], stream: IO[str]) -> None:
@@ -57,7 +57,7 @@ class Place:
         self._file.flush()
 
     def show(self, stream: str, text: str) -> None:
-        """What went through the sanitiser. A stream takes back no line that another one has written to."""
+        """Writes sanitised text. A stream takes back no line that another one has written to."""
         first, _, _ = text.partition("\n")
         if self._writers - {stream} and CLEAR in first:
             text = text.replace(CLEAR, "\n", 1)
@@ -77,7 +77,7 @@ class Place:
         self._draw("")
 
     def end_line(self) -> None:
-        """Whatever comes next begins a line."""
+        """Ends an unfinished line."""
         if self._unfinished:
             self._unfinished = False
             self._writers.clear()
@@ -109,16 +109,16 @@ class Follower:
         self, out: IO[bytes] | None = None, err: IO[bytes] | None = None, *, merged: bool = False, summary: bool = True
     ) -> None:
         """`out` and `err` stand in for stdout and stderr."""
-        place = Place(out or sys.stdout.buffer, sys.stdout)
+        place = LineSink(out or sys.stdout.buffer, sys.stdout)
         shared = out is None and err is None and _same(sys.stdout, sys.stderr)
-        beside = place if shared else Place(err or sys.stderr.buffer, sys.stderr)
+        beside = place if shared else LineSink(err or sys.stderr.buffer, sys.stderr)
         self._places = {"stdout": place, "stderr": place if merged else beside}
         self._notes = beside
         # Whoever reads our pipe may write to this terminal too (`| tee log`), below the row.
         self._in_row = beside.lively and not _is_pipe(sys.stdout)
         self._elsewhere = err is not None
         """The task's stderr and our lines do not meet."""
-        self._streams = {name: _Stream(name, self._places[name]) for name in self._places}
+        self._streams = {name: _TaskStream(name, self._places[name]) for name in self._places}
         self._summary = summary
         self._away = False
         self.final: dict[str, Any] | None = None
@@ -169,10 +169,10 @@ class Follower:
             self._notes.end_line()
 
 
-class _Stream:
+class _TaskStream:
     """One of a task's two, on its way to a place."""
 
-    def __init__(self, name: str, place: Place) -> None:
+    def __init__(self, name: str, place: LineSink) -> None:
         self._name = name
         self._place = place
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -224,8 +224,8 @@ def _state_line(data: dict[str, Any]) -> str:
         words.append(f"in {data['sandbox']}")
     if (data.get("attempt") or 0) > 1:
         words.append(f"(attempt {data['attempt']})")
-    told = [str(data[name]) for name in ("reason", "detail") if data.get(name)]
-    return " ".join(words) + (f": {', '.join(told)}" if told else "")
+    reasons = [str(data[name]) for name in ("reason", "detail") if data.get(name)]
+    return " ".join(words) + (f": {', '.join(reasons)}" if reasons else "")
 
 
 def _progress_line(data: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from typing import IO
 import attrs
 
 from chorus.client.errors import ClientError
-from chorus.client.git import NoAnswer, shown
+from chorus.client.git import GitFailed, shown
 from chorus.client.git_folder import write_git_folder
 from chorus.client.listing import GIT, Listing, everything, has_git, listing, work_tree_of
 
@@ -27,8 +27,8 @@ MTIME = 315_532_800
 
 
 @attrs.frozen
-class Wanted:
-    """What a person asks for beyond what git tracks or would add."""
+class PackOptions:
+    """A person's wishes beyond what git tracks or would add."""
 
     all_files: bool = False
     """Everything, and git is not asked."""
@@ -40,7 +40,7 @@ class Wanted:
 
 @attrs.frozen
 class Packed:
-    """What went into the archive."""
+    """The content of an archive."""
 
     files: int
     size: int
@@ -49,14 +49,14 @@ class Packed:
 
 
 def pack(
-    root: Path, out: IO[bytes], told: Callable[[int], None] = lambda _: None, wanted: Wanted | None = None
+    root: Path, out: IO[bytes], advance: Callable[[int], None] = lambda _: None, wanted: PackOptions | None = None
 ) -> Packed:
-    """Write the tree under `root` to `out`; `told` hears how many bytes of files were read. Raises `ClientError`."""
-    wanted = wanted or Wanted()
+    """Write the tree under `root` to `out`; `advance` takes the bytes of each file read. Raises `ClientError`."""
+    wanted = wanted or PackOptions()
     if not root.is_dir():
         raise ClientError(f"{shown(root)} is not a directory")
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8") as tar:
-        packing = _Packing(root, tar, told)
+        packing = _Packing(root, tar, advance)
         try:
             found = _listed(root, wanted)
             packing.skipped.extend(found.left_out)
@@ -71,7 +71,7 @@ def pack(
     return Packed(packing.files, out.tell(), tuple(packing.skipped))
 
 
-def _listed(root: Path, wanted: Wanted) -> Listing:
+def _listed(root: Path, wanted: PackOptions) -> Listing:
     if wanted.all_files:
         own = ("",) if has_git(root) else ()
         return Listing(frozenset(everything(root)), own, ())
@@ -112,10 +112,10 @@ def _repositories(root: Path, found: Listing) -> tuple[str, ...]:
 class _Packing:
     """One archive on its way."""
 
-    def __init__(self, root: Path, tar: tarfile.TarFile, told: Callable[[int], None]) -> None:
+    def __init__(self, root: Path, tar: tarfile.TarFile, advance: Callable[[int], None]) -> None:
         self._root = root
         self._tar = tar
-        self._told = told
+        self._advance = advance
         self._folders = {".": True}
         self.skipped: list[str] = []
         self.files = 0
@@ -136,7 +136,7 @@ class _Packing:
             folder = Path(made) / GIT
             try:
                 write_git_folder(work_tree, folder)
-            except NoAnswer as error:
+            except GitFailed as error:
                 raise ClientError(f"--with-git: cannot copy the repository of {shown(work_tree)}: {error}") from None
             for each in (folder, *sorted(folder.rglob("*"))):
                 self._add(each, (PurePosixPath(name) / each.relative_to(made)).as_posix())
@@ -189,7 +189,7 @@ class _Packing:
             self._tar.addfile(entry, whole)  # type: ignore[arg-type]
             if whole.goes_on() or _identity(os.fstat(fd)) != _identity(status):
                 raise _changed(path)
-        self._told(entry.size)
+        self._advance(entry.size)
         self.files += 1
 
 

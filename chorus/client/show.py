@@ -1,4 +1,4 @@
-"""What a person sees: tables, facts, JSON, progress bars. On a terminal with rich, elsewhere as plain lines."""
+"""Views for a person: tables, facts, JSON, progress bars. On a terminal with rich, elsewhere as plain lines."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def table(
 
 
 def _fitting(columns: Sequence[str], widths: Sequence[int], width: int, spare: Sequence[str]) -> list[int] | None:
-    """Which columns fit into `width`, without as few of `spare` as possible; None where even the others do not."""
+    """Columns that fit into `width`, without as few of `spare` as possible; None where even the others do not."""
     for count in range(len(spare) + 1):
         kept = [at for at, column in enumerate(columns) if column not in spare[:count]]
         if sum(widths[at] for at in kept) + 2 * (len(kept) - 1) <= width:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from chorus.client.errors import ClientError, Refused
-from chorus.client.pack import Wanted
+from chorus.client.pack import PackOptions
 
 OPTIONS = {
     "title": "title",
@@ -93,11 +93,11 @@ def title_of(path: Path) -> str:
     return line.encode()[:MAX_TITLE].decode("utf-8", "ignore")
 
 
-def wanted_of(options: Options) -> Wanted:
-    """What to pack. Raises `ClientError` for options that make no sense together, or without a directory."""
-    wanted = Wanted(options.all_files, tuple(options.include or ()), options.with_git)
+def wanted_of(options: Options) -> PackOptions:
+    """The files to pack. Raises `ClientError` for options that make no sense together, or without a directory."""
+    wanted = PackOptions(options.all_files, tuple(options.include or ()), options.with_git)
     if wanted.all_files and wanted.include:
         raise ClientError("--include is for some of what git ignores, --all-files for all of it: give one of them")
-    if wanted != Wanted() and (options.path is None or not Path(options.path).is_dir()):
+    if wanted != PackOptions() and (options.path is None or not Path(options.path).is_dir()):
         raise ClientError("--include, --all-files and --with-git say what of a directory is packed: PATH must be one")
     return wanted

@@ -1,4 +1,4 @@
-"""What a person sees of a task: in a list, by itself, and at its end."""
+"""Views of a task for a person: in a list, by itself, and at its end."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _required(required: Document) -> str:
 
 
 def cut(task: Document) -> None:
-    """Which output was longer than what is kept of it."""
+    """Names output that was longer than the part that is kept."""
     for name in task.get("truncated") or []:
         kept = ((task["output"] or {}).get(name) or {}).get("bytes")
         show.note(f"{name} was cut" + (f" at {show.size(kept)}" if kept else ""))

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import IO
 
 from chorus.client import show
-from chorus.client.api import BLOCK, Api, Progress
+from chorus.client.api import BLOCK, CountedFile, NodeApi
 from chorus.client.errors import ClientError, Refused
 from chorus.client.git import shown
-from chorus.client.pack import Wanted, pack
+from chorus.client.pack import PackOptions, pack
 
 MEMORY = 8 * 1024 * 1024
 """Archives up to this stay in memory until they are sent."""
 
 
-def upload(api: Api, path: Path, wanted: Wanted) -> str:
+def upload(api: NodeApi, path: Path, wanted: PackOptions) -> str:
     """Upload a directory as an archive, or an archive as it is; returns its SHA-256."""
     if path.is_file():
         try:
@@ -34,8 +34,8 @@ def upload(api: Api, path: Path, wanted: Wanted) -> str:
         except OSError as error:
             raise ClientError(f"cannot read {shown(path)}: {error.strerror}") from None
     with tempfile.SpooledTemporaryFile(MEMORY) as file:
-        with show.bar("packing", None) as told:
-            packed = pack(path, file, told, wanted)
+        with show.bar("packing", None) as advance:
+            packed = pack(path, file, advance, wanted)
         for line in packed.skipped:
             show.note(f"left out {line}")
         if not packed.files:
@@ -51,7 +51,7 @@ def _is_archive(file: IO[bytes]) -> bool:
         return False
 
 
-def _put(api: Api, file: IO[bytes]) -> str:
+def _put(api: NodeApi, file: IO[bytes]) -> str:
     digest = hashlib.sha256()
     file.seek(0)
     while data := file.read(BLOCK):
@@ -61,8 +61,8 @@ def _put(api: Api, file: IO[bytes]) -> str:
     headers = {"Content-Length": str(length), "Content-Type": "application/octet-stream", "Accept": "application/json"}
     try:
         with (
-            show.bar("uploading", length) as told,
-            api.request("PUT", f"/v1/blobs/{digest.hexdigest()}", Progress(file, told), headers) as answer,
+            show.bar("uploading", length) as advance,
+            api.request("PUT", f"/v1/blobs/{digest.hexdigest()}", CountedFile(file, advance), headers) as answer,
         ):
             answer.read()
     except Refused as error:

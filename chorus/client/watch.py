@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from chorus.client.api import Api, decoded
+from chorus.client.api import NodeApi, decoded
 from chorus.client.errors import NoNode, Refused
 
 PATIENCE_S = 120.0
@@ -19,7 +19,7 @@ Event = dict[str, Any]
 
 
 def parse_events(lines: Iterable[bytes]) -> Iterator[Event]:
-    """The `data` of each server-sent event. What is incomplete at the end is passed over, as the standard says."""
+    """The `data` of each server-sent event. An incomplete event at the end is dropped, as the standard says."""
     data: list[bytes] = []
     for line in lines:
         if not line:
@@ -33,7 +33,7 @@ def parse_events(lines: Iterable[bytes]) -> Iterator[Event]:
 
 
 def follow(
-    api: Api,
+    api: NodeApi,
     task_id: str,
     after: int = 0,
     *,

@@ -29,7 +29,7 @@ FILES = (
     ),
     *("chorus.db", "chorus.db-wal", "chorus.db-shm", "chorus.db-reserve"),
 )
-"""Names that must be plain files where they exist (docs/architecture.md, "What lies where")."""
+"""Names that must be plain files where they exist (docs/architecture.md, "The data directory")."""
 
 
 class DataDirectoryInUse(DataDirectoryError):

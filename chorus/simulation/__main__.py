@@ -12,7 +12,7 @@ import attrs
 
 from chorus.simulation import byzantine, nemesis
 from chorus.simulation.configuration import TIERS, BadConfiguration, Configuration, draw
-from chorus.simulation.runs import Run, RunFailed
+from chorus.simulation.runs import RunFailed, SimRun
 from chorus.simulation.shrink import shrink
 from chorus.simulation.trace import LAST
 
@@ -54,7 +54,7 @@ def configuration(arguments: argparse.Namespace, seed: int) -> Configuration:
 
 
 def _out_of_bounds(arguments: argparse.Namespace) -> str | None:
-    """What `Configuration` does not look at."""
+    """The mistake in an option that is not part of `Configuration`."""
     for name, low, high in (("seeds", 1, MAX_SEEDS), ("last", 0, LAST)):
         if not low <= (value := getattr(arguments, name)) <= high:
             return f"--{name} must be between {low} and {high}, not {value}"
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     unused: list[str] = []
     for seed in range(arguments.seed, arguments.seed + arguments.seeds):
         try:
-            this = Run(configuration(arguments, seed))
+            this = SimRun(configuration(arguments, seed))
         except BadConfiguration as error:
             text = str(error)
             parser().error(f"--{text}" if text.partition(" ")[0] in ("nodes", "seed", "seconds") else text)
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             report = this.run()
         except RunFailed as failed:
             failures += 1
-            _tell(this, failed, arguments)
+            _print_failure(this, failed, arguments)
         else:
             total.update(report.counts)
             print(report, flush=True)
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failures or (unused and arguments.seeds >= MANY and arguments.faults is None) else 0
 
 
-def _tell(this: Run, failed: RunFailed, arguments: argparse.Namespace) -> None:
+def _print_failure(this: SimRun, failed: RunFailed, arguments: argparse.Namespace) -> None:
     for entry in list(this.trace.last)[-arguments.last :] if arguments.last else ():
         print(entry)
     print(f"FAILED {failed}", flush=True)

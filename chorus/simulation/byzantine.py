@@ -6,17 +6,16 @@ import random
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from twisted.internet.task import LoopingCall
-from twisted.python.failure import Failure
 
 from chorus.errors import ChorusError, PeerError
-from chorus.identity import Identity, PeerId
+from chorus.identity import PeerId
 from chorus.multiformats import varint
 from chorus.protocols.delimited import DelimitedDecoder
 from chorus.protocols.gossipsub.params import MAX_RPC, MESHSUB_1_1, PROTOCOLS
 from chorus.protocols.gossipsub.sign import Signer
 from chorus.protocols.proto import rpc_pb2 as pb
 from chorus.protocols.stream import Connection, ProtocolOptions, Stream, StreamClosed
-from chorus.simulation.node import SimNode
+from chorus.simulation.node import SimNode, expected
 
 if TYPE_CHECKING:
     from chorus.protocols.stream import Host
@@ -36,6 +35,10 @@ EQUIVOCAL: Final = b"equivocal "
 def delimited(rpc: pb.RPC) -> bytes:
     raw = rpc.SerializeToString()
     return varint.encode(len(raw)) + raw
+
+
+def publication(message: pb.Message) -> bytes:
+    return delimited(pb.RPC(publish=[message]))
 
 
 class Attacker:
@@ -77,7 +80,7 @@ class Attacker:
         stream.set_receiver(_Listening(self, stream))
 
     def _joined(self, connection: Connection) -> None:
-        connection.open_stream([MESHSUB_1_1]).addCallbacks(self._speak, _expected, callbackArgs=(connection,))
+        connection.open_stream([MESHSUB_1_1]).addCallbacks(self._speak, expected, callbackArgs=(connection,))
 
     def _speak(self, stream: Stream, connection: Connection) -> None:
         self._streams[connection.peer_id.raw] = stream
@@ -101,9 +104,7 @@ class Attacker:
                 del self._streams[raw]
 
     def send_message(self, stream: Stream, message: bytes) -> None:
-        rpc = pb.RPC()
-        rpc.publish.append(pb.Message.FromString(message))
-        self.send(stream, delimited(rpc))
+        self.send(stream, publication(pb.Message.FromString(message)))
 
     def keep(self, message: bytes) -> None:
         if len(self.heard) < KEPT:
@@ -187,9 +188,7 @@ class WrongSignature(Replaying):
         else:
             own = Signer(self.node.identity).sign(message.topic, message.data, message.seqno)
             message.signature = pb.Message.FromString(own).signature
-        rpc = pb.RPC()
-        rpc.publish.append(message)
-        self.send(stream, delimited(rpc))
+        self.send(stream, publication(message))
 
 
 class Mutating(Replaying):
@@ -197,9 +196,7 @@ class Mutating(Replaying):
 
     def act(self, stream: Stream) -> None:
         if self.heard and self.rng.random() < 0.3:
-            rpc = pb.RPC()
-            rpc.publish.append(pb.Message.FromString(self.rng.choice(self.heard)))
-            data = bytearray(delimited(rpc))
+            data = bytearray(publication(pb.Message.FromString(self.rng.choice(self.heard))))
             for _ in range(self.rng.randrange(1, 4)):
                 data[self.rng.randrange(len(data))] ^= 1 << self.rng.randrange(8)
             self.send(stream, bytes(data))
@@ -234,9 +231,11 @@ class SlowWriter(Attacker):
 
     greets = False
 
+    def __init__(self, host: Host, node: SimNode, rng: random.Random, topics: tuple[str, ...]) -> None:
+        super().__init__(host, node, rng, topics)
+        self._begun: dict[Stream, None] = {}
+
     def act(self, stream: Stream) -> None:
-        if not hasattr(self, "_begun"):
-            self._begun: dict[Stream, None] = {}
         if stream not in self._begun:
             self._begun[stream] = None
             self.send(stream, varint.encode(100_000))
@@ -307,10 +306,3 @@ class _Listening:
 
     def resume_writing(self) -> None:
         """Nothing waited."""
-
-
-def _expected(failure: Failure) -> None:
-    failure.trap(ChorusError)  # type: ignore[no-untyped-call]
-
-
-__all__ = ["KINDS", "Attacker", "ByzantineNode", "Identity", "Relaying"]

@@ -1,4 +1,4 @@
-"""What one run is, besides its seed: drawn from the seed (every seed has its own mix of faults), or given in full."""
+"""Configuration of one run: drawn from its seed (every seed has its own mix of faults), or given in full."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ TIERS: Final = {
 
 
 def no_tier(tier: str) -> str:
-    """What is said of one that is not among `TIERS`."""
+    """The refusal of a tier that is not among `TIERS`."""
     if tier == "D":
         return "tier D (thousands of nodes, without bytes) is run by `chorus simulate` (docs/simulate.md)"
     return f"there is no tier {tier!r} here: {', '.join(TIERS)}"

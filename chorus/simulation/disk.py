@@ -1,7 +1,7 @@
 """A disk that keeps what was synced and may lose, tear or damage the rest.
 
-Every file has a durable image and a list of operations that were done since; so has the one directory. Whoever reads
-sees all of them; a crash keeps the image and any subset of the operations, each whole, torn or dropped (an append that
+Every file has a durable image and a list of operations that were done since; so has the one directory. A reader sees
+all of them; a crash keeps the image and any subset of the operations, each whole, torn or dropped (an append that
 follows a dropped one leaves a hole of zeros, as on a file system that writes sizes before contents). `fsync` moves the
 operations of one file into its image, `sync_directory` those of the names. After a failed `fsync` the operations are
 gone from the page cache without having reached the disk, as on Linux: the caller cannot make them durable any more.
@@ -55,11 +55,8 @@ class _File:
     pending: list[_Write | _Truncate] = attrs.field(factory=list)
 
 
-@attrs.frozen
-class _Name:
-    """A change of the directory: `name` stands for a file from now on, or for none."""
-
-    changes: tuple[tuple[str, _File | None], ...]
+_Names = tuple[tuple[str, _File | None], ...]
+"""One change of the directory: each name stands for a file from now on, or for none."""
 
 
 class SimDisk:
@@ -81,7 +78,7 @@ class SimDisk:
         self._watch = watch
         self._names: dict[str, _File] = {}
         self._durable_names: dict[str, _File] = {}
-        self._pending_names: list[_Name] = []
+        self._pending_names: list[_Names] = []
 
     # Reading
 
@@ -166,7 +163,7 @@ class SimDisk:
         self._pending_names.clear()
 
     def durable(self, name: str) -> bytes | None:
-        """What a crash now would surely leave of this name, for checkers; `None` for no file."""
+        """The content that a crash now would surely leave, for checkers; `None` for no file."""
         file = self._durable_names.get(name)
         return bytes(file.durable) if file is not None else None
 
@@ -231,8 +228,7 @@ class SimDisk:
         except KeyError:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", name) from None
 
-    def _rename_to(self, changes: tuple[tuple[str, _File | None], ...]) -> None:
-        change = _Name(changes)
+    def _rename_to(self, change: _Names) -> None:
         self._pending_names.append(change)
         _rename(self._names, change)
 
@@ -249,8 +245,8 @@ def _apply(content: bytearray, operation: _Write | _Truncate) -> None:
     content[operation.offset : operation.offset + len(operation.data)] = operation.data
 
 
-def _rename(names: dict[str, _File], change: _Name) -> None:
-    for name, file in change.changes:
+def _rename(names: dict[str, _File], change: _Names) -> None:
+    for name, file in change:
         if file is None:
             names.pop(name, None)
         else:

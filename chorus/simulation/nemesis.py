@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from chorus.simulation.world import MILLISECOND, SECOND, World, nanoseconds
+from chorus.simulation.world import SECOND, World, nanoseconds
 
 if TYPE_CHECKING:
     import random
 
+    from chorus.simulation.net.links import SimLink
     from chorus.simulation.net.network import SimNet
     from chorus.simulation.node import SimNode
 
@@ -71,9 +73,8 @@ class Nemesis:
         self._undo[number] = undo
 
         def over() -> None:
-            pending = self._undo.pop(number, None)
-            if pending is not None:
-                pending()
+            if number in self._undo:
+                self._undo.pop(number)()
 
         self._world.after(duration, over)
 
@@ -98,32 +99,38 @@ class Nemesis:
 
         self._for(duration, undo)
 
+    def _lanes(self) -> list[int]:
+        return [host.lane for host in self._net.hosts()]
+
+    def _some_link(self, rng: random.Random) -> SimLink | None:
+        lanes = self._lanes()
+        return self._net.link(*rng.sample(lanes, 2)) if len(lanes) > 1 else None
+
     def partition(self, rng: random.Random, duration: int) -> None:
         """Two groups that do not hear each other."""
-        lanes = [host.lane for host in self._net.hosts()]
+        lanes = self._lanes()
         side = set(rng.sample(lanes, rng.randint(1, max(1, len(lanes) - 1))))
         self._cut([(a, b) for a in lanes for b in lanes if (a in side) != (b in side)], duration)
 
     def one_way(self, rng: random.Random, duration: int) -> None:
         """One node is not heard by some others, and hears them."""
-        lanes = [host.lane for host in self._net.hosts()]
+        lanes = self._lanes()
         mute = rng.choice(lanes)
         others = [lane for lane in lanes if lane != mute]
         self._cut([(mute, lane) for lane in rng.sample(others, rng.randint(1, len(others)))], duration)
 
     def clog(self, rng: random.Random, duration: int) -> None:
         """All links of some nodes stop, and start again one after the other in another order."""
-        lanes = [host.lane for host in self._net.hosts()]
+        lanes = self._lanes()
         for lane in rng.sample(lanes, rng.randint(1, len(lanes))):
             pairs = [pair for other in lanes if other != lane for pair in ((lane, other), (other, lane))]
             self._cut(pairs, rng.randrange(1, max(2, duration // 4)))
 
     def slow(self, rng: random.Random, duration: int) -> None:
         """One link takes ten to a hundred times as long."""
-        lanes = [host.lane for host in self._net.hosts()]
-        if len(lanes) < 2:
+        link = self._some_link(rng)
+        if link is None:
             return
-        link = self._net.link(*rng.sample(lanes, 2))
         factor = 10 ** (1 + rng.random())
         link.slow *= factor
 
@@ -169,25 +176,20 @@ class Nemesis:
         room = node.disk.used() if rng.random() < 0.3 else before.capacity
         node.disk.faults = attrs.evolve(before, sync_error=0.2, read_error=0.2, capacity=room)
 
-        def undo() -> None:
-            node.disk.faults = node.options.disk
-
-        self._for(duration, undo)
+        self._for(duration, partial(setattr, node.disk, "faults", node.options.disk))
 
     def reset(self, rng: random.Random, duration: int) -> None:
         """A box in the middle ends some connections, in the middle of whatever they carry."""
         node = rng.choice(self._nodes)
         for transport in list(node.host.transports):
             if rng.random() < 0.5:
-                transport._send_reset()
-                self._world.after(MILLISECOND, transport._reset)
+                transport.reset_both()
 
     def corrupt(self, rng: random.Random, duration: int) -> None:
         """One link turns bits over; the connection's cipher must notice."""
-        lanes = [host.lane for host in self._net.hosts()]
-        if len(lanes) < 2:
+        link = self._some_link(rng)
+        if link is None:
             return
-        link = self._net.link(*rng.sample(lanes, 2))
 
         def tamper(data: bytes) -> bytes:
             at = rng.randrange(len(data))
@@ -195,10 +197,7 @@ class Nemesis:
 
         link.tamper = tamper
 
-        def undo() -> None:
-            link.tamper = None
-
-        self._for(duration // 10 + 1, undo)
+        self._for(duration // 10 + 1, partial(setattr, link, "tamper", None))
 
 
 KINDS: Final[dict[str, Callable[[Nemesis, random.Random, int], None]]] = {

@@ -1,6 +1,6 @@
 """A whole node in the simulated world: its own identity, host and pub/sub, started, killed and started again.
 
-The host, its admission and the router are the real ones. What survives a restart is what a machine keeps: address,
+The host, its admission and the router are the real ones. A restart keeps what a machine keeps: address,
 identity, clock and disk.
 """
 
@@ -50,7 +50,7 @@ MAX_OFFSET: Final = 1000 * SECOND
 
 @attrs.frozen(kw_only=True)
 class NodeOptions:
-    """What all nodes of a run share."""
+    """Options that all nodes of a run share."""
 
     plain_security: bool = False
     """Tier C: no cryptography on the connections."""
@@ -68,7 +68,7 @@ class NodeOptions:
 
 @attrs.frozen
 class _Cluster:
-    """What admission asks of a cluster."""
+    """A cluster, as admission needs it."""
 
     secret: bytes
     cluster_id: bytes | None = None
@@ -104,7 +104,7 @@ class SimNode:
         )
         self.disk = SimDisk(world.rng("disk", number), options.disk, self._disk_used)
         self._seqno = 0
-        """What the data directory keeps (`chorus.services.pubsub.seqno`), always synced before it is used."""
+        """The floor in the data directory (`chorus.services.pubsub.seqno`), always synced before it is used."""
         self.neighbours: list[SimNode] = []
         self.starts = 0
         self.running = False
@@ -113,7 +113,7 @@ class SimNode:
         self.listen: Callable[[SimNode, PeerId], Sink] = _deaf
         """Gives what hears a new pub/sub stream, from whom; observers set it."""
         self.when_started: list[Callable[[SimNode], None]] = []
-        """What runs on the node, besides host and pub/sub; called at each start."""
+        """Parts besides host and pub/sub; called at each start."""
         self.reactor: SimReactor
         self.p2p: P2PService
         self.pubsub: PubSubService
@@ -191,7 +191,7 @@ class SimNode:
         for other in self.neighbours:
             # Of two neighbours one dials, unless it has not for a while: the other may be unable to.
             if self.p2p.connection(other.peer_id) is None:
-                self.p2p.dial(other.peer_id, [other.address]).addErrback(_expected)
+                self.p2p.dial(other.peer_id, [other.address]).addErrback(expected)
 
     def stop(self) -> Deferred[None]:
         """An orderly stop, as SIGTERM asks for it; fires when nothing is left."""
@@ -223,6 +223,6 @@ def _deaf(node: SimNode, peer: PeerId) -> Sink:
     return lambda data: None
 
 
-def _expected(failure: Failure) -> None:
-    """A dial may fail; anything but the errors that it is documented to give is a bug."""
+def expected(failure: Failure) -> None:
+    """Dials and streams may fail; anything but the errors that they are documented to give is a bug."""
     failure.trap(ChorusError)  # type: ignore[no-untyped-call]

@@ -22,10 +22,11 @@ from chorus.simulation.invariants.observers import ErrorWatch, Judge, Violated
 from chorus.simulation.invariants.scores import ScoreWatch
 from chorus.simulation.ledger.ledger import LedgerClient
 from chorus.simulation.nemesis import Nemesis
-from chorus.simulation.net.network import LARGE, SMALL, LinkQuality, SimNet
+from chorus.simulation.net.links import LARGE, SMALL, LinkQuality
+from chorus.simulation.net.network import SimNet
 from chorus.simulation.node import NodeOptions, SimNode
 from chorus.simulation.trace import Trace
-from chorus.simulation.traffic import Conversation, StreamTraffic, check_buffers, check_stopped
+from chorus.simulation.traffic import StreamTraffic, Workload, check_buffers, check_stopped
 from chorus.simulation.world import MILLISECOND, SECOND, World
 
 TOPICS: Final = ("a", "b")
@@ -80,7 +81,7 @@ class RunFailed(Exception):
 
 @attrs.frozen(kw_only=True)
 class Report:
-    """What a run that passed has done: a run in which nothing happened proves nothing."""
+    """The work of a run that passed: a run in which nothing happened proves nothing."""
 
     configuration: Configuration
     trace: str
@@ -92,12 +93,12 @@ class Report:
     counts: Counter[str]
 
     def __str__(self) -> str:
-        told = " ".join(f"{name}={count}" for name, count in sorted(self.counts.items()) if count)
+        counted = " ".join(f"{name}={count}" for name, count in sorted(self.counts.items()) if count)
         rate = self.events / self.cpu if self.cpu else 0.0
         return (
             f"ok {self.configuration.arguments()}\n"
             f"   {self.simulated:.0f} s simulated in {self.cpu:.1f} s, {self.events} events ({rate:.0f}/s), "
-            f"trace {self.trace}\n   {told}"
+            f"trace {self.trace}\n   {counted}"
         )
 
 
@@ -113,7 +114,7 @@ def quality(tier: str, world: World) -> LinkQuality:
     )
 
 
-class Run:
+class SimRun:
     """Everything of one run. `options` are for the checkers' own tests, and so are the two types."""
 
     node_type: type[SimNode] = SimNode
@@ -141,7 +142,7 @@ class Run:
         self.memory = MemoryWatch(self.judge, self.nodes)
         self.streams = StreamTraffic(self.judge, self.world) if tier != "C" else None
         every = {"A": 2.0, "B": 8.0, "C": configuration.nodes / TOGETHER}[tier]
-        self.conversation = Conversation(
+        self.conversation = Workload(
             self.gossip, self.streams, [*self.nodes], publish_every=every, stream_every=every * 1.5
         )
         self.ledgers: list[LedgerClient] = []
@@ -293,7 +294,7 @@ class Run:
         return connection is None or connection.inbound
 
     def _check_delivery(self) -> None:
-        """What each of some nodes says now, everybody hears who asked for it and can be reached by those who did."""
+        """A message of each of some nodes reaches every subscriber that is connected through other subscribers."""
         wanted: dict[bytes, set[int]] = {}
         for node in self.nodes[:20]:
             for topic in self.conversation.topics[node.number]:
@@ -308,7 +309,7 @@ class Run:
         self.judge.check()
 
     def _reachable(self, node: SimNode, topic: str) -> set[int]:
-        """Who asked for the topic and is connected to the node through others who did."""
+        """Subscribers that are connected to the node through other subscribers."""
         members = {other.peer_id: other for other in self.nodes if topic in self.conversation.topics[other.number]}
         found, waiting = {node.number}, [node]
         while waiting:
@@ -366,4 +367,4 @@ class Run:
 
 def run(configuration: Configuration) -> Report:
     """Raises `RunFailed`."""
-    return Run(configuration).run()
+    return SimRun(configuration).run()

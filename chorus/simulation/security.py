@@ -15,7 +15,7 @@ from chorus.identity import Identity, PeerId, PublicKey
 from chorus.protocols.connection.core import MakeHandshake
 from chorus.protocols.noise.aead import Buffer
 from chorus.protocols.noise.handshake import HandshakeResult, NoiseHandshake, PeerIdMismatch, SelfDial, StaticKey
-from chorus.protocols.noise.xx import KeyPair, NoiseError, generate_keypair
+from chorus.protocols.noise.xx import KeyPair, generate_keypair
 
 NONCE: Final = 16
 
@@ -35,7 +35,7 @@ class SeededNoise:
 
 
 class PlainSession:
-    """What stands where `NoiseSession` does: bytes pass through as they are."""
+    """Stands in for `NoiseSession`: bytes pass as they are."""
 
     partial = False
 
@@ -112,6 +112,3 @@ def plain(rng: random.Random) -> MakeHandshake:
         return cast("NoiseHandshake", PlainHandshake(identity, rng, **options))
 
     return make
-
-
-__all__ = ["NoiseError", "PlainHandshake", "PlainSession", "SeededNoise", "plain"]

@@ -1,4 +1,4 @@
-"""What happened in a run as one hash: equal for equal runs, whatever the interpreter's hash seed."""
+"""The events of a run as one hash: equal for equal runs, whatever the interpreter's hash seed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LAST: Final = 200
 
 
 @attrs.frozen
-class Entry:
+class TraceEntry:
     ns: int
     """True time."""
     node: int
@@ -35,7 +35,7 @@ class Trace:
     def __init__(self, *, keep: int | None = LAST) -> None:
         self.entries = 0
         self._hash = hashlib.blake2b(digest_size=16)
-        self.last: deque[Entry] = deque(maxlen=keep if keep is not None else 0)
+        self.last: deque[TraceEntry] = deque(maxlen=keep if keep is not None else 0)
 
     def record(self, ns: int, node: int, kind: str, payload: bytes = b"") -> None:
         self.entries += 1
@@ -43,7 +43,7 @@ class Trace:
         self._hash.update(payload)
         if self.last.maxlen:
             digest = hashlib.blake2b(payload, digest_size=8).hexdigest()
-            self.last.append(Entry(ns, node, kind, len(payload), digest))
+            self.last.append(TraceEntry(ns, node, kind, len(payload), digest))
 
     def hexdigest(self) -> str:
         """Of everything up to now; 32 hexadecimal digits."""

@@ -1,4 +1,4 @@
-"""What the nodes of a run do: streams of known bytes between pairs, and messages on topics.
+"""Traffic of a run: streams of known bytes between pairs, and messages on topics.
 
 Also the invariants of streams: bytes out are bytes in, in order; every stream ends, once, at both ends; buffers stay
 within their bounds.
@@ -9,15 +9,14 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Final
 
-from twisted.python.failure import Failure
-
 from chorus.errors import ChorusError
 from chorus.protocols.connection.shell import ConnectionProtocol
 from chorus.protocols.stream import ProtocolOptions, Stream, StreamClosed
 from chorus.protocols.yamux.frames import YamuxLimits
 from chorus.simulation.invariants.messages import GossipWatch
 from chorus.simulation.invariants.observers import Judge
-from chorus.simulation.world import SECOND, World
+from chorus.simulation.node import expected
+from chorus.simulation.world import World
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
@@ -66,7 +65,7 @@ class StreamTraffic:
             self.opened += 1
             Endpoint(self, node, stream, token).begin()
 
-        node.p2p.open_stream(other.peer_id, [PROTOCOL]).addCallbacks(opened, _expected)
+        node.p2p.open_stream(other.peer_id, [PROTOCOL]).addCallbacks(opened, expected)
 
     def node_died(self, node: SimNode) -> None:
         """Its ends hear nothing any more."""
@@ -76,10 +75,6 @@ class StreamTraffic:
     def check_ended(self) -> None:
         for end in self.live:
             self.judge.accuse("transport.ends", f"{end} has not ended")
-
-
-def _expected(failure: Failure) -> None:
-    failure.trap(ChorusError)  # type: ignore[no-untyped-call]
 
 
 class Endpoint:
@@ -175,7 +170,7 @@ class Endpoint:
         self._pour()
 
 
-class Conversation:
+class Workload:
     """A node's ordinary life: it hears its topics, publishes now and then, and opens streams to its peers."""
 
     def __init__(
@@ -255,7 +250,7 @@ class Conversation:
 
 
 def check_buffers(judge: Judge, nodes: list[SimNode]) -> None:
-    """What a connection holds is within the budgets of its multiplexer, and what a node holds within the host's."""
+    """A connection holds no more than the budgets of its multiplexer, a node no more than the host's."""
     limits = YamuxLimits()
     bound = limits.receive_budget + limits.send_budget
     for node in nodes:
@@ -280,6 +275,3 @@ def check_stopped(judge: Judge, node: SimNode) -> None:
     )
     sockets = list(node.host.transports)
     judge.require(not sockets, "transport.timers", lambda: f"{node} has stopped and left sockets: {sockets[:3]}")
-
-
-__all__ = ["SECOND", "Conversation", "StreamTraffic", "check_buffers", "check_stopped"]

@@ -19,7 +19,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, ProcessProtocol, Protocol
 
-from chorus.client.api import Api
+from chorus.client.api import NodeApi
 from chorus.client.errors import ClientError, NoNode
 from chorus.identity import Identity
 from chorus.messages import PAYLOADS
@@ -698,7 +698,7 @@ class Finding(PureTestCase):
     def test_addresses(self) -> None:
         data = Path(self.mktemp())
         data.mkdir(parents=True)
-        api = Api({"CHORUS_DATA_DIR": str(data)})
+        api = NodeApi({"CHORUS_DATA_DIR": str(data)})
         for host, expected in (
             ("127.0.0.1", "http://127.0.0.1:5"),
             ("0.0.0.0", "http://127.0.0.1:5"),

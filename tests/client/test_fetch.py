@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from chorus.client import deliverables, missing
-from chorus.client.deliverables import Deliverables, Entry, Item
+from chorus.client.deliverables import Deliverables, Item, LinkOrFolder
 from chorus.client.errors import EXIT_UNAUTHORIZED, ClientError, NoNode, Refused
 from chorus.client.fetch import checked, into_directory, to_tar
 from tests.support import PureTestCase
@@ -64,21 +64,21 @@ class Folder(PureTestCase):
         self.directory.mkdir(parents=True)
         self.node = Node()
 
-    def fetch(self, *found: Item | Entry, force: bool = False) -> list[str]:
+    def fetch(self, *found: Item | LinkOrFolder, force: bool = False) -> list[str]:
         """Into the directory; what failed."""
         wanted = self.wanted(*found)
         targets = checked(wanted, self.directory, force=force)
         return into_directory(self.node, targets, lambda _: None).failed  # type: ignore[arg-type]
 
-    def wanted(self, *found: Item | Entry) -> Deliverables:
+    def wanted(self, *found: Item | LinkOrFolder) -> Deliverables:
         wanted = Deliverables(
             tuple(each for each in found if isinstance(each, Item)),
-            tuple(each for each in found if isinstance(each, Entry)),
+            tuple(each for each in found if isinstance(each, LinkOrFolder)),
         )
         deliverables.check(wanted)
         return wanted
 
-    def tar(self, *found: Item | Entry) -> tuple[tarfile.TarFile, list[str]]:
+    def tar(self, *found: Item | LinkOrFolder) -> tuple[tarfile.TarFile, list[str]]:
         out = io.BytesIO()
         done = to_tar(self.node, self.wanted(*found), out, lambda _: None)  # type: ignore[arg-type]
         out.seek(0)
@@ -95,7 +95,7 @@ class Targets(Folder):
         for bad in ("/etc/passwd", "../x", "a/../../x", "", ".", "a\0b", "..", "b/.."):
             with self.assertRaisesRegex(ClientError, "leaves the directory"):
                 self.check(bad)
-            for found in (Item(bad, "0" * 64, 1), Entry(bad, None), Entry(bad, "x")):
+            for found in (Item(bad, "0" * 64, 1), LinkOrFolder(bad, None), LinkOrFolder(bad, "x")):
                 with self.assertRaisesRegex(ClientError, "leaves the directory"):
                     self.wanted(found)
 
@@ -105,7 +105,7 @@ class Targets(Folder):
         with self.assertRaisesRegex(ClientError, "a and 1 more would be overwritten; say --force"):
             self.check("a", "b", "c")
         self.assertEqual(len(self.check("a", "b", "c", force=True)), 3)
-        for entry in (Entry("a", "b"), Entry("c", None)):
+        for entry in (LinkOrFolder("a", "b"), LinkOrFolder("c", None)):
             with self.assertRaisesRegex(ClientError, "would be overwritten"):
                 self.fetch(entry)
 
@@ -114,27 +114,29 @@ class Targets(Folder):
         with self.assertRaisesRegex(ClientError, "is a link"):
             self.check("link/x", force=True)
         with self.assertRaisesRegex(ClientError, "is a link"):
-            self.fetch(Entry("link/x", None), force=True)
+            self.fetch(LinkOrFolder("link/x", None), force=True)
 
     def test_a_directory_is_in_the_way(self) -> None:
         (self.directory / "a").mkdir()
         with self.assertRaisesRegex(ClientError, "is a directory"):
             self.check("a", force=True)
         with self.assertRaisesRegex(ClientError, "is a directory"):
-            self.fetch(Entry("a", "b"), force=True)
+            self.fetch(LinkOrFolder("a", "b"), force=True)
 
     def test_names_that_contradict_each_other(self) -> None:
         """Nothing is written through a link that the same task left."""
         file = Item("d/x", "0" * 64, 1)
         for other in (
-            Entry("d", "."), Entry("d", "/etc"), Item("d", "0" * 64, 1), Item("d/x", "1" * 64, 2), Entry("d/x", None),
-            Entry("l", "/etc"), Entry("l", ".."), Entry("e/l", "../../x"), Entry("d/x", "y"),
+            LinkOrFolder("d", "."), LinkOrFolder("d", "/etc"), LinkOrFolder("d/x", None),
+            Item("d", "0" * 64, 1), Item("d/x", "1" * 64, 2),
+            LinkOrFolder("l", "/etc"), LinkOrFolder("l", ".."), LinkOrFolder("e/l", "../../x"),
+            LinkOrFolder("d/x", "y"),
             Item("./d/./x", "0" * 64, 1),
         ):  # fmt: skip
             with self.assertRaisesRegex(ClientError, "contradict each other, nothing is fetched"):
                 self.wanted(file, other)
         with self.assertRaisesRegex(ClientError, "contradict each other"):
-            self.wanted(Entry("a/s", ".."), Entry("t", "a/s/.."))
+            self.wanted(LinkOrFolder("a/s", ".."), LinkOrFolder("t", "a/s/.."))
 
 
 class Fetching(Folder):
@@ -146,9 +148,9 @@ class Fetching(Folder):
             self.node.item("locked", b"2", mode=0),
             self.node.item("all", b"3", mode=0o777, mtime=1e300),
             self.node.item("old", b"4"),
-            Entry("bin/latest", "run", 0o777, 7.0),
-            Entry("empty/er", None, 0o750, MOMENT),
-            Entry("closed", None, 0),
+            LinkOrFolder("bin/latest", "run", 0o777, 7.0),
+            LinkOrFolder("empty/er", None, 0o750, MOMENT),
+            LinkOrFolder("closed", None, 0),
         )
         self.assertEqual(self.fetch(*found), [])
         modes = {
@@ -181,7 +183,7 @@ class Fetching(Folder):
     def test_an_empty_folder_that_is_there_stays(self) -> None:
         (self.directory / "d").mkdir(mode=0o700)
         (self.directory / "d/mine").write_text("x")
-        self.assertEqual(self.fetch(Entry("d", None, 0o755)), [])
+        self.assertEqual(self.fetch(LinkOrFolder("d", None, 0o755)), [])
         self.assertEqual((self.directory / "d/mine").read_text(), "x")
         self.assertEqual(stat.S_IMODE((self.directory / "d").stat().st_mode), 0o700)
 
@@ -221,8 +223,8 @@ class Fetching(Folder):
         tar, failed = self.tar(
             self.node.item("bin/run", b"#!/bin/sh\n", mode=0o6755, mtime=MOMENT),
             self.node.item("ünï/日本", b"x" * 100, mtime=2.0),
-            Entry("latest", "bin/run"),
-            Entry("empty", None, 0o750, MOMENT),
+            LinkOrFolder("latest", "bin/run"),
+            LinkOrFolder("empty", None, 0o750, MOMENT),
         )
         self.assertEqual(failed, [])
         self.assertEqual(

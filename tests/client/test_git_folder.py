@@ -8,15 +8,15 @@ import shutil
 import tarfile
 from pathlib import Path
 
-from chorus.client.pack import Wanted
+from chorus.client.pack import PackOptions
 from tests.client.tree import TreeCase
 
-WITH_GIT = Wanted(with_git=True)
+WITH_GIT = PackOptions(with_git=True)
 SECRETS = ("TOKEN", "hunter2", "stashed", "dangling", "amended", "in a hook", "reflog word")
 
 
 class WithGit(TreeCase):
-    def unpacked(self, at: str = "", wanted: Wanted = WITH_GIT) -> str:
+    def unpacked(self, at: str = "", wanted: PackOptions = WITH_GIT) -> str:
         """What a task would find, as a path below `root` for `git`."""
         self.files(at, wanted)
         target = self.base / "unpacked"
@@ -158,7 +158,7 @@ class WithGit(TreeCase):
 
     def test_with_everything(self) -> None:
         self.repository(commit=True)
-        self.unpacked(wanted=Wanted(all_files=True, with_git=True))
+        self.unpacked(wanted=PackOptions(all_files=True, with_git=True))
         self.same("log", "--format=%H")
         self.assertTrue((self.base / "unpacked/.env").exists())
 

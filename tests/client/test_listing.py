@@ -11,7 +11,7 @@ from unittest import skipUnless
 
 from chorus.client import git
 from chorus.client.git import environment
-from chorus.client.pack import Wanted
+from chorus.client.pack import PackOptions
 from tests.client.tree import TreeCase
 
 OWN = [".gitignore", "sub/code"]
@@ -40,7 +40,7 @@ class GitDoesNotAnswer(TreeCase):
         line = self.stops("dubious ownership", f"git config --global --add safe.directory {self.root}")
         self.assertEqual(line.count("dubious"), 1)
         self.stops("dubious ownership", at="sub")
-        self.assertIn(".env", self.files(wanted=Wanted(all_files=True)))
+        self.assertIn(".env", self.files(wanted=PackOptions(all_files=True)))
         self.git("config", "--global", "--add", "safe.directory", str(self.root))
         self.assertEqual(self.files(), OWN)
 
@@ -90,7 +90,7 @@ class GitDoesNotAnswer(TreeCase):
         self.assertNotIn("inner/secret", self.files())
         (self.root / "inner/.git/HEAD").unlink()
         self.stops("--include inner takes all of it")
-        self.assertIn("inner/secret", self.files(wanted=Wanted(include=("inner",))))
+        self.assertIn("inner/secret", self.files(wanted=PackOptions(include=("inner",))))
         self.stops("its .git is no repository", at="inner")
         self.stops("its .git is no repository", at="inner/sub")
 
@@ -225,7 +225,7 @@ class Environment(TreeCase):
         for name in ("core.fsmonitor", "core.editor", "core.pager", "filter.spy.clean", "diff.external"):
             self.git("config", name, f"{path}/spy")
         self.write(".gitattributes", "* filter=spy diff=spy\n")
-        self.files(wanted=Wanted(with_git=True))
+        self.files(wanted=PackOptions(with_git=True))
         self.assertFalse((self.base / "ran").exists())
 
 
@@ -273,7 +273,7 @@ class Inner(TreeCase):
         self.write("vendor/.env", "TOKEN")
         self.assertIn("vendor is a submodule without its .git", self.refused())
         self.refused("vendor")
-        self.assertIn("vendor/.env", self.files(wanted=Wanted(include=("vendor",))))
+        self.assertIn("vendor/.env", self.files(wanted=PackOptions(include=("vendor",))))
 
     def test_a_submodule_that_is_a_file_or_a_link_now(self) -> None:
         self.repository("../lib", commit=True)
@@ -380,8 +380,8 @@ class Below(TreeCase):
         self.repository(ignore="cache/*\n")
         self.write("cache/a")
         self.assertIn("git ignores everything in", self.refused("cache"))
-        self.assertEqual(self.files("cache", Wanted(include=("a",))), ["a"])
-        self.assertEqual(self.files("cache", Wanted(all_files=True)), ["a"])
+        self.assertEqual(self.files("cache", PackOptions(include=("a",))), ["a"])
+        self.assertEqual(self.files("cache", PackOptions(all_files=True)), ["a"])
         (self.root / "empty").mkdir()
         self.assertEqual(self.files("empty"), [])
 
@@ -466,8 +466,8 @@ class Asked(TreeCase):
         self.assertEqual(self.files(), OWN)
         modules = ["node_modules/.bin/m", "node_modules/m/.env", "node_modules/m/index.js"]
         for words in (("node_modules",), ("./node_modules/",), ("node_modules", "node_modules/m")):
-            self.assertEqual(self.files(wanted=Wanted(include=words)), sorted([*OWN, *modules]), words)
-        self.assertEqual(self.files(wanted=Wanted(include=("wheels/a.whl",))), sorted([*OWN, "wheels/a.whl"]))
+            self.assertEqual(self.files(wanted=PackOptions(include=words)), sorted([*OWN, *modules]), words)
+        self.assertEqual(self.files(wanted=PackOptions(include=("wheels/a.whl",))), sorted([*OWN, "wheels/a.whl"]))
 
     def test_names_that_are_refused(self) -> None:
         (self.root / "link").symlink_to("node_modules")
@@ -484,16 +484,16 @@ class Asked(TreeCase):
             ("out", "leaves the directory"),
             ("a\nb", "nothing of that name"),
         ):
-            self.assertIn(said, self.refused(wanted=Wanted(include=(word,))), word)
+            self.assertIn(said, self.refused(wanted=PackOptions(include=(word,))), word)
 
     def test_everything(self) -> None:
         self.environ(**{**os.environ, "PATH": str(self.base)})
-        found = self.files(wanted=Wanted(all_files=True))
+        found = self.files(wanted=PackOptions(all_files=True))
         self.assertTrue({".env", "sub/.env", "node_modules/m/.env", "wheels/a.whl"} <= set(found))
         self.assertFalse([name for name in found if ".git/" in name])
 
     def test_without_a_work_tree_it_must_be_there_all_the_same(self) -> None:
         shutil.rmtree(self.root / ".git")
         shutil.rmtree(self.root / "node_modules/m/.git")
-        self.assertEqual(self.files(wanted=Wanted(include=("sub",))), self.files())
-        self.refused(wanted=Wanted(include=("nothing",)))
+        self.assertEqual(self.files(wanted=PackOptions(include=("sub",))), self.files())
+        self.refused(wanted=PackOptions(include=("nothing",)))

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from chorus.client import show
-from chorus.client.output import Follower, Place, fitting
+from chorus.client.output import Follower, LineSink, fitting
 from tests.client.terminal import Terminal
 from tests.client.test_watch import event
 from tests.support import PureTestCase
@@ -100,7 +100,7 @@ class Live(OnATerminal):
 
     def test_colours_end_with_their_piece_and_go_on_with_the_next(self) -> None:
         raw = io.BytesIO()
-        place = Place(raw, self.terminal.slave)
+        place = LineSink(raw, self.terminal.slave)
         with self.follower() as follower:
             follower._streams["stdout"]._place = place
             self.say("\x1b[31mred")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chorus.client.errors import ClientError
-from chorus.client.pack import Wanted
+from chorus.client.pack import PackOptions
 from chorus.client.task_options import OPTIONS, fields_of, title_of, wanted_of
 from chorus.tasks.spec import TaskSpec
 from tests.support import PureTestCase
@@ -59,10 +59,10 @@ class Packing(PureTestCase):
         return argparse.Namespace(path=path, **{"include": None, "all_files": False, "with_git": False, **given})
 
     def test_what_is_asked_for(self) -> None:
-        self.assertEqual(wanted_of(self.options(None)), Wanted())
+        self.assertEqual(wanted_of(self.options(None)), PackOptions())
         found = wanted_of(self.options("/", include=["a", "b"], with_git=True))
-        self.assertEqual(found, Wanted(include=("a", "b"), with_git=True))
-        self.assertEqual(wanted_of(self.options("/", all_files=True)), Wanted(all_files=True))
+        self.assertEqual(found, PackOptions(include=("a", "b"), with_git=True))
+        self.assertEqual(wanted_of(self.options("/", all_files=True)), PackOptions(all_files=True))
 
     def test_options_that_make_no_sense(self) -> None:
         with tempfile.NamedTemporaryFile() as file:

@@ -13,7 +13,7 @@ from unittest import mock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chorus.client import commands, show
+from chorus.client import node_commands, show
 from chorus.client.errors import NoNode, Refused
 from chorus.client.watch import follow, parse_events
 from tests.support import PureTestCase
@@ -164,7 +164,7 @@ class Showing(PureTestCase):
             ({"status": "busy", "max_tasks": 3, "available": False}, "busy"),
             ({}, ""),
         ):
-            self.assertEqual(commands._availability(said), shown)
+            self.assertEqual(node_commands._availability(said), shown)
 
     def test_a_terminal_that_cannot_take_back_what_it_shows_gets_lines(self) -> None:
         self.notes.isatty = lambda: True  # type: ignore[method-assign]

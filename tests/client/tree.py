@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from chorus.client.errors import ClientError
-from chorus.client.pack import Wanted, pack
+from chorus.client.pack import PackOptions, pack
 from tests.support import PureTestCase
 
 GIT_SETTINGS = """\
@@ -65,7 +65,7 @@ class TreeCase(PureTestCase):
         self.write(f"{within}.env", "TOKEN")
         self.write(f"{within}sub/.env", "TOKEN")
 
-    def members(self, at: str = "", wanted: Wanted | None = None) -> dict[str, tarfile.TarInfo]:
+    def members(self, at: str = "", wanted: PackOptions | None = None) -> dict[str, tarfile.TarInfo]:
         self.out = io.BytesIO()
         self.done = pack(self.root / at, self.out, wanted=wanted)
         with tarfile.open(fileobj=io.BytesIO(self.out.getvalue())) as tar:
@@ -74,11 +74,11 @@ class TreeCase(PureTestCase):
         self.assertEqual(self.done.files, sum(not each.isdir() for each in members.values()))
         return members
 
-    def files(self, at: str = "", wanted: Wanted | None = None) -> list[str]:
+    def files(self, at: str = "", wanted: PackOptions | None = None) -> list[str]:
         """What is packed, without folders."""
         return sorted(name for name, each in self.members(at, wanted).items() if not each.isdir())
 
-    def refused(self, at: str = "", wanted: Wanted | None = None) -> str:
+    def refused(self, at: str = "", wanted: PackOptions | None = None) -> str:
         """The one line of a refusal."""
         with self.assertRaises(ClientError) as caught:
             pack(self.root / at, io.BytesIO(), wanted=wanted)

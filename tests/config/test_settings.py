@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from chorus.client.api import Api
+from chorus.client.api import NodeApi
 from chorus.config import show
 from chorus.config.fields import variable
 from chorus.config.settings import ConfigError, Settings, known_variables, load, unknown_variables
@@ -51,9 +51,9 @@ class Loading(PureTestCase):
             ("/a~/~", "/a~/~"),
         ):
             self.assertEqual(load({"HOME": "/home/ann", "CHORUS_DATA_DIR": text}).data_dir, Path(path), text)
-            self.assertEqual(Api({"HOME": "/home/ann", "CHORUS_DATA_DIR": text}).data_dir, Path(path), text)
+            self.assertEqual(NodeApi({"HOME": "/home/ann", "CHORUS_DATA_DIR": text}).data_dir, Path(path), text)
         for text in ("~nobody-of-this-name", "~nobody-of-this-name/x"):
-            for read in (load, lambda environ: Api(environ).data_dir):
+            for read in (load, lambda environ: NodeApi(environ).data_dir):
                 with self.assertRaises(ConfigError) as caught:
                     read({"HOME": "/home/ann", "CHORUS_DATA_DIR": text})
                 self.assertIn("CHORUS_DATA_DIR: '~nobody-of-this-name' is nobody's", str(caught.exception))
@@ -213,7 +213,7 @@ class Secrets(PureTestCase):
             token = load({"HOME": home, **variables}).api_token
             assert token is not None
             self.assertEqual(token.get_secret_value(), "s3cret-s3cret-s3cret")
-        self.assertEqual(Api({"HOME": home, "CHORUS_API_TOKEN_FILE": "~/token"}).token(), "s3cret-s3cret-s3cret")
+        self.assertEqual(NodeApi({"HOME": home, "CHORUS_API_TOKEN_FILE": "~/token"}).token(), "s3cret-s3cret-s3cret")
 
     def test_every_secret_has_a_file_variant(self) -> None:
         for name in ("join", "cluster_secret", "api_token"):

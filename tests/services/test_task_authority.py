@@ -1,5 +1,5 @@
 """Who may say what about a task: each message of `/chorus/tasks/1.0.0`, at both ends, from a member whom the task does
-not concern (docs/architecture.md, "Who may say what about a task")."""
+not concern (docs/architecture.md, "Permissions in task conversations")."""
 
 from __future__ import annotations
 
@@ -303,7 +303,7 @@ class LeaseTest(PureTestCase):
 class TableTest(PureTestCase):
     def test_the_table_in_the_documents_has_every_message_at_both_ends(self) -> None:
         text = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text(encoding="utf-8")
-        (section,) = re.findall(r"## Who may say what about a task\n(.*?)\n## ", text, re.DOTALL)
+        (section,) = re.findall(r"## Permissions in task conversations\n(.*?)\n## ", text, re.DOTALL)
         rows = [row.split("|")[1:-1] for row in section.splitlines() if row.startswith("| `")]
         found = [(name.strip().strip("`"), end.strip()) for name, end, *_ in rows]
         self.assertEqual(

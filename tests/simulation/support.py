@@ -10,7 +10,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from chorus.simulation.clock import NodeClock
-from chorus.simulation.net.network import LARGE, Cutting, LinkQuality, SimNet, everywhere
+from chorus.simulation.net.links import LARGE, Cutting, LinkQuality, everywhere
+from chorus.simulation.net.network import SimNet
 from chorus.simulation.net.reactor import SimReactor
 from chorus.simulation.world import MILLISECOND, World
 

@@ -40,7 +40,7 @@ from chorus.simulation.ledger.journal import SimJournal
 from chorus.simulation.ledger.ledger import LedgerClient, LedgerWatch
 from chorus.simulation.net.reactor import SimReactor
 from chorus.simulation.node import SimNode
-from chorus.simulation.runs import Run, RunFailed
+from chorus.simulation.runs import RunFailed, SimRun
 from chorus.simulation.world import SECOND, World
 from chorus.tasks import entries, ids, transitions
 from chorus.tasks.journal import Entry, Fence
@@ -51,7 +51,7 @@ from tests.support import PureTestCase
 
 class Mutants(PureTestCase):
     def assertCaught(
-        self, invariant: str, *, run: type[Run] = Run, options: dict[str, Any] | None = None, **changed: Any
+        self, invariant: str, *, run: type[SimRun] = SimRun, options: dict[str, Any] | None = None, **changed: Any
     ) -> str:
         values: dict[str, Any] = {"tier": "A", "seed": 31, "nodes": 3, "seconds": 20.0} | changed
         with self.subTest(invariant):
@@ -116,7 +116,7 @@ class Transport(Mutants):
                 self.reactor.callLater(3600, lambda: None)
                 return super().stop()
 
-        class Careless_(Run):
+        class Careless_(SimRun):
             node_type = Careless
 
         self.assertIn("timers", self.assertCaught("transport.timers", run=Careless_, seconds=1))
@@ -129,7 +129,7 @@ class Transport(Mutants):
                 for call in self.reactor.getDelayedCalls():
                     call.cancel()
 
-        class Careless_(Run):
+        class Careless_(SimRun):
             node_type = Careless
 
         self.assertIn("sockets", self.assertCaught("transport.timers", run=Careless_, seconds=1))
@@ -137,7 +137,7 @@ class Transport(Mutants):
     def test_buffers_without_a_bound(self) -> None:
         from chorus.protocols.connection.shell import ConnectionLimits
 
-        class Hoarding(Run):
+        class Hoarding(SimRun):
             def _wire(self) -> None:
                 super()._wire()
                 for node in self.nodes:
@@ -176,7 +176,7 @@ class HonestBut(ByzantineNode):
         return pubsub
 
 
-class One(Run):
+class One(SimRun):
     """The last node has the fault, and has asked for `topics` only."""
 
     fault: ClassVar[type[Attacker]]
@@ -210,11 +210,11 @@ class One(Run):
         return super()._reachable(node, topic) - {last.number} if node is not last else set()
 
 
-def one(fault: type[Attacker], topics: tuple[str, ...] = ("a",)) -> type[Run]:
+def one(fault: type[Attacker], topics: tuple[str, ...] = ("a",)) -> type[SimRun]:
     return type("One", (One,), {"fault": fault, "topics": topics})
 
 
-class Dense(Run):
+class Dense(SimRun):
     """Everybody is connected to everybody."""
 
     def _wire(self) -> None:
@@ -283,7 +283,7 @@ class Gossip(Mutants):
         self.assertCaught("gossip.signature", byzantine=("wrong-signature",))
 
     def test_other_topics_are_delivered(self) -> None:
-        class Curious(Run):
+        class Curious(SimRun):
             def _wire(self) -> None:
                 super()._wire()
                 self.conversation.topics[1] = ("a",)
@@ -335,7 +335,7 @@ class Gossip(Mutants):
         self.assertCaught("gossip.delivery", seconds=1)
 
     def test_numbers_begin_again_when_a_clock_was_set_back(self) -> None:
-        class SetBack(Run):
+        class SetBack(SimRun):
             def _wire(self) -> None:
                 super()._wire()
                 self.world.after(15 * SECOND, self.set_back)
@@ -356,8 +356,8 @@ class Gossip(Mutants):
 
 
 class Whole(Mutants):
-    def failing(self, fault: Any) -> type[Run]:
-        class Failing(Run):
+    def failing(self, fault: Any) -> type[SimRun]:
+        class Failing(SimRun):
             def _wire(self) -> None:
                 super()._wire()
                 self.nodes[0].when_started.append(fault)
@@ -405,7 +405,7 @@ class Memory(Mutants):
                 original(scores, *arguments, **named)
 
         self.patch(gossip_score_stats, "MAX_RECORDS", 10)
-        Run(Configuration(seed=31, nodes=3, seconds=10.0)).run()
+        SimRun(Configuration(seed=31, nodes=3, seconds=10.0)).run()
         self.patch(PeerScores, "arrived", arrived)
         self.assertOver("records")
 
@@ -432,9 +432,9 @@ def patched(module: Any, name: str, value: Any) -> Iterator[None]:
 
 
 class Ledger(Mutants):
-    def keeping(self, kind: type[SimJournal]) -> type[Run]:
+    def keeping(self, kind: type[SimJournal]) -> type[SimRun]:
         client = type("Client", (LedgerClient,), {"journal": kind})
-        return type("Keeping", (Run,), {"ledger_type": client})
+        return type("Keeping", (SimRun,), {"ledger_type": client})
 
     def test_nothing_is_synced(self) -> None:
         class Unsynced(SimJournal):
@@ -520,10 +520,10 @@ class Ledger(Mutants):
                 return machine
 
         self.patch(journal, "SYNC_MAX", 2 * SECOND)
-        honest = Run(Configuration(seed=31, nodes=3, seconds=30.0, faults=("power",))).run()
+        honest = SimRun(Configuration(seed=31, nodes=3, seconds=30.0, faults=("power",))).run()
         self.assertGreater(honest.counts["ledger.operations"], 500)
         client = type("Client", (LedgerClient,), {"clients_type": Ahead})
-        run = type("Keeping", (Run,), {"ledger_type": client})
+        run = type("Keeping", (SimRun,), {"ledger_type": client})
         self.assertCaught("ledger.linearizable", run=run, faults=("power",), seconds=30)
 
     def test_two_owners_under_one_fence(self) -> None:

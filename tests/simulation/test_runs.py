@@ -10,7 +10,7 @@ import attrs
 from chorus.simulation import byzantine, nemesis
 from chorus.simulation.__main__ import configuration, main, parser
 from chorus.simulation.configuration import BadConfiguration, Configuration, draw
-from chorus.simulation.runs import Report, Run, RunFailed, run
+from chorus.simulation.runs import Report, RunFailed, SimRun, run
 from chorus.simulation.shrink import shrink
 from tests.support import PureTestCase
 
@@ -152,7 +152,7 @@ class Configurations(PureTestCase):
 class Failing(PureTestCase):
     def test_a_failure_ends_with_the_line_that_replays_it(self) -> None:
         made = Configuration(seed=5, nodes=3, seconds=2, faults=("kill",))
-        failing = Run(made)
+        failing = SimRun(made)
         failing.world.after(1_000_000_000, lambda: failing.judge.accuse("some.thing", "went wrong"))
         failed = self.assertRaises(RunFailed, failing.run)
         lines = str(failed).splitlines()
@@ -182,7 +182,7 @@ class Failing(PureTestCase):
         self.assertEqual(shrink(large, "a.b", go, max_runs=0), large)
 
     def test_the_command_fails_when_a_run_does(self) -> None:
-        self.patch(Run, "_calm", lambda self: self.judge.accuse("x.y", "mutant"))
+        self.patch(SimRun, "_calm", lambda self: self.judge.accuse("x.y", "mutant"))
         written: list[str] = []
         self.patch(
             sys, "stdout", type("Out", (), {"write": lambda _, text: written.append(text), "flush": lambda _: None})()

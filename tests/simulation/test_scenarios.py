@@ -10,13 +10,13 @@ import attrs
 from chorus.simulation.gossip.links import LinkParams
 from chorus.simulation.gossip.nodes import HONEST
 from chorus.simulation.gossip.parameters import changed
-from chorus.simulation.gossip.run import Result, simulate
-from chorus.simulation.gossip.scenario import Attack, Scenario, ScenarioError, Wanted
+from chorus.simulation.gossip.run import GossipResult, simulate
+from chorus.simulation.gossip.scenario import Attack, Scenario, ScenarioError, WantedFigure
 from chorus.simulation.gossip.scenarios import SCENARIOS
 from tests.support import PureTestCase
 
 
-def small(name: str, nodes: int = 120, **changes: Any) -> Result:
+def small(name: str, nodes: int = 120, **changes: Any) -> GossipResult:
     """The scenario with fewer nodes and messages; what is wanted of the full one stays on it."""
     scenario = SCENARIOS[name]
     changes = {"seconds": min(scenario.seconds, 15.0), **changes}
@@ -59,10 +59,10 @@ class Values(PureTestCase):
     def test_what_is_wanted(self) -> None:
         figures = {"p50_ms": 200.0}
         for wanted, holds, text in (
-            (Wanted("p50_ms", 190, 210), True, "190 ≤ p50_ms ≤ 210"),
-            (Wanted("p50_ms", high=199), False, "p50_ms ≤ 199"),
-            (Wanted("p50_ms", low=201), False, "p50_ms ≥ 201"),
-            (Wanted("p50_ms", 200, 200), True, "p50_ms = 200"),
+            (WantedFigure("p50_ms", 190, 210), True, "190 ≤ p50_ms ≤ 210"),
+            (WantedFigure("p50_ms", high=199), False, "p50_ms ≤ 199"),
+            (WantedFigure("p50_ms", low=201), False, "p50_ms ≥ 201"),
+            (WantedFigure("p50_ms", 200, 200), True, "p50_ms = 200"),
         ):
             self.assertEqual((wanted.holds(figures), str(wanted)), (holds, text))
 
@@ -122,7 +122,7 @@ class Changes(PureTestCase):
 
 
 class SmallVersions(PureTestCase):
-    def assert_all_once(self, result: Result) -> None:
+    def assert_all_once(self, result: GossipResult) -> None:
         self.assertEqual((result.figures["delivered_percent"], result.figures["delivered_twice"]), (100, 0))
         self.assertGreater(result.figures["messages"], 10)
 
@@ -170,7 +170,9 @@ class SmallVersions(PureTestCase):
             self.assertLess(result.figures[f"{kind}_score"], 0, kind)
 
     def test_a_result_is_a_document_and_says_what_it_missed(self) -> None:
-        result = small("calibration", 30, seconds=5.0, wanted=(Wanted("p50_ms", high=1), Wanted("messages", low=10)))
+        result = small(
+            "calibration", 30, seconds=5.0, wanted=(WantedFigure("p50_ms", high=1), WantedFigure("messages", low=10))
+        )
         self.assertEqual(len(result.missed()), 1)
         self.assertIn("p50_ms ≤ 1, but it is", result.missed()[0])
         document = json.loads(json.dumps(result.document()))

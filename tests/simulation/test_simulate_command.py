@@ -148,7 +148,7 @@ class Command(PureTestCase):
     def test_a_tasks_own_command_is_left_as_it_is(self) -> None:
         seen: list[list[str]] = []
         with mock.patch(
-            "chorus.client.commands.submit", side_effect=lambda options, api: seen.append(options.argv) or 0
+            "chorus.client.task_commands.submit", side_effect=lambda options, api: seen.append(options.argv) or 0
         ):
             self.assertEqual(self.chorus("task", "submit", ".", "--", "simulate", "--loss", "-1%")[0], 0)
         self.assertEqual(seen, [["simulate", "--loss", "-1%"]])
@@ -366,7 +366,7 @@ class Command(PureTestCase):
 
     def test_a_missed_figure_is_exit_status_1(self) -> None:
         from chorus.simulation.gossip import scenarios as gossip_scenarios
-        from chorus.simulation.gossip.scenario import Scenario, Wanted
+        from chorus.simulation.gossip.scenario import Scenario, WantedFigure
 
         scenario = Scenario(
             name="odd",
@@ -374,7 +374,7 @@ class Command(PureTestCase):
             degree=4,
             publishers=8,
             seconds=2.0,
-            wanted=(Wanted("p50_ms", high=1), gossip_scenarios.ONCE),
+            wanted=(WantedFigure("p50_ms", high=1), gossip_scenarios.ONCE),
         )
         with mock.patch.dict(gossip_scenarios.SCENARIOS, {"odd": scenario}):
             status, out, err = self.chorus("simulate", "odd", "--no-report")

@@ -1,4 +1,4 @@
-"""Nodes that do not keep to the protocol: a class for each attack that `gossip_scenario.ATTACKS` names.
+"""Nodes that do not keep to the protocol: a class for each attack that `scenario.ATTACKS` names.
 
 Most are whole routers that do one thing wrong, which is the harder case: what they do well counts for them.
 """
@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING, Final, cast
 
 from chorus.protocols.gossipsub.events import Frame, Kind, Send
 from chorus.protocols.gossipsub.rpc import Prune
-from chorus.simulation.gossip.nodes import TOPIC, Node, RouterNode
+from chorus.simulation.gossip.nodes import TOPIC, Net, Node, RouterNode
 from chorus.simulation.gossip.objects import ObjectFrame, RawMessage, make_message
 from chorus.simulation.world import MILLISECOND, SECOND, nanoseconds
 
 if TYPE_CHECKING:
     from chorus.simulation.gossip.links import Line
-    from chorus.simulation.gossip.network import GossipNet
 
 DEFAULT_BACKOFF: Final = 60
 """Seconds, where a PRUNE names none."""
 
 
-class Silent(Node):
+class SilentNode(Node):
     """Joins every mesh that lets it in, again after each backoff, and says nothing else."""
 
     kind = "silent"
@@ -50,12 +49,12 @@ class Silent(Node):
             line.carry([(Kind.CONTROL, frame) for frame in self.net.codec.mesh_frames([TOPIC], [])])
 
 
-class Grafting(Silent):
+class GraftingNode(SilentNode):
     kind = "grafting"
     patient = False
 
 
-class Withholding(RouterNode):
+class WithholdingNode(RouterNode):
     """Takes part in everything, forwards nobody's messages and answers no IWANT."""
 
     kind = "withholding"
@@ -74,12 +73,12 @@ def _origin(frame: Frame) -> bytes:
     return cast("RawMessage", cast("ObjectFrame", frame).rpc.messages[0]).message.origin
 
 
-class Misbehaving(RouterNode):
+class MisbehavingNode(RouterNode):
     """A router that keeps to the protocol and also misbehaves every `interval`, from the end of the warm-up on."""
 
     interval = SECOND
 
-    def __init__(self, net: GossipNet, number: int) -> None:
+    def __init__(self, net: Net, number: int) -> None:
         super().__init__(net, number)
         self._made = 0
 
@@ -108,7 +107,7 @@ class Misbehaving(RouterNode):
         return (1 << 62 | self._made).to_bytes(8, "big")
 
 
-class Flooding(Misbehaving):
+class FloodingNode(MisbehavingNode):
     """Five times what a publisher may say for long (`chorus.messages.rates`)."""
 
     kind = "flooding"
@@ -121,7 +120,7 @@ class Flooding(Misbehaving):
         self.drain()
 
 
-class Replaying(Misbehaving):
+class ReplayingNode(MisbehavingNode):
     """Sends a message that is at least 10 s old to everybody, ten times a second."""
 
     kind = "replaying"
@@ -129,7 +128,7 @@ class Replaying(Misbehaving):
     OLD: Final = 10 * SECOND
     KEPT: Final = 64
 
-    def __init__(self, net: GossipNet, number: int) -> None:
+    def __init__(self, net: Net, number: int) -> None:
         super().__init__(net, number)
         self._heard: deque[tuple[int, Frame]] = deque(maxlen=self.KEPT)
 
@@ -147,7 +146,7 @@ class Replaying(Misbehaving):
                 self.say(peer, frame)
 
 
-class Equivocating(Misbehaving):
+class EquivocatingNode(MisbehavingNode):
     kind = "equivocating"
 
     def misbehave(self) -> None:
@@ -157,7 +156,7 @@ class Equivocating(Misbehaving):
             self.say(peer, versions[index % 2])
 
 
-class Forging(Misbehaving):
+class ForgingNode(MisbehavingNode):
     kind = "forging"
 
     def misbehave(self) -> None:
@@ -167,7 +166,7 @@ class Forging(Misbehaving):
             self.say(peer, frame)
 
 
-class Advertising(Misbehaving):
+class AdvertisingNode(MisbehavingNode):
     kind = "advertising"
 
     def misbehave(self) -> None:
@@ -180,13 +179,13 @@ class Advertising(Misbehaving):
 CLASSES: Final[dict[str, type[Node]]] = {
     attacker.kind: attacker
     for attacker in (
-        Silent,
-        Withholding,
-        Flooding,
-        Replaying,
-        Equivocating,
-        Forging,
-        Advertising,
-        Grafting,
+        SilentNode,
+        WithholdingNode,
+        FloodingNode,
+        ReplayingNode,
+        EquivocatingNode,
+        ForgingNode,
+        AdvertisingNode,
+        GraftingNode,
     )
 }

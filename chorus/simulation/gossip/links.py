@@ -1,7 +1,7 @@
 """Links between nodes of the simulation without bytes: frames arrive late, never lost and never out of order.
 
-TCP does not lose or reorder; loss shows as delay (spec/simulation.md section 4). What was sent before it was lost is
-delivered, what comes behind it waits.
+TCP does not lose or reorder; loss shows as delay (spec/simulation.md section 4). Frames before a lost one are
+delivered, frames behind it wait.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class LinkParams:
     loss: float = 0.0
     """Share of the segments."""
     rate_mbit: float | None = None
-    """What a node can send over all its links together, in 10^6 bits a second; None for no bound."""
+    """Rate of a node over all its links together, in 10^6 bits a second; None for no bound."""
 
 
 class Uplink:
-    """What one node sends goes through here: its rate, and its stream of chance for losses."""
+    """The outgoing side of one node: its rate, and its stream of chance for losses."""
 
     __slots__ = ("_busy_until", "_loss", "_ns_per_byte", "_rng")
 

@@ -1,4 +1,4 @@
-"""What is measured in a simulation of gossip: deliveries, sends, meshes and scores, of honest nodes."""
+"""Measures of a simulation of gossip: deliveries, sends, meshes and scores, of honest nodes."""
 
 from __future__ import annotations
 

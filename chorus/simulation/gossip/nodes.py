@@ -5,18 +5,18 @@ Above it stands what `chorus.services.messaging` does about who says too much, s
 
 from __future__ import annotations
 
+import random
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from chorus.messages.rates import OWN, THROUGH_OTHERS, Buckets, cost
+from chorus.protocols.gossip import GossipRouter
+from chorus.protocols.gossipsub.codec import Codec
 from chorus.protocols.gossipsub.events import Delivery, Kind, Send, Validation
 from chorus.protocols.gossipsub.params import MESHSUB_1_2
-from chorus.simulation.world import SECOND, nanoseconds
-
-if TYPE_CHECKING:
-    from chorus.protocols.gossip import GossipRouter
-    from chorus.simulation.gossip.links import Line, Uplink
-    from chorus.simulation.gossip.network import GossipNet
+from chorus.simulation.gossip.links import Line, Uplink
+from chorus.simulation.gossip.scenario import Scenario
+from chorus.simulation.world import SECOND, World, nanoseconds
 
 TOPIC: Final = "chorus/coordination/v1"
 HONEST: Final = "honest"
@@ -29,12 +29,41 @@ REDIAL: Final = SECOND
 """Until a node that lost a connection it had dialled dials somebody else."""
 
 
+class Recorder(Protocol):
+    """Counts what honest nodes publish, deliver and send."""
+
+    def published(self, message_id: bytes, node: int, now_ns: int) -> None: ...
+
+    def delivered(self, node: RouterNode, delivery: Delivery, now_ns: int) -> None: ...
+
+    def sent(self, node: RouterNode, messages: int) -> None: ...
+
+
+class Net(Protocol):
+    """The network, as its nodes need it."""
+
+    world: World
+    scenario: Scenario
+    codec: Codec
+    data: bytes
+    """Of each message."""
+
+    @property
+    def measures(self) -> Recorder: ...
+
+    def uplink(self, number: int) -> Uplink | None: ...
+
+    def router(self, number: int, rng: random.Random) -> GossipRouter: ...
+
+    def dial_somebody(self, node: Node, count: int) -> None: ...
+
+
 class Node:
     """Somebody with a peer id and connections."""
 
     kind = HONEST
 
-    def __init__(self, net: GossipNet, number: int) -> None:
+    def __init__(self, net: Net, number: int) -> None:
         self.net = net
         self.number = number
         self.peer_id = peer_id(number)
@@ -76,7 +105,7 @@ class RouterNode(Node):
 
     router: GossipRouter
 
-    def __init__(self, net: GossipNet, number: int) -> None:
+    def __init__(self, net: Net, number: int) -> None:
         super().__init__(net, number)
         self.starts = 0
         self.joined_ns = 0

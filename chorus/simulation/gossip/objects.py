@@ -1,8 +1,8 @@
 """A codec of GossipSub without bytes: tier D of spec/simulation.md section 3.
 
 Frames are objects that hold the decoded RPC and know the size it has on the wire, so that the real router (scores,
-backoffs, gossip and all) runs for many thousand nodes in one process. What is said often (a subscription, a GRAFT, a
-message) is one object for all who say and hear it: nothing of it may be changed. Sizes and the places where frames are
+backoffs, gossip and all) runs for many thousand nodes in one process. Frequent content (a subscription, a GRAFT, a
+message) is one object for all senders and receivers: nobody may change it. Sizes and the places where frames are
 split are those of `chorus.protocols.gossipsub.rpc`, for publishers with Ed25519 keys.
 """
 

@@ -1,4 +1,4 @@
-"""What a scenario comes to in the end, quantity by quantity, and in what a changed one differs from its name."""
+"""The parameters of a scenario, quantity by quantity, and the differences of a changed one."""
 
 from __future__ import annotations
 

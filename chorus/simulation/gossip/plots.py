@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from chorus.simulation.gossip.measures import Spread
-    from chorus.simulation.gossip.run import Result
+    from chorus.simulation.gossip.run import GossipResult
 
 SIZE: Final = (7.2, 4.0)
 """Inches."""
@@ -60,7 +60,7 @@ def _figure(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def latency(result: Result) -> Figure:
+def latency(result: GossipResult) -> Figure:
     """Distribution of the time from publication to delivery, and its sum."""
     figure, axes = _figure("Delivery latency", "ms after publication", "share of deliveries (bars, %)")
     values = result.latencies_ms
@@ -90,7 +90,7 @@ def latency(result: Result) -> Figure:
     return figure
 
 
-def propagation(result: Result) -> Figure:
+def propagation(result: GossipResult) -> Figure:
     """How far messages have come, and how long they took."""
     figure, axes = _figure("Propagation", "hops from the publisher", "share of deliveries (bars, %)")
     hops = [each for each in result.hops if each[1] >= result.figures["deliveries"] / 10_000]
@@ -109,7 +109,7 @@ def propagation(result: Result) -> Figure:
     return figure
 
 
-def duplicates(result: Result) -> Figure:
+def duplicates(result: GossipResult) -> Figure:
     figure, axes = _figure("Copies too many", "duplicates of each message, by node", "nodes")
     axes.hist(result.duplicates, bins=40, color=COLOURS[0], alpha=0.6)
     _count(axes)
@@ -134,7 +134,7 @@ def _band(axes: Axes, seconds: list[float], spreads: list[Spread], colour: str, 
     axes.plot(seconds, [each.p50 for each in spreads], color=colour, linewidth=1.8, label=label)
 
 
-def _mark_begin(axes: Axes, result: Result) -> None:
+def _mark_begin(axes: Axes, result: GossipResult) -> None:
     axes.axvline(
         result.scenario.warm_up, color="#333333", linewidth=0.9, linestyle=":", label="first message is published"
     )
@@ -148,7 +148,7 @@ def _legend_below(figure: Figure) -> None:
     figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=LEGEND_COLUMNS)
 
 
-def degree(result: Result) -> Figure:
+def degree(result: GossipResult) -> Figure:
     """Sizes of the honest nodes' meshes over time, and who has places in them."""
     figure, axes = _figure("Mesh degree", "seconds", "peers in a node's mesh")
     seconds = [sample.seconds for sample in result.samples]
@@ -184,8 +184,8 @@ def degree(result: Result) -> Figure:
     return figure
 
 
-def scores(result: Result) -> Figure:
-    """What honest nodes think of each kind of node."""
+def scores(result: GossipResult) -> Figure:
+    """Scores of each kind of node, as honest nodes see them."""
     figure, axes = _figure("Score as honest nodes see it", "seconds", "score")
     for index, kind in enumerate(result.samples[-1].scores):
         rows = [(sample.seconds, sample.scores[kind]) for sample in result.samples if kind in sample.scores]
@@ -214,7 +214,7 @@ ALTERNATIVES: Final = {
     "degree": "Over time: sizes of honest nodes' meshes, and how many of them hold an attacker of each kind",
     "scores": "Over time: the score that honest nodes give each kind of node",
 }
-"""What the pictures of `PLOTS` show, for who does not see them."""
+"""Descriptions of the pictures of `PLOTS`, for readers who do not see them."""
 
 PLOTS: Final[dict[str, Callable[[Any], Any]]] = {
     "latency": latency,

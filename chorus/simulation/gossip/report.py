@@ -11,7 +11,7 @@ from chorus.simulation.gossip.parameters import parameters
 from chorus.simulation.gossip.plots import ALTERNATIVES, PLOTS, picture
 
 if TYPE_CHECKING:
-    from chorus.simulation.gossip.run import Result
+    from chorus.simulation.gossip.run import GossipResult
 
 LABELS: Final = {
     "p50_ms": "latency, median (ms)",
@@ -58,7 +58,7 @@ def label(figure: str) -> str:
     return f"{kind} nodes: " + ("score, median at the end" if what == "score" else "places in honest meshes, each")
 
 
-def page(result: Result, replay: str, version: str) -> str:
+def page(result: GossipResult, replay: str, version: str) -> str:
     """`replay` is the command that gives the same run, `version` of what it was made with."""
     scenario = result.scenario
     wanted = {each.figure: each for each in scenario.wanted}

@@ -24,7 +24,7 @@ QUANTILES: Final = 1000
 
 
 @attrs.frozen(kw_only=True)
-class Result:
+class GossipResult:
     scenario: Scenario
     seed: int
     figures: Mapping[str, float]
@@ -41,7 +41,7 @@ class Result:
     """One a second."""
 
     def missed(self) -> list[str]:
-        """What was wanted of the scenario and is not so."""
+        """Figures of the scenario that are not reached."""
         return [
             f"{wanted}, but it is {self.figures[wanted.figure]:.4g}"
             for wanted in self.scenario.wanted
@@ -66,7 +66,7 @@ class Result:
 
 @contextmanager
 def _without_collector() -> Iterator[None]:
-    """What a run makes lives to its end: looking through it for cycles costs a fifth of the time and finds nothing."""
+    """Objects of a run live to its end: a search for cycles costs a fifth of the time and finds nothing."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -91,7 +91,7 @@ def simulate(
     seed: int,
     progress: Progress = lambda done, total: None,
     cpu: Callable[[], float] = time.process_time,
-) -> Result:
+) -> GossipResult:
     begin = cpu()
     with _without_collector():
         net = GossipNet(scenario, seed)
@@ -99,8 +99,8 @@ def simulate(
     return result(net, seed, cpu() - begin)
 
 
-def result(net: GossipNet, seed: int, cpu_s: float) -> Result:
-    """What a net that has run came to; `cpu_s` seconds of processor it took."""
+def result(net: GossipNet, seed: int, cpu_s: float) -> GossipResult:
+    """The result of a net that has run for `cpu_s` seconds of processor time."""
     measures = net.measures
     latencies = measures.latency_ms()
     hops = tuple(
@@ -109,7 +109,7 @@ def result(net: GossipNet, seed: int, cpu_s: float) -> Result:
         if count
     )
     messages = max(1, measures.messages)
-    return Result(
+    return GossipResult(
         scenario=net.scenario,
         seed=seed,
         figures={**_deliveries(net, latencies, hops), **_meshes(net), **_effort(net, cpu_s)},

@@ -1,4 +1,4 @@
-"""What a simulation of gossip is made of, and what is wanted of it: values with named bounds."""
+"""Scenarios of a simulation of gossip, and the figures wanted of them: values with named bounds."""
 
 from __future__ import annotations
 
@@ -120,11 +120,11 @@ class Attack:
 
 
 @attrs.frozen
-class Wanted:
+class WantedFigure:
     """A bound on one figure of a run."""
 
     figure: str
-    """A key of `Result.figures`."""
+    """A key of `GossipResult.figures`."""
     low: float | None = None
     high: float | None = None
 
@@ -170,7 +170,7 @@ class Scenario:
     """Seconds before the first message: meshes settle."""
     seconds: float = 60.0
     """In which messages are published and measured."""
-    wanted: tuple[Wanted, ...] = ()
+    wanted: tuple[WantedFigure, ...] = ()
 
     def __attrs_post_init__(self) -> None:
         within = _Bounds()

@@ -10,10 +10,10 @@ from typing import Final
 import attrs
 
 from chorus.simulation.gossip.links import LinkParams
-from chorus.simulation.gossip.scenario import PARAMS, Attack, Scenario, Wanted
+from chorus.simulation.gossip.scenario import PARAMS, Attack, Scenario, WantedFigure
 
-ALL: Final = Wanted("delivered_percent", low=100)
-ONCE: Final = Wanted("delivered_twice", high=0)
+ALL: Final = WantedFigure("delivered_percent", low=100)
+ONCE: Final = WantedFigure("delivered_twice", high=0)
 
 CALIBRATION: Final = Scenario(
     name="calibration",
@@ -21,9 +21,9 @@ CALIBRATION: Final = Scenario(
     rate=2.0,
     seconds=30.0,
     wanted=(
-        Wanted("p50_ms", 184.5, 225.5),
-        Wanted("p99_ms", high=325),
-        Wanted("sends_per_delivery", high=7),
+        WantedFigure("p50_ms", 184.5, 225.5),
+        WantedFigure("p99_ms", high=325),
+        WantedFigure("sends_per_delivery", high=7),
         ALL,
         ONCE,
     ),
@@ -35,9 +35,9 @@ FLOOD_PUBLISH: Final = attrs.evolve(
     summary="1,000 nodes, links 10-150 ms, publishers send to every peer of the topic",
     params=attrs.evolve(PARAMS, flood_publish=True),
     wanted=(
-        Wanted("p50_ms", 153.9, 188.1),
-        Wanted("p99_ms", high=325),
-        Wanted("sends_per_delivery", high=7),
+        WantedFigure("p50_ms", 153.9, 188.1),
+        WantedFigure("p99_ms", high=325),
+        WantedFigure("sends_per_delivery", high=7),
         ALL,
         ONCE,
     ),
@@ -48,7 +48,7 @@ NEAR: Final = attrs.evolve(
     name="near",
     summary="1,000 nodes, links of 25 ms",
     links=LinkParams(delay_ms=(22.5, 27.5)),
-    wanted=(Wanted("p99_ms", high=300), Wanted("sends_per_delivery", high=7.5), ALL, ONCE),
+    wanted=(WantedFigure("p99_ms", high=300), WantedFigure("sends_per_delivery", high=7.5), ALL, ONCE),
 )
 
 LOSS: Final = attrs.evolve(
@@ -56,7 +56,7 @@ LOSS: Final = attrs.evolve(
     name="loss",
     summary="links 10-150 ms, 5 % of the segments lost and sent again by TCP",
     links=LinkParams(loss=0.05),
-    wanted=(Wanted("p99_ms", high=1000), ALL, ONCE),
+    wanted=(WantedFigure("p99_ms", high=1000), ALL, ONCE),
 )
 
 CHURN: Final = attrs.evolve(
@@ -65,7 +65,7 @@ CHURN: Final = attrs.evolve(
     summary="links 10-150 ms, in each minute a fifth of the nodes leaves without a word and comes back 10 s later",
     churn=0.2,
     seconds=60.0,
-    wanted=(Wanted("p99_ms", high=1000), ALL, ONCE),
+    wanted=(WantedFigure("p99_ms", high=1000), ALL, ONCE),
 )
 
 SYBILS: Final = attrs.evolve(
@@ -74,7 +74,7 @@ SYBILS: Final = attrs.evolve(
     summary="400 silent attackers with 100 connections each against 1,000 nodes: two of three connections are theirs",
     attacks=(Attack("silent", 400, 100),),
     seconds=60.0,
-    wanted=(Wanted("p99_ms", high=2000), ALL, ONCE),
+    wanted=(WantedFigure("p99_ms", high=2000), ALL, ONCE),
 )
 
 LOST: Final = ("silent", "withholding", "replaying", "equivocating", "forging", "advertising", "grafting")
@@ -88,11 +88,11 @@ MISBEHAVIOUR: Final = attrs.evolve(
     seconds=120.0,
     wanted=(
         *(
-            Wanted(f"{kind}_{figure}", high=bound)
+            WantedFigure(f"{kind}_{figure}", high=bound)
             for kind in LOST
             for figure, bound in (("score", -0.01), ("places", 1.0))
         ),
-        Wanted("p99_ms", high=1000),
+        WantedFigure("p99_ms", high=1000),
         ALL,
         ONCE,
     ),
@@ -106,7 +106,7 @@ FLOOD: Final = attrs.evolve(
     publishers=50,
     attacks=(Attack("flooding", 1, 20),),
     seconds=20.0,
-    wanted=(Wanted("flooding_score", high=-0.01), Wanted("flooding_places", high=1), ALL, ONCE),
+    wanted=(WantedFigure("flooding_score", high=-0.01), WantedFigure("flooding_places", high=1), ALL, ONCE),
 )
 
 TEN_THOUSAND: Final = attrs.evolve(
@@ -115,7 +115,7 @@ TEN_THOUSAND: Final = attrs.evolve(
     summary="10,000 nodes, links 10-150 ms",
     nodes=10_000,
     rate=1.0,
-    wanted=(Wanted("p99_ms", high=450), Wanted("sends_per_delivery", high=7), ALL, ONCE),
+    wanted=(WantedFigure("p99_ms", high=450), WantedFigure("sends_per_delivery", high=7), ALL, ONCE),
 )
 
 SCENARIOS: Final = {

@@ -1,1 +1,1 @@
-"""What must hold in every run."""
+"""Invariants of every run."""

@@ -44,7 +44,7 @@ class GossipWatch:
         self._seen: dict[tuple[int, int, bytes], int] = {}
         """When a node, in one of its starts, got a message."""
         self._versions: dict[tuple[int, int, bytes], bytes] = {}
-        """Which version a node, in one of its starts, got of what an equivocating publisher said."""
+        """The version of an equivocating publisher's message that a node got, in one of its starts."""
         self.equivocal = 0
         """Deliveries of one version of two."""
         self.idle = idle
@@ -105,7 +105,7 @@ class GossipWatch:
         )
 
     def _check_origin(self, node: SimNode, origin: bytes, topic: str, data: bytes) -> None:
-        """What claims to be of one of our nodes is what that node published."""
+        """A message in the name of one of our nodes is one that it published."""
         self._judge.require(
             origin not in self._nodes or (origin, topic, data) in self._published,
             "gossip.signature",

@@ -1,4 +1,4 @@
-"""What must hold, checked while it runs. Observers look and change nothing.
+"""Invariants, checked during a run. Observers look and change nothing.
 
 A violation is noted where it is seen, often deep inside a callback that would swallow an exception, and raised by
 `Judge.check`, which the world calls between events.

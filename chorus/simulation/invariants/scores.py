@@ -1,7 +1,7 @@
 """`gossip.score`: faults end, and so does what they made honest nodes think of each other.
 
 But for one thing: who was in a mesh for P3's 30 s behind a link that carried nothing is for its peers no other than one
-that brings nothing. What that cost it (P3b) fades slower than what it earns (P2): in minutes, and not while all are
+that brings nothing. The cost of that (P3b) fades slower than the reward (P2): in minutes, and not while all are
 quiet.
 """
 
@@ -23,7 +23,7 @@ class ScoreWatch:
         self._excused: dict[tuple[int, int], float] = {}
 
     def excuse(self) -> None:
-        """What nodes have lost in meshes up to now was the faults'."""
+        """Blame the faults for what nodes have lost in meshes up to now."""
         for node in self._nodes:
             for other in self._nodes:
                 self._excused[node.number, other.number] = _lost(node, other)

@@ -19,7 +19,17 @@ from chorus.simulation.clock import BILLION
 from chorus.simulation.invariants.observers import Judge
 from chorus.simulation.ledger.journal import DiskFailed, SimJournal
 from chorus.simulation.ledger.linearizability import UNKNOWN, Operation, Undecided, linearizable
-from chorus.simulation.ledger.spec import ASSIGNED, NOTHING, Assign, Complete, Read, Release, Submit, Task, step
+from chorus.simulation.ledger.spec import (
+    ASSIGNED,
+    NOTHING,
+    AssignCall,
+    CompleteCall,
+    ReadCall,
+    ReleaseCall,
+    SubmitCall,
+    Task,
+    step,
+)
 from chorus.tasks import entries, ids
 from chorus.tasks.applied import Applied
 from chorus.tasks.journal import Entry, Fence, NoQuorum
@@ -48,7 +58,7 @@ DIGEST: Final = "the same body"
 
 
 @attrs.define
-class _Asked:
+class _OpenCall:
     call: Any
     invoked: int
     answer: Any = UNKNOWN
@@ -56,37 +66,37 @@ class _Asked:
     failed: bool = False
 
 
-class History:
-    """What clients did about one key, and what of it they may know by now."""
+class ClientHistory:
+    """Operations of clients on one key, and their knowledge of it."""
 
     def __init__(self, key: str) -> None:
         self.key = key
         self.task_id: str | None = None
         self.attempt = 0
         self.fences: list[Fence] = []
-        self._asked: list[_Asked] = []
+        self._asked: list[_OpenCall] = []
         self._order = 0
 
     def __len__(self) -> int:
         return len(self._asked)
 
-    def invoke(self, call: Any) -> _Asked:
+    def invoke(self, call: Any) -> _OpenCall:
         self._order += 1
-        self._asked.append(_Asked(call, self._order))
+        self._asked.append(_OpenCall(call, self._order))
         return self._asked[-1]
 
-    def ok(self, asked: _Asked, answer: Any) -> None:
+    def ok(self, asked: _OpenCall, answer: Any) -> None:
         self._order += 1
         asked.answer, asked.returned = answer, self._order
-        if isinstance(asked.call, Submit):
+        if isinstance(asked.call, SubmitCall):
             self.task_id = answer
-        elif isinstance(asked.call, Assign) and answer is not None:
+        elif isinstance(asked.call, AssignCall) and answer is not None:
             self.attempt = max(self.attempt, asked.call.attempt)
             self.fences.append(answer)
-        elif isinstance(asked.call, Read):
+        elif isinstance(asked.call, ReadCall):
             self.attempt = max(self.attempt, answer.attempt)
 
-    def fail(self, asked: _Asked) -> None:
+    def fail(self, asked: _OpenCall) -> None:
         asked.failed = True
 
     def operations(self) -> list[Operation]:
@@ -94,7 +104,7 @@ class History:
         return [
             Operation(asked.call, asked.answer, asked.invoked, asked.returned)
             for asked in self._asked
-            if not asked.failed and not (asked.returned is None and isinstance(asked.call, Read))
+            if not asked.failed and not (asked.returned is None and isinstance(asked.call, ReadCall))
         ]
 
 
@@ -103,7 +113,7 @@ class LedgerClients:
 
     def __init__(self, judge: Judge, node: SimNode, appended: Callable[[SimJournal, int, Entry], None]) -> None:
         self.quiet = False
-        self.histories: list[History] = []
+        self.histories: list[ClientHistory] = []
         self.unknown = 0
         """Operations of which a disk that refused leaves nobody an answer; those of dead nodes come on top."""
         self.undecided = 0
@@ -126,39 +136,39 @@ class LedgerClients:
         self._node.reactor.callLater(rng.random() * TRAVEL, self._arrived, journal, rng, history, asked)
         self._node.reactor.callLater(rng.expovariate(1 / BETWEEN), self._turn, journal, rng)
 
-    def _draw_history(self, rng: random.Random) -> History:
+    def _draw_history(self, rng: random.Random) -> ClientHistory:
         recent = [history for history in self.histories[-KEYS:] if len(history) < LIFE]
         if len(recent) < KEYS:
-            recent.append(History(f"key {len(self.histories)}"))
+            recent.append(ClientHistory(f"key {len(self.histories)}"))
             self.histories.append(recent[-1])
         return rng.choice(recent)
 
-    def _draw(self, history: History, rng: random.Random) -> Any:
+    def _draw(self, history: ClientHistory, rng: random.Random) -> Any:
         kind = rng.randrange(8)
         if history.task_id is None or kind == 0:
-            return Submit(ids.make(self._now(), rng.randbytes)) if kind < 6 else Read()
+            return SubmitCall(ids.make(self._now(), rng.randbytes)) if kind < 6 else ReadCall()
         if kind <= 2:
-            return Assign(history.task_id, history.attempt + rng.choice((0, 1, 1, 1)))
+            return AssignCall(history.task_id, history.attempt + rng.choice((0, 1, 1, 1)))
         if history.fences and kind <= 4:
-            return Release(history.task_id, rng.choice(history.fences[-2:]))
+            return ReleaseCall(history.task_id, rng.choice(history.fences[-2:]))
         if history.fences and kind == 5 and rng.random() < 0.4:
             self._results += 1
-            return Complete(history.task_id, rng.choice(history.fences[-2:]), self._results)
-        return Read()
+            return CompleteCall(history.task_id, rng.choice(history.fences[-2:]), self._results)
+        return ReadCall()
 
     def _now(self) -> float:
         return self._node.clock.wall_ns() / BILLION
 
     # At the node
 
-    def _arrived(self, journal: SimJournal, rng: random.Random, history: History, asked: _Asked) -> None:
+    def _arrived(self, journal: SimJournal, rng: random.Random, history: ClientHistory, asked: _OpenCall) -> None:
         done: Deferred[Any] = maybeDeferred(self._do, journal, history.key, asked.call)
         done.addCallbacks(
             lambda answer: self._node.reactor.callLater(rng.random() * TRAVEL, history.ok, asked, answer),
             lambda failure: self._refused(failure, history, asked),
         )
 
-    def _refused(self, failure: Failure, history: History, asked: _Asked) -> None:
+    def _refused(self, failure: Failure, history: ClientHistory, asked: _OpenCall) -> None:
         failure.trap(ChorusError)  # type: ignore[no-untyped-call]
         if failure.check(NoQuorum):  # type: ignore[no-untyped-call]
             history.fail(asked)
@@ -167,37 +177,37 @@ class LedgerClients:
             self.unknown += 1
 
     def _do(self, journal: SimJournal, key: str, call: Any) -> Any:
-        if isinstance(call, Read):
+        if isinstance(call, ReadCall):
             return _see(self.seen(journal), key)
         entry = self._entry(key, call)
         return journal.append(entry).addCallback(self._answer, journal, key, call)
 
     def _entry(self, key: str, call: Any) -> Entry:
         now = self._now()
-        if isinstance(call, Submit):
+        if isinstance(call, SubmitCall):
             spec: dict[str, JSON] = {"commands": ["true"]}
             return entries.submitted(now, call.candidate, spec, SUBMITTER, max_attempts=50, idempotency=(key, DIGEST))
-        if isinstance(call, Assign):
+        if isinstance(call, AssignCall):
             return entries.assigned(now, call.task_id, agent="one", attempt=call.attempt, lease_s=30.0)
-        if isinstance(call, Release):
+        if isinstance(call, ReleaseCall):
             return entries.released(now, call.task_id, call.fence, "draining")
         return entries.completed(now, call.task_id, call.fence, {"exit_code": 0, "n": call.result})
 
     def _answer(self, applied: Applied, journal: SimJournal, key: str, call: Any) -> Any:
-        """What the node says when the entry is in the journal: it looks at what that has made of the task."""
+        """The node's answer when the entry is in the journal: it looks at the task afterwards."""
         self._appended(journal, applied.index, applied.entry)
         task = _see(journal.machine, key)
-        if isinstance(call, Submit):
+        if isinstance(call, SubmitCall):
             return task.task_id
-        if isinstance(call, Assign):
+        if isinstance(call, AssignCall):
             fence = journal.fence_of(applied.index)
             return fence if task.fence == fence else None
-        if isinstance(call, Release):
+        if isinstance(call, ReleaseCall):
             return applied.changes != ()
         return task.result == call.result
 
     def seen(self, journal: SimJournal) -> TaskMachine:
-        """What readers are shown: nothing that is not committed."""
+        """The task as readers see it: nothing that is not committed."""
         return journal.machine
 
     # After the run
@@ -207,7 +217,7 @@ class LedgerClients:
         count = 0
         for history in self.histories:
             if journal is not None and journal.open:
-                history.ok(history.invoke(Read()), _see(self.seen(journal), history.key))
+                history.ok(history.invoke(ReadCall()), _see(self.seen(journal), history.key))
             operations = history.operations()
             count += len(operations)
             try:
@@ -216,8 +226,8 @@ class LedgerClients:
                 self.undecided += 1
                 continue
             if not holds:
-                told = "\n".join(map(str, operations))
-                self._judge.accuse("ledger.linearizable", f"{self._node}, {history.key}: in no order is this\n{told}")
+                listed = "\n".join(map(str, operations))
+                self._judge.accuse("ledger.linearizable", f"{self._node}, {history.key}: in no order is this\n{listed}")
         return count
 
 

@@ -31,7 +31,7 @@ FILE: Final = "journal"
 NEW_FILE: Final = "journal.new"
 
 SYNC_MAX: Final = 60 * MILLISECOND
-"""What a sync takes at most, as on a busy disk; drawn for each. Long enough that crashes often come before its end."""
+"""The longest time of a sync, as on a busy disk; drawn for each. Long enough that crashes often come before its end."""
 
 _HEAD = struct.Struct(">II")
 
@@ -120,7 +120,7 @@ class SimJournal:
             done.callback(self.machine.apply(len(self.entries), entry))
 
     def _break(self, error: OSError) -> None:
-        """What is on the disk is not known any more: only a new start may go on."""
+        """The content of the disk is not known any more: only a new start may go on."""
         self._open = False
         asked, self._asked = self._asked, []
         for _, done in asked:

@@ -39,7 +39,7 @@ RETRY: Final = 1.0
 
 @attrs.frozen
 class _Known:
-    """What the model knows of a task."""
+    """The model's knowledge of a task."""
 
     state: State
     fence: Fence | None = None
@@ -56,7 +56,7 @@ class LedgerWatch:
         self._acknowledged: dict[int, Entry] = {}
         self._fences: dict[Fence, tuple[str, str]] = {}
         self._read: list[Entry] = []
-        """What the last start found: synced by that start."""
+        """Entries that the last start found: synced by that start."""
         self.acknowledged = 0
         self.refused = 0
 
@@ -180,7 +180,7 @@ class LedgerClient:
         self.quiet = self.clients.quiet = True
 
     def check(self) -> int:
-        """What clients saw, of the whole run; returns the number of their operations."""
+        """Checks the clients' histories of the whole run; returns the number of their operations."""
         return self.clients.check(self._current)
 
     def attach(self, node: SimNode) -> None:

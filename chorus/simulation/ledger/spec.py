@@ -1,4 +1,4 @@
-"""What one task of a ledger is to its clients, one operation after the other: the object that histories are checked
+"""One task of a ledger as its clients see it, one operation after the other: the object that histories are checked
 against. The task is named by its idempotency key, so everything about one key is one object.
 """
 
@@ -18,14 +18,14 @@ COMPLETED: Final = "completed"
 
 
 @attrs.frozen
-class Submit:
+class SubmitCall:
     """Answer: the id of the task that the key stands for, this one or an earlier one's."""
 
     candidate: str
 
 
 @attrs.frozen
-class Assign:
+class AssignCall:
     """Answer: the fence; None for a refusal."""
 
     task_id: str
@@ -33,7 +33,7 @@ class Assign:
 
 
 @attrs.frozen
-class Release:
+class ReleaseCall:
     """Answer: whether it was accepted."""
 
     task_id: str
@@ -41,7 +41,7 @@ class Release:
 
 
 @attrs.frozen
-class Complete:
+class CompleteCall:
     """Answer: whether this result was accepted."""
 
     task_id: str
@@ -50,7 +50,7 @@ class Complete:
 
 
 @attrs.frozen
-class Read:
+class ReadCall:
     """Answer: a `Task`, `NOTHING` for a key that stands for none."""
 
 
@@ -72,13 +72,13 @@ def step(task: Task, call: Any, answer: Any) -> Iterator[Task]:
     yield from _STEPS[type(call)](task, call, answer)
 
 
-def _submit(task: Task, call: Submit, answer: Any) -> Iterator[Task]:
+def _submit(task: Task, call: SubmitCall, answer: Any) -> Iterator[Task]:
     after = task if task.task_id is not None else Task(call.candidate, SUBMITTED)
     if answer in (UNKNOWN, after.task_id):
         yield after
 
 
-def _assign(task: Task, call: Assign, answer: Any) -> Iterator[Task]:
+def _assign(task: Task, call: AssignCall, answer: Any) -> Iterator[Task]:
     may = (task.task_id, task.state, task.attempt + 1) == (call.task_id, SUBMITTED, call.attempt)
     if may and answer is not None:
         yield attrs.evolve(task, state=ASSIGNED, attempt=call.attempt, fence=answer)
@@ -86,15 +86,15 @@ def _assign(task: Task, call: Assign, answer: Any) -> Iterator[Task]:
         yield task
 
 
-def _release(task: Task, call: Release, answer: Any) -> Iterator[Task]:
+def _release(task: Task, call: ReleaseCall, answer: Any) -> Iterator[Task]:
     return _owned(task, call, answer, Task(call.task_id, SUBMITTED, task.attempt))
 
 
-def _complete(task: Task, call: Complete, answer: Any) -> Iterator[Task]:
+def _complete(task: Task, call: CompleteCall, answer: Any) -> Iterator[Task]:
     return _owned(task, call, answer, Task(call.task_id, COMPLETED, task.attempt, None, call.result))
 
 
-def _owned(task: Task, call: Release | Complete, answer: Any, after: Task) -> Iterator[Task]:
+def _owned(task: Task, call: ReleaseCall | CompleteCall, answer: Any, after: Task) -> Iterator[Task]:
     """A fence that nobody has heard may be the caller's or not."""
     held = task.task_id == call.task_id and task.state == ASSIGNED
     if held and task.fence in (UNKNOWN, call.fence) and answer in (UNKNOWN, True):
@@ -103,7 +103,7 @@ def _owned(task: Task, call: Release | Complete, answer: Any, after: Task) -> It
         yield task
 
 
-def _read(task: Task, call: Read, answer: Any) -> Iterator[Task]:
+def _read(task: Task, call: ReadCall, answer: Any) -> Iterator[Task]:
     if answer in (UNKNOWN, task):
         yield task
     elif task.fence is UNKNOWN and attrs.evolve(task, fence=answer.fence) == answer and answer.fence is not None:
@@ -111,9 +111,9 @@ def _read(task: Task, call: Read, answer: Any) -> Iterator[Task]:
 
 
 _STEPS: Final[dict[type, Any]] = {
-    Submit: _submit,
-    Assign: _assign,
-    Release: _release,
-    Complete: _complete,
-    Read: _read,
+    SubmitCall: _submit,
+    AssignCall: _assign,
+    ReleaseCall: _release,
+    CompleteCall: _complete,
+    ReadCall: _read,
 }

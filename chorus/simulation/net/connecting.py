@@ -11,14 +11,12 @@ from twisted.internet.error import ConnectionRefusedError, TCPTimedOutError
 from twisted.internet.interfaces import IListeningPort
 from zope.interface import implementer
 
+from chorus.simulation.net.network import Machine, SimHost
 from chorus.simulation.net.transport import SimTransport
 from chorus.simulation.world import SECOND
 
 if TYPE_CHECKING:
     from twisted.internet.protocol import ClientFactory, Factory
-
-    from chorus.simulation.net.network import SimHost
-    from chorus.simulation.net.reactor import SimReactor
 
 SYN_RETRY: Final = SECOND
 """Nanoseconds until an unanswered SYN is sent again, doubling."""
@@ -31,7 +29,7 @@ SYN_TRIES: Final = 7
 class Port:
     """A listening port. It has no backlog: a node that accepts too slowly is a paused node."""
 
-    def __init__(self, host: SimHost, reactor: SimReactor, number: int, factory: Factory) -> None:
+    def __init__(self, host: SimHost, reactor: Machine, number: int, factory: Factory) -> None:
         self.reactor = reactor
         self.listening = False
         self._host = host
@@ -45,7 +43,7 @@ class Port:
     def stopListening(self) -> Deferred[None]:
         if self.listening:
             self.listening = False
-            self._host.release(self._number)
+            self._host.listeners.pop(self._number, None)
             self._factory.doStop()  # type: ignore[no-untyped-call]
         return succeed(None)
 
@@ -73,7 +71,7 @@ class SimConnector(BaseConnector):
         port: int,
         factory: ClientFactory[Any],
         timeout: float,
-        reactor: SimReactor,
+        reactor: Machine,
     ) -> None:
         super().__init__(factory, timeout, cast("Any", reactor))
         self._host = host
@@ -96,24 +94,21 @@ class SimConnector(BaseConnector):
             return
         world, net = self._host.net.world, self._host.net
         if self._tries >= SYN_TRIES:
-            self._sim.enter(lambda: transport.failIfNotConnected(_error(TCPTimedOutError)))
+            self._sim.enter(lambda: transport.failIfNotConnected(TCPTimedOutError()))  # type: ignore[no-untyped-call]
             return
         target = net.host(self._ip)
         if target is not None:
             link = net.link(self._host.lane, target.lane)
-            if not self._lost(link.quality.loss, transport):
+            if not link.quality.loss or transport.rng.random() >= link.quality.loss:
                 world.after(link.delay(), lambda: self._syn_arrives(transport, target), target.lane)
         world.after(SYN_RETRY << self._tries, lambda: self._send_syn(transport), self._host.lane)
         self._tries += 1
-
-    def _lost(self, chance: float, transport: SimTransport) -> bool:
-        return chance > 0 and transport.rng.random() < chance
 
     def _syn_arrives(self, transport: SimTransport, target: SimHost) -> None:
         net = self._host.net
         if net.link(self._host.lane, target.lane).cuts or target.down or target.deaf or not transport.connecting:
             return
-        port = target.port(self._port)
+        port = target.listeners.get(self._port)
         back = net.link(target.lane, self._host.lane)
 
         def answer() -> None:
@@ -121,12 +116,8 @@ class SimConnector(BaseConnector):
                 return
             if port is None:
                 net.counters.refused += 1
-                self._sim.enter(lambda: transport.failIfNotConnected(_error(ConnectionRefusedError)))
+                self._sim.enter(lambda: transport.failIfNotConnected(ConnectionRefusedError()))  # type: ignore[no-untyped-call]
             else:
                 self._sim.enter(lambda: transport.connected_to(target, port))
 
         net.world.after(back.delay(), answer, self._host.lane)
-
-
-def _error(kind: type[Exception]) -> Exception:
-    return kind()

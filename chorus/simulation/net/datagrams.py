@@ -10,11 +10,10 @@ from twisted.internet.error import MessageLengthError
 from twisted.internet.interfaces import IUDPTransport
 from zope.interface import implementer
 
+from chorus.simulation.net.network import Machine, SimHost
+
 if TYPE_CHECKING:
     from twisted.internet.protocol import DatagramProtocol
-
-    from chorus.simulation.net.network import SimHost
-    from chorus.simulation.net.reactor import SimReactor
 
 MAX_DATAGRAM: Final = 65507
 """Bytes: IPv4's largest payload of UDP."""
@@ -22,9 +21,7 @@ MAX_DATAGRAM: Final = 65507
 
 @implementer(IUDPTransport)
 class SimUDPPort:
-    def __init__(
-        self, host: SimHost, reactor: SimReactor, number: int, protocol: DatagramProtocol, largest: int
-    ) -> None:
+    def __init__(self, host: SimHost, reactor: Machine, number: int, protocol: DatagramProtocol, largest: int) -> None:
         self._host = host
         self._reactor = reactor
         self._number = number
@@ -40,7 +37,7 @@ class SimUDPPort:
     def stopListening(self) -> Deferred[None]:
         if self._open:
             self._open = False
-            self._host.release_udp(self._number)
+            self._host.datagram_ports.pop(self._number, None)
             self._reactor.callLater(0, self._protocol.doStop)
         return succeed(None)
 
@@ -74,15 +71,17 @@ class SimUDPPort:
 
     def _arrives(self, packet: bytes, number: int, target: SimHost) -> None:
         net = self._host.net
-        port = target.udp_port(number)
+        port = target.datagram_ports.get(number)
         if net.link(self._host.lane, target.lane).cuts or target.down or port is None:
             net.counters.datagrams_lost += 1
             return
         net.record(target.lane, "datagram", packet)
-        sender = (self._host.ip, self._number)
-        port._reactor.enter(lambda: port._hand_on(packet, sender))
+        port.receive(packet, (self._host.ip, self._number))
 
-    def _hand_on(self, packet: bytes, sender: tuple[str, int]) -> None:
+    def receive(self, packet: bytes, sender: tuple[str, int]) -> None:
+        self._reactor.enter(lambda: self._deliver(packet, sender))
+
+    def _deliver(self, packet: bytes, sender: tuple[str, int]) -> None:
         if self._open:
             self._protocol.datagramReceived(packet[: self._largest], sender)
 

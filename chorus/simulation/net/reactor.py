@@ -10,11 +10,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import AlreadyCalled, AlreadyCancelled
 from twisted.internet.interfaces import (
     IDelayedCall,
     IHostnameResolver,
+    IHostResolution,
     IListeningPort,
     IReactorTCP,
     IReactorTime,
@@ -25,20 +27,21 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from chorus.simulation.clock import NodeClock
+from chorus.simulation.net.connecting import Port, SimConnector
+from chorus.simulation.net.datagrams import SimUDPPort
+from chorus.simulation.net.network import SimHost, SimNet
 from chorus.simulation.world import MILLISECOND, SECOND, World
 
 if TYPE_CHECKING:
+    from twisted.internet.interfaces import IResolutionReceiver
     from twisted.internet.protocol import ClientFactory, DatagramProtocol, Factory
-
-    from chorus.simulation.net.connecting import Port, SimConnector
-    from chorus.simulation.net.network import SimHost
 
 TURN: Final = 1_000
 """Nanoseconds of true time until a call without delay happens: one turn of a reactor costs something, so a loop of
 such calls cannot stop the world's clock."""
 
 THREAD_MAX: Final = 20 * MILLISECOND
-"""What a call that was given to a thread takes at most."""
+"""Nanoseconds that a call in a thread takes at most."""
 
 
 @implementer(IDelayedCall)
@@ -173,7 +176,7 @@ class SimReactor:
         self.callLater(0, callable, *args, **kw)
 
     def in_thread(self, function: Callable[..., Any], *args: Any, **kw: Any) -> Deferred[Any]:
-        """What `deferToThread` is elsewhere: the call happens here, in one piece, after a drawn delay."""
+        """Stands in for `deferToThread`: the call happens here, in one piece, after a drawn delay."""
         done: Deferred[Any] = Deferred()
 
         def run() -> None:
@@ -189,27 +192,36 @@ class SimReactor:
 
     @property
     def nameResolver(self) -> IHostnameResolver:
-        return self._net().names(self)
+        return _Resolver(self._host().net, self)
 
     # IReactorTCP, IReactorUDP
 
     def listenTCP(self, port: int, factory: Factory, backlog: int = 50, interface: str = "") -> Port:
         """Raises `CannotListenError` for a port that is taken."""
-        return self._net().listen(self, port, factory, interface)
+        host = self._host()
+        number = host.claim(port, host.listeners, interface)
+        listener = host.listeners[number] = Port(host, self, number, factory)
+        listener.startListening()
+        return listener
 
     def connectTCP(
         self, host: str, port: int, factory: ClientFactory[Any], timeout: float = 30, bindAddress: Any = None
     ) -> SimConnector:
-        return self._net().connect(self, host, port, factory, timeout)
+        connector = SimConnector(self._host(), host, port, factory, timeout, self)
+        connector.connect()
+        return connector
 
     def listenUDP(
         self, port: int, protocol: DatagramProtocol, interface: str = "", maxPacketSize: int = 8192
     ) -> IListeningPort:
         """Raises `CannotListenError` for a port that is taken."""
-        opened: Any = self._net().listen_udp(self, port, protocol, interface, maxPacketSize)
+        host = self._host()
+        number = host.claim(port, host.datagram_ports, interface)
+        opened = host.datagram_ports[number] = SimUDPPort(host, self, number, protocol, maxPacketSize)
+        opened.startListening()
         return cast("IListeningPort", opened)
 
-    def _net(self) -> SimHost:
+    def _host(self) -> SimHost:
         if self.host is None:
             raise RuntimeError("this reactor has no network")
         return self.host
@@ -249,3 +261,37 @@ class SimReactor:
         self.alive = False
         self._calls.clear()
         self._late.clear()
+
+
+@implementer(IHostResolution)
+class _Resolution:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def cancel(self) -> None:
+        """Answers come in the next turn: there is nothing to stop."""
+
+
+@implementer(IHostnameResolver)
+class _Resolver:
+    def __init__(self, net: SimNet, reactor: SimReactor) -> None:
+        self._net = net
+        self._reactor = reactor
+
+    def resolveHostName(  # type: ignore[no-untyped-def]
+        self,
+        resolutionReceiver: IResolutionReceiver,
+        hostName,
+        portNumber=0,
+        addressTypes=None,
+        transportSemantics="TCP",
+    ) -> IHostResolution:
+        resolution = _Resolution(hostName)
+        self._reactor.callLater(0, self._answer, resolutionReceiver, resolution, portNumber)
+        return resolution
+
+    def _answer(self, receiver: IResolutionReceiver, resolution: _Resolution, port: int) -> None:
+        receiver.resolutionBegan(resolution)
+        for ip in self._net.names.get(resolution.name, ()):
+            receiver.addressResolved(IPv4Address("TCP", ip, port))
+        receiver.resolutionComplete()

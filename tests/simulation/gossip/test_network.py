@@ -14,7 +14,7 @@ import attrs
 
 from chorus.messages.rates import OWN
 from chorus.protocols.gossipsub.events import Frame, Kind, Send
-from chorus.simulation.gossip.attackers import CLASSES, Replaying
+from chorus.simulation.gossip.attackers import CLASSES, ReplayingNode
 from chorus.simulation.gossip.links import RETRANSMISSION, SEGMENT, Line, LinkParams, Uplink, link
 from chorus.simulation.gossip.nodes import HONEST, TOPIC
 from chorus.simulation.gossip.scenario import ATTACKS, PARAMS, Attack
@@ -232,7 +232,7 @@ class Attackers(PureTestCase):
 
     def test_replays_are_delivered_to_nobody(self) -> None:
         net = self.attacked("replaying")
-        attacker = next(node for node in net.nodes if isinstance(node, Replaying))
+        attacker = next(node for node in net.nodes if isinstance(node, ReplayingNode))
         self.assertGreater(len(attacker._heard), 10, "it has something to replay")
         self.assertGreater(sum(node.router.counters.duplicates for node in net.honest), 4 * 20 * 10 * 15)
 
@@ -242,7 +242,7 @@ class Attackers(PureTestCase):
     def test_who_replays_what_everybody_has_forgotten_is_heard_by_nobody(self) -> None:
         """Sequence numbers grow: what is below those that the seen cache has let go is a replay. What it costs whom is
         not said here: a node that has just started passes such a message on in good faith."""
-        with mock.patch.object(Replaying, "OLD", 130 * SECOND):
+        with mock.patch.object(ReplayingNode, "OLD", 130 * SECOND):
             net = self.attacked("replaying", 2, nodes=20, degree=10, seconds=150.0)
         self.assertGreater(sum(node.router.counters.replays for node in net.honest), 20)
         self.assertEqual((net.measures.twice, net.measures.unasked), (0, 0))

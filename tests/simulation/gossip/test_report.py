@@ -9,13 +9,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from chorus.simulation.gossip import plots as gossip_plots
 from chorus.simulation.gossip.network import GossipNet
-from chorus.simulation.gossip.run import Result, result
+from chorus.simulation.gossip.run import GossipResult, result
 from chorus.simulation.gossip.scenario import ATTACKS, Attack
 from chorus.simulation.gossip.scenarios import LOST, SCENARIOS
 from tests.simulation.gossip_support import small
 from tests.support import PureTestCase
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "simulate.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "simulate.md"
 
 
 class Documentation(PureTestCase):
@@ -39,7 +39,7 @@ class Documentation(PureTestCase):
 
 
 class Pictures(PureTestCase):
-    def attacked(self) -> Result:
+    def attacked(self) -> GossipResult:
         net = GossipNet(small(nodes=20, seconds=2.0, attacks=tuple(Attack(kind, 1, 5) for kind in LOST)), 1)
         net.run()
         return result(net, 1, 1.0)

@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chorus.simulation.ledger.linearizability import MAX_CONCURRENT, UNKNOWN, Operation, Undecided, linearizable, width
-from chorus.simulation.ledger.spec import NOTHING, Assign, Complete, Read, Release, Submit, Task, step
+from chorus.simulation.ledger.spec import (
+    NOTHING,
+    AssignCall,
+    CompleteCall,
+    ReadCall,
+    ReleaseCall,
+    SubmitCall,
+    Task,
+    step,
+)
 from chorus.tasks.journal import Fence
 from tests.support import PureTestCase
 
@@ -154,46 +163,46 @@ class Tasks(PureTestCase):
     def test_a_life(self) -> None:
         self.assertTrue(
             self.holds(
-                (Read(), NOTHING),
-                (Submit("a"), "a"),
-                (Submit("b"), "a"),
-                (Assign("a", 2), None),
-                (Assign("a", 1), self.one),
-                (Read(), Task("a", "assigned", 1, self.one)),
-                (Assign("a", 2), None),
-                (Release("a", self.one), True),
-                (Release("a", self.one), False),
-                (Assign("a", 2), self.two),
-                (Complete("a", self.one, 1), False),
-                (Complete("a", self.two, 2), True),
-                (Complete("a", self.two, 3), False),
-                (Read(), Task("a", "completed", 2, None, 2)),
+                (ReadCall(), NOTHING),
+                (SubmitCall("a"), "a"),
+                (SubmitCall("b"), "a"),
+                (AssignCall("a", 2), None),
+                (AssignCall("a", 1), self.one),
+                (ReadCall(), Task("a", "assigned", 1, self.one)),
+                (AssignCall("a", 2), None),
+                (ReleaseCall("a", self.one), True),
+                (ReleaseCall("a", self.one), False),
+                (AssignCall("a", 2), self.two),
+                (CompleteCall("a", self.one, 1), False),
+                (CompleteCall("a", self.two, 2), True),
+                (CompleteCall("a", self.two, 3), False),
+                (ReadCall(), Task("a", "completed", 2, None, 2)),
             )
         )
 
     def test_what_cannot_be(self) -> None:
-        submitted, given = (Submit("a"), "a"), (Assign("a", 1), self.one)
+        submitted, given = (SubmitCall("a"), "a"), (AssignCall("a", 1), self.one)
         for wrong in (
-            [submitted, (Submit("b"), "b")],
-            [submitted, (Read(), NOTHING)],
-            [submitted, (Assign("a", 1), None)],
-            [submitted, given, (Assign("a", 2), self.two)],
-            [submitted, given, (Complete("a", self.two, 1), True)],
-            [submitted, given, (Complete("a", self.one, 1), False)],
-            [submitted, given, (Complete("a", self.one, 1), True), (Complete("a", self.one, 2), True)],
-            [submitted, given, (Read(), Task("a", "assigned", 1, self.two))],
-            [submitted, given, (Read(), Task("a", "submitted"))],
+            [submitted, (SubmitCall("b"), "b")],
+            [submitted, (ReadCall(), NOTHING)],
+            [submitted, (AssignCall("a", 1), None)],
+            [submitted, given, (AssignCall("a", 2), self.two)],
+            [submitted, given, (CompleteCall("a", self.two, 1), True)],
+            [submitted, given, (CompleteCall("a", self.one, 1), False)],
+            [submitted, given, (CompleteCall("a", self.one, 1), True), (CompleteCall("a", self.one, 2), True)],
+            [submitted, given, (ReadCall(), Task("a", "assigned", 1, self.two))],
+            [submitted, given, (ReadCall(), Task("a", "submitted"))],
         ):
             self.assertFalse(self.holds(*wrong), wrong)
 
     def test_what_nobody_heard(self) -> None:
-        submitted, asked = (Submit("a"), "a"), (Assign("a", 1), UNKNOWN)
-        seen = (Read(), Task("a", "assigned", 1, self.one))
-        self.assertTrue(self.holds(submitted, asked, (Read(), Task("a", "submitted")), seen))
-        self.assertTrue(self.holds(submitted, asked, (Assign("a", 1), self.two)))
-        self.assertTrue(self.holds(submitted, asked, (Release("a", self.one), False)))
-        self.assertTrue(self.holds(submitted, asked, seen, (Release("a", self.one), True)))
-        self.assertFalse(self.holds(submitted, asked, seen, (Read(), Task("a", "submitted"))))
-        self.assertFalse(self.holds(submitted, asked, seen, (Read(), Task("a", "assigned", 1, self.two))))
-        self.assertFalse(self.holds(submitted, asked, seen, (Release("a", self.two), True)))
-        self.assertTrue(self.holds((Submit("b"), UNKNOWN), (Submit("a"), "b")))
+        submitted, asked = (SubmitCall("a"), "a"), (AssignCall("a", 1), UNKNOWN)
+        seen = (ReadCall(), Task("a", "assigned", 1, self.one))
+        self.assertTrue(self.holds(submitted, asked, (ReadCall(), Task("a", "submitted")), seen))
+        self.assertTrue(self.holds(submitted, asked, (AssignCall("a", 1), self.two)))
+        self.assertTrue(self.holds(submitted, asked, (ReleaseCall("a", self.one), False)))
+        self.assertTrue(self.holds(submitted, asked, seen, (ReleaseCall("a", self.one), True)))
+        self.assertFalse(self.holds(submitted, asked, seen, (ReadCall(), Task("a", "submitted"))))
+        self.assertFalse(self.holds(submitted, asked, seen, (ReadCall(), Task("a", "assigned", 1, self.two))))
+        self.assertFalse(self.holds(submitted, asked, seen, (ReleaseCall("a", self.two), True)))
+        self.assertTrue(self.holds((SubmitCall("b"), UNKNOWN), (SubmitCall("a"), "b")))

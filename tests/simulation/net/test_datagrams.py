@@ -5,7 +5,7 @@ from twisted.internet.interfaces import IUDPTransport
 from twisted.internet.protocol import DatagramProtocol
 from zope.interface.verify import verifyObject
 
-from chorus.simulation.net.network import LinkQuality
+from chorus.simulation.net.links import LinkQuality
 from chorus.simulation.world import MILLISECOND
 from tests.simulation.support import ADDRESSES, Pair
 from tests.support import PureTestCase

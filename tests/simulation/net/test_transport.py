@@ -17,8 +17,8 @@ from twisted.internet.interfaces import IConsumer, IListeningPort, IPushProducer
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from chorus.simulation.net.network import LARGE, SMALL, LinkQuality
-from chorus.simulation.net.transport import GIVE_UP, HIGH_WATER, WINDOW
+from chorus.simulation.net.links import GIVE_UP, LARGE, SMALL, LinkQuality
+from chorus.simulation.net.transport import HIGH_WATER, WINDOW
 from chorus.simulation.world import MILLISECOND, SECOND
 from tests.simulation.support import ADDRESSES, Accepted, HalfNotes, Notes, Pair
 from tests.support import PureTestCase

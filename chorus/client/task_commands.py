@@ -1,20 +1,17 @@
-"""What each command does. Each takes the parsed options and the node's API, and returns the exit status."""
+"""Commands about tasks. Each takes the parsed options and the node's API, and returns the exit status."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 import urllib.parse
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from chorus.client import deliverables, missing, show, task_view
-from chorus.client.api import Api, decoded
+from chorus.client.api import NodeApi, decoded
 from chorus.client.errors import EXIT_TASK_FAILED, EXIT_USAGE, ClientError, Refused
 from chorus.client.fetch import Fetched, checked, into_directory, to_tar
 from chorus.client.git import shown
-from chorus.client.task_options import by_option, fields_of, title_of, wanted_of
+from chorus.client.task_options import Document, Options, by_option, fields_of, title_of, wanted_of
 from chorus.client.upload import upload
 from chorus.client.watch import TERMINAL, follow
 
@@ -30,19 +27,8 @@ FILLING = "0" * 26
 MAX_SPEC = 1 << 20
 EXAMPLE = "chorus task submit PATH -- COMMAND…"
 
-Options = argparse.Namespace
-Document = dict[str, Any]
 
-
-def api_of(options: Options, environ: Mapping[str, str]) -> Api:
-    return Api(environ, getattr(options, "api", None), getattr(options, "token", None))
-
-
-def wants_json(options: Options) -> bool:
-    return bool(getattr(options, "json", False))
-
-
-def submit(options: Options, api: Api) -> int:
+def submit(options: Options, api: NodeApi) -> int:
     """Pack, upload, submit; with --watch also follow."""
     # An unset variable of a script must not mean the current directory.
     if options.path == "":
@@ -68,12 +54,12 @@ def submit(options: Options, api: Api) -> int:
     except Refused as error:
         raise by_option(error, options) from None
     if options.watch:
-        if wants_json(options):
+        if options.json:
             show.json_line(task)
         else:
             show.note(f"task {task['id']} {task['state']}")
         return _follow(options, api, task["id"], 0)
-    if wants_json(options):
+    if options.json:
         show.document(task)
     else:
         print(show.safe(task["id"]))
@@ -82,11 +68,11 @@ def submit(options: Options, api: Api) -> int:
     return 0
 
 
-def watch(options: Options, api: Api) -> int:
+def watch(options: Options, api: NodeApi) -> int:
     return _follow(options, api, _id(api, options.task_id), options.after)
 
 
-def list_tasks(options: Options, api: Api) -> int:
+def list_tasks(options: Options, api: NodeApi) -> int:
     if options.limit < 1:
         raise ClientError("--limit must be 1 or more")
     found: list[Document] = []
@@ -99,23 +85,23 @@ def list_tasks(options: Options, api: Api) -> int:
         after = page["next"]
         if after is None:
             break
-    if wants_json(options):
+    if options.json:
         show.document({"tasks": found, "next": after})
         return 0
     task_view.listing(found)
     return 0
 
 
-def show_task(options: Options, api: Api) -> int:
+def show_task(options: Options, api: NodeApi) -> int:
     task = api.json("GET", f"/v1/tasks/{_id(api, options.task_id)}")
-    if wants_json(options):
+    if options.json:
         show.document(task)
     else:
         task_view.whole(task)
     return 0
 
 
-def cancel(options: Options, api: Api) -> int:
+def cancel(options: Options, api: NodeApi) -> int:
     """Every one that can be; the first refusal decides the exit status."""
     query = f"?{urllib.parse.urlencode({'reason': options.reason})}" if options.reason else ""
     cancelled: list[Document] = []
@@ -130,14 +116,14 @@ def cancel(options: Options, api: Api) -> int:
             refused = refused or error
             continue
         cancelled.append(task)
-        if not wants_json(options):
+        if not options.json:
             print(show.safe(f"{task['id']} {task['state']}"), flush=True)
-    if wants_json(options):
+    if options.json:
         show.document(cancelled[0] if len(options.task_ids) == 1 else {"tasks": cancelled})
     return refused.exit_status if refused else 0
 
 
-def fetch_artifacts(options: Options, api: Api) -> int:
+def fetch_artifacts(options: Options, api: NodeApi) -> int:
     """Everything that is there, also where something is missing; then the status is not 0."""
     task = api.json("GET", f"/v1/tasks/{_id(api, options.task_id)}")
     if task["state"] not in TERMINAL:
@@ -150,12 +136,12 @@ def fetch_artifacts(options: Options, api: Api) -> int:
     total = sum(item.size for item in found.items)
     if options.output == "-":
         _check_stdout(options)
-        with show.bar("fetching", total) as told:
-            done = to_tar(api, found, sys.stdout.buffer, told)
+        with show.bar("fetching", total) as advance:
+            done = to_tar(api, found, sys.stdout.buffer, advance)
     else:
         targets = checked(found, Path(options.output or f"chorus-{task['id']}"), force=options.force)
-        with show.bar("fetching", total) as told:
-            done = into_directory(api, targets, told)
+        with show.bar("fetching", total) as advance:
+            done = into_directory(api, targets, advance)
     lacking = missing.both(missing.left_out(task), len(done.failed), done.failed)
     if options.output != "-":
         _say_fetched(options, task, done, lacking)
@@ -166,14 +152,14 @@ def fetch_artifacts(options: Options, api: Api) -> int:
 
 
 def _check_stdout(options: Options) -> None:
-    if wants_json(options):
+    if options.json:
         raise ClientError("--json and --output - both want stdout; say one of them")
     if sys.stdout.isatty():
         raise ClientError("a tar archive is nothing for a terminal: add > FILE or | tar -x, or name a directory")
 
 
 def _say_fetched(options: Options, task: Document, done: Fetched, lacking: missing.Missing) -> None:
-    if wants_json(options):
+    if options.json:
         files = [{"path": path, "sha256": item.sha256, "size": item.size} for path, item in done.files]
         entries = [{"path": path, "target": entry.target} for path, entry in done.entries]
         lost = {"total": lacking.total, "reasons": lacking.reasons}
@@ -186,133 +172,7 @@ def _say_fetched(options: Options, task: Document, done: Fetched, lacking: missi
         show.table(("file", "size"), rows, "the task left no artifacts")
 
 
-def peers(options: Options, api: Api) -> int:
-    found = api.json("GET", "/v1/peers")
-    if wants_json(options):
-        show.document(found)
-        return 0
-    # Nobody there may be as it should be, or a node that was refused.
-    alone = None if found["peers"] else api.json("GET", "/v1/status")["alone"]
-    nobody = show.safe(f"no peers: {alone}") if alone else "no peers"
-    rows = [
-        (
-            peer["agent_id"] or "",
-            peer["role"] or "",
-            _availability(peer["availability"] or {}),
-            "" if peer["latency_ms"] is None else f"{peer['latency_ms']:.1f} ms",
-            "" if peer.get("score") is None else f"{peer['score']:.1f}",
-            (peer["direction"] or "") + (", direct" if peer.get("direct") else ""),
-            peer["address"] or "",
-            peer["peer_id"],
-        )
-        for peer in found["peers"]
-    ]
-    show.table(("agent", "role", "state", "latency", "score", "direction", "address", "peer id"), rows, nobody)
-    return 0
-
-
-def _availability(said: Document) -> str:
-    if said.get("max_tasks") == 0:
-        return "runs no tasks"
-    if said.get("status") == "ready" and said.get("available") is False:
-        return "not available"
-    return str(said.get("status", ""))
-
-
-def status(options: Options, api: Api) -> int:
-    found = api.json("GET", "/v1/status")
-    if wants_json(options):
-        show.document(found)
-        return 0
-    rows: list[tuple[str, object]] = [
-        ("agent", found["agent_id"]),
-        ("peer id", found["peer_id"]),
-        ("cluster", found["cluster_id"]),
-        ("version", found["version"]),
-        ("role", found["role"]),
-        ("state", found["state"]),
-        ("up", f"{found['uptime_s']:.0f} s"),
-        *(("" if at else "addresses", address) for at, address in enumerate(found["addresses"])),
-        ("peers", f"{found['peers']}: {found['alone']}" if found["alone"] else found["peers"]),
-        ("clocks", found.get("clocks")),
-        ("tasks", _tasks_here(found.get("tasks") or {})),
-        *_sandbox(found.get("sandbox") or {}),
-    ]
-    show.facts(rows)
-    return 0
-
-
-def _tasks_here(about: Document) -> str:
-    words = []
-    if "running_here" in about:
-        words.append(f"{about['running_here']} of at most {about.get('maximum_here')} running here")
-    if "unfinished" in about:
-        words.append(f"{about['unfinished']} unfinished in all")
-    return ", ".join(words)
-
-
-def _sandbox(about: Document) -> list[tuple[str, object]]:
-    backends: Document = about.get("backends") or {}
-    usable = ", ".join(name for name, problem in backends.items() if problem is None)
-    rows: list[tuple[str, object]] = [("sandbox", usable or ("usable" if about.get("usable") else "none is usable"))]
-    rows += [("", f"not {name}: {problem}") for name, problem in backends.items() if problem is not None]
-    if not backends and not about.get("usable"):
-        rows.append(("", about.get("detail")))
-    rows.append(("images", " ".join(about.get("images") or [])))
-    rows.append(
-        ("warm", ", ".join(f"{count} of {image}" for image, count in (about.get("warm") or {}).items() if count))
-    )
-    return rows
-
-
-def openapi(options: Options, api: Api) -> int:
-    show.document(api.json("GET", "/openapi.json", open_path=True))
-    return 0
-
-
-def messages(options: Options, api: Api) -> int:
-    """Of this version of the software; no node is asked."""
-    from chorus.client.messages import print_list, print_type
-
-    if options.type is None:
-        print_list(as_json=wants_json(options))
-    else:
-        print_type(options.type, as_json=wants_json(options))
-    return 0
-
-
-def token(options: Options, api: Api) -> int:
-    """Reads the data directory; the node need not run."""
-    from chorus.services.cluster import load_token
-
-    found = load_token(api.data_dir)
-    here_only = all(address.is_loopback for address in found.addresses)
-    if wants_json(options):
-        show.document(
-            {
-                "token": found.text(),
-                "cluster_id": found.cluster_id.hex(),
-                "peer_id": str(found.peer_id),
-                "secret": found.secret.hex(),
-                "addresses": [str(address) for address in found.addresses],
-            }
-        )
-    elif options.raw:
-        print(found.text())
-    else:
-        print(found.describe())
-        other = "For another node on this machine" if here_only else "On the other machine"
-        print(f"\n{other} (the token holds the cluster's secret):\n")
-        print(f"  CHORUS_JOIN={found.text()} twistd chorus agent")
-    if here_only:
-        show.note(
-            "the node listens for this machine alone, no other machine can join it with this token: set "
-            "CHORUS_P2P_BIND (0.0.0.0: every interface), restart the node and ask again"
-        )
-    return 0
-
-
-def _follow(options: Options, api: Api, task_id: str, after: int) -> int:
+def _follow(options: Options, api: NodeApi, task_id: str, after: int) -> int:
     try:
         state = _events(options, api, task_id, after)
     except KeyboardInterrupt:
@@ -320,7 +180,7 @@ def _follow(options: Options, api: Api, task_id: str, after: int) -> int:
         raise
     task = api.json("GET", f"/v1/tasks/{task_id}")
     lacking = missing.of(task)
-    if not wants_json(options) and not getattr(options, "no_summary", False):
+    if not options.json and not options.no_summary:
         task_view.summary(task)
     # Said in any case, since the status says it too.
     lacking.say()
@@ -328,16 +188,16 @@ def _follow(options: Options, api: Api, task_id: str, after: int) -> int:
     return 0 if (state or task["state"]) == "completed" and not lacking else EXIT_TASK_FAILED
 
 
-def _events(options: Options, api: Api, task_id: str, after: int) -> str | None:
+def _events(options: Options, api: NodeApi, task_id: str, after: int) -> str | None:
     """Show every event; returns the state that the task ended in, None when it ended before."""
-    if wants_json(options):
+    if options.json:
         final = None
         for event in follow(api, task_id, after):
             show.json_line(event)
             if event["type"] == "state":
                 final = event["data"]
         return (final or {}).get("state")
-    summary = not getattr(options, "no_summary", False)
+    summary = not options.no_summary
     with show.Follower(merged=options.merged, summary=summary) as follower:
         for event in follow(api, task_id, after, lost=follower.lost):
             follower.event(event)
@@ -357,7 +217,7 @@ def _read_spec(name: str) -> Document:
     return body
 
 
-def _id(api: Api, typed: str) -> str:
+def _id(api: NodeApi, typed: str) -> str:
     """The id as typed, or the one task whose id begins so; what cannot be one never becomes part of a path."""
     from chorus.tasks.ids import is_task_id
 
