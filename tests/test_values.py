@@ -118,7 +118,7 @@ VALUES: dict[str, dict[str, float]] = {
         "BACKOFF_KEPT": 2048,
         "SIMULTANEOUS_WINDOW": 30.0,
     },
-    "protocols.gossip_floors": {
+    "protocols.gossipsub.history": {
         "MAX_PUBLISHERS": 65536,
     },
     "protocols.gossipsub.lazy": {

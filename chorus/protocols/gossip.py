@@ -12,13 +12,21 @@ import random
 from collections.abc import Callable, Iterable
 from typing import cast
 
-from chorus.protocols.gossip_score_view import PeerScoreView
-from chorus.protocols.gossip_unfinished import Unfinished
 from chorus.protocols.gossipsub import rpc as gossip_rpc
 from chorus.protocols.gossipsub.codec import Codec
-from chorus.protocols.gossipsub.events import Counters, Delivery, Held, Kind, Send, Validation, Validator, accept_all
+from chorus.protocols.gossipsub.events import (
+    Counters,
+    Delivery,
+    Held,
+    Kind,
+    Send,
+    Unfinished,
+    Validation,
+    Validator,
+    accept_all,
+)
 from chorus.protocols.gossipsub.exchange import SignedRecord
-from chorus.protocols.gossipsub.history import History
+from chorus.protocols.gossipsub.history import SeenMessages
 from chorus.protocols.gossipsub.ids import MessageId
 from chorus.protocols.gossipsub.lazy import LazyGossip
 from chorus.protocols.gossipsub.meshes import Meshes
@@ -29,6 +37,7 @@ from chorus.protocols.gossipsub.peers import Peer, Peers
 from chorus.protocols.gossipsub.rpc import RPC, Exchanged, Message, topic_of
 from chorus.protocols.gossipsub.score import PeerScores
 from chorus.protocols.gossipsub.score_params import ScoreParams
+from chorus.protocols.gossipsub.score_stats import PeerScoreView
 
 __all__ = ["GossipRouter"]
 
@@ -65,7 +74,7 @@ class GossipRouter:
         self._seqno = first_seqno
         self._peers = peers = Peers()
         self._outbox = outbox = Outbox(codec)
-        self._history = history = History(params)
+        self._history = history = SeenMessages(params)
         self._direct = dict.fromkeys(direct)
         self._meshes = meshes = Meshes(
             params=params,

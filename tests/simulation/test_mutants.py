@@ -9,18 +9,17 @@ from typing import Any, ClassVar
 
 from chorus.errors import ChorusError
 from chorus.protocols.connection.streams import MuxedStream
-from chorus.protocols.gossip_floors import SeqnoFloors
 from chorus.protocols.gossipsub import messages as gossip_messages
 from chorus.protocols.gossipsub import promises as gossip_promises
 from chorus.protocols.gossipsub import queue as gossip_queue
 from chorus.protocols.gossipsub import score_stats as gossip_score_stats
 from chorus.protocols.gossipsub.events import Held
+from chorus.protocols.gossipsub.history import SeenCache, SeqnoFloors
 from chorus.protocols.gossipsub.mcache import MessageCache
 from chorus.protocols.gossipsub.params import GossipParams
 from chorus.protocols.gossipsub.promises import Promises
 from chorus.protocols.gossipsub.score import PeerScores
 from chorus.protocols.gossipsub.sign import Verifier
-from chorus.protocols.seen import SeenCache
 from chorus.protocols.stream import ProtocolOptions
 from chorus.protocols.yamux.frames import YamuxLimits
 from chorus.protocols.yamux.stream import YamuxStream

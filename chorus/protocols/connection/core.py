@@ -7,6 +7,7 @@ Bytes in (`receive_data`), bytes out (`data_to_send`), what happened through `Co
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from chorus.errors import ChorusError, LocalError
 from chorus.identity import Identity, PeerId
@@ -22,7 +23,6 @@ from chorus.protocols.connection.limits import (
 )
 from chorus.protocols.connection.streams import Answer, MuxedStream, Offer, Opened, Proposals
 from chorus.protocols.connection.upgrade import Upgrade
-from chorus.protocols.connection_events import CoreEvents
 from chorus.protocols.noise.handshake import HandshakeResult, NoiseHandshake, NoiseSession
 from chorus.protocols.stream import Connection
 from chorus.protocols.yamux import session as yamux
@@ -38,6 +38,37 @@ class Truncated(SessionEnded):
     """The byte stream ended without the end of what it carried: the network, or somebody in it, cut it."""
 
     code = "truncated"
+
+
+class CoreEvents(Protocol):
+    """Calls of a core to its shell, within its own methods and those of its streams."""
+
+    def handshake_finished(self, result: HandshakeResult) -> None:
+        """The peer is authenticated, streams can be opened."""
+
+    def protocol_supported(self, protocol: str) -> bool:
+        """Whether an inbound stream may speak `protocol`, now."""
+
+    def stream_opened(self, stream: MuxedStream) -> None:
+        """The protocol of an inbound stream is agreed; sets its receiver before it returns."""
+
+    def receiver_failed(self, stream: YamuxStream, error: Exception) -> None:
+        """A receiver raised; called in the `except` clause."""
+
+    def count(self, error: ChorusError) -> None:
+        """A peer's error that ended a stream, not the connection."""
+
+    def output_waiting(self) -> None:
+        """There is something to send, outside `receive_data`."""
+
+    def timer_sooner(self) -> None:
+        """`next_timer` is earlier than it was."""
+
+    def peer_going_away(self, code: int) -> None:
+        """The peer takes no new streams."""
+
+    def read_again(self) -> None:
+        """After `reading_paused`: receivers have taken enough."""
 
 
 MakeHandshake = Callable[..., NoiseHandshake]

@@ -9,7 +9,7 @@ from typing import Final
 from chorus.protocols.gossipsub import choices as gossip_mesh
 from chorus.protocols.gossipsub.codec import Codec
 from chorus.protocols.gossipsub.events import Counters, Entry, Frame, Kind
-from chorus.protocols.gossipsub.history import History
+from chorus.protocols.gossipsub.history import SeenMessages
 from chorus.protocols.gossipsub.ids import canonical
 from chorus.protocols.gossipsub.mcache import MessageCache
 from chorus.protocols.gossipsub.meshes import Meshes
@@ -32,7 +32,7 @@ class LazyGossip:
         meshes: Meshes,
         outbox: Outbox,
         scores: PeerScores,
-        seen: History,
+        seen: SeenMessages,
         counters: Counters,
         codec: Codec,
         rng: random.Random,

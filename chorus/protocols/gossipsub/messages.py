@@ -7,7 +7,7 @@ from hashlib import blake2b
 
 from chorus.protocols.gossipsub.codec import Codec
 from chorus.protocols.gossipsub.events import Counters, Delivery, Frame, Kind, Validation, Validator
-from chorus.protocols.gossipsub.history import History
+from chorus.protocols.gossipsub.history import SeenMessages
 from chorus.protocols.gossipsub.ids import MessageId, publisher_id
 from chorus.protocols.gossipsub.lazy import LazyGossip
 from chorus.protocols.gossipsub.meshes import Meshes
@@ -29,7 +29,7 @@ class Messages:
         peer_id: bytes,
         verify: Callable[[Message], None],
         idontwant_threshold: int,
-        history: History,
+        history: SeenMessages,
         peers: Peers,
         meshes: Meshes,
         lazy: LazyGossip,

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from chorus.protocols.gossip_score_view import PeerScoreView, TopicScore
 from chorus.protocols.gossipsub.score_params import ScoreParams, TopicScoreParams
-from chorus.protocols.gossipsub.score_stats import PeerStats, Record, Records, TopicStats
+from chorus.protocols.gossipsub.score_stats import PeerScoreView, PeerStats, Record, Records, TopicScore, TopicStats
 
 REPLAY: Final = 0.1
 """Of a misbehaviour (P7): the same message once more from the same peer."""

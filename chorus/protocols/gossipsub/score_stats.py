@@ -1,9 +1,11 @@
-"""What peer scoring counts: of a peer, of a peer in a topic, and of who sent one message."""
+"""Counts of peer scoring: of a peer, of a peer in a topic, and of the senders of one message; and views of them."""
 
 from __future__ import annotations
 
 from collections import deque
 from typing import Final
+
+import attrs
 
 MAX_RECORDS: Final = 65536
 """Messages whose senders are remembered for P3 and P4; the oldest leave first."""
@@ -116,3 +118,29 @@ class Records:
     def expire(self, now: float) -> None:
         while self._order and self._order[0][0] <= now:
             self._by_id.pop(self._order.popleft()[1], None)
+
+
+@attrs.frozen(kw_only=True)
+class TopicScore:
+    """One topic's part of a score: counters, and what each is worth before the topic's own weight."""
+
+    in_mesh: bool
+    time_in_mesh: float
+    first_deliveries: float
+    mesh_deliveries: float
+    mesh_deliveries_wanted: float
+    mesh_failure: float
+    invalid: float
+    score: float
+
+
+@attrs.frozen(kw_only=True)
+class PeerScoreView:
+    """A peer's score and where it comes from."""
+
+    score: float
+    connected: bool
+    topics: dict[str, TopicScore]
+    application: float
+    group_size: int
+    behaviour: float

@@ -1,6 +1,6 @@
 """Where a start's sequence numbers begin: above all that the node has ever used, whatever its clock says now.
 
-Members refuse a number that is not above what they have forgotten of its publisher (`protocols/gossip_floors.py`). By
+Members refuse a number that is not above what they have forgotten of its publisher (`gossipsub/history.py`). By
 the clock alone, a node whose clock was set back between two starts would not be heard until it is as late again.
 """
 

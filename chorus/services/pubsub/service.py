@@ -17,8 +17,7 @@ from twisted.logger import Logger
 from chorus.errors import ChorusError, PeerError
 from chorus.identity import PeerId
 from chorus.protocols.gossip import GossipRouter
-from chorus.protocols.gossip_unfinished import Unfinished
-from chorus.protocols.gossipsub.events import Validation
+from chorus.protocols.gossipsub.events import Unfinished, Validation
 from chorus.protocols.gossipsub.params import PROTOCOLS, GossipParams
 from chorus.protocols.gossipsub.rpc import Exchanged
 from chorus.protocols.gossipsub.score_params import ScoreParams

@@ -6,7 +6,7 @@ import random
 
 from chorus.protocols.gossipsub import promises as gossip_promises
 from chorus.protocols.gossipsub import rpc as gossip_rpc
-from chorus.protocols.gossipsub.history import History
+from chorus.protocols.gossipsub.history import SeenMessages
 from chorus.protocols.gossipsub.lazy import USELESS_PER_MISBEHAVIOUR, LazyGossip
 from chorus.protocols.gossipsub.params import FLOODSUB, GossipParams
 from chorus.protocols.gossipsub.promises import Promises
@@ -27,7 +27,7 @@ class LazyCase(MeshCase):
     def lazy(self, members: int = 0, **params: object) -> LazyGossip:
         chosen = GossipParams(**params)  # type: ignore[arg-type]
         meshes = self.joined(members, chosen)
-        self.seen = History(chosen)
+        self.seen = SeenMessages(chosen)
         return LazyGossip(
             params=chosen,
             peers=self.peers,
@@ -288,8 +288,8 @@ class HistoryTests(PureTestCase):
     def message(self, number: int) -> bytes:
         return self.AUTHOR + number.to_bytes(8, "big")
 
-    def history(self, *, growing: bool) -> History:
-        return History(GossipParams(growing_seqno=growing, seen_ttl=120.0))
+    def history(self, *, growing: bool) -> SeenMessages:
+        return SeenMessages(GossipParams(growing_seqno=growing, seen_ttl=120.0))
 
     def test_said_once(self) -> None:
         history = self.history(growing=False)

@@ -4,8 +4,8 @@ them). What is only said by many words is bounded in `test_gossip`; here it cost
 from __future__ import annotations
 
 from chorus.protocols.gossip import GossipRouter
-from chorus.protocols.gossip_floors import MAX_PUBLISHERS, SeqnoFloors
 from chorus.protocols.gossipsub.events import Send, Validation
+from chorus.protocols.gossipsub.history import MAX_PUBLISHERS, SeqnoFloors
 from chorus.protocols.gossipsub.params import MESHSUB_1_2, GossipParams
 from chorus.protocols.gossipsub.rpc import decode_message, decode_rpc, idontwant_frames
 from chorus.protocols.proto import rpc_pb2 as pb

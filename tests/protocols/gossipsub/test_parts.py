@@ -14,9 +14,9 @@ from chorus.multiformats import varint
 from chorus.protocols.delimited import DelimitedDecoder, delimit
 from chorus.protocols.gossipsub import choices as gossip_mesh
 from chorus.protocols.gossipsub.backoff import Backoffs, clamp
+from chorus.protocols.gossipsub.history import SeenCache
 from chorus.protocols.gossipsub.mcache import MessageCache
 from chorus.protocols.gossipsub.params import MAX_BACKOFF, GossipParams, ParameterError
-from chorus.protocols.seen import SeenCache
 from tests.support import PureTestCase
 
 
