@@ -13,8 +13,8 @@ from google.protobuf.message import DecodeError
 
 from chorus.errors import LimitExceeded, PeerError
 from chorus.identity import PeerId, PublicKey
-from chorus.multiformats import varint
 from chorus.multiformats.multiaddr import Multiaddr, MultiaddrError
+from chorus.protocols.delimited import delimit
 from chorus.protocols.proto.identify_pb2 import Identify
 from chorus.protocols.starts import MAX_RECORD_BYTES as MAX_START_RECORD
 from chorus.protocols.streamio import EndOfStream, StreamIO
@@ -116,9 +116,7 @@ def with_observed(
     """Add what is another for each peer, and the length prefix: ready for the stream. `observed` is the address that
     the peer is seen at; of starts see `Identification`."""
     own = Identify(startRecord=start, yourStartRecord=your_start).SerializeToString()
-    raw = observed.to_bytes()
-    fields = _OBSERVED_TAG + varint.encode(len(raw)) + raw + own
-    return varint.encode(len(message) + len(fields)) + message + fields
+    return delimit(message + _OBSERVED_TAG + delimit(observed.to_bytes()) + own)
 
 
 async def read(stream: StreamIO, peer: PeerId) -> Identification:

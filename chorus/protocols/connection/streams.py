@@ -10,20 +10,35 @@ still negotiates, and a refusal can then be told even of a stream that was close
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from chorus.errors import ChorusError, PeerError
 from chorus.protocols import multistream
 from chorus.protocols.multistream import MultistreamError
 from chorus.protocols.stream import ProtocolNotSupported, StreamReceiver
-from chorus.protocols.yamux.session import YamuxSession
-from chorus.protocols.yamux.stream import YamuxStream
+from chorus.protocols.yamux.stream import StreamSession, YamuxStream
 
 if TYPE_CHECKING:
-    from chorus.protocols.connection.core import ConnectionCore
     from chorus.protocols.stream import Connection
 
 Opened = Callable[["MuxedStream | ChorusError"], None]
+
+
+class StreamOwner(Protocol):
+    """Calls of a stream to its connection."""
+
+    connection: Connection
+    known_offers: dict[bytes, str]
+
+    def protocol_supported(self, protocol: str) -> bool: ...
+
+    def stream_agreed(self, stream: MuxedStream) -> None: ...
+
+    def stream_failed(self, error: ChorusError) -> None: ...
+
+    def stream_lingers(self, stream: MuxedStream) -> None: ...
+
+    def remember_offer(self, protocol: str) -> None: ...
 
 
 class MuxedStream(YamuxStream):
@@ -31,10 +46,10 @@ class MuxedStream(YamuxStream):
 
     __slots__ = ("_application", "_application_paused", "_close_waits", "_negotiation", "core", "protocol")
 
-    core: ConnectionCore
+    core: StreamOwner
     protocol: str
 
-    def __init__(self, session: YamuxSession, stream_id: int, inbound: bool) -> None:
+    def __init__(self, session: StreamSession, stream_id: int, inbound: bool) -> None:
         super().__init__(session, stream_id, inbound)
         self._negotiation: _Negotiation | None = None
         self._application: StreamReceiver | None = None
