@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable
 from typing import Final
 
 from chorus.protocols.gossipsub import choices as gossip_mesh
-from chorus.protocols.gossipsub.codec import Codec
-from chorus.protocols.gossipsub.events import Counters, Entry, Frame, Kind
+from chorus.protocols.gossipsub.events import Entry, Frame, Kind
 from chorus.protocols.gossipsub.history import SeenMessages
 from chorus.protocols.gossipsub.ids import canonical
 from chorus.protocols.gossipsub.mcache import MessageCache
 from chorus.protocols.gossipsub.meshes import Meshes
-from chorus.protocols.gossipsub.outbox import Outbox
-from chorus.protocols.gossipsub.params import GossipParams
-from chorus.protocols.gossipsub.peers import Peer, Peers
+from chorus.protocols.gossipsub.peers import Peer
 from chorus.protocols.gossipsub.promises import Promises
-from chorus.protocols.gossipsub.score import PeerScores
+from chorus.protocols.gossipsub.state import GossipState
 
 USELESS_PER_MISBEHAVIOUR: Final = 100
 """Entries without a use, beyond those that are allowed, that count as one misbehaviour (P7)."""
@@ -26,28 +22,23 @@ USELESS_PER_MISBEHAVIOUR: Final = 100
 class LazyGossip:
     def __init__(
         self,
+        state: GossipState,
         *,
-        params: GossipParams,
-        peers: Peers,
         meshes: Meshes,
-        outbox: Outbox,
-        scores: PeerScores,
         seen: SeenMessages,
-        counters: Counters,
-        codec: Codec,
-        rng: random.Random,
     ) -> None:
+        params = state.params
         self.cache = MessageCache(params.mcache_windows, params.mcache_gossip, params.mcache_bytes)
         self.promises = Promises()
         self._params = params
-        self._peers = peers
+        self._peers = state.peers
         self._meshes = meshes
-        self._outbox = outbox
-        self._scores = scores
+        self._outbox = state.outbox
+        self._scores = state.scores
         self._seen = seen
-        self._counters = counters
-        self._codec = codec
-        self._rng = rng
+        self._counters = state.counters
+        self._codec = state.codec
+        self._rng = state.rng
         self._tick = 0
         self._unwanted = False
         """Whether any peer may hold an IDONTWANT."""

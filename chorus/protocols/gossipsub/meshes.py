@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable
 from math import ceil
 from statistics import median
 
 from chorus.protocols.gossipsub import choices as gossip_mesh
 from chorus.protocols.gossipsub.backoff import Backoffs, clamp
-from chorus.protocols.gossipsub.events import Counters
-from chorus.protocols.gossipsub.exchange import PeerExchange, SignedRecord
-from chorus.protocols.gossipsub.outbox import Outbox
-from chorus.protocols.gossipsub.params import GossipParams
-from chorus.protocols.gossipsub.peers import Peer, Peers
+from chorus.protocols.gossipsub.exchange import PeerExchange
+from chorus.protocols.gossipsub.peers import Peer
 from chorus.protocols.gossipsub.rpc import Exchanged, Prune
-from chorus.protocols.gossipsub.score import PeerScores
+from chorus.protocols.gossipsub.state import GossipState, SignedRecord, no_record
 
 BACKOFF_SWEEP = 15
 """Heartbeats between two sweeps of ended backoffs."""
@@ -36,27 +32,22 @@ class Meshes:
 
     def __init__(
         self,
+        state: GossipState,
         *,
-        params: GossipParams,
-        peers: Peers,
-        outbox: Outbox,
-        scores: PeerScores,
-        counters: Counters,
-        rng: random.Random,
-        record: SignedRecord,
         direct: Members,
+        record: SignedRecord = no_record,
     ) -> None:
         self.backoffs = Backoffs()
-        self.exchange = PeerExchange(peers=peers, scores=scores, rng=rng, record=record)
+        self.exchange = PeerExchange(state, record)
         self.fanouts: dict[str, _Fanout] = {}
         self._meshes: dict[str, Members] = {}
         """Of our subscriptions."""
-        self._params = params
-        self._peers = peers
-        self._outbox = outbox
-        self._scores = scores
-        self._counters = counters
-        self._rng = rng
+        self._params = state.params
+        self._peers = state.peers
+        self._outbox = state.outbox
+        self._scores = state.scores
+        self._counters = state.counters
+        self._rng = state.rng
         self._direct = direct
 
     # What can be seen

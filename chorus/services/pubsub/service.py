@@ -22,6 +22,7 @@ from chorus.protocols.gossipsub.params import PROTOCOLS, GossipParams
 from chorus.protocols.gossipsub.rpc import Exchanged
 from chorus.protocols.gossipsub.score_params import ScoreParams
 from chorus.protocols.gossipsub.sign import Signer, SigningKey, Verifier
+from chorus.protocols.gossipsub.state import Sealing
 from chorus.protocols.limits import HostLimits, groups
 from chorus.protocols.stream import ProtocolOptions
 from chorus.services.pubsub.congestion import Congestion
@@ -82,14 +83,12 @@ class PubSubService(Service):
         self.params = params or GossipParams()
         self._direct = DirectPeers(host, identity.peer_id, direct)
         self.router = GossipRouter(
-            peer_id=identity.peer_id.raw,
-            sign=Signer(identity).sign,
-            verify=Verifier().verify,
+            identity.peer_id.raw,
+            Sealing(Signer(identity).sign, Verifier().verify, lambda raw: record_of(PeerId(raw))),
             rng=rng,
             first_seqno=first_seqno(),
             params=self.params,
             score_params=score_params,
-            record=lambda raw: record_of(PeerId(raw)),
             direct=self._direct.raw_ids(),
         )
         self._shared_networks = tuple(shared_networks)
