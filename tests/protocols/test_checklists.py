@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from chorus.identity import MAX_KEY_PROTOBUF
 from chorus.protocols import identify, multistream, ping
-from chorus.protocols.connection.shell import ConnectionLimits
+from chorus.protocols.connection.limits import ConnectionLimits
 from chorus.protocols.gossipsub import params as gossip_params
 from chorus.protocols.limits import HostLimits
 from chorus.protocols.multistream import Listener, TooManyProposals

@@ -132,7 +132,7 @@ class Transport(Mutants):
         self.assertIn("sockets", self.assertCaught("transport.timers", run=Careless_, seconds=1))
 
     def test_buffers_without_a_bound(self) -> None:
-        from chorus.protocols.connection.shell import ConnectionLimits
+        from chorus.protocols.connection.limits import ConnectionLimits
 
         class Hoarding(Run):
             def _wire(self) -> None:

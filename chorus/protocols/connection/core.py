@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import attrs
+
 from chorus.errors import ChorusError, LocalError
 from chorus.identity import Identity, PeerId
 from chorus.protocols import multistream
@@ -75,6 +77,15 @@ MakeHandshake = Callable[..., NoiseHandshake]
 """`NoiseHandshake`, or one with the same parameters."""
 
 
+@attrs.frozen
+class Ends:
+    """Who we are, whether we dialled, and the peer that must answer; None takes any."""
+
+    identity: Identity
+    initiator: bool
+    expected_peer: PeerId | None = None
+
+
 class ConnectionCore:
     """`connection` is what the streams give as theirs."""
 
@@ -82,17 +93,14 @@ class ConnectionCore:
         self,
         events: CoreEvents,
         connection: Connection,
+        ends: Ends,
         *,
-        identity: Identity,
-        initiator: bool,
-        expected_peer: PeerId | None,
         limits: ConnectionLimits,
         now: float,
         make_handshake: MakeHandshake = NoiseHandshake,
     ) -> None:
         self.connection = connection
         self.limits = limits
-        self.initiator = initiator
         self.yamux: YamuxSession | None = None
         """Once streams can be opened."""
         self.closed = False
@@ -100,6 +108,7 @@ class ConnectionCore:
         self.protocol_supported = events.protocol_supported
 
         self._events = events
+        self._initiator = ends.initiator
         self._now = now
         self._handshake_until = now + limits.handshake_s
         self._stalled_until = float("inf")
@@ -109,8 +118,10 @@ class ConnectionCore:
         self._keepalive = Keepalive(limits, now)
         self._noise: NoiseSession
         self._upgrade = Upgrade(
-            make_handshake(identity, initiator=initiator, expected_peer=expected_peer, muxers=(yamux.PROTOCOL,)),
-            initiator=initiator,
+            make_handshake(
+                ends.identity, initiator=ends.initiator, expected_peer=ends.expected_peer, muxers=(yamux.PROTOCOL,)
+            ),
+            initiator=ends.initiator,
         )
         self._receive = self._receive_upgrade
 
@@ -173,7 +184,7 @@ class ConnectionCore:
         assert self.result is not None
         self._noise = self.result.session
         self._receive = self._receive_sealed
-        session = YamuxSession(self, initiator=self.initiator, limits=self.limits.yamux, stream_type=MuxedStream)
+        session = YamuxSession(self, initiator=self._initiator, limits=self.limits.yamux, stream_type=MuxedStream)
         self.yamux = session
         self._handshake_until = float("inf")
         self._events.handshake_finished(self.result)

@@ -24,8 +24,9 @@ from chorus.errors import ChorusError, LimitExceeded
 from chorus.identity import Identity, PeerId
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols import identify, perf, ping
-from chorus.protocols.connection.core import MakeHandshake
-from chorus.protocols.connection.shell import ConnectionLimits, ConnectionProtocol
+from chorus.protocols.connection.core import Ends, MakeHandshake
+from chorus.protocols.connection.limits import ConnectionLimits
+from chorus.protocols.connection.shell import ConnectionProtocol
 from chorus.protocols.dialing import Backoffs, DialError, peer_named
 from chorus.protocols.identify import Identification
 from chorus.protocols.limits import ConnectionCounts, HostLimits
@@ -275,9 +276,7 @@ class P2PService(Service):
 
     def _connection(self, address: Multiaddr, expected: PeerId | None, *, initiator: bool) -> ConnectionProtocol:
         return ConnectionProtocol(
-            identity=self._identity,
-            initiator=initiator,
-            expected_peer=expected,
+            Ends(self._identity, initiator, expected),
             remote_address=address,
             clock=self._reactor,
             delegate=self,
