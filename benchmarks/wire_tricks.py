@@ -41,9 +41,9 @@ class Trick:
 
 
 def lone_message() -> None:
-    from chorus.protocols.gossipsub.codec import WireCodec
+    from chorus.protocols.gossipsub import wire
 
-    WireCodec.lone_message = staticmethod(lambda raw: None)
+    wire.lone_message = lambda raw: None
 
 
 def usual_layout() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
-from chorus.protocols.gossipsub import decode, encode
+from chorus.protocols.gossipsub import wire
 from chorus.protocols.gossipsub.events import Entry, Frame
 from chorus.protocols.gossipsub.rpc import RPC, Message, Prune
 
@@ -44,20 +44,4 @@ class Codec(Protocol):
     def idontwant_frames(self, ids: Sequence[bytes]) -> list[Frame]: ...
 
 
-class WireCodec:
-    lone_message = staticmethod(decode.lone_message)
-    decode_rpc = staticmethod(decode.decode_rpc)
-    decode_message = staticmethod(decode.decode_message)
-    message_frame = staticmethod(encode.message_frame)
-    forward_frame = staticmethod(encode.forward_frame)
-    check_sendable = staticmethod(encode.check_sendable)
-    subscription_frames = staticmethod(encode.subscription_frames)
-    mesh_frames = staticmethod(encode.mesh_frames)
-    ihave_entries = staticmethod(encode.ihave_entries)
-    entry_frames = staticmethod(encode.entry_frames)
-    ihave_frames = staticmethod(encode.ihave_frames)
-    iwant_frames = staticmethod(encode.iwant_frames)
-    idontwant_frames = staticmethod(encode.idontwant_frames)
-
-
-WIRE: Final[Codec] = WireCodec()
+WIRE: Final[Codec] = wire
