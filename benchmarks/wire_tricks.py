@@ -41,9 +41,9 @@ class Trick:
 
 
 def lone_message() -> None:
-    from chorus.protocols.gossipsub import wire
+    from chorus.protocols.gossipsub import encode
 
-    wire.lone_message = lambda raw: None
+    encode.lone_message = lambda raw: None
 
 
 def usual_layout() -> None:

@@ -29,7 +29,7 @@ class EnvelopeError(PeerError):
 
 
 def signed_bytes(domain: bytes, payload_type: bytes, payload: bytes) -> bytes:
-    """What the signature covers: each part with its length before it."""
+    """The bytes that the signature covers: each part with its length before it."""
     return b"".join(map(delimit, (domain, payload_type, payload)))
 
 

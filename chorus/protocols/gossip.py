@@ -12,8 +12,8 @@ import random
 from collections.abc import Iterable
 
 from chorus.protocols.gossipsub.events import (
-    Counters,
     Delivery,
+    GossipCounters,
     Held,
     Kind,
     Send,
@@ -26,7 +26,7 @@ from chorus.protocols.gossipsub.history import SeenMessages
 from chorus.protocols.gossipsub.ids import MessageId
 from chorus.protocols.gossipsub.lazy import LazyGossip
 from chorus.protocols.gossipsub.meshes import Meshes
-from chorus.protocols.gossipsub.messages import Messages
+from chorus.protocols.gossipsub.messages import GossipMessages
 from chorus.protocols.gossipsub.outbox import Outbox
 from chorus.protocols.gossipsub.params import GossipParams
 from chorus.protocols.gossipsub.peers import Peer, Peers
@@ -59,7 +59,7 @@ class GossipRouter:
     ) -> None:
         self.peer_id = peer_id
         self.params = params or GossipParams()
-        self.counters = Counters()
+        self.counters = GossipCounters()
         self.scores = PeerScores(score_params)
         self._codec = sealing.codec
         self._sign = sealing.sign
@@ -71,7 +71,9 @@ class GossipRouter:
         state = GossipState(self.params, self._peers, self._outbox, self.scores, self.counters, self._codec, rng)
         self._meshes = meshes = Meshes(state, direct=self._direct, record=sealing.record)
         self._lazy = lazy = LazyGossip(state, meshes=meshes, seen=seen)
-        self._messages = Messages(state, peer_id=peer_id, verify=sealing.verify, seen=seen, meshes=meshes, lazy=lazy)
+        self._messages = GossipMessages(
+            state, peer_id=peer_id, verify=sealing.verify, seen=seen, meshes=meshes, lazy=lazy
+        )
         self._heartbeats = 0
         self._arrivals: list[tuple[bytes, str]] = []
         self._exchanged: list[tuple[bytes, Exchanged]] = []

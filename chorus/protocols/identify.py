@@ -1,4 +1,4 @@
-"""identify: what a peer says of itself, `/ipfs/id/1.0.0` and `/ipfs/id/push/1.0.0` (spec/wire.md 9).
+"""identify: a peer describes itself, `/ipfs/id/1.0.0` and `/ipfs/id/push/1.0.0` (spec/wire.md 9).
 
 The exchange is some messages, each preceded by its length, until the end of the stream. We send one of at most
 4 KiB, which every implementation takes, and read up to ten.
@@ -52,7 +52,7 @@ class IdentifyError(PeerError):
 
 @attrs.frozen
 class Identification:
-    """What one exchange said. `None` and an empty list mean that it said nothing of the field."""
+    """The content of one exchange. `None` and an empty list mean that the field was absent."""
 
     addresses: tuple[Multiaddr, ...] = ()
     """Listen addresses without `/p2p/…`, without those of protocols unknown here."""
@@ -69,7 +69,7 @@ class Identification:
     """Of another start of ours, as the peer knows it; not yet verified."""
 
     def changed_by(self, push: Identification) -> Identification:
-        """What is known after a push: its fields replace ours, what it leaves out is unchanged."""
+        """This one updated by a push: fields that it leaves out are unchanged."""
         said = {name: value for name, value in attrs.asdict(push, recurse=False).items() if value}
         return attrs.evolve(self, **said)
 

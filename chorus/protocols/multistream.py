@@ -127,7 +127,7 @@ class _Negotiation:
         raise NotImplementedError
 
 
-class Dialer(_Negotiation):
+class MultistreamDialer(_Negotiation):
     """Proposes `protocols` in turn; the header and the first proposal leave in one flight."""
 
     __slots__ = ("_position", "_protocols")
@@ -159,7 +159,7 @@ class Dialer(_Negotiation):
             self._out += encode_message(self._protocols[self._position])
 
 
-class Listener(_Negotiation):
+class MultistreamListener(_Negotiation):
     """Answers proposals with `supported`, by exact match; `ls` is off and answered like any unknown name."""
 
     __slots__ = ("_proposals", "_supported")

@@ -1,6 +1,6 @@
 """One connection without its socket: its upgrade, then its streams, time and end (spec/wire.md 5, 17). Pure.
 
-Bytes in (`receive_data`), bytes out (`data_to_send`), what happened through `CoreEvents`. Time comes in as `now`;
+Bytes in (`receive_data`), bytes out (`data_to_send`), events through `CoreEvents`. Time comes in as `now`;
 `next_timer` says when `handle_timer` wants to be called.
 """
 
@@ -23,7 +23,7 @@ from chorus.protocols.connection.limits import (
     NegotiationTimeout,
     ReadStalled,
 )
-from chorus.protocols.connection.streams import Answer, MuxedStream, Offer, Opened, Proposals
+from chorus.protocols.connection.streams import InboundAnswer, LazyOffer, MuxedStream, Opened, Proposals
 from chorus.protocols.connection.upgrade import Upgrade
 from chorus.protocols.noise.handshake import HandshakeResult, NoiseHandshake, NoiseSession
 from chorus.protocols.stream import Connection
@@ -79,7 +79,7 @@ MakeHandshake = Callable[..., NoiseHandshake]
 
 @attrs.frozen
 class Ends:
-    """Who we are, whether we dialled, and the peer that must answer; None takes any."""
+    """Our identity, whether we dialled, and the peer that must answer; None takes any."""
 
     identity: Identity
     initiator: bool
@@ -106,6 +106,12 @@ class ConnectionCore:
         self.closed = False
         self.known_offers: dict[bytes, str] = {}
         self.protocol_supported = events.protocol_supported
+        self.stream_failed = events.count
+        # Passed on to the shell as the session reports them.
+        self.receiver_failed = events.receiver_failed
+        self.output_waiting = events.output_waiting
+        self.peer_going_away = events.peer_going_away
+        self.read_again = events.read_again
 
         self._events = events
         self._initiator = ends.initiator
@@ -144,7 +150,7 @@ class ConnectionCore:
             self._receive(data)
 
     def data_to_send(self) -> bytes:
-        """What is to be written to the socket; ask again until it is empty, or `pause_output`."""
+        """Bytes for the socket; ask again until it is empty, or `pause_output`."""
         session = self.yamux
         sealed = b""
         if session is not None and (parts := session.output.data_to_send()):
@@ -200,7 +206,7 @@ class ConnectionCore:
     def open_stream(self, protocol: str, now: float) -> MuxedStream:
         """A stream that offers one protocol lazily. Raises `SessionEnded` or `StreamLimitReached`."""
         stream = self._open(now)
-        Offer(stream, protocol)
+        LazyOffer(stream, protocol)
         return stream
 
     def propose_stream(self, protocols: Sequence[str], opened: Opened, now: float) -> MuxedStream:
@@ -234,9 +240,6 @@ class ConnectionCore:
             self._events.receiver_failed(stream, error)
             stream.reset()
 
-    def stream_failed(self, error: ChorusError) -> None:
-        self._events.count(error)
-
     def stream_lingers(self, stream: MuxedStream) -> None:
         """Called by a stream that was closed with bytes queued."""
         self._expect(self._lingering.add(stream, self._now))
@@ -251,24 +254,12 @@ class ConnectionCore:
         assert isinstance(stream, MuxedStream)
         stream.core = self
         self._expect(self._negotiating.add(stream, self._now))
-        Answer(stream)
+        InboundAnswer(stream)
 
     def stream_ended(self, stream: YamuxStream) -> None:
         assert isinstance(stream, MuxedStream)
         self._negotiating.discard(stream)
         self._lingering.discard(stream)
-
-    def receiver_failed(self, stream: YamuxStream, error: Exception) -> None:
-        self._events.receiver_failed(stream, error)
-
-    def output_waiting(self) -> None:
-        self._events.output_waiting()
-
-    def peer_going_away(self, code: int) -> None:
-        self._events.peer_going_away(code)
-
-    def read_again(self) -> None:
-        self._events.read_again()
 
     def pong_received(self, value: int) -> None:
         self._keepalive.pong_received(value, self._now)

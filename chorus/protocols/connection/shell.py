@@ -1,6 +1,6 @@
 """A connection on its socket: the thin Twisted shell of `ConnectionCore`, and `Connection` to everybody else.
 
-Small writes of one reactor turn leave as one Noise frame and one send. What is written while bytes are being received
+Small writes of one reactor turn leave as one Noise frame and one send. Output written while bytes are being received
 leaves in the same turn, at its end; anything else one turn later, with whatever else that turn wrote.
 """
 
@@ -44,7 +44,7 @@ class ConnectionLost(ChorusError):
 
 
 class ConnectionDelegate(Interface):
-    """What a connection tells the host; all calls come from the reactor."""
+    """Calls of a connection to the host, all from the reactor."""
 
     def protocol_supported(self, connection: ConnectionProtocol, protocol: str) -> bool:
         """Whether an inbound stream may speak `protocol` on this connection now."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
-from chorus.protocols.gossipsub import wire
+from chorus.protocols.gossipsub import encode
 from chorus.protocols.gossipsub.events import Entry, Frame
 from chorus.protocols.gossipsub.rpc import RPC, Message, Prune
 
@@ -44,4 +44,4 @@ class Codec(Protocol):
     def idontwant_frames(self, ids: Sequence[bytes]) -> list[Frame]: ...
 
 
-WIRE: Final[Codec] = wire
+WIRE: Final[Codec] = encode

@@ -1,5 +1,9 @@
-"""RPCs into bytes, to the smallest limits of deployed peers. Every function returns frames: RPCs with their length
-prefix, ready for a stream."""
+"""RPCs into bytes, to the smallest limits of deployed peers. Functions return frames: RPCs with their length prefix,
+ready for a stream.
+
+Together with the functions of `decode`, this module is the network's `Codec`. (Python finds the functions of a module
+quicker than those of an object.)
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from chorus.multiformats import varint
 from chorus.protocols.delimited import delimit
+from chorus.protocols.gossipsub.decode import decode_message as decode_message  # noqa: PLC0414 (of the codec)
+from chorus.protocols.gossipsub.decode import decode_rpc as decode_rpc  # noqa: PLC0414
+from chorus.protocols.gossipsub.decode import lone_message as lone_message  # noqa: PLC0414
 from chorus.protocols.gossipsub.params import MAX_CONTROL, MAX_SENT_RPC, MAX_SUBSCRIPTIONS
 from chorus.protocols.gossipsub.rpc import IDENTITY_MULTIHASH, Message, MessageTooLarge, Prune
 from chorus.protocols.proto import rpc_pb2 as pb
@@ -23,7 +30,7 @@ def message_frame(raw: bytes) -> bytes:
 def forward_frame(raw: bytes, message: Message) -> bytes | None:
     """A verified message as it is passed on, which is as it came; None where peers would refuse its frame.
 
-    What the signature does not cover is a relay's to write: a key that the publisher's id holds already is left out,
+    A relay may rewrite what the signature does not cover: a key that the publisher's id holds already is left out,
     and a signature's field is brought to its shortest form, so that nobody pushes another's message over that limit.
     """
     if message.key is not None or len(raw) != len(message.signed) + _SIGNATURE_FIELD:

@@ -12,7 +12,7 @@ from chorus.protocols.gossipsub.rpc import RPC
 
 
 class Kind(enum.IntEnum):
-    """What a frame carries: what a full queue gives up, and in which order."""
+    """Content of a frame; decides what a full queue drops first."""
 
     CONTROL = 0
     """Subscriptions, GRAFT, PRUNE: the peer's picture of us is wrong without them."""
@@ -78,7 +78,7 @@ class Unfinished:
 
 
 @attrs.define
-class Counters:
+class GossipCounters:
     """Since start."""
 
     rpcs: int = 0

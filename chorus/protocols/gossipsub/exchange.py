@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from chorus.protocols.gossipsub import choices as gossip_mesh
+from chorus.protocols.gossipsub import choices
 from chorus.protocols.gossipsub.params import MAX_PX_BYTES, MAX_PX_GIVEN, MAX_PX_PEERS, MAX_PX_RECORD, MAX_PX_TAKEN
 from chorus.protocols.gossipsub.rpc import Exchanged
 from chorus.protocols.gossipsub.state import GossipState, SignedRecord
@@ -43,7 +43,7 @@ class PeerExchange:
             if other != peer and not self._peers[other].direct and self._scores.score(other) >= 0
         ]
         others, room = [], MAX_PX_BYTES
-        for other in gossip_mesh.choose(candidates, left, self._rng):
+        for other in choices.choose(candidates, left, self._rng):
             record = self._record(other)
             if record is not None and len(record) > min(MAX_PX_RECORD, room):
                 record = None

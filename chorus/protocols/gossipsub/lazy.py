@@ -1,11 +1,11 @@
-"""Lazy gossip: IHAVE and IWANT about what is in the cache, promises, and IDONTWANT (GossipSub 1.0 to 1.2)."""
+"""Lazy gossip: IHAVE and IWANT for cached messages, promises, and IDONTWANT (GossipSub 1.0 to 1.2)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Final
 
-from chorus.protocols.gossipsub import choices as gossip_mesh
+from chorus.protocols.gossipsub import choices
 from chorus.protocols.gossipsub.events import Entry, Frame, Kind
 from chorus.protocols.gossipsub.history import SeenMessages
 from chorus.protocols.gossipsub.ids import canonical
@@ -63,7 +63,7 @@ class LazyGossip:
                         wanted[message_id] = None
         # In a random order, so that a peer which advertises more than it may cannot choose what is asked for, nor
         # know which id is the promise.
-        ids = gossip_mesh.choose(list(wanted), room, self._rng)
+        ids = choices.choose(list(wanted), room, self._rng)
         if not ids:
             return
         state.asked += len(ids)
@@ -153,7 +153,7 @@ class LazyGossip:
         # A frame too many is not sent: which topics are in it is chance.
         self._rng.shuffle(topics)
         to_peer = self._told(topics)
-        share = gossip_mesh.fair_share(map(len, cached.values()), self._params.max_ihave_length)
+        share = choices.fair_share(map(len, cached.values()), self._params.max_ihave_length)
         entries: dict[str, list[Entry]] = {}
         frames: dict[tuple[str, ...], list[Frame]] = {}
         for peer, told in to_peer.items():
@@ -161,7 +161,7 @@ class LazyGossip:
             if key not in frames:
                 for topic in told:
                     if topic not in entries:
-                        ids = gossip_mesh.choose(cached[topic], share, self._rng)
+                        ids = choices.choose(cached[topic], share, self._rng)
                         entries[topic] = self._codec.ihave_entries(topic, ids)
                 joined = self._codec.entry_frames(entry for topic in told for entry in entries[topic])
                 frames[key] = joined[: self._params.max_ihave_messages]
@@ -180,7 +180,7 @@ class LazyGossip:
             members = self._meshes.around(topic)
             candidates = [peer for peer in self._peers.subscribers(topic) if peer in able and peer not in members]
             count = max(self._params.d_lazy, int(self._params.gossip_factor * len(candidates)))
-            for peer in gossip_mesh.choose(candidates, count, self._rng):
+            for peer in choices.choose(candidates, count, self._rng):
                 to_peer.setdefault(peer, []).append(topic)
         return to_peer
 

@@ -1,4 +1,5 @@
-"""What becomes of a message that a peer sends: known, replayed, forged, for somebody's validators, passed on."""
+"""The way of a received message: known, replayed or forged ones drop out, validators judge the rest, accepted ones are
+delivered and passed on."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from chorus.protocols.gossipsub.state import GossipState
 from chorus.protocols.gossipsub.verified import Verified
 
 
-class Messages:
+class GossipMessages:
     """Of the topics that we are subscribed to, each with its validator; those that are accepted are drained with
     `take_deliveries`. `verify(message)` raises `MessageError`."""
 

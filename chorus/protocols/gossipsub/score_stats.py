@@ -15,7 +15,7 @@ RECORD_TTL: Final = 120.0
 
 
 class TopicStats:
-    """What a peer did in one topic."""
+    """Counters of one peer in one topic."""
 
     __slots__ = (
         "active",
@@ -75,7 +75,7 @@ class PeerStats:
 
 
 class Record:
-    """Who sent one message: `at` is when it was accepted, None while that is open or when it was not."""
+    """The senders of one message: `at` is when it was accepted, None while that is open or when it was not."""
 
     __slots__ = ("advertisers", "at", "counted", "invalid", "mark", "origin", "others", "promised", "senders")
 
@@ -84,18 +84,18 @@ class Record:
         self.mark = mark
         self.promised = promised
         self.advertisers: tuple[bytes, ...] = ()
-        """Who advertised a message that gossip brought first, after it was here."""
+        """Peers that advertised it after it was here, where gossip delivered it first."""
         self.counted = False
         """Whether the mesh is held to it already."""
         self.others: tuple[bytes, ...] = ()
-        """Who sent another message under its id; empty as long as none is proven to be its publisher's."""
+        """Peers that sent another message under its id; empty as long as none is proven to be its publisher's."""
         self.at: float | None = None
         self.invalid = False
         self.senders: tuple[bytes, ...] = (first,)
 
 
 class Records:
-    """Who sent each message, for `RECORD_TTL` seconds, of at most `MAX_RECORDS` messages."""
+    """The senders of each message, for `RECORD_TTL` seconds, of at most `MAX_RECORDS` messages."""
 
     __slots__ = ("_by_id", "_order")
 

@@ -20,7 +20,7 @@ KEY_CACHE: Final = 1024
 
 
 class SigningKey(Protocol):
-    """What signing needs of `chorus.identity.Identity`."""
+    """The part of `chorus.identity.Identity` that signing needs."""
 
     @property
     def peer_id(self) -> PeerId: ...

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import attrs
 
 from chorus.protocols.gossipsub.codec import WIRE, Codec
-from chorus.protocols.gossipsub.events import Counters
+from chorus.protocols.gossipsub.events import GossipCounters
 from chorus.protocols.gossipsub.outbox import Outbox
 from chorus.protocols.gossipsub.params import GossipParams
 from chorus.protocols.gossipsub.peers import Peers
@@ -44,6 +44,6 @@ class GossipState:
     peers: Peers
     outbox: Outbox
     scores: PeerScores
-    counters: Counters
+    counters: GossipCounters
     codec: Codec
     rng: random.Random

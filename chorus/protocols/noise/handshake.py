@@ -106,7 +106,7 @@ class HandshakeResult:
     """Negotiated early: both lists were there and share it. `None` means by multistream."""
     session: NoiseSession
     leftover: bytes
-    """What followed the handshake: transport frames, to be fed to the session."""
+    """Bytes after the handshake: transport frames, to be fed to the session."""
 
 
 class NoiseHandshake:

@@ -4,7 +4,7 @@ Pure: plaintext in (`receive_data`), parts to send out (`output.data_to_send`), 
 called synchronously (an event object a frame would cost more than the frame). Nothing here reads a clock.
 
 Reading frames and what they do to streams is one machine, and all here: whether a body is legal, and whose it is, is
-known by the stream alone. What is sent (`output`), ids (`ids`) and memory (`budgets`) are beside it.
+known by the stream alone. Output (`output`), ids (`ids`) and memory (`budgets`) are beside it.
 """
 
 from __future__ import annotations

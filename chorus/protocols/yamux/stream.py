@@ -87,7 +87,7 @@ class YamuxStream:
         """To be sent with the next frame: SYN or ACK."""
         self.send_window = INITIAL_WINDOW
         self.receive_window = INITIAL_WINDOW
-        """What the peer may still send."""
+        """Bytes that the peer may still send."""
         self.window_size = INITIAL_WINDOW
         self.queue: deque[bytes | memoryview] | None = None
         self.queued = 0

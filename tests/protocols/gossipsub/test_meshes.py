@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from chorus.protocols.gossipsub.codec import WIRE
-from chorus.protocols.gossipsub.events import Counters
+from chorus.protocols.gossipsub.events import GossipCounters
 from chorus.protocols.gossipsub.meshes import BACKOFF_SWEEP, Meshes
 from chorus.protocols.gossipsub.outbox import Outbox
 from chorus.protocols.gossipsub.params import FLOODSUB, MESHSUB_1_0, MESHSUB_1_1, GossipParams
@@ -60,7 +60,7 @@ def name(number: int) -> bytes:
 
 class MeshCase(PureTestCase):
     def meshes(self, params: GossipParams = PARAMS) -> Meshes:
-        self.peers, self.said, self.scores, self.counters = Peers(), Said(), Told(), Counters()
+        self.peers, self.said, self.scores, self.counters = Peers(), Said(), Told(), GossipCounters()
         self.direct: dict[bytes, None] = {}
         return Meshes(
             GossipState(params, self.peers, self.said, self.scores, self.counters, WIRE, random.Random(1)),
