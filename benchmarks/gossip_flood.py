@@ -34,8 +34,8 @@ from twisted.internet.task import deferLater  # noqa: E402
 
 from chorus.identity import Identity  # noqa: E402
 from chorus.multiformats.multiaddr import Multiaddr  # noqa: E402
+from chorus.protocols.gossipsub.encode import message_frame, subscription_frames  # noqa: E402
 from chorus.protocols.gossipsub.params import MESHSUB_1_2  # noqa: E402
-from chorus.protocols.gossipsub.rpc import message_frame, subscription_frames  # noqa: E402
 from chorus.protocols.gossipsub.sign import Signer  # noqa: E402
 from chorus.protocols.stream import ProtocolOptions  # noqa: E402
 from chorus.protocols.streamio import StreamIO  # noqa: E402

@@ -25,9 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from chorus.identity import Identity
 from chorus.protocols.delimited import DelimitedDecoder
 from chorus.protocols.gossip import GossipRouter
+from chorus.protocols.gossipsub.decode import decode_message, decode_rpc
+from chorus.protocols.gossipsub.encode import subscription_frames
 from chorus.protocols.gossipsub.params import MAX_RPC, MESHSUB_1_2
-from chorus.protocols.gossipsub.rpc import decode_message, decode_rpc, subscription_frames
 from chorus.protocols.gossipsub.sign import SIGNING_PREFIX, Signer, Verifier
+from chorus.protocols.gossipsub.state import Sealing
 
 TOPIC = "bench"
 BATCH = 500
@@ -40,9 +42,8 @@ def identity(number: int) -> Identity:
 def router(number: int, peers: int) -> GossipRouter:
     me = identity(number)
     made = GossipRouter(
-        peer_id=me.peer_id.raw,
-        sign=Signer(me).sign,
-        verify=Verifier().verify,
+        me.peer_id.raw,
+        Sealing(Signer(me).sign, Verifier().verify),
         rng=random.Random(1),
         first_seqno=1,
     )

@@ -25,7 +25,7 @@ from chorus import reactor as chorus_reactor
 from chorus.errors import ChorusError
 from chorus.identity import Identity
 from chorus.multiformats.multiaddr import Multiaddr
-from chorus.protocols.connection.core import ConnectionCore
+from chorus.protocols.connection.core import ConnectionCore, Ends
 from chorus.protocols.connection.limits import ConnectionLimits
 from chorus.protocols.connection.shell import ConnectionProtocol
 from chorus.protocols.connection.streams import MuxedStream
@@ -179,9 +179,7 @@ class End:
         self.core = ConnectionCore(
             self,
             _NO_CONNECTION,
-            identity=DIALER if initiator else LISTENER,
-            initiator=initiator,
-            expected_peer=LISTENER.peer_id if initiator else None,
+            Ends(DIALER, True, LISTENER.peer_id) if initiator else Ends(LISTENER, False),
             limits=ConnectionLimits(),
             now=0.0,
         )
@@ -308,9 +306,7 @@ class Delegate:
 
 def shell(reactor: Any, initiator: bool, delegate: Delegate) -> ConnectionProtocol:
     return ConnectionProtocol(
-        identity=DIALER if initiator else LISTENER,
-        initiator=initiator,
-        expected_peer=LISTENER.peer_id if initiator else None,
+        Ends(DIALER, True, LISTENER.peer_id) if initiator else Ends(LISTENER, False),
         remote_address=Multiaddr.parse("/ip4/127.0.0.1/tcp/4001"),
         clock=reactor,
         delegate=delegate,

@@ -41,15 +41,15 @@ class Trick:
 
 
 def lone_message() -> None:
-    from chorus.protocols.gossipsub import rpc as gossip_rpc
+    from chorus.protocols.gossipsub import encode
 
-    gossip_rpc.lone_message = lambda raw: None
+    encode.lone_message = lambda raw: None
 
 
 def usual_layout() -> None:
-    from chorus.protocols.gossipsub import rpc as gossip_rpc
+    from chorus.protocols.gossipsub import decode
 
-    gossip_rpc._usual_message = lambda raw: None
+    decode._usual_message = lambda raw: None
 
 
 def parsed_keys() -> None:

@@ -24,7 +24,7 @@ from chorus.identity import Identity, PublicKey
 from chorus.protocols import blobs, handover, identify, peers, task_messages
 from chorus.protocols.admission import Exchange
 from chorus.protocols.envelope import PeerRecord
-from chorus.protocols.gossipsub import rpc as gossip_rpc
+from chorus.protocols.gossipsub.decode import decode_message, decode_rpc
 from chorus.protocols.gossipsub.sign import Verifier
 from chorus.protocols.noise.handshake import NoiseError, NoiseHandshake
 from chorus.protocols.starts import StartRecord
@@ -44,7 +44,7 @@ def noise_payload(payload: bytes) -> None:
 
 
 def pubsub_message(raw: bytes) -> None:
-    Verifier().verify(gossip_rpc.decode_message(raw))
+    Verifier().verify(decode_message(raw))
 
 
 PROTOBUF: dict[str, Decoder] = {
@@ -53,7 +53,7 @@ PROTOBUF: dict[str, Decoder] = {
     "envelope": PeerRecord.open,
     "starts": StartRecord.open,
     "identify": lambda raw: identify.parse([raw], ALICE.peer_id),
-    "gossip_rpc": gossip_rpc.decode_rpc,
+    "gossip_rpc": decode_rpc,
     "gossip_rpc, a message": pubsub_message,
     "admission": Exchange(bytes(32), False, bytes(32), ALICE.peer_id, BOB.peer_id).check,
     "peers, a question": peers.decode_request,
@@ -220,7 +220,7 @@ class CompletenessTests(PureTestCase):
         "protocols/admission.py",
         "protocols/blobs.py",
         "protocols/envelope.py",
-        "protocols/gossipsub/rpc.py",
+        "protocols/gossipsub/decode.py",
         "protocols/handover.py",
         "protocols/identify.py",
         "protocols/noise/handshake.py",

@@ -118,7 +118,7 @@ VALUES: dict[str, dict[str, float]] = {
         "BACKOFF_KEPT": 2048,
         "SIMULTANEOUS_WINDOW": 30.0,
     },
-    "protocols.gossip_floors": {
+    "protocols.gossipsub.history": {
         "MAX_PUBLISHERS": 65536,
     },
     "protocols.gossipsub.lazy": {
@@ -147,11 +147,13 @@ VALUES: dict[str, dict[str, float]] = {
         "MAX_QUEUE": 4_194_304,
         "MAX_QUEUED_FRAMES": 16384,
     },
-    "protocols.gossipsub.rpc": {
+    "protocols.gossipsub.decode": {
         "MAX_FIELDS": 2048,
         "MAX_MESSAGE_FIELDS": 32,
         "MAX_PRUNE_FIELDS": 64,
         "MAX_PEER_ID": 64,
+    },
+    "protocols.gossipsub.rpc": {
         "IDENTITY_MULTIHASH": 0,
     },
     "protocols.gossipsub.score": {
@@ -217,7 +219,6 @@ VALUES: dict[str, dict[str, float]] = {
     "protocols.streamio": {
         "DEFAULT_TIMEOUT": 10.0,
         "READ_HIGH_WATER": 65536,
-        "MAX_VARINT": 2**63 - 1,
     },
     "protocols.task_messages": {
         "MAX_FRAME": 1_048_576,

@@ -12,8 +12,8 @@ from chorus.messages.envelope import MAX_CONTAINERS, MAX_DEPTH, MAX_MESSAGE, Env
 from chorus.messages.presence import AvailabilityBcast
 from chorus.messages.rates import MAX_AGE, OWN, UNIT
 from chorus.protocols import admission
+from chorus.protocols.gossipsub.encode import message_frame
 from chorus.protocols.gossipsub.params import MAX_SENT_RPC, MESHSUB_1_1, MESHSUB_1_2, GossipParams
-from chorus.protocols.gossipsub.rpc import message_frame
 from chorus.protocols.gossipsub.sign import SIGNING_PREFIX, Signer
 
 SEED: Final = bytes(range(32))

@@ -24,7 +24,7 @@ from chorus.backoff import Backoff
 from chorus.bounded import Bounded
 from chorus.errors import PeerError
 from chorus.identity import PeerId
-from chorus.multiformats import varint
+from chorus.protocols.delimited import delimit
 from chorus.protocols.proto.admission_pb2 import Hello
 
 PROTOCOL = "/chorus/admission/1.0.0"
@@ -98,7 +98,7 @@ def proof(secret: bytes, role: bytes, handshake_hash: bytes, own: PeerId, other:
     if len(secret) < MIN_SECRET:
         raise ValueError(f"a secret has at least {MIN_SECRET} bytes")
     parts = (DOMAIN, role, handshake_hash, own.raw, other.raw)
-    return hmac.digest(secret, b"".join(varint.encode(len(part)) + part for part in parts), "sha256")
+    return hmac.digest(secret, b"".join(map(delimit, parts)), "sha256")
 
 
 @attrs.frozen

@@ -107,7 +107,7 @@ class Manifest:
 
     @classmethod
     def decode(cls, data: bytes, sha256: str, size_limit: int) -> Manifest:
-        """What a holder of `sha256` sent. Raises `LimitExceeded` for a blob over `size_limit`, else
+        """The manifest that a holder of `sha256` sent. Raises `LimitExceeded` for a blob over `size_limit`, else
         `BlobProtocolError`."""
         limit = manifest_limit(size_limit)
         if len(data) > limit:
@@ -208,7 +208,7 @@ def decode_request(data: bytes) -> Request:
 
 @attrs.frozen
 class Answer:
-    """What comes before the bytes."""
+    """The head of an answer, before the bytes."""
 
     status: Status
     length: int = 0
@@ -236,7 +236,7 @@ def _fields(data: bytes, limit: int) -> dict[str, JSON]:
 
 
 class Download:
-    """Which chunks of one manifest are here, which are on their way, and which a holder should send next."""
+    """Chunks of one manifest: those here, those on their way, and those that a holder should send next."""
 
     def __init__(self, manifest: Manifest, present: Iterable[int] = ()) -> None:
         self.manifest = manifest
@@ -266,7 +266,7 @@ class Download:
         return taken
 
     def give_back(self, taken: range) -> None:
-        """What has not come of `taken` may be had from somebody else."""
+        """Chunks of `taken` that did not come may be asked of another holder."""
         self._underway.difference_update(taken)
 
     def arrived(self, index: int) -> None:

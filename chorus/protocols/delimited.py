@@ -1,4 +1,8 @@
-"""Splits a byte stream into varint-delimited messages as it arrives, in linear time (spec/wire.md 1)."""
+"""Messages with their length before them, as an unsigned varint: the one encoder and decoder (spec/wire.md 1).
+
+A protocol that reads whole messages as they arrive feeds a `DelimitedDecoder`; one that keeps its own buffer asks
+`locate`; one that speaks in turns uses `StreamIO.read_delimited`.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,22 @@ from chorus.errors import LimitExceeded
 from chorus.multiformats import varint
 
 
+def delimit(message: bytes) -> bytes:
+    """`message` with its length before it."""
+    return varint.encode(len(message)) + message
+
+
+def locate(data: varint.Buffer, offset: int, limit: int) -> tuple[int, int] | None:
+    """Start and end of the message whose length is at `offset`, the end maybe past that of `data`; None while the
+    length is incomplete. Raises `VarintError` for one over `limit` or not minimal."""
+    prefix = varint.peek(data, offset, limit)
+    return None if prefix is None else (prefix[1], prefix[1] + prefix[0])
+
+
 class DelimitedDecoder:
-    """`feed` bytes, then take messages with `next_message` until it returns None.
+    """Splits a byte stream into messages as it arrives, in linear time.
+
+    `feed` bytes, then take messages with `next_message` until it returns None.
 
     A message over `limit` bytes is refused by its prefix alone. Empty messages are passed over: they cost one byte
     each and would otherwise be multiplied into objects.
@@ -79,8 +97,3 @@ class DelimitedDecoder:
                 self._pending.clear()
                 return True
         return False
-
-
-def delimit(message: bytes) -> bytes:
-    """`message` with its length before it."""
-    return varint.encode(len(message)) + message

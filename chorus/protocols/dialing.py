@@ -59,7 +59,7 @@ class _Failing:
 
 
 class Backoffs:
-    """Which addresses failed lately, and until when they are left alone. Bounded; a success forgets."""
+    """Addresses that failed lately, and until when they are not dialled. Bounded; a success forgets."""
 
     def __init__(self, rng: random.Random, *, kept: int = BACKOFF_KEPT) -> None:
         self._rng = rng
@@ -129,7 +129,7 @@ class Contender:
 
 
 def newcomer_stays(local: PeerId, remote: PeerId, existing: Contender, new: Contender) -> bool:
-    """Which of two connections of a pair stays; both ends come to the same answer.
+    """Whether the newer of two connections of a pair stays; both ends come to the same answer.
 
     Of simultaneous dials, the one made by the smaller peer id. Otherwise the newer one: the peer would not have
     dialled if it still had the older.

@@ -9,8 +9,8 @@ from google.protobuf.message import DecodeError
 
 from chorus.errors import PeerError
 from chorus.identity import Identity, KeyType, PeerId, PublicKey
-from chorus.multiformats import varint
 from chorus.multiformats.multiaddr import Multiaddr, MultiaddrError
+from chorus.protocols.delimited import delimit
 from chorus.protocols.proto import envelope_pb2
 
 MAX_ENVELOPE = 32 * 1024
@@ -29,8 +29,8 @@ class EnvelopeError(PeerError):
 
 
 def signed_bytes(domain: bytes, payload_type: bytes, payload: bytes) -> bytes:
-    """What the signature covers: each part with its length before it."""
-    return b"".join(varint.encode(len(part)) + part for part in (domain, payload_type, payload))
+    """The bytes that the signature covers: each part with its length before it."""
+    return b"".join(map(delimit, (domain, payload_type, payload)))
 
 
 def seal(identity: Identity, domain: bytes, payload_type: bytes, payload: bytes) -> bytes:

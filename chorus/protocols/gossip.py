@@ -2,33 +2,39 @@
 
 A pure core. Frames and `now` (seconds of any steady clock) come in; sends, deliveries and peers to dial are drained
 with the `take_…` methods. Peers are their raw ids. Nothing depends on the order of a set: peers stand in dicts, in the
-order in which they came, and chance comes from `rng`. Its parts stand in files of their own: meshes (`gossip_meshes`),
-lazy gossip (`gossip_lazy`), scores (`gossip_score`), what becomes of a message (`gossip_messages`).
+order in which they came, and chance comes from `rng`. Its parts are in `gossipsub`: `meshes`, `lazy` gossip, `score`,
+`messages`.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
-from typing import cast
+from collections.abc import Iterable
 
-from chorus.protocols.gossip_score_view import PeerScoreView
-from chorus.protocols.gossip_unfinished import Unfinished
-from chorus.protocols.gossipsub import rpc as gossip_rpc
-from chorus.protocols.gossipsub.codec import Codec
-from chorus.protocols.gossipsub.events import Counters, Delivery, Held, Kind, Send, Validation, Validator, accept_all
-from chorus.protocols.gossipsub.exchange import SignedRecord
-from chorus.protocols.gossipsub.history import History
+from chorus.protocols.gossipsub.events import (
+    Delivery,
+    GossipCounters,
+    Held,
+    Kind,
+    Send,
+    Unfinished,
+    Validation,
+    Validator,
+    accept_all,
+)
+from chorus.protocols.gossipsub.history import SeenMessages
 from chorus.protocols.gossipsub.ids import MessageId
 from chorus.protocols.gossipsub.lazy import LazyGossip
 from chorus.protocols.gossipsub.meshes import Meshes
-from chorus.protocols.gossipsub.messages import Messages
+from chorus.protocols.gossipsub.messages import GossipMessages
 from chorus.protocols.gossipsub.outbox import Outbox
 from chorus.protocols.gossipsub.params import GossipParams
 from chorus.protocols.gossipsub.peers import Peer, Peers
-from chorus.protocols.gossipsub.rpc import RPC, Exchanged, Message, topic_of
+from chorus.protocols.gossipsub.rpc import RPC, Exchanged, topic_of
 from chorus.protocols.gossipsub.score import PeerScores
 from chorus.protocols.gossipsub.score_params import ScoreParams
+from chorus.protocols.gossipsub.score_stats import PeerScoreView
+from chorus.protocols.gossipsub.state import GossipState, Sealing
 
 __all__ = ["GossipRouter"]
 
@@ -36,70 +42,37 @@ __all__ = ["GossipRouter"]
 class GossipRouter:
     """One node's part in GossipSub.
 
-    `sign(topic, data, seqno)` returns a serialised Message, `verify(message)` raises `MessageError`. `first_seqno`
-    should be the Unix time in nanoseconds, so that a restarted node does not repeat its message ids. `record(peer)` is
-    the signed peer record given in peer exchange, None where there is none. `direct` peers get every message of their
-    topics and are in no mesh; whoever names one is named by it too.
+    `first_seqno` should be the Unix time in nanoseconds, so that a restarted node does not repeat its message ids.
+    `direct` peers get every message of their topics and are in no mesh; whoever names one is named by it too.
     """
 
     def __init__(
         self,
-        *,
         peer_id: bytes,
-        sign: Callable[[str, bytes, bytes], bytes],
-        verify: Callable[[Message], None],
+        sealing: Sealing,
+        *,
         rng: random.Random,
         first_seqno: int,
         params: GossipParams | None = None,
         score_params: ScoreParams | None = None,
-        record: SignedRecord = lambda peer: None,
         direct: Iterable[bytes] = (),
-        codec: Codec | None = None,
     ) -> None:
         self.peer_id = peer_id
-        self.params = params = params or GossipParams()
-        self.counters = counters = Counters()
-        self.scores = scores = PeerScores(score_params)
-        self._codec = codec = codec or cast("Codec", gossip_rpc)
-        self._sign = sign
+        self.params = params or GossipParams()
+        self.counters = GossipCounters()
+        self.scores = PeerScores(score_params)
+        self._codec = sealing.codec
+        self._sign = sealing.sign
         self._seqno = first_seqno
-        self._peers = peers = Peers()
-        self._outbox = outbox = Outbox(codec)
-        self._history = history = History(params)
+        self._peers = Peers()
+        self._outbox = Outbox(sealing.codec)
+        self._seen = seen = SeenMessages(self.params)
         self._direct = dict.fromkeys(direct)
-        self._meshes = meshes = Meshes(
-            params=params,
-            peers=peers,
-            outbox=outbox,
-            scores=scores,
-            counters=counters,
-            rng=rng,
-            record=record,
-            direct=self._direct,
-        )
-        self._lazy = lazy = LazyGossip(
-            params=params,
-            peers=peers,
-            meshes=meshes,
-            outbox=outbox,
-            scores=scores,
-            seen=history,
-            counters=counters,
-            codec=codec,
-            rng=rng,
-        )
-        self._messages = Messages(
-            peer_id=peer_id,
-            verify=verify,
-            idontwant_threshold=params.idontwant_threshold,
-            history=history,
-            peers=peers,
-            meshes=meshes,
-            lazy=lazy,
-            outbox=outbox,
-            scores=scores,
-            counters=counters,
-            codec=codec,
+        state = GossipState(self.params, self._peers, self._outbox, self.scores, self.counters, self._codec, rng)
+        self._meshes = meshes = Meshes(state, direct=self._direct, record=sealing.record)
+        self._lazy = lazy = LazyGossip(state, meshes=meshes, seen=seen)
+        self._messages = GossipMessages(
+            state, peer_id=peer_id, verify=sealing.verify, seen=seen, meshes=meshes, lazy=lazy
         )
         self._heartbeats = 0
         self._arrivals: list[tuple[bytes, str]] = []
@@ -170,13 +143,13 @@ class GossipRouter:
 
     def held(self) -> Held:
         return Held(
-            seen=len(self._history),
+            seen=len(self._seen),
             cache_bytes=self._lazy.cache.size,
             records=self.scores.records,
             scored=len(self.scores),
             promises=len(self._lazy.promises),
             backoffs=len(self._meshes.backoffs),
-            floors=self._history.floors,
+            floors=self._seen.floors,
         )
 
     # Peers
@@ -271,7 +244,7 @@ class GossipRouter:
         frame = self._codec.check_sendable(self._codec.message_frame(raw))
         self._seqno += 1
         message_id = self._messages.own_id(topic, seqno, raw)
-        if not self._history.published(message_id, now):
+        if not self._seen.published(message_id, now):
             return message_id
         self._lazy.cache.put(message_id, topic, frame)
         self.counters.published += 1
@@ -381,5 +354,5 @@ class GossipRouter:
         self._meshes.heartbeat(self._heartbeats, now)
         self._outbox.flush()
         self._lazy.end_heartbeat()
-        self._history.expire(now)
+        self._seen.expire(now)
         self._messages.verified.forget()

@@ -1,4 +1,4 @@
-"""identify: what a peer says of itself, `/ipfs/id/1.0.0` and `/ipfs/id/push/1.0.0` (spec/wire.md 9).
+"""identify: a peer describes itself, `/ipfs/id/1.0.0` and `/ipfs/id/push/1.0.0` (spec/wire.md 9).
 
 The exchange is some messages, each preceded by its length, until the end of the stream. We send one of at most
 4 KiB, which every implementation takes, and read up to ten.
@@ -13,8 +13,8 @@ from google.protobuf.message import DecodeError
 
 from chorus.errors import LimitExceeded, PeerError
 from chorus.identity import PeerId, PublicKey
-from chorus.multiformats import varint
 from chorus.multiformats.multiaddr import Multiaddr, MultiaddrError
+from chorus.protocols.delimited import delimit
 from chorus.protocols.proto.identify_pb2 import Identify
 from chorus.protocols.starts import MAX_RECORD_BYTES as MAX_START_RECORD
 from chorus.protocols.streamio import EndOfStream, StreamIO
@@ -52,7 +52,7 @@ class IdentifyError(PeerError):
 
 @attrs.frozen
 class Identification:
-    """What one exchange said. `None` and an empty list mean that it said nothing of the field."""
+    """The content of one exchange. `None` and an empty list mean that the field was absent."""
 
     addresses: tuple[Multiaddr, ...] = ()
     """Listen addresses without `/p2p/…`, without those of protocols unknown here."""
@@ -69,7 +69,7 @@ class Identification:
     """Of another start of ours, as the peer knows it; not yet verified."""
 
     def changed_by(self, push: Identification) -> Identification:
-        """What is known after a push: its fields replace ours, what it leaves out is unchanged."""
+        """This one updated by a push: fields that it leaves out are unchanged."""
         said = {name: value for name, value in attrs.asdict(push, recurse=False).items() if value}
         return attrs.evolve(self, **said)
 
@@ -116,9 +116,7 @@ def with_observed(
     """Add what is another for each peer, and the length prefix: ready for the stream. `observed` is the address that
     the peer is seen at; of starts see `Identification`."""
     own = Identify(startRecord=start, yourStartRecord=your_start).SerializeToString()
-    raw = observed.to_bytes()
-    fields = _OBSERVED_TAG + varint.encode(len(raw)) + raw + own
-    return varint.encode(len(message) + len(fields)) + message + fields
+    return delimit(message + _OBSERVED_TAG + delimit(observed.to_bytes()) + own)
 
 
 async def read(stream: StreamIO, peer: PeerId) -> Identification:

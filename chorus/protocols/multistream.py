@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from chorus.errors import LimitExceeded, PeerError
-from chorus.multiformats import varint
+from chorus.multiformats.varint import VarintError
+from chorus.protocols.delimited import delimit, locate
 
 PROTOCOL = "/multistream/1.0.0"
 NOT_AVAILABLE = "na"
@@ -37,7 +38,7 @@ def encode_message(text: str) -> bytes:
     line = text.encode() + b"\n"
     if len(line) > MAX_TOKEN or b"\n" in line[:-1]:
         raise ValueError(f"{text[:80]!r} does not fit into a multistream message")
-    return varint.encode(len(line)) + line
+    return delimit(line)
 
 
 HEADER = encode_message(PROTOCOL)
@@ -94,15 +95,14 @@ class _Negotiation:
     def _next_message(self) -> str | None:
         buffer, offset = self._buffer, self._offset
         try:
-            found = varint.peek(buffer, offset, MAX_TOKEN)
-        except varint.VarintError as error:
+            found = locate(buffer, offset, MAX_TOKEN)
+        except VarintError as error:
             raise MultistreamError(f"bad length of a message: {error}") from None
         if found is None:
             return None
-        length, start = found
-        if not length:
+        start, end = found
+        if start == end:
             raise MultistreamError("a message without its newline")
-        end = start + length
         if len(buffer) < end:
             self._check_prefix(buffer, start)
             return None
@@ -127,7 +127,7 @@ class _Negotiation:
         raise NotImplementedError
 
 
-class Dialer(_Negotiation):
+class MultistreamDialer(_Negotiation):
     """Proposes `protocols` in turn; the header and the first proposal leave in one flight."""
 
     __slots__ = ("_position", "_protocols")
@@ -159,7 +159,7 @@ class Dialer(_Negotiation):
             self._out += encode_message(self._protocols[self._position])
 
 
-class Listener(_Negotiation):
+class MultistreamListener(_Negotiation):
     """Answers proposals with `supported`, by exact match; `ls` is off and answered like any unknown name."""
 
     __slots__ = ("_proposals", "_supported")

@@ -1,4 +1,4 @@
-"""What is known of other peers: addresses, protocols, agent, signed record (spec/security.md 1.5).
+"""Knowledge of other peers: addresses, protocols, agent, signed record (spec/security.md 1.5).
 
 Only peers that are connected, or that someone here looks for, have an entry (CVE-2023-40583): anything about a
 stranger is dropped on arrival. Lists replace earlier ones, they never grow by repetition.
@@ -124,7 +124,7 @@ class PeerStore:
     # Learning
 
     def identified(self, peer: PeerId, said: Identification, *, source: Multiaddr, now: float) -> None:
-        """What `peer` said of itself over a connection whose far end is `source`."""
+        """`peer` identified itself over a connection whose far end is `source`."""
         entry = self._entries.get(peer)
         if entry is None or not entry.connected:
             self.refused += 1

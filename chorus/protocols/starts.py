@@ -1,4 +1,4 @@
-"""Starts of a node: how one whose data directory was copied hears of its twin (pure).
+"""Starts of a node, and how a node whose data directory was copied learns of its twin (pure).
 
 Each start has a count, kept in the data directory, and an instance, drawn anew. A node signs both with the time, says
 so in identify and in its availability, and members show a node the newest such record of its own peer id that another
@@ -43,7 +43,7 @@ class Start:
 
 @attrs.frozen
 class StartRecord:
-    """What a node signs: that this start of it was running at `at`, in Unix seconds."""
+    """Signed by a node: this start of it was running at `at`, in Unix seconds."""
 
     peer: PeerId
     start: Start
@@ -79,7 +79,7 @@ class Verdict(Enum):
 
 
 def decide(own: Start, began: float, heard: StartRecord, now: float) -> Verdict:
-    """What a record of our own peer id means to us, whose start began at `began`. All times are Unix seconds."""
+    """The meaning of a record of our own peer id for this start, which began at `began`. All times are Unix seconds."""
     if heard.start.instance == own.instance:
         return Verdict.NOTHING
     if began < heard.at and abs(now - heard.at) <= LIVE_S:

@@ -163,7 +163,7 @@ class Host(Protocol):
     def connection(self, peer: PeerId) -> Connection | None: ...
 
     def protocols_of(self, peer: PeerId) -> frozenset[str]:
-        """What identify said; empty before it has."""
+        """As identify reported them; empty before it has."""
 
     def dial(self, peer: PeerId | None, addresses: Sequence[Multiaddr]) -> Deferred[Connection]:
         """Connect and be admitted. An existing connection is returned; concurrent dials of one peer are one dial.

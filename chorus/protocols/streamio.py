@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, TypeVar
 from twisted.internet.defer import Deferred
 
 from chorus.errors import ChorusError, LimitExceeded, PeerError
-from chorus.multiformats import varint
+from chorus.multiformats.varint import MAX_VALUE
+from chorus.protocols.delimited import delimit, locate
 from chorus.protocols.stream import Stream, StreamClosed
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ DEFAULT_TIMEOUT = 10.0
 
 READ_HIGH_WATER = 64 * 1024
 """Bytes buffered here, unread, above which the stream is asked to keep its window credit back."""
-
-MAX_VARINT = 2**63 - 1
 
 _T = TypeVar("_T")
 
@@ -176,7 +175,7 @@ class StreamIO:
 
     async def write_delimited(self, data: bytes, *, timeout: float | None = None) -> None:
         """`write`, preceded by the length as an unsigned varint."""
-        await self.write(varint.encode(len(data)) + data, timeout=timeout)
+        await self.write(delimit(data), timeout=timeout)
 
     def write_eof(self) -> None:
         """Close the sending direction; reading goes on."""
@@ -224,13 +223,13 @@ class StreamIO:
         return None
 
     def _take_delimited(self, limit: int) -> bytes | None:
-        head = varint.peek(self._buffer, 0, MAX_VARINT)
-        if head is not None:
-            size, start = head
-            if size > limit:
-                raise LimitExceeded("message_bytes", size, limit)
-            if len(self._buffer) - start >= size:
-                return self._cut(start, start + size)
+        found = locate(self._buffer, 0, MAX_VALUE)
+        if found is not None:
+            start, stop = found
+            if stop - start > limit:
+                raise LimitExceeded("message_bytes", stop - start, limit)
+            if len(self._buffer) >= stop:
+                return self._cut(start, stop)
         if self._eof:
             self._raise_ended(partial=bool(self._buffer))
         return None

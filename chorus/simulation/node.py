@@ -18,7 +18,7 @@ from chorus.errors import ChorusError
 from chorus.identity import Identity, PeerId
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols.connection.core import MakeHandshake
-from chorus.protocols.connection.shell import ConnectionLimits
+from chorus.protocols.connection.limits import ConnectionLimits
 from chorus.protocols.gossipsub.params import GossipParams
 from chorus.protocols.limits import HostLimits
 from chorus.services.p2p.admission import AdmissionService

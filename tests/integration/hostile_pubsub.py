@@ -14,8 +14,8 @@ from twisted.internet.task import LoopingCall
 
 from chorus.identity import Identity
 from chorus.protocols.delimited import delimit
+from chorus.protocols.gossipsub.encode import message_frame, subscription_frames
 from chorus.protocols.gossipsub.params import MESHSUB_1_2, GossipParams
-from chorus.protocols.gossipsub.rpc import message_frame, subscription_frames
 from chorus.protocols.gossipsub.sign import Signer
 from chorus.protocols.stream import ProtocolOptions
 from chorus.protocols.streamio import StreamIO

@@ -18,8 +18,8 @@ from chorus.identity import Identity
 from chorus.messages import COORDINATION
 from chorus.messages.envelope import MAX_CONTAINERS
 from chorus.protocols.delimited import delimit
+from chorus.protocols.gossipsub.encode import idontwant_frames, mesh_frames, message_frame, subscription_frames
 from chorus.protocols.gossipsub.params import MAX_MESSAGES, MAX_RPC, MAX_TOPICS_PER_PEER
-from chorus.protocols.gossipsub.rpc import idontwant_frames, mesh_frames, message_frame, subscription_frames
 from chorus.protocols.gossipsub.score_params import ScoreThresholds
 from chorus.protocols.gossipsub.sign import Signer
 from chorus.protocols.proto import rpc_pb2 as pb

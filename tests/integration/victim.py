@@ -26,7 +26,7 @@ from twisted.protocols.basic import LineOnlyReceiver  # noqa: E402
 
 from chorus.identity import Identity, PeerId  # noqa: E402
 from chorus.messages import COORDINATION  # noqa: E402
-from chorus.protocols.connection.shell import ConnectionLimits  # noqa: E402
+from chorus.protocols.connection.limits import ConnectionLimits  # noqa: E402
 from chorus.protocols.gossipsub.params import GossipParams  # noqa: E402
 from chorus.protocols.gossipsub.score_params import ScoreParams, TopicScoreParams  # noqa: E402
 from chorus.protocols.limits import HostLimits  # noqa: E402

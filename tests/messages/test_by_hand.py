@@ -5,7 +5,7 @@ from __future__ import annotations
 from chorus.identity import Identity
 from chorus.messages import BadEnvelope, by_hand, decode
 from chorus.multiformats import varint
-from chorus.protocols.gossipsub.rpc import decode_message, decode_rpc
+from chorus.protocols.gossipsub.decode import decode_message, decode_rpc
 from chorus.protocols.gossipsub.sign import Verifier
 from tests.support import PureTestCase
 

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from chorus.errors import ChorusError
 from chorus.identity import Identity
 from chorus.multiformats.multiaddr import Multiaddr
-from chorus.protocols.connection.core import ConnectionCore
+from chorus.protocols.connection.core import ConnectionCore, Ends
 from chorus.protocols.connection.limits import ConnectionLimits
 from chorus.protocols.connection.shell import ConnectionProtocol
 from chorus.protocols.connection.streams import MuxedStream
@@ -123,9 +123,11 @@ def core(
     made = ConnectionCore(
         events,
         events,
-        identity=DIALER if initiator else LISTENER,
-        initiator=initiator,
-        expected_peer=options.pop("expected_peer", LISTENER.peer_id if initiator else None),
+        Ends(
+            DIALER if initiator else LISTENER,
+            initiator,
+            options.pop("expected_peer", LISTENER.peer_id if initiator else None),
+        ),
         limits=limits or ConnectionLimits(),
         now=now,
         make_handshake=make_handshake,
@@ -286,9 +288,7 @@ class ShellPair:
 
     def _shell(self, initiator: bool, delegate: Delegate, limits: ConnectionLimits | None) -> ConnectionProtocol:
         shell = ConnectionProtocol(
-            identity=DIALER if initiator else LISTENER,
-            initiator=initiator,
-            expected_peer=LISTENER.peer_id if initiator else None,
+            Ends(DIALER, True, LISTENER.peer_id) if initiator else Ends(LISTENER, False),
             remote_address=ADDRESS,
             clock=self.clock,
             delegate=delegate,

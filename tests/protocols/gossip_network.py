@@ -13,6 +13,7 @@ from chorus.protocols.gossip import GossipRouter
 from chorus.protocols.gossipsub.events import Delivery, Kind
 from chorus.protocols.gossipsub.params import MAX_RPC, MESHSUB_1_1, GossipParams
 from chorus.protocols.gossipsub.sign import Signer, Verifier
+from chorus.protocols.gossipsub.state import Sealing
 
 
 @lru_cache(maxsize=128)
@@ -23,9 +24,8 @@ def identity(number: int) -> Identity:
 def router(number: int, *, params: GossipParams | None = None, seqno: int = 1) -> GossipRouter:
     me = identity(number)
     return GossipRouter(
-        peer_id=me.peer_id.raw,
-        sign=Signer(me).sign,
-        verify=Verifier().verify,
+        me.peer_id.raw,
+        Sealing(Signer(me).sign, Verifier().verify),
         rng=random.Random(number),
         first_seqno=seqno,
         params=params,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from chorus.identity import MAX_KEY_PROTOBUF
 from chorus.protocols import identify, multistream, ping
-from chorus.protocols.connection.shell import ConnectionLimits
+from chorus.protocols.connection.limits import ConnectionLimits
 from chorus.protocols.gossipsub import params as gossip_params
 from chorus.protocols.limits import HostLimits
-from chorus.protocols.multistream import Listener, TooManyProposals
+from chorus.protocols.multistream import MultistreamListener, TooManyProposals
 from chorus.protocols.noise import handshake as noise
 from chorus.protocols.noise.session import MAX_FRAME
 from tests.support import PureTestCase
@@ -70,7 +70,7 @@ class Refusals(PureTestCase):
     def test_a_refusal_costs_no_more_than_the_offer(self) -> None:
         """But for names of a single byte: `na` has two."""
         for name in ("/a", "ls", "/" + "x" * 1000):
-            listener = Listener(lambda protocol: False)
+            listener = MultistreamListener(lambda protocol: False)
             came = went = 0
             try:
                 for _ in range(multistream.MAX_PROPOSALS + 1):

@@ -7,7 +7,9 @@ import tracemalloc
 
 from chorus.errors import LimitExceeded
 from chorus.protocols.gossip import GossipRouter
-from chorus.protocols.gossipsub import rpc as gossip_rpc
+from chorus.protocols.gossipsub import encode
+from chorus.protocols.gossipsub.decode import decode_message, decode_rpc
+from chorus.protocols.gossipsub.encode import message_frame
 from chorus.protocols.gossipsub.events import Delivery, Kind, Validation
 from chorus.protocols.gossipsub.params import (
     FLOODSUB,
@@ -19,7 +21,7 @@ from chorus.protocols.gossipsub.params import (
     MESHSUB_1_1,
     GossipParams,
 )
-from chorus.protocols.gossipsub.rpc import RPC, MessageTooLarge, decode_message, decode_rpc, message_frame
+from chorus.protocols.gossipsub.rpc import RPC, MessageTooLarge
 from chorus.protocols.gossipsub.score import UNJUDGED
 from chorus.protocols.gossipsub.sign import Signer
 from chorus.protocols.proto import rpc_pb2 as pb
@@ -487,13 +489,13 @@ class Gossip(RouterCase):
         node, topics = self.many_topics(60, 20)
         self.say(node, topics, 200)
         encoded: list[int] = []
-        parts = gossip_rpc._parts
+        parts = encode._parts
 
         def counted(ids: list[bytes], topic_bytes: int) -> object:
             encoded.append(len(ids))
             return parts(ids, topic_bytes)
 
-        self.patch(gossip_rpc, "_parts", counted)
+        self.patch(encode, "_parts", counted)
         told = self.told(node, NOW + 1)
         self.assertGreater(len({tuple(topics) for topics in told.values()}), 50)
         self.assertEqual(encoded, [node.params.max_ihave_length // 30] * 30)
@@ -699,7 +701,7 @@ class Attacks(RouterCase):
         node = self.router(1, params=GossipParams(seen_entries=100))
         for seqno in range(150):
             node.receive(peer(1), published(9, seqno=seqno), NOW)
-        self.assertEqual(len(node._history), 100)
+        self.assertEqual(len(node._seen), 100)
 
     def test_a_replay_is_heard_once(self) -> None:
         node = self.router(2)

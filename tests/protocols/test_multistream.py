@@ -10,9 +10,9 @@ from chorus.protocols.multistream import (
     HEADER,
     MAX_PROPOSALS,
     MAX_TOKEN,
-    Dialer,
-    Listener,
+    MultistreamDialer,
     MultistreamError,
+    MultistreamListener,
     encode_message,
     lazy_offer,
 )
@@ -22,7 +22,7 @@ NOISE = "/noise"
 YAMUX = "/yamux/1.0.0"
 
 
-def exchange(dialer: Dialer, listener: Listener, step: int = 1 << 20) -> None:
+def exchange(dialer: MultistreamDialer, listener: MultistreamListener, step: int = 1 << 20) -> None:
     """Carry bytes both ways, at most `step` at a time, until nothing is left to carry."""
     outward = dialer.data_to_send()
     while outward:
@@ -52,17 +52,17 @@ class EncodingTests(PureTestCase):
                 encode_message(text)
         for count in (0, MAX_PROPOSALS + 1):
             with self.assertRaises(ValueError):
-                Dialer([NOISE] * count)
+                MultistreamDialer([NOISE] * count)
 
 
 class NegotiationTests(PureTestCase):
     def test_first_proposal(self) -> None:
-        dialer, listener = Dialer([NOISE]), Listener(lambda name: name == NOISE)
+        dialer, listener = MultistreamDialer([NOISE]), MultistreamListener(lambda name: name == NOISE)
         exchange(dialer, listener)
         self.assertEqual((dialer.selected, listener.selected, dialer.failed), (NOISE, NOISE, False))
 
     def test_one_flight_each_way(self) -> None:
-        dialer, listener = Dialer([NOISE]), Listener(lambda name: True)
+        dialer, listener = MultistreamDialer([NOISE]), MultistreamListener(lambda name: True)
         offer = dialer.data_to_send()
         self.assertEqual(offer, lazy_offer(NOISE))
         listener.receive_data(offer)
@@ -70,51 +70,51 @@ class NegotiationTests(PureTestCase):
         self.assertEqual(listener.data_to_send(), b"")
 
     def test_header_is_answered_before_a_proposal(self) -> None:
-        listener = Listener(lambda name: True)
+        listener = MultistreamListener(lambda name: True)
         listener.receive_data(HEADER)
         self.assertEqual(listener.data_to_send(), HEADER)
         listener.receive_data(encode_message(NOISE))
         self.assertEqual(listener.data_to_send(), encode_message(NOISE))
 
     def test_second_proposal(self) -> None:
-        dialer, listener = Dialer(["/a", "/b"]), Listener(lambda name: name == "/b")
+        dialer, listener = MultistreamDialer(["/a", "/b"]), MultistreamListener(lambda name: name == "/b")
         exchange(dialer, listener)
         self.assertEqual((dialer.selected, listener.selected), ("/b", "/b"))
 
     def test_all_refused(self) -> None:
-        dialer, listener = Dialer(["/a", "/b"]), Listener(lambda name: False)
+        dialer, listener = MultistreamDialer(["/a", "/b"]), MultistreamListener(lambda name: False)
         exchange(dialer, listener)
         self.assertTrue(dialer.failed)
         self.assertIsNone(dialer.selected)
         self.assertIsNone(listener.selected)
 
     def test_deprecated_simultaneous_connect_and_ls_are_refused(self) -> None:
-        listener = Listener(lambda name: True if name == NOISE else name == "ls")
+        listener = MultistreamListener(lambda name: True if name == NOISE else name == "ls")
         listener.receive_data(HEADER + encode_message("/libp2p/simultaneous-connect") + encode_message("ls"))
         self.assertEqual(listener.data_to_send(), HEADER + encode_message("na") * 2)
         listener.receive_data(encode_message(NOISE))
         self.assertEqual(listener.selected, NOISE)
 
     def test_matching_is_exact(self) -> None:
-        listener = Listener({NOISE}.__contains__)
+        listener = MultistreamListener({NOISE}.__contains__)
         listener.receive_data(HEADER + b"".join(map(encode_message, ("/Noise", "/noise/", "/noise ", "noise", ""))))
         self.assertIsNone(listener.selected)
 
     def test_trap_1_leftover_of_a_lazy_dialer(self) -> None:
-        listener = Listener(lambda name: True)
+        listener = MultistreamListener(lambda name: True)
         listener.receive_data(lazy_offer(NOISE) + b"application data")
         self.assertEqual(listener.leftover, b"application data")
-        dialer = Dialer([NOISE])
+        dialer = MultistreamDialer([NOISE])
         dialer.receive_data(lazy_offer(NOISE) + b"\x00\x01")
         self.assertEqual(dialer.leftover, b"\x00\x01")
 
     def test_no_leftover_while_it_lasts(self) -> None:
-        listener = Listener(lambda name: True)
+        listener = MultistreamListener(lambda name: True)
         listener.receive_data(HEADER + b"\x07/noi")
         self.assertEqual(listener.leftover, b"")
 
     def test_leftover_after_failure(self) -> None:
-        dialer = Dialer(["/a"])
+        dialer = MultistreamDialer(["/a"])
         dialer.receive_data(HEADER + encode_message("na") + b"rest")
         self.assertTrue(dialer.failed)
         self.assertEqual(dialer.leftover, b"rest")
@@ -122,7 +122,7 @@ class NegotiationTests(PureTestCase):
     def test_split_at_every_byte(self) -> None:
         whole = HEADER + encode_message("/a") + encode_message("/b") + b"rest"
         for cut in range(len(whole) + 1):
-            listener = Listener(lambda name: name == "/b")
+            listener = MultistreamListener(lambda name: name == "/b")
             for piece in (whole[:cut], whole[cut:]):
                 if listener.selected is None:
                     listener.receive_data(piece)
@@ -134,7 +134,7 @@ class NegotiationTests(PureTestCase):
             self.assertEqual(listener.data_to_send(), HEADER + encode_message("na") + encode_message("/b"))
 
     def test_byte_by_byte(self) -> None:
-        dialer, listener = Dialer(["/a", "/b"]), Listener(lambda name: name == "/b")
+        dialer, listener = MultistreamDialer(["/a", "/b"]), MultistreamListener(lambda name: name == "/b")
         exchange(dialer, listener, step=1)
         self.assertEqual((dialer.selected, listener.selected), ("/b", "/b"))
 
@@ -150,20 +150,20 @@ class RefusalTests(PureTestCase):
             b"\x16\x03\x01",
             b"\x01\n",
         ):
-            for peer in (Dialer([NOISE]), Listener(lambda name: True)):
+            for peer in (MultistreamDialer([NOISE]), MultistreamListener(lambda name: True)):
                 with self.assertRaises(MultistreamError, msg=data):
                     peer.receive_data(data)
 
     def test_limit_max_token(self) -> None:
         longest = "/" + "x" * (MAX_TOKEN - 2)
-        listener = Listener(lambda name: False)
+        listener = MultistreamListener(lambda name: False)
         listener.receive_data(HEADER + encode_message(longest))
         for length in (b"\x81\x08", b"\xff\xff\xff\xff\xff\xff\xff\xff\x7f", b"\xff\xff\xff\xff", b"\x80\x00"):
             with self.assertRaises(MultistreamError, msg=length):
-                Listener(lambda name: False).receive_data(HEADER + length)
+                MultistreamListener(lambda name: False).receive_data(HEADER + length)
 
     def test_limit_max_proposals(self) -> None:
-        listener = Listener(lambda name: False)
+        listener = MultistreamListener(lambda name: False)
         listener.receive_data(HEADER + encode_message("/x") * MAX_PROPOSALS)
         with self.assertRaises(LimitExceeded):
             listener.receive_data(encode_message("/x"))
@@ -173,7 +173,7 @@ class RefusalTests(PureTestCase):
         tracemalloc.start()
         try:
             with self.assertRaises(MultistreamError):
-                Listener(lambda name: True).receive_data(b"\xff\xff\xff\xff\xff\xff\xff\xff\x7f")
+                MultistreamListener(lambda name: True).receive_data(b"\xff\xff\xff\xff\xff\xff\xff\xff\x7f")
             self.assertLess(tracemalloc.get_traced_memory()[1], 100_000)
         finally:
             tracemalloc.stop()
@@ -181,17 +181,17 @@ class RefusalTests(PureTestCase):
     def test_malformed_messages(self) -> None:
         for message in (b"\x00", b"\x02/x", b"\x03\xff\xfe\n", b"\x01x"):
             with self.assertRaises(MultistreamError, msg=message):
-                Listener(lambda name: True).receive_data(HEADER + message)
+                MultistreamListener(lambda name: True).receive_data(HEADER + message)
 
     def test_answer_that_was_not_proposed(self) -> None:
         for answer in ("/b", "ls", "", "/multistream/1.0.0"):
             with self.assertRaises(MultistreamError):
-                Dialer(["/a"]).receive_data(HEADER + encode_message(answer))
+                MultistreamDialer(["/a"]).receive_data(HEADER + encode_message(answer))
 
     @settings(max_examples=200, deadline=None)
     @given(st.lists(st.one_of(st.binary(max_size=30), st.sampled_from([HEADER, lazy_offer(NOISE)])), max_size=6))
     def test_any_bytes(self, pieces: list[bytes]) -> None:
-        for peer in (Dialer([NOISE, YAMUX]), Listener({NOISE}.__contains__)):
+        for peer in (MultistreamDialer([NOISE, YAMUX]), MultistreamListener({NOISE}.__contains__)):
             try:
                 for piece in pieces:
                     peer.receive_data(piece)

@@ -124,11 +124,11 @@ class Known(PureTestCase):
         self.assertEqual(known.other_than(ALICE.peer_id, HIGH), b"new")
 
     def test_two_instances_of_each_peer_and_so_many_peers(self) -> None:
+        self.patch(starts, "MAX_PEERS", 2)
         known = KnownStarts()
         for number in range(5):
             known.note(record(1, bytes([number] * 16), NOW + number), b"%d" % number)
         self.assertEqual(len(known._peers[ALICE.peer_id]), 2)
-        self.patch(starts, "MAX_PEERS", 2)
         for seed in (3, 4, 5):
             known.note(record(1, identity=Identity.from_seed(bytes([seed] * 32))), b"x")
         self.assertEqual(len(known._peers), 2)

@@ -19,8 +19,8 @@ from chorus.multiformats import varint
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols import blobs, identify, peers
 from chorus.protocols.envelope import PeerRecord
+from chorus.protocols.gossipsub.encode import message_frame, subscription_frames
 from chorus.protocols.gossipsub.params import MESHSUB_1_1
-from chorus.protocols.gossipsub.rpc import message_frame, subscription_frames
 from chorus.protocols.gossipsub.sign import Signer
 from chorus.protocols.perf import PerfResponder, upload
 from chorus.protocols.ping import PingResponder, ping

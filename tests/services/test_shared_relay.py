@@ -7,8 +7,8 @@ import json
 
 from chorus.messages import HEALTH
 from chorus.messages.rates import NEWCOMERS, Rate
+from chorus.protocols.gossipsub.encode import message_frame, subscription_frames
 from chorus.protocols.gossipsub.params import MESHSUB_1_1
-from chorus.protocols.gossipsub.rpc import message_frame, subscription_frames
 from chorus.protocols.gossipsub.sign import Signer
 from tests.protocols.gossip_network import identity
 from tests.services.memory_host import MemoryHost, MemoryStream, connect

@@ -11,18 +11,17 @@ import attrs
 
 from chorus.errors import ChorusError
 from chorus.protocols.connection.streams import MuxedStream
-from chorus.protocols.gossip_floors import SeqnoFloors
 from chorus.protocols.gossipsub import messages as gossip_messages
 from chorus.protocols.gossipsub import promises as gossip_promises
 from chorus.protocols.gossipsub import queue as gossip_queue
 from chorus.protocols.gossipsub import score_stats as gossip_score_stats
 from chorus.protocols.gossipsub.events import Held
+from chorus.protocols.gossipsub.history import SeenCache, SeqnoFloors
 from chorus.protocols.gossipsub.mcache import MessageCache
 from chorus.protocols.gossipsub.params import GossipParams
 from chorus.protocols.gossipsub.promises import Promises
 from chorus.protocols.gossipsub.score import PeerScores
 from chorus.protocols.gossipsub.sign import Verifier
-from chorus.protocols.seen import SeenCache
 from chorus.protocols.stream import ProtocolOptions
 from chorus.protocols.yamux.frames import YamuxLimits
 from chorus.protocols.yamux.stream import YamuxStream
@@ -135,7 +134,7 @@ class Transport(Mutants):
         self.assertIn("sockets", self.assertCaught("transport.timers", run=Careless_, seconds=1))
 
     def test_buffers_without_a_bound(self) -> None:
-        from chorus.protocols.connection.shell import ConnectionLimits
+        from chorus.protocols.connection.limits import ConnectionLimits
 
         class Hoarding(SimRun):
             def _wire(self) -> None:

@@ -1,12 +1,15 @@
 """One connection without its socket: its upgrade, then its streams, time and end (spec/wire.md 5, 17). Pure.
 
-Bytes in (`receive_data`), bytes out (`data_to_send`), what happened through `CoreEvents`. Time comes in as `now`;
+Bytes in (`receive_data`), bytes out (`data_to_send`), events through `CoreEvents`. Time comes in as `now`;
 `next_timer` says when `handle_timer` wants to be called.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import attrs
 
 from chorus.errors import ChorusError, LocalError
 from chorus.identity import Identity, PeerId
@@ -20,9 +23,8 @@ from chorus.protocols.connection.limits import (
     NegotiationTimeout,
     ReadStalled,
 )
-from chorus.protocols.connection.streams import Answer, MuxedStream, Offer, Opened, Proposals
+from chorus.protocols.connection.streams import InboundAnswer, LazyOffer, MuxedStream, Opened, Proposals
 from chorus.protocols.connection.upgrade import Upgrade
-from chorus.protocols.connection_events import CoreEvents
 from chorus.protocols.noise.handshake import HandshakeResult, NoiseHandshake, NoiseSession
 from chorus.protocols.stream import Connection
 from chorus.protocols.yamux import session as yamux
@@ -40,8 +42,48 @@ class Truncated(SessionEnded):
     code = "truncated"
 
 
+class CoreEvents(Protocol):
+    """Calls of a core to its shell, within its own methods and those of its streams."""
+
+    def handshake_finished(self, result: HandshakeResult) -> None:
+        """The peer is authenticated, streams can be opened."""
+
+    def protocol_supported(self, protocol: str) -> bool:
+        """Whether an inbound stream may speak `protocol`, now."""
+
+    def stream_opened(self, stream: MuxedStream) -> None:
+        """The protocol of an inbound stream is agreed; sets its receiver before it returns."""
+
+    def receiver_failed(self, stream: YamuxStream, error: Exception) -> None:
+        """A receiver raised; called in the `except` clause."""
+
+    def count(self, error: ChorusError) -> None:
+        """A peer's error that ended a stream, not the connection."""
+
+    def output_waiting(self) -> None:
+        """There is something to send, outside `receive_data`."""
+
+    def timer_sooner(self) -> None:
+        """`next_timer` is earlier than it was."""
+
+    def peer_going_away(self, code: int) -> None:
+        """The peer takes no new streams."""
+
+    def read_again(self) -> None:
+        """After `reading_paused`: receivers have taken enough."""
+
+
 MakeHandshake = Callable[..., NoiseHandshake]
 """`NoiseHandshake`, or one with the same parameters."""
+
+
+@attrs.frozen
+class Ends:
+    """Our identity, whether we dialled, and the peer that must answer; None takes any."""
+
+    identity: Identity
+    initiator: bool
+    expected_peer: PeerId | None = None
 
 
 class ConnectionCore:
@@ -51,24 +93,28 @@ class ConnectionCore:
         self,
         events: CoreEvents,
         connection: Connection,
+        ends: Ends,
         *,
-        identity: Identity,
-        initiator: bool,
-        expected_peer: PeerId | None,
         limits: ConnectionLimits,
         now: float,
         make_handshake: MakeHandshake = NoiseHandshake,
     ) -> None:
         self.connection = connection
         self.limits = limits
-        self.initiator = initiator
         self.yamux: YamuxSession | None = None
         """Once streams can be opened."""
         self.closed = False
         self.known_offers: dict[bytes, str] = {}
         self.protocol_supported = events.protocol_supported
+        self.stream_failed = events.count
+        # Passed on to the shell as the session reports them.
+        self.receiver_failed = events.receiver_failed
+        self.output_waiting = events.output_waiting
+        self.peer_going_away = events.peer_going_away
+        self.read_again = events.read_again
 
         self._events = events
+        self._initiator = ends.initiator
         self._now = now
         self._handshake_until = now + limits.handshake_s
         self._stalled_until = float("inf")
@@ -78,8 +124,10 @@ class ConnectionCore:
         self._keepalive = Keepalive(limits, now)
         self._noise: NoiseSession
         self._upgrade = Upgrade(
-            make_handshake(identity, initiator=initiator, expected_peer=expected_peer, muxers=(yamux.PROTOCOL,)),
-            initiator=initiator,
+            make_handshake(
+                ends.identity, initiator=ends.initiator, expected_peer=ends.expected_peer, muxers=(yamux.PROTOCOL,)
+            ),
+            initiator=ends.initiator,
         )
         self._receive = self._receive_upgrade
 
@@ -102,7 +150,7 @@ class ConnectionCore:
             self._receive(data)
 
     def data_to_send(self) -> bytes:
-        """What is to be written to the socket; ask again until it is empty, or `pause_output`."""
+        """Bytes for the socket; ask again until it is empty, or `pause_output`."""
         session = self.yamux
         sealed = b""
         if session is not None and (parts := session.output.data_to_send()):
@@ -142,7 +190,7 @@ class ConnectionCore:
         assert self.result is not None
         self._noise = self.result.session
         self._receive = self._receive_sealed
-        session = YamuxSession(self, initiator=self.initiator, limits=self.limits.yamux, stream_type=MuxedStream)
+        session = YamuxSession(self, initiator=self._initiator, limits=self.limits.yamux, stream_type=MuxedStream)
         self.yamux = session
         self._handshake_until = float("inf")
         self._events.handshake_finished(self.result)
@@ -158,7 +206,7 @@ class ConnectionCore:
     def open_stream(self, protocol: str, now: float) -> MuxedStream:
         """A stream that offers one protocol lazily. Raises `SessionEnded` or `StreamLimitReached`."""
         stream = self._open(now)
-        Offer(stream, protocol)
+        LazyOffer(stream, protocol)
         return stream
 
     def propose_stream(self, protocols: Sequence[str], opened: Opened, now: float) -> MuxedStream:
@@ -192,9 +240,6 @@ class ConnectionCore:
             self._events.receiver_failed(stream, error)
             stream.reset()
 
-    def stream_failed(self, error: ChorusError) -> None:
-        self._events.count(error)
-
     def stream_lingers(self, stream: MuxedStream) -> None:
         """Called by a stream that was closed with bytes queued."""
         self._expect(self._lingering.add(stream, self._now))
@@ -209,24 +254,12 @@ class ConnectionCore:
         assert isinstance(stream, MuxedStream)
         stream.core = self
         self._expect(self._negotiating.add(stream, self._now))
-        Answer(stream)
+        InboundAnswer(stream)
 
     def stream_ended(self, stream: YamuxStream) -> None:
         assert isinstance(stream, MuxedStream)
         self._negotiating.discard(stream)
         self._lingering.discard(stream)
-
-    def receiver_failed(self, stream: YamuxStream, error: Exception) -> None:
-        self._events.receiver_failed(stream, error)
-
-    def output_waiting(self) -> None:
-        self._events.output_waiting()
-
-    def peer_going_away(self, code: int) -> None:
-        self._events.peer_going_away(code)
-
-    def read_again(self) -> None:
-        self._events.read_again()
 
     def pong_received(self, value: int) -> None:
         self._keepalive.pong_received(value, self._now)

@@ -1,54 +1,36 @@
 """A connection on its socket: the thin Twisted shell of `ConnectionCore`, and `Connection` to everybody else.
 
-Small writes of one reactor turn leave as one Noise frame and one send. What is written while bytes are being received
+Small writes of one reactor turn leave as one Noise frame and one send. Output written while bytes are being received
 leaves in the same turn, at its end; anything else one turn later, with whatever else that turn wrote.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 from typing import Protocol as Interface
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime, ITCPTransport, IWriteDescriptor
+from twisted.internet.interfaces import IPushProducer, IReactorTime, ITCPTransport, IWriteDescriptor
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from chorus.errors import ChorusError, LimitExceeded, LocalError, PeerError
-from chorus.identity import Identity, PeerId
+from chorus.identity import PeerId
 from chorus.multiformats.multiaddr import Multiaddr
-from chorus.protocols.connection.core import ConnectionCore, MakeHandshake, Truncated
-from chorus.protocols.connection.limits import (
-    ConnectionLimits,
-    HandshakeTimeout,
-    KeepaliveTimeout,
-    NegotiationTimeout,
-    ReadStalled,
-)
+from chorus.protocols.connection.core import ConnectionCore, Ends, MakeHandshake
+from chorus.protocols.connection.limits import ConnectionLimits
 from chorus.protocols.connection.streams import MuxedStream
 from chorus.protocols.noise.handshake import HandshakeResult, NoiseHandshake
 from chorus.protocols.stream import Stream
-from chorus.protocols.yamux.frames import SessionEnded, StreamLimitReached
 from chorus.protocols.yamux.stream import YamuxStream
+from chorus.timer import Timer
 
-__all__ = [
-    "ConnectionDelegate",
-    "ConnectionLimits",
-    "ConnectionLost",
-    "ConnectionProtocol",
-    "HandshakeTimeout",
-    "KeepaliveTimeout",
-    "NegotiationTimeout",
-    "ReadStalled",
-    "SessionEnded",
-    "StreamLimitReached",
-    "Truncated",
-]
+T = TypeVar("T")
 
 READ_SIZE = 128 * 1024
 """Bytes asked of the socket at once: two full Noise frames for a bulk transfer, and a bound for the work of one turn
@@ -62,7 +44,7 @@ class ConnectionLost(ChorusError):
 
 
 class ConnectionDelegate(Interface):
-    """What a connection tells the host; all calls come from the reactor."""
+    """Calls of a connection to the host, all from the reactor."""
 
     def protocol_supported(self, connection: ConnectionProtocol, protocol: str) -> bool:
         """Whether an inbound stream may speak `protocol` on this connection now."""
@@ -91,10 +73,8 @@ class ConnectionProtocol(Protocol):
 
     def __init__(
         self,
+        ends: Ends,
         *,
-        identity: Identity,
-        initiator: bool,
-        expected_peer: PeerId | None,
         remote_address: Multiaddr,
         clock: IReactorTime,
         delegate: ConnectionDelegate,
@@ -106,9 +86,7 @@ class ConnectionProtocol(Protocol):
         self.closed = False
         """Closing has begun here, or the connection has ended."""
         self.admitted = False
-        self._identity = identity
-        self._initiator = initiator
-        self._expected_peer = expected_peer
+        self._ends = ends
         self._remote_address = remote_address
         self._clock = clock
         self._seconds = clock.seconds
@@ -119,8 +97,9 @@ class ConnectionProtocol(Protocol):
         self._result: HandshakeResult | None = None
         self._error: ChorusError | None = None
         self._lost = False
-        self._timer: IDelayedCall | None = None
-        self._turn: IDelayedCall | None = None
+        self._timer = Timer(clock, self._expired)
+        self._turn = Timer(clock, self._drain)
+        """The next turn of the reactor, in which what was written outside of `dataReceived` leaves."""
         self._busy = False
         """Bytes are being received or drained: output leaves at the end of it."""
         self._paused = False
@@ -131,7 +110,7 @@ class ConnectionProtocol(Protocol):
         self._transport: Any
 
     def __repr__(self) -> str:
-        peer = self._result.peer_id if self._result is not None else self._expected_peer
+        peer = self._result.peer_id if self._result is not None else self._ends.expected_peer
         return f"<connection {'from' if self.inbound else 'to'} {peer or 'unknown'} at {self._remote_address}>"
 
     # Connection
@@ -146,7 +125,7 @@ class ConnectionProtocol(Protocol):
 
     @property
     def inbound(self) -> bool:
-        return not self._initiator
+        return not self._ends.initiator
 
     @property
     def handshake_hash(self) -> bytes:
@@ -192,15 +171,7 @@ class ConnectionProtocol(Protocol):
 
     def _propose_stream(self, protocols: Sequence[str]) -> Deferred[Stream]:
         waiting: Deferred[Stream] = Deferred(lambda _: stream.reset())
-
-        def opened(outcome: MuxedStream | ChorusError) -> None:
-            if waiting.called:
-                return
-            if isinstance(outcome, ChorusError):
-                waiting.errback(outcome)
-            else:
-                waiting.callback(outcome)
-
+        opened: Callable[[Stream | ChorusError], None] = _answer(waiting)
         stream = self._core.propose_stream(protocols, opened, self._seconds())
         return waiting
 
@@ -208,17 +179,8 @@ class ConnectionProtocol(Protocol):
         """One ping of the multiplexer, in seconds; fails with `PingTimeout`, `PingLimitReached` or the end of the
         connection."""
         waiting: Deferred[float] = Deferred(lambda _: None)
-
-        def answered(outcome: float | ChorusError) -> None:
-            if waiting.called:
-                return
-            if isinstance(outcome, ChorusError):
-                waiting.errback(outcome)
-            else:
-                waiting.callback(outcome)
-
         try:
-            self._core.measure_rtt(answered, self._seconds())
+            self._core.measure_rtt(_answer(waiting), self._seconds())
         except ChorusError as error:
             return fail(error)
         return waiting
@@ -236,7 +198,7 @@ class ConnectionProtocol(Protocol):
         if error is None:
             self._lose()
         else:
-            self._abort()
+            self._transport.abortConnection()
 
     # Twisted
 
@@ -252,9 +214,7 @@ class ConnectionProtocol(Protocol):
         self._core = ConnectionCore(
             self,
             cast("Any", self),
-            identity=self._identity,
-            initiator=self._initiator,
-            expected_peer=self._expected_peer,
+            self._ends,
             limits=self._limits,
             now=self._seconds(),
             make_handshake=self._security,
@@ -299,10 +259,8 @@ class ConnectionProtocol(Protocol):
                 self._core.close(self._error)
             if self._error is not None:
                 self.count(self._error)
-        for call in (self._timer, self._turn):
-            if call is not None and call.active():
-                call.cancel()
-        self._timer = self._turn = None
+        self._timer.cancel()
+        self._turn.cancel()
         try:
             self._delegate.connection_closed(self, self._error)
         except Exception:
@@ -328,12 +286,8 @@ class ConnectionProtocol(Protocol):
             self._busy = False
 
     def output_waiting(self) -> None:
-        if not self._busy and self._turn is None and not self.closed:
-            self._turn = self._clock.callLater(0, self._drain_turn)
-
-    def _drain_turn(self) -> None:
-        self._turn = None
-        self._drain()
+        if not (self._busy or self._turn.armed or self.closed):
+            self._turn.arm(0)
 
     def pauseProducing(self) -> None:
         self._paused = True
@@ -356,18 +310,12 @@ class ConnectionProtocol(Protocol):
         self._arm()
 
     def _arm(self) -> None:
-        if self.closed:
-            return
-        delay = max(0.0, self._core.next_timer() - self._seconds())
-        if self._timer is None:
-            self._timer = self._clock.callLater(delay, self._expired)
-        else:
-            self._timer.reset(delay)
+        if not self.closed:
+            self._timer.arm(self._core.next_timer() - self._seconds())
 
     def _expired(self) -> None:
-        self._timer = None
         if self.closed:
-            self._abort()
+            self._transport.abortConnection()
             return
         self._busy = True
         try:
@@ -377,8 +325,7 @@ class ConnectionProtocol(Protocol):
         finally:
             self._busy = False
         self._drain()
-        if not self.closed:
-            self._arm()
+        self._arm()
 
     # The end
 
@@ -405,16 +352,10 @@ class ConnectionProtocol(Protocol):
                 transport.write(data)
         except ChorusError as error:
             self._log.debug("{connection} ends without a word: {error}", connection=self, error=str(error))
-        if self._timer is not None and self._timer.active():
-            self._timer.reset(self._limits.close_s)
-        else:
-            self._timer = self._clock.callLater(self._limits.close_s, self._expired)
+        self._timer.arm(self._limits.close_s)
         transport.loseConnection()
 
-    def _abort(self) -> None:
-        self._transport.abortConnection()
-
-    # What the core tells (`CoreEvents`)
+    # CoreEvents
 
     def handshake_finished(self, result: HandshakeResult) -> None:
         self._result = result
@@ -444,3 +385,17 @@ class ConnectionProtocol(Protocol):
             self._reading = True
             self._core.reading_resumed(self._seconds())
             self._transport.resumeProducing()
+
+
+def _answer(waiting: Deferred[T]) -> Callable[[T | ChorusError], None]:
+    """Fires it with an outcome, unless it was cancelled."""
+
+    def fire(outcome: T | ChorusError) -> None:
+        if waiting.called:
+            return
+        if isinstance(outcome, ChorusError):
+            waiting.errback(outcome)
+        else:
+            waiting.callback(outcome)
+
+    return fire

@@ -10,20 +10,35 @@ still negotiates, and a refusal can then be told even of a stream that was close
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from chorus.errors import ChorusError, PeerError
 from chorus.protocols import multistream
 from chorus.protocols.multistream import MultistreamError
 from chorus.protocols.stream import ProtocolNotSupported, StreamReceiver
-from chorus.protocols.yamux.session import YamuxSession
-from chorus.protocols.yamux.stream import YamuxStream
+from chorus.protocols.yamux.stream import StreamSession, YamuxStream
 
 if TYPE_CHECKING:
-    from chorus.protocols.connection.core import ConnectionCore
     from chorus.protocols.stream import Connection
 
 Opened = Callable[["MuxedStream | ChorusError"], None]
+
+
+class StreamOwner(Protocol):
+    """Calls of a stream to its connection."""
+
+    connection: Connection
+    known_offers: dict[bytes, str]
+
+    def protocol_supported(self, protocol: str) -> bool: ...
+
+    def stream_agreed(self, stream: MuxedStream) -> None: ...
+
+    def stream_failed(self, error: ChorusError) -> None: ...
+
+    def stream_lingers(self, stream: MuxedStream) -> None: ...
+
+    def remember_offer(self, protocol: str) -> None: ...
 
 
 class MuxedStream(YamuxStream):
@@ -31,12 +46,12 @@ class MuxedStream(YamuxStream):
 
     __slots__ = ("_application", "_application_paused", "_close_waits", "_negotiation", "core", "protocol")
 
-    core: ConnectionCore
+    core: StreamOwner
     protocol: str
 
-    def __init__(self, session: YamuxSession, stream_id: int, inbound: bool) -> None:
+    def __init__(self, session: StreamSession, stream_id: int, inbound: bool) -> None:
         super().__init__(session, stream_id, inbound)
-        self._negotiation: _Negotiation | None = None
+        self._negotiation: _StreamNegotiation | None = None
         self._application: StreamReceiver | None = None
         self._application_paused = False
         self._close_waits = False
@@ -50,7 +65,7 @@ class MuxedStream(YamuxStream):
     def connection(self) -> Connection:
         return self.core.connection
 
-    def negotiate(self, negotiation: _Negotiation) -> None:
+    def negotiate(self, negotiation: _StreamNegotiation) -> None:
         self._negotiation = self.receiver = negotiation
         self.paused = False
 
@@ -118,7 +133,7 @@ class MuxedStream(YamuxStream):
         self._application = None
 
 
-class _Negotiation:
+class _StreamNegotiation:
     """`StreamReceiver` of a stream whose protocol is not agreed."""
 
     __slots__ = ("_stream",)
@@ -153,7 +168,7 @@ class _Negotiation:
         self._stream.reset(error)
 
 
-class Offer(_Negotiation):
+class LazyOffer(_StreamNegotiation):
     """One candidate, offered lazily: data follows the proposal without waiting for the answer."""
 
     __slots__ = ("_dialer", "_expected")
@@ -161,7 +176,7 @@ class Offer(_Negotiation):
     def __init__(self, stream: MuxedStream, protocol: str) -> None:
         super().__init__(stream)
         stream.protocol = protocol
-        self._dialer: multistream.Dialer | None = None
+        self._dialer: multistream.MultistreamDialer | None = None
         self._expected = multistream.lazy_offer(protocol)
         """Sent, and echoed by a peer that agrees."""
         stream.negotiate(self)
@@ -174,7 +189,7 @@ class Offer(_Negotiation):
             if data.startswith(self._expected):
                 stream.agreed(stream.protocol, data[len(self._expected) :])
                 return
-            self._dialer = dialer = multistream.Dialer([stream.protocol])
+            self._dialer = dialer = multistream.MultistreamDialer([stream.protocol])
             dialer.data_to_send()
         try:
             dialer.receive_data(data)
@@ -187,7 +202,7 @@ class Offer(_Negotiation):
             stream.reset(ProtocolNotSupported(f"the peer does not speak {stream.protocol}"))
 
 
-class Proposals(_Negotiation):
+class Proposals(_StreamNegotiation):
     """Several candidates in turn; `opened` hears the stream once the peer has taken one, or why not."""
 
     __slots__ = ("_dialer", "_opened", "_protocols")
@@ -195,7 +210,7 @@ class Proposals(_Negotiation):
     def __init__(self, stream: MuxedStream, protocols: Sequence[str], opened: Opened) -> None:
         super().__init__(stream)
         self._protocols = protocols
-        self._dialer = multistream.Dialer(protocols)
+        self._dialer = multistream.MultistreamDialer(protocols)
         self._opened = opened
         stream.negotiate(self)
         stream.session.output.send_opening(stream, self._dialer.data_to_send())
@@ -219,14 +234,14 @@ class Proposals(_Negotiation):
         self._opened(error or ProtocolNotSupported("the stream was closed before a protocol was agreed"))
 
 
-class Answer(_Negotiation):
+class InboundAnswer(_StreamNegotiation):
     """The listening side."""
 
     __slots__ = ("_listener",)
 
     def __init__(self, stream: MuxedStream) -> None:
         super().__init__(stream)
-        self._listener: multistream.Listener | None = None
+        self._listener: multistream.MultistreamListener | None = None
         stream.negotiate(self)
 
     def data_received(self, data: bytes) -> None:
@@ -240,7 +255,7 @@ class Answer(_Negotiation):
                 stream.write(data)
                 stream.agreed(protocol, b"")
                 return
-            self._listener = listener = multistream.Listener(core.protocol_supported)
+            self._listener = listener = multistream.MultistreamListener(core.protocol_supported)
         try:
             listener.receive_data(data)
         except PeerError as error:

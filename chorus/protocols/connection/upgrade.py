@@ -6,11 +6,12 @@ handshake where the peer can do that: each is one flight less.
 
 from __future__ import annotations
 
-from chorus.protocols import multistream
-from chorus.protocols.multistream import MultistreamError
+from chorus.protocols.multistream import MultistreamDialer, MultistreamError, MultistreamListener
 from chorus.protocols.noise import handshake as noise
 from chorus.protocols.noise.handshake import HandshakeResult, NoiseHandshake
 from chorus.protocols.yamux import session as yamux
+
+Negotiation = MultistreamDialer | MultistreamListener
 
 
 class Upgrade:
@@ -29,13 +30,13 @@ class Upgrade:
         self._plaintexts: list[bytes] = []
         self._initiator = initiator
         self._handshake = handshake
-        self._negotiation: multistream.Dialer | multistream.Listener
+        self._negotiation: Negotiation
         self._receive = self._receive_security
         if initiator:
-            self._negotiation = multistream.Dialer((noise.PROTOCOL,))
+            self._negotiation = MultistreamDialer((noise.PROTOCOL,))
             self.out.append(self._negotiation.data_to_send() + handshake.data_to_send())
         else:
-            self._negotiation = multistream.Listener(lambda protocol: protocol == noise.PROTOCOL)
+            self._negotiation = MultistreamListener(lambda protocol: protocol == noise.PROTOCOL)
 
     def receive_data(self, data: bytes) -> None:
         """Raises `PeerError`."""
@@ -47,7 +48,7 @@ class Upgrade:
         return data
 
     def take_rest(self) -> tuple[bytes, list[bytes]]:
-        """What came after the upgrade: still sealed, or what had to be opened with its end."""
+        """Bytes after the upgrade: still sealed, or what had to be opened with its end."""
         rest = self._sealed, self._plaintexts
         self._sealed, self._plaintexts = b"", []
         return rest
@@ -87,10 +88,10 @@ class Upgrade:
         """The peer chose no muxer in the handshake (rust, py): multistream, inside Noise."""
         self._receive = self._receive_muxer
         if self._initiator:
-            self._negotiation = multistream.Dialer((yamux.PROTOCOL,))
+            self._negotiation = MultistreamDialer((yamux.PROTOCOL,))
             self.out.append(result.session.seal([self._negotiation.data_to_send()]))
         else:
-            self._negotiation = multistream.Listener(lambda protocol: protocol == yamux.PROTOCOL)
+            self._negotiation = MultistreamListener(lambda protocol: protocol == yamux.PROTOCOL)
 
     def _receive_muxer(self, data: bytes) -> None:
         assert self.result is not None
@@ -107,7 +108,7 @@ class Upgrade:
                 self.finished = True
                 return
 
-    def _negotiate(self, negotiation: multistream.Dialer | multistream.Listener, data: bytes, protocol: str) -> None:
+    def _negotiate(self, negotiation: Negotiation, data: bytes, protocol: str) -> None:
         negotiation.receive_data(data)
-        if isinstance(negotiation, multistream.Dialer) and negotiation.failed:
+        if isinstance(negotiation, MultistreamDialer) and negotiation.failed:
             raise MultistreamError(f"the peer does not speak {protocol}")

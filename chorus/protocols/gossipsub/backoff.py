@@ -1,4 +1,4 @@
-"""Who may not be grafted into which mesh, and until when (GossipSub 1.1, "Prune Backoff")."""
+"""Prune backoffs: pairs of topic and peer that may not be grafted yet (GossipSub 1.1, "Prune Backoff")."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def clamp(seconds: int | float | None, default: float) -> float:
     return float(min(seconds, MAX_BACKOFF))
 
 
-class Backoffs:
+class PruneBackoffs:
     """Deadlines by (topic, peer), at most `limit` of them; the one set longest ago leaves first."""
 
     __slots__ = ("_deadlines",)

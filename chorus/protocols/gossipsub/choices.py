@@ -1,4 +1,4 @@
-"""Who is grafted and who is pruned: the choices of a heartbeat, apart from the messages they cause."""
+"""Choices of a heartbeat, apart from the messages they cause: peers to graft, to prune, to gossip to."""
 
 from __future__ import annotations
 

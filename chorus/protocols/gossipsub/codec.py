@@ -1,20 +1,21 @@
-"""How the router turns what it says into frames, and frames into what was said.
+"""Codecs of the router: RPCs into frames and back.
 
-`chorus.protocols.gossipsub.rpc` is the wire's codec. The simulation of many thousand nodes has one without bytes; the
-router does not know the difference.
+`WIRE` is the one of the network. The simulation of many thousand nodes has one without bytes; the router does not know
+the difference.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
+from chorus.protocols.gossipsub import encode
 from chorus.protocols.gossipsub.events import Entry, Frame
 from chorus.protocols.gossipsub.rpc import RPC, Message, Prune
 
 
 class Codec(Protocol):
-    """See the functions of `gossip_rpc` for limits and errors."""
+    """See the functions of `decode` and `encode` for limits and errors."""
 
     def lone_message(self, raw: bytes) -> bytes | None: ...
 
@@ -41,3 +42,6 @@ class Codec(Protocol):
     def iwant_frames(self, ids: Sequence[bytes]) -> list[Frame]: ...
 
     def idontwant_frames(self, ids: Sequence[bytes]) -> list[Frame]: ...
+
+
+WIRE: Final[Codec] = encode

@@ -1,4 +1,4 @@
-"""What the GossipSub router gives out, and what it asks of others: sends, deliveries, verdicts, counters."""
+"""Values between the GossipSub router and its service: sends, deliveries, verdicts, unfinished RPCs, counters."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 import attrs
 
+from chorus.protocols.gossipsub.rpc import RPC
+
 
 class Kind(enum.IntEnum):
-    """What a frame carries: what a full queue gives up, and in which order."""
+    """Content of a frame; decides what a full queue drops first."""
 
     CONTROL = 0
     """Subscriptions, GRAFT, PRUNE: the peer's picture of us is wrong without them."""
@@ -59,8 +61,24 @@ def accept_all(delivery: Delivery) -> Validation:
     return Validation.ACCEPT
 
 
+class Unfinished:
+    """An RPC that is worked off step by step: one may hold 512 messages, and each costs what its validators do with it.
+
+    Held by whoever reads the peer's stream, and gone with it: the router remembers nothing of it. Messages come first,
+    then IHAVE, IWANT and GRAFT together, then each PRUNE, whose peers have signed records to be checked."""
+
+    __slots__ = ("controlled", "messages", "prunes", "rpc")
+
+    def __init__(self, rpc: RPC) -> None:
+        self.rpc = rpc
+        self.messages = iter(rpc.messages)
+        self.prunes = iter(rpc.prune)
+        self.controlled = not (rpc.ihave or rpc.iwant or rpc.graft)
+        """Whether what stands between messages and PRUNEs is done."""
+
+
 @attrs.define
-class Counters:
+class GossipCounters:
     """Since start."""
 
     rpcs: int = 0

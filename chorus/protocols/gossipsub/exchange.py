@@ -1,20 +1,16 @@
-"""Peer exchange: whom a PRUNE of ours names, and whom of those that others name we take up (GossipSub 1.1).
+"""Peer exchange: peers that we name in a PRUNE, and which of the named ones we dial (GossipSub 1.1).
 
 Both are bounded for each peer and heartbeat, over all topics: a PRUNE a topic would multiply them.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-from chorus.protocols.gossipsub import choices as gossip_mesh
+from chorus.protocols.gossipsub import choices
 from chorus.protocols.gossipsub.params import MAX_PX_BYTES, MAX_PX_GIVEN, MAX_PX_PEERS, MAX_PX_RECORD, MAX_PX_TAKEN
-from chorus.protocols.gossipsub.peers import Peers
 from chorus.protocols.gossipsub.rpc import Exchanged
-from chorus.protocols.gossipsub.score import PeerScores
-
-SignedRecord = Callable[[bytes], bytes | None]
+from chorus.protocols.gossipsub.state import GossipState, SignedRecord
 
 
 class PeerExchange:
@@ -22,10 +18,10 @@ class PeerExchange:
 
     __slots__ = ("_given", "_peers", "_record", "_rng", "_scores", "_taken")
 
-    def __init__(self, *, peers: Peers, scores: PeerScores, rng: random.Random, record: SignedRecord) -> None:
-        self._peers = peers
-        self._scores = scores
-        self._rng = rng
+    def __init__(self, state: GossipState, record: SignedRecord) -> None:
+        self._peers = state.peers
+        self._scores = state.scores
+        self._rng = state.rng
         self._record = record
         self._given: dict[bytes, int] = {}
         """Peer → how many others were named to it since the last heartbeat; stays when it leaves and comes back."""
@@ -47,7 +43,7 @@ class PeerExchange:
             if other != peer and not self._peers[other].direct and self._scores.score(other) >= 0
         ]
         others, room = [], MAX_PX_BYTES
-        for other in gossip_mesh.choose(candidates, left, self._rng):
+        for other in choices.choose(candidates, left, self._rng):
             record = self._record(other)
             if record is not None and len(record) > min(MAX_PX_RECORD, room):
                 record = None

@@ -1,4 +1,4 @@
-"""Message ids: what makes two messages the same one (spec/wire.md 12)."""
+"""Message ids: two messages with the same id are the same message (spec/wire.md 12)."""
 
 from __future__ import annotations
 

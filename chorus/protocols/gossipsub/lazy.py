@@ -1,23 +1,19 @@
-"""Lazy gossip: IHAVE and IWANT about what is in the cache, promises, and IDONTWANT (GossipSub 1.0 to 1.2)."""
+"""Lazy gossip: IHAVE and IWANT for cached messages, promises, and IDONTWANT (GossipSub 1.0 to 1.2)."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable
 from typing import Final
 
-from chorus.protocols.gossipsub import choices as gossip_mesh
-from chorus.protocols.gossipsub.codec import Codec
-from chorus.protocols.gossipsub.events import Counters, Entry, Frame, Kind
-from chorus.protocols.gossipsub.history import History
+from chorus.protocols.gossipsub import choices
+from chorus.protocols.gossipsub.events import Entry, Frame, Kind
+from chorus.protocols.gossipsub.history import SeenMessages
 from chorus.protocols.gossipsub.ids import canonical
 from chorus.protocols.gossipsub.mcache import MessageCache
 from chorus.protocols.gossipsub.meshes import Meshes
-from chorus.protocols.gossipsub.outbox import Outbox
-from chorus.protocols.gossipsub.params import GossipParams
-from chorus.protocols.gossipsub.peers import Peer, Peers
+from chorus.protocols.gossipsub.peers import Peer
 from chorus.protocols.gossipsub.promises import Promises
-from chorus.protocols.gossipsub.score import PeerScores
+from chorus.protocols.gossipsub.state import GossipState
 
 USELESS_PER_MISBEHAVIOUR: Final = 100
 """Entries without a use, beyond those that are allowed, that count as one misbehaviour (P7)."""
@@ -26,28 +22,23 @@ USELESS_PER_MISBEHAVIOUR: Final = 100
 class LazyGossip:
     def __init__(
         self,
+        state: GossipState,
         *,
-        params: GossipParams,
-        peers: Peers,
         meshes: Meshes,
-        outbox: Outbox,
-        scores: PeerScores,
-        seen: History,
-        counters: Counters,
-        codec: Codec,
-        rng: random.Random,
+        seen: SeenMessages,
     ) -> None:
+        params = state.params
         self.cache = MessageCache(params.mcache_windows, params.mcache_gossip, params.mcache_bytes)
         self.promises = Promises()
         self._params = params
-        self._peers = peers
+        self._peers = state.peers
         self._meshes = meshes
-        self._outbox = outbox
-        self._scores = scores
+        self._outbox = state.outbox
+        self._scores = state.scores
         self._seen = seen
-        self._counters = counters
-        self._codec = codec
-        self._rng = rng
+        self._counters = state.counters
+        self._codec = state.codec
+        self._rng = state.rng
         self._tick = 0
         self._unwanted = False
         """Whether any peer may hold an IDONTWANT."""
@@ -72,7 +63,7 @@ class LazyGossip:
                         wanted[message_id] = None
         # In a random order, so that a peer which advertises more than it may cannot choose what is asked for, nor
         # know which id is the promise.
-        ids = gossip_mesh.choose(list(wanted), room, self._rng)
+        ids = choices.choose(list(wanted), room, self._rng)
         if not ids:
             return
         state.asked += len(ids)
@@ -162,7 +153,7 @@ class LazyGossip:
         # A frame too many is not sent: which topics are in it is chance.
         self._rng.shuffle(topics)
         to_peer = self._told(topics)
-        share = gossip_mesh.fair_share(map(len, cached.values()), self._params.max_ihave_length)
+        share = choices.fair_share(map(len, cached.values()), self._params.max_ihave_length)
         entries: dict[str, list[Entry]] = {}
         frames: dict[tuple[str, ...], list[Frame]] = {}
         for peer, told in to_peer.items():
@@ -170,7 +161,7 @@ class LazyGossip:
             if key not in frames:
                 for topic in told:
                     if topic not in entries:
-                        ids = gossip_mesh.choose(cached[topic], share, self._rng)
+                        ids = choices.choose(cached[topic], share, self._rng)
                         entries[topic] = self._codec.ihave_entries(topic, ids)
                 joined = self._codec.entry_frames(entry for topic in told for entry in entries[topic])
                 frames[key] = joined[: self._params.max_ihave_messages]
@@ -189,7 +180,7 @@ class LazyGossip:
             members = self._meshes.around(topic)
             candidates = [peer for peer in self._peers.subscribers(topic) if peer in able and peer not in members]
             count = max(self._params.d_lazy, int(self._params.gossip_factor * len(candidates)))
-            for peer in gossip_mesh.choose(candidates, count, self._rng):
+            for peer in choices.choose(candidates, count, self._rng):
                 to_peer.setdefault(peer, []).append(topic)
         return to_peer
 

@@ -1,4 +1,4 @@
-"""The message cache: what IHAVE advertises and IWANT is answered from (GossipSub 1.0, "Message Cache")."""
+"""The message cache: IHAVE advertises from it, IWANT is answered from it (GossipSub 1.0, "Message Cache")."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class _Entry:
 
 
 class _Window:
-    """What came between two heartbeats."""
+    """Messages that came between two heartbeats."""
 
     __slots__ = ("count", "topics")
 

@@ -1,21 +1,17 @@
-"""Meshes, fanouts and backoffs: who gets our full messages, kept by GRAFT and PRUNE (GossipSub 1.1)."""
+"""Meshes, fanouts and backoffs: the peers that get our full messages, kept by GRAFT and PRUNE (GossipSub 1.1)."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable
 from math import ceil
 from statistics import median
 
-from chorus.protocols.gossipsub import choices as gossip_mesh
-from chorus.protocols.gossipsub.backoff import Backoffs, clamp
-from chorus.protocols.gossipsub.events import Counters
-from chorus.protocols.gossipsub.exchange import PeerExchange, SignedRecord
-from chorus.protocols.gossipsub.outbox import Outbox
-from chorus.protocols.gossipsub.params import GossipParams
-from chorus.protocols.gossipsub.peers import Peer, Peers
+from chorus.protocols.gossipsub import choices
+from chorus.protocols.gossipsub.backoff import PruneBackoffs, clamp
+from chorus.protocols.gossipsub.exchange import PeerExchange
+from chorus.protocols.gossipsub.peers import Peer
 from chorus.protocols.gossipsub.rpc import Exchanged, Prune
-from chorus.protocols.gossipsub.score import PeerScores
+from chorus.protocols.gossipsub.state import GossipState, SignedRecord, no_record
 
 BACKOFF_SWEEP = 15
 """Heartbeats between two sweeps of ended backoffs."""
@@ -36,27 +32,22 @@ class Meshes:
 
     def __init__(
         self,
+        state: GossipState,
         *,
-        params: GossipParams,
-        peers: Peers,
-        outbox: Outbox,
-        scores: PeerScores,
-        counters: Counters,
-        rng: random.Random,
-        record: SignedRecord,
         direct: Members,
+        record: SignedRecord = no_record,
     ) -> None:
-        self.backoffs = Backoffs()
-        self.exchange = PeerExchange(peers=peers, scores=scores, rng=rng, record=record)
+        self.backoffs = PruneBackoffs()
+        self.exchange = PeerExchange(state, record)
         self.fanouts: dict[str, _Fanout] = {}
         self._meshes: dict[str, Members] = {}
         """Of our subscriptions."""
-        self._params = params
-        self._peers = peers
-        self._outbox = outbox
-        self._scores = scores
-        self._counters = counters
-        self._rng = rng
+        self._params = state.params
+        self._peers = state.peers
+        self._outbox = state.outbox
+        self._scores = state.scores
+        self._counters = state.counters
+        self._rng = state.rng
         self._direct = direct
 
     # What can be seen
@@ -87,7 +78,7 @@ class Meshes:
         first = [peer for peer in fanout.peers if peer in candidates] if fanout is not None else []
         first = first[: self._params.d]
         rest = [peer for peer in candidates if peer not in first]
-        for peer in first + gossip_mesh.choose(rest, self._params.d - len(first), self._rng):
+        for peer in first + choices.choose(rest, self._params.d - len(first), self._rng):
             self._graft(topic, members, peer, now)
 
     def leave(self, topic: str, now: float, *, told: bool = True) -> None:
@@ -215,7 +206,7 @@ class Meshes:
         return targets + [peer for peer in always if peer not in not_to] if always else targets
 
     def _floodsub(self, topic: str) -> list[bytes]:
-        """Who has no mesh to lose is held to the publish threshold instead; direct peers come by themselves."""
+        """Peers that have no mesh to lose are held to the publish threshold; direct ones are added elsewhere."""
         threshold = self._scores.params.thresholds.publish
         return [
             peer
@@ -246,16 +237,16 @@ class Meshes:
             self._cut(topic, members, peer, now, exchange=False)
         if len(members) < params.d_lo:
             candidates = self._graftable(topic, now)
-            for peer in gossip_mesh.choose(candidates, params.d - len(members), self._rng):
+            for peer in choices.choose(candidates, params.d - len(members), self._rng):
                 self._graft(topic, members, peer, now)
         elif len(members) > params.d_hi:
-            kept = gossip_mesh.keep(list(members), self._scores.score, self._is_outbound, params, self._rng)
+            kept = choices.keep(list(members), self._scores.score, self._is_outbound, params, self._rng)
             for peer in [peer for peer in members if peer not in kept]:
                 self._cut(topic, members, peer, now, exchange=True)
         outbound = sum(map(self._is_outbound, members))
         if len(members) >= params.d_lo and outbound < params.d_out:
             candidates = self._graftable(topic, now, outbound=True)
-            for peer in gossip_mesh.choose(candidates, params.d_out - outbound, self._rng):
+            for peer in choices.choose(candidates, params.d_out - outbound, self._rng):
                 self._graft(topic, members, peer, now)
 
     def _graft_better(self, topic: str, members: Members, now: float) -> None:
@@ -266,7 +257,7 @@ class Meshes:
         if middle >= self._scores.params.thresholds.opportunistic:
             return
         better = [peer for peer in self._graftable(topic, now) if self._scores.score(peer) > middle]
-        for peer in gossip_mesh.choose(better, self._params.opportunistic_peers, self._rng):
+        for peer in choices.choose(better, self._params.opportunistic_peers, self._rng):
             self._counters.opportunistic += 1
             self._graft(topic, members, peer, now)
 
@@ -289,7 +280,7 @@ class Meshes:
             and self._meshes_with(self._peers[peer])
             and self._scores.score(peer) >= threshold
         ]
-        for peer in gossip_mesh.choose(candidates, self._params.d - len(fanout.peers), self._rng):
+        for peer in choices.choose(candidates, self._params.d - len(fanout.peers), self._rng):
             fanout.peers[peer] = None
 
     # Membership

@@ -1,55 +1,49 @@
-"""What becomes of a message that a peer sends: known, replayed, forged, for somebody's validators, passed on."""
+"""The way of a received message: known, replayed or forged ones drop out, validators judge the rest, accepted ones are
+delivered and passed on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from hashlib import blake2b
 
-from chorus.protocols.gossipsub.codec import Codec
-from chorus.protocols.gossipsub.events import Counters, Delivery, Frame, Kind, Validation, Validator
-from chorus.protocols.gossipsub.history import History
+from chorus.protocols.gossipsub.events import Delivery, Frame, Kind, Validation, Validator
+from chorus.protocols.gossipsub.history import SeenMessages
 from chorus.protocols.gossipsub.ids import MessageId, publisher_id
 from chorus.protocols.gossipsub.lazy import LazyGossip
 from chorus.protocols.gossipsub.meshes import Meshes
-from chorus.protocols.gossipsub.outbox import Outbox
-from chorus.protocols.gossipsub.peers import Peer, Peers
+from chorus.protocols.gossipsub.peers import Peer
 from chorus.protocols.gossipsub.pending import Pending, PendingMessages
 from chorus.protocols.gossipsub.rpc import Message, MessageError
-from chorus.protocols.gossipsub.score import PeerScores
+from chorus.protocols.gossipsub.state import GossipState
 from chorus.protocols.gossipsub.verified import Verified
 
 
-class Messages:
+class GossipMessages:
     """Of the topics that we are subscribed to, each with its validator; those that are accepted are drained with
     `take_deliveries`. `verify(message)` raises `MessageError`."""
 
     def __init__(
         self,
+        state: GossipState,
         *,
         peer_id: bytes,
         verify: Callable[[Message], None],
-        idontwant_threshold: int,
-        history: History,
-        peers: Peers,
+        seen: SeenMessages,
         meshes: Meshes,
         lazy: LazyGossip,
-        outbox: Outbox,
-        scores: PeerScores,
-        counters: Counters,
-        codec: Codec,
     ) -> None:
         self.verified = Verified()
         self._peer_id = peer_id
         self._verify = verify
-        self._idontwant_threshold = idontwant_threshold
-        self._history = history
-        self._peers = peers
+        self._idontwant_threshold = state.params.idontwant_threshold
+        self._seen = seen
+        self._peers = state.peers
         self._meshes = meshes
         self._lazy = lazy
-        self._outbox = outbox
-        self._scores = scores
-        self._counters = counters
-        self._codec = codec
+        self._outbox = state.outbox
+        self._scores = state.scores
+        self._counters = state.counters
+        self._codec = state.codec
         self._validators: dict[str, Validator] = {}
         self._waits: dict[str, None] = {}
         """Topics whose validators may answer later."""
@@ -112,7 +106,7 @@ class Messages:
             state.useless += 1
             return
         message_id = self._message_ids.get(topic, publisher_id)(message)
-        if message_id in self._history:
+        if message_id in self._seen:
             self._counters.duplicates += 1
             if not self._scores.duplicate(peer, topic, message_id, _mark(message), now):
                 self._second_message(peer, message, message_id, raw)
@@ -121,7 +115,7 @@ class Messages:
             self._counters.own += 1
             self._useless_message(peer, state, message_id)
             return
-        if self._history.is_replay(message.origin, message.seqno):
+        if self._seen.is_replay(message.origin, message.seqno):
             # Nobody is blamed: a node that has just started passes on in good faith what others have forgotten.
             self._counters.replays += 1
             self._useless_message(peer, state, message_id)
@@ -185,7 +179,7 @@ class Messages:
             self._counters.throttled += 1
             self._lazy.promises.sent(message_id, peer)
             return
-        self._history.arrived(message_id, now)
+        self._seen.arrived(message_id, now)
         promised = self._lazy.promises.kept(message_id, by=peer)
         self._scores.arrived(peer, message.origin, message_id, _mark(message), now, promised=promised)
         if len(message.data) >= self._idontwant_threshold:
@@ -213,7 +207,7 @@ class Messages:
             if source is not None:
                 source.useless += 1
         else:
-            self._history.passed_on(delivery.message_id)
+            self._seen.passed_on(delivery.message_id)
             self._counters.delivered += 1
             self._scores.accepted(delivery.source, topic, delivery.message_id, now)
             self._deliveries.append(delivery)

@@ -1,4 +1,4 @@
-"""What a router has to say since it was last asked: frames by peer, GRAFTs and PRUNEs of one turn together."""
+"""Frames to send, by peer, until they are taken; GRAFTs and PRUNEs of one turn together."""
 
 from __future__ import annotations
 

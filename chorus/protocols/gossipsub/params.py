@@ -39,7 +39,7 @@ MAX_MESH_CONTROL: Final = 2 * MAX_TOPICS_PER_PEER
 """GRAFT and PRUNE entries in one RPC: one of each for every topic a peer can have."""
 
 MAX_MESSAGES: Final = 512
-"""Messages in one RPC. It is worked off in as many reactor turns as they take (`gossip_unfinished`), and kept until
+"""Messages in one RPC. It is worked off in as many reactor turns as they take (`events.Unfinished`), and kept until
 then; an answer to one IWANT of ours (at most `MAX_CONTROL` of ids) is two thirds of it."""
 
 MAX_ID_BYTES: Final = 128

@@ -6,7 +6,7 @@ from chorus.protocols.gossipsub.params import FLOODSUB, MAX_PEERS, MAX_TOPICS_PE
 
 
 class Peer:
-    """What the router knows of one connected peer."""
+    """One connected peer, as the router knows it."""
 
     __slots__ = (
         "asked",

@@ -12,7 +12,7 @@ from chorus.protocols.gossipsub.params import MAX_PENDING, MAX_PENDING_PER_PEER
 class Pending:
     delivery: Delivery
     frame: Frame | None
-    """What is passed on, None where it is too large for that."""
+    """The frame to pass on; None where it is too large for that."""
 
 
 class PendingMessages:

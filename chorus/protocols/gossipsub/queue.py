@@ -1,4 +1,4 @@
-"""What waits for one slow peer: bounded, and given up in the order in which it can be missed."""
+"""Frames that wait for one slow peer: bounded, and dropped in the order in which they can be missed."""
 
 from __future__ import annotations
 

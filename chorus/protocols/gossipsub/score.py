@@ -1,4 +1,4 @@
-"""Peer scores P1 to P7: what each peer has done for us and to us (GossipSub 1.1, "Peer Scoring"; spec/wire.md 12).
+"""Peer scores P1 to P7: service and harm of each peer (GossipSub 1.1, "Peer Scoring"; spec/wire.md 12).
 
 Pure: events come in with `now`, `score` gives a number. The router acts on it; nothing here knows a mesh or a wire.
 """
@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from chorus.protocols.gossip_score_view import PeerScoreView, TopicScore
 from chorus.protocols.gossipsub.score_params import ScoreParams, TopicScoreParams
-from chorus.protocols.gossipsub.score_stats import PeerStats, Record, Records, TopicStats
+from chorus.protocols.gossipsub.score_stats import PeerScoreView, PeerStats, Record, Records, TopicScore, TopicStats
 
 REPLAY: Final = 0.1
 """Of a misbehaviour (P7): the same message once more from the same peer."""
@@ -251,7 +250,7 @@ class PeerScores:
 
     def _is_redundant(self, topic: str, record: Record) -> bool:
         """Whether so many of the mesh, or the publisher itself and so many less one, brought it that the others could
-        have, too. Who is outside of the mesh can have it say nothing."""
+        have, too. A peer outside of the mesh has no part in that."""
         if record.counted:
             return False
         wanted = WITNESSES if self._mesh_sizes.get(topic, 0) > SMALL_MESH else WITNESSES - 1

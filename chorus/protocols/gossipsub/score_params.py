@@ -134,7 +134,7 @@ class ScoreParams:
     """Of topics that are scored otherwise than `topic`."""
     topic: TopicScoreParams = attrs.field(factory=TopicScoreParams)
     topic_cap: float = 100.0
-    """What all topics together can bring; 0 for no limit."""
+    """The most that all topics together can add; 0 for no limit."""
     application_weight: float = 1.0
     """P5: what the application says of a peer."""
     group_weight: float = -5.0

@@ -1,9 +1,11 @@
-"""What peer scoring counts: of a peer, of a peer in a topic, and of who sent one message."""
+"""Counts of peer scoring: of a peer, of a peer in a topic, and of the senders of one message; and views of them."""
 
 from __future__ import annotations
 
 from collections import deque
 from typing import Final
+
+import attrs
 
 MAX_RECORDS: Final = 65536
 """Messages whose senders are remembered for P3 and P4; the oldest leave first."""
@@ -13,7 +15,7 @@ RECORD_TTL: Final = 120.0
 
 
 class TopicStats:
-    """What a peer did in one topic."""
+    """Counters of one peer in one topic."""
 
     __slots__ = (
         "active",
@@ -73,7 +75,7 @@ class PeerStats:
 
 
 class Record:
-    """Who sent one message: `at` is when it was accepted, None while that is open or when it was not."""
+    """The senders of one message: `at` is when it was accepted, None while that is open or when it was not."""
 
     __slots__ = ("advertisers", "at", "counted", "invalid", "mark", "origin", "others", "promised", "senders")
 
@@ -82,18 +84,18 @@ class Record:
         self.mark = mark
         self.promised = promised
         self.advertisers: tuple[bytes, ...] = ()
-        """Who advertised a message that gossip brought first, after it was here."""
+        """Peers that advertised it after it was here, where gossip delivered it first."""
         self.counted = False
         """Whether the mesh is held to it already."""
         self.others: tuple[bytes, ...] = ()
-        """Who sent another message under its id; empty as long as none is proven to be its publisher's."""
+        """Peers that sent another message under its id; empty as long as none is proven to be its publisher's."""
         self.at: float | None = None
         self.invalid = False
         self.senders: tuple[bytes, ...] = (first,)
 
 
 class Records:
-    """Who sent each message, for `RECORD_TTL` seconds, of at most `MAX_RECORDS` messages."""
+    """The senders of each message, for `RECORD_TTL` seconds, of at most `MAX_RECORDS` messages."""
 
     __slots__ = ("_by_id", "_order")
 
@@ -116,3 +118,29 @@ class Records:
     def expire(self, now: float) -> None:
         while self._order and self._order[0][0] <= now:
             self._by_id.pop(self._order.popleft()[1], None)
+
+
+@attrs.frozen(kw_only=True)
+class TopicScore:
+    """One topic's part of a score: counters, and what each is worth before the topic's own weight."""
+
+    in_mesh: bool
+    time_in_mesh: float
+    first_deliveries: float
+    mesh_deliveries: float
+    mesh_deliveries_wanted: float
+    mesh_failure: float
+    invalid: float
+    score: float
+
+
+@attrs.frozen(kw_only=True)
+class PeerScoreView:
+    """A peer's score and where it comes from."""
+
+    score: float
+    connected: bool
+    topics: dict[str, TopicScore]
+    application: float
+    group_size: int
+    behaviour: float

@@ -7,7 +7,7 @@ from typing import Final, Protocol
 from chorus.bounded import Bounded
 from chorus.errors import ChorusError
 from chorus.identity import KeyType, PeerId, PublicKey
-from chorus.multiformats import varint
+from chorus.protocols.delimited import delimit
 from chorus.protocols.gossipsub.rpc import IDENTITY_MULTIHASH, Message, MessageError
 
 SIGNING_PREFIX: Final = b"libp2p-pubsub:"
@@ -20,7 +20,7 @@ KEY_CACHE: Final = 1024
 
 
 class SigningKey(Protocol):
-    """What signing needs of `chorus.identity.Identity`."""
+    """The part of `chorus.identity.Identity` that signing needs."""
 
     @property
     def peer_id(self) -> PeerId: ...
@@ -36,26 +36,13 @@ class Signer:
     def __init__(self, identity: SigningKey) -> None:
         self._identity = identity
         raw = identity.peer_id.raw
-        self._from = b"\x0a" + varint.encode(len(raw)) + raw
+        self._from = b"\x0a" + delimit(raw)
 
     def sign(self, topic: str, data: bytes, seqno: bytes) -> bytes:
         """The serialised Message. `seqno` is 8 bytes; the key is left out, since `from` inlines it (Ed25519)."""
-        name = topic.encode()
-        body = b"".join(
-            (
-                self._from,
-                b"\x12",
-                varint.encode(len(data)),
-                data,
-                b"\x1a\x08",
-                seqno,
-                b"\x22",
-                varint.encode(len(name)),
-                name,
-            )
-        )
+        body = b"".join((self._from, b"\x12", delimit(data), b"\x1a\x08", seqno, b"\x22", delimit(topic.encode())))
         signature = self._identity.sign(SIGNING_PREFIX + body)
-        return body + b"\x2a" + varint.encode(len(signature)) + signature
+        return body + b"\x2a" + delimit(signature)
 
 
 class Verifier:

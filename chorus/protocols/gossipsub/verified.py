@@ -1,5 +1,4 @@
-"""Messages whose signature was checked and for which there was no room then: of their copies, of which one may find
-room, it is not checked again."""
+"""Messages with a checked signature that found no room: the signature of a later copy is not checked again."""
 
 from __future__ import annotations
 

@@ -16,13 +16,11 @@ from google.protobuf.message import DecodeError
 
 from chorus.errors import PeerError
 from chorus.identity import Identity, PeerId, PublicKey
-from chorus.protocols.noise.aead import ChaCha20Poly1305
 from chorus.protocols.noise.session import MAX_PLAINTEXT, NoiseSession
 from chorus.protocols.noise.xx import (
     KEY,
     TAG,
     KeyPair,
-    NewCipher,
     NoiseError,
     NoiseXX,
     NonceExhausted,
@@ -108,7 +106,7 @@ class HandshakeResult:
     """Negotiated early: both lists were there and share it. `None` means by multistream."""
     session: NoiseSession
     leftover: bytes
-    """What followed the handshake: transport frames, to be fed to the session."""
+    """Bytes after the handshake: transport frames, to be fed to the session."""
 
 
 class NoiseHandshake:
@@ -128,7 +126,6 @@ class NoiseHandshake:
         muxers: Sequence[str] = (),
         static: StaticKey | None = None,
         generate_keypair: Callable[[], KeyPair] = generate_keypair,
-        new_cipher: NewCipher = ChaCha20Poly1305,
         prologue: bytes = b"",
     ) -> None:
         self.result: HandshakeResult | None = None
@@ -146,7 +143,6 @@ class NoiseHandshake:
             static=self._static.pair,
             ephemeral=generate_keypair(),
             prologue=prologue,
-            new_cipher=new_cipher,
         )
         if initiator:
             self._write(b"")

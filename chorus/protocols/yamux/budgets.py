@@ -1,5 +1,5 @@
-"""What the streams of one yamux session hold together (spec/security.md 1.4): bytes received and not taken, bytes
-written and not sent, windows grown beyond the initial one.
+"""Memory that the streams of one yamux session hold together (spec/security.md 1.4): bytes received and not taken,
+bytes written and not sent, windows grown beyond the initial one.
 
 Only counts and says no; who passed a budget is reset or disconnected by the stream or the session.
 """
@@ -7,12 +7,8 @@ Only counts and says no; who passed a budget is reset or disconnected by the str
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from chorus.protocols.yamux.frames import INITIAL_WINDOW, YamuxLimits
-
-if TYPE_CHECKING:
-    from chorus.protocols.yamux.stream import YamuxStream
 
 
 class Budgets:
@@ -43,16 +39,14 @@ class Budgets:
         """Paused receivers hold half of the budget: the owner stops reading, and sets `starved`."""
         return self.held > self._limits.receive_budget >> 1
 
-    def grow_window(self, stream: YamuxStream) -> int:
-        """How much the receive window may grow now, of a stream that has used half of it."""
-        growth = self._limits.max_receive_window - stream.window_size
+    def grow_window(self, window: int) -> int:
+        """How much a receive window of that size may grow now that half of it was used; counted as growth in use."""
+        growth = self._limits.max_receive_window - window
         if growth <= 0 or self._growth + growth > self._limits.growth_budget:
             return 0
         self._growth += growth
-        stream.window_size += growth
         return growth
 
-    def give_back_window(self, stream: YamuxStream) -> None:
-        """The stream has ended."""
-        if stream.window_size > INITIAL_WINDOW:
-            self._growth -= stream.window_size - INITIAL_WINDOW
+    def give_back_window(self, window: int) -> None:
+        """The stream with a receive window of that size has ended."""
+        self._growth -= window - INITIAL_WINDOW

@@ -75,7 +75,7 @@ class YamuxLimits:
     max_unacknowledged: int = 256
     """Own streams that the peer has not answered; peers reset what is beyond their backlog of 256."""
     max_receive_window: int = 512 * 1024
-    """What a stream's receive window grows to once half of the initial one was used. Chosen by measurement: over
+    """A stream's receive window grows to it once half of the initial one was used. Chosen by measurement: over
     loopback, bulk went at 615 MB/s with 256 KiB, 1,120 with 512 KiB and 610 with 1 MiB, where what is in flight no
     longer fits the processor's cache (`benchmarks/wire_core.py --sockets`, medians of 9 rounds on a shared machine)."""
     growth_budget: int = 12 * 1024 * 1024

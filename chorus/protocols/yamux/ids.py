@@ -1,4 +1,4 @@
-"""Stream ids of a yamux session (spec/wire.md 7): whose they are, that each is used once, and in which order."""
+"""Stream ids of a yamux session (spec/wire.md 7): their parity and order, and that each is used once."""
 
 from __future__ import annotations
 

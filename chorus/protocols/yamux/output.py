@@ -1,4 +1,4 @@
-"""What a yamux session sends (spec/wire.md 7): frames in their order, and whose turn it is to send data.
+"""Output of a yamux session (spec/wire.md 7): frames in their order, and the turns of streams that send data.
 
 Control frames always go out, up to a limit that only a peer which does not read can pass. Data goes out as the drain
 has room for it; the rest waits in the streams' queues, and streams take turns, a frame each.
@@ -109,8 +109,8 @@ class YamuxOutput:
         self._waiting.pop(stream, None)
 
     def close(self) -> None:
-        """What has been made is still to be drained; nothing follows it, whatever streams still write: without room
-        they only queue it, until each is told of its end."""
+        """Frames made so far are still drained; nothing follows them: without room, streams only queue what they
+        write, until each is told of its end."""
         self.closed = True
         self.pause()
         self._waiting.clear()

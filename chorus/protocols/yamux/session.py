@@ -4,12 +4,13 @@ Pure: plaintext in (`receive_data`), parts to send out (`output.data_to_send`), 
 called synchronously (an event object a frame would cost more than the frame). Nothing here reads a clock.
 
 Reading frames and what they do to streams is one machine, and all here: whether a body is legal, and whose it is, is
-known by the stream alone. What is sent (`yamux_output`), ids (`yamux_ids`) and memory (`yamux_budgets`) are beside it.
+known by the stream alone. Output (`output`), ids (`ids`) and memory (`budgets`) are beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 from chorus.errors import ChorusError, LimitExceeded
 from chorus.protocols.stream import StreamReset
@@ -38,11 +39,35 @@ from chorus.protocols.yamux.frames import (
 from chorus.protocols.yamux.ids import StreamIds
 from chorus.protocols.yamux.output import YamuxOutput
 from chorus.protocols.yamux.stream import YamuxStream
-from chorus.protocols.yamux_events import SessionEvents
 
 PROTOCOL = "/yamux/1.0.0"
 
 _unpack = HEADER.unpack_from
+
+
+class SessionEvents(Protocol):
+    """Calls of a session to its owner, within `receive_data` and within the calls of streams."""
+
+    def stream_arrived(self, stream: YamuxStream) -> None:
+        """The peer opened a stream; set a receiver, or it counts as paused."""
+
+    def output_waiting(self) -> None:
+        """There is something to send, and it is not `receive_data` that made it."""
+
+    def receiver_failed(self, stream: YamuxStream, error: Exception) -> None:
+        """A receiver raised; called in the `except` clause. The stream is reset next."""
+
+    def stream_ended(self, stream: YamuxStream) -> None:
+        """The stream has left the session."""
+
+    def pong_received(self, value: int) -> None:
+        """The answer to `ping(value)`, or an unasked one."""
+
+    def peer_going_away(self, code: int) -> None:
+        """The peer takes no new streams."""
+
+    def read_again(self) -> None:
+        """`starved` was set, and receivers have taken enough."""
 
 
 class YamuxSession:
@@ -354,7 +379,7 @@ class YamuxSession:
         self.accept(stream)
         if stream.unacknowledged:
             self._answered(stream)
-        self.budgets.give_back_window(stream)
+        self.budgets.give_back_window(stream.window_size)
         self._events.stream_ended(stream)
 
     def receiver_failed(self, stream: YamuxStream, error: Exception) -> None:

@@ -4,14 +4,44 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from chorus.errors import ChorusError
 from chorus.protocols.stream import StreamClosed, StreamReceiver, StreamReset
-from chorus.protocols.yamux.frames import INITIAL_WINDOW, SendQueueFull
+from chorus.protocols.yamux.budgets import Budgets
+from chorus.protocols.yamux.frames import INITIAL_WINDOW, SendQueueFull, YamuxLimits
 
-if TYPE_CHECKING:
-    from chorus.protocols.yamux.session import YamuxSession
+
+class StreamOutput(Protocol):
+    """Calls of a stream to its session's output."""
+
+    room: int
+
+    def send_data(self, stream: YamuxStream, data: bytes, size: int) -> None: ...
+
+    def send_opening(self, stream: YamuxStream, data: bytes) -> None: ...
+
+    def send_fin(self, stream: YamuxStream) -> None: ...
+
+    def send_reset(self, stream: YamuxStream) -> None: ...
+
+    def send_window_update(self, stream: YamuxStream, delta: int) -> None: ...
+
+    def flush_stream(self, stream: YamuxStream) -> None: ...
+
+
+class StreamSession(Protocol):
+    """Calls of a stream to its session."""
+
+    limits: YamuxLimits
+    budgets: Budgets
+
+    @property
+    def output(self) -> StreamOutput: ...
+
+    def forget(self, stream: YamuxStream) -> None: ...
+
+    def receiver_failed(self, stream: YamuxStream, error: Exception) -> None: ...
 
 
 class YamuxStream:
@@ -48,7 +78,7 @@ class YamuxStream:
         "window_size",
     )
 
-    def __init__(self, session: YamuxSession, stream_id: int, inbound: bool) -> None:
+    def __init__(self, session: StreamSession, stream_id: int, inbound: bool) -> None:
         self.session = session
         self.stream_id = stream_id
         self.inbound = inbound
@@ -57,7 +87,7 @@ class YamuxStream:
         """To be sent with the next frame: SYN or ACK."""
         self.send_window = INITIAL_WINDOW
         self.receive_window = INITIAL_WINDOW
-        """What the peer may still send."""
+        """Bytes that the peer may still send."""
         self.window_size = INITIAL_WINDOW
         self.queue: deque[bytes | memoryview] | None = None
         self.queued = 0
@@ -257,7 +287,9 @@ class YamuxStream:
     def _give_credit(self) -> None:
         if self.fin_received or self.ended:
             return
-        delta = self._consumed + self.session.budgets.grow_window(self)
+        growth = self.session.budgets.grow_window(self.window_size)
+        self.window_size += growth
+        delta = self._consumed + growth
         self._consumed = 0
         self.receive_window += delta
         self.session.output.send_window_update(self, delta)

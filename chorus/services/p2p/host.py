@@ -21,6 +21,7 @@ from chorus.errors import ChorusError, LimitExceeded
 from chorus.identity import Identity, PeerId
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols import identify, perf, ping
+from chorus.protocols.connection.core import Ends
 from chorus.protocols.connection.shell import ConnectionProtocol
 from chorus.protocols.dialing import Backoffs, DialError, peer_named
 from chorus.protocols.identify import Identification
@@ -247,9 +248,7 @@ class P2PService(Service):
 
     def _connection(self, address: Multiaddr, expected: PeerId | None, *, initiator: bool) -> ConnectionProtocol:
         return ConnectionProtocol(
-            identity=self._identity,
-            initiator=initiator,
-            expected_peer=expected,
+            Ends(self._identity, initiator, expected),
             remote_address=address,
             clock=self._reactor,
             delegate=self,

@@ -10,7 +10,7 @@ import attrs
 from chorus import __version__
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols.connection.core import MakeHandshake
-from chorus.protocols.connection.shell import ConnectionLimits
+from chorus.protocols.connection.limits import ConnectionLimits
 from chorus.protocols.limits import HostLimits
 from chorus.protocols.noise.handshake import NoiseHandshake
 

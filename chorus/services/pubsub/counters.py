@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 if TYPE_CHECKING:
-    from chorus.protocols.gossipsub.events import Counters
+    from chorus.protocols.gossipsub.events import GossipCounters
     from chorus.services.pubsub.link import RpcWriter
 
 
@@ -32,7 +32,7 @@ class LinkCounters:
         self.reopened += link.reopened
 
 
-def counted(router: Counters, gone: LinkCounters, links: Iterable[RpcWriter], *, errors: int) -> dict[str, int]:
+def counted(router: GossipCounters, gone: LinkCounters, links: Iterable[RpcWriter], *, errors: int) -> dict[str, int]:
     """`sent` and `received` are messages; `rejected` is over all reasons; `errors` are added to those of the links."""
     streams = attrs.evolve(gone)
     for link in links:

@@ -1,6 +1,6 @@
 """First sequence number of a start: above all that the node has ever used, whatever its clock shows now.
 
-Members refuse a number that is not above what they have forgotten of its publisher (`protocols/gossip_floors.py`). By
+Members refuse a number that is not above what they have forgotten of its publisher (`gossipsub/history.py`). By
 the clock alone, a node whose clock was set back between two starts would be ignored until it is as late again.
 """
 

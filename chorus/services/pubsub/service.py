@@ -16,11 +16,11 @@ from twisted.logger import Logger
 from chorus.errors import ChorusError, PeerError
 from chorus.identity import PeerId
 from chorus.protocols.gossip import GossipRouter
-from chorus.protocols.gossip_unfinished import Unfinished
-from chorus.protocols.gossipsub.events import Validation
+from chorus.protocols.gossipsub.events import Unfinished, Validation
 from chorus.protocols.gossipsub.params import PROTOCOLS
 from chorus.protocols.gossipsub.rpc import Exchanged
 from chorus.protocols.gossipsub.sign import Signer, SigningKey, Verifier
+from chorus.protocols.gossipsub.state import Sealing
 from chorus.protocols.stream import ProtocolOptions
 from chorus.services.pubsub.congestion import Congestion
 from chorus.services.pubsub.counters import LinkCounters, counted
@@ -70,14 +70,12 @@ class PubSubService(Service):
         self._exchange = exchange = exchange or PeerRecords()
         self._direct = DirectPeers(host, identity.peer_id, settings.direct)
         self.router = GossipRouter(
-            peer_id=identity.peer_id.raw,
-            sign=Signer(identity).sign,
-            verify=Verifier().verify,
+            identity.peer_id.raw,
+            Sealing(Signer(identity).sign, Verifier().verify, lambda raw: exchange.record_of(PeerId(raw))),
             rng=rng,
             first_seqno=first_seqno(),
             params=settings.params,
             score_params=settings.scores,
-            record=lambda raw: exchange.record_of(PeerId(raw)),
             direct=self._direct.raw_ids(),
         )
         self._heartbeats = 0

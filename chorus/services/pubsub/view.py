@@ -10,7 +10,7 @@ from chorus.identity import PeerId
 
 if TYPE_CHECKING:
     from chorus.protocols.gossip import GossipRouter
-    from chorus.protocols.gossip_score_view import TopicScore
+    from chorus.protocols.gossipsub.score_stats import TopicScore
     from chorus.seams import JSON, Document
     from chorus.services.pubsub.service import PubSubService
 

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Final
 
 from chorus.protocols.gossip import GossipRouter
+from chorus.protocols.gossipsub.state import Sealing
 from chorus.simulation.gossip.attackers import CLASSES
 from chorus.simulation.gossip.links import Uplink, link, quiet_after
 from chorus.simulation.gossip.measures import Measures
@@ -66,14 +67,12 @@ class GossipNet:
     def router(self, number: int, rng: random.Random) -> GossipRouter:
         me = peer_id(number)
         router = GossipRouter(
-            peer_id=me,
-            sign=signer(me),
-            verify=verify,
+            me,
+            Sealing(signer(me), verify, codec=self.codec),
             rng=rng,
             first_seqno=self.world.now_ns + 1,
             params=self.scenario.params,
             score_params=self.scenario.score_params,
-            codec=self.codec,
         )
         return router
 

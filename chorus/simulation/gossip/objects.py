@@ -3,7 +3,7 @@
 Frames are objects that hold the decoded RPC and know the size it has on the wire, so that the real router (scores,
 backoffs, gossip and all) runs for many thousand nodes in one process. Frequent content (a subscription, a GRAFT, a
 message) is one object for all senders and receivers: nobody may change it. Sizes and the places where frames are
-split are those of `chorus.protocols.gossipsub.rpc`, for publishers with Ed25519 keys.
+split are those of `chorus.protocols.gossipsub.encode`, for publishers with Ed25519 keys.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SIGNATURE_BYTES: Final = 64
 """Of Ed25519."""
 
 ENTRY_OVERHEAD: Final = 16
-"""Left free in a frame for the tags and lengths around an entry of ids (as `gossip_rpc` does)."""
+"""Left free in a frame for the tags and lengths around an entry of ids (as `encode` does)."""
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from chorus.protocols import gossip_floors
+from chorus.protocols.gossipsub import history
 from chorus.protocols.gossipsub import params as gossip_params
 from chorus.protocols.gossipsub import promises as gossip_promises
 from chorus.protocols.gossipsub import queue as gossip_queue
@@ -77,5 +77,5 @@ def _limits(params: gossip_params.GossipParams) -> dict[str, int]:
         "scored": gossip_params.MAX_PEERS + gossip_score.MAX_RETAINED,
         "promises": gossip_promises.MAX_PROMISES,
         "backoffs": gossip_params.MAX_BACKOFFS,
-        "floors": gossip_floors.MAX_PUBLISHERS,
+        "floors": history.MAX_PUBLISHERS,
     }

@@ -161,7 +161,7 @@ class Streams(PureTestCase):
         self.assertIsInstance(outcomes[0], ProtocolNotSupported)
         self.assertIsInstance(outcomes[1], SessionEnded)
         self.assertEqual(len(outcomes), 2)
-        self.assertRaises(ValueError, multistream.Dialer, [f"/{n}" for n in range(17)])
+        self.assertRaises(ValueError, multistream.MultistreamDialer, [f"/{n}" for n in range(17)])
 
     def test_what_came_before_the_receiver(self) -> None:
         class Greeter(Recorder):

@@ -15,8 +15,9 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from chorus.errors import LimitExceeded, LocalError, PeerError
-from chorus.protocols.connection.limits import HandshakeTimeout, KeepaliveTimeout, ReadStalled
-from chorus.protocols.connection.shell import ConnectionLimits, ConnectionLost, ConnectionProtocol, Truncated
+from chorus.protocols.connection.core import Ends, Truncated
+from chorus.protocols.connection.limits import ConnectionLimits, HandshakeTimeout, KeepaliveTimeout, ReadStalled
+from chorus.protocols.connection.shell import ConnectionLost, ConnectionProtocol
 from chorus.protocols.noise.handshake import NoiseError
 from chorus.protocols.stream import ProtocolNotSupported, StreamClosed, StreamReset
 from chorus.protocols.yamux.frames import (
@@ -493,9 +494,7 @@ class Sockets(TestCase):
         end: Deferred[object] = Deferred()
         delegate.connection_closed = lambda connection, error: (delegate.closed.append(error), end.callback(None))
         shell = ConnectionProtocol(
-            identity=DIALER if initiator else LISTENER,
-            initiator=initiator,
-            expected_peer=LISTENER.peer_id if initiator else None,
+            Ends(DIALER, True, LISTENER.peer_id) if initiator else Ends(LISTENER, False),
             remote_address=ADDRESS,
             clock=reactor,
             delegate=delegate,

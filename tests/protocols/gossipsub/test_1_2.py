@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 
 from chorus.protocols.gossip import GossipRouter
+from chorus.protocols.gossipsub.decode import decode_rpc
+from chorus.protocols.gossipsub.encode import idontwant_frames, mesh_frames
 from chorus.protocols.gossipsub.events import Delivery, Kind, Validation
 from chorus.protocols.gossipsub.ids import content_id
 from chorus.protocols.gossipsub.params import (
@@ -22,8 +24,9 @@ from chorus.protocols.gossipsub.params import (
     MESHSUB_1_2,
     GossipParams,
 )
-from chorus.protocols.gossipsub.rpc import Exchanged, Prune, decode_rpc, idontwant_frames, mesh_frames
+from chorus.protocols.gossipsub.rpc import Exchanged, Prune
 from chorus.protocols.gossipsub.sign import Signer, Verifier
+from chorus.protocols.gossipsub.state import Sealing, SignedRecord, no_record
 from chorus.protocols.proto import rpc_pb2 as pb
 from tests.protocols.gossip_network import identity, unframe
 from tests.protocols.test_gossip import (
@@ -43,12 +46,11 @@ from tests.protocols.test_gossip import (
 LARGE = b"x" * 1024
 
 
-def node_with(direct: list[bytes] | None = None, **more: object) -> GossipRouter:
+def node_with(direct: list[bytes] | None = None, record: SignedRecord = no_record, **more: object) -> GossipRouter:
     me = identity(0)
     return GossipRouter(
-        peer_id=me.peer_id.raw,
-        sign=Signer(me).sign,
-        verify=Verifier().verify,
+        me.peer_id.raw,
+        Sealing(Signer(me).sign, Verifier().verify, record),
         rng=random.Random(7),
         first_seqno=1,
         direct=direct or [],

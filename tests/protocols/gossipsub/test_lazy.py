@@ -5,13 +5,15 @@ from __future__ import annotations
 import random
 
 from chorus.protocols.gossipsub import promises as gossip_promises
-from chorus.protocols.gossipsub import rpc as gossip_rpc
-from chorus.protocols.gossipsub.history import History
+from chorus.protocols.gossipsub.codec import WIRE
+from chorus.protocols.gossipsub.decode import decode_rpc
+from chorus.protocols.gossipsub.history import SeenMessages
 from chorus.protocols.gossipsub.lazy import USELESS_PER_MISBEHAVIOUR, LazyGossip
 from chorus.protocols.gossipsub.params import FLOODSUB, GossipParams
 from chorus.protocols.gossipsub.promises import Promises
-from chorus.protocols.gossipsub.rpc import decode_rpc
+from chorus.protocols.gossipsub.rpc import RPC
 from chorus.protocols.gossipsub.score import PeerScores
+from chorus.protocols.gossipsub.state import GossipState
 from tests.protocols.gossip_network import unframe
 from tests.protocols.gossipsub.test_meshes import NOW, MeshCase, T, name
 from tests.support import PureTestCase
@@ -27,20 +29,14 @@ class LazyCase(MeshCase):
     def lazy(self, members: int = 0, **params: object) -> LazyGossip:
         chosen = GossipParams(**params)  # type: ignore[arg-type]
         meshes = self.joined(members, chosen)
-        self.seen = History(chosen)
+        self.seen = SeenMessages(chosen)
         return LazyGossip(
-            params=chosen,
-            peers=self.peers,
+            GossipState(chosen, self.peers, self.said, self.scores, self.counters, WIRE, random.Random(1)),
             meshes=meshes,
-            outbox=self.said,
-            scores=self.scores,
             seen=self.seen,
-            counters=self.counters,
-            codec=gossip_rpc,
-            rng=random.Random(1),
         )
 
-    def sent(self) -> dict[bytes, list[gossip_rpc.RPC]]:
+    def sent(self) -> dict[bytes, list[RPC]]:
         return {
             peer: [decode_rpc(raw) for raw in unframe(frame for _, frame in sends)]
             for peer, sends in self.said.take().items()
@@ -288,8 +284,8 @@ class HistoryTests(PureTestCase):
     def message(self, number: int) -> bytes:
         return self.AUTHOR + number.to_bytes(8, "big")
 
-    def history(self, *, growing: bool) -> History:
-        return History(GossipParams(growing_seqno=growing, seen_ttl=120.0))
+    def history(self, *, growing: bool) -> SeenMessages:
+        return SeenMessages(GossipParams(growing_seqno=growing, seen_ttl=120.0))
 
     def test_said_once(self) -> None:
         history = self.history(growing=False)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import random
 
-from chorus.protocols.gossipsub import rpc as gossip_rpc
-from chorus.protocols.gossipsub.events import Counters
+from chorus.protocols.gossipsub.codec import WIRE
+from chorus.protocols.gossipsub.events import GossipCounters
 from chorus.protocols.gossipsub.meshes import BACKOFF_SWEEP, Meshes
 from chorus.protocols.gossipsub.outbox import Outbox
 from chorus.protocols.gossipsub.params import FLOODSUB, MESHSUB_1_0, MESHSUB_1_1, GossipParams
 from chorus.protocols.gossipsub.peers import Peer, Peers
 from chorus.protocols.gossipsub.rpc import Exchanged, Prune
 from chorus.protocols.gossipsub.score import PeerScores
+from chorus.protocols.gossipsub.state import GossipState
 from tests.support import PureTestCase
 
 T = "topic"
@@ -21,7 +22,7 @@ PARAMS = GossipParams()
 
 class Said(Outbox):
     def __init__(self) -> None:
-        super().__init__(gossip_rpc)
+        super().__init__(WIRE)
         self.grafts: list[tuple[bytes, str]] = []
         self.prunes: list[tuple[bytes, Prune]] = []
 
@@ -59,16 +60,10 @@ def name(number: int) -> bytes:
 
 class MeshCase(PureTestCase):
     def meshes(self, params: GossipParams = PARAMS) -> Meshes:
-        self.peers, self.said, self.scores, self.counters = Peers(), Said(), Told(), Counters()
+        self.peers, self.said, self.scores, self.counters = Peers(), Said(), Told(), GossipCounters()
         self.direct: dict[bytes, None] = {}
         return Meshes(
-            params=params,
-            peers=self.peers,
-            outbox=self.said,
-            scores=self.scores,
-            counters=self.counters,
-            rng=random.Random(1),
-            record=lambda peer: None,
+            GossipState(params, self.peers, self.said, self.scores, self.counters, WIRE, random.Random(1)),
             direct=self.direct,
         )
 

@@ -4,10 +4,11 @@ them). What is only said by many words is bounded in `test_gossip`; here it cost
 from __future__ import annotations
 
 from chorus.protocols.gossip import GossipRouter
-from chorus.protocols.gossip_floors import MAX_PUBLISHERS, SeqnoFloors
+from chorus.protocols.gossipsub.decode import decode_message, decode_rpc
+from chorus.protocols.gossipsub.encode import idontwant_frames
 from chorus.protocols.gossipsub.events import Send, Validation
+from chorus.protocols.gossipsub.history import MAX_PUBLISHERS, SeqnoFloors
 from chorus.protocols.gossipsub.params import MESHSUB_1_2, GossipParams
-from chorus.protocols.gossipsub.rpc import decode_message, decode_rpc, idontwant_frames
 from chorus.protocols.proto import rpc_pb2 as pb
 from tests.protocols.gossip_network import unframe
 from tests.protocols.test_gossip import (
@@ -204,9 +205,9 @@ class Replays(RouterCase):
             for seqno, verdict in enumerate(verdicts, 1):
                 node.subscribe(TOPIC, NOW, lambda delivery, verdict=verdict: verdict, waits=True)
                 node.receive(peer(1), published(9, seqno=seqno), NOW)
-            self.assertEqual(len(node._history._not_passed_on), 3 if growing else 0)
+            self.assertEqual(len(node._seen._not_passed_on), 3 if growing else 0)
             node.heartbeat(NOW + 11)
-            self.assertEqual((len(node._history._not_passed_on), len(node._history)), (0, 0))
+            self.assertEqual((len(node._seen._not_passed_on), len(node._seen)), (0, 0))
 
     def test_messages_that_overtake_each_other_are_all_heard(self) -> None:
         node = self.router(2, params=GossipParams(seen_ttl=10, growing_seqno=True))

@@ -13,10 +13,10 @@ from chorus.errors import LimitExceeded, PeerError
 from chorus.multiformats import varint
 from chorus.protocols.delimited import DelimitedDecoder, delimit
 from chorus.protocols.gossipsub import choices as gossip_mesh
-from chorus.protocols.gossipsub.backoff import Backoffs, clamp
+from chorus.protocols.gossipsub.backoff import PruneBackoffs, clamp
+from chorus.protocols.gossipsub.history import SeenCache
 from chorus.protocols.gossipsub.mcache import MessageCache
 from chorus.protocols.gossipsub.params import MAX_BACKOFF, GossipParams, ParameterError
-from chorus.protocols.seen import SeenCache
 from tests.support import PureTestCase
 
 
@@ -110,14 +110,14 @@ class Backoff(PureTestCase):
             self.assertEqual(clamp(seconds, 60), expected)
 
     def test_only_prolonged(self) -> None:
-        backoffs = Backoffs()
+        backoffs = PruneBackoffs()
         backoffs.set("t", b"p", 100)
         backoffs.set("t", b"p", 50)
         self.assertEqual(backoffs.until("t", b"p"), 100)
         self.assertEqual(backoffs.until("t", b"q"), 0)
 
     def test_soon_after_the_clock_began(self) -> None:
-        backoffs = Backoffs()
+        backoffs = PruneBackoffs()
         backoffs.set("t", b"p", 0.5)
         self.assertEqual(backoffs.until("t", b"p"), 0.5)
         backoffs.expire(0.4)
@@ -126,20 +126,20 @@ class Backoff(PureTestCase):
         self.assertEqual(len(backoffs), 0)
 
     def test_the_one_set_longest_ago_leaves_first(self) -> None:
-        backoffs = Backoffs(2)
+        backoffs = PruneBackoffs(2)
         for peer in (b"a", b"b", b"a", b"c"):
             backoffs.set("t", peer, 100)
         self.assertEqual([backoffs.until("t", peer) for peer in (b"a", b"b", b"c")], [100, 0, 100])
 
     def test_expire(self) -> None:
-        backoffs = Backoffs()
+        backoffs = PruneBackoffs()
         backoffs.set("t", b"p", 100)
         backoffs.set("t", b"q", 200)
         backoffs.expire(150)
         self.assertEqual((len(backoffs), backoffs.until("t", b"p"), backoffs.until("t", b"q")), (1, 0, 200))
 
     def test_bounded(self) -> None:
-        backoffs = Backoffs(10)
+        backoffs = PruneBackoffs(10)
         for number in range(30):
             backoffs.set("t", bytes([number]), 100)
         self.assertEqual(len(backoffs), 10)

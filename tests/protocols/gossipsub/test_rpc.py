@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from chorus.errors import LimitExceeded, PeerError
 from chorus.multiformats import varint
 from chorus.protocols.delimited import delimit
-from chorus.protocols.gossipsub import rpc as gossip_rpc
+from chorus.protocols.gossipsub import decode, encode
+from chorus.protocols.gossipsub.decode import (
+    MAX_FIELDS,
+    MAX_MESSAGE_FIELDS,
+    MAX_PRUNE_FIELDS,
+    decode_message,
+    decode_rpc,
+)
 from chorus.protocols.gossipsub.params import (
     MAX_CONTROL,
     MAX_ID_BYTES,
@@ -21,17 +28,7 @@ from chorus.protocols.gossipsub.params import (
     MAX_SUBSCRIPTIONS,
     MAX_TOPIC_BYTES,
 )
-from chorus.protocols.gossipsub.rpc import (
-    MAX_FIELDS,
-    MAX_MESSAGE_FIELDS,
-    MAX_PRUNE_FIELDS,
-    RPC,
-    MessageError,
-    Prune,
-    RPCError,
-    decode_message,
-    decode_rpc,
-)
+from chorus.protocols.gossipsub.rpc import RPC, MessageError, Prune, RPCError
 from chorus.protocols.gossipsub.sign import Signer
 from chorus.protocols.proto import rpc_pb2 as pb
 from tests.protocols.gossip_network import identity, unframe
@@ -117,17 +114,17 @@ class Decoding(PureTestCase):
     def test_the_short_way_is_taken_for_what_deployed_peers_write(self) -> None:
         for data in (b"", b"x", bytes(127), bytes(128), bytes(16_383), bytes(16_384), bytes(60_000)):
             raw = Signer(identity(1)).sign("topic", data, bytes(8))
-            self.assertIsNotNone(gossip_rpc._usual_message(raw))
+            self.assertIsNotNone(decode._usual_message(raw))
             self.assert_agree(raw)
             for cut in (*range(0, min(len(raw), 200)), len(raw) - 1):
                 self.assert_agree(raw[:cut])
 
     def assert_agree(self, raw: bytes) -> None:
-        short = gossip_rpc._usual_message(raw)
+        short = decode._usual_message(raw)
         if short is not None:
-            self.assertEqual(short, gossip_rpc._any_message(raw))
+            self.assertEqual(short, decode._any_message(raw))
         for rpc in (b"\x12" + varint.encode(len(raw)) + raw, raw):
-            lone = gossip_rpc.lone_message(rpc)
+            lone = decode.lone_message(rpc)
             if lone is not None:
                 whole = decode_rpc(rpc)
                 self.assertEqual(list(whole.messages), [lone])
@@ -137,7 +134,7 @@ class Decoding(PureTestCase):
 
     @given(st.lists(st.binary(min_size=1, max_size=128), min_size=1, max_size=2, unique=True))
     def test_idontwant(self, ids):
-        whole = self.merged_control(gossip_rpc.idontwant_frames(ids))
+        whole = self.merged_control(encode.idontwant_frames(ids))
         self.assertEqual([each for entry in whole.idontwant for each in entry.messageIDs], ids)
 
     def merged_control(self, frames: list[bytes]) -> pb.ControlMessage:
@@ -155,7 +152,7 @@ class Decoding(PureTestCase):
             message = decode_message(raw)
         except PeerError:
             return
-        self.assertEqual(message, gossip_rpc._any_message(raw))
+        self.assertEqual(message, decode._any_message(raw))
 
     def assert_as_protobuf(self, raw: bytes) -> None:
         try:
@@ -296,7 +293,7 @@ class Limits(PureTestCase):
         with self.assertRaises(MessageError) as caught:
             decode_message(extra + b"\x80\x04\x00")
         self.assertEqual(caught.exception.reason, "malformed")
-        self.assertEqual(len(list(gossip_rpc.fields(extra, MAX_MESSAGE_FIELDS))), MAX_MESSAGE_FIELDS)
+        self.assertEqual(len(list(decode.fields(extra, MAX_MESSAGE_FIELDS))), MAX_MESSAGE_FIELDS)
 
 
 class Encoding(PureTestCase):
@@ -308,7 +305,7 @@ class Encoding(PureTestCase):
 
     def test_subscriptions_are_split(self) -> None:
         changes = [(index % 2 == 0, f"topic/{index}") for index in range(250)]
-        frames = gossip_rpc.subscription_frames(changes)
+        frames = encode.subscription_frames(changes)
         self.assertEqual(len(frames), 3)
         self.assertEqual([entry for raw in unframe(frames) for entry in decode_rpc(raw).subscriptions], changes)
 
@@ -318,7 +315,7 @@ class Encoding(PureTestCase):
     )
     @settings(max_examples=25, deadline=None)
     def test_mesh_control_is_split(self, grafts, prunes):
-        frames = gossip_rpc.mesh_frames(grafts, [Prune(*entry) for entry in prunes])
+        frames = encode.mesh_frames(grafts, [Prune(*entry) for entry in prunes])
         self.assertTrue(all(len(raw) <= MAX_CONTROL + 4 for raw in unframe(frames)))
         whole = self.merged(frames).control
         self.assertEqual([entry.topicID for entry in whole.graft], grafts)
@@ -329,7 +326,7 @@ class Encoding(PureTestCase):
     @settings(max_examples=25, deadline=None)
     def test_gossip_is_split_and_decodes_whole(self, wanted):
         wanted = {topic: list(dict.fromkeys(topic_ids)) for topic, topic_ids in wanted.items() if topic_ids}
-        frames = gossip_rpc.ihave_frames(wanted)
+        frames = encode.ihave_frames(wanted)
         found: dict[str, list[bytes]] = {}
         for raw in unframe(frames):
             self.assertLessEqual(len(raw), MAX_CONTROL + 4)
@@ -341,11 +338,11 @@ class Encoding(PureTestCase):
 
     def test_iwant_is_split_and_decodes_whole(self) -> None:
         wanted = [index.to_bytes(46, "big") for index in range(5000)]
-        frames = gossip_rpc.iwant_frames(wanted)
+        frames = encode.iwant_frames(wanted)
         self.assertEqual([i for raw in unframe(frames) for i in decode_rpc(raw).iwant], wanted)
         self.assertLess(max(map(len, frames)), MAX_SENT_RPC)
-        self.assertEqual(gossip_rpc.iwant_frames([]), [])
+        self.assertEqual(encode.iwant_frames([]), [])
 
     def test_topics_share_a_frame(self) -> None:
-        frames = gossip_rpc.ihave_frames({f"topic/{index}": [bytes([index])] for index in range(50)})
+        frames = encode.ihave_frames({f"topic/{index}": [bytes([index])] for index in range(50)})
         self.assertEqual(len(frames), 1)

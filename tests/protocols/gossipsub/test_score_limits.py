@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import attrs
 
-from chorus.protocols.gossip_score_view import PeerScoreView, TopicScore
 from chorus.protocols.gossipsub.score import REPLAY, SMALL_MESH, UNJUDGED, WITNESSES, PeerScores
 from chorus.protocols.gossipsub.score_params import TopicScoreParams
-from chorus.protocols.gossipsub.score_stats import RECORD_TTL
+from chorus.protocols.gossipsub.score_stats import RECORD_TTL, PeerScoreView, TopicScore
 from tests.protocols.gossipsub.test_score import OFF, A, B, C, D, T, scores
 from tests.support import PureTestCase
 

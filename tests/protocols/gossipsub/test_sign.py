@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chorus.identity import Identity, KeyType, PeerId, PublicKey
-from chorus.protocols.gossipsub.rpc import MessageError, decode_message, forward_frame, message_frame
+from chorus.protocols.gossipsub.decode import decode_message
+from chorus.protocols.gossipsub.encode import forward_frame, message_frame
+from chorus.protocols.gossipsub.rpc import MessageError
 from chorus.protocols.gossipsub.sign import KEY_CACHE, MAX_SIGNATURE, SIGNING_PREFIX, Signer, Verifier
 from chorus.protocols.proto import rpc_pb2 as pb
 from tests.protocols.gossip_network import identity

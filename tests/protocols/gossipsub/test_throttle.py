@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from chorus.protocols.gossip import GossipRouter
+from chorus.protocols.gossipsub.decode import decode_message, lone_message
 from chorus.protocols.gossipsub.events import Delivery, Validation
 from chorus.protocols.gossipsub.params import MAX_PENDING_PER_PEER, GossipParams
-from chorus.protocols.gossipsub.rpc import Message, decode_message, lone_message
+from chorus.protocols.gossipsub.rpc import Message
 from chorus.protocols.gossipsub.verified import MAX_VERIFIED, Verified
 from tests.protocols.test_gossip import NOW, TOPIC, RouterCase, ihave, peer, published
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chorus.protocols.gossip import GossipRouter
-from chorus.protocols.gossip_unfinished import Unfinished
+from chorus.protocols.gossipsub.events import Unfinished
 from chorus.protocols.proto import rpc_pb2 as pb
 from tests.protocols.test_gossip import NOW, TOPIC, RouterCase, graft, iwant, peer, prune, published, subscription
 

@@ -9,7 +9,7 @@ from chorus.errors import PeerError
 from chorus.identity import Identity
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols import perf, ping
-from chorus.protocols.connection.shell import ConnectionLimits
+from chorus.protocols.connection.limits import ConnectionLimits
 from chorus.protocols.dialing import DialError
 from chorus.protocols.limits import HostLimits
 from chorus.protocols.stream import Connection, ProtocolNotSupported, ProtocolOptions, Stream, StreamClosed

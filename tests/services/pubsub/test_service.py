@@ -9,10 +9,11 @@ from twisted.internet.task import Clock
 from chorus.errors import LimitExceeded
 from chorus.multiformats import varint
 from chorus.protocols.delimited import delimit
+from chorus.protocols.gossipsub.encode import message_frame, subscription_frames
 from chorus.protocols.gossipsub.events import Kind, Validation
 from chorus.protocols.gossipsub.params import FLOODSUB, MAX_RPC, MESHSUB_1_1, PROTOCOLS
 from chorus.protocols.gossipsub.queue import MAX_QUEUE, SendQueue
-from chorus.protocols.gossipsub.rpc import MessageTooLarge, message_frame, subscription_frames
+from chorus.protocols.gossipsub.rpc import MessageTooLarge
 from chorus.protocols.gossipsub.sign import Signer
 from chorus.services.pubsub.congestion import PUBLISH_WAIT, QUEUE_ROOM, Congestion
 from chorus.services.pubsub.link import READ_LIMIT, REOPEN

@@ -13,10 +13,11 @@ from twisted.internet.defer import Deferred
 from twisted.logger import globalLogPublisher
 
 from chorus.multiformats.multiaddr import Multiaddr
-from chorus.protocols.gossip_score_view import TopicScore
+from chorus.protocols.gossipsub.encode import mesh_frames, message_frame
 from chorus.protocols.gossipsub.events import Validation
 from chorus.protocols.gossipsub.params import MAX_PENDING_PER_PEER, GossipParams
-from chorus.protocols.gossipsub.rpc import Exchanged, Prune, mesh_frames, message_frame
+from chorus.protocols.gossipsub.rpc import Exchanged, Prune
+from chorus.protocols.gossipsub.score_stats import TopicScore
 from chorus.protocols.gossipsub.sign import Signer
 from chorus.services.pubsub.service import PubSubService
 from chorus.services.pubsub.settings import PeerRecords, PubSubSettings

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 from chorus.identity import Identity
 from chorus.protocols.delimited import DelimitedDecoder
-from chorus.protocols.gossipsub import rpc as gossip_rpc
-from chorus.protocols.gossipsub.codec import Codec
+from chorus.protocols.gossipsub import decode, encode
+from chorus.protocols.gossipsub.codec import WIRE
 from chorus.protocols.gossipsub.ids import publisher_id
 from chorus.protocols.gossipsub.params import MAX_RPC
 from chorus.protocols.gossipsub.rpc import RPC, Exchanged, MessageError, MessageTooLarge, Prune
@@ -16,7 +16,6 @@ from chorus.protocols.gossipsub.sign import Signer
 from chorus.simulation.gossip.objects import ObjectCodec, ObjectFrame, make_message, object_codec, signer, verify
 from tests.support import PureTestCase
 
-WIRE = cast("Codec", gossip_rpc)
 ALICE = Identity.from_seed(b"\1" * 32)
 TOPIC = "chorus/coordination/v1"
 IDS = [ALICE.peer_id.raw + number.to_bytes(8, "big") for number in range(1500)]
@@ -28,7 +27,7 @@ def decoded(frames: Sequence[bytes]) -> list[RPC]:
     for frame in frames:
         decoder.feed(frame)
         while (rpc := decoder.next_message()) is not None:
-            rpcs.append(gossip_rpc.decode_rpc(rpc))
+            rpcs.append(decode.decode_rpc(rpc))
     return rpcs
 
 
@@ -53,38 +52,38 @@ class Frames(PureTestCase):
         for count in (0, 1, 2, 100, 101, 250):
             changes = [(number % 3 != 0, f"topic {number}") for number in range(1, count + 1)]
             # proto2 writes `subscribe` whether it is true or false.
-            self.same(object_codec().subscription_frames(changes), gossip_rpc.subscription_frames(changes))
+            self.same(object_codec().subscription_frames(changes), encode.subscription_frames(changes))
 
     def test_grafts_and_prunes(self) -> None:
         peers = tuple(Exchanged(IDS[number][:38], None if number % 2 else b"r" * 200) for number in range(16))
         prunes = [Prune("a", None), Prune("b" * 200, 60, peers), Prune("c", 3600)]
         for grafts, refused in ((["x"], []), (["x", "y" * 130], []), ([], prunes), (["x"], prunes * 6)):
-            self.same(object_codec().mesh_frames(grafts, refused), gossip_rpc.mesh_frames(grafts, refused))
+            self.same(object_codec().mesh_frames(grafts, refused), encode.mesh_frames(grafts, refused))
 
     def test_ids(self) -> None:
         for count in (0, 1, 3, 330, 340, 350, 1000, 1500):
             ids = IDS[:count]
-            self.same(object_codec().iwant_frames(ids), gossip_rpc.iwant_frames(ids))
-            self.same(object_codec().idontwant_frames(ids), gossip_rpc.idontwant_frames(ids))
+            self.same(object_codec().iwant_frames(ids), encode.iwant_frames(ids))
+            self.same(object_codec().idontwant_frames(ids), encode.idontwant_frames(ids))
             topics = {TOPIC: ids, "other": ids[: count // 2], "none": []}
-            self.same(object_codec().ihave_frames(topics), gossip_rpc.ihave_frames(topics))
+            self.same(object_codec().ihave_frames(topics), encode.ihave_frames(topics))
             told = {"other": ids[: count // 2], TOPIC: ids}
             joined = [
                 codec.entry_frames(entry for topic, part in told.items() for entry in codec.ihave_entries(topic, part))
                 for codec in (object_codec(), WIRE)
             ]
             self.same(*joined)
-            self.same(joined[0], gossip_rpc.ihave_frames(told))
+            self.same(joined[0], encode.ihave_frames(told))
 
     def test_messages_have_the_size_of_the_signed_ones(self) -> None:
         for size in (0, 1, 127, 128, 1024, 20_000):
-            wire = gossip_rpc.message_frame(Signer(ALICE).sign(TOPIC, bytes(size), bytes(8)))
+            wire = encode.message_frame(Signer(ALICE).sign(TOPIC, bytes(size), bytes(8)))
             raw = signer(ALICE.peer_id.raw)(TOPIC, bytes(size), bytes(8))
             self.assertEqual(len(object_codec().message_frame(raw)), len(wire), size)
 
     def test_too_large_messages_are_refused_as_the_wires_are(self) -> None:
         raw = signer(ALICE.peer_id.raw)(TOPIC, bytes(65_500), bytes(8))
-        self.assertRaises(MessageTooLarge, WIRE.check_sendable, gossip_rpc.message_frame(bytes(65_600)))
+        self.assertRaises(MessageTooLarge, WIRE.check_sendable, encode.message_frame(bytes(65_600)))
         codec = object_codec()
         self.assertRaises(MessageTooLarge, codec.check_sendable, codec.message_frame(raw))
         self.assertIsNone(codec.forward_frame(raw, codec.decode_message(raw)))
