@@ -45,62 +45,6 @@ BEFORE: Final = {
 }
 """What a file of `chorus/wiring` may know of the others: what is handed to it."""
 
-KNOWN: Final = {
-    ("chorus.http.request", "chorus.http.channel"),
-    ("chorus.http.request", "chorus.http.reply"),
-    ("chorus.http.schemas", "chorus.sandbox.contract"),
-    ("chorus.protocols.connection.streams", "chorus.protocols.connection.core"),
-    ("chorus.protocols.connection_events", "chorus.protocols.connection.streams"),
-    ("chorus.protocols.handover", "chorus.messages.errors"),
-    ("chorus.protocols.handover", "chorus.messages.fields"),
-    ("chorus.protocols.task_messages", "chorus.sandbox.contract"),
-    ("chorus.protocols.tasks", "chorus.sandbox.contract"),
-    ("chorus.protocols.yamux.budgets", "chorus.protocols.yamux.stream"),
-    ("chorus.protocols.yamux.stream", "chorus.protocols.yamux.session"),
-    ("chorus.protocols.yamux_events", "chorus.protocols.yamux.stream"),
-    ("chorus.runtime", "chorus.tap"),
-    ("chorus.sandbox.bubblewrap.run", "chorus.sandbox.bubblewrap.backend"),
-    ("chorus.sandbox.docker.run", "chorus.sandbox.docker.backend"),
-    ("chorus.sandbox.docker.warm", "chorus.sandbox.docker.backend"),
-    ("chorus.services.blobs.serving", "chorus.services.blobs.service"),
-    ("chorus.tasks.demand", "chorus.sandbox.contract"),
-    ("chorus.tasks.machine", "chorus.sandbox.contract"),
-    ("chorus.tasks.outcomes", "chorus.sandbox.contract"),
-    ("chorus.tasks.spec", "chorus.sandbox.contract"),
-    ("chorus.tasks.state", "chorus.sandbox.contract"),
-}
-"""Wrong arrows that are still there. Nothing is added here."""
-
-
-COMING: Final = {
-    "chorus/assembly.py",
-    "chorus/fields",
-    "chorus/http/table.py",
-    "chorus/protocols/gossipsub/decode",
-    "chorus/protocols/gossipsub/encode",
-    "chorus/protocols/gossipsub/state",
-    "chorus/sandbox/bubblewrap/machine",
-    "chorus/sandbox/bubblewrap/watching",
-    "chorus/sandbox/docker/containers",
-    "chorus/sandbox/leftovers",
-    "chorus/sandbox/run",
-    "chorus/sandbox/run.py",
-    "chorus/services/endpoints/node.py",
-    "chorus/services/p2p/names",
-    "chorus/services/p2p/reasons",
-    "chorus/services/p2p/settings",
-    "chorus/services/pubsub/settings",
-    "chorus/services/scheduling/context",
-    "chorus/services/scheduling/ledger",
-    "chorus/services/scheduling/recording",
-    "chorus/services/scheduling/results",
-    "chorus/services/scheduling/rounds",
-    "chorus/services/scheduling/subscribers",
-    "chorus/services/scheduling/tasks/groups",
-    "chorus/services/scheduling/views",
-}
-"""Files that pages name and that do not exist yet. Nothing is added here."""
-
 
 def house() -> Any:
     """The measures of `scripts/house`."""
@@ -114,7 +58,6 @@ def house() -> Any:
 
 HOUSE: Final = house()
 GRAPH: Final[dict[str, set[str]]] = HOUSE.imports(HOUSE.sources(ROOT))
-CLEAN: Final = {name: {each for each in targets if (name, each) not in KNOWN} for name, targets in GRAPH.items()}
 
 
 def package(module: str) -> str:
@@ -153,7 +96,7 @@ class ArrowTests(PureTestCase):
 
     def test_packages_import_what_their_row_says(self) -> None:
         wrong = []
-        for name, targets in CLEAN.items():
+        for name, targets in GRAPH.items():
             own = package(name)
             allowed = {own, *MAY.get(own, "").split()}
             wrong += [
@@ -174,7 +117,7 @@ class ArrowTests(PureTestCase):
         # Topics of messages begin with `chorus/` too; NAME and SUBJECT are for the reader to fill in.
         files = {
             path
-            for path in (path.rstrip("/.") for path in named - COMING)
+            for path in (path.rstrip("/.") for path in named)
             if (path.endswith(".py") or (ROOT / "/".join(path.split("/")[:2])).exists())
             and not re.search("[A-Z]{4}", path)
         }
@@ -190,11 +133,11 @@ class ArrowTests(PureTestCase):
                 places = [place / name for place in (folder, folder.parent, CHORUS)]
                 if not any(place.with_suffix(".py").exists() for place in places):
                     missing.add(str((folder / name).relative_to(ROOT)))
-        self.assertEqual(missing - COMING, set())
+        self.assertEqual(missing, set())
 
     def test_no_import_goes_in_a_circle(self) -> None:
         """Those that only type checkers see included."""
-        self.assertEqual(HOUSE.circles(CLEAN), [])
+        self.assertEqual(HOUSE.circles(GRAPH), [])
 
     def test_no_folder_is_a_drawer(self) -> None:
         for folder in ("services", "protocols"):
