@@ -47,7 +47,7 @@ VALUES: dict[str, dict[str, float]] = {
         "MAX_DEPTH": 8,
         "MAX_CONTAINERS": 256,
     },
-    "messages.fields": {
+    "fields.members": {
         "MAX_NAME": 128,
         "MAX_ADDRESS": 1024,
         "MAX_TITLE": 256,

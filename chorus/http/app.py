@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from chorus.observe.metrics import Metrics
 
 
-class NodeApi:
+class ApiRoutes:
     """The API of one node: `site` listens, `streams` are the event streams that are open."""
 
     def __init__(self, ports: ApiPorts, metrics: Metrics, rules: ApiRules, reactor: Any) -> None:

@@ -5,6 +5,7 @@ Every quantity is bounded while it is read. Unknown fields are passed over, so t
 unknown type is no error either (`UnknownType`): it is forwarded, counted and not understood.
 """
 
+from chorus.fields.members import MAX_NAME, MAX_NAMES, MAX_TEXT, MAX_TITLE, cut
 from chorus.messages.collaboration import (
     ExpertiseRequest,
     ExpertiseResponse,
@@ -24,7 +25,6 @@ from chorus.messages.decisions import ContextRequest, ContextUpdate, DecisionAnn
 from chorus.messages.election import Candidacy, ElectionPresence, ElectionResult, IAmAdmin, WhoIsAdmin
 from chorus.messages.envelope import MAX_CONTAINERS, MAX_DEPTH, MAX_MESSAGE, Envelope, decode, encode
 from chorus.messages.errors import BadEnvelope, ForeignSender, UnknownType
-from chorus.messages.fields import MAX_NAME, MAX_NAMES, MAX_TEXT, MAX_TITLE, cut
 from chorus.messages.health import HealthReport
 from chorus.messages.payload import Payload, may_be_said
 from chorus.messages.presence import AvailabilityBcast, CapabilityBcast, RoleAnnouncement

@@ -7,7 +7,7 @@ thread is in the envelope (`thread`); a message without one begins a thread that
 from __future__ import annotations
 
 from chorus.fields import OneOf, field
-from chorus.messages.fields import ADDRESS, ADDRESSES, FLAG, HOPS, ID, NAME, NAMES, PEERS, PERCENT, SAID, TEXT, TIME
+from chorus.fields.members import ADDRESS, ADDRESSES, FLAG, HOPS, ID, NAME, NAMES, PEERS, PERCENT, SAID, TEXT, TIME
 from chorus.messages.payload import Payload, payload
 from chorus.messages.topics import COORDINATION, EXPERTISE, ISSUE, META_DISCUSSION, PROJECT, REPORTS, ROLE
 

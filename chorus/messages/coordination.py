@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chorus.fields import OneOf, field
-from chorus.messages.fields import ADDRESS, ADDRESSES, COUNT, ID, IDS, NAME, NAMES, PEERS, PERCENT, SAID, TEXT, TIME
+from chorus.fields.members import ADDRESS, ADDRESSES, COUNT, ID, IDS, NAME, NAMES, PEERS, PERCENT, SAID, TEXT, TIME
 from chorus.messages.payload import Payload, payload
 from chorus.messages.topics import COORDINATION, ISSUE, META_DISCUSSION, PROJECT, REPORTS, ROLE
 

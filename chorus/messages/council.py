@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chorus.fields import field
-from chorus.messages.fields import ADDRESS, ID, NAME, NAMES, PEERS, SCORE, TIME, TITLE
+from chorus.fields.members import ADDRESS, ID, NAME, NAMES, PEERS, SCORE, TIME, TITLE
 from chorus.messages.payload import Payload, payload
 from chorus.messages.topics import COORDINATION, EXPERTISE, PROJECT, ROLE
 

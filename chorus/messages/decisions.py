@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chorus.fields import Integer, OneOf, field
-from chorus.messages.fields import ADDRESS, COUNT, ID, NAME, NAMES, TEXT
+from chorus.fields.members import ADDRESS, COUNT, ID, NAME, NAMES, TEXT
 from chorus.messages.payload import Payload, payload
 from chorus.messages.topics import COORDINATION, DECISIONS, ISSUE, PROJECT, ROLE
 

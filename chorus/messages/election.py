@@ -5,7 +5,7 @@ travel on streams, and nothing published here gives or takes an office.
 from __future__ import annotations
 
 from chorus.fields import OneOf, field
-from chorus.messages.fields import COUNT, ID, PEER, SCORE, SECONDS, SERIAL, TIME
+from chorus.fields.members import COUNT, ID, PEER, SCORE, SECONDS, SERIAL, TIME
 from chorus.messages.payload import Payload, payload
 from chorus.messages.topics import ELECTION
 

@@ -8,8 +8,8 @@ import attrs
 
 from chorus import strictjson
 from chorus.fields import Integer, Object, Refusal, Text, field
+from chorus.fields.members import ID, NAME, NAMES, TIME
 from chorus.messages.errors import BadEnvelope, ForeignSender, UnknownType
-from chorus.messages.fields import ID, NAME, NAMES, TIME
 from chorus.messages.types import PAYLOADS
 
 if TYPE_CHECKING:

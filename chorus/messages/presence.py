@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chorus.fields import OneOf, Text, field
-from chorus.messages.fields import COUNT, FLAG, MAX_NAME, NAME, NAMES, PEER, TIME
+from chorus.fields.members import COUNT, FLAG, MAX_NAME, NAME, NAMES, PEER, TIME
 from chorus.messages.payload import Payload, payload
 from chorus.messages.topics import COORDINATION
 

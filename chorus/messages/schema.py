@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from chorus.fields import Object, Schema
+from chorus.fields.members import PEER
 from chorus.messages.envelope import MAX_CONTAINERS, MAX_DEPTH, MAX_MESSAGE, Envelope
-from chorus.messages.fields import PEER
 from chorus.messages.types import PAYLOADS
 
 if TYPE_CHECKING:

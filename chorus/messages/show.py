@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from chorus.fields import Field, fields_of
+from chorus.fields.members import PEER
 from chorus.messages.envelope import MAX_CONTAINERS, MAX_DEPTH, MAX_MESSAGE, Envelope
-from chorus.messages.fields import PEER
 from chorus.messages.payload import Payload
 from chorus.messages.rates import OWN, RELAYED
 from chorus.messages.schema import description

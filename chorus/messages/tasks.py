@@ -3,21 +3,7 @@
 from __future__ import annotations
 
 from chorus.fields import Integer, OneOf, Text, field
-from chorus.messages.fields import (
-    ADDRESS,
-    COUNT,
-    FLAG,
-    ID,
-    NAME,
-    NAMES,
-    PEER,
-    PERCENT,
-    SCORE,
-    SHA256,
-    TEXT,
-    TIME,
-    TITLE,
-)
+from chorus.fields.members import ADDRESS, COUNT, FLAG, ID, NAME, NAMES, PEER, PERCENT, SCORE, SHA256, TEXT, TIME, TITLE
 from chorus.messages.payload import Payload, payload
 from chorus.messages.topics import EXPERTISE, ISSUE, PROJECT, REPORTS, ROLE, TASKS
 

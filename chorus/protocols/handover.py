@@ -40,7 +40,7 @@ from chorus.fields import (
     Variants,
     field,
 )
-from chorus.messages.fields import FLAG, MAX_SERIAL, MAX_TEXT, MAX_TIME, NAME, PEER, PEERS, SERIAL, TEXT
+from chorus.fields.members import FLAG, MAX_SERIAL, MAX_TEXT, MAX_TIME, NAME, PEER, PEERS, SERIAL, TEXT
 from chorus.tasks.spec import TASK_ID
 from chorus.tasks.state import State
 

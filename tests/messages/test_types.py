@@ -11,6 +11,7 @@ from hypothesis import given, settings
 
 from chorus import messages
 from chorus.fields import ListOf, Refusal, Text, fields_of
+from chorus.fields.members import ADDRESS, MAX_HOPS, SHA256
 from chorus.messages import (
     META_DISCUSSION,
     PAYLOADS,
@@ -22,7 +23,6 @@ from chorus.messages import (
     may_be_said,
     redacted,
 )
-from chorus.messages.fields import ADDRESS, MAX_HOPS, SHA256
 from chorus.messages.topics import DYNAMIC, STATIC
 from tests.messages.values import ADDRESS as SOMEWHERE
 from tests.messages.values import ME, envelope, full, payloads

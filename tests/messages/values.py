@@ -7,9 +7,9 @@ from typing import Any
 from hypothesis import strategies as st
 
 from chorus import fields as f
+from chorus.fields.members import ADDRESS as ANY_ADDRESS
+from chorus.fields.members import ID, MAX_SERIAL, PEER, SHA256
 from chorus.messages import PAYLOADS, Envelope
-from chorus.messages.fields import ADDRESS as ANY_ADDRESS
-from chorus.messages.fields import ID, MAX_SERIAL, PEER, SHA256
 from chorus.messages.presence import START
 from tests.protocols.gossip_network import identity
 

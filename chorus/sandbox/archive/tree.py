@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from chorus.sandbox.archive.limits import BadArchive, Bounds
+from chorus.sandbox.archive.links import Leaves, Links, TooManySteps
 from chorus.sandbox.archive.member import ArchiveMember, Kind
-from chorus.sandbox.files.links import Leaves, Links, TooManySteps
 
 LINK_STEPS = 100_000
 LINK_STEPS_PER_MEMBER = 10

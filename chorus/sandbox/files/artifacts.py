@@ -15,10 +15,10 @@ from pathlib import Path
 import attrs
 
 from chorus.files import is_shortage
+from chorus.sandbox.archive.links import Leaves, Links, TooManySteps
 from chorus.sandbox.archive.tree import LINK_STEPS
 from chorus.sandbox.contract import Artifact, OutputEntry
 from chorus.sandbox.files import trees
-from chorus.sandbox.files.links import Leaves, Links, TooManySteps
 from chorus.sandbox.files.omissions import Omissions
 from chorus.sandbox.files.output_walk import MAX_PATH, Found, Walk, mode_of, mtime_of
 from chorus.sandbox.globs import Globs

@@ -38,7 +38,7 @@ class DigestMismatch(UserError):
         super().__init__(f"the content's SHA-256 is {found}, announced was {expected}")
 
 
-class Intake(Protocol):
+class UploadIntake(Protocol):
     """The blobs of the node, as an upload needs them."""
 
     def ingest(self) -> Ingest:
@@ -60,7 +60,7 @@ class BlobUpload:
         self,
         expected: str | None,
         limit: int,
-        intake: Intake,
+        intake: UploadIntake,
         offload: Offload,
     ) -> None:
         self.on_pressure: Callable[[bool], None] | None = None

@@ -15,7 +15,7 @@ from chorus.services.listening import PortInUse, cannot_listen, first_free
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IListeningPort
 
-    from chorus.http.app import NodeApi
+    from chorus.http.app import ApiRoutes
     from chorus.http.gate import ApiRules
     from chorus.http.ports import ApiPorts
     from chorus.http.site import ApiSite
@@ -95,17 +95,17 @@ class ApiService(HttpPort):
         self, ports: ApiPorts, metrics: Metrics, rules: ApiRules, address: ListenAddress, reactor: Any
     ) -> None:
         super().__init__(address, reactor)
-        self.api: NodeApi | None = None
+        self.api: ApiRoutes | None = None
         self._ports = ports
         self._metrics = metrics
         self._rules = rules
 
     def site(self) -> ApiSite:
         # Klein installs a reactor when it is imported.
-        from chorus.http.app import NodeApi
+        from chorus.http.app import ApiRoutes
 
         if self.api is None:
-            self.api = NodeApi(self._ports, self._metrics, self._rules, self._reactor)
+            self.api = ApiRoutes(self._ports, self._metrics, self._rules, self._reactor)
         return self.api.site
 
     def end_streams(self) -> None:

@@ -38,7 +38,7 @@ class NoOfferAnswer(LocalError):
 
 
 @attrs.frozen
-class OfferDeclined:
+class AgentDeclined:
     reason: str
     detail: str
     slow: bool = False
@@ -60,7 +60,7 @@ class Offering:
         self.count = 0
         """Offers made."""
 
-    async def offer(self, task: TaskState, peer: PeerId, name: str, blob: InputBlob | None) -> Accepted | OfferDeclined:
+    async def offer(self, task: TaskState, peer: PeerId, name: str, blob: InputBlob | None) -> Accepted | AgentDeclined:
         self.count += 1
         begun = self._clock.seconds()
         try:
@@ -71,10 +71,10 @@ class Offering:
                 channel.reset()
                 raise
         except ChorusError as error:
-            return OfferDeclined(UNREACHABLE, f"{name} does not answer: {error}", self._is_slow(begun))
+            return AgentDeclined(UNREACHABLE, f"{name} does not answer: {error}", self._is_slow(begun))
         if isinstance(message, Decline):
             detail = message.detail or f"{name} declines: {message.reason}"
-            return OfferDeclined(message.reason, detail, self._is_slow(begun))
+            return AgentDeclined(message.reason, detail, self._is_slow(begun))
         return Accepted(channel)
 
     def _is_slow(self, begun: float) -> bool:

@@ -10,7 +10,7 @@ import attrs
 from chorus.errors import ChorusError, UserError
 from chorus.protocols.task_messages import Assign
 from chorus.services.scheduling import offering
-from chorus.services.scheduling.offering import Accepted, OfferDeclined, Offering
+from chorus.services.scheduling.offering import Accepted, AgentDeclined, Offering
 from chorus.tasks import entries
 from chorus.tasks.errors import IllegalEntry
 from chorus.tasks.groups import Nobody
@@ -104,9 +104,9 @@ class Rounds:
         # Sorted, since the order of the offers changes from round to round and the reasons do not.
         return Nobody("; ".join(sorted(set(reasons))), declined, offered=True, alone=alone)
 
-    async def _offer(self, task: TaskState, agent: Agent, blob: InputBlob | None) -> Accepted | OfferDeclined:
+    async def _offer(self, task: TaskState, agent: Agent, blob: InputBlob | None) -> Accepted | AgentDeclined:
         answer = await self.offering.offer(task, agent.peer, agent.agent_id, blob)
-        if isinstance(answer, OfferDeclined) and answer.slow:
+        if isinstance(answer, AgentDeclined) and answer.slow:
             self._conduct.kept_waiting(str(agent.peer), self._context.clock.seconds())
         elif isinstance(answer, Accepted) or answer.reason != offering.UNREACHABLE:
             self._conduct.answered(str(agent.peer))

@@ -11,7 +11,7 @@ from twisted.internet.error import ConnectionRefusedError, TCPTimedOutError
 from twisted.internet.interfaces import IListeningPort
 from zope.interface import implementer
 
-from chorus.simulation.net.network import Machine, SimHost
+from chorus.simulation.net.network import SimHost, SimMachine
 from chorus.simulation.net.transport import SimTransport
 from chorus.simulation.world import SECOND
 
@@ -29,7 +29,7 @@ SYN_TRIES: Final = 7
 class Port:
     """A listening port. It has no backlog: a node that accepts too slowly is a paused node."""
 
-    def __init__(self, host: SimHost, reactor: Machine, number: int, factory: Factory) -> None:
+    def __init__(self, host: SimHost, reactor: SimMachine, number: int, factory: Factory) -> None:
         self.reactor = reactor
         self.listening = False
         self._host = host
@@ -71,7 +71,7 @@ class SimConnector(BaseConnector):
         port: int,
         factory: ClientFactory[Any],
         timeout: float,
-        reactor: Machine,
+        reactor: SimMachine,
     ) -> None:
         super().__init__(factory, timeout, cast("Any", reactor))
         self._host = host

@@ -10,7 +10,7 @@ from twisted.internet.error import MessageLengthError
 from twisted.internet.interfaces import IUDPTransport
 from zope.interface import implementer
 
-from chorus.simulation.net.network import Machine, SimHost
+from chorus.simulation.net.network import SimHost, SimMachine
 
 if TYPE_CHECKING:
     from twisted.internet.protocol import DatagramProtocol
@@ -21,7 +21,9 @@ MAX_DATAGRAM: Final = 65507
 
 @implementer(IUDPTransport)
 class SimUDPPort:
-    def __init__(self, host: SimHost, reactor: Machine, number: int, protocol: DatagramProtocol, largest: int) -> None:
+    def __init__(
+        self, host: SimHost, reactor: SimMachine, number: int, protocol: DatagramProtocol, largest: int
+    ) -> None:
         self._host = host
         self._reactor = reactor
         self._number = number

@@ -17,7 +17,7 @@ from chorus.simulation.world import World
 FIRST_EPHEMERAL: Final = 32768
 
 
-class Machine(Protocol):
+class SimMachine(Protocol):
     """The reactor of a host, as its sockets need it."""
 
     alive: bool
@@ -41,7 +41,7 @@ class Socket(Protocol):
 class ListeningPort(Protocol):
     """A listening port, as a connection that reaches it needs it."""
 
-    reactor: Machine
+    reactor: SimMachine
 
     def accept(self, transport: Any) -> None: ...
 

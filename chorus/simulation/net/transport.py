@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IConsumer, IHalfCloseableProtocol, IPush
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from chorus.simulation.net.network import ListeningPort, Machine, SimHost
+from chorus.simulation.net.network import ListeningPort, SimHost, SimMachine
 from chorus.simulation.net.wire import FIN, Segment, Wire, WriteBuffer
 from chorus.simulation.world import MILLISECOND
 
@@ -50,7 +50,7 @@ class SimTransport:
     def __init__(
         self,
         host: SimHost,
-        reactor: Machine,
+        reactor: SimMachine,
         number: int,
         peer: IPv4Address,
         connector: BaseConnector | None = None,

@@ -6,9 +6,9 @@ import os
 import tarfile
 from unittest import mock
 
+from chorus.sandbox.archive import links
 from chorus.sandbox.archive import tree as archive_tree
 from chorus.sandbox.archive.archives import BadArchive, Bounds, Interrupted, listing, unpack
-from chorus.sandbox.files import links
 from tests.sandbox.archive_kit import Base, link, member, tar
 
 

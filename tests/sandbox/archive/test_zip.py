@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from chorus.sandbox.archive import zip_directory, zip_reader
 from chorus.sandbox.archive.archives import BadArchive, Bounds, Interrupted, listing, unpack
-from chorus.sandbox.files.links import MAX_LINKS_FOLLOWED
+from chorus.sandbox.archive.links import MAX_LINKS_FOLLOWED
 from tests.sandbox.archive_kit import Base
 
 UNIX = 3 << 8
