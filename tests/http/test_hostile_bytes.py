@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.internet.testing import StringTransport
 
-from chorus.http.app import NodeApi
+from chorus.http.app import ApiRoutes
 from chorus.http.gate import ApiRules
 from chorus.http.ports import ApiPorts
 from chorus.http.site import ApiSite
@@ -35,7 +35,7 @@ REQUESTS = (
 class ChannelCase(PureTestCase):
     def setUp(self) -> None:
         self.now = self.clock()
-        api = NodeApi(ApiPorts(FakeTasks(), FakeBlobs(), FakeNode()), Metrics(), ApiRules(TOKEN, (), 1000), self.now)
+        api = ApiRoutes(ApiPorts(FakeTasks(), FakeBlobs(), FakeNode()), Metrics(), ApiRules(TOKEN, (), 1000), self.now)
         self.site: ApiSite = api.site
 
     def say(self, data: bytes) -> bytes:

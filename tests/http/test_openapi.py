@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 class Described(ApiCase):
     async def test_every_route_is_described_and_every_description_routed(self) -> None:
-        from chorus.http.app import NodeApi
+        from chorus.http.app import ApiRoutes
 
         document = (await self.ask("GET", "/openapi.json")).json
         described = {
@@ -27,7 +27,7 @@ class Described(ApiCase):
             if method in {"get", "put", "post", "delete"}
         }
         api = self.service.api
-        assert isinstance(api, NodeApi)
+        assert isinstance(api, ApiRoutes)
         rules = api.site.resource._app.url_map.iter_rules()
         served = {
             (re.sub(r"<string:(\w+)>", r"{\1}", rule.rule), method)
