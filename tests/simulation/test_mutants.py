@@ -25,7 +25,7 @@ from chorus.protocols.gossipsub.sign import Verifier
 from chorus.protocols.stream import ProtocolOptions
 from chorus.protocols.yamux.frames import YamuxLimits
 from chorus.protocols.yamux.stream import YamuxStream
-from chorus.services.pubsub.link import Outbound
+from chorus.services.pubsub.link import RpcWriter
 from chorus.simulation import node as nodes
 from chorus.simulation import runs, traffic
 from chorus.simulation.byzantine import Attacker, ByzantineNode, Flooding, Mutating, Relaying, Replaying
@@ -410,7 +410,7 @@ class Memory(Mutants):
 
     def test_a_queue_without_a_limit(self) -> None:
         self.patch(gossip_queue, "MAX_QUEUE", 1000)
-        self.patch(Outbound, "send", lambda link, sends: [link.queue.push(item) for item in sends])
+        self.patch(RpcWriter, "send", lambda link, sends: [link.queue.push(item) for item in sends])
         self.assertOver("queued")
 
     def test_a_cache_that_keeps_everything(self) -> None:
