@@ -59,9 +59,18 @@ class Server:
         finally:
             _adopt_orphans(False)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def stop(self) -> None:
         self._socket.close()
         self._process.wait(60)
+
+
+def servers() -> set[int]:
+    """Process ids of children of this process that are no node."""
+    return set() if Twistd._server is None else {Twistd._server.pid}
 
 
 class Twistd(subprocess.Popen[Any]):

@@ -36,6 +36,7 @@ from chorus.errors import ChorusError
 from chorus.identity import Identity, PeerId
 from chorus.multiformats import varint
 from chorus.protocols import blobs, identify, multistream, peers, ping, task_messages
+from chorus.protocols.connection.core import Ends
 from chorus.protocols.gossipsub.params import MAX_RPC, MESHSUB_1_1
 from chorus.protocols.proto import rpc_pb2 as pb
 from chorus.protocols.proto.identify_pb2 import Identify
@@ -222,9 +223,7 @@ class WholeAgent(HostileCase):
         """A stranger: authenticated, and not admitted."""
         attacker = Attacker()
         peer = HostilePeer(
-            identity=Identity.generate(),
-            initiator=True,
-            expected_peer=None,
+            Ends(Identity.generate(), initiator=True),
             remote_address=self.address,
             clock=reactor,
             delegate=attacker,

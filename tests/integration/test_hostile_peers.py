@@ -27,6 +27,7 @@ from chorus.identity import Identity, PeerId
 from chorus.multiformats import varint
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols import identify, multistream, ping
+from chorus.protocols.connection.core import Ends
 from chorus.protocols.connection.shell import ConnectionProtocol
 from chorus.protocols.dialing import DialError
 from chorus.protocols.envelope import PeerRecord
@@ -35,6 +36,7 @@ from chorus.protocols.stream import StreamClosed
 from chorus.protocols.streamio import StreamIO
 from chorus.services.p2p.gate import OpenAdmission
 from chorus.services.p2p.host import P2PService
+from chorus.services.p2p.settings import HostSettings
 
 SCRIPT = Path(__file__).with_name("victim.py")
 LONGEST_TURN = 0.25
@@ -205,7 +207,9 @@ class HostileCase(TestCase):
             kill.cancel()
 
     def host(self) -> P2PService:
-        host = P2PService(reactor, Identity.generate(), admission=OpenAdmission(), open_mode=True)
+        host = P2PService(
+            reactor, Identity.generate(), admission=OpenAdmission(), settings=HostSettings(open_mode=True)
+        )
         host.startService()
         self.addCleanup(host.stopService)
         return host
@@ -225,9 +229,7 @@ class HostileCase(TestCase):
         """One more of them, beside the bystander and `others`."""
         attacker = Attacker()
         peer = HostilePeer(
-            identity=Identity.generate(),
-            initiator=True,
-            expected_peer=None,
+            Ends(Identity.generate(), initiator=True),
             remote_address=self.address,
             clock=reactor,
             delegate=attacker,

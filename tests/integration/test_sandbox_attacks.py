@@ -20,6 +20,7 @@ from chorus.sandbox.docker.engine import Engine
 from chorus.sandbox.images import ImageMap
 from chorus.sandbox.settings import SandboxSettings
 from chorus.tasks.terms import Limits, Reason
+from tests.integration.forks import servers
 from tests.sandbox.support import IMAGE, Recorder, SandboxCase, no_bubblewrap, no_docker, python, shell
 
 AGENT = f"agent-attacked-{os.getpid()}"
@@ -328,7 +329,7 @@ class BubblewrapAttacks(Attacks, SandboxCase):
 
     def assert_nothing_left(self) -> None:
         children = [Path(f"/proc/self/task/{thread}/children").read_text() for thread in os.listdir("/proc/self/task")]
-        self.assertEqual("".join(children).split(), [])
+        self.assertEqual({int(child) for text in children for child in text.split()} - servers(), set())
         self.assertEqual(list(self.backend.runs), [])
 
 
