@@ -1,6 +1,6 @@
 """The parts of one node: built by `chorus/wiring`, handed to each other, started in order (docs/architecture.md).
 
-The only file that knows everybody. Parts that belong together are built by one file of `chorus/wiring`, which knows
+The only file that knows every part. Parts that belong together are built by one file of `chorus/wiring`, which knows
 those alone; what the files hand each other, and the order of all steps, is said here. They are imported late: a start
 that is refused needs none of them, and open mode no sandbox.
 """

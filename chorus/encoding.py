@@ -1,4 +1,4 @@
-"""UTF-8, whatever the locale says: for the names of files, for text in them, and for what is printed."""
+"""UTF-8 for file names, file contents and printed text, whatever the locale says."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def speak() -> None:
 
 
 def is_unicode(stream: TextIO) -> bool:
-    """Whether it takes every character."""
+    """True if the encoding takes every character."""
     name = getattr(stream, "encoding", None) or "utf-8"
     return codecs.lookup(name).name.startswith("utf")
 

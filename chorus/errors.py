@@ -16,7 +16,7 @@ class ChorusError(Exception):
 
 
 class UserError(ChorusError):
-    """What a user (or an API client) did wrong; the text says what to do instead."""
+    """An error of a user or an API client; the text says what to do instead."""
 
     code = "user_error"
     http_status: ClassVar[int] = 400
@@ -24,13 +24,13 @@ class UserError(ChorusError):
 
 
 class PeerError(ChorusError):
-    """What a peer did wrong: the stream or connection that carried it is reset or closed, and counted by `code`."""
+    """An error of a peer: its stream or connection is reset or closed, and the error is counted by `code`."""
 
     code = "peer_error"
 
 
 class LocalError(ChorusError):
-    """What broke here (disk, engine, bug); never blamed on a peer or a user."""
+    """A failure of this node (disk, engine, bug); never blamed on a peer or a user."""
 
     code = "local_error"
     http_status: ClassVar[int] = 500

@@ -362,7 +362,7 @@ def _json_escape(char: str) -> str:
 
 
 def _blank(char: str) -> bool:
-    """Whether a name, or a document, could have it or not and look the same."""
+    """True if a name, or a document, could have it or not and look the same."""
     category = unicodedata.category(char)
     return category == "Cs" or _hidden(char, category) or bool(_IGNORABLE.match(char))
 
@@ -386,7 +386,7 @@ def _effect(sequence: str) -> _Effect:
 
 
 def _conceals(words: list[str]) -> bool:
-    """Whether parameters of SGR hide text (8), or may for a terminal that reads an odd colour in another way."""
+    """True if parameters of SGR hide text (8), or may for a terminal that reads an odd colour in another way."""
     at = 0
     while at < len(words):
         number = int(words[at].partition(":")[0] or "0")

@@ -105,13 +105,13 @@ class Roles(Protocol):
     """Decides who may do what; roles come from the configuration until certificates carry them."""
 
     def is_member(self, peer_id: str) -> bool:
-        """Whether a peer belongs to the cluster, be it connected to us or not: asked of the author of each message."""
+        """True if a peer belongs to the cluster, be it connected to us or not: asked of the author of each message."""
         ...
 
     def role_of(self, peer_id: str) -> str: ...
 
     def may(self, peer_id: str, action: str) -> bool:
-        """Whether a member's role allows `task.submit`, `task.cancel` or `task.assign`. Reading is no matter of roles:
+        """True if a member's role allows `task.submit`, `task.cancel` or `task.assign`. Reading is no matter of roles:
         every member may."""
         ...
 

@@ -128,7 +128,7 @@ def _brackets(text: str) -> bytes:
 
 
 def _is_flat(brackets: bytes, maximum: int) -> bool:
-    """Whether they surely close, at most `maximum` deep. False for some valid JSON too: `_check_depth` decides then."""
+    """True if they surely close, at most `maximum` deep. False for some valid JSON too: `_check_depth` decides then."""
     for _ in range(maximum):
         if not brackets:
             break

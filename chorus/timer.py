@@ -66,13 +66,14 @@ class Periodic:
     def run(self) -> None:
         """Now, and from here on."""
         self._running = True
+        self.timer.cancel()
         began = self._clock.seconds()
         try:
             self._body()
         except Exception:
             self.errors += 1
             self._log.failure("{name} failed", name=self._name)
-        if self._running:
+        if self._running and not self.timer.armed:
             self.timer.arm(began + self._interval() - self._clock.seconds())
 
     def stop(self) -> None:

@@ -36,6 +36,21 @@ class Timers(PureTestCase):
         loop.stop()
         self.assertEqual(ran, [1.0, 3.0, 5.0])
 
+    def test_a_time_that_the_body_sets_stays(self) -> None:
+        time, ran = self.clock(), list[float]()
+        begun = time.seconds()
+
+        def body() -> None:
+            ran.append(time.seconds() - begun)
+            if len(ran) == 1:
+                loop.start(0.5)
+
+        loop = Periodic(time, "the body", body, lambda: 30.0)
+        loop.start(first=1.0)
+        time.pump([0.5] * 70)
+        loop.stop()
+        self.assertEqual(ran, [1.0, 1.5, 31.5])
+
     def test_a_body_that_stops_it_has_the_last_word(self) -> None:
         def body() -> None:
             loop.stop()

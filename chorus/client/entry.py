@@ -1,4 +1,4 @@
-"""Where the script `chorus` begins: who interrupts it while it is still being imported gets no traceback."""
+"""The entry point of the script `chorus`: an interrupt during its imports prints no traceback."""
 
 from __future__ import annotations
 

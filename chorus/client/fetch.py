@@ -127,7 +127,7 @@ def _header(one: Item | LinkOrFolder, kind: bytes, size: int = 0) -> tarfile.Tar
 
 
 def _tolerantly(item: Item, done: Fetched, fetch: Callable[[], None]) -> bool:
-    """Whether the item is there. One that the node does not have leaves the others to be fetched."""
+    """True if the item is there. One that the node does not have leaves the others to be fetched."""
     try:
         fetch()
     except NotWhole as error:

@@ -1,4 +1,4 @@
-"""git, asked from a clean environment: its answer, or one line that says why there is none.
+"""Questions to git in a clean environment: each gives git's answer, or one line that says why there is none.
 
 Only questions about files and objects are asked, never anything that runs hooks or filters of a repository.
 """

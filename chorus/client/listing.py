@@ -1,7 +1,7 @@
 """The paths below a directory that are packed, by the rules of the git work trees that it lies in or holds.
 
 Every work tree answers for itself: the one around the directory, submodules, and repositories that merely lie in it.
-None that git does not answer for is taken by a guess, since what git ignores is where secrets are.
+Nothing is guessed where git gives no answer: the files that git ignores are where secrets are.
 """
 
 from __future__ import annotations

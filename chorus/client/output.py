@@ -1,4 +1,4 @@
-"""A task's output as it comes, and the command's own lines beside it: neither ever stands in a line of the other.
+"""Prints a task's output live, and the command's own lines beside it; the two never share a line.
 
 On a terminal output goes through `chorus.sanitise`, one state for each of its streams, and what has no line end yet is
 shown at once. A status row stands below it where the terminal can take it back, and only below a finished line.
@@ -32,7 +32,7 @@ def note(text: str) -> None:
 
 
 def lively(stream: IO[str]) -> bool:
-    """Whether what was written to `stream` can be changed later. Terminals that cannot (`TERM=dumb`) get lines."""
+    """True if what was written to `stream` can be changed later. Terminals that cannot (`TERM=dumb`) get lines."""
     return stream.isatty() and os.environ.get("TERM", "").lower() not in {"dumb", "unknown"}
 
 
@@ -198,7 +198,7 @@ def fitting(text: str, width: int) -> str:
 
 
 def _same(out: IO[str], err: IO[str]) -> bool:
-    """Whether they lead to one terminal, file or pipe."""
+    """True if they lead to one terminal, file or pipe."""
     try:
         return os.path.samestat(os.fstat(out.fileno()), os.fstat(err.fileno()))
     except (OSError, ValueError):

@@ -142,7 +142,7 @@ class _Packing:
                 self._add(each, (PurePosixPath(name) / each.relative_to(made)).as_posix())
 
     def _is_folder(self, name: str) -> bool:
-        """Whether it is a folder, and no part of its path a link."""
+        """True if it is a folder, and no part of its path a link."""
         known = self._folders.get(name)
         if known is None:
             known = self._is_folder(PurePosixPath(name).parent.as_posix()) and _is_directory(self._root / name)
@@ -229,7 +229,7 @@ def _is_directory(path: Path) -> bool:
 
 
 def _stays(name: str, target: str) -> bool:
-    """Whether a link at `name` to `target` ends inside the tree, by the text alone."""
+    """True if a link at `name` to `target` ends inside the tree, by the text alone."""
     if target.startswith("/"):
         return False
     depth = len(PurePosixPath(name).parent.parts)

@@ -1,4 +1,4 @@
-"""A file that is the result of long work: what keeps it from being written is said before the work, not after it."""
+"""The output file of long work: an unwritable place is refused before the work, not after it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of `chorus task submit` as the fields of a task, and what is wrong with one in the option's words."""
+"""The options of `chorus task submit` as the fields of a task; an error names the option."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def variable(name: str) -> str:
 
 
 def is_secret(field: FieldInfo) -> bool:
-    """Whether the field's value must never be shown."""
+    """True if the field's value must never be shown."""
     return field.annotation is SecretStr or SecretStr in get_args(field.annotation)
 
 

@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     agent_role: Name | None = Field(None, description="Role announced to the mesh, for example `developer`.")
     agent_expertise: Words = Field((), description="Fields of expertise.", examples=["python,networking"])
     agent_reports_to: Name | None = Field(None, description="Agent id of the supervisor.")
-    agent_specialization: Name = Field("general", description="What the agent is best at.")
+    agent_specialization: Name = Field("general", description="The agent's best subject.")
     agent_capabilities: Words = Field((), description="Further capabilities that tasks may require.", examples=["gpu"])
     agent_max_tasks: int = Field(3, ge=1, le=1000, description="Tasks run at the same time.")
 
@@ -152,7 +152,7 @@ class Settings(BaseSettings):
 
     # Sandbox
     sandbox: Literal["auto", "docker", "bubblewrap"] = Field(
-        "auto", description="What runs tasks; `auto` takes Docker where an engine answers and has the image."
+        "auto", description="The sandbox of tasks; `auto` takes Docker where an engine answers and has the image."
     )
     docker_host: Annotated[str, AfterValidator(values.docker_host)] | None = Field(
         None,
@@ -229,7 +229,7 @@ class EnvironmentSource(PydanticBaseSettingsSource):
         return value, field_name, False
 
     def _without_credentials(self, directory: str) -> bool:
-        """Whether it is where systemd would have put credentials, and there were none: the folder is missing then, or
+        """True if it is where systemd would have put credentials, and there were none: the folder is missing then, or
         nobody's but root's."""
         there = self._environ.get("CREDENTIALS_DIRECTORY", "").strip()
         return directory == there and not os.access(directory, os.R_OK | os.X_OK)

@@ -75,9 +75,9 @@ class Object(Shape, Generic[T]):
 
     cls: type[T]
     closed: bool = attrs.field(default=False, kw_only=True)
-    """Whether unknown members are refused; otherwise they are passed over, so that newer nodes can say more."""
+    """True if unknown members are refused; otherwise they are passed over, so that newer nodes can say more."""
     nulls: bool = attrs.field(default=False, kw_only=True)
-    """Whether null is a value of its own, written, and read only where a shape takes it. Otherwise it means that the
+    """True if null is a value of its own, written, and read only where a shape takes it. Otherwise it means that the
     member is missing."""
     fields: tuple[Field, ...] = attrs.field(
         default=attrs.Factory(lambda self: fields_of(self.cls), takes_self=True), kw_only=True

@@ -91,7 +91,7 @@ class Shape:
 
     @property
     def free_text(self) -> bool:
-        """Whether a person may have written the value: then it passes the redactor before it is sent."""
+        """True if a person may have written the value: then it passes the redactor before it is sent."""
         return False
 
     @abstractmethod
@@ -120,7 +120,7 @@ class Text(Shape):
     """The pattern in words, as `expected`."""
     free_text: bool = attrs.field(default=attrs.Factory(lambda self: self.pattern is None, takes_self=True))
     nul: bool = attrs.field(default=True, kw_only=True)
-    """Whether it may hold the character U+0000."""
+    """True if the text may hold the character U+0000."""
     unit: str = attrs.field(default="bytes", kw_only=True)
     """`bytes` of UTF-8, or `characters`."""
     _match: Any = attrs.field(init=False, eq=False, repr=False)
@@ -228,7 +228,7 @@ class Integer(Shape):
     maximum: int
     unit: str = ""
     whole_floats: bool = False
-    """Whether 5.0 is one, as in JSON Schema. A boolean never is."""
+    """True if 5.0 is an integer, as in JSON Schema. A boolean never is."""
 
     @property
     def expected(self) -> str:

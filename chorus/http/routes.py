@@ -87,7 +87,7 @@ class Route:
     open: bool = False
     """Answered without the token."""
     any_query: bool = False
-    """Whether `serve` is reached with query parameters that the operation does not name; it then gets none."""
+    """True if `serve` is reached with query parameters that the operation does not name; it then gets none."""
 
     @cached_property
     def rule(self) -> str:

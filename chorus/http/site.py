@@ -32,7 +32,7 @@ class RequestGate(Protocol):
     """Decides about a request by its head. Both raise a `UserError` to refuse it."""
 
     def admit(self, request: ApiRequest) -> bool:
-        """Whether it shows the token."""
+        """True if the request shows the token."""
 
     def body_of(self, request: ApiRequest, length: int | None) -> Body:
         """Where its body goes; `length` in bytes, None when it is chunked."""

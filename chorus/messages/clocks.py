@@ -1,4 +1,4 @@
-"""Members whose clock and ours are too far apart for their messages to be heard (`rates.MAX_AGE`). Pure.
+"""Members whose messages are dropped because their clock and ours differ too much (`rates.MAX_AGE`). Pure.
 
 Only what a member says itself counts: an old message that another one brings says nothing of its author's clock.
 """
@@ -34,12 +34,12 @@ class Clocks:
         self._clocks: Bounded[str, _Clock] = Bounded(MAX_CLOCKS)
 
     def ignored(self, peer: str, ahead: float, now: float) -> None:
-        """A message was not heard for its time."""
+        """Count a message that was dropped for its time."""
         found = self._clocks.get(peer)
         self._clocks.put(peer, _Clock(ahead, 1 if found is None else found.ignored + 1, now))
 
     def heard(self, peer: str) -> None:
-        """A message was: the clocks agree again."""
+        """A message was received: the clocks agree again."""
         self._clocks.pop(peer, None)
 
     def line(self, now: float) -> str | None:

@@ -1,6 +1,6 @@
-"""Whether there is room for one more message: of its publisher, and of who passes it on (`rates` has the numbers).
+"""Rate limits of received messages: one for the publisher, one for the forwarding peer (`rates` has the numbers).
 
-Each pays for its own doing alone. What others repeat of a publisher must not make it unheard where it speaks itself,
+Each pays for its own messages alone. Copies from others must not crowd out the messages that a publisher sends itself,
 nor cost it any score; and of what one peer passes on, a publisher has no more than is left for all others: however many
 flood through a neighbour that we share with them, who says little is heard (the dynamic threshold of Choudhury and
 Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998).
@@ -59,7 +59,7 @@ class Hearing:
         return Room.FREE
 
     def take(self, author: bytes, source: bytes, tokens: int, now: float, *, connected: bool) -> None:
-        """It is heard; there was room for it."""
+        """Charge a message that is received; there was room for it."""
         if source == author:
             self._own.spend(author, now, tokens)
             return
@@ -73,5 +73,5 @@ class Hearing:
         self._authors.put(author, None)
 
     def own(self, author: bytes, now: float) -> float:
-        """How much a publisher may still say itself; below 0, what is held against it."""
+        """Tokens that a publisher has left for its own messages; below 0, the excess that counts against it."""
         return self._own.level(author, now)

@@ -37,5 +37,5 @@ def payload(*topics: str) -> Callable[[type[P]], type[P]]:
 
 
 def may_be_said(payload: Payload | type[Payload], topic: str) -> bool:
-    """Whether messages of the type of `payload` belong on `topic`."""
+    """True if messages of the type of `payload` belong on `topic`."""
     return pattern_of(topic) in payload.TOPICS

@@ -1,4 +1,4 @@
-"""How much is heard of one peer: token buckets, with a memory of how far they are overdrawn. A token is a message, or
+"""Token buckets for the messages of one peer, which remember how far they are overdrawn. A token is a message, or
 each KiB that it begins: what a message costs a node grows with both."""
 
 from __future__ import annotations

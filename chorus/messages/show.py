@@ -1,4 +1,4 @@
-"""The messages for people: docs/messages.md, and the rows that `chorus messages` prints."""
+"""Descriptions of the messages for people: docs/messages.md, and the rows that `chorus messages` prints."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ _TAKES_PART = {
 
 _INTRODUCTION = f"""# Messages
 
-What nodes say to each other over pub/sub: one JSON envelope, and a payload (`data`) for each type. This page is
+Nodes publish messages over pub/sub: one JSON envelope, and a payload (`data`) for each type. This page is
 generated (`scripts/gen-docs`). `chorus messages` prints the list, `chorus messages TYPE` a type,
 `chorus messages TYPE --json` its JSON Schema (draft 2020-12), `chorus messages Envelope --json` that of whole messages.
 

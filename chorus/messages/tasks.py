@@ -1,4 +1,4 @@
-"""Tasks: offered, claimed, under way, done. News for whoever looks on; the journal of the scheduler decides."""
+"""Tasks: offered, claimed, under way, done. For observers only: the journal of the scheduler decides."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EXIT_CODE = Integer(-(2**31), 2**32)
 
 @payload(TASKS, ROLE, EXPERTISE, PROJECT, ISSUE)
 class TaskAnnouncement(Payload):
-    """A task looks for somebody to do it. Whom it wants is in the envelope (`to_roles`, `required_expertise`)."""
+    """A task looks for somebody to do it. The envelope says for whom (`to_roles`, `required_expertise`)."""
 
     task_id: str = field(ID, "The task.")
     title: str = field(TITLE, "One line about it.")

@@ -1,4 +1,4 @@
-"""Where messages are said: the six topics that every node takes part in, and those that are made from names.
+"""Topics of messages: the six that every node joins, and those that are made from names.
 
 A topic that is made from a name has one spelling: Unicode's NFKC with case folded, then percent-encoded (RFC 3986)
 except for `A-Z a-z 0-9 - . _ ~`, so that a name never holds a slash. `Developer` and `developer` are one role.

@@ -1,7 +1,7 @@
 """The metrics of a node in the Prometheus text format.
 
 Parts keep plain numbers; what is registered here is a way to read them, called when somebody asks for `/metrics`.
-`prometheus_client` only knows the format. Names follow spec/system.md 19; `docs/api.md` lists them.
+`prometheus_client` only knows the format. Names follow spec/system.md 19.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class AdmissionError(PeerError):
 
 
 class BadHello(AdmissionError):
-    """Something else than a Hello."""
+    """The message is no Hello."""
 
     code = "admission_bad_hello"
 

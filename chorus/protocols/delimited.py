@@ -47,7 +47,7 @@ class DelimitedDecoder:
 
     @property
     def partial(self) -> bool:
-        """Whether, everything complete having been taken, a message has begun and not ended."""
+        """True if an incomplete message is left; ask once `next_message` has returned None."""
         return bool(self._pending)
 
     def feed(self, data: bytes) -> None:

@@ -129,7 +129,7 @@ class Contender:
 
 
 def newcomer_stays(local: PeerId, remote: PeerId, existing: Contender, new: Contender) -> bool:
-    """Whether the newer of two connections of a pair stays; both ends come to the same answer.
+    """True if the newer of two connections of a pair stays; both ends come to the same answer.
 
     Of simultaneous dials, the one made by the smaller peer id. Otherwise the newer one: the peer would not have
     dialled if it still had the older.

@@ -78,7 +78,7 @@ class GossipRouter:
         self._arrivals: list[tuple[bytes, str]] = []
         self._exchanged: list[tuple[bytes, Exchanged]] = []
 
-    # What goes out
+    # Output
 
     def take_sends(self) -> dict[bytes, list[Send]]:
         """Frames to write, by peer, in order; each frame is a delimited RPC and may be shared between peers."""
@@ -93,12 +93,12 @@ class GossipRouter:
         return arrivals
 
     def take_exchanged(self) -> list[tuple[bytes, Exchanged]]:
-        """(who says so, whom it names) of the peers that useful peers named when they pruned us: to be checked and
+        """(source, named peer) for each peer that a useful peer named when it pruned us: to be checked and
         dialled. At most `MAX_PX_TAKEN` of one peer in a heartbeat, each once."""
         exchanged, self._exchanged = self._exchanged, []
         return exchanged
 
-    # What can be seen
+    # State
 
     def peers(self) -> list[bytes]:
         return self._peers.ids()
@@ -121,7 +121,7 @@ class GossipRouter:
         return list(self._peers.subscribers(topic))
 
     def in_backoff(self, topic: str, peer: bytes, now: float) -> bool:
-        """Whether neither side may graft the other yet."""
+        """True if neither side may graft the other yet."""
         return now < self._meshes.backoffs.until(topic, peer) + self.params.backoff_slack
 
     def score(self, peer: bytes) -> float:
@@ -223,7 +223,7 @@ class GossipRouter:
             self._announce(False, topic)
 
     def set_message_id(self, topic: str, message_id: MessageId) -> None:
-        """Before anybody speaks in a topic; every node of it must use the same function."""
+        """Set a topic's function of ids before its first message; all of its nodes must use the same one."""
         self._messages.set_message_id(topic, message_id)
 
     def _announce(self, subscribe: bool, topic: str) -> None:
@@ -252,7 +252,7 @@ class GossipRouter:
         self._outbox.send_to(self._lazy.wanted(list(targets), message_id), Kind.MESSAGE, frame)
         return message_id
 
-    # What comes in
+    # Input
 
     def receive(self, peer: bytes, rpc: bytes, now: float) -> None:
         """One RPC, without its length prefix. Raises `PeerError`: its stream should be reset; nothing of it counts."""

@@ -108,7 +108,7 @@ class Take(Message):
 
 @attrs.frozen
 class Taken(Message):
-    """It is durable here, and this node answers for it."""
+    """The task is durable here, and this node schedules it from now on."""
 
     TYPE = "taken"
 
@@ -158,7 +158,7 @@ class View(Message):
 
 @attrs.frozen
 class CancelTaken(Message):
-    """End it."""
+    """Asks for the end of a task that was handed over."""
 
     TYPE = "cancel"
     task: str = field(TASK_ID)

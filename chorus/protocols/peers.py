@@ -1,4 +1,4 @@
-"""/chorus/peers/1.0.0: members tell each other where members are (spec/cluster.md). Pure.
+"""/chorus/peers/1.0.0: members exchange addresses of members (spec/cluster.md). Pure.
 
 One delimited `Request`, one delimited `Answer` (`proto/peers.proto`) of signed peer records, at most 32. A node answers
 with members that were admitted here, itself first; what it hears is hearsay until that peer was dialled and admitted.

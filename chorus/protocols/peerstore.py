@@ -94,7 +94,7 @@ class PeerStore:
         return entry.addresses(now) if entry is not None else []
 
     def told_by_public(self, peer: PeerId) -> bool:
-        """Whether names among `addresses` may only lead to public addresses."""
+        """True if names among `addresses` may only lead to public addresses."""
         entry = self._entries.get(peer)
         return entry is not None and entry.told_by_public
 

@@ -107,7 +107,7 @@ class Connection(Protocol):
 
     @property
     def inbound(self) -> bool:
-        """Whether the peer dialled."""
+        """True if the peer dialled."""
 
     @property
     def handshake_hash(self) -> bytes:
@@ -115,7 +115,7 @@ class Connection(Protocol):
 
     @property
     def admitted(self) -> bool:
-        """Whether admission succeeded (always, in open mode)."""
+        """True if admission succeeded (always, in open mode)."""
 
     def open_stream(self, protocols: Sequence[str]) -> Deferred[Stream]:
         """Open a stream for the first of `protocols` that the peer speaks.

@@ -382,5 +382,5 @@ class FrameBuffer:
 
     @property
     def partial(self) -> bool:
-        """Whether a frame has begun and not ended: the end of the stream now is a truncation."""
+        """True if a frame has begun and not ended: the end of the stream now is a truncation."""
         return bool(self._buffer)

@@ -128,7 +128,7 @@ class _Session:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more is to be said by either end."""
+        """True if nothing more is to be said by either end."""
         return self.state in {SessionState.ENDED, SessionState.STALE}
 
     @property

@@ -1,4 +1,4 @@
-"""Patterns of paths, matched together: as a rule at the cost of one look-up a character, and never without a count.
+"""Matches a path against all patterns at once, usually with one look-up a character; the work is bounded.
 
 `*` and `?` within one name, `**` across folders, `[…]` classes; a folder's name means all below it.
 """

@@ -1,4 +1,4 @@
-"""A word on what a command that failed seems to lack, from the last lines of its output.
+"""Hints on what a failed command lacks, from the last lines of its output.
 
 A hint is added to the result's `detail` and decides nothing. The texts are those of common shells, package managers and
 runtimes; what a task writes to be taken for one of them only misleads its own reader.

@@ -1,4 +1,4 @@
-"""Looking at the processes of a sandbox that no control group counts. Blocking, but only on /proc."""
+"""Measures the processes of a sandbox that no control group counts. Blocking, but only on /proc."""
 
 from __future__ import annotations
 

@@ -30,6 +30,8 @@ from chorus.sandbox.workers import Pause, TimedOut, Workers
 from chorus.tasks.terms import FINAL, Reason, StreamName
 from chorus.timer import Timer
 
+HINT_S = 12.0
+"""Seconds for the line that tells why a command may have failed: a result does not wait longer for that."""
 FILES_S = 300.0
 """Time limit of unpacking, collecting and removing a task's files."""
 
@@ -188,6 +190,7 @@ class SandboxRun(ABC):
         except Exception as error:
             self._blame(*self._meaning(error))
             if isinstance(error, TimedOut):
+                self._log.error("a blocking call for {task} hangs: {error}", task=self._job.task_id, error=error)
                 self._thread_hangs()
         self._over = True
         if self.detached:
@@ -226,7 +229,7 @@ class SandboxRun(ABC):
 
     def _spend(self, work: Coroutine[Deferred[Any], Any, None]) -> None:
         Deferred.fromCoroutine(work).addErrback(
-            lambda failure: self._log.failure("run {task}", failure, task=self._job.task_id)
+            lambda failure: self._log.failure("internal error in the run of {task}", failure, task=self._job.task_id)
         )
 
     def _call(self, function: Callable[..., Any], *args: Any, limit: float = FILES_S) -> Deferred[Any]:
@@ -262,12 +265,19 @@ class SandboxRun(ABC):
             while self._watched():
                 look, pause = await self._look()
                 if look is not None:
-                    self._judge(look)
+                    self._judged(look)
                 if self._watched():
                     await self._pause.wait(pause)
             await self._commands_over()
         finally:
             deadline.cancel()
+
+    def _judged(self, look: Look) -> None:
+        try:
+            self._judge(look)
+        except Exception as error:
+            # It must not go on unwatched, nor be taken for ended.
+            self._stop(*self._meaning(error))
 
     def _judge(self, look: Look) -> None:
         self._note(look)
@@ -344,7 +354,8 @@ class SandboxRun(ABC):
 
     async def _hint(self, reason: Reason) -> str:
         try:
-            return str(await self._call(hints.hint, reason, self._exit_code, self._job, self._scratch, self.shared))
+            asked = (reason, self._exit_code, self._job, self._scratch, self.shared)
+            return str(await self._call(hints.hint, *asked, limit=HINT_S))
         except TimedOut:
             return ""
 

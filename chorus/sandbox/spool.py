@@ -1,4 +1,4 @@
-"""A stream of a task's output: kept in a file up to its cap, handed on live with offsets, counted beyond."""
+"""A stream of a task's output: stored in a file up to its cap, forwarded live with offsets, counted beyond the cap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reason of a run's end, judged by what was seen of it (pure)."""
+"""Decides the reason of a run's end from what was measured (pure)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import attrs
 from chorus.tasks.terms import Limits, Reason
 
 TIMEOUT_EXIT = 124
-"""What `timeout` answers when the time was up; 137 when it had to kill."""
+"""Exit code of `timeout` when the time was up; 137 when it had to kill."""
 
 GRACE_S = 2.0
 """Between TERM and KILL at the time limit (`timeout -k`)."""

@@ -64,7 +64,7 @@ class ClusterService(Service):
 
     @classmethod
     def open(cls, directory: Path, identity: Identity, wishes: Wishes, random: Random = os.urandom) -> ClusterService:
-        """Load or decide; what was decided is on disk after `keep` alone. The directory must be held.
+        """Load the membership, or decide it; only `keep` writes it to disk. The directory must be held.
 
         Raises `ClusterError`, or `DataDirectoryError` for a file that is damaged.
         """
@@ -74,7 +74,7 @@ class ClusterService(Service):
         return cls(directory, identity, decide(stored, wishes, identity.peer_id, random), stored)
 
     def keep(self) -> None:
-        """Belong to it for the life of the directory; needed before anybody is met. Raises `DataDirectoryError`."""
+        """Write the membership for the life of the directory, before any peer connects. Raises `DataDirectoryError`."""
         stored = self._stored
         self._write(self._membership)
         if stored is None and self.founded_here:
@@ -138,7 +138,7 @@ class ClusterService(Service):
             raise WrongCluster(f"the peer belongs to cluster {theirs.hex()[:16]}…, this node to {ours.hex()[:16]}…")
 
     def adopt(self, cluster_id: bytes) -> None:
-        """Belong to `cluster_id` from now on, for life."""
+        """Join `cluster_id` for the life of the directory."""
         if self.cluster_id is not None:
             raise RuntimeError("a store belongs to one cluster for life")
         if len(cluster_id) != CLUSTER_ID:

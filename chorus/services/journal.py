@@ -1,4 +1,4 @@
-"""The journal of a node that is alone with its decisions: committed in its own store, replayed at each start.
+"""The journal of a single node: committed in its own store, replayed at each start.
 
 Fences are (0, start count, index). The start count is made durable before the first entry of a start is taken, so no
 fence is ever given twice, whatever the clock did. The replicated journal keeps this interface.

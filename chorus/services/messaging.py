@@ -210,7 +210,7 @@ class Messaging:
             known.setdefault("timestamp", self.now())
             self.say(TaskUpdate(**known))  # type: ignore[arg-type]
         except Exception:
-            self._log.failure("announcing a task on {topic}", topic=TASKS)
+            self._log.failure("a task could not be announced on {topic}", topic=TASKS)
 
     # Received
 

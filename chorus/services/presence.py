@@ -113,7 +113,7 @@ class PresenceView:
         """Ordered by the time of the last message of each."""
 
     def heard(self, envelope: Envelope, received: Received) -> bool:
-        """Keep a payload; whether it changed what a scheduler may decide."""
+        """Keep a payload; True if it changed what a scheduler may decide."""
         now = self._clock()
         key = received.from_peer.raw
         order = int.from_bytes(received.id[-8:], "big")

@@ -1,4 +1,4 @@
-"""The node's database as a service: open before anything that keeps something, closed after all of them."""
+"""The node's database as a service: opened before every part that writes to it, closed after them all."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class TaskChannel(Generic[_Session]):
         self._errors = errors
 
     def send(self, message: Message) -> bool:
-        """Say it. False when the stream has ended meanwhile (`closed` says so, or said so)."""
+        """Send it. False when the stream has ended meanwhile (`closed` is called, or was)."""
         if self.is_closed:
             return False
         self.session.send(message)

@@ -45,9 +45,9 @@ class Attacker:
     """Stands where `PubSubService` does. Reads everything, says what its kind says."""
 
     greets: ClassVar[bool] = True
-    """Whether it announces the topics, so that others take it into their meshes."""
+    """True if it announces the topics, so that others take it into their meshes."""
     idle: ClassVar[bool] = False
-    """Whether it has a place in meshes and brings nothing."""
+    """True if it takes a place in meshes and forwards nothing."""
 
     def __init__(self, host: Host, node: SimNode, rng: random.Random, topics: tuple[str, ...]) -> None:
         self.host = host
@@ -112,7 +112,7 @@ class Attacker:
         else:
             self.heard[self.rng.randrange(KEPT)] = message
 
-    # What a kind does
+    # Actions of each kind
 
     def begin(self) -> None:
         """Ten times a second, before it acts."""

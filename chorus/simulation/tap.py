@@ -1,4 +1,4 @@
-"""Lets observers hear what pub/sub peers say to a node, between its host and its pub/sub service."""
+"""Passes the bytes of pub/sub peers to observers, between a node's host and its pub/sub service."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class Check:
         threading.Thread(target=self._run, name="store-check", daemon=True).start()
 
     def wait(self, seconds: float) -> bool:
-        """Whether it is over. Raises `StoreRefused` for a damaged file."""
+        """True if the check is over. Raises `StoreRefused` for a damaged file."""
         self._over.wait(seconds)
         with self._lock:
             self._waiting = False

@@ -115,7 +115,7 @@ class Database:
 
     @property
     def available(self) -> bool:
-        """Whether the last transaction reached the disk."""
+        """True if the last transaction reached the disk."""
         return not self._unavailable
 
     def open(self) -> Deferred[None]:

@@ -1,6 +1,6 @@
-"""Whether the files of an open database are still the ones under their names, and as its one writer left them.
+"""Checks that the files of an open database still have their names, and are as its one writer left them.
 
-A file that was removed or replaced is written on without an error, until its last user ends: everything that was
+SQLite goes on writing to a file that was removed or replaced, without an error, until its last user ends: all that was
 acknowledged since goes with it. One that was cut or overwritten is written on as well, and what the log held is not
 missed before a restart, if ever. Blocking, by some microseconds: `Writer` asks on its thread.
 

@@ -45,7 +45,7 @@ class Change:
 
     @property
     def moved(self) -> bool:
-        """Whether the task is in another state, or under another owner, than before."""
+        """True if the task is in another state, or under another owner, than before."""
         return self.after is not None and (
             self.before is None
             or (self.before.state, self.before.fence, self.before.attempt)

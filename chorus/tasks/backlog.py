@@ -257,7 +257,7 @@ class Backlog:
 
 
 def _still_declines(candidate: scoring.Candidate | None, standing: object) -> bool:
-    """Whoever went away, changed what it can, or could take nothing for a while may answer something else now."""
+    """False for an agent that left, whose standing changed, or that takes nothing now: its next answer may differ."""
     return candidate is not None and not candidate.refuses and candidate.standing == standing
 
 

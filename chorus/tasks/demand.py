@@ -1,4 +1,4 @@
-"""All that an agent's answer to an offer hangs on, apart from how much the agent has to do (pure).
+"""The demand of a task: everything that decides an agent's answer to its offer, apart from the agent's load (pure).
 
 Two tasks of one demand are taken, or declined for good, by the same agents: what is learnt of one holds for the other.
 """

@@ -46,11 +46,11 @@ class Nobody:
     declined: Mapping[str, object] = attrs.field(factory=dict)
     """Peers that would decline again, and what they were when they did."""
     offered: bool = False
-    """Whether anybody was asked at all."""
+    """True if anybody was asked at all."""
     fixed: bool = False
-    """Whether the back-off is waited out whatever agents do: the fault is not theirs."""
+    """True if the back-off is waited out whatever agents do: the fault is not theirs."""
     alone: bool = False
-    """Whether it says something of this task alone, and nothing of others with its demand."""
+    """True if it says something of this task alone, and nothing of others with its demand."""
 
 
 @attrs.define(eq=False)
@@ -98,7 +98,7 @@ class DemandGroup:
 
     @property
     def may_try(self) -> bool:
-        """Whether another of its tasks may be offered now, as far as the group itself goes."""
+        """True if another of its tasks may be offered now, as far as the group itself goes."""
         limit = {PlaceKind.PROVEN: MAX_PLACING, PlaceKind.FRESH: UNPROVEN_PLACES, PlaceKind.RETRY: 1}[self.kind]
         return self.standing is Standing.OPEN and self.placing < limit
 

@@ -27,7 +27,7 @@ ALIASES: Mapping[str, str] = {
     "rust": "rust", "rs": "rust",
     "cpp": "cpp", "c++": "cpp", "cxx": "cpp", "c": "cpp",
 }  # fmt: skip
-"""What users write, in lower case, and the language it means."""
+"""Names that users write, in lower case, and the language each means."""
 
 MANIFESTS: Mapping[str, str] = {
     "cargo.toml": "rust", "cargo.lock": "rust",

@@ -45,5 +45,5 @@ def expires_after(lease_s: float) -> float:
 
 
 def is_lease(lease_s: float) -> bool:
-    """Whether a lease that a scheduler names is one that an agent can keep."""
+    """True if a lease that a scheduler names is one that an agent can keep."""
     return MIN_LEASE_S <= lease_s <= MAX_LEASE_S

@@ -105,7 +105,7 @@ class TaskMachine:
         return self._tasks.get(task_id)
 
     def is_over(self, task_id: str) -> bool:
-        """Whether the task is in a terminal state, or gone."""
+        """True if the task is in a terminal state, or gone."""
         return task_id not in self._tasks or self._tasks[task_id].terminal
 
     def __len__(self) -> int:

@@ -69,16 +69,16 @@ class Candidate:
     models: bool = False
     """It has an AI provider."""
     reachable: bool = True
-    """Whether it is connected to this node; else it is known only through others."""
+    """True if the agent is connected to this node; else it is known only through others."""
 
     @property
     def free(self) -> bool:
-        """Whether it takes work and has room for one task more."""
+        """True if the agent takes work and has room for one task more."""
         return self.available and self.reachable and self.current_tasks < self.max_tasks
 
     @property
     def refuses(self) -> bool:
-        """Whether it takes nothing though it has room: it drains, has no sandbox, or answers no offers."""
+        """True if the agent takes nothing though it has room: it drains, has no sandbox, or answers no offers."""
         return not self.available and self.current_tasks < self.max_tasks
 
     @property
@@ -100,7 +100,7 @@ class Ranking:
     nobody: str | None
     """One line for the user that says why `order` is empty."""
     absent: bool = False
-    """Whether no agent has what the task requires, however free it is."""
+    """True if no agent has what the task requires, however free it is."""
 
 
 def rank(

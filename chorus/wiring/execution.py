@@ -1,4 +1,4 @@
-"""Running tasks here: blobs, sandboxes, the executor, and what keeps it from taking more."""
+"""Builds the parts that run tasks: blobs, sandboxes, the executor, and the check of its headroom."""
 
 from __future__ import annotations
 

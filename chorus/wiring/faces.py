@@ -1,4 +1,4 @@
-"""The parts that look at the node from outside: the API, health and metrics.
+"""Builds the parts that show the node to others: the API, health and metrics.
 
 Imports Klein and prometheus_client, which install the default reactor: import this late.
 """

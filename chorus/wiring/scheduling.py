@@ -1,4 +1,4 @@
-"""Scheduling tasks: journal, coordinator, placement, results fetched home, and forgetting old tasks."""
+"""Builds the parts that schedule tasks: journal, coordinator, placement, collection, retention and handover."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def build_scheduling(
     messages.presence.watch(scheduling.coordinator.placement.agents_changed)
 
     def joined(connection: Connection) -> None:
-        """Whoever comes is delivered to, and asked for the results that it holds."""
+        """A peer that joins gets its deliveries, and is asked for the results that it holds."""
         execution.executor.peer_joined(connection)
         scheduling.collection.peer_joined(connection.peer_id)
         scheduling.handover.peer_joined(connection.peer_id)

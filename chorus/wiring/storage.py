@@ -1,4 +1,4 @@
-"""The threads for file work and the database."""
+"""Builds the threads for file work, and the database."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ THREADS = 8
 class Storage:
     pool: ThreadPool
     in_thread: Any
-    """`services.spool.InThread`, on `pool`."""
+    """`services.execution.output.InThread`, on `pool`."""
     store: StoreService
 
 

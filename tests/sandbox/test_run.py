@@ -31,6 +31,7 @@ class AtOnce:
 class NothingRun(SandboxRun):
     disk_watch_s = 1.0
     fails: Exception | None = None
+    errors: Exception | None = None
 
     def __init__(self, clock: Clock, **limits: Any) -> None:
         site = Site("nothing", clock, AtOnce(), clock.seconds)  # type: ignore[arg-type]
@@ -57,7 +58,8 @@ class NothingRun(SandboxRun):
         return self.looks[0] if len(self.looks) == 1 else self.looks.pop(0), 1.0
 
     def _judge_more(self, look: Look) -> None:
-        """There is nothing else."""
+        if self.errors is not None:
+            raise self.errors
 
     async def _commands_over(self) -> None:
         self.steps.append("over")
@@ -123,6 +125,15 @@ class SkeletonTests(PureTestCase):
         run.made.callback(None)
         self.time.pump([0.5] * int(4 * PIDS_PATIENCE_S + 4))
         self.assertEqual(self.result(run).reason, Reason.PIDS)
+
+    def test_an_internal_error_in_a_look_stops_it_and_waits_for_its_end(self) -> None:
+        run = self.run_of()
+        run.made.callback(None)
+        run.errors = KeyError("x")
+        self.time.advance(1.0)
+        self.assertEqual(self.result(run).reason, Reason.SANDBOX_UNAVAILABLE)
+        self.assertEqual(run.steps, ["make", "start", "kill", "over", "settle", "clean up"])
+        self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
 
     def test_a_stop_of_the_agent(self) -> None:
         run = self.run_of()

@@ -139,6 +139,10 @@ class SpecTests(PureTestCase):
             self.accept(repository="https://me:hunter2@example.org/x.git")
         self.assertNotIn("hunter2", str(caught.exception))
 
+    def test_a_repository_of_a_megabyte_costs_no_more_than_its_length(self) -> None:
+        for text in ("a://" + ":" * (1 << 20), "a" * (1 << 20), "a://x:" + "y" * (1 << 20) + "@h"):
+            self.assert_cheap(lambda text=text: self.refuse_with("repository", text), 20)
+
     def test_input(self) -> None:
         data = b"x" * spec.MAX_INLINE
         task = self.accept(input={"inline": base64.b64encode(data).decode()})

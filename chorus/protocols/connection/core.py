@@ -49,7 +49,7 @@ class CoreEvents(Protocol):
         """The peer is authenticated, streams can be opened."""
 
     def protocol_supported(self, protocol: str) -> bool:
-        """Whether an inbound stream may speak `protocol`, now."""
+        """True if an inbound stream may speak `protocol`, now."""
 
     def stream_opened(self, stream: MuxedStream) -> None:
         """The protocol of an inbound stream is agreed; sets its receiver before it returns."""
@@ -319,7 +319,7 @@ class ConnectionCore:
 
     @property
     def _stalled(self) -> bool:
-        """Whether the socket is not read: silence is ours then."""
+        """True if the socket is not read: silence is ours then."""
         return self._stalled_until != float("inf")
 
     # Back-pressure

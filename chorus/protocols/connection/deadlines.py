@@ -1,4 +1,4 @@
-"""Streams of a connection that have until some time to do something: to agree on a protocol, to send what is left."""
+"""Deadlines of a connection's streams: for agreeing on a protocol, and for sending their last bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the peer of a connection is still there, and how far away: pings of the multiplexer (spec/wire.md 7). Pure.
+"""Keepalive: pings of the multiplexer prove a peer alive and measure the round trip (spec/wire.md 7). Pure.
 
 Any bytes of the peer are a sign of life. Only after silence is it asked, and it is gone when it does not answer.
 """
@@ -56,7 +56,7 @@ class Keepalive:
         return next((each.until for each in self._pings.values()), float("inf"))
 
     def expire(self, now: float) -> None:
-        """Whoever has waited too long for an answer hears so."""
+        """Fail the pings that have waited too long for an answer."""
         late = [value for value, each in self._pings.items() if each.until <= now]
         for each in [self._pings.pop(value) for value in late]:
             each.answered(PingTimeout(f"a ping was not answered in {self._limits.ping_s:g} s"))
@@ -92,7 +92,7 @@ class Keepalive:
         return min(self.first, now + self._limits.keepalive_idle_s)
 
     def end(self, error: ChorusError) -> None:
-        """Whoever waits for an answer hears why there is none."""
+        """Fail every ping under way with the reason."""
         pings, self._pings = self._pings, {}
         for each in pings.values():
             each.answered(error)

@@ -47,7 +47,7 @@ class ConnectionDelegate(Interface):
     """Calls of a connection to the host, all from the reactor."""
 
     def protocol_supported(self, connection: ConnectionProtocol, protocol: str) -> bool:
-        """Whether an inbound stream may speak `protocol` on this connection now."""
+        """True if an inbound stream may speak `protocol` on this connection now."""
 
     def stream_opened(self, stream: Stream) -> None:
         """An inbound stream whose protocol is agreed; set its receiver, or reset it."""

@@ -1,4 +1,4 @@
-"""RPCs out of bytes: every limit is checked before anything is built.
+"""Decodes RPCs; every limit is checked before anything is built.
 
 The wire bytes are walked first (counts, lengths, field numbers); only what passed goes to protobuf, so a megabyte of
 empty submessages is refused by counting (CVE-2026-86040). Messages are cut out as they came: the signature covers

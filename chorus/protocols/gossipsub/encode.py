@@ -1,4 +1,4 @@
-"""RPCs into bytes, to the smallest limits of deployed peers. Functions return frames: RPCs with their length prefix,
+"""Encodes RPCs within the smallest limits of deployed peers. Functions return frames: RPCs with their length prefix,
 ready for a stream.
 
 Together with the functions of `decode`, this module is the network's `Codec`. (Python finds the functions of a module

@@ -74,7 +74,7 @@ class Unfinished:
         self.messages = iter(rpc.messages)
         self.prunes = iter(rpc.prune)
         self.controlled = not (rpc.ihave or rpc.iwant or rpc.graft)
-        """Whether what stands between messages and PRUNEs is done."""
+        """True if what stands between messages and PRUNEs is done."""
 
 
 @attrs.define

@@ -39,7 +39,7 @@ class SeenCache:
         return len(self._ids)
 
     def add(self, message_id: bytes, now: float) -> bool:
-        """Whether the id is new."""
+        """True if the id is new."""
         if message_id in self._ids:
             return False
         self._ids.add(message_id)
@@ -110,7 +110,7 @@ class SeenMessages:
         return len(self._floors)
 
     def is_replay(self, origin: bytes, seqno: bytes) -> bool:
-        """Whether it is from before the seen cache's time; never where numbers need not grow."""
+        """True if the message is from before the seen cache's time; never where numbers need not grow."""
         return bool(self._floors) and self._floors.is_replay(origin, seqno)
 
     def published(self, message_id: bytes, now: float) -> bool:

@@ -41,9 +41,9 @@ class LazyGossip:
         self._rng = state.rng
         self._tick = 0
         self._unwanted = False
-        """Whether any peer may hold an IDONTWANT."""
+        """True if any peer may hold an IDONTWANT."""
 
-    # What comes in
+    # Input
 
     def ihave_received(self, peer: bytes, state: Peer, ihave: Iterable[tuple[str, list[bytes]]], now: float) -> None:
         params = self._params
@@ -96,7 +96,7 @@ class LazyGossip:
             self._counters.idontwant_taken += 1
             state.unwanted.setdefault(canonical(message_id), last)
 
-    # What goes out
+    # Output
 
     def tell_idontwant(self, topic: str, message_id: bytes, *not_to: bytes) -> None:
         """A large message is here: the mesh need not send it too. Before it is validated, so that it comes in time."""

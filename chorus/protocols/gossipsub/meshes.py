@@ -50,7 +50,7 @@ class Meshes:
         self._rng = state.rng
         self._direct = direct
 
-    # What can be seen
+    # State
 
     def __contains__(self, topic: str) -> bool:
         return topic in self._meshes
@@ -120,7 +120,7 @@ class Meshes:
                 state.told[topic] = None
                 self._outbox.prune(peer, Prune(topic, None if state.old else ceil(left)))
 
-    # What comes in
+    # Input
 
     def graft_received(self, peer: bytes, state: Peer, topic: str, now: float) -> None:
         members = self._meshes.get(topic)

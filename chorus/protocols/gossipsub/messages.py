@@ -1,4 +1,4 @@
-"""The way of a received message: known, replayed or forged ones drop out, validators judge the rest, accepted ones are
+"""Received messages: drops known, replayed and forged ones, validates the rest; the accepted are
 delivered and passed on."""
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class GossipMessages:
         return list(self._validators)
 
     def subscribe(self, topic: str, validator: Validator, *, waits: bool) -> bool:
-        """Whether the topic is new; its validator is replaced if not."""
+        """True if the topic is new; its validator is replaced if not."""
         known = topic in self._validators
         self._validators[topic] = validator
         if waits:
@@ -76,7 +76,7 @@ class GossipMessages:
         return not known
 
     def unsubscribe(self, topic: str) -> bool:
-        """Whether we had it."""
+        """True if we were subscribed."""
         self._waits.pop(topic, None)
         return self._validators.pop(topic, None) is not None
 
@@ -89,7 +89,7 @@ class GossipMessages:
             return self._peer_id + seqno
         return self._message_ids[topic](self._codec.decode_message(raw))
 
-    # What comes in
+    # Input
 
     def received(self, peer: bytes, state: Peer, raw: bytes, now: float) -> None:
         """One serialised Message that a peer has sent."""

@@ -1,4 +1,4 @@
-"""Frames that wait for one slow peer: bounded, and dropped in the order in which they can be missed."""
+"""A bounded queue of frames for one slow peer; the least important frames are dropped first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One pub/sub RPC as values: subscriptions, messages, control; and the errors of what is none (spec/wire.md 12)."""
+"""One pub/sub RPC as values: subscriptions, messages, control; and the errors of malformed ones (spec/wire.md 12)."""
 
 from __future__ import annotations
 

@@ -249,7 +249,7 @@ class PeerScores:
             stats.value = None
 
     def _is_redundant(self, topic: str, record: Record) -> bool:
-        """Whether so many of the mesh, or the publisher itself and so many less one, brought it that the others could
+        """True if so many of the mesh, or the publisher itself and so many less one, brought it that the others could
         have, too. A peer outside of the mesh has no part in that."""
         if record.counted:
             return False
@@ -273,7 +273,7 @@ class PeerScores:
             self._count_redundant(topic, record)
 
     def _past_the_mesh(self, topic: str, record: Record) -> bool:
-        """Whether gossip had to bring what the mesh should have: of a mesh that silent peers fill, nothing ever comes
+        """True if gossip had to bring what the mesh should have: of a mesh that silent peers fill, nothing ever comes
         twice. Only what was asked for is gossip: whoever pushes a message past the mesh is a round trip quicker, and
         could make a mesh look silent that is merely behind it. And as many as usual must have had it outside of the
         mesh, or two could say to us alone what nobody else can bring."""

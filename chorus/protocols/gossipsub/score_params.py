@@ -1,4 +1,4 @@
-"""Parameters of peer scoring, and what they must keep (GossipSub 1.1, "Peer Scoring"; spec/wire.md 12).
+"""Parameters of peer scoring, and the rules that bind them (GossipSub 1.1, "Peer Scoring"; spec/wire.md 12).
 
 The defaults are for a closed mesh of members on quiet topics. Some things differ from a public network with a busy
 topic:

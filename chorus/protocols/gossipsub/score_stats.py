@@ -51,7 +51,7 @@ class TopicStats:
 
     @property
     def burdened(self) -> bool:
-        """Something speaks against the peer, or it has not been judged yet."""
+        """True if a counter lowers the peer's score, or it has not been judged yet."""
         return bool(self.served or self.failure or self.invalid)
 
     @property
@@ -86,7 +86,7 @@ class Record:
         self.advertisers: tuple[bytes, ...] = ()
         """Peers that advertised it after it was here, where gossip delivered it first."""
         self.counted = False
-        """Whether the mesh is held to it already."""
+        """True if the mesh is held to it already."""
         self.others: tuple[bytes, ...] = ()
         """Peers that sent another message under its id; empty as long as none is proven to be its publisher's."""
         self.at: float | None = None

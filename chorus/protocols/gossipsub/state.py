@@ -1,4 +1,4 @@
-"""Values that the parts of a router share: its tables, its outbox, its chance, and how it meets the world."""
+"""Values that the parts of a router share: its tables, its outbox, its random source, its signing and encoding."""
 
 from __future__ import annotations
 

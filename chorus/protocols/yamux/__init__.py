@@ -1,1 +1,1 @@
-"""yamux: the session, its streams and what they write, without I/O (the specification of libp2p)."""
+"""yamux (libp2p's specification), without I/O: the session, its streams and their output."""

@@ -1,7 +1,7 @@
 """Memory that the streams of one yamux session hold together (spec/security.md 1.4): bytes received and not taken,
 bytes written and not sent, windows grown beyond the initial one.
 
-Only counts and says no; who passed a budget is reset or disconnected by the stream or the session.
+It only counts and refuses; a peer over a budget is reset or disconnected by the stream or the session.
 """
 
 from __future__ import annotations

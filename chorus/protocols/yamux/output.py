@@ -40,7 +40,7 @@ class YamuxOutput:
         self._waiting: dict[YamuxStream, None] = {}
         """Streams with queued bytes and window, in the order of their turn."""
 
-    # What streams call
+    # Calls of streams
 
     def send_data(self, stream: YamuxStream, data: bytes, size: int) -> None:
         """`data` fits the stream's window, which the caller has charged, and `room`."""
@@ -85,7 +85,7 @@ class YamuxOutput:
             if self.room > 0:
                 self._flush()
 
-    # What the session calls
+    # Calls of the session
 
     def control_frame(
         self, kind: int, flags: int, stream_id: int, value: int, stream: YamuxStream | None = None
@@ -115,7 +115,7 @@ class YamuxOutput:
         self.pause()
         self._waiting.clear()
 
-    # What the owner calls
+    # Calls of the owner
 
     def data_to_send(self) -> list[bytes | memoryview]:
         """The parts to send, in order; empty when there is nothing. Queued bytes are moved up behind them: call

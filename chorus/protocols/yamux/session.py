@@ -173,7 +173,7 @@ class YamuxSession:
 
     @property
     def incomplete(self) -> bool:
-        """Whether the end of the byte stream, now, would be in the middle of a frame."""
+        """True if the end of the byte stream, now, would be in the middle of a frame."""
         return bool(self._partial or self._body)
 
     # Receiving
@@ -370,7 +370,7 @@ class YamuxSession:
             if stream.flags & ACK and not stream.ended:
                 self.output.announce(stream)
 
-    # What streams call
+    # Calls of streams
 
     def forget(self, stream: YamuxStream) -> None:
         """The stream has ended: its id is gone, late frames for it are drained."""

@@ -108,7 +108,7 @@ class YamuxStream:
         self._told = False
         self._error: ChorusError | None = None
 
-    # What a protocol calls
+    # Calls of a protocol
 
     def set_receiver(self, receiver: StreamReceiver) -> None:
         self.receiver = receiver
@@ -193,7 +193,7 @@ class YamuxStream:
         elif not self.fin_received and self._consumed >= self.window_size >> 1:
             self._give_credit()
 
-    # What the session calls
+    # Calls of the session
 
     def deliver(self, data: bytes) -> None:
         """Some bytes of the peer's, within the window."""

@@ -1,4 +1,4 @@
-"""Reading a user's archive without believing it: one strict parser a format, every limit checked while bytes stream.
+"""Reads a user's archive without trusting it: a strict parser for each format, limits checked while bytes stream.
 
 Takes tar archives in ustar, GNU and pax form, plain or packed with gzip, bzip2 or xz, and zip archives. Refused with
 `BadArchive`: absolute paths, `..`, links that leave the tree, members below a link, hard links to what is not a file of

@@ -1,4 +1,4 @@
-"""The bytes of an archive, decompressed as they are asked for and counted against the limits as they come.
+"""Decompresses an archive on demand, and counts its bytes against the limits.
 
 Takes plain, gzip, bzip2 and xz files, told apart by their first bytes. No step gives more than `CHUNK` bytes, whatever
 the file says of itself, so a bomb is refused while it grows. Blocking.
@@ -19,7 +19,7 @@ from chorus.sandbox.archive.limits import BadArchive, Bounds, Interrupted
 CHUNK = 256 * 1024
 
 XZ_MEMORY = 192 * 1024 * 1024
-"""What an xz dictionary may take (the largest preset needs 65 MiB)."""
+"""The limit on memory of an xz dictionary (the largest preset needs 65 MiB)."""
 
 HEAD = 6
 """Bytes that tell a kind of compression: the longest magics, those of xz and 7-Zip."""

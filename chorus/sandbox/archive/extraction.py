@@ -1,4 +1,4 @@
-"""Writing the members of an archive below a directory: each step relative to an open directory, never through a link.
+"""Writes the members of an archive below a directory: each step relative to an open directory, never through a link.
 
 Raises the `OSError` of what failed, and leaves what was written until then: `archives.unpack` removes it. Blocking.
 """
@@ -17,7 +17,7 @@ from chorus.sandbox.archive.tree import ArchiveTree
 
 @attrs.frozen
 class Unpacked:
-    """The sum of what was written."""
+    """Totals of the written members."""
 
     members: int
     size: int

@@ -1,7 +1,7 @@
 """One entry of an archive, whatever its format, and the rules that each has to keep by itself.
 
-Formats differ in how they write an entry; what an entry may be is one and the same, and stands here. What entries make
-together is `archive_tree`'s to judge.
+Formats differ in how they write an entry; the rules for one entry are the same, and stand here. The rules for entries
+together are in `tree`.
 """
 
 from __future__ import annotations

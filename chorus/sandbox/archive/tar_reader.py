@@ -1,6 +1,6 @@
 """The members of a tar stream, one strict parser for ustar, GNU and pax form.
 
-What decides which bytes are whose is read strictly (kinds, sizes, checksums); what only describes a file is not (times,
+Fields that delimit members are read strictly (kinds, sizes, checksums); those that describe a file are not (times,
 modes, owners). Labels of volumes are passed over.
 """
 

@@ -1,4 +1,4 @@
-"""The tree that an archive would make, held by names alone: nothing here touches a disk.
+"""The tree that an archive would make, checked by names alone: nothing here touches a disk.
 
 Members below a link, duplicates, hard links to what is no earlier file, and links that leave the tree are refused here,
 because one member's text cannot show them.

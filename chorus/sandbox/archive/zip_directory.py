@@ -191,7 +191,7 @@ def _entry(fields: tuple[int, ...], raw: bytes, extra: dict[int, bytes]) -> ZipE
 
 
 def extra_fields(data: bytes) -> dict[int, bytes]:
-    """By their tag; the first of each counts. What is left over at the end belongs to aligned archives."""
+    """By their tag; the first of each counts. Aligned archives leave padding at the end, which is ignored."""
     found: dict[int, bytes] = {}
     at = 0
     for _ in range(MAX_FIELDS):

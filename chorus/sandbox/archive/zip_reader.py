@@ -1,4 +1,4 @@
-"""The members of a zip archive, by the same rules as those of a tar.
+"""Reads the members of a zip archive by the same rules as those of a tar.
 
 The directory at its end says what there is; each entry's own header must say the same, entries may not share bytes, and
 every body must have the size and checksum that it claims. Bytes are counted while they stream. Blocking.

@@ -30,7 +30,7 @@ from chorus.sandbox.verdict import GRACE_S
 from chorus.tasks.terms import Limits
 
 INSIDE_ID = 1000
-"""Who a task is in its own user namespace, whoever it is on the host."""
+"""The task's user in its own user namespace, whatever it is on the host."""
 
 Mode = Literal["user", "drop", "root", "chroot"]
 """`user`: an ordinary user's agent, in a user namespace. `drop`: a root agent, which becomes another user, then that.

@@ -195,7 +195,7 @@ class BubblewrapRun(SandboxRun):
             look, cost = await self._call(self._watching.timed, self._inherited)
         except (OSError, TimedOut) as error:
             # Out of descriptors, for one: what cannot be looked at now is at the next look.
-            self._log.warn("sandbox {name} cannot be looked at: {error}", name=self.name, error=error)
+            self._log.warn("sandbox {name} cannot be measured: {error}", name=self.name, error=error)
             return None, BLIND_S
         except Exception as error:
             self._stop(*self._meaning(error))
@@ -242,7 +242,7 @@ class BubblewrapRun(SandboxRun):
         try:
             last = self._watching.look(self._inherited)
         except OSError as error:
-            self._log.warn("sandbox {name} cannot be looked at: {error}", name=self.name, error=error)
+            self._log.warn("sandbox {name} cannot be measured: {error}", name=self.name, error=error)
             last = Look(self._usage)
         memory_full = workspace.full_memory(self._box)
         if self._prepared.group is not None:
@@ -275,7 +275,7 @@ class BubblewrapRun(SandboxRun):
             await self._call(self._remove)
         except Exception as error:
             if isinstance(error, OSError | TimedOut):
-                self._log.warn("sandbox {name} is left to remove later: {error}", name=self.name, error=error)
+                self._log.warn("sandbox {name} could not be removed yet: {error}", name=self.name, error=error)
             else:
                 self._log.failure("sandbox {name} could not be removed", name=self.name)
             self._thread_hangs()

@@ -1,4 +1,4 @@
-"""The system calls a sandbox may not make, compiled to a BPF program for bubblewrap (pure). `seccomp_docker.py` makes
+"""The system calls a sandbox may not make, compiled to a BPF program for bubblewrap (pure). `docker/seccomp.py` makes
 the profile of a container from the same tables.
 
 Denied is what Docker's default profile denies to a container without capabilities, plus io_uring, keyrings and terminal

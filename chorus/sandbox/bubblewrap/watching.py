@@ -1,4 +1,4 @@
-"""Looking at a running bubblewrap sandbox: at its control group, or at its processes where that does not count them.
+"""Measures a running bubblewrap sandbox: its control group, or its processes where no group counts them.
 
 Blocking, but only on /proc and the file systems of the kernel and the task.
 """

@@ -270,7 +270,7 @@ class DockerRun(SandboxRun):
         try:
             await self._call(self._site.containers.remove, found, limit=CONTAINER_S)
         except (ChorusError, TimedOut) as error:
-            self._log.warn("container {id} is left to remove later: {error}", id=found.id[:12], error=error)
+            self._log.warn("container {id} could not be removed yet: {error}", id=found.id[:12], error=error)
             # Its processes are dead (their first one was killed here) where this machine let us; wait for that.
             deadline = time.monotonic() + 2.0
             while not found.gone() and found.handle >= 0 and time.monotonic() < deadline:

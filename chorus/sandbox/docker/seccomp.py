@@ -1,4 +1,4 @@
-"""The filter of `seccomp.py` as a container engine takes it: a profile in JSON, by name (pure).
+"""The filter of `bubblewrap/seccomp.py` as a container engine takes it: a profile in JSON, by name (pure).
 
 An engine puts the rules of a profile in no order of its own, so no two of them may answer one call differently. It has
 no rule for "any value but these": such a rule is written as masked comparisons that together cover all other values.

@@ -80,7 +80,7 @@ class Users:
     task: tuple[int, int]
     pump: tuple[int, int]
     owner: tuple[int, int] | None
-    """Who the task's files on the host are given to; None when they already are."""
+    """The owner to give the task's files on the host to; None when they already have it."""
 
     @classmethod
     def of_agent(cls, uid: int, gid: int, task: int = FIRST_UID) -> Users:
@@ -139,7 +139,7 @@ def container(
     seccomp: str | None = None,
     tmp_mb: int | None = None,
 ) -> dict[str, Any]:
-    """The body of `POST /containers/create`. `seccomp`: a profile (`seccomp_docker`); None where the engine has no
+    """The body of `POST /containers/create`. `seccomp`: a profile (`docker/seccomp.py`); None where the engine has no
     filters."""
     tmpfs = tmpfs_mb(limits, tmp_mb)
     io_options = f"rw,nosuid,nodev,noexec,size=64k,mode=0755,uid={users.pump[0]},gid={users.pump[1]}"

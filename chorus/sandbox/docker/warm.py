@@ -1,4 +1,4 @@
-"""The warm pool: started containers that wait for a task, so many per image. Each is used once."""
+"""The warm pool: started containers that wait for a task, a configured number for each image. Each is used once."""
 
 from __future__ import annotations
 
@@ -86,7 +86,9 @@ class WarmPool:
 
     def _fill(self) -> None:
         self._filling = Deferred.fromCoroutine(self._fill_all())
-        self._filling.addErrback(lambda failure: self._log.failure("warm pool", failure))
+        self._filling.addErrback(
+            lambda failure: self._log.failure("internal error while filling the warm pool", failure)
+        )
 
     async def _fill_all(self) -> None:
         again: float | None = None

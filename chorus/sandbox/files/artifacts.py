@@ -1,7 +1,7 @@
-"""Collecting deliverables: what matches is copied out by file descriptors, no link ever followed.
+"""Collects deliverables: copies the matching files by descriptors, and follows no link.
 
 Regular files keep their rights and times, links that stay in the output and empty folders are kept as what they are.
-Whatever else matches is left out, and said.
+All other matches are left out, and the result says so.
 """
 
 from __future__ import annotations

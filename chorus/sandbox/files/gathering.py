@@ -1,4 +1,4 @@
-"""Collecting a run's deliverables: they are safe before the sandbox that holds them is removed."""
+"""Collects a run's deliverables before its sandbox is removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deliverables that are left out: how many, and the first reasons. A million of them need no million lines."""
+"""Omitted deliverables: their number, and the first reasons; so a million of them need no million lines."""
 
 from __future__ import annotations
 

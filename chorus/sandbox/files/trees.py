@@ -28,7 +28,7 @@ FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 _SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""What this process lacks: no answer about the tree."""
+"""Errors of a process that is short of descriptors or memory; they say nothing of the tree."""
 
 
 class Moved(Exception):

@@ -65,14 +65,14 @@ class BlobTooLarge(UserError):
 
 
 class BlobUnavailable(LocalError):
-    """No holder could give the blob; what has come of it is kept for the next try."""
+    """No holder could give the blob; the chunks that arrived are kept for the next try."""
 
     code = "blob_unavailable"
     http_status = 503
 
 
 class UnknownBlob(UserError):
-    """It is not here, and nobody who was asked has it."""
+    """The blob is not here, and no peer that was asked has it."""
 
     code = "unknown_blob"
     http_status = 404

@@ -2,7 +2,7 @@
 
 blobs/ab/ab12…      a blob
 blobs/tmp/          uploads under way; emptied at each start
-blobs/quarantine/   files that no row knows (`blob_quarantine`)
+blobs/quarantine/   files that no row knows (`quarantine.py`)
 blobs/partial/      fetches under way: `<id>.<manifest>` with its `.json` manifest beside it; they outlive a restart
 """
 
@@ -50,7 +50,7 @@ class DiskFull(BlobStoreFull):
 
 
 def refuse(problem: OSError) -> NoReturn:
-    """Raise what an `OSError` under the blobs means."""
+    """Raise the error of the blobs that an `OSError` stands for."""
     if problem.errno in FULL:
         raise DiskFull("the disk under the blobs is full") from problem
     if is_shortage(problem):
@@ -103,7 +103,7 @@ class BlobFiles:
         sync_folder(path.parent)
 
     def intact(self, manifest: Manifest) -> bool:
-        """Whether the blob's file still has its content."""
+        """True if the blob's file still has its content."""
         builder = ManifestBuilder()
         try:
             with open(self.path(manifest.sha256), "rb", buffering=0) as file:
@@ -236,7 +236,7 @@ class Partial:
         return True
 
     def whole(self) -> bool:
-        """Every chunk is here: whether together they are the blob. Makes it durable if so."""
+        """True if the chunks, which are all here, make up the blob; it is durable then."""
         builder = ManifestBuilder()
         with self._lock, translated():
             if self._file.closed:

@@ -28,7 +28,7 @@ class NamedBlobs:
 
     @contextmanager
     def claim(self, blobs: Iterable[str]) -> Iterator[None]:
-        """Named while this lasts."""
+        """Keep the blob named inside of the `with` block."""
         claimed = frozenset(blobs)
         self._add(claimed)
         try:
@@ -37,7 +37,7 @@ class NamedBlobs:
             self._remove(claimed)
 
     def changed(self, before: TaskState | None, task: TaskState | None) -> None:
-        """A task is another one than it was; None for one that is not there."""
+        """Update the names of a task from its old to its new state; None stands for no task."""
         old, new = blobs_of(before), blobs_of(task)
         self._add(new - old)
         self._remove(old - new)

@@ -1,4 +1,4 @@
-"""Blob files that no row of the database knows are put aside at a start, not removed: after an older `chorus.db` was
+"""Puts aside, at a start, the blob files that no row of the database knows: after an older `chorus.db` was
 restored they are the newer blobs, and come back with the rows. Blocking: call it in a thread.
 
 blobs/quarantine/ab12…      kept for `QUARANTINE_S` from when it was put there

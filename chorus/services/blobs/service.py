@@ -139,7 +139,7 @@ class BlobService(Service):
         return succeed(None if size is None else {"sha256": sha256, "size": size})
 
     def open(self, sha256: str) -> Deferred[tuple[IO[bytes], int]]:
-        """Fetched first, if it is not here, from whoever was remembered for it or is connected. Fails with
+        """Open a blob, fetched first, if it is not here, from its remembered holder or connected peers. Fails with
         `UnknownBlob`, `BlobUnavailable`, `BlobStoreFull`."""
         return Deferred.fromCoroutine(self._open(sha256))
 

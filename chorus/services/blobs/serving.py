@@ -1,4 +1,4 @@
-"""Serves blobs to other members: a bounded number of answers at once, at the pace of whoever reads them."""
+"""Serves blobs to other members: a bounded number of answers at once, each at its reader's pace."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class BlobServing:
                 problem=str(problem),
             )
         elif not isinstance(problem, ChorusError):
-            self._log.failure("serving a blob", cast("Any", result))
+            self._log.failure("internal error in serving a blob", cast("Any", result))
         elif not isinstance(problem, StreamClosed):
             self._log.error("a blob could not be served: {problem}", problem=str(problem))
 

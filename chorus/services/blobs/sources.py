@@ -1,4 +1,4 @@
-"""A file that becomes a blob: opened only if it is regular, read to the size that it had then."""
+"""Source files of blobs: only regular files are opened, and read up to the size that they had then."""
 
 from __future__ import annotations
 

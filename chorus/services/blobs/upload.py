@@ -170,7 +170,7 @@ class BlobUpload:
 
     def _drain_failed(self, reason: Failure) -> None:
         if not isinstance(reason.value, ChorusError):
-            self._log.failure("writing an upload", reason)
+            self._log.failure("an upload could not be written", reason)
         self._fail(reason.value or ChorusError("the upload failed"))
 
     def _pumped(self, _: object) -> None:
@@ -215,5 +215,5 @@ class BlobUpload:
             return None if ingest is None else self._offload(ingest.abort)
 
         self._until_idle().addCallback(remove).addErrback(
-            lambda reason: self._log.failure("removing an upload", reason)
+            lambda reason: self._log.failure("an upload could not be removed", reason)
         )

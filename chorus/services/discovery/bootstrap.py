@@ -210,7 +210,7 @@ class PeerTargets:
             target.due = now + SETTLE
 
     def take_due(self, now: float, room: int) -> list[Target]:
-        """PeerTargets to dial now, marked as being dialled: contacts first, at most `room`."""
+        """Targets to dial now, marked as being dialled: contacts first, at most `room`."""
         for peer in [
             target.peer
             for target in self._targets.values()

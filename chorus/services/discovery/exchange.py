@@ -1,4 +1,4 @@
-"""Questions for members and their answers: /chorus/peers/1.0.0 (spec/cluster.md)."""
+"""Asks members for other members, and answers them: /chorus/peers/1.0.0 (spec/cluster.md)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Members(Interface):
         """Signed records of those that are connected, for one of them."""
 
     def learn(self, record: PeerRecord, envelope: bytes, source: Connection) -> None:
-        """A verified record, of whoever, that `source` passed on."""
+        """Take in a verified record of any peer, which `source` sent."""
 
 
 class MemberExchange:
@@ -128,7 +128,7 @@ class MemberExchange:
             if isinstance(failure.value, ChorusError):
                 self._log.debug("a question for peers failed: {error}", error=failure.value)
             else:
-                self._log.failure("a question for peers was mishandled", failure)
+                self._log.failure("internal error in a question for peers", failure)
 
         answer.addErrback(failed)
 

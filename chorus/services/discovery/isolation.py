@@ -1,4 +1,4 @@
-"""Whether a node is alone that should have company, and why: the check `peers` and the status member `alone`."""
+"""Explains why a node that should have peers has none: the check `peers` and the status member `alone`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Isolation:
         return cluster is not None and cluster.cluster_id is None and not (cluster.contacts or self._bootstrap)
 
     def warn(self) -> None:
-        """Say it once, at the start."""
+        """Log it once, at the start."""
         if self.nobody_to_join:
             self._log.warn("{text}", event="cluster.nobody_to_join", text=NOBODY_TO_JOIN)
 

@@ -143,7 +143,7 @@ class DiscoveryService(Service):
 
     @property
     def alone(self) -> str | None:
-        """While nobody is connected: what that means, and what refuses; one line."""
+        """One line on why no peer is connected, and what refused this node; None while one is."""
         if self._host.connections():
             return None
         joined = self._has_joined

@@ -1,4 +1,4 @@
-"""Tells systemd how the node does: a datagram a message to the socket that `NOTIFY_SOCKET` names (sd_notify(3)).
+"""Reports the node's state to systemd: one datagram a message, to the socket in `NOTIFY_SOCKET` (sd_notify(3)).
 
 Outside of a service of `Type=notify` nothing is sent. The watchdog sits on the reactor: a reactor that no longer turns
 sends nothing, and systemd starts the node again.
@@ -140,13 +140,13 @@ class Notifier:
         return sent
 
     def _send(self, *assignments: str) -> bool:
-        """Whether the manager has it."""
+        """True if the manager took the datagram."""
         if self._supervision.address is None:
             return False
         try:
             self._transmit(self._supervision.address, "\n".join(assignments))
         except OSError as error:
             # A manager that is restarted listens again; what matters is repeated.
-            self._log.debug("systemd was not told: {error}", error=error)
+            self._log.debug("systemd could not be notified: {error}", error=error)
             return False
         return True

@@ -197,11 +197,11 @@ class Attempt:
     # stopping it
 
     def cancel(self) -> None:
-        """A user or the scheduler wants it ended; partial output and artifacts are kept."""
+        """End it for a user or the scheduler; partial output and artifacts are kept."""
         self._execution.stop(str(Reason.CANCELLED))
 
     def hand_back(self) -> None:
-        """This agent is shutting down."""
+        """Hand the task back: this agent is shutting down."""
         self._execution.stop(DRAINING)
 
     def lease_lost(self) -> None:
@@ -249,7 +249,7 @@ class Attempt:
             await self._row.delete()
         except ChorusError as error:
             # The row comes back at the next start, is resumed, and is answered `stale` or `ack` again.
-            self._log.error("the run of {task} stays: {error}", task=self.record.task_id, error=error)
+            self._log.error("the row of {task} could not be deleted: {error}", task=self.record.task_id, error=error)
         finally:
             self._forgotten_callback(self)
 

@@ -1,4 +1,4 @@
-"""A run whose sandbox is chosen first."""
+"""A run that chooses its sandbox before it starts."""
 
 from __future__ import annotations
 

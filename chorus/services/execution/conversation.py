@@ -1,4 +1,4 @@
-"""The executor's conversation with the scheduler of one attempt, begun anew for as long as there is something to say.
+"""The executor's conversation with the scheduler of one attempt, reopened as long as anything is left to send.
 
 It breaks with its stream, with this process or with the scheduler's; each new one begins with `resume`, after a
 back-off, or at once when the scheduler's node comes back.
@@ -81,7 +81,7 @@ class Conversation:
         return self.channel is not None and self.channel.may_send(message)
 
     def say(self, message: Message) -> None:
-        """A message that is lost when there is no conversation: the outcome says it all again."""
+        """Send a message, or drop it where there is no conversation: the outcome repeats it."""
         if self.channel is not None and self.channel.may_send(type(message)):
             self.channel.send(message)
 
@@ -90,7 +90,7 @@ class Conversation:
         self._answer.arm(ANSWER_S)
 
     def refuse(self, error: PeerError) -> None:
-        """The scheduler said what cannot be: this conversation ends, and another is begun after the back-off."""
+        """End this conversation for an illegal message of the scheduler; another begins after the back-off."""
         if self.channel is not None:
             self.channel.reset(error)
 

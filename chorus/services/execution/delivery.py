@@ -55,7 +55,7 @@ class OutputDelivery:
         self.pump()
 
     def pump(self) -> None:
-        """Send what the scheduler has not yet: output in order, then the outcome. What it calls may call it again."""
+        """Send what the scheduler lacks: output in order, then the outcome. May be entered again from its own calls."""
         if self._pumping:
             return
         self._pumping = True

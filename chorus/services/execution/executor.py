@@ -122,11 +122,11 @@ class ExecutorService(Service):
         known = {f"{task_id}-{fence}" for task_id, fence in records}
         try:
             for problem in await self._place.in_thread(_remove_strays, self._place.directory, known):
-                self._log.error("an earlier run stays: {error}", error=problem)
+                self._log.error("remains of an earlier run could not be removed: {error}", error=problem)
         except CancelledError:
             raise
         except Exception:
-            self._log.failure("what earlier runs left cannot be removed")
+            self._log.failure("remains of earlier runs cannot be removed")
         for key, record in records.items():
             self._take_back(record, kept=key in kept)
         self._place.streams.offered = self._offers.offered
@@ -217,7 +217,7 @@ class ExecutorService(Service):
         try:
             attempt.begin(channel, accepted_at)
         except Exception:
-            self._log.failure("{task} could not be begun", task=record.task_id)
+            self._log.failure("{task} could not be started", task=record.task_id)
             channel.reset()
             self._offers.ended(attempt)
             self._drop(attempt)
@@ -229,7 +229,7 @@ class ExecutorService(Service):
         try:
             attempt.detach()
         except Exception:
-            self._log.failure("what began of {task} could not be ended", task=attempt.record.task_id)
+            self._log.failure("the partial start of {task} could not be undone", task=attempt.record.task_id)
 
     def _attempt(self, record: RunRecord) -> Attempt:
         attempt = Attempt(self._place, record, ended=self._ended, forgotten=self._forgotten)

@@ -60,7 +60,7 @@ class HeldLease:
         self._deadline.arm(self._row.record.lease_until - self._wall())
 
     def renew(self) -> None:
-        """Ask for it now, as far as the conversation allows, and from now on in time."""
+        """Renew the lease now, where the conversation allows it, and in time from now on."""
         self._renewal.arm(leases.renewal_interval(self._row.record.lease_s))
         if not self._conversation.may_say(Renew) or len(self._tags) >= MAX_PENDING_RENEWALS:
             return
@@ -82,6 +82,6 @@ class HeldLease:
         self._tags.clear()
 
     def release(self) -> None:
-        """There is nothing to hold it for any more."""
+        """Stop renewing, and forget the deadline."""
         self._renewal.cancel()
         self._deadline.cancel()

@@ -53,7 +53,7 @@ def of_run(result: RunResult, kept: Kept, agent: str | None) -> Result:
 
 
 def without_run(reason: Reason, detail: str, now: float, agent: str | None) -> Result:
-    """The result of an attempt whose sandbox never began, or left nothing that is told of. `now` in Unix seconds."""
+    """The result of an attempt whose sandbox never began, or left nothing to report. `now` in Unix seconds."""
     return Result(str(reason), None, fitting(detail), "none", None, now, now, agent_id=agent)
 
 

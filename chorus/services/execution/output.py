@@ -1,4 +1,4 @@
-"""Output of one run on its way: kept in two files, read again from any offset.
+"""Output of one run: stored in two files, read from any offset.
 
 A sandbox pushes output and cannot be paused; a scheduler may be slow, gone, or ask again from an earlier offset. So
 every byte goes to a file (up to the run's output limit, which the sandbox holds), and only the newest
@@ -68,7 +68,7 @@ class Spool:
         return self._streams[stream].path
 
     def append(self, stream: StreamName, offset: int, data: bytes) -> None:
-        """Take output in. What is known already (a sandbox that repeats itself after adoption) is passed over."""
+        """Take output in; bytes that are known already (an adopted sandbox repeats some) are skipped."""
         found = self._streams[stream]
         if offset > found.size:
             self._log.error(
@@ -99,7 +99,7 @@ class Spool:
         if not self._flushing and self._broken is None:
             self._flushing = True
             Deferred.fromCoroutine(self._flush()).addErrback(
-                lambda failure: self._log.failure("flushing output broke", failure=failure)
+                lambda failure: self._log.failure("internal error while flushing output", failure=failure)
             )
 
     def recent(self, stream: StreamName, offset: int, limit: int) -> bytes | None:

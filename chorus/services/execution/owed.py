@@ -1,4 +1,4 @@
-"""Runs that have ended and that their schedulers have not acknowledged: an executor keeps them (pure).
+"""Ended runs that an executor keeps until their schedulers acknowledge them (pure).
 
 An outcome is kept for a scheduler that is away, for days if need be, so none is dropped to make room. Instead nothing
 more is taken from a scheduler that lets too much lie here: an honest one acknowledges within seconds of its return.

@@ -1,4 +1,4 @@
-"""Waiting before something is tried again, as long as anybody wants it."""
+"""A wait between two tries, which ends early once nobody wants the result."""
 
 from __future__ import annotations
 

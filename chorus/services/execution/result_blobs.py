@@ -1,4 +1,4 @@
-"""Storing the artifacts and the whole output of a run as blobs: durable before its result is sent.
+"""Stores the artifacts and the whole output of a run as blobs, durable before its result is sent.
 
 It is all that there is of the task's work, so a full disk is waited for, as long as anybody wants the result.
 """

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 SCRATCH = "scratch"
-"""What the sandbox has of an attempt's directory; the output beside it is the attempt's own."""
+"""The sandbox's part of an attempt's directory; the output beside it is the attempt's own."""
 RAN_S = 1.0
 """Seconds for which commands that are stopped from outside must have run to count as a run: as long as their place may
 have been kept for them (`reservations.BINDING_S`)."""
@@ -160,7 +160,9 @@ class TaskExecution:
             await self._place.in_thread(_remove_copies, self._directory / SCRATCH)
         except Exception as error:
             # It goes with the whole directory, once the outcome is acknowledged.
-            self._log.warn("what {task} left stays for now: {error}", task=self._row.record.task_id, error=error)
+            self._log.warn(
+                "remains of {task} could not be removed yet: {error}", task=self._row.record.task_id, error=error
+            )
 
     async def _recorded(self, outcome: Message) -> Message:
         """The outcome, once it is durable; where the wait for that is given up, the task is handed back instead."""

@@ -153,7 +153,7 @@ class SandboxService(Service):
 
     def _look_again(self) -> None:
         looking = Deferred.fromCoroutine(self.look())
-        looking.addErrback(lambda failure: self._log.failure("looking at the sandboxes", failure))
+        looking.addErrback(lambda failure: self._log.failure("internal error while probing the sandboxes", failure))
         looking.addCallback(lambda _: self._arm())
 
     def _arm(self) -> None:
@@ -228,7 +228,7 @@ class SandboxService(Service):
         try:
             count = await deferToThread(clean_scratch, root, keep)
         except OSError as error:
-            self._log.error("what an earlier run left could not be removed: {error}", error=error)
+            self._log.error("remains of an earlier run could not be removed: {error}", error=error)
         else:
             if count:
                 self._log.info("sandboxes of an earlier run removed: {count}", event="sandbox.cleaned", count=count)

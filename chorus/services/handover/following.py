@@ -176,7 +176,7 @@ class Following:
         if self._stopped:
             return
         if not isinstance(failure.value, ChorusError):
-            self._log.failure("following {task} broke", task=self.task_id, failure=failure)
+            self._log.failure("internal error in following {task}", task=self.task_id, failure=failure)
         elif self._rounds == 0:
             self._log.info(
                 "{task} is with {peer}, which does not answer: {error}",

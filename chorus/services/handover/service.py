@@ -95,7 +95,7 @@ class Handover(Service):
         self._following.clear()
 
     def peer_joined(self, peer: PeerId) -> None:
-        """Try again now what this member has."""
+        """Ask this member again now about the tasks that it has."""
         for following in list(self._following.values()):
             if following.peer == peer:
                 following.hasten()
@@ -113,7 +113,7 @@ class Handover(Service):
         if isinstance(failure.value, ChorusError):
             self._log.info("a task cannot be handed over now: {error}", error=failure.value)
         else:
-            self._log.failure("handing tasks over broke", failure=failure)
+            self._log.failure("internal error in handing tasks over", failure=failure)
 
     async def _hand_over_stranded(self) -> None:
         """Ask members once which of the agents that are wanted are connected to them, all at the same time; each task

@@ -132,7 +132,7 @@ class HandoverServing:
             peer = io.stream.connection.peer_id
             self._log.info("a handover of {peer} is refused: {problem}", peer=peer, problem=problem)
         elif not isinstance(problem, ChorusError):
-            self._log.failure("serving a handover", cast("Any", failure))
+            self._log.failure("internal error in serving a handover", cast("Any", failure))
 
     async def _serve(self, io: StreamIO) -> None:
         question = decode(await io.read_delimited(MAX_FRAME, timeout=FIRST_S))

@@ -1,1 +1,1 @@
-"""The host: listeners, dials, connections and who may open what on them."""
+"""The host: listeners, dials, connections, and the protocols that peers may open on them."""

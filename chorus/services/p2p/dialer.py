@@ -49,7 +49,7 @@ class Dials(Interface):
         """The socket is connected: make the connection."""
 
     def settling(self, peer: PeerId) -> bool:
-        """Whether a connection of that peer is waiting for its admission."""
+        """True if a connection of that peer is waiting for its admission."""
 
 
 class DialAttempt(ClientFactory):
@@ -96,7 +96,7 @@ class PeerDial:
         self.over = False
 
     def undecided(self) -> bool:
-        """Whether a connection that we dialled is authenticated and not admitted yet."""
+        """True if a connection that we dialled is authenticated and not admitted yet."""
         links = [attempt.link for attempt in self.running.values() if attempt.link is not None]
         return any(link.peer is not None and not link.admitted and not link.connection.closed for link in links)
 

@@ -103,12 +103,12 @@ class AdmissionGate:
         def failed(failure: Failure) -> None:
             error = failure.value
             if not isinstance(error, ChorusError):
-                self._log.failure("admission failed here", failure)
+                self._log.failure("internal error in admission", failure)
                 error = LocalError("an internal error")
             self._refuse(link, error)
 
         outcome.addCallbacks(lambda _: self._admit(link), failed)
-        outcome.addErrback(lambda failure: self._log.failure("a connection was not taken in", failure))
+        outcome.addErrback(lambda failure: self._log.failure("internal error in admitting a connection", failure))
 
     def over(self, link: Link) -> None:
         """The connection is admitted, or has ended."""

@@ -208,7 +208,7 @@ class IdentifyService:
             link.connection.close(IdentifySilent(f"identify failed: {error}"))
 
     def _bug(self, failure: Failure) -> None:
-        self._log.failure("identify failed here", failure)
+        self._log.failure("internal error in identify", failure)
 
 
 def keep(link: Link, peers: PeerStore, failed: Counter[str], now: float) -> None:

@@ -1,4 +1,4 @@
-"""Connections that a host takes: room for each newcomer, its place in the counts, the link it becomes."""
+"""Inbound connections: room for each newcomer, its place in the counts, and its link."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Inbound:
         self._counts.progressed(self._links[connection].place)
 
     def established(self, link: Link) -> bool:
-        """The connection is admitted: whether there is room for it. Closes it otherwise."""
+        """True if there is room for a connection that was admitted; it is closed otherwise."""
         try:
             self._counts.established(link.place)
         except LimitExceeded as error:

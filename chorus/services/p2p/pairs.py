@@ -63,7 +63,7 @@ class Pairs:
         return list(self._kept.values())
 
     def settling(self, peer: PeerId) -> bool:
-        """Whether a connection of that peer is waiting for its admission."""
+        """True if a connection of that peer is waiting for its admission."""
         return peer in self._settling
 
     def secured(self, link: Link, peer: PeerId) -> None:

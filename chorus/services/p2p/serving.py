@@ -1,4 +1,4 @@
-"""The protocols that a host serves: what open mode leaves out, what waits for admission, who gets an inbound stream.
+"""The protocols that a host serves: the rules of open mode and admission, and the dispatch of inbound streams.
 
 A stream over a limit is reset once its protocol is agreed, when its negotiation has already cost something; so a peer
 that opens too many of them is closed.
@@ -67,12 +67,12 @@ class ServedProtocols:
         return list(self._serving)
 
     def may_speak(self, protocol: str, *, admitted: bool) -> bool:
-        """Whether a peer may open a stream of it; `admitted` is whether its connection is."""
+        """True if a peer may open a stream of it; `admitted` is whether its connection is."""
         served = self._serving.get(protocol)
         return served is not None and (admitted or not served.options.needs_admission)
 
     def stream_opened(self, link: Link, stream: Stream) -> None:
-        """Hand an inbound stream, whose protocol is agreed, to who serves it; or reset it."""
+        """Hand an inbound stream, whose protocol is agreed, to its service; or reset it."""
         served = self._serving.get(stream.protocol)
         if served is None:
             stream.reset(ProtocolNotSupported(stream.protocol))

@@ -21,7 +21,7 @@ class Watchers:
         self._watchers: list[tuple[Watcher, Watcher]] = []
 
     def add(self, joined: Watcher, left: Watcher, present: Iterable[Link]) -> None:
-        """A new one is called at once for those that the others know."""
+        """Add a watcher; it is called at once for the peers that are there already."""
         self._watchers.append((joined, left))
         for link in present:
             if link.announced:

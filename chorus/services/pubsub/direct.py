@@ -62,7 +62,7 @@ class DirectPeers:
         """The peer is connected and speaks pub/sub."""
         if peer in self._missed:
             self._missed.discard(peer)
-            self._log.info("the direct peer {peer} is there", event="peer.direct_reached", peer=peer)
+            self._log.info("the direct peer {peer} is connected", event="peer.direct_reached", peer=peer)
 
     def _failed(self, failure: Failure, peer: PeerId) -> None:
         if self._stopped or peer in self._missed:

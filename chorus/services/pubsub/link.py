@@ -64,7 +64,7 @@ class Owner(Protocol):
         """The turn of a peer has ended."""
 
     def reader_closed(self, raw: bytes, reader: RpcReader) -> None:
-        """It hands on nothing more."""
+        """The reader delivers nothing more."""
 
     def reader_refused(self, raw: bytes, error: PeerError) -> None:
         """The stream is reset because of what it carried."""
@@ -99,7 +99,7 @@ class RpcWriter:
         self._retry = Timer(clock, self.open)
         self._stopped = False
         self._lost = False
-        """Whether something that was sent or queued is gone, so that the next stream must begin anew."""
+        """True if something that was sent or queued is gone, so that the next stream must begin anew."""
 
     def open(self) -> None:
         """Open the stream if there is none."""
@@ -109,7 +109,11 @@ class RpcWriter:
         attempt = self._attempt = _Attempt(self)
         opening = self.connection.open_stream([self.protocol])
         opening.addCallbacks(self._opened, self._refused, callbackArgs=(attempt,), errbackArgs=(attempt,))
-        opening.addErrback(lambda failure: self._log.failure("pub/sub stream to {peer}", failure, peer=self._peer))
+        opening.addErrback(
+            lambda failure: self._log.failure(
+                "internal error in the pub/sub stream to {peer}", failure, peer=self._peer
+            )
+        )
 
     def move(self, connection: Connection) -> None:
         """The peer is now reached over another connection."""
@@ -335,7 +339,9 @@ class RpcReader:
         except PeerError as error:
             self._refuse(error)
         except Exception:
-            self._log.failure("pub/sub stream of {peer}", peer=str(self.stream.connection.peer_id))
+            self._log.failure(
+                "internal error in the pub/sub stream of {peer}", peer=str(self.stream.connection.peer_id)
+            )
             self.stop()
         self._ended_at = self._clock.seconds()
         self._used += self._ended_at - began

@@ -193,7 +193,7 @@ class PubSubService(Service):
         return float(self._clock.seconds())
 
     def is_connected(self, peer: PeerId) -> bool:
-        """Whether it is a connected peer that speaks pub/sub."""
+        """True if the peer is connected and speaks pub/sub."""
         return peer.raw in self._peers
 
     def mesh_of(self, topic: str) -> list[PeerId]:
@@ -341,7 +341,7 @@ class PubSubService(Service):
             self._exchange.take_up(PeerId(source), peer, exchanged.record)
         except Exception:
             self._counters.errors += 1
-            self._log.failure("peer exchange of {peer}", peer=str(PeerId(source)))
+            self._log.failure("internal error in peer exchange with {peer}", peer=str(PeerId(source)))
 
     def _arrived(self, peer: PeerId, topic: str) -> None:
         for watcher in self._arrival_watchers:
@@ -349,7 +349,7 @@ class PubSubService(Service):
                 watcher(peer, topic)
             except Exception:
                 self._counters.errors += 1
-                self._log.failure("watcher of topic {topic}", topic=topic)
+                self._log.failure("a watcher of topic {topic} failed", topic=topic)
 
     def _validated(self, message_id: bytes, verdict: Validation) -> None:
         self.router.validated(message_id, verdict, self._clock.seconds())

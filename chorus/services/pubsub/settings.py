@@ -1,4 +1,4 @@
-"""Settings of pub/sub, and its ends of peer exchange."""
+"""Settings of pub/sub, and its callbacks for peer exchange."""
 
 from __future__ import annotations
 

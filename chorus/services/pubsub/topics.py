@@ -42,7 +42,7 @@ class Topic:
         self.callbacks: list[Callback] = []
         self.validators: list[ReceivedValidator] = []
         self.waits = False
-        """Whether a validator may answer with a Deferred."""
+        """True if a validator may answer with a Deferred."""
 
 
 class Topics:
@@ -85,7 +85,7 @@ class Topics:
                 callback(received)
             except Exception:
                 self.errors += 1
-                self._log.failure("callback of topic {topic}", topic=delivery.topic)
+                self._log.failure("a callback of topic {topic} failed", topic=delivery.topic)
 
     # Validation
 
@@ -101,7 +101,9 @@ class Topics:
         if not topic.waits:
             verdict.addErrback(self._failed, delivery.topic)
             verdict.cancel()
-            self._log.error("a validator of {topic} waits, and was not given as one", topic=delivery.topic)
+            self._log.error(
+                "a validator of {topic} returned a Deferred, but was not subscribed with `waits`", topic=delivery.topic
+            )
             return Validation.IGNORE
         said: list[Validation] = []
         verdict.addTimeout(VALIDATION_LIMIT, self._clock)
@@ -120,7 +122,7 @@ class Topics:
                 verdict = validators.pop(0)(received)
             except Exception:
                 self.errors += 1
-                self._log.failure("validator of topic {topic}", topic=received.topic)
+                self._log.failure("a validator of topic {topic} failed", topic=received.topic)
                 return Validation.IGNORE
             if isinstance(verdict, Deferred):
                 return verdict.addCallback(
@@ -133,7 +135,7 @@ class Topics:
     def _failed(self, failure: Failure, topic: str) -> Validation:
         if not failure.check(TimeoutError, CancelledError):  # type: ignore[no-untyped-call]
             self.errors += 1
-            self._log.failure("validator of topic {topic}", failure, topic=topic)
+            self._log.failure("a validator of topic {topic} failed", failure, topic=topic)
         return Validation.IGNORE
 
     def _settled(self, waiter: Deferred[None], message_id: bytes, verdict: Validation) -> None:

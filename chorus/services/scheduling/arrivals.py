@@ -20,7 +20,7 @@ more for so many characters of its description, in which the language is looked 
 
 
 def waits(task: TaskState) -> bool:
-    """Whether it needs an agent now, or will when its back-off ends."""
+    """True if the task needs an agent now, or will when its back-off ends."""
     return task.state is State.SUBMITTED and not task.waiting_for
 
 

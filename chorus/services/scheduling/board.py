@@ -12,7 +12,7 @@ from chorus.tasks import scoring
 
 @attrs.frozen
 class Agent:
-    """An agent that is known to be alive. What the scheduler itself has seen of it is filled in by placement."""
+    """An agent that is known to be alive. Placement fills in the scheduler's own experience with it."""
 
     peer: PeerId
     agent_id: str
@@ -40,7 +40,7 @@ class Board:
         self.candidates = {peer: seen(agent) for peer, agent in self.agents.items()}
 
     def look_again(self, peer: str) -> None:
-        """One of our tasks more is offered to it."""
+        """Update an agent's candidate after one more of our tasks was offered to it."""
         self.candidates[peer] = self._seen(self.agents[peer])
 
     def shapes(self) -> Shapes:

@@ -1,4 +1,4 @@
-"""Fetches what results name (artifacts, whole outputs) to the scheduler, so that it does not hang on one agent's disk.
+"""Fetches the blobs of results (artifacts, whole outputs) to the scheduler: they must not depend on one agent's disk.
 
 A result is recorded, and its agent let go, once its blobs are here; `FETCH_S` bounds that wait. Slower blobs, and those
 of an agent that is gone, follow in the background; a reader who asks for one meanwhile has it fetched at once. Nothing
@@ -108,7 +108,7 @@ class Collection(Service):
         if isinstance(failure.value, ChorusError | DeferredTimeout | OSError):
             self._log.info("a result is recorded before all of its blobs are here: {error}", error=failure.value)
         else:
-            self._log.failure("fetching the blobs of a result broke", failure=failure)
+            self._log.failure("internal error while fetching the blobs of a result", failure=failure)
 
     def _holder(self, result: Mapping[str, JSON] | None) -> PeerId | None:
         """The agent that a result came from, unless that is this node."""
@@ -158,7 +158,7 @@ class Collection(Service):
         self._go_on()
         if isinstance(found, Failure):
             self._holders.pop(wanted.sha256, None)
-            self._log.failure("collecting {blob} broke", blob=wanted.sha256, failure=found)
+            self._log.failure("internal error while fetching blob {blob}", blob=wanted.sha256, failure=found)
 
     async def _collect(self, wanted: _WantedBlob) -> None:
         try:
@@ -173,7 +173,7 @@ class Collection(Service):
         if not self._up:
             return
         if tries >= MAX_TRIES:
-            self._log.error("a result's blob {blob} is not to be had: {error}", blob=wanted.sha256, error=error)
+            self._log.error("blob {blob} of a result could not be fetched: {error}", blob=wanted.sha256, error=error)
             return
         delay = RETRY.ceiling(tries + 1)
         again = attrs.evolve(wanted, tries=tries)

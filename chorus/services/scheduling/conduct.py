@@ -69,7 +69,7 @@ class Conduct:
         self._freed.put(agent, freed)
 
     def kept_waiting(self, agent: str, now: float) -> None:
-        """It left an offer without a yes for long. Offers of one moment that end together make one rest."""
+        """Count an offer that the agent did not accept for long. Offers that end together count as one."""
         self.outcome(agent, well=False)
         before = self._silent.get(agent)
         if before is None or now >= before.until:
@@ -80,7 +80,7 @@ class Conduct:
         self._silent.pop(agent, None)
 
     def rests(self, agent: str, now: float) -> bool:
-        """Whether it is offered nothing now."""
+        """True if the agent gets no offers now."""
         silence = self._silent.get(agent)
         return silence is not None and now < silence.until
 

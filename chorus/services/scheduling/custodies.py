@@ -63,7 +63,7 @@ class Custodies:
             custody.drop()
 
     def when_over(self, call: Callable[[Custody], None]) -> None:
-        """Have `call` called with each custody that has ended."""
+        """Call `call` with each custody that has ended."""
         self._watchers.append(call)
 
     def of(self, task_id: str) -> Custody | None:

@@ -151,6 +151,7 @@ class Custody:
         if self.over:
             return
         self.over = True
+        self._recording.stop()
         self._lease.cancel()
         self._deadline.cancel()
         channel, self._channel = self._channel, None
@@ -162,7 +163,6 @@ class Custody:
                     channel.reset(error)
         finally:
             self._context.ended(self)
-            self._recording.stop()
 
     def _max_output(self) -> int | None:
         megabytes = deadlines.limit_of(self._task.spec, "output_mb")

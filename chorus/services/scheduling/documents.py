@@ -1,6 +1,6 @@
 """A task's documents, from the state machine's task (pure): the HTTP API's, a list's, and its `state` events.
 
-The shapes are those of `http/openapi.py` and docs/api.md.
+The shapes are those of `http/schemas.py` and docs/api.md.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def state_event(task: TaskState, agent_id: str | None) -> Document:
 
 
 def differs(event: Mapping[str, JSON] | None, task: TaskState) -> bool:
-    """Whether the newest state event shows another state than the task's."""
+    """True if the newest state event shows another state than the task's."""
     if event is None:
         return True
     fence = str(task.fence) if task.fence is not None else None

@@ -46,7 +46,7 @@ class Forbidden(UserError):
 
 
 class NoRoom(LocalError):
-    """This node has not what another task needs, such as space on its disk (`services/execution/headroom.py`)."""
+    """This node lacks something that a task needs, such as disk space (`services/execution/headroom.py`)."""
 
     code = "no_room"
     http_status = 507

@@ -1,4 +1,4 @@
-"""The joint between the journal and the scheduler's parts: here they read tasks, append entries, hear of changes."""
+"""The scheduler's access to the journal: reads tasks, appends entries, subscribes to changes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Ledger:
         return applied
 
     def subscribe(self, audience: Audience, changed: Callable[[Change], None]) -> None:
-        """Have `changed` called with each change of a task. A change that it fails on is logged, and it hears of the
+        """Call `changed` with each change of a task. An exception of it is logged, and it is called for the
         others all the same."""
 
         def apply(applied: Applied) -> None:

@@ -1,6 +1,6 @@
-"""Offering one task to one agent.
+"""Offers one task to one agent.
 
-Whatever fails on the way, the conversation is reset (so that the agent gives its place to another offer) and no timer
+On any failure the conversation is reset (so that the agent gives its place to another offer) and no timer
 stays behind.
 """
 
@@ -42,7 +42,7 @@ class AgentDeclined:
     reason: str
     detail: str
     slow: bool = False
-    """Whether the task has waited for it for so long that the agent is asked later next time."""
+    """True if the task has waited for it for so long that the agent is asked later next time."""
 
 
 @attrs.frozen

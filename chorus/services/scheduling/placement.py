@@ -1,4 +1,4 @@
-"""Finding an agent for each task that is ready: score, offer in order, assign to the first that accepts.
+"""Finds an agent for each task that is ready: score, offer in order, assign to the first that accepts.
 
 Nobody suitable is no failure: the task waits, says why in its document, and is tried again when an agent's state
 changes and after a back-off. `tasks/backlog.py` says which task is next; all that happens here happens in turns of the
@@ -110,7 +110,7 @@ class Placement:
         return self._rounds.offering.count
 
     def waiting(self, task_id: str) -> str | None:
-        """Why nobody has it, when that is known."""
+        """The reason why no agent has the task, when that is known."""
         group = self._backlog.group_of(task_id)
         return group.detail if group is not None else self._unreadable.get(task_id)
 
@@ -334,7 +334,7 @@ class Placement:
             self._log.info("task {task} waits: {detail}", event="task.waiting", task=task_id, detail=detail)
             self._context.events.append(task_id, "note", {"text": detail})
         except Exception:
-            self._report("noting why {task} waits broke", task=task_id)
+            self._report("internal error in a wait note of {task}", task=task_id)
 
     def _report(self, text: str, failure: Failure | None = None, *, task: str = "") -> None:
         """Log a bug. Nothing that placing hangs on comes after it, and it never raises."""

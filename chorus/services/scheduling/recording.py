@@ -1,4 +1,4 @@
-"""Recording the outcome of one attempt, as soon as the journal takes it."""
+"""Records the outcome of one attempt, and retries until the journal takes it."""
 
 from __future__ import annotations
 

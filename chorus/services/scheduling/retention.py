@@ -1,4 +1,4 @@
-"""Forgets finished tasks after their time: the journal's record, the event history, the blobs nobody else names.
+"""Forgets finished tasks after their time: the journal's record, the event history, the blobs that no other task names.
 
 Blobs that no task of this node names go after the same time: what this node made as an executor for other schedulers
 (who have fetched it long ago), and uploads that nobody made a task of.
@@ -68,9 +68,9 @@ class RetentionService(Service):
     def _failed(self, failure: Failure) -> None:
         self.errors += 1
         if isinstance(failure.value, ChorusError):
-            self._log.error("forgetting old tasks failed: {error}", error=failure.value)
+            self._log.error("old tasks could not be removed: {error}", error=failure.value)
         else:
-            self._log.failure("forgetting old tasks broke", failure=failure)
+            self._log.failure("internal error while removing old tasks", failure=failure)
 
     async def round(self) -> int:
         """Forget what is due, at most `MAX_AT_ONCE` tasks; returns how many went."""
@@ -98,7 +98,7 @@ class RetentionService(Service):
         self._swept = True
 
     async def _remove_blobs(self, gone: list[TaskState], limit: float) -> None:
-        """Whatever is named or fetched again meanwhile stays: each removal asks anew, in one step with itself."""
+        """Blobs that are named or fetched again meanwhile stay: each removal checks that in its own step."""
         unwanted = {sha256 for task in gone for sha256 in blobs_of(task)}
         unwanted.update(await self._context.stored.blobs_unused_since(limit))
         for sha256 in sorted(unwanted):

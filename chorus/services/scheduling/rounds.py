@@ -67,7 +67,7 @@ class Rounds:
     async def place(
         self, task_id: str, order: Sequence[scoring.Candidate], agents: Mapping[str, Agent]
     ) -> Nobody | bool:
-        """Offer it to the candidates in order. Whether it is assigned (or needs no agent any more), or why not."""
+        """Offer it to the candidates in order. True if assigned, False if it needs no agent any more, else why not."""
         try:
             task = self._context.ledger.machine.get(task_id)
             blob = await self._custodies.input_of(task)
@@ -113,7 +113,7 @@ class Rounds:
         return answer
 
     async def _accepted(self, task: TaskState, channel: SchedulerChannel, agent_id: str | None) -> bool:
-        """Whether it is assigned. The agent keeps a place for it; where it is not to be, it hears so at once."""
+        """True if it is assigned. The agent keeps a place for it, and learns at once where it is not."""
         try:
             if self._ready(task.id):
                 await self._assign(task, channel, agent_id)
@@ -136,6 +136,6 @@ class Rounds:
         custody.drop()
 
     def _ready(self, task_id: str) -> bool:
-        """Whether it still waits for an agent, and this node still places."""
+        """True if the task still waits for an agent, and this node still places."""
         task = self._context.ledger.machine.find(task_id)
         return not self._stopped and task is not None and task.state is State.SUBMITTED

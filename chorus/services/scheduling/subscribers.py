@@ -58,7 +58,7 @@ def subscribe(
     collection: Collection,
     announce: Callable[[Document], None],
 ) -> None:
-    """Everybody who hears of a task's change, in this order. `announce` gets every change of state, for the topic
+    """Subscribe every part to a task's changes, in this order. `announce` gets every change of state, for the topic
     `chorus/tasks`."""
 
     def announced(change: Change) -> None:

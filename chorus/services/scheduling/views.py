@@ -1,4 +1,4 @@
-"""Reading tasks: the document of one, and pages of all, newest first."""
+"""Reads tasks: the document of one, and pages of all, newest first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Notes for watchers why a task waits: one for each task, and again for a group's first when the reason changes."""
+"""Notes to watchers on why a task waits: one for each task, and again for a group's first when the reason changes."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class WatchedHistory:
     read: Callable[[str, int, int], Deferred[list[TaskEvent]]]
     """`read(task_id, after, limit)`."""
     is_complete: Callable[[str], bool]
-    """Whether the task is over and its events are all in the store."""
+    """True if the task is over and its events are all in the store."""
     unwatch: Callable[[Watch], None]
 
 
@@ -93,7 +93,7 @@ class Watch:
 
     def _broken(self, failure: object) -> None:
         self._reading = False
-        self._log.failure("a watch of {task} broke", task=self.task_id, failure=failure)  # type: ignore[arg-type]
+        self._log.failure("internal error in a watch of {task}", task=self.task_id, failure=failure)  # type: ignore[arg-type]
         if not self._stopped:
             self._end()
 

@@ -101,7 +101,7 @@ class Line:
         self.sender = sender
         self.receiver = receiver
         self.outbound = outbound
-        """Whether its sender dialled."""
+        """True if its sender dialled."""
         self._world = world
         self._delay_ns = delay_ns
         self._uplink = uplink

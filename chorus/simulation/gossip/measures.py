@@ -107,7 +107,7 @@ class Measures:
         self._ends: list[list[tuple[int, int]]] = [[] for _ in range(nodes)]
         """By node: the intervals in which it was there and that are over."""
 
-    # What happens
+    # Events
 
     def published(self, message_id: bytes, node: int, now_ns: int) -> None:
         if self.measuring and node < self._nodes:
@@ -143,7 +143,7 @@ class Measures:
         self.trace.record(now_ns, node.number, "leave")
         self._ends[node.number].append((node.joined_ns, now_ns))
 
-    # What is seen
+    # Views
 
     def sample(
         self, seconds: float, nodes: Sequence[RouterNode], kinds: Mapping[bytes, str], counts: Mapping[str, int]

@@ -56,7 +56,7 @@ class GossipNet:
         """At honest nodes, while messages were measured."""
         self._schedule_start()
 
-    # What nodes ask for
+    # Calls of nodes
 
     def uplink(self, number: int) -> Uplink | None:
         links = self.scenario.links

@@ -1,6 +1,6 @@
 """Honest nodes of the simulation without bytes: the real router on simulated links and heartbeats.
 
-Above it stands what `chorus.services.messaging` does about who says too much, since scores depend on it.
+Above it stands the rate limit of `chorus.services.messaging`, since scores depend on it.
 """
 
 from __future__ import annotations

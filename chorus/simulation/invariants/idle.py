@@ -1,4 +1,4 @@
-"""`gossip.idle`: who joins a mesh and brings nothing, where others bring the same again and again, loses its place.
+"""`gossip.idle`: a mesh member that forwards nothing, while others forward the same messages, loses its place.
 
 Counted from the wire, apart from the router's own P3, and less than it counts: only small messages (large ones are
 announced, and nobody can be expected to send them), only those that three honest peers brought, two of them members of

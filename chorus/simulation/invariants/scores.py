@@ -1,4 +1,4 @@
-"""`gossip.score`: faults end, and so does what they made honest nodes think of each other.
+"""`gossip.score`: once faults have ended, scores of honest nodes by each other recover.
 
 But for one thing: who was in a mesh for P3's 30 s behind a link that carried nothing is for its peers no other than one
 that brings nothing. The cost of that (P3b) fades slower than the reward (P2): in minutes, and not while all are

@@ -1,4 +1,4 @@
-"""Clients of a journal, somewhere behind a network: what each asked and heard is recorded, and must be linearizable.
+"""Clients of a journal behind a network: their requests and answers are recorded, and must be linearizable.
 
 They submit under idempotency keys, assign, release, complete and read, several at a time about the same few tasks. An
 operation is *ok* with its answer, *fails* when the journal was closed (it did nothing), and is *unknown* when the node

@@ -1,4 +1,4 @@
-"""A journal on a simulated disk: `chorus.tasks.journal.Journal`, committed locally as `services/journal.py` does.
+"""A journal on a simulated disk: `chorus.tasks.applied.Journal`, committed locally as `services/journal.py` does.
 
 Records are `4-byte length ‖ 4-byte CRC-32 ‖ JSON`, appended and synced before they are acknowledged. Reading stops at
 the first record that is cut off or does not have its checksum: nothing after it was acknowledged, unless the disk

@@ -1,4 +1,4 @@
-"""Whether what clients saw can have happened one after the other: the search of Wing and Gong with a memo (Lowe 2017).
+"""Finds a sequential order for what clients saw: the search of Wing and Gong with a memo (Lowe 2017).
 
 J. M. Wing, C. Gong: Testing and verifying concurrent objects, 1993; G. Lowe: Testing for linearizability, 2017.
 """

@@ -1,4 +1,4 @@
-"""The simulated network: its hosts, and what the parts of one host are to each other."""
+"""The simulated network: its hosts, and the interfaces between the parts of one host."""
 
 from __future__ import annotations
 

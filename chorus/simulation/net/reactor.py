@@ -226,7 +226,7 @@ class SimReactor:
             raise RuntimeError("this reactor has no network")
         return self.host
 
-    # What the simulation does to it
+    # Calls of the simulation
 
     def guard(self, function: Callable[..., Any], *args: Any, **kw: Any) -> None:
         """Call into the node; an exception is logged, as any reactor does, and counted."""
