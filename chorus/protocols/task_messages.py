@@ -33,6 +33,7 @@ from chorus.fields import (
     field,
 )
 from chorus.multiformats import varint
+from chorus.protocols.delimited import delimit, locate
 from chorus.tasks.journal import Fence
 from chorus.tasks.spec import SHA256, TASK_ID
 
@@ -336,7 +337,7 @@ def encode(message: Message) -> bytes:
         payload = strictjson.canonical(to_json(message))
     if len(payload) > MAX_FRAME:
         raise LimitExceeded("tasks.frame", len(payload), MAX_FRAME)
-    return varint.encode(len(payload)) + payload
+    return delimit(payload)
 
 
 def decode(payload: bytes) -> Message:
@@ -370,12 +371,12 @@ class FrameBuffer:
         buffer += data
         frames: list[bytes] = []
         start = 0
-        while found := varint.peek(buffer, start, self._maximum):
-            length, begin = found
-            if len(buffer) - begin < length:
+        while found := locate(buffer, start, self._maximum):
+            begin, end = found
+            if end > len(buffer):
                 break
-            frames.append(bytes(buffer[begin : begin + length]))
-            start = begin + length
+            frames.append(bytes(buffer[begin:end]))
+            start = end
         if start:
             del buffer[:start]
         return frames

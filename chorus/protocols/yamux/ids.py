@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
+from chorus.bounded import Bounded
 from chorus.protocols.yamux.frames import MAX_STREAM_ID, StreamLimitReached, YamuxError
 
 MAX_GAPS = 256
@@ -19,7 +18,7 @@ class StreamIds:
         self._odd_peer = not initiator
         self._highest = -1 if not initiator else 0
         """The highest that the peer has used."""
-        self._gaps: OrderedDict[int, None] = OrderedDict()
+        self._gaps: Bounded[int, None] = Bounded(MAX_GAPS)
 
     def next(self) -> int:
         """The id of the next own stream. Raises `StreamLimitReached` when they are used up."""
@@ -40,9 +39,7 @@ class StreamIds:
         highest = self._highest
         if stream_id > highest:
             for skipped in range(max(highest + 2, stream_id - 2 * MAX_GAPS), stream_id, 2):
-                self._gaps[skipped] = None
-            while len(self._gaps) > MAX_GAPS:
-                self._gaps.popitem(last=False)
+                self._gaps.put(skipped, None)
             self._highest = stream_id
         elif stream_id in self._gaps:
             del self._gaps[stream_id]

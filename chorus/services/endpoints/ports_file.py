@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from chorus.files import DataDirectoryError, read_private, write_private
+from chorus.timer import Periodic
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -37,8 +37,7 @@ class PortsFile:
         self._path = directory / PORTS
         self._last = directory / LAST_PORTS
         self._unwritten: Mapping[str, JSON] | None = None
-        self._loop = LoopingCall(self._again)
-        self._loop.clock = clock
+        self._loop = Periodic(clock, "writing ports", self._again, lambda: RETRY_S)
 
     def last(self) -> dict[str, int]:
         """Ports of the last start, by name; those that are not known, or are none, are left out."""
@@ -53,7 +52,7 @@ class PortsFile:
 
     def start(self) -> None:
         """Write later what could not be written yet."""
-        self._loop.start(RETRY_S, now=False)
+        self._loop.start()
 
     def write(self, ports: Mapping[str, JSON]) -> None:
         """Replace what is there; removes `ports.json` where that fails."""
@@ -71,8 +70,7 @@ class PortsFile:
             self._remove()
 
     def remove(self) -> None:
-        if self._loop.running:
-            self._loop.stop()
+        self._loop.stop()
         self._remove()
 
     def _write(self, ports: Mapping[str, JSON]) -> None:

@@ -26,10 +26,9 @@ from chorus.tasks.backlog import WAIT_S, Backlog
 from chorus.tasks.demand import Demand
 from chorus.tasks.groups import DemandGroup, Nobody, Standing, WaitingTask
 from chorus.tasks.spec import TaskSpec
+from chorus.timer import Timer
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall
-
     from chorus.services.scheduling.context import SchedulerContext
     from chorus.services.scheduling.custodies import Custodies
     from chorus.services.scheduling.custody import Custody
@@ -84,7 +83,7 @@ class Placement:
         """When changes of agents that have been noted are acted upon."""
         self._changes = 0
         """Times that agents have changed."""
-        self._turn_call: IDelayedCall | None = None
+        self._turns = Timer(self._clock, self._turn)
         self._running = False
         custodies.when_over(self._custody_over)
 
@@ -97,9 +96,7 @@ class Placement:
 
     def stop(self) -> None:
         self._running = False
-        if self._turn_call is not None and self._turn_call.active():
-            self._turn_call.cancel()
-        self._turn_call = None
+        self._turns.cancel()
         self._rounds.stop()
 
     # what others ask
@@ -181,17 +178,11 @@ class Placement:
 
     def _turn_in(self, seconds: float) -> None:
         """Have a turn come within `seconds`."""
-        if not self._running:
-            return
-        call = self._turn_call
-        if call is not None and call.active():
-            if call.getTime() <= self._clock.seconds() + seconds:
-                return
-            call.cancel()
-        self._turn_call = self._clock.callLater(seconds, self._turn)
+        at = self._turns.at
+        if self._running and (at is None or at > self._clock.seconds() + seconds):
+            self._turns.arm(seconds)
 
     def _turn(self) -> None:
-        self._turn_call = None
         if not self._running:
             return
         again: float | None = WAIT_S
