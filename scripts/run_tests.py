@@ -31,8 +31,8 @@ RUNNER = "twisted/trial/_dist/disttrial.py"
 
 
 def jobs(cores: int) -> int:
-    """One more than there are cores: some tests always wait for a process or a lease."""
-    return min(cores + 1, MAX_JOBS)
+    """Two more than there are cores: some tests always wait for a process or a lease."""
+    return min(cores + 2, MAX_JOBS)
 
 
 def counts(line: str) -> dict[str, int]:

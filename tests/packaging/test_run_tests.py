@@ -52,7 +52,7 @@ class ReportTests(PureTestCase):
         self.assertEqual(counts("it PASSED (successes=3)\n"), {})
 
     def test_a_job_more_than_cores_and_not_too_many(self) -> None:
-        self.assertEqual([self.run_tests.jobs(cores) for cores in (1, 2, 4, 64)], [2, 3, 5, 8])
+        self.assertEqual([self.run_tests.jobs(cores) for cores in (1, 2, 4, 64)], [3, 4, 6, 8])
 
     def test_the_failed_tests_are_named(self) -> None:
         report = lines(

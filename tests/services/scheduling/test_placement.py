@@ -175,7 +175,7 @@ class BacklogTest(PlacingCase):
             turn()
             turns.append(steps.compared - before)
 
-        node.placement._turn = counting  # type: ignore[method-assign]
+        node.placement._turns._due = counting
         for number in range(5):
             self.world.node(f"new-{number}")
             node.placement.agents_changed()
@@ -197,7 +197,7 @@ class BacklogTest(PlacingCase):
             turns.append(0)
             turn()
 
-        node.placement._turn = begun  # type: ignore[method-assign]
+        node.placement._turns._due = begun
         with mock.patch.object(placement.Demand, "of", counting):
             for number in range(20):
                 body = {"commands": ["true"], "title": str(number), "description": "x" * 65536, **NOBODY}
@@ -390,18 +390,18 @@ class EachStepTest(PlacingCase):
 
         def nested() -> None:
             depth[0] += 1
-            deepest[0] = max(deepest)
+            deepest[0] = max(deepest[0], depth[0])
             self.assertEqual(depth[0], 1)
             turn()
             depth[0] -= 1
 
-        node.placement._turn = nested  # type: ignore[method-assign]
+        node.placement._turns._due = nested
         node.engine.choose = lambda job: fail(missing("nope"))  # type: ignore[method-assign]
         self.submit(node, 400)
         for _ in range(100):
             node.placement.agents_changed()
             self.world.advance(0.5)
-        self.assertEqual(depth, [0])
+        self.assertEqual((depth, deepest), ([0], [1]))
 
 
 class SilentTest(PlacingCase):
