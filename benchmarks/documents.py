@@ -31,7 +31,7 @@ from chorus.errors import ChorusError
 from chorus.identity import Identity
 from chorus.messages import CapabilityBcast, Envelope, decode, encode
 from chorus.messages import envelope as ours
-from chorus.protocols.gossipsub.rpc import decode_message
+from chorus.protocols.gossipsub.decode import decode_message
 from chorus.protocols.gossipsub.sign import Signer, Verifier
 from chorus.tasks.spec import TaskSpec
 

@@ -92,6 +92,9 @@ def _klein(serving: Serving) -> Klein:
 def _add(app: Klein, route: Route, serving: Serving) -> None:
     @app.route(route.rule, methods=[route.method], endpoint=route.operation.name)
     def serve(request: ApiRequest, **path: str) -> Any:
+        if route.body is not None and not isinstance(request.body, route.body.taken):
+            # The path reached here in a spelling (an escaped character) in which the gate knows no such body.
+            raise problem.NO_SUCH_PATH.error()
         want(request, *route.media_types)
         asked = {} if route.any_query else query(request, *route.query)
         return route.serve(serving, request, asked, **path)

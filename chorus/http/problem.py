@@ -87,6 +87,9 @@ def of(error: BaseException) -> Problem | None:
     return None
 
 
+NO_SUCH_PATH = Problem(404, "not_found", "no such path; /openapi.json lists all of them")
+
+
 def internal() -> Problem:
     """A bug here: the log has the traceback, the client learns nothing of it."""
     return Problem(500, "internal_error", "an error inside the node; its log says more")
@@ -99,7 +102,7 @@ def from_routing(error: Any) -> Problem:
         allowed = ", ".join(sorted(error.valid_methods or ()))
         return Problem(405, "method_not_allowed", f"allowed here: {allowed}", headers={"Allow": allowed})
     if status == 404:
-        return Problem(404, "not_found", "no such path; /openapi.json lists all of them")
+        return NO_SUCH_PATH
     return Problem(status if 400 <= status < 600 else 404, "bad_request", "the request cannot be routed")
 
 

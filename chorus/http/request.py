@@ -15,7 +15,7 @@ from twisted.web.server import Request
 
 from chorus.http import limits, problem
 from chorus.http.body import Body, Ignored
-from chorus.http.problem import SECURITY_HEADERS, HttpError, Problem
+from chorus.http.problem import NO_SUCH_PATH, SECURITY_HEADERS, HttpError, Problem
 
 _METHOD = re.compile(rb"[A-Z]{1,16}")
 
@@ -153,7 +153,7 @@ class ApiRequest(Request):
             raise HttpError(400, "bad_target", "the path is not UTF-8") from None
         if b"//" in self.path:
             # Routers differ on what an empty segment means.
-            raise HttpError(404, "not_found", "no such path; /openapi.json lists all of them")
+            raise NO_SUCH_PATH.error()
         if "\0" in decoded:
             raise HttpError(400, "bad_target", "the path holds a NUL")
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
 from chorus.fields import Schema
 from chorus.http import limits
+from chorus.http.body import Buffered, UploadBody
 from chorus.http.reply import JSON_TYPE, OCTETS
 from chorus.http.schemas import ref
 
@@ -42,6 +43,8 @@ class Serving:
 class JsonBody:
     """A JSON document, kept in memory."""
 
+    taken: ClassVar[type] = Buffered
+    """What the gate makes of it."""
     schema: str
     """Its name in the OpenAPI document."""
     most: int = limits.MAX_JSON
@@ -54,6 +57,8 @@ class JsonBody:
 @attrs.frozen
 class BlobBody:
     """Bytes of a blob, streamed to disk. The path's `sha256`, where it has one, is the digest that they must have."""
+
+    taken: ClassVar[type] = UploadBody
 
     def content(self) -> Schema:
         return {OCTETS: BINARY}

@@ -142,6 +142,12 @@ class Order(ChannelCase):
                     response = Response(self.say(self.head(method, path, size) + body))
                     self.assertEqual(response.status, 404, (method, path, size))
 
+    def test_a_path_in_another_spelling_takes_no_body(self) -> None:
+        for method, path in (("POST", "/v1/%74asks"), ("PUT", "/v1/b%6Cobs")):
+            for size, body in self.BODIES:
+                response = Response(self.say(self.head(method, path, size) + body))
+                self.assertIn(response.status, (404, 413), (method, path, size))
+
     def test_no_such_method(self) -> None:
         for method, path, allowed in (
             ("POST", "/v1/blobs", "PUT"),

@@ -7,6 +7,7 @@ give the tests their names; what one connection can do to another is tested with
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -320,7 +321,7 @@ class BeforeTheHandshake(HostileCase):
         """Half of them send a byte now and then, half nothing; all are gone after the time of a handshake."""
         await self.victim("--handshake", "5")
         peers = await gatherResults([Deferred.fromCoroutine(self.raw()) for _ in range(100)])
-        offer = iter((multistream.HEADER + multistream.encode_message("/noise")) * 10)
+        offer = itertools.cycle(multistream.HEADER + multistream.encode_message("/noise"))
 
         def drip() -> None:
             byte = bytes([next(offer)])

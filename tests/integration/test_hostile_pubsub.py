@@ -133,10 +133,14 @@ class Scores(PubSubCase):
         The node's mesh is as small as the number of honest members, for there are no more connections for sybils."""
         await self.attacked("--degree", "4")
         more = await self.redundant(3)
-        sybils = await self.speakers(120, grafted=True)
-        names = {sybil.name for sybil in sybils}
-        status = await self.node.glance()
-        self.assertGreater(len(names & set(status["mesh"])), 5, "they did get in")
+        sybils: list[Speaker] = []
+        got_in = 0
+        # The first may have lost their places before the last are there.
+        for _ in range(8):
+            sybils += await self.speakers(15, grafted=True)
+            names = {sybil.name for sybil in sybils}
+            got_in = max(got_in, len(names & set((await self.node.glance())["mesh"])))
+        self.assertGreater(got_in, 5, "they did get in")
         for _ in range(2):
             status = await self.status_when(lambda status: not names & set(status["mesh"]), "no sybil has a place")
             self.assert_all_have_places(status)
@@ -190,9 +194,10 @@ class Scores(PubSubCase):
         await self.status_when(lambda status: speaker.name in status["mesh"], "it has its place")
         name, now = speaker.name.encode(), int(time.time())
         words = b'{"type":"Later","id":"abcdefgh","from":"%s","timestamp":%d,"data":{}}' % (name, now)
-        for start in range(0, 3000, 500):
-            said = [speaker.signed(start + number, words, COORDINATION) for number in range(500)]
-            self.assertIsNone(await self.say(speaker, *map(message_frame, said)))
+        # All signed before the first is sent: on a slow machine signing takes as long as the node lets so many pass.
+        frames = [message_frame(speaker.signed(number, words, COORDINATION)) for number in range(6000)]
+        for start in range(0, len(frames), 500):
+            self.assertIsNone(await self.say(speaker, *frames[start : start + 500]))
             await self.pause(0)
         await self.lost_its_place(speaker)
         await self.harmless(speaker)

@@ -9,11 +9,12 @@ from typing import Any
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 
+from chorus.sandbox import hints
 from chorus.sandbox.archive.limits import BadArchive, Interrupted, NoSpace
 from chorus.sandbox.cgroups import ResourceUsage
 from chorus.sandbox.contract import ImageMissing, RunResult, SandboxUnavailable
 from chorus.sandbox.files.volumes import VolumeError
-from chorus.sandbox.run import Look, Runs, SandboxRun, Site
+from chorus.sandbox.run import HINT_S, Look, Runs, SandboxRun, Site
 from chorus.sandbox.verdict import GRACE_S, HOST_GRACE_S, PIDS_PATIENCE_S
 from chorus.sandbox.workers import TimedOut
 from chorus.tasks.terms import Reason
@@ -24,7 +25,11 @@ from tests.support import PureTestCase
 class AtOnce:
     """Workers without threads."""
 
+    def __init__(self) -> None:
+        self.limits: dict[Any, float] = {}
+
     def call(self, limit: float, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        self.limits[function] = limit
         return maybeDeferred(function, *args)
 
 
@@ -101,6 +106,7 @@ class SkeletonTests(PureTestCase):
         result = self.result(run)
         self.assertEqual((result.reason, result.exit_code, result.sandbox), (Reason.EXIT, 0, "nothing"))
         self.assertEqual(run.steps, ["make", "start", "over", "settle", "clean up"])
+        self.assertEqual((run._site.workers.limits[hints.hint], HINT_S), (12.0, 12.0))  # type: ignore[attr-defined]
         self.assertEqual(self.time.getDelayedCalls(), [])
 
     def test_stopped_before_it_starts(self) -> None:

@@ -54,8 +54,8 @@ ETC = (
     "protocols", "services", "perl", "python3*", "java-*", "ssl/certs", "ssl/openssl.cnf",
     "ca-certificates", "debian_version", "os-release", "cmake", "fonts",
 )  # fmt: skip
-"""What tools need of /etc; nothing else of it is there, above all no file where people keep tokens (npmrc, settings of
-maven)."""
+"""Files of /etc that tools need; nothing else of it is there, above all no file where people keep tokens (npmrc,
+settings of maven)."""
 
 MASKED = ("/usr/local/etc",)
 

@@ -25,7 +25,7 @@ BINDING = "run.json"
 """In the box: which run the container was given to. Labels cannot change, so a warm container's name no task."""
 
 FILES = 2 * (1 << 20)
-"""What the control folder may hold on top of the kept output, where only polling watches it."""
+"""Bytes that the control folder may hold on top of the kept output, where only polling watches it."""
 
 
 @attrs.frozen

@@ -5,7 +5,6 @@ The commands and the pump belong to the container, so a run goes on without this
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -272,8 +271,8 @@ class DockerRun(SandboxRun):
         except (ChorusError, TimedOut) as error:
             self._log.warn("container {id} could not be removed yet: {error}", id=found.id[:12], error=error)
             # Its processes are dead (their first one was killed here) where this machine let us; wait for that.
-            deadline = time.monotonic() + 2.0
-            while not found.gone() and found.handle >= 0 and time.monotonic() < deadline:
+            deadline = self._site.reactor.seconds() + 2.0
+            while not found.gone() and found.handle >= 0 and self._site.reactor.seconds() < deadline:
                 await self._pause.wait(0.05)
             self._site.leftovers.add(found.id)
 

@@ -24,7 +24,7 @@ TOOL_S = 30.0
 """Time limit of one call of mkfs, mount or umount."""
 
 OVERHEAD_MB = 8
-"""What ext4 keeps for itself in a small file system, on top of what the task may write."""
+"""MiB that ext4 keeps for itself in a small file system, on top of what the task may write."""
 
 FULL_BYTES = 1280 * 1024
 """With a hundredth of what a task may write: a file system with less left has refused a write, or will. Many programs
@@ -68,7 +68,7 @@ class Volume:
     note: str = ""
     """Why it is not a loop mount."""
     folders: tuple[str, ...] = (".",)
-    """What is measured of a plain folder: the rest the task cannot write to."""
+    """Parts of a plain folder that are measured; the task cannot write to the rest."""
 
     def full(self, unlinked: int = 0) -> bool:
         """`unlinked`: bytes of files on this disk that have no name any more but are still open. Raises OSError."""

@@ -11,6 +11,7 @@ from twisted.internet.error import CannotListenError
 
 from chorus.http.limits import BACKLOG
 from chorus.services.listening import PortInUse, cannot_listen, first_free
+from chorus.timer import Timer
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IListeningPort
@@ -79,11 +80,11 @@ class HttpPort(Service):
         self.end_streams()
         site.close_idle()
         closed: Deferred[None] = Deferred()
-        abort = self._reactor.callLater(DRAIN_S, site.abort_all)
+        abort = Timer(self._reactor, site.abort_all)
+        abort.arm(DRAIN_S)
         site.when_closed(lambda: closed.callback(None))
         await closed
-        if abort.active():
-            abort.cancel()
+        abort.cancel()
 
 
 class ApiService(HttpPort):

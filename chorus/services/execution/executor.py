@@ -22,6 +22,7 @@ from chorus.services.execution.offer_rules import AgentProfile
 from chorus.services.execution.offers import ASSIGN_S, Offers
 from chorus.services.execution.row import RunRecord
 from chorus.tasks.journal import Fence
+from chorus.timer import Timer
 
 if TYPE_CHECKING:
     from chorus.protocols.stream import Connection
@@ -185,11 +186,11 @@ class ExecutorService(Service):
             if left <= 0:
                 return
             waiting: Deferred[None] = Deferred()
-            limit = clock.callLater(left, waiting.callback, None)
+            limit = Timer(clock, lambda waiting=waiting: waiting.callback(None))  # type: ignore[misc]
+            limit.arm(left)
             self._quiet.append(waiting)
             await waiting
-            if limit.active():
-                limit.cancel()
+            limit.cancel()
 
     def _wake_waiters(self) -> None:
         waiting, self._quiet = self._quiet, []

@@ -14,7 +14,7 @@ from twisted.application.service import Service
 from twisted.logger import Logger
 
 from chorus import descriptors
-from chorus.timer import Timer
+from chorus.timer import Periodic
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -55,16 +55,16 @@ class Headroom(Service):
         self._directory = directory
         self._damage = damage
         self._changed = changed
-        self._next_look = Timer(clock, self._look)
+        self._looks = Periodic(clock, "looking for room", self._look, lambda: LOOK_S)
         self._last: str | None = None
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
-        self._look()
+        self._looks.run()
 
     def stopService(self) -> None:
         super().stopService()  # type: ignore[no-untyped-call]
-        self._next_look.cancel()
+        self._looks.stop()
 
     def disk(self) -> str | None:
         """For the health check `disk`."""
@@ -85,7 +85,6 @@ class Headroom(Service):
         return None
 
     def _look(self) -> None:
-        self._next_look.arm(LOOK_S)
         found = self.blocked_by()
         reason = None if found is None else found[0]
         if reason == self._last:

@@ -27,9 +27,9 @@ from chorus.tasks import leases
 from chorus.tasks.journal import Fence
 from chorus.tasks.spec import TaskSpec
 from chorus.tasks.state import DRAINING
+from chorus.timer import Timer
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
     from chorus.identity import PeerId
@@ -52,7 +52,8 @@ class _Reserved:
 
     offer: Offer
     spec: TaskSpec
-    limit: IDelayedCall
+    limit: Timer
+    """Of the wait for the assignment; its binding part first, once the place is accepted."""
 
 
 class Offers:
@@ -123,8 +124,7 @@ class Offers:
             self._reserve(channel, offer, spec)
 
     def _reserve(self, channel: ExecutorChannel, offer: Offer, spec: TaskSpec) -> None:
-        limit = self._place.clock.callLater(ASSIGN_S, self._unassigned, channel)
-        self._reserved[channel] = _Reserved(offer, spec, limit)
+        self._reserved[channel] = _Reserved(offer, spec, self._after(ASSIGN_S, self._unassigned, channel))
         self._promises.promise(channel, channel.peer)
         channel.heard = lambda message: self._heard(channel, message)
         channel.closed = lambda error: self._release(channel)
@@ -184,7 +184,7 @@ class Offers:
                 return
             self._promises.accept(channel, self._place.clock.seconds())
             reserved.limit.cancel()
-            reserved.limit = self._place.clock.callLater(BINDING_S, self._binds_no_more, channel)
+            reserved.limit = self._after(BINDING_S, self._binds_no_more, channel)
             channel.send(Accept())
             self._last_declined.pop((channel.peer, offer.task_id), None)
             self._wake_waiters()
@@ -223,7 +223,7 @@ class Offers:
 
     def _binds_no_more(self, channel: ExecutorChannel) -> None:
         """Others may have the place from now on; it is still there for this one if they do not take it."""
-        self._reserved[channel].limit = self._place.clock.callLater(ASSIGN_S - BINDING_S, self._unassigned, channel)
+        self._reserved[channel].limit = self._after(ASSIGN_S - BINDING_S, self._unassigned, channel)
         self._wake_waiters()
 
     def _unassigned(self, channel: ExecutorChannel) -> None:
@@ -231,11 +231,16 @@ class Offers:
         channel.reset()
         self._log.info("a task of {peer} was not assigned in time", event="task.not_assigned", peer=channel.peer)
 
+    def _after(self, seconds: float, due: Callable[[ExecutorChannel], None], channel: ExecutorChannel) -> Timer:
+        timer = Timer(self._place.clock, lambda: due(channel))
+        timer.arm(seconds)
+        return timer
+
     def _release(self, channel: ExecutorChannel) -> None:
         reserved = self._reserved.pop(channel, None)
         if self._promises.give_up(channel, self._place.clock.seconds()):
             self._wake_waiters()
-        if reserved is not None and reserved.limit.active():
+        if reserved is not None:
             reserved.limit.cancel()
 
     # assignments

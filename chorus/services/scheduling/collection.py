@@ -28,8 +28,6 @@ from chorus.timer import Timer
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from twisted.internet.interfaces import IDelayedCall
-
     from chorus.seams import JSON
     from chorus.services.scheduling.context import SchedulerContext
     from chorus.tasks.applied import Change
@@ -69,7 +67,7 @@ class Collection(Service):
         self._running_fetches = 0
         self._turn = Timer(context.clock, self._next)
         self._places = FairPlaces(context.clock, MAX_FETCHING, MAX_FETCHING_PER_HOLDER)
-        self._timers: dict[str, tuple[IDelayedCall, _WantedBlob]] = {}
+        self._timers: dict[str, tuple[Timer, _WantedBlob]] = {}
         self._up = False
 
     def startService(self) -> None:
@@ -177,7 +175,9 @@ class Collection(Service):
             return
         delay = RETRY.ceiling(tries + 1)
         again = attrs.evolve(wanted, tries=tries)
-        self._timers[wanted.sha256] = (self._clock.callLater(delay, self._again, again), again)
+        timer = Timer(self._clock, lambda: self._again(again))
+        timer.arm(delay)
+        self._timers[wanted.sha256] = (timer, again)
 
     def _again(self, wanted: _WantedBlob) -> None:
         self._timers.pop(wanted.sha256, None)
