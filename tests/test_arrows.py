@@ -17,17 +17,18 @@ PAGE: Final = ROOT / "docs/architecture.md"
 MAX_FILES: Final = 25
 """Of a folder's own, rooms apart."""
 
-BELOW: Final = "tasks store config observe sandbox protocols messages http services"
+BELOW: Final = "tasks ucxl store config observe sandbox protocols messages http services"
 MAY: Final[dict[str, str]] = {
     "tasks": "",
+    "ucxl": "",
     "observe": "",
-    "store": "tasks",
+    "store": "tasks ucxl",
     "config": "tasks",
     "sandbox": "tasks",
     "protocols": "tasks",
     "messages": "protocols",
-    "http": "tasks observe",
-    "services": "tasks store sandbox observe protocols messages http",
+    "http": "tasks ucxl observe",
+    "services": "tasks ucxl store sandbox observe protocols messages http",
     "preflight": "config http protocols services",
     "wiring": f"{BELOW} preflight",
     "assembly": f"{BELOW} preflight wiring",
@@ -42,6 +43,7 @@ SHARED: Final = {"surroundings"}
 BEFORE: Final = {
     "execution": {"storage"},
     "scheduling": {"storage", "messages", "execution"},
+    "memory": {"storage", "network", "messages"},
 }
 """What a file of `chorus/wiring` may know of the others: what is handed to it."""
 

@@ -1,0 +1,1 @@
+"""The distributed hash table of a node: walks, stored records, republishing."""

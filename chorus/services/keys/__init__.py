@@ -1,0 +1,1 @@
+"""The roles of the cluster, and the keys of those that this node holds."""

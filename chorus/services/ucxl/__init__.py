@@ -1,0 +1,1 @@
+"""Decisions of agents: published, indexed, read again."""

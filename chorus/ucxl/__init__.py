@@ -1,0 +1,1 @@
+"""UCXL: addresses, decision records and their chains (spec/ucxl.md). Pure."""
