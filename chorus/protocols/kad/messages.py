@@ -1,0 +1,223 @@
+"""Messages of libp2p's Kad-DHT (spec/wire.md 13).
+
+The fields of a message are walked and counted before protobuf builds any of them. Peers come again and again in
+replies: their bytes are read once and remembered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import IntEnum
+from functools import lru_cache
+from typing import Final
+
+import attrs
+from google.protobuf.message import DecodeError
+
+from chorus.errors import LimitExceeded, PeerError
+from chorus.identity import PeerId, PeerIdError
+from chorus.multiformats import varint
+from chorus.multiformats.multiaddr import Multiaddr, MultiaddrError
+from chorus.protocols.gossipsub.decode import fields
+from chorus.protocols.gossipsub.rpc import RPCError
+from chorus.protocols.kad.keys import point_of
+from chorus.protocols.kad.params import (
+    MAX_ADDRESS,
+    MAX_ADDRESSES,
+    MAX_CONTACTS,
+    MAX_FIELDS,
+    MAX_KEY,
+    MAX_MESSAGE,
+    MAX_PEER_FIELDS,
+    MAX_REPLY,
+    MAX_TIME_TEXT,
+    MAX_VALUE,
+)
+from chorus.protocols.proto import kad_pb2 as pb
+
+_TYPE, _KEY, _RECORD, _CLOSER, _PROVIDER = 0x08, 0x12, 0x1A, 0x42, 0x4A
+_SMALL: Final = frozenset((_TYPE, _KEY, _RECORD))
+_PEER_CACHE: Final = 16384
+"""Peers whose bytes are remembered; each takes about 2 KiB."""
+
+
+class BadKadMessage(PeerError):
+    """Bytes that are no message of this protocol, or one that its kind does not allow."""
+
+    code = "bad_kad_message"
+
+
+class RequestKind(IntEnum):
+    PUT_VALUE = 0
+    GET_VALUE = 1
+    ADD_PROVIDER = 2
+    GET_PROVIDERS = 3
+    FIND_NODE = 4
+    PING = 5
+
+
+@attrs.frozen
+class Contact:
+    """A peer with the addresses that it is said to have."""
+
+    peer: PeerId
+    addresses: tuple[Multiaddr, ...] = ()
+    point: int = attrs.field(init=False, eq=False, repr=False)
+    """Its place in the key space."""
+    wire: bytes = attrs.field(init=False, eq=False, repr=False)
+    """The `Peer` of a message."""
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "point", point_of(self.peer.raw))
+        object.__setattr__(self, "wire", peer_bytes(self, MAX_ADDRESSES))
+
+
+@attrs.frozen
+class KadRecord:
+    """A value under its key. `received` is the RFC 3339 text of the holder, or empty; nothing is decided by it."""
+
+    key: bytes
+    value: bytes
+    received: str = ""
+
+
+@attrs.frozen
+class KadMessage:
+    """A request or a reply; they look alike."""
+
+    kind: RequestKind
+    key: bytes = b""
+    record: KadRecord | None = None
+    closer: tuple[Contact, ...] = ()
+    providers: tuple[Contact, ...] = ()
+
+
+def peer_bytes(contact: Contact, most: int) -> bytes:
+    """The `Peer` of a message, with at most so many addresses."""
+    addresses = [raw for address in contact.addresses if len(raw := address.raw) <= MAX_ADDRESS]
+    return pb.Peer(id=contact.peer.raw, addrs=addresses[:most]).SerializeToString()
+
+
+def encode(message: KadMessage, limit: int = MAX_REPLY) -> bytes:
+    """Without its length. Peers keep as many addresses as fit `limit` bytes: at first all, at last none.
+
+    Raises `ValueError` for a key or value over its limit, or for more than 20 peers.
+    """
+    record = message.record
+    if max(len(message.key), len(record.key) if record else 0) > MAX_KEY or (record and len(record.value) > MAX_VALUE):
+        raise ValueError("a key or value over its limit")
+    if max(len(message.closer), len(message.providers)) > MAX_CONTACTS:
+        raise ValueError("more peers than a message holds")
+    head = pb.Message(type=message.kind, key=message.key)
+    if record is not None:
+        head.record.key = record.key
+        head.record.value = record.value
+        if record.received:
+            head.record.timeReceived = record.received
+    raw = head.SerializeToString()
+    peers = [(b"\x42", contact) for contact in message.closer] + [(b"\x4a", contact) for contact in message.providers]
+    if not peers:
+        return raw
+    encoded = raw + _fields(peers, (contact.wire for _, contact in peers))
+    for most in (8, 4, 2, 1, 0):
+        if len(encoded) <= limit:
+            break
+        encoded = raw + _fields(peers, (peer_bytes(contact, most) for _, contact in peers))
+    return encoded
+
+
+def _fields(peers: list[tuple[bytes, Contact]], wires: Iterable[bytes]) -> bytes:
+    return b"".join(
+        part for (tag, _), wire in zip(peers, wires, strict=True) for part in (tag, varint.encode(len(wire)), wire)
+    )
+
+
+def decode(raw: bytes) -> KadMessage:
+    """One message without its length. Peers without a valid id, and what is over the limits of peers and addresses, are
+    passed over; so is every unknown field.
+
+    Raises `BadKadMessage`, or `LimitExceeded` for a message, key or value that is too long.
+    """
+    if len(raw) > MAX_MESSAGE:
+        raise LimitExceeded("kad.MAX_MESSAGE", len(raw), MAX_MESSAGE)
+    closer: dict[bytes, None] = {}
+    providers: dict[bytes, None] = {}
+    small: list[bytes] = []
+    try:
+        for tag, begin, start, stop in fields(raw, MAX_FIELDS):
+            if tag == _CLOSER:
+                closer[raw[start:stop]] = None
+            elif tag == _PROVIDER:
+                providers[raw[start:stop]] = None
+            elif tag in _SMALL:
+                small.append(raw[begin:stop])
+        head = pb.Message.FromString(b"".join(small))
+        kind = RequestKind(head.type)
+    except (RPCError, DecodeError) as error:
+        raise BadKadMessage(f"not a message of Kad-DHT: {error}") from None
+    except ValueError:
+        raise BadKadMessage("a message of an unknown kind") from None
+    if not head.HasField("type") and not small:
+        raise BadKadMessage("an empty message")
+    _limit("kad.MAX_KEY", len(head.key), MAX_KEY)
+    record = _record(head.record) if head.HasField("record") else None
+    return KadMessage(kind, head.key, record, _contacts(closer), _contacts(providers))
+
+
+def _record(record: pb.Record) -> KadRecord:
+    _limit("kad.MAX_KEY", len(record.key), MAX_KEY)
+    _limit("kad.MAX_VALUE", len(record.value), MAX_VALUE)
+    received = record.timeReceived
+    return KadRecord(record.key, record.value, received if len(received) <= MAX_TIME_TEXT else "")
+
+
+def _limit(name: str, value: int, maximum: int) -> None:
+    if value > maximum:
+        raise LimitExceeded(name, value, maximum)
+
+
+def _contacts(wires: Iterable[bytes]) -> tuple[Contact, ...]:
+    found: dict[PeerId, Contact] = {}
+    for wire in wires:
+        contact = _contact(wire)
+        if contact is not None:
+            found.setdefault(contact.peer, contact)
+            if len(found) == MAX_CONTACTS:
+                break
+    return tuple(found.values())
+
+
+@lru_cache(maxsize=_PEER_CACHE)
+def _contact(wire: bytes) -> Contact | None:
+    peer: PeerId | None = None
+    addresses: dict[Multiaddr, None] = {}
+    try:
+        for tag, _, start, stop in fields(wire, MAX_PEER_FIELDS):
+            if tag == 0x0A:
+                peer = PeerId.from_bytes(wire[start:stop])
+            elif tag == 0x12 and len(addresses) < MAX_ADDRESSES and 0 < stop - start <= MAX_ADDRESS:
+                address = _address(wire[start:stop])
+                if address is not None:
+                    addresses[address] = None
+    except (RPCError, LimitExceeded, PeerIdError):
+        return None
+    return None if peer is None else Contact(peer, _own(peer, addresses))
+
+
+def _address(raw: bytes) -> Multiaddr | None:
+    try:
+        return Multiaddr.from_bytes(raw)
+    except MultiaddrError:
+        return None
+
+
+def _own(peer: PeerId, addresses: Iterable[Multiaddr]) -> tuple[Multiaddr, ...]:
+    """Once each and without `/p2p/…`; those that name another peer are dropped."""
+    own: dict[Multiaddr, None] = {}
+    for address in addresses:
+        named = address.peer_id()
+        if named is None:
+            own[address] = None
+        elif named == peer and len(address.parts) > 1:
+            own[address.without_peer()] = None
+    return tuple(own)
