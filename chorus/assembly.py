@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from chorus.identity import Identity, PeerId
     from chorus.lifecycle import Sequence
     from chorus.protocols.stream import Connection
+    from chorus.services.dht.service import DhtService
     from chorus.services.discovery.service import DiscoveryService
     from chorus.services.p2p.host import P2PService
     from chorus.services.presence import Load
@@ -86,8 +87,9 @@ class Assembly:
         storage = await self._start_storage()
         network = await self._start_network()
         messages = await self._start_messages(network)
+        dht = await self._start_dht(storage, network)
         tasks = None if self._settings.open else await self._start_tasks(storage, network, messages)
-        faces = await self._start_faces(storage, network, messages, tasks)
+        faces = await self._start_faces(storage, network, messages, dht, tasks)
         return RunningNode(network.p2p, faces, self._load)
 
     async def _run(self, *steps: Step) -> None:
@@ -150,6 +152,13 @@ class Assembly:
         if self._discovery is not None:
             self._discovery.exchanged(source, peer, record)
 
+    async def _start_dht(self, storage: Storage, network: Network) -> DhtService:
+        from chorus.wiring.memory import build_dht
+
+        dht = build_dht(self._context, storage.store.database, network.p2p, {})
+        await self._run(_service("dht", dht))
+        return dht
+
     async def _start_tasks(self, storage: Storage, network: Network, messages: Messages) -> TaskParts:
         from chorus.wiring.execution import build_execution
         from chorus.wiring.scheduling import build_scheduling
@@ -207,7 +216,7 @@ class Assembly:
         return self._execution.executor.drain(max(1.0, self._settings.shutdown_s - STOP_RESERVE_S))
 
     async def _start_faces(
-        self, storage: Storage, network: Network, messages: Messages, tasks: TaskParts | None
+        self, storage: Storage, network: Network, messages: Messages, dht: DhtService, tasks: TaskParts | None
     ) -> Faces:
         from chorus.wiring.discovery import build_discovery
         from chorus.wiring.faces import build_faces
@@ -227,6 +236,7 @@ class Assembly:
             pubsub=messages.pubsub,
             messaging=messages.messaging,
             presence=messages.presence,
+            dht=dht,
             tasks=tasks,
             load=self._load,
             alone=isolation.reason,

@@ -100,6 +100,33 @@ class Settings(BaseSettings):
     join_stagger_ms: int = Field(0, ge=0, le=600_000, description="Largest random delay before joining.")
     max_connections: int = Field(192, ge=4, le=10_000, description="Connections to peers, both directions together.")
 
+    # Memory
+    dht_enabled: bool = Field(
+        True, description="Take part in the distributed hash table; without it records stay on this machine."
+    )
+    dht_mode: Literal["auto", "server", "client"] = Field(
+        "auto",
+        description="A server keeps and answers for others, a client only asks; `auto` serves once others can reach "
+        "this node.",
+    )
+    dht_prefix: Annotated[str, AfterValidator(values.protocol_prefix)] = Field(
+        "/chorus", description="Prefix of the table's protocol, `/kad/1.0.0` behind it.", examples=["/chorus"]
+    )
+    dht_replication: int = Field(
+        3, ge=3, le=5, description="Machines that must hold a record or blob until it counts as safe."
+    )
+    dht_test_namespaces: Annotated[
+        tuple[str, ...], BeforeValidator(values.split), AfterValidator(values.test_namespaces)
+    ] = Field(
+        (),
+        description="Namespaces in open mode whose values are not validated; for interoperability tests alone.",
+        examples=["bench,test"],
+    )
+    dht_store_mb: int = Field(1024, ge=1, le=1_048_576, description="Records of the table kept on this node in all.")
+    dht_author_mb: int = Field(
+        64, ge=1, le=1_048_576, description="Records kept of one author, and of one peer that stores them here."
+    )
+
     # HTTP
     api_bind: Address = Field("127.0.0.1", description="Address of the HTTP API.", examples=["0.0.0.0"])
     api_port: Port = Field(
@@ -185,6 +212,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 "CHORUS_OPEN: open mode proves no membership, so CHORUS_JOIN and CHORUS_CLUSTER_SECRET cannot be "
                 "used with it; unset one of the two, for example CHORUS_OPEN=false"
+            )
+        if self.dht_test_namespaces and not self.open:
+            raise ValueError(
+                "CHORUS_DHT_TEST_NAMESPACES: a member takes no unvalidated records; unset it, or use open mode, "
+                "CHORUS_OPEN=true"
             )
         return self
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_PROTOCOL_PREFIX = re.compile(r"(/[a-z0-9][a-z0-9._-]{0,31}){1,3}")
+_NAMESPACE = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _IMAGE = re.compile(r"[a-z0-9][a-z0-9._/:@-]{0,254}")
 _LANGUAGE = re.compile(r"[a-z][a-z0-9+-]{0,31}")
 MAX_WARM = 100
@@ -50,6 +52,23 @@ def ip_address(text: str) -> str:
         return str(ipaddress.ip_address(text))
     except ValueError:
         raise ValueError(f"{text[:64]!r} is not an IP address") from None
+
+
+def protocol_prefix(text: str) -> str:
+    """The first part of a protocol id, for example `/chorus`."""
+    if not _PROTOCOL_PREFIX.fullmatch(text):
+        raise ValueError(f"{text[:64]!r} is not a prefix of a protocol, for example /chorus")
+    return text
+
+
+def test_namespaces(names: Sequence[str]) -> tuple[str, ...]:
+    """Namespaces of DHT keys; those of CHORUS itself are never unvalidated."""
+    for name in names:
+        if not _NAMESPACE.fullmatch(name):
+            raise ValueError(f"{name[:64]!r} is not a namespace (small letters, digits and hyphens, at most 32)")
+        if name.startswith(("ucxl-", "chorus-")) or name == "pk":
+            raise ValueError(f"{name!r} is a namespace whose records are always validated")
+    return tuple(names)
 
 
 def host_names(names: Sequence[str]) -> tuple[str, ...]:

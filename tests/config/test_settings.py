@@ -244,6 +244,11 @@ class Secrets(PureTestCase):
         self.file.write_bytes(b"\xff\xfe")
         self.assertIn("not text", self.refusal({"CHORUS_API_TOKEN_FILE": str(self.file)}))
 
+    def test_unvalidated_records_of_a_member(self) -> None:
+        self.assertIn("CHORUS_DHT_TEST_NAMESPACES", self.refusal({"CHORUS_DHT_TEST_NAMESPACES": "bench"}))
+        for name in ("ucxl-ct", "chorus-roles", "pk", "A b"):
+            self.refusal({"CHORUS_OPEN": "1", "CHORUS_DHT_TEST_NAMESPACES": name})
+
     def test_open_to_others(self) -> None:
         for mode, word in ((0o640, "read"), (0o604, "read"), (0o620, "change"), (0o602, "change")):
             self.file.chmod(mode)
@@ -332,7 +337,7 @@ class Table(PureTestCase):
     def test_every_example_is_accepted(self) -> None:
         for row in describe():
             if not row.secret:
-                load({row.name: row.example})
+                load({"CHORUS_OPEN": str("TEST" in row.name), row.name: row.example})
 
     def test_every_default_in_the_table_is_the_default(self) -> None:
         for row in describe():

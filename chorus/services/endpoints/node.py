@@ -10,6 +10,7 @@ import attrs
 if TYPE_CHECKING:
     from chorus.services.blobs.service import BlobService
     from chorus.services.cluster import ClusterService
+    from chorus.services.dht.service import DhtService
     from chorus.services.execution.executor import ExecutorService
     from chorus.services.execution.headroom import Headroom
     from chorus.services.execution.sandbox import SandboxService
@@ -45,6 +46,7 @@ class NodeParts:
     pubsub: PubSubService
     messaging: Messaging
     presence: PresenceService
+    dht: DhtService
     tasks: TaskParts | None
     """None in open mode, which has no tasks."""
     load: Callable[[], Load]

@@ -1,6 +1,42 @@
 -- Memory: DHT records, pins of blobs, decisions. Times are Unix seconds. Only adds tables.
 
 -- DHT
+CREATE TABLE dht_records (
+    key          BLOB NOT NULL CHECK (length(key) <= 80),
+    digest       BLOB NOT NULL CHECK (length(digest) = 16),
+    value        BLOB NOT NULL,
+    author       TEXT,
+    sender       TEXT NOT NULL,
+    stored_at    REAL NOT NULL,
+    expires_at   REAL,
+    published_at REAL,
+    PRIMARY KEY (key, digest)
+) WITHOUT ROWID;
+CREATE INDEX dht_records_expiring ON dht_records (expires_at) WHERE expires_at IS NOT NULL;
+CREATE INDEX dht_records_own ON dht_records (published_at) WHERE published_at IS NOT NULL;
+
+CREATE TABLE dht_providers (
+    key          BLOB NOT NULL CHECK (length(key) <= 80),
+    peer         TEXT NOT NULL,
+    addresses    TEXT NOT NULL,
+    stored_at    REAL NOT NULL,
+    published_at REAL,
+    PRIMARY KEY (key, peer)
+) WITHOUT ROWID;
+CREATE INDEX dht_providers_by_age ON dht_providers (stored_at);
+CREATE INDEX dht_providers_own ON dht_providers (published_at) WHERE published_at IS NOT NULL;
+
+-- `who` is '' for all records, 's:' + a sender, 'a:' + an author, 'p:' + a provider, 'p:' for all providers.
+CREATE TABLE dht_usage (
+    who     TEXT PRIMARY KEY,
+    records INTEGER NOT NULL,
+    bytes   INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE dht_peers (
+    peer      TEXT PRIMARY KEY,
+    addresses TEXT NOT NULL
+) WITHOUT ROWID;
 
 -- Pins and sealed blobs
 

@@ -1,0 +1,188 @@
+"""Records and providers held here: valid in their namespace, durable before they count, hot ones in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from chorus.protocols.kad.params import MAX_PROVIDERS, PROVIDER_S
+from chorus.store import dht as table
+from chorus.store.dht import HeldProvider, HeldRecord, Quotas, Rules
+
+if TYPE_CHECKING:
+    from chorus.identity import PeerId
+    from chorus.multiformats.multiaddr import Multiaddr
+    from chorus.protocols.kad.namespaces import Namespaces
+    from chorus.store.database import Store
+
+CACHE_BYTES = 16 << 20
+"""Of records kept in memory: a read through the store's threads costs more than the rest of an answer."""
+ENTRY_BYTES = 400
+"""Counted for each key in memory beside its records, an absent one's included."""
+
+
+class HeldCache:
+    """Values by key, those of absent keys included; what was used longest ago leaves first."""
+
+    def __init__(self, most_bytes: int = CACHE_BYTES) -> None:
+        self._most = most_bytes
+        self._entries: dict[bytes, list[HeldRecord]] = {}
+        self.bytes = 0
+
+    def get(self, key: bytes) -> list[HeldRecord] | None:
+        found = self._entries.pop(key, None)
+        if found is not None:
+            self._entries[key] = found
+        return found
+
+    def put(self, key: bytes, records: list[HeldRecord]) -> None:
+        self.forget(key)
+        self._entries[key] = records
+        self.bytes += _cost(records)
+        while self.bytes > self._most and self._entries:
+            self.forget(next(iter(self._entries)))
+
+    def forget(self, key: bytes) -> None:
+        found = self._entries.pop(key, None)
+        if found is not None:
+            self.bytes -= _cost(found)
+
+
+def _cost(records: list[HeldRecord]) -> int:
+    return ENTRY_BYTES + sum(ENTRY_BYTES + each.size for each in records)
+
+
+class HeldRecords:
+    """`wall` gives Unix seconds. All methods raise what the store fails with (`StoreUnavailable`) besides their own."""
+
+    def __init__(
+        self,
+        store: Store,
+        namespaces: Namespaces,
+        own: PeerId,
+        wall: Callable[[], float],
+        quotas: Quotas,
+    ) -> None:
+        self.namespaces = namespaces
+        self.rows = 0
+        """Records held."""
+        self._store = store
+        self._own = str(own)
+        self._wall = wall
+        self._quotas = quotas
+        self._cache = HeldCache()
+        self._writes = 0
+        """Begun or done: a read that began before one must not fill the cache after it."""
+
+    async def start(self) -> None:
+        self.rows, _ = await self._store.read(table.usage)
+
+    # Values
+
+    async def get(self, key: bytes) -> list[HeldRecord]:
+        """Live records under `key`."""
+        found = self.at_hand(key)
+        if found is None:
+            writes = self._writes
+            found = await self._store.read(lambda connection: table.records(connection, key))
+            if writes == self._writes:
+                self._cache.put(key, found)
+            found = self._live(found)
+        return found
+
+    def at_hand(self, key: bytes) -> list[HeldRecord] | None:
+        """As `get`, from memory alone; None where only the store knows."""
+        found = self._cache.get(key)
+        return None if found is None else self._live(found)
+
+    def _live(self, found: list[HeldRecord]) -> list[HeldRecord]:
+        now = self._wall()
+        return [each for each in found if each.expires_at is None or each.expires_at > now]
+
+    async def put(self, key: bytes, value: bytes, sender: PeerId | None = None) -> None:
+        """Keep a valid record of `sender`, or an own one, which will be republished. Durable when it returns. Raises
+        the namespace's error, `RecordOutdated` or `DhtFull`."""
+        now = self._wall()
+        namespace = self.namespaces.check(key, value, now)
+        lifetime = namespace.lifetime_s
+        record = HeldRecord(
+            key=key,
+            value=value,
+            author=namespace.author(key, value),
+            sender=self._own if sender is None else str(sender),
+            stored_at=now,
+            expires_at=None if lifetime is None else now + lifetime,
+            published_at=0.0 if sender is None else None,
+        )
+        rules = Rules(lambda held, new: namespace.replaces(key, held, new), namespace.variants)
+        self._writes += 1
+        self._cache.forget(key)
+        held, self.rows = await self._store.write(
+            lambda connection: (table.keep(connection, record, rules, self._quotas), table.usage(connection)[0])
+        )
+        self._writes += 1
+        self._cache.put(key, held)
+
+    async def published(self, key: bytes, value: bytes) -> None:
+        now = self._wall()
+        await self._store.write(lambda connection: table.published(connection, key, value, now))
+
+    async def unpublished(self, age_s: float, most: int) -> list[HeldRecord]:
+        """Own records that were put longer ago."""
+        before = self._wall() - age_s
+        return await self._store.read(lambda connection: table.unpublished(connection, before, most))
+
+    async def page(self, after: bytes, most: int) -> list[HeldRecord]:
+        """Live records of keys behind `after`."""
+        return self._live(await self._store.read(lambda connection: table.page(connection, after, most)))
+
+    async def drop(self, key: bytes) -> None:
+        self._writes += 1
+        self._cache.forget(key)
+        await self._store.write(lambda connection: table.drop(connection, key))
+        self._writes += 1
+        self._cache.forget(key)
+
+    async def sweep(self, most: int) -> int:
+        """Delete what has expired, at most so many of each kind; how many records there were."""
+        now = self._wall()
+        keys, _ = await self._store.write(
+            lambda connection: (
+                table.sweep(connection, now, most),
+                table.sweep_providers(connection, now - PROVIDER_S, most),
+            )
+        )
+        self._writes += 1
+        for key in keys:
+            self._cache.forget(key)
+        self.rows -= len(keys)
+        return len(keys)
+
+    # Providers
+
+    async def provide(self, key: bytes, addresses: tuple[Multiaddr, ...], sender: PeerId | None = None) -> None:
+        """Keep the announcement of `sender`, or the own one. Raises `DhtFull`."""
+        provider = HeldProvider(
+            key=key,
+            peer=self._own if sender is None else str(sender),
+            addresses=tuple(map(str, addresses)),
+            stored_at=self._wall(),
+            published_at=0.0 if sender is None else None,
+        )
+        await self._store.write(lambda connection: table.provide(connection, provider, MAX_PROVIDERS))
+
+    async def announced(self, provider: HeldProvider) -> None:
+        """The own announcement was made at the closest servers, if it is not withdrawn."""
+        now, key = self._wall(), provider.key
+        await self._store.write(lambda connection: table.announced(connection, key, self._own, now))
+
+    async def withdraw(self, key: bytes) -> None:
+        await self._store.write(lambda connection: table.withdraw(connection, key, self._own))
+
+    async def providers(self, key: bytes, most: int) -> list[HeldProvider]:
+        since = self._wall() - PROVIDER_S
+        return await self._store.read(lambda connection: table.providers(connection, key, since, most))
+
+    async def unannounced(self, age_s: float, most: int) -> list[HeldProvider]:
+        before = self._wall() - age_s
+        return await self._store.read(lambda connection: table.unannounced(connection, before, most))

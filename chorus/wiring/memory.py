@@ -1,0 +1,42 @@
+"""Builds the DHT."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from chorus.services.dht.namespaces import Unvalidated
+from chorus.services.dht.service import DhtService
+from chorus.services.dht.settings import DhtSettings
+from chorus.store.dht import Quotas
+
+if TYPE_CHECKING:
+    from chorus.protocols.kad.namespaces import Namespace
+    from chorus.services.p2p.host import P2PService
+    from chorus.store.database import Store
+    from chorus.wiring.surroundings import Surroundings
+
+MIB = 1 << 20
+
+
+def build_dht(context: Surroundings, store: Store, p2p: P2PService, namespaces: Mapping[str, Namespace]) -> DhtService:
+    """`namespaces`: those of a member. Open mode takes test namespaces alone."""
+    settings = context.settings
+    if settings.open:
+        namespaces = {name: Unvalidated() for name in settings.dht_test_namespaces}
+    return DhtService(
+        p2p,
+        store,
+        context.reactor,
+        namespaces=namespaces,
+        wall=context.wall,
+        rng=context.rng,
+        settings=DhtSettings(
+            # In open mode it only answers where somebody asks for it.
+            enabled=settings.dht_enabled and (not settings.open or bool(namespaces)),
+            mode=settings.dht_mode,
+            prefix=settings.dht_prefix,
+            replication=settings.dht_replication,
+            quotas=Quotas(total_bytes=settings.dht_store_mb * MIB, one_bytes=settings.dht_author_mb * MIB),
+        ),
+    )
