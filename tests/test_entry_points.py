@@ -29,6 +29,8 @@ from chorus.protocols.gossipsub.sign import Verifier
 from chorus.protocols.noise.handshake import NoiseError, NoiseHandshake
 from chorus.protocols.starts import StartRecord
 from chorus.security.membership import Membership
+from chorus.ucxl.record import Decision
+from chorus.ucxl.signed import Head, Version
 from tests.protocols.noise.test_handshake import PeerWithPayload
 from tests.support import PureTestCase
 
@@ -86,6 +88,9 @@ JSON: dict[str, Decoder] = {
     "blobs, a request": blobs.decode_request,
     "blobs, an answer": blobs.Answer.decode,
     "cluster": Membership.from_json,
+    "ucxl, a decision": Decision.decode,
+    "ucxl, a head": Head.decode,
+    "ucxl, a version": Version.decode,
 }
 CLIENT: dict[str, Decoder] = {
     "api": client_answer,
@@ -230,6 +235,7 @@ class CompletenessTests(PureTestCase):
         "security/membership.py",
         "services/cluster.py",
         "services/discovery/memory.py",
+        "ucxl/documents.py",
     }
 
     def test_no_other_decoder(self) -> None:

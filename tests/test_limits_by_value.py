@@ -60,6 +60,7 @@ CONSTANTS = (
     ("cluster, finding each other", "services.discovery.bootstrap", "MAX_ADDRESSES", 16),
     ("amendments 41", "protocols.starts", "LIVE_S", 120.0),
     ("tasks, blobs", "protocols.blobs", "CHUNK", 256 * KIB),
+    ("ucxl, publishing", "ucxl.signed", "MAX_CIPHERTEXT", 8 * KIB),
     ("tasks, lease", "tasks.leases", "LEASE_S", 30.0),
     ("tasks, lease", "tasks.leases", "RENEWALS_A_LEASE", 3),
     ("tasks, lease", "tasks.leases", "MAX_LEASE_S", 3600.0),

@@ -305,6 +305,28 @@ VALUES: dict[str, dict[str, float]] = {
         "MAX_WORD": 64,
         "MAX_AI_NAME": 128,
     },
+    "ucxl.address": {
+        "MAX_STEPS": 999_999_999,
+    },
+    "ucxl.documents": {
+        "MAX_DEPTH": 5,
+    },
+    "ucxl.namespaces": {
+        "FORKS_KEPT": 2,
+    },
+    "ucxl.record": {
+        "MAX_RECORD": 2_097_152,
+        "MAX_SUMMARY": 2048,
+        "MAX_RATIONALE": 65536,
+        "MAX_ITEMS": 64,
+        "MAX_FILES": 1024,
+        "MAX_PATH": 8192,
+        "MAX_COMMANDS": 64,
+        "MAX_COMMAND": 65536,
+    },
+    "ucxl.signed": {
+        "MAX_SIGNED": 2048,
+    },
 }
 
 
