@@ -109,6 +109,12 @@ class ClusterService(Service):
         return self._membership.founded_here
 
     @property
+    def genesis(self) -> str | None:
+        """The genesis entry, at the founder alone."""
+        genesis = self._membership.genesis
+        return None if genesis is None else genesis.decode()
+
+    @property
     def contacts(self) -> tuple[Multiaddr, ...]:
         """Members to dial, each with its peer id."""
         own = self._identity.peer_id

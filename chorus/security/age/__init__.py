@@ -6,7 +6,14 @@ decrypts. docs/keys.md says what is promised and what not.
 
 from chorus.security.age.armor import unarmor
 from chorus.security.age.errors import AgeError, DamagedAge, NotForUs, WrongPassphrase
-from chorus.security.age.files import decrypt, decrypt_passphrase, encrypt, encrypt_passphrase, parse_recipients
+from chorus.security.age.files import (
+    decrypt,
+    decrypt_passphrase,
+    encrypt,
+    encrypt_passphrase,
+    is_passphrase,
+    parse_recipients,
+)
 from chorus.security.age.header import MAX_HEADER, check_header
 from chorus.security.age.keys import BadAgeKey, identity_of, new_identity, recipient_of, secret_of
 
@@ -23,6 +30,7 @@ __all__ = [
     "encrypt",
     "encrypt_passphrase",
     "identity_of",
+    "is_passphrase",
     "new_identity",
     "parse_recipients",
     "recipient_of",

@@ -70,8 +70,7 @@ def encrypt_passphrase(data: bytes, passphrase: str) -> bytes:
 
 def decrypt_passphrase(data: bytes, passphrase: str) -> bytes:
     """Raises `DamagedAge`, `WrongPassphrase`, or `NotForUs` for a file of recipients."""
-    start = check_header(data)
-    if not data[:start].split(b"\n", 2)[1].startswith(b"-> scrypt "):
+    if not is_passphrase(data):
         raise NotForUs("not encrypted to a passphrase")
     try:
         return bytes(pyrage.passphrase.decrypt(data, passphrase))
@@ -79,3 +78,8 @@ def decrypt_passphrase(data: bytes, passphrase: str) -> bytes:
         if str(error) == _WRONG:
             raise WrongPassphrase("the passphrase is wrong") from None
         raise DamagedAge("truncated or altered") from None
+
+
+def is_passphrase(data: bytes) -> bool:
+    """True if the file is encrypted to a passphrase, and so to nobody else. Raises `DamagedAge`."""
+    return data[: check_header(data)].split(b"\n", 2)[1].startswith(b"-> scrypt ")

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+
     from chorus.identity import PeerId
 
 
@@ -24,7 +26,7 @@ class Keyring(Protocol):
     def role(self) -> str:
         """The role that this node writes under: the highest granted one, else the base role."""
 
-    def roles_of(self, peer: PeerId) -> frozenset[str]:
+    def roles_of(self, peer: PeerId | str) -> frozenset[str]:
         """Roles that a peer may write under; empty for one that is not in `roles.json`."""
 
     def recipients(self, role: str) -> tuple[str, ...]:
@@ -33,5 +35,6 @@ class Keyring(Protocol):
     def identities(self) -> tuple[str, ...]:
         """age identities of this node's roles, the newest epoch first."""
 
-    def watch(self, changed: Callable[[], None]) -> None:
-        """Call `changed` after each new `roles.json` and each new key."""
+    def watch(self, changed: Callable[[], Deferred[None] | None]) -> None:
+        """Call `changed` after each new `roles.json` and each new key; members are told that this node has it once all
+        Deferreds have fired."""

@@ -1,0 +1,294 @@
+"""The node's keys and the newest `roles.json`: kept, exchanged with members, and changed at the founder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, Final
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredLock, gatherResults, maybeDeferred
+from twisted.logger import Logger
+
+from chorus.bounded import Bounded
+from chorus.errors import ChorusError, PeerError, UserError
+from chorus.identity import PeerId
+from chorus.protocols.keys import KeyShow
+from chorus.security.age import AgeError, recipient_of
+from chorus.security.role_changes import NO_SECRETS, RolesFounder, RolesRefused, Secrets, open_secrets
+from chorus.security.roles import BASE, MAX_MEMBERS, BadRoles, RolesFile, UnknownRole, read_roles
+from chorus.services.keys.exchange import KeyExchange
+from chorus.services.keys.files import ROLES, KeyFiles, KeyringError, Keys
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+    from chorus.protocols.stream import Host
+    from chorus.seams import Document
+    from chorus.services.cluster import ClusterService
+
+RESEAL_S: Final = 60.0
+"""Seconds between two recipients of one member: each makes a new `roles.json`, which goes to all."""
+
+Change = Callable[[RolesFounder, RolesFile, Secrets], RolesFile]
+
+
+class NotFounder(UserError):
+    """Only the founder changes roles."""
+
+    code = "not_founder"
+    http_status = 403
+
+
+class KeysService(Service):
+    """Implements `Keyring`. `roles` are the roles with what each reads, of which the founder makes the file."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        host: Host,
+        cluster: ClusterService,
+        founder: RolesFounder,
+        files: KeyFiles,
+        clock: IReactorTime,
+        *,
+        roles: Mapping[str, tuple[str, ...]],
+        in_thread: Any,
+    ) -> None:
+        """`founder` signs with this node's identity; only the founder's is any good."""
+        self._cluster = cluster
+        self._founder = founder
+        self._files = files
+        self._clock = clock
+        self._wanted = roles
+        self._in_thread = in_thread
+        self._exchange = KeyExchange(host, clock, self)
+        self._lock = DeferredLock()
+        self._keys: Keys | None = None
+        self._recipient = ""
+        self._file: RolesFile | None = None
+        self._encoded = b""
+        self._secrets = NO_SECRETS
+        self._identities: tuple[str, ...] = ()
+        self._acknowledged = 0
+        self._shown: dict[str, str] = {}
+        self._resealed: Bounded[str, float] = Bounded(MAX_MEMBERS)
+        self._watchers: list[Callable[[], Deferred[None] | None]] = []
+
+    # The service
+
+    def startService(self) -> Deferred[None]:
+        super().startService()  # type: ignore[no-untyped-call]
+        return Deferred.fromCoroutine(self._start())
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()  # type: ignore[no-untyped-call]
+        self._exchange.stop()
+        # A change that is under way ends first.
+        return self._lock.run(lambda: None)
+
+    async def _start(self) -> None:
+        self._keys = await self._in_thread(self._files.open)
+        self._recipient = recipient_of(self._keys.own)
+        if self._cluster.cluster_id is not None:
+            await self._load(self._cluster.cluster_id)
+        self._cluster.when_adopted(lambda _: self._exchange.start())
+
+    async def _load(self, cluster_id: bytes) -> None:
+        encoded = await self._in_thread(self._files.roles)
+        if encoded is not None:
+            try:
+                file = await self._in_thread(read_roles, encoded, cluster_id)
+            except BadRoles as error:
+                raise KeyringError(
+                    f"{self._files.directory / ROLES} is damaged ({error}): put back a copy; a node that did not found "
+                    "the cluster gets it again from a member once it is removed"
+                ) from None
+            await self._take(file, encoded)
+        if self._founds and (self._file is None or self._differs(self._file)):
+            await self._locked(self._make_first() if self._file is None else self._make(self._configured))
+
+    @property
+    def _founds(self) -> bool:
+        return self._cluster.founded_here
+
+    def _differs(self, file: RolesFile) -> bool:
+        return any(role not in file.roles or file.roles[role].reads != reads for role, reads in self._wanted.items())
+
+    def _configured(self, founder: RolesFounder, file: RolesFile, secrets: Secrets) -> RolesFile:
+        return founder.configured(file, secrets, self._wanted)
+
+    async def _make_first(self) -> None:
+        genesis = self._cluster.genesis
+        assert genesis is not None
+        first = self._founder.found(self.cluster_id, genesis, self._recipient, self._wanted)
+        await self._in_thread(self._files.keep_roles, first.encode())
+        await self._take(first, first.encode())
+
+    # Keyring
+
+    @property
+    def epoch(self) -> int:
+        return 0 if self._file is None else self._file.epoch
+
+    @property
+    def founder(self) -> PeerId | None:
+        return None if self._file is None else self._file.founder
+
+    @property
+    def role(self) -> str:
+        return BASE if self._file is None else self._file.highest(self.roles_of(self._me))
+
+    def roles_of(self, peer: PeerId | str) -> frozenset[str]:
+        return frozenset() if self._file is None else self._file.roles_of(peer)
+
+    def recipients(self, role: str) -> tuple[str, ...]:
+        if self._file is None:
+            raise UnknownRole(f"there is no role {role!r} yet: this node has no roles.json of its cluster's founder")
+        return self._file.recipients(role)
+
+    def identities(self) -> tuple[str, ...]:
+        return self._identities
+
+    def watch(self, changed: Callable[[], Deferred[None] | None]) -> None:
+        self._watchers.append(changed)
+
+    @property
+    def _me(self) -> PeerId:
+        return self._founder.identity.peer_id
+
+    # What members see
+
+    @property
+    def cluster_id(self) -> bytes:
+        cluster_id = self._cluster.cluster_id
+        assert cluster_id is not None
+        return cluster_id
+
+    def show(self) -> KeyShow:
+        return KeyShow.make(self._founder.identity, self.cluster_id, self._recipient, self._acknowledged)
+
+    def roles_after(self, serial: int) -> bytes | None:
+        return self._encoded if self._file is not None and self._acknowledged > serial else None
+
+    def shown(self, peer: PeerId, show: KeyShow) -> None:
+        if not self._founds or self._file is None:
+            return
+        known = self._file.by_peer.get(str(peer))
+        if known is not None and known.recipient == show.recipient:
+            return
+        now = self._clock.seconds()
+        if known is not None and now - self._resealed.get(str(peer), -RESEAL_S) < RESEAL_S:
+            return
+        self._resealed.put(str(peer), now)
+        self._shown[str(peer)] = show.recipient
+        self._locked(self._admit()).addErrback(self._not_admitted)
+
+    async def _admit(self) -> None:
+        shown, self._shown = self._shown, {}
+        known = {} if self._file is None else self._file.by_peer
+        new = {peer: each for peer, each in shown.items() if peer not in known or known[peer].recipient != each}
+        if new:
+            await self._make(lambda founder, file, secrets: founder.admitted(file, secrets, new))
+
+    def _not_admitted(self, failure: Any) -> None:
+        if not isinstance(failure.value, ChorusError):
+            self._log.failure("internal error in a change of roles", failure)
+            return
+        self._log.warn("a member gets no role: {error}", event="keys.not_admitted", error=failure.value)
+
+    def received(self, data: bytes) -> Deferred[None]:
+        return self._locked(self._receive(data))
+
+    async def _receive(self, data: bytes) -> None:
+        file = await self._in_thread(read_roles, data, self.cluster_id)
+        if self._file is None or file.serial > self._file.serial:
+            await self._in_thread(self._files.keep_roles, data)
+            await self._take(file, data)
+
+    async def _take(self, file: RolesFile, encoded: bytes) -> None:
+        """Use a verified file that is on disk."""
+        assert self._keys is not None
+        try:
+            secrets: Secrets = await self._in_thread(open_secrets, file, self._me, self._keys.own)
+        except (AgeError, PeerError, UserError) as error:
+            # It was sealed to another keyring; the founder seals it anew once it is shown this one.
+            self._log.warn("the keys of this node's roles cannot be opened: {error}", event="keys.sealed", error=error)
+            secrets = NO_SECRETS
+        self._file, self._encoded, self._secrets = file, encoded, secrets
+        ordered = zip_longest(*(secrets[role] for role in sorted(secrets)))
+        self._identities = tuple(key for keys in ordered for key in keys if key is not None)
+        self._log.info(
+            "roles: serial {serial}, epoch {epoch}, own: {roles}",
+            event="keys.roles",
+            serial=file.serial,
+            epoch=file.epoch,
+            roles=", ".join(sorted(self.roles_of(self._me))) or "none",
+        )
+        await gatherResults([self._told(changed) for changed in self._watchers])
+        self._acknowledged = file.serial
+        self._exchange.announce()
+
+    def _told(self, changed: Callable[[], Any]) -> Deferred[None]:
+        done: Deferred[None] = maybeDeferred(changed)
+        return done.addErrback(lambda failure: self._log.failure("a watcher of roles failed", failure))
+
+    # What the founder changes
+
+    def _locked(self, work: Coroutine[Any, Any, None]) -> Deferred[None]:
+        """One change at a time."""
+        return self._lock.run(lambda: Deferred.fromCoroutine(work))
+
+    async def _make(self, change: Change) -> None:
+        file, secrets = self._file, self._secrets
+        if file is None or not self._founds:
+            where = "" if file is None else f", {file.founder}"
+            raise NotFounder(f"only the founder of the cluster{where} changes roles: give the command there")
+        if lost := file.roles.keys() - secrets.keys():
+            raise RolesRefused(f"the keys of {', '.join(sorted(lost))} are lost here: `chorus keys recover` says how")
+        new = await self._in_thread(change, self._founder, file, secrets)
+        encoded = new.encode()
+        await self._in_thread(self._files.keep_roles, encoded)
+        await self._take(new, encoded)
+
+    # KeysPort
+
+    def listing(self) -> Document:
+        file = self._file
+        return {
+            "founder": None if file is None else str(file.founder),
+            "serial": 0 if file is None else file.serial,
+            "epoch": self.epoch,
+            "peer_id": str(self._me),
+            "role": self.role,
+            "roles": []
+            if file is None
+            else [
+                {
+                    "name": name,
+                    "reads": list(entry.reads),
+                    "recipient": entry.recipient,
+                    "readable": name in self._secrets,
+                }
+                for name, entry in sorted(file.roles.items())
+            ],
+            "members": []
+            if file is None
+            else [
+                {"peer_id": each.peer_id, "roles": list(each.roles), "recipient": each.recipient}
+                for each in file.members
+            ],
+        }
+
+    def grant(self, peer: str, role: str) -> Deferred[Document]:
+        return self._changed(lambda founder, file, secrets: founder.granted(file, secrets, peer, role))
+
+    def revoke(self, peer: str, role: str) -> Deferred[Document]:
+        return self._changed(lambda founder, file, secrets: founder.revoked(file, secrets, peer, role))
+
+    def rotate(self) -> Deferred[Document]:
+        return self._changed(lambda founder, file, secrets: founder.rotated(file, secrets))
+
+    def _changed(self, change: Change) -> Deferred[Document]:
+        return self._locked(self._make(change)).addCallback(lambda _: self.listing())
