@@ -26,9 +26,11 @@ from chorus.protocols.admission import Exchange
 from chorus.protocols.envelope import PeerRecord
 from chorus.protocols.gossipsub.decode import decode_message, decode_rpc
 from chorus.protocols.gossipsub.sign import Verifier
+from chorus.protocols.keys import KeyShow
 from chorus.protocols.noise.handshake import NoiseError, NoiseHandshake
 from chorus.protocols.starts import StartRecord
 from chorus.security.membership import Membership
+from chorus.security.roles import read_roles
 from chorus.ucxl.record import Decision
 from chorus.ucxl.signed import Head, Version
 from tests.protocols.noise.test_handshake import PeerWithPayload
@@ -88,6 +90,8 @@ JSON: dict[str, Decoder] = {
     "blobs, a request": blobs.decode_request,
     "blobs, an answer": blobs.Answer.decode,
     "cluster": Membership.from_json,
+    "roles": lambda raw: read_roles(raw, bytes(32)),
+    "keys, a show": lambda raw: KeyShow.decode(raw, ALICE.peer_id, bytes(32)),
     "ucxl, a decision": Decision.decode,
     "ucxl, a head": Head.decode,
     "ucxl, a version": Version.decode,
@@ -213,6 +217,8 @@ class CompletenessTests(PureTestCase):
         "sandbox/docker/box.py": "a file of this node outside its sandboxes",
         "services/endpoints/ports_file.py": "a file of this node",
         "services/execution/store.py": "this node's database",
+        "security/role_changes.py": "sealed by the founder, in a file that it signed",
+        "services/keys/files.py": "files of this node, encrypted to it",
         "services/starts.py": "a file of this node",
         "tasks/machine.py": "this node's snapshot",
         "store/rows.py": "this node's database",
@@ -228,11 +234,13 @@ class CompletenessTests(PureTestCase):
         "protocols/gossipsub/decode.py",
         "protocols/handover.py",
         "protocols/identify.py",
+        "protocols/keys.py",
         "protocols/noise/handshake.py",
         "protocols/peers.py",
         "protocols/starts.py",
         "protocols/task_messages.py",
         "security/membership.py",
+        "security/roles.py",
         "services/cluster.py",
         "services/discovery/memory.py",
         "ucxl/documents.py",
