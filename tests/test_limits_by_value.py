@@ -9,6 +9,7 @@ import attrs
 from chorus.config.settings import Settings
 from chorus.protocols.connection.limits import ConnectionLimits
 from chorus.protocols.gossipsub.params import GossipParams
+from chorus.protocols.kad.params import KadParams
 from chorus.protocols.limits import HostLimits
 from chorus.protocols.yamux.frames import YamuxLimits
 from chorus.tasks.spec import MINIMUM_LIMITS, WIDEST_LIMITS
@@ -43,6 +44,15 @@ CONSTANTS = (
     ("security 1.6", "protocols.gossipsub.params", "MAX_BACKOFF", 3600),
     ("security 1.6", "protocols.gossipsub.params", "MAX_PX_PEERS", 16),
     ("security 1.6", "protocols.gossipsub.params", "MAX_PENDING_PER_PEER", 32),
+    ("security 1.7", "protocols.kad.params", "MAX_KEY", 80),
+    ("security 1.7", "protocols.kad.params", "MAX_VALUE", 10 * KIB),
+    ("security 1.7", "protocols.kad.params", "MAX_PROVIDERS", 1024),
+    ("security 1.7", "protocols.kad.params", "MAX_GROUP_IN_TABLE", 3),
+    ("security 1.7", "protocols.kad.params", "MAX_GROUP_IN_BUCKET", 2),
+    ("wire 13: rust reads no more", "protocols.kad.params", "MAX_REPLY", 16 * KIB),
+    ("wire 13", "protocols.kad.params", "PROVIDER_S", 172_800.0),
+    ("wire 13", "protocols.kad.params", "PROVIDE_AGAIN_S", 79_200.0),
+    ("wire 13", "protocols.kad.replication", "PUBLISH_AGAIN_S", 79_200.0),
     ("security 1.8", "protocols.ping", "MAX_INBOUND", 2),
     ("cluster, admission", "protocols.admission", "TIME_LIMIT", 10.0),
     ("cluster, admission", "services.p2p.gate", "ADMISSION_TIMEOUT", 10.0),
@@ -155,6 +165,11 @@ FIELDS = (
         "security 1.6",
         GossipParams(),
         {"max_ihave_length": 5000, "max_ihave_messages": 10, "retransmissions": 3, "idontwant_per_heartbeat": 1000},
+    ),
+    (
+        "wire 13; amendments 26; security 1.7",
+        KadParams(),
+        {"k": 20, "alpha": 10, "beta": 3, "paths": 3, "quorum": 3, "refresh_s": 600.0, "walk_s": 10.0},
     ),
     (
         "tasks, specification",
