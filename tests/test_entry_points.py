@@ -33,6 +33,7 @@ from chorus.protocols.noise.handshake import NoiseError, NoiseHandshake
 from chorus.protocols.starts import StartRecord
 from chorus.security.membership import Membership
 from chorus.security.roles import read_roles
+from chorus.ucxl.provenance import ProvenanceEnvelope
 from chorus.ucxl.record import Decision
 from chorus.ucxl.signed import Head, Version
 from tests.protocols.noise.test_handshake import PeerWithPayload
@@ -103,6 +104,7 @@ JSON: dict[str, Decoder] = {
     "roles": lambda raw: read_roles(raw, bytes(32)),
     "keys, a show": lambda raw: KeyShow.decode(raw, ALICE.peer_id, bytes(32)),
     "ucxl, a decision": Decision.decode,
+    "ucxl, an envelope": ProvenanceEnvelope.decode,
     "ucxl, a head": Head.decode,
     "ucxl, a version": Version.decode,
 }
@@ -237,6 +239,7 @@ class CompletenessTests(PureTestCase):
     TABLES = {
         "client/api.py",
         "http/tasks.py",
+        "http/ucxi.py",
         "messages/envelope.py",
         "protocols/admission.py",
         "protocols/blobs.py",
@@ -255,6 +258,7 @@ class CompletenessTests(PureTestCase):
         "services/cluster.py",
         "services/discovery/memory.py",
         "ucxl/documents.py",
+        "ucxl/provenance.py",
     }
 
     def test_no_other_decoder(self) -> None:

@@ -26,6 +26,10 @@ VALUES: dict[str, dict[str, float]] = {
         "MAX_STREAM_BACKLOG": 4_194_304,
         "DEFAULT_PAGE": 50,
     },
+    "http.ucxi": {
+        "MAX_TEXT": 512,
+        "MAX_AFTER": 128,
+    },
     "identity": {
         "MAX_RSA_SPKI": 1120,
         "MAX_ECDSA_SPKI": 256,
@@ -337,11 +341,26 @@ VALUES: dict[str, dict[str, float]] = {
     "ucxl.address": {
         "MAX_STEPS": 999_999_999,
     },
+    "ucxl.chain": {
+        "MAX_FAULTS": 100,
+    },
     "ucxl.documents": {
         "MAX_DEPTH": 5,
     },
     "ucxl.namespaces": {
         "FORKS_KEPT": 2,
+    },
+    "ucxl.provenance": {
+        "MAX_ENVELOPE": 8_388_608,
+        "MAX_SIGNATURES": 16,
+    },
+    "ucxl.query": {
+        "MAX_QUERY_WORDS": 8,
+    },
+    "ucxl.words": {
+        "MAX_WORDS": 128,
+        "MAX_WORD": 64,
+        "MAX_SCANNED": 16384,
     },
     "ucxl.record": {
         "MAX_RECORD": 2_097_152,

@@ -1,4 +1,4 @@
-"""The ports of a node in open mode, which has no tasks and no blobs (spec/cluster.md, "Open mode")."""
+"""The ports of a node in open mode, which has no tasks, blobs or decisions (spec/cluster.md, "Open mode")."""
 
 from __future__ import annotations
 
@@ -13,6 +13,17 @@ if TYPE_CHECKING:
     from chorus.http.ports import BlobWriter, Subscription
     from chorus.seams import Document
     from chorus.tasks.events import TaskEvent
+    from chorus.ucxl.address import Address
+    from chorus.ucxl.provenance import ProvenanceEnvelope
+    from chorus.ucxl.query import (
+        DecisionHistory,
+        DecisionPage,
+        DecisionQuery,
+        FoundDecision,
+        MemoryStatus,
+        PlacedDecision,
+    )
+    from chorus.ucxl.record import DecisionDraft
 
 
 class OpenModeRefuses(UserError):
@@ -20,7 +31,7 @@ class OpenModeRefuses(UserError):
     http_status = 503
 
     def __init__(self) -> None:
-        super().__init__("this node runs in open mode (CHORUS_OPEN), which takes no tasks and no blobs")
+        super().__init__("this node runs in open mode (CHORUS_OPEN), which takes no tasks, blobs or decisions")
 
 
 class ClosedTasks:
@@ -51,4 +62,26 @@ class ClosedBlobs:
         raise OpenModeRefuses
 
     def open(self, sha256: str) -> Deferred[tuple[IO[bytes], int]]:
+        return fail(OpenModeRefuses())
+
+
+class ClosedDecisions:
+    """`DecisionPort` that refuses."""
+
+    def resolve(self, address: Address) -> Deferred[FoundDecision]:
+        return fail(OpenModeRefuses())
+
+    def history(self, address: Address, *, limit: int, after: str | None) -> Deferred[DecisionHistory]:
+        return fail(OpenModeRefuses())
+
+    def search(self, query: DecisionQuery, *, limit: int, after: str | None) -> Deferred[DecisionPage]:
+        return fail(OpenModeRefuses())
+
+    def publish(self, draft: DecisionDraft) -> Deferred[PlacedDecision]:
+        return fail(OpenModeRefuses())
+
+    def provenance(self, address: Address) -> Deferred[ProvenanceEnvelope]:
+        return fail(OpenModeRefuses())
+
+    def memory_status(self) -> Deferred[MemoryStatus]:
         return fail(OpenModeRefuses())

@@ -1,6 +1,7 @@
 """Interfaces of the services behind the HTTP API, which knows nothing else of them.
 
-Every value that crosses is JSON-ready (`dict`, `list`, `str`, numbers) in the shapes of `schemas.py`.
+Every value that crosses is JSON-ready (`dict`, `list`, `str`, numbers) in the shapes of `schemas.py`, or a frozen one
+of `tasks` or `ucxl`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,17 @@ if TYPE_CHECKING:
 
     from chorus.seams import Document
     from chorus.tasks.events import TaskEvent
+    from chorus.ucxl.address import Address
+    from chorus.ucxl.provenance import ProvenanceEnvelope
+    from chorus.ucxl.query import (
+        DecisionHistory,
+        DecisionPage,
+        DecisionQuery,
+        FoundDecision,
+        MemoryStatus,
+        PlacedDecision,
+    )
+    from chorus.ucxl.record import DecisionDraft
 
 
 STATES = (
@@ -76,6 +88,27 @@ class BlobPort(Protocol):
         """An open file and its size, fetched from a peer first if it is not here. Fails with `UnknownBlob`."""
 
 
+class DecisionPort(Protocol):
+    """Addresses have no wildcards. Fails with `UnknownDecision` and other `UserError`s, and with `DhtUnavailable`."""
+
+    def resolve(self, address: Address) -> Deferred[FoundDecision]:
+        """The version that the address means, verified; without its record where this node may not read it."""
+
+    def history(self, address: Address, *, limit: int, after: str | None) -> Deferred[DecisionHistory]:
+        """Versions from the one that the address means on, down to the first. `after` is the `next` of a page."""
+
+    def search(self, query: DecisionQuery, *, limit: int, after: str | None) -> Deferred[DecisionPage]:
+        """What this node knows of; nobody else is asked."""
+
+    def publish(self, draft: DecisionDraft) -> Deferred[PlacedDecision]:
+        """Complete, redact, sign and keep it; fires once it is durable here."""
+
+    def provenance(self, address: Address) -> Deferred[ProvenanceEnvelope]:
+        """Signed by this node. Fails with `DecisionUnreadable` too."""
+
+    def memory_status(self) -> Deferred[MemoryStatus]: ...
+
+
 class NodePort(Protocol):
     def peers(self) -> list[Document]:
         """[{peer_id, agent_id, role, address, direction, connected_since, latency_ms, score, availability,
@@ -96,6 +129,7 @@ class ApiPorts:
     tasks: TaskPort
     blobs: BlobPort
     node: NodePort
+    decisions: DecisionPort
 
 
 class HealthPort(Protocol):

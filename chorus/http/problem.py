@@ -29,13 +29,22 @@ SECURITY_HEADERS = {
 
 
 class HttpError(UserError):
-    """An error of the request as such: `status`, a stable code, one line, and headers of the answer."""
+    """An error of the request as such: `status`, a stable code, one line, headers of the answer, and further members
+    of its document (RFC 9457, 3.2)."""
 
-    def __init__(self, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        headers: Mapping[str, str] | None = None,
+        members: Mapping[str, JSON] | None = None,
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.problem_code = code
         self.headers = dict(headers or {})
+        self.members = dict(members or {})
 
 
 @attrs.frozen
@@ -48,6 +57,8 @@ class Problem:
     field: str | None = None
     """Path of the wrong field of the body, where one is at fault."""
     headers: Mapping[str, str] = attrs.field(factory=dict)
+    members: Mapping[str, JSON] = attrs.field(factory=dict)
+    """Further members of the document."""
 
     def document(self) -> dict[str, JSON]:
         document: dict[str, JSON] = {
@@ -59,11 +70,11 @@ class Problem:
         }
         if self.field:
             document["field"] = self.field
-        return document
+        return {**document, **self.members}
 
     def error(self) -> HttpError:
         """To raise where a request is decided about."""
-        return HttpError(self.status, self.code, self.detail, self.headers)
+        return HttpError(self.status, self.code, self.detail, self.headers, self.members)
 
     def body(self) -> bytes:
         return json.dumps(self.document(), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
@@ -74,7 +85,7 @@ def of(error: BaseException) -> Problem | None:
     answers `internal`)."""
     match error:
         case HttpError():
-            return Problem(error.status, error.problem_code, str(error), headers=error.headers)
+            return Problem(error.status, error.problem_code, str(error), headers=error.headers, members=error.members)
         case UserError():
             field = getattr(error, "field", None)
             return Problem(error.http_status, error.code, str(error), field if isinstance(field, str) else None)

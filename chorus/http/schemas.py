@@ -8,6 +8,7 @@ from chorus.fields import Schema, nullable
 from chorus.http.ports import STATES
 from chorus.tasks import spec
 from chorus.tasks.terms import Reason
+from chorus.ucxl import record, signed
 
 TASK_ID: Schema = spec.TASK_ID.schema()
 SHA256: Schema = spec.SHA256.schema()
@@ -229,9 +230,81 @@ def problem() -> Schema:
             "detail": _STRING,
             "code": {"type": "string", "description": "Stable."},
             "field": {"type": "string", "description": "Path of the field of the body that is wrong."},
+            "decision": ref("FoundDecision"),
         },
         required=["type", "title", "status", "detail", "code"],
     )
+
+
+def found_decision() -> Schema:
+    return _object(
+        {
+            "address": {**_STRING, "description": "Without the version."},
+            "seq": _COUNT,
+            "content": {**SHA256, "description": "Content hash: SHA-256 of the record without its signature."},
+            "time": {**_COUNT, "description": "When it was made, else when this node learned of it; Unix seconds."},
+            "readable": {"type": "boolean"},
+            "record": nullable_ref("Decision"),
+            "head": nullable_ref("DecisionHead"),
+            "version": nullable_ref("DecisionVersion"),
+        }
+    )
+
+
+def _indexed_decision() -> Schema:
+    found = found_decision()["properties"]
+    words = {
+        "kind": {**_TEXT, "description": "null where this node may not read it."},
+        "summary": {**_TEXT, "description": "null where this node may not read it."},
+    }
+    return _object({**{name: found[name] for name in ("address", "seq", "content", "time")}, **words})
+
+
+def decision_schemas() -> dict[str, Schema]:
+    """Components of `/ucxi/v1`, by name."""
+    after: Schema = {"type": ["string", "null"], "description": "`after` of the next page; null at the end."}
+    signature = _object({"keyid": {**_STRING, "description": "Peer id; holds the key."}, "sig": _STRING})
+    return {
+        "Decision": record.RECORD.schema(),
+        "DecisionDraft": record.DRAFT.schema(),
+        "DecisionHead": signed.HEAD.schema(),
+        "DecisionHistory": _object(
+            {
+                "address": _STRING,
+                "versions": {"type": "array", "items": ref("FoundDecision")},
+                "heads": {"type": "array", "items": ref("DecisionHead")},
+                "next": after,
+            }
+        ),
+        "DecisionPage": _object({"decisions": {"type": "array", "items": _indexed_decision()}, "next": after}),
+        "DecisionVersion": signed.VERSION.schema(),
+        "FoundDecision": found_decision(),
+        "MemoryStatus": _object(
+            {
+                "role": {**_STRING, "description": "That this node writes under."},
+                **dict.fromkeys(("epoch", "decisions", "readable", "pending", "servers"), _COUNT),
+            }
+        ),
+        "PlacedDecision": _object(
+            {
+                "address": _STRING,
+                "seq": _COUNT,
+                "content": SHA256,
+                "state": {"type": "string", "enum": ["pending", "stored", "safe"]},
+            }
+        ),
+        "ProvenanceEnvelope": _object(
+            {
+                "payloadType": _STRING,
+                "payload": {**_STRING, "contentEncoding": "base64", "contentMediaType": "application/vnd.in-toto+json"},
+                "signatures": {"type": "array", "items": signature},
+            }
+        ),
+    }
+
+
+def nullable_ref(name: str) -> Schema:
+    return {"anyOf": [ref(name), {"type": "null"}]}
 
 
 def _rights() -> Schema:
@@ -285,4 +358,5 @@ def all_schemas(policy: spec.LimitPolicy) -> dict[str, Schema]:
         ),
         "TaskSpec": spec.specification(policy).schema(),
         "TaskSummary": task_summary(),
+        **decision_schemas(),
     }

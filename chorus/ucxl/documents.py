@@ -8,8 +8,8 @@ from typing import Final, TypeVar
 from chorus import strictjson
 from chorus.errors import LimitExceeded, PeerError
 from chorus.fields import Base64, Object, Refusal
-from chorus.identity import Identity, KeyType, PeerId
-from chorus.multiformats import varint
+from chorus.identity import KeyType, PeerId
+from chorus.security import signing
 
 SIGNATURE: Final = Base64(64, 1)
 """An Ed25519 signature, as text."""
@@ -48,16 +48,6 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _signed_bytes(domain: str, message: bytes) -> bytes:
-    name = domain.encode()
-    return varint.encode(len(name)) + name + message
-
-
-def sign(identity: Identity, domain: str, message: bytes) -> bytes:
-    """64 bytes, over the domain with its length before it, and the message."""
-    return identity.sign(_signed_bytes(domain, message))
-
-
 def verify(peer: str, domain: str, message: bytes, signature: bytes) -> None:
     """Raises `RecordError` unless the peer, whose id holds its Ed25519 key, signed the message."""
     try:
@@ -65,6 +55,6 @@ def verify(peer: str, domain: str, message: bytes, signature: bytes) -> None:
         key = found.public_key()
         if str(found) != peer or key is None or key.type is not KeyType.ED25519:
             raise RecordError("a record is signed by a peer whose id holds an Ed25519 key, in base58")
-        key.verify(_signed_bytes(domain, message), signature)
+        signing.verify(found, domain, message, signature)
     except PeerError as error:
         raise error if isinstance(error, RecordError) else RecordError(f"signature refused: {error}") from None

@@ -14,6 +14,7 @@ import attrs
 from chorus.fields import Flag, Integer, ListOf, Number, Object, Text, field
 from chorus.fields.members import ADDRESS, ID, MAX_SERIAL, PEER, SCORE, SHA256, TIME
 from chorus.identity import Identity
+from chorus.security import signing
 from chorus.ucxl import documents
 from chorus.ucxl.address import Address, AddressError
 from chorus.ucxl.documents import SIGNATURE, RecordError
@@ -127,6 +128,11 @@ class DecisionDraft(DecisionWords):
     role: str | None = field(ADDRESS_NAME, "Role that it is written under; the node's own if missing.", default=None)
     path: str = field(Text(512), "Path below the task, percent-encoded.", default="")
 
+    def place(self, agent: str, role: str) -> Address:
+        """Where this agent keeps it, writing under the draft's role, else `role`. Raises `AddressError`."""
+        path = f"/{self.path}" if self.path else ""
+        return Address.published(f"ucxl://{agent}:{self.role or role}@{self.project}:{self.task}{path}")
+
 
 @attrs.frozen(kw_only=True)
 class Decision(DecisionWords):
@@ -152,22 +158,22 @@ class Decision(DecisionWords):
     @cached_property
     def content_hash(self) -> str:
         """SHA-256 of the canonical bytes without the signature, in hexadecimal."""
-        return documents.sha256(documents.write(_SHAPE, self, "signature"))
+        return documents.sha256(documents.write(RECORD, self, "signature"))
 
     def signed(self, identity: Identity) -> Decision:
         """Checked and signed by its author. Raises `RecordError` or `LimitExceeded` for what no reader would take."""
-        signature = documents.sign(identity, DOMAIN, bytes.fromhex(self.content_hash))
+        signature = signing.sign(identity, DOMAIN, bytes.fromhex(self.content_hash))
         # As every reader would: limits, members that contradict the address, and the author's own key.
         return self.decode(attrs.evolve(self, signature=signature).encode())
 
     def encode(self) -> bytes:
         """Canonical JSON with the signature."""
-        return documents.write(_SHAPE, self)
+        return documents.write(RECORD, self)
 
     @classmethod
     def decode(cls, data: bytes) -> Decision:
         """Read and verify. Raises `RecordError` or `LimitExceeded`."""
-        record = documents.read(_SHAPE, data, MAX_RECORD, "a decision")
+        record = documents.read(RECORD, data, MAX_RECORD, "a decision")
         record._check_place()
         verify_author(record.peer_id, record.content_hash, record.signature)
         return record
@@ -191,9 +197,8 @@ class Decision(DecisionWords):
             raise RecordError("the first decision of a chain has no prev, and each other one has")
 
 
-_SHAPE: Final = Object(Decision, closed=True)
 DRAFT: Final = Object(DecisionDraft, closed=True)
-RECORD: Final = _SHAPE
+RECORD: Final = Object(Decision, closed=True)
 """The declaration of a decision, for its schema."""
 
 

@@ -13,6 +13,7 @@ import attrs
 from chorus.fields import Flag, Integer, Object, field
 from chorus.fields.members import ADDRESS, MAX_SERIAL, PEER, SHA256
 from chorus.identity import Identity
+from chorus.security import signing
 from chorus.ucxl import documents
 from chorus.ucxl.address import Address, AddressError
 from chorus.ucxl.documents import SIGNATURE, RecordError
@@ -60,12 +61,12 @@ class Head:
     def of(cls, decision: Decision, identity: Identity) -> Head:
         """Of a signed decision of this identity."""
         draft = cls(address=decision.address, seq=decision.seq, content=decision.content_hash, author=decision.peer_id)
-        return attrs.evolve(draft, signature=documents.sign(identity, HEAD_DOMAIN, draft.body))
+        return attrs.evolve(draft, signature=signing.sign(identity, HEAD_DOMAIN, draft.body))
 
     @property
     def body(self) -> bytes:
         """The signed bytes."""
-        return documents.write(_HEAD, self, "signature")
+        return documents.write(HEAD, self, "signature")
 
     @property
     def place(self) -> Address:
@@ -76,12 +77,12 @@ class Head:
             raise RecordError(f"a head's {error}") from None
 
     def encode(self) -> bytes:
-        return documents.write(_HEAD, self)
+        return documents.write(HEAD, self)
 
     @classmethod
     def decode(cls, data: bytes) -> Head:
         """Its form alone. Raises `RecordError` or `LimitExceeded`."""
-        return documents.read(_HEAD, data, MAX_SIGNED, "a head")
+        return documents.read(HEAD, data, MAX_SIGNED, "a head")
 
     def verify(self) -> None:
         """That it is its author's, and of its own address. Raises `RecordError`."""
@@ -122,20 +123,20 @@ class Version:
             epoch=epoch,
             signer=str(identity.peer_id),
         )
-        return attrs.evolve(draft, signature=documents.sign(identity, VERSION_DOMAIN, draft.body))
+        return attrs.evolve(draft, signature=signing.sign(identity, VERSION_DOMAIN, draft.body))
 
     @property
     def body(self) -> bytes:
         """The signed bytes."""
-        return documents.write(_VERSION, self, "signature")
+        return documents.write(VERSION, self, "signature")
 
     def encode(self) -> bytes:
-        return documents.write(_VERSION, self)
+        return documents.write(VERSION, self)
 
     @classmethod
     def decode(cls, data: bytes) -> Version:
         """Its form alone. Raises `RecordError` or `LimitExceeded`."""
-        return documents.read(_VERSION, data, MAX_SIGNED, "a version")
+        return documents.read(VERSION, data, MAX_SIGNED, "a version")
 
     def verify(self) -> None:
         """Both signatures; not whether the signer may sign for the author. Raises `RecordError`."""
@@ -143,5 +144,5 @@ class Version:
         documents.verify(self.signer, VERSION_DOMAIN, self.body, self.signature)
 
 
-_HEAD: Final = Object(Head, closed=True)
-_VERSION: Final = Object(Version, closed=True)
+HEAD: Final = Object(Head, closed=True)
+VERSION: Final = Object(Version, closed=True)

@@ -19,6 +19,23 @@ from chorus.services.scheduling.documents import first_command
 from chorus.tasks import ids
 from chorus.tasks.events import TaskEvent
 from chorus.tasks.spec import TaskSpec, body_digest
+from chorus.ucxl.address import Address, Exactly
+from chorus.ucxl.provenance import ProvenanceEnvelope, envelope
+from chorus.ucxl.query import (
+    DecisionHistory,
+    DecisionPage,
+    DecisionQuery,
+    DecisionUnreadable,
+    FoundDecision,
+    IndexedDecision,
+    MemoryStatus,
+    PlacedDecision,
+    UnknownDecision,
+    number_of,
+)
+from chorus.ucxl.record import Decision, DecisionDraft
+from chorus.ucxl.signed import Head, Version
+from tests.ucxl import samples
 
 TERMINAL = {"completed", "failed", "cancelled", "refused"}
 
@@ -367,3 +384,90 @@ class FakeNode:
 def basic_tar() -> str:
     """Base64 of an empty tar archive."""
     return base64.b64encode(bytes(1024)).decode()
+
+
+class FakeDecisions:
+    """`DecisionPort` on chains in memory, the oldest version first."""
+
+    def __init__(self, *chains: list[Decision]) -> None:
+        self.chains = {chain[0].address: chain for chain in chains}
+        self.heads: dict[str, list[Head]] = {}
+        self.secret: set[str] = set()
+        """Content hashes that this node may not read."""
+        self.drafts: list[DecisionDraft] = []
+        self.queries: list[tuple[DecisionQuery, int, str | None]] = []
+
+    def _found(self, record: Decision) -> FoundDecision:
+        author = next(each for each in (samples.ALICE, samples.BOB) if str(each.peer_id) == record.peer_id)
+        return FoundDecision(
+            address=record.address,
+            seq=record.seq,
+            content=record.content_hash,
+            time=record.created,
+            record=None if record.content_hash in self.secret else record,
+            head=Head.of(record, author),
+            version=Version.of(record, author, ciphertext=samples.HASH, blob=False, epoch=1),
+        )
+
+    def _chain(self, address: Address) -> list[Decision]:
+        """Down from the version that is meant."""
+        chain = self.chains.get(str(address.base), [])
+        if not chain:
+            raise UnknownDecision(f"nothing is known under {address.base}")
+        if isinstance(address.temporal, Exactly):
+            at = [each.content_hash for each in chain].index(address.temporal.content) + 1
+        else:
+            at = number_of(address.temporal, len(chain)) or len(chain)
+        return chain[:at][::-1]
+
+    async def _resolve(self, address: Address) -> FoundDecision:
+        return self._found(self._chain(address)[0])
+
+    def resolve(self, address: Address) -> Deferred[FoundDecision]:
+        return Deferred.fromCoroutine(self._resolve(address))
+
+    async def _history(self, address: Address, limit: int, after: str | None) -> DecisionHistory:
+        chain = [each for each in self._chain(address) if after is None or each.seq < int(after)]
+        return DecisionHistory(
+            address=str(address.base),
+            versions=tuple(map(self._found, chain[:limit])),
+            heads=tuple(self.heads.get(str(address.base), ())),
+            next=str(chain[limit - 1].seq) if len(chain) > limit else None,
+        )
+
+    def history(self, address: Address, *, limit: int, after: str | None) -> Deferred[DecisionHistory]:
+        return Deferred.fromCoroutine(self._history(address, limit, after))
+
+    def search(self, query: DecisionQuery, *, limit: int, after: str | None) -> Deferred[DecisionPage]:
+        self.queries.append((query, limit, after))
+        found = [self._found(each) for chain in self.chains.values() for each in chain][int(after or 0) :]
+        rows = [
+            IndexedDecision(
+                address=each.address,
+                seq=each.seq,
+                content=each.content,
+                time=each.time,
+                kind=each.record and each.record.kind,
+                summary=each.record and each.record.summary,
+            )
+            for each in found
+        ]
+        more = str(int(after or 0) + limit) if len(rows) > limit else None
+        return succeed(DecisionPage(decisions=tuple(rows[:limit]), next=more))
+
+    def publish(self, draft: DecisionDraft) -> Deferred[PlacedDecision]:
+        self.drafts.append(draft)
+        address = f"ucxl://{samples.ALICE.peer_id}:{draft.role or 'developer'}@{draft.project}:{draft.task}"
+        return succeed(PlacedDecision(address=address, seq=1, content=samples.HASH, state="pending"))
+
+    async def _provenance(self, address: Address) -> ProvenanceEnvelope:
+        found = await self._resolve(address)
+        if found.record is None:
+            raise DecisionUnreadable(found)
+        return envelope(found.record, samples.ALICE)
+
+    def provenance(self, address: Address) -> Deferred[ProvenanceEnvelope]:
+        return Deferred.fromCoroutine(self._provenance(address))
+
+    def memory_status(self) -> Deferred[MemoryStatus]:
+        return succeed(MemoryStatus(role="developer", epoch=1, decisions=2, readable=1, pending=0, servers=3))

@@ -33,4 +33,5 @@ class TableTests(PureTestCase):
 
     def test_bodies(self) -> None:
         found = {name: route.body for name, route in self.routes.items() if route.body is not None}
-        self.assertEqual(found, {"submitTask": JsonBody("TaskSpec"), "putBlob": BlobBody(), "putBlobAs": BlobBody()})
+        documents = {"submitTask": JsonBody("TaskSpec"), "publishDecision": JsonBody("DecisionDraft")}
+        self.assertEqual(found, {**documents, "putBlob": BlobBody(), "putBlobAs": BlobBody()})

@@ -17,7 +17,8 @@ from chorus.http.ports import ApiPorts
 from chorus.observe.metrics import Metrics
 from chorus.services.endpoints.api import ApiService
 from chorus.services.listening import ListenAddress
-from tests.http.fakes import FakeBlobs, FakeNode, FakeTasks
+from tests.http.fakes import FakeBlobs, FakeDecisions, FakeNode, FakeTasks
+from tests.ucxl import samples
 
 TOKEN = "test-token-0123456789"
 MAX_BLOB = 4 * 1024 * 1024
@@ -100,14 +101,16 @@ def _chunks(data: bytes) -> tuple[bytes, bytes, bool]:
 
 
 class ApiCase(TestCase):
-    """A running API in `self.service`, with `self.tasks`, `self.blobs` and `self.node` behind it."""
+    """A running API in `self.service`, with `self.tasks`, `self.blobs`, `self.node` and `self.decisions`
+    behind it."""
 
     timeout = 120
 
     def setUp(self) -> None:
         self.tasks, self.blobs, self.node, self.metrics = FakeTasks(), FakeBlobs(), FakeNode(), Metrics()
+        self.decisions = FakeDecisions(samples.chain(3))
         self.service = ApiService(
-            ApiPorts(self.tasks, self.blobs, self.node),
+            ApiPorts(self.tasks, self.blobs, self.node, self.decisions),
             self.metrics,
             ApiRules(TOKEN, ("node1.example.org",), MAX_BLOB),
             ListenAddress("CHORUS_API", "127.0.0.1", 0),
