@@ -6,6 +6,7 @@ and files are off the reactor's thread.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -21,6 +22,7 @@ from chorus.protocols.stream import ProtocolOptions
 from chorus.services.blobs.fetch import BlobTooLarge, FetchContext, UnknownBlob
 from chorus.services.blobs.files import BlobFiles, BlobStoreFull, Ingest, Partial
 from chorus.services.blobs.offload import Offload
+from chorus.services.blobs.pins import Pins
 from chorus.services.blobs.quarantine import FOLDER, QUARANTINE_S, Quarantine
 from chorus.services.blobs.serving import BlobCounters, BlobLimits, BlobServing, open_sized
 from chorus.services.blobs.sharing import BlobLock, detached
@@ -28,6 +30,7 @@ from chorus.services.blobs.sources import open_source, pieces
 from chorus.services.blobs.transfers import Transfers
 from chorus.services.blobs.upload import BlobUpload
 from chorus.store import blobs as table
+from chorus.store import pins as pin_table
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -40,6 +43,10 @@ if TYPE_CHECKING:
 MAX_STREAMS_PER_PEER = 8
 MAX_REMEMBERED = 10_000
 """Blobs of which a holder is remembered."""
+NEARLY_FULL = 0.9
+"""Share of the quota above which blobs that nobody needs are removed before their time."""
+ROOM_AGE_S = 7 * 86400.0
+"""Unused for so long: an agent's result waits here for its scheduler, and must not lose its blobs to a push."""
 
 
 @attrs.frozen
@@ -69,6 +76,7 @@ class BlobService(Service):
         self.counters = BlobCounters()
         self.used = 0
         """Bytes of all blobs here."""
+        self.pins = Pins(store, wall)
         self._files = BlobFiles(directory)
         self._store = store
         self._host = host
@@ -92,6 +100,7 @@ class BlobService(Service):
 
     async def _start(self) -> None:
         now = self._wall()
+        await self.pins.load()
         found = await self._offload(lambda: self._files.prepare(now))
         rows = {row.sha256: row.size for row in await self._store.read(table.every)}
         settled = await self._offload(lambda: Quarantine(self._files).settle(rows, found, now))
@@ -267,11 +276,27 @@ class BlobService(Service):
         return Deferred.fromCoroutine(self._remove_unless(sha256, lambda: False))
 
     def remove_unused(self, sha256: str, before: float, named: Callable[[], bool]) -> Deferred[bool]:
-        """Remove it unless this process brought or fetched it (again) since `before` (Unix seconds) or it is `named`.
-        Both are asked in the very step from which on it is not here any more. False when it stays, or was not here."""
-        return Deferred.fromCoroutine(
-            self._remove_unless(sha256, lambda: self._used_at.get(sha256, 0.0) >= before or named())
-        )
+        """Remove it unless this process brought or fetched it (again) since `before` (Unix seconds), it is pinned or
+        `named`. All are asked in the very step from which on it is not here any more. False when it stays, or was not
+        here."""
+
+        def wanted() -> bool:
+            return self._used_at.get(sha256, 0.0) >= before or sha256 in self.pins or named()
+
+        return Deferred.fromCoroutine(self._remove_unless(sha256, wanted))
+
+    def make_room(self, named: Callable[[str], bool]) -> Deferred[int]:
+        """While the quota is nearly full: remove blobs that are neither pinned nor `named`, the longest unused first.
+        Returns how many went."""
+        return Deferred.fromCoroutine(self._make_room(named))
+
+    async def _make_room(self, named: Callable[[str], bool]) -> int:
+        gone, before, enough = 0, self._wall() - ROOM_AGE_S, NEARLY_FULL * self.limits.max_store
+        for row in await self._store.read(table.every) if self.used > enough else ():
+            if row.used_at >= before or self.used <= enough:
+                break
+            gone += await self.remove_unused(row.sha256, before, lambda sha256=row.sha256: named(sha256))  # type: ignore[misc]
+        return gone
 
     async def _remove_unless(self, sha256: str, wanted: Callable[[], bool]) -> bool:
         async with self._lock(sha256):
@@ -280,12 +305,13 @@ class BlobService(Service):
             # First of all nobody finds it any more; only then anything that takes time.
             size = self._sizes.pop(sha256)
             try:
-                await self._store.write(lambda connection: table.forget(connection, sha256))
+                await self._store.write(lambda connection: _forget(connection, sha256))
             except BaseException:
                 self._sizes[sha256] = size
                 raise
             self.used -= size
             self._used_at.pop(sha256, None)
+            self.pins.removed(sha256)
             await self._offload(lambda: self._files.remove(sha256))
             return True
 
@@ -313,3 +339,8 @@ class BlobService(Service):
 
     async def keep_partial(self, partial: Partial) -> None:
         await self._keep(partial.manifest, lambda: partial.keep(self._files), partial.discard)
+
+
+def _forget(connection: sqlite3.Connection, sha256: str) -> None:
+    table.forget(connection, sha256)
+    pin_table.forget_sealed(connection, sha256)

@@ -42,6 +42,8 @@ class TaskBlobs(Protocol):
 
     def remove_unused(self, sha256: str, before: float, named: Callable[[], bool]) -> Deferred[bool]: ...
 
+    def make_room(self, named: Callable[[str], bool]) -> Deferred[int]: ...
+
 
 @attrs.frozen
 class CoordinatorSettings:

@@ -1,7 +1,8 @@
 """Forgets finished tasks after their time: the journal's record, the event history, the blobs that no other task names.
 
 Blobs that no task of this node names go after the same time: what this node made as an executor for other schedulers
-(who have fetched it long ago), and uploads that nobody made a task of.
+(who have fetched it long ago), and uploads that nobody made a task of. Where their quota is nearly full, they go sooner;
+pinned ones never (`BlobService.make_room`).
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ class RetentionService(Service):
             context.events.forget(task.id)
             self.forgotten += 1
         await self._remove_blobs(due, limit)
+        await context.blobs.make_room(lambda sha256: sha256 in self._named)
         if due:
             self._log.info("old tasks forgotten: {count}", event="tasks.forgotten", count=len(due))
         return len(due)

@@ -40,6 +40,23 @@ CREATE TABLE dht_peers (
 
 -- Pins and sealed blobs
 
+-- A pinned blob is not removed. `by_peer` is the member that pushed it, '' for this node itself; a pin with an end guards
+-- a blob that is on its way.
+CREATE TABLE pins (
+    sha256  BLOB NOT NULL CHECK (length(sha256) = 32),
+    reason  TEXT NOT NULL,
+    by_peer TEXT NOT NULL,
+    size    INTEGER NOT NULL,
+    until   REAL,
+    PRIMARY KEY (sha256, reason, by_peer)
+) WITHOUT ROWID;
+CREATE INDEX pins_by_peer ON pins (by_peer, size);
+
+-- Blobs that are age ciphertext, made here or pushed here.
+CREATE TABLE sealed (
+    sha256 BLOB PRIMARY KEY CHECK (length(sha256) = 32)
+) WITHOUT ROWID;
+
 -- Decisions and publications
 CREATE TABLE publications (
     content    BLOB PRIMARY KEY CHECK (length(content) = 32),
