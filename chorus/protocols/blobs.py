@@ -5,7 +5,17 @@ function of the content, so two honest holders give the same bytes. On a stream,
 
     → {"get":"manifest","sha256":ID}                          canonical JSON after its length as a varint
     → {"count":N,"first":I,"get":"chunks","sha256":ID}
+    → {"get":"have","sha256":ID}
     ← {"length":L,"status":"ok"} and L bytes, or {"length":0,"status":"unknown" | "busy" | "bad"}
+
+`have` is also answered while a blob is on its way to the asked node: by the SHA-256 of the manifest (32 bytes), and a
+bit for each chunk that is there, the first one in the highest bit of the first byte. Those chunks may be asked for.
+
+    → {"get":"keep","sha256":ID,"size":N}                     fetch this blob from me, and keep it
+    ← {"length":0,"status":"ok"} once it is durable there, or "busy" (ask later), "full" (no room for it, or none for
+      more of this peer's) or "unknown" (it could not be fetched)
+
+A request that a node does not know is `bad`.
 
 A chunk that contradicts the manifest of the very holder that sent it proves that this holder lies; so does a complete
 blob that contradicts its id. No blame falls on anybody for another's manifest.
@@ -37,19 +47,28 @@ MAX_CHUNKS_A_REQUEST = 64
 """16 MiB: long enough to keep a fast link busy, short enough to share a slow one between holders."""
 MAX_CHUNKS = 65_536
 """16 GiB; bounds a manifest to 4.5 MB, whatever the configured limit of a blob is."""
+KEEP_S = 60.0
+KEEP_RATE = 256 * 1024
+"""Seconds, and bytes a second, that a pushed blob has to arrive in; slower ones give their place to others."""
 _MANIFEST_HEAD = 256
 _MANIFEST_CHUNK = 67
 """Bytes of canonical JSON: everything but the chunks, and each chunk."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-Status = Literal["ok", "unknown", "busy", "bad"]
-_STATUSES = ("ok", "unknown", "busy", "bad")
+Status = Literal["ok", "unknown", "busy", "bad", "full"]
+_STATUSES = ("ok", "unknown", "busy", "bad", "full")
 
 
 class BlobProtocolError(PeerError):
     """A message that is none of this protocol's."""
 
     code = "blob_protocol"
+
+
+class UnknownRequest(BlobProtocolError):
+    """A well-formed request of a kind that this version does not have."""
+
+    code = "blob_request"
 
 
 class LyingHolder(PeerError):
@@ -186,21 +205,53 @@ class ChunksRequest:
         return strictjson.canonical({"count": self.count, "first": self.first, "get": "chunks", "sha256": self.sha256})
 
 
-Request = ManifestRequest | ChunksRequest
+@attrs.frozen
+class HaveRequest:
+    sha256: str
+
+    def encode(self) -> bytes:
+        return strictjson.canonical({"get": "have", "sha256": self.sha256})
+
+
+@attrs.frozen
+class KeepRequest:
+    sha256: str
+    size: int
+
+    def encode(self) -> bytes:
+        return strictjson.canonical({"get": "keep", "sha256": self.sha256, "size": self.size})
+
+    @property
+    def limit_s(self) -> float:
+        """Seconds until it is given up, at both ends."""
+        return KEEP_S + self.size / KEEP_RATE
+
+
+Request = ManifestRequest | ChunksRequest | HaveRequest | KeepRequest
+_KINDS = ("manifest", "chunks", "have", "keep")
 
 
 def decode_request(data: bytes) -> Request:
-    """Raises `BlobProtocolError`."""
+    """Raises `BlobProtocolError`, of which `UnknownRequest` may be answered with `bad`."""
     fields = _fields(data, MAX_REQUEST)
+    if isinstance(fields.get("get"), str) and fields["get"] not in _KINDS:
+        raise UnknownRequest("a request of an unknown kind")
     sha256 = fields.get("sha256")
     if not is_blob_id(sha256):
         raise BlobProtocolError("a request without a blob id")
     sha256 = cast("str", sha256)
     if fields.get("get") == "manifest" and len(fields) == 2:
         return ManifestRequest(sha256)
+    if fields.get("get") == "have" and len(fields) == 2:
+        return HaveRequest(sha256)
+    if fields.get("get") == "keep":
+        size = fields.get("size")
+        if len(fields) != 3 or type(size) is not int or not 0 <= size <= MAX_CHUNKS * CHUNK:
+            raise BlobProtocolError("a request to keep a blob without its size")
+        return KeepRequest(sha256, size)
     first, count = fields.get("first"), fields.get("count")
     if fields.get("get") != "chunks" or len(fields) != 4 or type(first) is not int or type(count) is not int:
-        raise BlobProtocolError("a request for neither a manifest nor chunks")
+        raise BlobProtocolError("a request that is not complete")
     if not 1 <= count <= MAX_CHUNKS_A_REQUEST or not 0 <= first <= MAX_CHUNKS - count:
         raise BlobProtocolError(f"a request for {count} chunks from {first}")
     return ChunksRequest(sha256, first, count)
@@ -228,6 +279,43 @@ class Answer:
         return cls(cast("Status", status), length)
 
 
+@attrs.frozen
+class Have:
+    """The chunks of a blob that a peer has."""
+
+    manifest: bytes
+    """SHA-256 of the manifest that it knows them by."""
+    bits: bytes
+
+    @classmethod
+    def of(cls, manifest: bytes, present: Iterable[int], count: int) -> Have:
+        bits = bytearray(-(-count // 8))
+        for index in present:
+            bits[index // 8] |= 0x80 >> index % 8
+        return cls(manifest, bytes(bits))
+
+    def encode(self) -> bytes:
+        return self.manifest + self.bits
+
+    @classmethod
+    def decode(cls, data: bytes, count: int) -> Have:
+        """Of a blob of `count` chunks. Raises `BlobProtocolError`."""
+        if len(data) != have_length(count):
+            raise BlobProtocolError("chunks of a blob of another size")
+        return cls(data[:32], data[32:])
+
+    def __contains__(self, index: int) -> bool:
+        return bool(self.bits[index // 8] & 0x80 >> index % 8)
+
+    def whole(self, count: int) -> bool:
+        return all(index in self for index in range(count))
+
+
+def have_length(count: int) -> int:
+    """Bytes of an encoded `Have` of so many chunks."""
+    return 32 + -(-count // 8)
+
+
 def _fields(data: bytes, limit: int) -> dict[str, JSON]:
     fields = strictjson.loads(data, max_bytes=limit, max_depth=1, error=BlobProtocolError)
     if not isinstance(fields, dict):
@@ -253,13 +341,21 @@ class Download:
     def missing(self) -> int:
         return len(self._missing)
 
-    def take(self, most: int = MAX_CHUNKS_A_REQUEST) -> range:
-        """The next run of chunks that nobody is sending; empty when there is none."""
-        first = next((index for index in self._missing if index not in self._underway), None)
+    @property
+    def present(self) -> set[int]:
+        return set(range(len(self.manifest.chunks))).difference(self._missing)
+
+    def take(self, most: int = MAX_CHUNKS_A_REQUEST, of: Have | None = None) -> range:
+        """The next run of chunks (of those that the holder has) that nobody is sending; empty when there is none."""
+
+        def free(index: int) -> bool:
+            return index in self._missing and index not in self._underway and (of is None or index in of)
+
+        first = next(filter(free, self._missing), None)
         if first is None:
             return range(0)
         last = first
-        while last - first + 1 < most and last + 1 in self._missing and last + 1 not in self._underway:
+        while last - first + 1 < most and free(last + 1):
             last += 1
         taken = range(first, last + 1)
         self._underway.update(taken)

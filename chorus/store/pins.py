@@ -1,4 +1,4 @@
-"""Pins of blobs, and marks of sealed ones. Functions for `Store.write` and `Store.read`; ids are lower-case hexadecimal."""
+"""Pins of blobs, and marks of sealed ones. Functions for `Store.write` and `Store.read`; ids are hexadecimal."""
 
 from __future__ import annotations
 

@@ -19,10 +19,15 @@ from chorus.protocols.blobs import (
     BlobProtocolError,
     ChunksRequest,
     Download,
+    Have,
+    HaveRequest,
+    KeepRequest,
     Manifest,
     ManifestBuilder,
     ManifestRequest,
+    UnknownRequest,
     decode_request,
+    have_length,
     manifest_limit,
 )
 from tests.support import PureTestCase
@@ -118,7 +123,9 @@ class MessageTests(PureTestCase):
         for request in (ManifestRequest(ID), ChunksRequest(ID, 0, 1), ChunksRequest(ID, MAX_CHUNKS - 64, 64)):
             self.assertEqual(decode_request(request.encode()), request)
             self.assertLess(len(request.encode()), blobs.MAX_REQUEST)
-        for answer in (Answer("ok", 2**40), Answer("unknown"), Answer("busy"), Answer("bad")):
+        for other in (HaveRequest(ID), KeepRequest(ID, 0), KeepRequest(ID, MAX_CHUNKS * CHUNK)):
+            self.assertEqual(decode_request(other.encode()), other)
+        for answer in (Answer("full"), Answer("ok", 2**40), Answer("unknown"), Answer("busy"), Answer("bad")):
             self.assertEqual(Answer.decode(answer.encode()), answer)
 
     def test_refused_requests(self) -> None:
@@ -130,6 +137,9 @@ class MessageTests(PureTestCase):
             ChunksRequest("../../etc/passwd", 0, 1),
             ManifestRequest(ID.upper()),
             ManifestRequest(ID + "\n"),
+            HaveRequest("x"),
+            KeepRequest(ID, -1),
+            KeepRequest(ID, MAX_CHUNKS * CHUNK + 1),
         ):
             with self.assertRaises(BlobProtocolError):
                 decode_request(request.encode())
@@ -146,6 +156,26 @@ class MessageTests(PureTestCase):
         ):
             with self.assertRaises(BlobProtocolError):
                 decode_request(text)
+
+    def test_an_unknown_request_is_told_apart(self) -> None:
+        with self.assertRaises(UnknownRequest):
+            decode_request(b'{"get":"proof","sha256":"%s"}' % ID.encode())
+        with self.assertRaises(BlobProtocolError) as refused:
+            decode_request(b'{"get":"keep","sha256":"%s"}' % ID.encode())
+        self.assertNotIsInstance(refused.exception, UnknownRequest)
+
+    def test_time_to_keep(self) -> None:
+        self.assertEqual([KeepRequest(ID, size).limit_s for size in (0, 2**30)], [60.0, 60.0 + 4096])
+
+    @given(st.sets(st.integers(0, 300)), st.integers(0, 9))
+    def test_chunks_that_a_peer_has(self, present: set[int], more: int) -> None:
+        count = max(present, default=-1) + 1 + more
+        have = Have.decode(Have.of(bytes(32), present, count).encode(), count)
+        self.assertEqual({index for index in range(count) if index in have}, present)
+        self.assertEqual(have.whole(count), len(present) == count)
+        self.assertEqual(len(have.encode()), have_length(count))
+        with self.assertRaises(BlobProtocolError):
+            Have.decode(have.encode() + b"x", count)
 
     def test_refused_answers(self) -> None:
         for text in (
@@ -179,6 +209,14 @@ class DownloadTests(PureTestCase):
         download.give_back(second)
         self.assertEqual(download.take(1), range(5, 6))
         self.assertEqual(download.missing, 6)
+
+    def test_of_those_that_a_holder_has(self) -> None:
+        download = Download(Manifest(ID, 9 * CHUNK, (bytes(32),) * 9), [0])
+        have = Have.of(bytes(32), [0, 1, 2, 5, 6], 9)
+        self.assertEqual([download.take(2, have), download.take(8, have)], [range(1, 3), range(5, 7)])
+        self.assertEqual(download.take(8, have), range(0))
+        download.arrived(1)
+        self.assertEqual(download.present, {0, 1})
 
     def test_nothing_to_do(self) -> None:
         self.assertTrue(Download(Manifest(ID, 0, ())).complete)

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from chorus.store import blobs, events, meta, runs
+from chorus.store import blobs, events, meta, pins, runs
 from chorus.store.inline import InlineDatabase
+from chorus.store.pins import Pin, PinQuota
 from chorus.store.rows import dump, load
 from tests.support import PureTestCase
 
@@ -108,3 +109,46 @@ class RowTests(TableCase):
         self.assertEqual(load(dump(value)), value)  # type: ignore[arg-type]
         with self.assertRaises(ValueError):
             dump(float("nan"))
+
+
+class PinTests(TableCase):
+    def put(
+        self, number: int, by: str = "", size: int = 10, until: float | None = None, quota: PinQuota | None = None
+    ) -> bool:
+        return pins.put(self.connection, Pin(f"{number:064x}", "r", by, size, until), 100.0, quota)
+
+    def test_kept_until_their_end(self) -> None:
+        for number, until in ((1, None), (2, 150.0), (3, 101.0)):
+            self.assertTrue(self.put(number, until=until))
+        self.assertEqual([pin.until for pin in pins.every(self.connection, 101.0)], [None, 150.0])
+        self.assertEqual(len(pins.every(self.connection, 0.0)), 2, "ended ones are gone")
+
+    def test_quota_of_a_peer(self) -> None:
+        quota = PinQuota(25, 3)
+        self.assertEqual([self.put(number, "a", quota=quota) for number in (1, 2, 3)], [True, True, False])
+        self.assertTrue(self.put(2, "a", 15, quota=quota), "the same blob counts once")
+        self.assertTrue(self.put(3, "b", quota=quota))
+        self.assertTrue(self.put(4), "this node has none")
+        self.assertTrue(self.put(2, "a", 1, quota=quota))
+        self.assertEqual([self.put(number, "a", 0, quota=quota) for number in (5, 6)], [True, False], "nor more pins")
+
+    def test_ended_ones_do_not_count(self) -> None:
+        quota = PinQuota(10, 1)
+        self.assertTrue(self.put(1, "a", until=99.0, quota=quota))
+        self.assertTrue(self.put(2, "a", quota=quota))
+
+    def test_drop(self) -> None:
+        for by in ("", "a", "b"):
+            self.put(1, by)
+        pins.drop(self.connection, f"{1:064x}", "r", "a")
+        self.assertEqual({pin.by for pin in pins.every(self.connection, 0.0)}, {"", "b"})
+        pins.drop(self.connection, f"{1:064x}", "other")
+        pins.drop(self.connection, f"{1:064x}", "r")
+        self.assertEqual(pins.every(self.connection, 0.0), [])
+
+    def test_sealed(self) -> None:
+        for _ in range(2):
+            pins.mark_sealed(self.connection, "ab" * 32)
+        self.assertEqual(pins.sealed(self.connection), ["ab" * 32])
+        pins.forget_sealed(self.connection, "ab" * 32)
+        self.assertEqual(pins.sealed(self.connection), [])

@@ -20,9 +20,12 @@ from chorus.protocols.blobs import (
     BlobProtocolError,
     ChunksRequest,
     Download,
+    Have,
+    HaveRequest,
     LyingHolder,
     Manifest,
     ManifestRequest,
+    have_length,
     manifest_limit,
 )
 from chorus.protocols.stream import ProtocolNotSupported
@@ -106,6 +109,28 @@ class FetchContext:
     counters: FetchCounters
     reserve: Callable[[int], None]
     """Take bytes of the quota; raises `BlobStoreFull`."""
+    underway: dict[str, Underway] = attrs.field(factory=dict)
+    """By blob."""
+
+
+@attrs.frozen
+class Underway:
+    """A fetch that writes chunks now, which can be given to others."""
+
+    download: Download
+    partial: Partial
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.download.manifest
+
+    @property
+    def present(self) -> set[int]:
+        return self.download.present
+
+    def read(self, index: int) -> bytes:
+        """Blocking. Raises `BlobStoreUnavailable` where the fetch has ended."""
+        return self.partial.read(index)
 
 
 class _NotThere(ChorusError):
@@ -192,7 +217,11 @@ class Fetch:
             present = await context.offload(partial.present)
             context.counters.resumed_bytes += sum(map(manifest.length, present))
             download = Download(manifest, present)
-            await self._from_all(download, partial, holders)
+            context.underway[self._sha256] = Underway(download, partial)
+            try:
+                await self._from_all(download, partial, holders)
+            finally:
+                del context.underway[self._sha256]
             if not download.complete:
                 partial.close()
                 return None
@@ -218,6 +247,8 @@ class Fetch:
                 await self._from(peer, download, partial)
 
         workers = [Deferred.fromCoroutine(one_after_the_other()) for _ in holders[:MAX_PARALLEL]]
+        part = [peer for peer, problem in self._problems.items() if isinstance(problem, _NotThere)][:MAX_PARALLEL]
+        workers += [Deferred.fromCoroutine(self._from_part(peer, download, partial)) for peer in part]
         try:
             await DeferredList(workers, fireOnOneErrback=True, consumeErrors=True)
         except BaseException as problem:
@@ -250,6 +281,40 @@ class Fetch:
                 busy = busy + 1 if is_busy and not moved else 0
             await deferLater(self._context.clock, BUSY_S if is_busy else RETRY.ceiling(failures))
 
+    async def _from_part(self, peer: PeerId, download: Download, partial: Partial) -> None:
+        """Take chunks from a peer that fetches the blob itself, as long as it has some that are missing here."""
+        manifest = download.manifest
+        try:
+            io = await self._open(peer, within=CHUNK_TIMEOUT_S)
+            try:
+                while True:
+                    await io.write_delimited(HaveRequest(self._sha256).encode())
+                    answer = await self._answer(io)
+                    count = len(manifest.chunks)
+                    if answer.length != have_length(count):
+                        return
+                    have = Have.decode(await io.read_exactly(answer.length), count)
+                    taken = download.take(FIRST_CHUNKS, have)
+                    if not taken or have.manifest.hex() != manifest.digest:
+                        download.give_back(taken)
+                        return
+                    await self._receive_taken(io, taken, download, partial)
+            finally:
+                io.reset()
+        except (BlobStoreFull, BlobStoreUnavailable):
+            raise
+        except LyingHolder as problem:
+            self._blame(peer, problem)
+        except ChorusError as problem:
+            self._problems[peer] = problem
+
+    async def _receive_taken(self, io: StreamIO, taken: range, download: Download, partial: Partial) -> None:
+        try:
+            await self._receive(io, taken, download, partial)
+        finally:
+            download.give_back(taken)
+            self._wake_waiters()
+
     async def _converse(self, peer: PeerId, download: Download, partial: Partial) -> None:
         """Requests on one stream until the blob is complete."""
         io = await self._open(peer, within=CHUNK_TIMEOUT_S)
@@ -261,11 +326,7 @@ class Fetch:
                     # Others are sending the rest; should one of them fail, its part is free again.
                     await self._until_woken()
                     continue
-                try:
-                    await self._receive(io, taken, download, partial)
-                finally:
-                    download.give_back(taken)
-                    self._wake_waiters()
+                await self._receive_taken(io, taken, download, partial)
                 most = min(MAX_CHUNKS_A_REQUEST, most * 2)
         except ChorusError as problem:
             io.reset(problem)

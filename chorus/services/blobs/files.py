@@ -250,6 +250,13 @@ class Partial:
             os.fsync(self._file.fileno())
         return True
 
+    def read(self, index: int) -> bytes:
+        """A chunk that was written."""
+        with self._lock, translated():
+            if self._file.closed:
+                raise BlobStoreUnavailable("the fetch was given up")
+            return self._read(index)
+
     def keep(self, files: BlobFiles) -> None:
         self.close()
         with translated():

@@ -53,9 +53,10 @@ class Pins:
 
     def kept_up(self) -> Iterator[str]:
         """Sealed blobs that have a pin without an end: those that must stay on several machines."""
-        for sha256, pins in self._until.items():
-            if sha256 in self._sealed and None in pins.values():
-                yield sha256
+        return filter(self.is_kept_up, list(self._until))
+
+    def is_kept_up(self, sha256: str) -> bool:
+        return sha256 in self._sealed and None in self._until.get(sha256, {}).values()
 
     def watch(self, changed: Callable[[str], None]) -> None:
         """Call `changed` with the id after each durable pin without an end, and after the last pin was taken away."""

@@ -53,7 +53,7 @@ class Replicas(Protocol):
         reached now. Fails with `UnknownBlob` or `BlobUnavailable` where there is nothing to replicate."""
 
     def holders(self, stored: str) -> Deferred[Stored]:
-        """Peers that have all of it now, asked one by one."""
+        """Peers that say that they have all of it now, this node first; none where it is not here."""
 
     def unseal(self, stored: str, key: str, sha256: str, size: int) -> Deferred[Path]:
         """Fetch a sealed blob (from providers of the DHT) and make its plaintext a blob of this node, once it is `size`

@@ -21,6 +21,7 @@ from chorus.protocols.blobs import PROTOCOL, Manifest, is_blob_id
 from chorus.protocols.stream import ProtocolOptions
 from chorus.services.blobs.fetch import BlobTooLarge, FetchContext, UnknownBlob
 from chorus.services.blobs.files import BlobFiles, BlobStoreFull, Ingest, Partial
+from chorus.services.blobs.keeping import Keeping
 from chorus.services.blobs.offload import Offload
 from chorus.services.blobs.pins import Pins
 from chorus.services.blobs.quarantine import FOLDER, QUARANTINE_S, Quarantine
@@ -89,8 +90,9 @@ class BlobService(Service):
         self._locks: dict[str, BlobLock] = {}
         self._remembered: Bounded[str, PeerId] = Bounded(MAX_REMEMBERED)
         context = FetchContext(host, clock, self._files, offload, self.counters, self.reserve)
-        self._server = BlobServing(context, self.counters, store, self._sizes, self.limits)
         self._transfers = Transfers(context, self, wall)
+        keeping = Keeping(self._transfers, self.pins, self.limits, self.counters, clock, wall)
+        self._server = BlobServing(context, self.counters, store, self._sizes, self.limits, keeping.keep)
 
     # Life
 
@@ -141,6 +143,10 @@ class BlobService(Service):
     def path_of(self, sha256: str) -> Path | None:
         """The blob's file, read only; None when it is not here."""
         return self._files.path(sha256) if sha256 in self._sizes else None
+
+    def size_of(self, sha256: str) -> int | None:
+        """Bytes of a blob that is here."""
+        return self._sizes.get(sha256)
 
     def stat(self, sha256: str) -> Deferred[Document | None]:
         """{sha256, size} of a blob that is here."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -18,7 +19,12 @@ from chorus.protocols.blobs import (
     MAX_REQUEST,
     Answer,
     ChunksRequest,
+    Have,
+    HaveRequest,
+    KeepRequest,
     ManifestRequest,
+    Request,
+    UnknownRequest,
     chunk_count,
     decode_request,
 )
@@ -30,6 +36,7 @@ from chorus.store import blobs as table
 
 if TYPE_CHECKING:
     from chorus.identity import PeerId
+    from chorus.protocols.blobs import Status
     from chorus.protocols.stream import Stream
     from chorus.store.database import Store
 
@@ -49,6 +56,8 @@ class BlobLimits:
     """Answers under way at once; further requests get `busy`."""
     max_serving_per_peer: int = 6
     """So that three slow members do not hold all of them."""
+    max_kept_per_peer: int = 5 * 1024**3
+    """Bytes of blobs that one member may have pushed here."""
 
 
 @attrs.define
@@ -59,10 +68,12 @@ class BlobCounters(FetchCounters):
     refused_busy: int = 0
     refused_peers: int = 0
     """Streams that ended because of what the peer did."""
+    kept: int = 0
+    """Blobs that members pushed here."""
 
 
 class BlobServing:
-    """`sizes` are those of the blobs that are here."""
+    """`sizes` are those of the blobs that are here; `keep` takes in a blob that a peer pushes."""
 
     _log = Logger()
 
@@ -73,8 +84,10 @@ class BlobServing:
         store: Store,
         sizes: Mapping[str, int],
         limits: BlobLimits,
+        keep: Callable[[PeerId, KeepRequest], Awaitable[Status]],
     ) -> None:
         self._context = context
+        self._keep = keep
         self._counters = counters
         self._store = store
         self._sizes = sizes
@@ -116,7 +129,14 @@ class BlobServing:
                 request = decode_request(await io.read_delimited(MAX_REQUEST, timeout=IDLE_S))
             except EndOfStream:
                 return
+            except UnknownRequest:
+                await io.write_delimited(Answer("bad").encode())
+                continue
             peer = io.stream.connection.peer_id
+            if isinstance(request, KeepRequest):
+                # It fetches from that very peer, so it must not take a place that the same peer may need for that.
+                await io.write_delimited(Answer(await self._keep(peer, request)).encode())
+                continue
             serving, limits = self._serving, self._limits
             if serving.total() >= limits.max_serving or serving[peer] >= limits.max_serving_per_peer:
                 self._counters.refused_busy += 1
@@ -124,19 +144,41 @@ class BlobServing:
                 continue
             serving[peer] += 1
             try:
-                if isinstance(request, ManifestRequest):
-                    await self._send_manifest(io, request)
-                else:
-                    await self._send_chunks(io, request)
+                await self._answer(io, request)
             finally:
                 serving[peer] -= 1
                 if not serving[peer]:
                     del serving[peer]
 
+    async def _answer(self, io: StreamIO, request: Request) -> None:
+        if isinstance(request, ManifestRequest):
+            await self._send_manifest(io, request)
+        elif isinstance(request, ChunksRequest):
+            await self._send_chunks(io, request)
+        elif isinstance(request, HaveRequest):
+            await self._send_have(io, request)
+
+    async def _manifest(self, sha256: str) -> bytes | None:
+        if sha256 not in self._sizes:
+            return None
+        return await self._store.read(lambda connection: table.manifest(connection, sha256))
+
+    async def _send_have(self, io: StreamIO, request: HaveRequest) -> None:
+        found, download = await self._manifest(request.sha256), self._context.underway.get(request.sha256)
+        if found is not None:
+            count = chunk_count(self._sizes.get(request.sha256, 0))
+            have = Have.of(hashlib.sha256(found).digest(), range(count), count).encode()
+        elif download is not None:
+            manifest = download.manifest
+            have = Have.of(bytes.fromhex(manifest.digest), download.present, len(manifest.chunks)).encode()
+        else:
+            await io.write_delimited(Answer("unknown").encode())
+            return
+        await io.write_delimited(Answer("ok", len(have)).encode())
+        await io.write(have)
+
     async def _send_manifest(self, io: StreamIO, request: ManifestRequest) -> None:
-        found = None
-        if request.sha256 in self._sizes:
-            found = await self._store.read(lambda connection: table.manifest(connection, request.sha256))
+        found = await self._manifest(request.sha256)
         if found is None:
             await io.write_delimited(Answer("unknown").encode())
             return
@@ -147,7 +189,7 @@ class BlobServing:
     async def _send_chunks(self, io: StreamIO, request: ChunksRequest) -> None:
         known = self._sizes.get(request.sha256)
         if known is None:
-            await io.write_delimited(Answer("unknown").encode())
+            await self._send_from_partial(io, request)
             return
         if request.first + request.count > chunk_count(known):
             await io.write_delimited(Answer("bad").encode())
@@ -170,6 +212,19 @@ class BlobServing:
                 self._counters.served_bytes += length
         finally:
             file.close()
+
+    async def _send_from_partial(self, io: StreamIO, request: ChunksRequest) -> None:
+        """Chunks of a blob that is still on its way here."""
+        download = self._context.underway.get(request.sha256)
+        wanted = range(request.first, request.first + request.count)
+        if download is None or not download.present.issuperset(wanted):
+            await io.write_delimited(Answer("unknown").encode())
+            return
+        await io.write_delimited(Answer("ok", download.manifest.span(request.first, request.count)).encode())
+        for index in wanted:
+            data = await self._context.offload(lambda index=index: download.read(index))  # type: ignore[misc]
+            await io.write(data)
+            self._counters.served_bytes += len(data)
 
     async def _open_to_serve(self, sha256: str, size: int) -> IO[bytes] | None:
         """None when the file is not what was stored: others must not take us for a liar."""

@@ -1,8 +1,8 @@
 """Forgets finished tasks after their time: the journal's record, the event history, the blobs that no other task names.
 
 Blobs that no task of this node names go after the same time: what this node made as an executor for other schedulers
-(who have fetched it long ago), and uploads that nobody made a task of. Where their quota is nearly full, they go sooner;
-pinned ones never (`BlobService.make_room`).
+(who have fetched it long ago), and uploads that nobody made a task of. Where their quota is nearly full, they go
+sooner; pinned ones never (`BlobService.make_room`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,93 @@
+"""Takes in the blobs that other members push: fetched from them, verified, pinned, and bounded for each of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+
+from chorus.services.blobs.fetch import BlobTooLarge, BlobUnavailable, UnknownBlob
+from chorus.services.blobs.files import BlobStoreFull
+from chorus.services.blobs.pins import PUSHED
+from chorus.store.pins import Pin, PinQuota
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+    from chorus.identity import PeerId
+    from chorus.protocols.blobs import KeepRequest, Status
+    from chorus.services.blobs.pins import Pins
+    from chorus.services.blobs.serving import BlobCounters, BlobLimits
+    from chorus.services.blobs.transfers import Transfers
+
+MAX_KEEPS = 4
+"""Pushed blobs on their way here at once: half of all fetches, so that tasks get theirs."""
+MAX_KEEPS_PER_PEER = 2
+MAX_PINS_PER_PEER = 100_000
+"""Of small blobs, whose bytes alone would be no bound of their rows."""
+
+
+class Keeping:
+    """`wall` gives Unix seconds; it ends the pins of pushes that were cut off."""
+
+    def __init__(
+        self,
+        transfers: Transfers,
+        pins: Pins,
+        limits: BlobLimits,
+        counters: BlobCounters,
+        clock: IReactorTime,
+        wall: Callable[[], float],
+    ) -> None:
+        self._transfers = transfers
+        self._pins = pins
+        self._limits = limits
+        self._counters = counters
+        self._clock = clock
+        self._wall = wall
+        self._running: Counter[PeerId] = Counter()
+
+    async def keep(self, peer: PeerId, request: KeepRequest) -> Status:
+        """`ok` once the blob is durable and pinned here. Raises what is wrong with the disk or the store."""
+        if request.size > self._limits.max_blob:
+            return "full"
+        if self._running.total() >= MAX_KEEPS or self._running[peer] >= MAX_KEEPS_PER_PEER:
+            return "busy"
+        self._running[peer] += 1
+        try:
+            return await self._keep(peer, request)
+        finally:
+            self._running[peer] -= 1
+            if not self._running[peer]:
+                del self._running[peer]
+
+    async def _keep(self, peer: PeerId, request: KeepRequest) -> Status:
+        # Pinned before it comes: the quota is taken by the first of two pushes, and no removal comes between.
+        guard = Pin(request.sha256, PUSHED, str(peer), request.size, self._wall() + request.limit_s)
+        quota = PinQuota(self._limits.max_kept_per_peer, MAX_PINS_PER_PEER)
+        if not await self._pins.put(guard, quota):
+            return "full"
+        refusal = await self._fetch(peer, request)
+        if refusal is None:
+            await self._pins.put(attrs.evolve(guard, until=None), sealed=True)
+            self._counters.kept += 1
+            return "ok"
+        if not self._pins.lasting(request.sha256, PUSHED, str(peer)):
+            await self._pins.drop(request.sha256, PUSHED, str(peer))
+        return refusal
+
+    async def _fetch(self, peer: PeerId, request: KeepRequest) -> Status | None:
+        fetching = Deferred.fromCoroutine(self._transfers.fetch(request.sha256, request.size, [peer]))
+        try:
+            await fetching.addTimeout(request.limit_s, self._clock)
+        except BlobStoreFull:
+            return "full"
+        except BlobTooLarge:
+            return "bad"
+        except (UnknownBlob, BlobUnavailable, DeferredTimeout, CancelledError):
+            return "unknown"
+        return None

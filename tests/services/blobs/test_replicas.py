@@ -1,0 +1,351 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from twisted.internet.defer import Deferred
+
+from chorus.protocols.blobs import CHUNK, PROTOCOL, Answer, HaveRequest, KeepRequest
+from chorus.protocols.streamio import StreamIO
+from chorus.services.blobs import keeping, looks
+from chorus.services.blobs.fetch import UnknownBlob
+from chorus.services.blobs.looks import closest, provider_key
+from chorus.services.blobs.pins import PUSHED
+from chorus.services.blobs.sealing import SealBroken
+from chorus.services.blobs.serving import BlobLimits
+from chorus.store.pins import Pin
+from tests.services.blobs.replica_kit import ReplicaCase, ReplicaNode
+from tests.services.blobs.test_service import Node, noise, peer_id, sha
+from tests.services.memory_host import MemoryHost, connect
+
+
+class SpreadTests(ReplicaCase):
+    def test_pushed_to_the_closest_members(self) -> None:
+        nodes = self.mesh(6)
+        stored = self.sealed(nodes[0], noise(3 * CHUNK))
+        found = self.replicate(nodes[0], stored)
+        others = closest(stored, [node.peer for node in nodes[1:]])
+        self.assertEqual(set(found.holders), {nodes[0].peer, *others[:2]})
+        self.assertTrue(found.safe)
+        holders = self.having(nodes, stored)
+        self.assertEqual({node.peer for node in holders}, set(found.holders))
+        for node in holders:
+            self.assertIn(stored, node.blobs.pins)
+            self.assertTrue(node.blobs.pins.is_sealed(stored))
+            self.assertIn(node.peer, self.table.providers[provider_key(stored)], "each holder announces it")
+        self.assertEqual((nodes[0].replicas.pushing.pushed, nodes[0].replicas.looks.low), (2, 0))
+
+    def test_twice_pushes_once(self) -> None:
+        nodes = self.mesh(3)
+        stored = self.sealed(nodes[0], b"record")
+        first = self.replicate(nodes[0], stored)
+        served = nodes[0].blobs.counters.served_bytes
+        self.assertEqual(set(self.replicate(nodes[0], stored).holders), set(first.holders))
+        self.assertEqual(nodes[0].blobs.counters.served_bytes, served)
+
+    def test_alone_it_is_stored_and_not_safe(self) -> None:
+        (node,) = self.mesh(1)
+        found = self.replicate(node, self.sealed(node, b"record"))
+        self.assertEqual((found.holders, found.wanted, found.safe), ((node.peer,), 1, False))
+
+    def test_without_a_dht_members_are_asked(self) -> None:
+        self.table.down = True
+        nodes = self.mesh(4)
+        self.assertTrue(self.replicate(nodes[0], self.sealed(nodes[0], b"record")).safe)
+
+    def test_a_full_holder_is_passed_over(self) -> None:
+        nodes = self.mesh(4, lambda number: BlobLimits(max_store=100) if number == 2 else None)
+        found = self.replicate(nodes[0], self.sealed(nodes[0], noise(1000)))
+        self.assertEqual(set(found.holders), {nodes[0].peer, nodes[2].peer, nodes[3].peer})
+        self.assertLessEqual(nodes[0].replicas.pushing.refusals["full"], 1)
+        self.assertEqual(nodes[1].blobs.used, 0)
+
+    def test_all_are_full_and_one_has_room_later(self) -> None:
+        nodes = self.mesh(2, lambda number: BlobLimits(max_store=100) if number == 2 else None)
+        found = self.replicate(nodes[0], stored := self.sealed(nodes[0], noise(1000)))
+        self.assertEqual((found.holders, found.wanted), ((nodes[0].peer,), 2))
+        self.assertEqual((nodes[0].replicas.pushing.refusals, nodes[0].replicas.looks.low), ({"full": 1}, 1))
+        late = ReplicaNode(self, 9)
+        connect(late.host, nodes[0].host)
+        self.run_for(looks.LOW.first + 5)
+        self.assertEqual(self.having(nodes, stored) + self.having([late], stored), [nodes[0], late])
+
+    def test_a_member_that_never_heard_of_it(self) -> None:
+        """An older version answers `bad`, or resets the stream."""
+        nodes = self.mesh(1)
+        old = MemoryHost(peer_id(50), self.fake)
+        old.register(PROTOCOL, lambda stream: stream.reset(), None)  # type: ignore[arg-type]
+        connect(old, nodes[0].host)
+        found = self.replicate(nodes[0], self.sealed(nodes[0], b"record"))
+        self.assertEqual(found.holders, (nodes[0].peer,))
+        self.assertEqual(nodes[0].replicas.pushing.refusals, {"unreachable": 1})
+
+    def test_plaintext_is_never_pushed(self) -> None:
+        nodes = self.mesh(3)
+        plain = self.successResultOf(nodes[0].blobs.put_bytes(b"plain text")).sha256
+        self.failureResultOf(self.until(nodes[0].replicas.replicate(plain, "decision")), SealBroken)
+        self.assertEqual(self.having(nodes[1:], plain), [])
+
+    def test_nothing_to_replicate(self) -> None:
+        nodes = self.mesh(3)
+        self.failureResultOf(self.until(nodes[0].replicas.replicate("ab" * 32, "decision")), UnknownBlob)
+        self.assertEqual(len(nodes[0].replicas.looks), 0)
+
+    def test_a_copy_is_fetched_before_it_is_replicated(self) -> None:
+        nodes = self.mesh(3)
+        stored = self.sealed(nodes[1], b"record")
+        found = self.successResultOf(self.until(nodes[0].replicas.replicate(stored, "decision", [nodes[1].peer])))
+        self.assertEqual(set(found.holders), {node.peer for node in nodes})
+        self.assertTrue(self.successResultOf(self.until(nodes[2].replicas.holders(stored))).safe)
+
+
+class AgainTests(ReplicaCase):
+    """What is kept up while holders come and go."""
+
+    def holders(self, nodes: list[ReplicaNode], stored: str) -> list[ReplicaNode]:
+        return self.having(nodes, stored)
+
+    def test_a_holder_that_leaves_is_replaced_by_one_push(self) -> None:
+        nodes = self.mesh(6)
+        stored = self.sealed(nodes[0], noise(CHUNK))
+        self.replicate(nodes[0], stored)
+        self.run_for(looks.FIRST_S + 5, 0.5)
+        before = sum(node.replicas.pushing.pushed for node in nodes)
+        gone = next(node for node in self.having(nodes, stored) if node is not nodes[0])
+        gone.stop()
+        self.run_for(looks.LEFT_S + 60, 0.5)
+        self.assertEqual(len(self.having(nodes, stored)), 3)
+        self.assertEqual(sum(node.replicas.pushing.pushed for node in nodes), before + 1, "one of the holders acts")
+
+    def test_the_owner_dies_and_others_keep_it_up(self) -> None:
+        nodes = self.mesh(5)
+        stored = self.sealed(nodes[0], b"record")
+        self.replicate(nodes[0], stored)
+        self.run_for(looks.FIRST_S + 5, 0.5)
+        nodes[0].stop()
+        self.run_for(looks.LEFT_S + 60, 0.5)
+        self.assertEqual(len(self.having(nodes, stored)), 3)
+        reader = next(node for node in nodes[1:] if node.blobs.size_of(stored) is None)
+        self.successResultOf(self.until(Deferred.fromCoroutine(reader.replicas.fetch(stored))))
+
+    def test_after_a_restart(self) -> None:
+        nodes = self.mesh(1)
+        stored = self.sealed(nodes[0], b"record")
+        self.replicate(nodes[0], stored)
+        nodes[0].stop()
+        again, late = ReplicaNode(self, 1, None, nodes[0].root), ReplicaNode(self, 2)
+        connect(again.host, late.host)
+        self.run_for(looks.FIRST_S + 5, 0.5)
+        self.assertEqual(self.having([late], stored), [late])
+        self.assertIn(stored, late.blobs.pins)
+
+    def test_a_lost_file_comes_back_from_others(self) -> None:
+        nodes = self.mesh(3)
+        stored = self.sealed(nodes[0], b"record")
+        self.replicate(nodes[0], stored)
+        self.successResultOf(nodes[0].blobs.remove(stored))
+        self.run_for(looks.LOOK_S * 1.3, 10)
+        self.assertEqual(self.having(nodes[:1], stored), nodes[:1])
+
+    def test_unpinned_it_goes(self) -> None:
+        nodes = self.mesh(1)
+        stored = self.sealed(nodes[0], b"record")
+        self.replicate(nodes[0], stored)
+        self.successResultOf(nodes[0].replicas.pin(stored, "other"))
+        self.successResultOf(nodes[0].replicas.unpin(stored, "decision"))
+        self.assertEqual(self.having(nodes, stored), nodes)
+        self.successResultOf(nodes[0].replicas.unpin(stored, "other"))
+        self.assertEqual(self.having(nodes, stored), [])
+        self.assertEqual((len(nodes[0].replicas.looks), self.table.providers[provider_key(stored)]), (0, []))
+
+
+class KeepTests(ReplicaCase):
+    """A node that is asked to keep blobs."""
+
+    def stall(self, node: ReplicaNode) -> None:
+        """Nothing arrives any more on the streams that the node opened."""
+        for connection in node.host.connections():
+            for stream in connection.streams:  # type: ignore[attr-defined]
+                stream.stalled = not stream.inbound
+
+    def ask(self, host: MemoryHost, peer: Node, request: bytes) -> Deferred[Answer]:
+        async def talk() -> Answer:
+            io = StreamIO(await host.open_stream(peer.host.peer_id, [PROTOCOL]), self.fake, timeout=math.inf)
+            await io.write_delimited(request)
+            answer = Answer.decode(await io.read_delimited(256))
+            io.reset()
+            return answer
+
+        return Deferred.fromCoroutine(talk())
+
+    def keep(self, source: ReplicaNode, holder: ReplicaNode, data: bytes, seed: int = 1) -> Deferred[Answer]:
+        stored = self.successResultOf(source.blobs.put_bytes(data)).sha256
+        return self.ask(source.host, holder, KeepRequest(stored, len(data)).encode())
+
+    def test_limit_keeps(self) -> None:
+        """Half of the fetches at most are pushes, and two of one peer."""
+        holder, *sources = self.mesh(5)
+        self.after_chunks(1, lambda: self.stall(holder))
+        pairs = [(source, seed) for source in sources for seed in (1, 2, 3)]
+        asked = [self.keep(source, holder, noise(8 * CHUNK, 10 * source.number + seed)) for source, seed in pairs]
+        self.run_for(1)
+        refused = [self.successResultOf(each).status for each in asked if each.called]
+        self.assertEqual(refused, ["busy"] * (len(pairs) - keeping.MAX_KEEPS))
+        self.assertEqual([each.called for each in asked[:3]], [False, False, True], "two of one peer")
+        for each in asked:
+            each.addErrback(lambda _: None)
+
+    def test_limit_bytes_of_a_peer(self) -> None:
+        holder, source, other = self.mesh(3, lambda _: BlobLimits(max_kept_per_peer=3 * CHUNK))
+        first, second = noise(2 * CHUNK, 1), noise(2 * CHUNK, 2)
+        asked = [self.keep(source, holder, data) for data in (first, second)]
+        answers = [self.successResultOf(self.until(each)).status for each in asked]
+        self.assertEqual(sorted(answers), ["full", "ok"], "two that race for the quota do not both get it")
+        self.assertEqual(self.successResultOf(self.until(self.keep(source, holder, first))).status, "ok", "had it")
+        self.assertEqual(
+            self.successResultOf(self.until(self.keep(other, holder, second))).status, "ok", "another peer"
+        )
+
+    def test_limit_of_a_blob_and_of_the_store(self) -> None:
+        holder, source = self.mesh(2, lambda n: BlobLimits(max_blob=CHUNK, max_store=CHUNK + 1) if n == 1 else None)
+        for data, status in ((noise(CHUNK + 1), "full"), (noise(CHUNK), "ok"), (noise(2), "full")):
+            self.assertEqual(self.successResultOf(self.until(self.keep(source, holder, data))).status, status)
+        self.assertEqual(holder.blobs._reserved, 0)
+
+    def test_larger_than_it_said(self) -> None:
+        holder, source = self.mesh(2)
+        stored = self.successResultOf(source.blobs.put_bytes(noise(1000))).sha256
+        asked = self.ask(source.host, holder, KeepRequest(stored, 10).encode())
+        self.assertEqual(self.successResultOf(self.until(asked)).status, "bad")
+        self.assertNotIn(stored, holder.blobs.pins)
+
+    def test_not_there(self) -> None:
+        holder, source = self.mesh(2)
+        asked = self.ask(source.host, holder, KeepRequest("ab" * 32, 10).encode())
+        self.assertEqual(self.successResultOf(self.until(asked)).status, "unknown")
+        self.assertNotIn("ab" * 32, holder.blobs.pins)
+        self.assertFalse(holder.blobs.pins.is_sealed("ab" * 32))
+
+    def test_a_slow_push_gives_its_place_back(self) -> None:
+        holder, source = self.mesh(2)
+        data = noise(8 * CHUNK)
+        asked = self.keep(source, holder, data)
+        self.after_chunks(2, lambda: self.stall(holder))
+        self.run_for(0.1)
+        source.host.served[PROTOCOL] = lambda stream: None
+        self.run_for(KeepRequest(sha(data), len(data)).limit_s - 1, 1)
+        self.assertIn(sha(data), holder.blobs.pins)
+        self.run_for(2, 1)
+        self.assertEqual(holder.blobs._server._keep.__self__._running.total(), 0)  # type: ignore[attr-defined]
+        self.assertNotIn(sha(data), holder.blobs.pins)
+        asked.addErrback(lambda _: None)
+
+    def test_an_unknown_request_is_bad_and_the_stream_goes_on(self) -> None:
+        holder, source = self.mesh(2)
+        for request in (b'{"get":"proof","sha256":"00"}', HaveRequest("ab" * 32).encode()):
+            self.assertIn(
+                self.successResultOf(self.until(self.ask(source.host, holder, request))).status, ("bad", "unknown")
+            )
+        self.assertEqual(holder.blobs.counters.refused_peers, 0)
+
+    def test_pinned_ones_stay(self) -> None:
+        holder, source = self.mesh(2)
+        data = noise(10)
+        self.successResultOf(self.until(self.keep(source, holder, data)))
+        removed = holder.blobs.remove_unused(sha(data), math.inf, lambda: False)
+        self.assertFalse(self.successResultOf(removed))
+
+    def test_cut_in_the_middle_it_goes_on_where_it_was(self) -> None:
+        holder, source = self.mesh(2)
+        data = noise(40 * CHUNK)
+        asked = self.keep(source, holder, data)
+        self.after_chunks(10, source.leave)
+        self.failureResultOf(self.until(asked))
+        connect(source.host, holder.host)
+        self.assertEqual(self.successResultOf(self.until(self.keep(source, holder, data))).status, "ok")
+        self.assertLess(holder.blobs.counters.fetched_bytes, 50 * CHUNK)
+        self.assertIn(sha(data), holder.blobs.pins)
+
+    def test_the_holder_loses_power_in_the_middle(self) -> None:
+        holder, source = self.mesh(2)
+        data = noise(40 * CHUNK)
+        asked = self.keep(source, holder, data)
+        self.after_chunks(10, holder.stop)
+        self.failureResultOf(self.until(asked))
+        again = ReplicaNode(self, 1, None, holder.root)
+        self.assertIsNone(again.blobs.size_of(sha(data)))
+        connect(source.host, again.host)
+        self.assertEqual(self.successResultOf(self.until(self.keep(source, again, data))).status, "ok")
+        self.assertGreater(again.blobs.counters.resumed_bytes, 8 * CHUNK)
+
+    def test_a_push_that_never_came_back_is_forgotten(self) -> None:
+        (holder,) = self.mesh(1)
+        pins, request = holder.blobs.pins, KeepRequest("ab" * 32, 10)
+        guard = Pin(request.sha256, PUSHED, str(peer_id(9)), 10, 1e9 + self.fake.seconds() + request.limit_s)
+        self.assertTrue(self.successResultOf(Deferred.fromCoroutine(pins.put(guard))))
+        self.assertIn(request.sha256, pins)
+        self.run_for(request.limit_s + 1, 5)
+        self.assertNotIn(request.sha256, pins)
+
+
+class PartTests(ReplicaCase):
+    """A peer that is fetching a blob itself gives the chunks that it has."""
+
+    def test_a_partial_holder_helps(self) -> None:
+        here, whole, part = self.mesh(3)
+        data = noise(60 * CHUNK)
+        stored = self.successResultOf(whole.blobs.put_bytes(data)).sha256
+        theirs = part.blobs.fetch(stored, len(data), [whole.peer])
+        asked: list[Deferred[Path]] = []
+        both = [whole.peer, part.peer]
+        self.after_chunks(30, lambda: asked.append(here.blobs.fetch(stored, len(data), both)))
+        self.run_for(0.1)
+        path = self.successResultOf(self.until(asked[0]))
+        self.successResultOf(self.until(theirs))
+        self.assertEqual(path.read_bytes(), data)
+        self.assertGreater(part.blobs.counters.served_bytes, 0)
+        self.assertEqual(here.blobs.counters.fetched_bytes, len(data))
+        self.assertEqual(part.blobs._server._context.underway, {})
+
+
+class SealTests(ReplicaCase):
+    """Small files, which need no process."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.nodes = self.mesh(4)
+        self.plain = noise(1000)
+        source = Path(self.mktemp())
+        source.write_bytes(self.plain)
+        self.sealed_blob = self.successResultOf(self.nodes[0].replicas.seal_file(source))
+
+    def test_round_trip_over_other_nodes(self) -> None:
+        blob = self.sealed_blob
+        self.assertEqual(blob.size, 1000)
+        self.assertNotIn(blob.key, repr(blob))
+        self.replicate(self.nodes[0], blob.stored)
+        self.nodes[0].stop()
+        reader = next(node for node in self.nodes[1:] if node.blobs.size_of(blob.stored) is None)
+        path = self.successResultOf(
+            self.until(reader.replicas.unseal(blob.stored, blob.key, sha(self.plain), len(self.plain)))
+        )
+        self.assertEqual(path.read_bytes(), self.plain)
+        self.assertIsNone(reader.blobs.size_of(blob.stored), "the ciphertext was only needed for that")
+        for holder in self.having(self.nodes, blob.stored):
+            for name in holder.files():
+                self.assertNotIn(self.plain, (holder.root / "blobs" / name[:2] / name).read_bytes())
+
+    def test_what_does_not_hold_what_the_record_says(self) -> None:
+        node, blob = self.nodes[0], self.sealed_blob
+        other = self.sealed(node, b"x")
+        for stored, key, digest, size in (
+            (blob.stored, blob.key, sha(b"another"), 1000),
+            (blob.stored, blob.key, sha(self.plain), 999),
+            (blob.stored, blob.key, sha(self.plain), 1001),
+            (other, blob.key, sha(b"x"), 1),
+            (blob.stored, "AGE-SECRET-KEY-1NOKEY", sha(self.plain), 1000),
+        ):
+            self.failureResultOf(self.until(node.replicas.unseal(stored, key, digest, size)), SealBroken)
+        self.assertIsNone(node.blobs.size_of(sha(self.plain)))
+        self.assertEqual([name for name in node.files() if "/" in name], [], "no partial plaintext is left")
+        self.assertEqual(node.blobs._reserved, 0)
