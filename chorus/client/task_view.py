@@ -72,9 +72,19 @@ def whole(task: Document) -> None:
             *(("caveat", text) for text in task.get("caveats") or []),
             *(("artifact", f"{each['path']} ({show.size(each['size'])})") for each in task["artifacts"]),
             *(("artifact", _entry(each)) for each in task.get("entries") or []),
+            *_decision(task.get("decision")),
             *(("missing", line.removeprefix("missing: ")) for line in missing.of(task).lines()),
         ]
     )
+
+
+def _decision(decision: Document | None) -> list[tuple[str, str]]:
+    if decision is None:
+        return []
+    state = decision["state"]
+    if decision["wanted"]:
+        state += f", at {decision['holders']} of {decision['wanted']} machines"
+    return [("decision", decision["address"]), ("", state)]
 
 
 def _entry(entry: Document) -> str:

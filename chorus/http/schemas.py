@@ -80,6 +80,10 @@ def task() -> Schema:
                 "description": "How many blobs of the result this node could not get from its agent yet; it goes on "
                 "trying, and tries at once when one is asked for.",
             },
+            "decision": {
+                "anyOf": [ref("TaskDecision"), {"type": "null"}],
+                "description": "The signed record of the result; null where its agent made none.",
+            },
             "depends_on": {"type": "array", "items": TASK_ID},
             "submitter": _TEXT,
             "spec": {"type": "object", "description": "The specification with every default written out."},
@@ -349,6 +353,20 @@ def all_schemas(policy: spec.LimitPolicy) -> dict[str, Schema]:
         ),
         "Status": status(),
         "Task": task(),
+        "TaskDecision": _object(
+            {
+                "address": {**_STRING, "description": "Its UCXL address: `chorus ucxl get ADDRESS`."},
+                "hash": {**SHA256, "description": "Its content hash."},
+                "state": {
+                    "type": "string",
+                    "enum": ["pending", "stored", "safe"],
+                    "description": "stored: at least one machine has all of it; safe: as many as wanted, and more than "
+                    "one. A task does not wait for that.",
+                },
+                "holders": {**_COUNT, "description": "Machines that have all of it, as far as this node knows."},
+                "wanted": _COUNT,
+            }
+        ),
         "TaskEvent": task_event(),
         "TaskList": _object(
             {

@@ -61,6 +61,8 @@ MAX_PROGRESS = 4096
 """Bytes of the canonical JSON of one progress message's data."""
 MAX_NUMBER = 2**53 - 1
 """The largest integer that canonical JSON carries exactly."""
+MAX_PUBLICATION = 4 * 1024 * 1024
+"""Bytes of a publication: a decision that names `MAX_ARTIFACTS` artifacts with long names, encrypted and in base64."""
 MAX_LEASE_S = 3600.0
 """A lease longer than this would keep a dead agent's task for an hour."""
 FETCHING, PREPARING = "fetching_input", "preparing"
@@ -138,6 +140,22 @@ class ResultEntry:
     target: str | None = field(Nullable(_PATH), default=None)
     mode: int | None = field(_MODE, default=None)
     mtime: float | None = field(_MTIME, default=None)
+
+
+@attrs.frozen
+class DecisionRef:
+    """The signed record of an attempt: its UCXL address and its content hash."""
+
+    address: str = field(_text(MAX_TEXT, 1))
+    hash: str = field(SHA256)
+
+
+@attrs.frozen
+class PublicationBlob:
+    """The exact signed bytes of a decision (`services/ucxl/bundle.py`), which whoever holds them can publish."""
+
+    sha256: str = field(SHA256)
+    size: int = field(Integer(1, MAX_PUBLICATION))
 
 
 @attrs.frozen
@@ -249,6 +267,9 @@ class Result(Message):
     entries: tuple[ResultEntry, ...] = field(ListOf(Object(ResultEntry, nulls=True), MAX_ARTIFACTS), default=())
     artifacts_skipped_total: int = field(_NATURAL, default=0)
     """How many deliverables were left out; older executors say no more than `artifacts_skipped` lists."""
+    decision: DecisionRef | None = field(Nullable(Object(DecisionRef, nulls=True)), default=None)
+    publication: PublicationBlob | None = field(Nullable(Object(PublicationBlob, nulls=True)), default=None)
+    """Of the decision, for a scheduler whose executor dies; older executors name neither."""
 
 
 @attrs.frozen

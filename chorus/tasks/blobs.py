@@ -1,4 +1,4 @@
-"""Blobs that a task names: its input, artifacts and whole outputs (pure)."""
+"""Blobs that a task names: its input, artifacts, whole outputs and publication (pure)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ if TYPE_CHECKING:
 
 
 def result_blobs(result: Mapping[str, JSON] | None) -> list[tuple[str, int]]:
-    """(sha256, size) of everything a result names: artifacts and whole outputs."""
+    """(sha256, size) of everything a result names: artifacts, whole outputs, and the publication of its decision."""
     result = result or {}
     artifacts, output = result.get("artifacts"), result.get("output")
     rows: list[JSON] = list(artifacts) if isinstance(artifacts, list) else []
     if isinstance(output, dict):
         rows += [{**row, "size": row.get("bytes")} for row in output.values() if isinstance(row, dict)]
+    rows.append(result.get("publication"))
     found: list[tuple[str, int]] = []
     for row in rows:
         if isinstance(row, dict):

@@ -17,6 +17,7 @@ from chorus.services.scheduling.collection import Collection
 from chorus.services.scheduling.context import CoordinatorSettings, SchedulerContext
 from chorus.services.scheduling.coordinator import CoordinatorService
 from chorus.services.scheduling.custodies import Custodies
+from chorus.services.scheduling.decisions import TaskDecisions
 from chorus.services.scheduling.events import TaskEvents
 from chorus.services.scheduling.intake import Intake, Submissions
 from chorus.services.scheduling.ledger import Ledger
@@ -49,6 +50,7 @@ class Scheduling:
     handover: Handover
     handover_serving: HandoverServing
     journal: LocalJournal
+    decisions: TaskDecisions
 
 
 def build_scheduling(
@@ -93,10 +95,11 @@ def assemble(
 ) -> Scheduling:
     """The parts of one scheduler, each above those that it uses, and everybody subscribed to the journal."""
     collection = Collection(context, host.peer_id)
-    custodies = Custodies(context, streams, collection.fetch_result_blobs)
+    decisions = TaskDecisions(context)
+    custodies = Custodies(context, streams, collection.fetch_result_blobs, decisions)
     placement = Placement(context, custodies, streams, agents)
     state_events = StateEvents(context, placement.agent_id)
-    subscribe(context, state_events, placement, custodies, collection, announce)
+    subscribe(context, state_events, placement, custodies, collection, decisions, announce)
     handover = Handover(
         HandoverContext(
             host=host,
@@ -109,7 +112,7 @@ def assemble(
             wall=context.wall,
         )
     )
-    views = TaskViews(context, custodies, placement, handover)
+    views = TaskViews(context, custodies, placement, handover, decisions)
     intake = Intake(context, submissions, handover)
     coordinator = CoordinatorService(context, intake, custodies, placement, state_events, views)
     return Scheduling(
@@ -120,6 +123,7 @@ def assemble(
         handover=handover,
         handover_serving=HandoverServing(host, coordinator, agents, context.clock),
         journal=journal,
+        decisions=decisions,
     )
 
 

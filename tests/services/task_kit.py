@@ -43,6 +43,8 @@ from chorus.services.scheduling.intake import Submissions
 from chorus.services.scheduling.ledger import Ledger
 from chorus.services.scheduling.store import StoredEvents
 from chorus.services.task_streams import TaskStreams
+from chorus.services.ucxl.authoring import DecisionAuthor
+from chorus.services.ucxl.publishing import Publisher
 from chorus.store.errors import StoreDamaged, StoreUnavailable
 from chorus.store.inline import InlineDatabase
 from chorus.tasks.events import TaskEvent
@@ -50,6 +52,7 @@ from chorus.tasks.scoring import Candidate
 from chorus.tasks.spec import TaskSpec
 from chorus.tasks.terms import Reason
 from chorus.wiring.scheduling import assemble
+from tests.services.memory_kit import FakeIndex, FakeMesh, memory_ports
 
 EPOCH = 1_763_700_000.0
 LEASE = 30.0
@@ -445,9 +448,15 @@ class FragileStore:
         self.damaged = False
         self.slow = False
         """Set to hold writes back until `release`."""
+        self.left: int | None = None
+        """So many writes are made from now on; the process that waits for more of them is dead."""
         self._held: list[tuple[Any, Deferred[Any]]] = []
 
     def write(self, work: Any) -> Deferred[Any]:
+        if self.left is not None:
+            if not self.left:
+                return Deferred()
+            self.left -= 1
         if self.full:
             return fail(StoreUnavailable("the disk is full"))
         if self.damaged:
@@ -482,6 +491,7 @@ class Node:
         survives: bool = True,
         redactor: Any = None,
         start: bool = True,
+        memory: FakeMesh | None = None,
         **profile: Any,
     ) -> None:
         self.world = world
@@ -497,6 +507,9 @@ class Node:
         self.redactor = redactor or PassThrough()
         self.roles: Any = MembersMayAll()
         self.settings = CoordinatorSettings(lease_s=LEASE)
+        self.memory = memory
+        """None: decisions are written by nobody."""
+        self.publisher: Publisher | None = None
         self.announced: list[dict[str, Any]] = []
         self.hearsay: dict[str, Agent] = {}
         """What this node believes of others instead of the truth."""
@@ -524,7 +537,10 @@ class Node:
         stored = StoredEvents(self.store)
         self.events = TaskEvents(stored, clock, world.wall, self.machine.is_over)
         self.ledger = Ledger(self.journal, self.machine)
-        self.context = SchedulerContext(self.ledger, self.events, stored, self.blobs, clock, world.wall, self.settings)
+        self.publisher = None if self.memory is None else self._publisher(self.memory)
+        self.context = SchedulerContext(
+            self.ledger, self.events, stored, self.blobs, clock, world.wall, self.settings, copies=self.publisher
+        )
         submissions = Submissions(
             self.redactor, roles, random.Random(world.seed).randbytes, blocked_by=lambda: self.no_room
         )
@@ -534,6 +550,7 @@ class Node:
         )
         self.coordinator, self.collection, self.retention = parts.coordinator, parts.collection, parts.retention
         self.handover, self.handover_serving = parts.handover, parts.handover_serving
+        self.decisions = parts.decisions
         self.placement, self.custodies = self.coordinator.placement, self.coordinator._custodies
         self.rounds = self.placement._rounds
         place = Workplace(
@@ -548,15 +565,19 @@ class Node:
             directory=self.directory / "runs",
             max_input=10**6,
             list_archive=_names,
+            decisions=self.publisher,
         )
         self.executor = ExecutorService(
             place, self.profile, changed=self.placement.agents_changed, blocked_by=lambda: self.blocked_by
         )
         self.up = True
         self.streams.start()
+        if self.publisher is not None:
+            self.wait(self.publisher.startService())
         self.wait(self.journal.startService())
         self.wait(self.executor.startService())
         self.wait(self.coordinator.startService())
+        self.decisions.start()
         self.collection.startService()
         self.handover_serving.start()
         if world.hearsay:
@@ -584,9 +605,23 @@ class Node:
                 found.append(self.hearsay.get(node.name) or Agent(node.peer, node.name, candidate))
         return found
 
+    def _publisher(self, mesh: FakeMesh) -> Publisher:
+        ports = memory_ports(
+            mesh,
+            self.identity,
+            store=self.store,
+            blobs=self.blobs,
+            clock=self.clock,
+            wall=self.world.wall,  # type: ignore[arg-type]
+        )
+        self.index = FakeIndex()
+        return Publisher(ports, DecisionAuthor(ports, self.index), self.index.take_in)
+
     def kill(self) -> None:
         """kill -9: connections break, memory and timers are gone, disk and sandboxes stay."""
         self.up = False
+        if self.memory is not None:
+            self.memory.leave(self.peer)
         self.clock.kill()
         self.engine.killed()
         for pair in {each[0] for each in self.world.streams if self.peer in each[0]}:
@@ -606,6 +641,8 @@ class Node:
         self.collection.stopService()
         self.coordinator.stopService()
         self.executor.stopService()
+        if self.publisher is not None:
+            self.publisher.stopService()
         self.streams.stop()
         self.journal.stopService()
         self.world.settle()

@@ -159,7 +159,7 @@ class Attempt:
         elif isinstance(message, Continue):
             self._continue(message)
         elif isinstance(message, Ack):
-            self.forget()
+            self.forget(accepted=True)
         elif isinstance(message, Stale):
             self._log.info("{task} is no longer ours: dropping it", event="task.stale", task=self.record.task_id)
             self.forget()
@@ -230,8 +230,8 @@ class Attempt:
         else:
             self._delivery.finish(outcome)
 
-    def forget(self) -> None:
-        """The scheduler knows the outcome, or wants none: remove every trace."""
+    def forget(self, *, accepted: bool = False) -> None:
+        """The scheduler has `accepted` the outcome, or wants none: remove every trace."""
         if self._gone:
             return
         self._conversation.end()
@@ -240,13 +240,16 @@ class Attempt:
             return
         self._gone = True
         self._lease.release()
-        Deferred.fromCoroutine(self._erase()).addErrback(self._broken)
+        Deferred.fromCoroutine(self._erase(accepted)).addErrback(self._broken)
 
-    async def _erase(self) -> None:
+    async def _erase(self, accepted: bool) -> None:
         """Forgets this attempt whatever goes wrong: a directory without a row is removed at the next start."""
         try:
             await self._remove_directory()
-            await self._row.delete()
+            await self._row.delete(accepted=accepted)
+            outcome = self.record.outcome
+            if accepted and isinstance(outcome, Result) and outcome.decision and self._place.decisions is not None:
+                self._place.decisions.released(outcome.decision.hash)
         except ChorusError as error:
             # The row comes back at the next start, is resumed, and is answered `stale` or `ack` again.
             self._log.error("the row of {task} could not be deleted: {error}", task=self.record.task_id, error=error)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from chorus.identity import PeerId
     from chorus.protocols.task_messages import InputBlob
     from chorus.services.execution.patience import Patience
+    from chorus.store.publications import PublicationRow
     from chorus.tasks.journal import Fence
     from chorus.tasks.spec import TaskSpec
 
@@ -55,13 +56,14 @@ class RunRecord:
 class RunStore(Protocol):
     """Rows of attempts. A row is gone only after `delete`."""
 
-    def save(self, record: RunRecord) -> Deferred[None]:
-        """Insert or replace the row of (task, fence)."""
+    def save(self, record: RunRecord, publication: PublicationRow | None = None) -> Deferred[None]:
+        """Insert or replace the row of (task, fence), in one transaction with the publication of its decision."""
 
     def renewed(self, record: RunRecord) -> Deferred[None]:
         """Only `lease_until` (and what else moves) has changed."""
 
-    def delete(self, task_id: str, fence: Fence) -> Deferred[None]: ...
+    def delete(self, record: RunRecord, *, accepted: bool) -> Deferred[None]:
+        """In one step the decision that its outcome names may be published, if that was accepted, or is dropped."""
 
     def all(self) -> Deferred[list[RunRecord]]: ...
 
@@ -75,11 +77,11 @@ class AttemptRow:
         self._runs = runs
         self.record = record
 
-    def save(self) -> Deferred[None]:
-        return self._runs.save(self.record)
+    def save(self, publication: PublicationRow | None = None) -> Deferred[None]:
+        return self._runs.save(self.record, publication)
 
-    def delete(self) -> Deferred[None]:
-        return self._runs.delete(self.record.task_id, self.record.fence)
+    def delete(self, *, accepted: bool) -> Deferred[None]:
+        return self._runs.delete(self.record, accepted=accepted)
 
     def renewed(self) -> None:
         """The lease has a new end. Of no use to a restart once the run has ended: there is no sandbox to take back."""
@@ -90,15 +92,15 @@ class AttemptRow:
         # Harmless: a restart before the next renewal judges by an earlier time, and hands the task back.
         self._log.warn("a renewal is not recorded: {error}", error=failure.value)
 
-    async def settle(self, outcome: Message, patience: Patience) -> None:
-        """Make the outcome durable, however long the store refuses: it is not sent before, unless it never can be, or
-        only hands the task back (which a restart without an outcome does too). Raises `CancelledError` when the
-        waiting is given up."""
+    async def settle(self, outcome: Message, patience: Patience, publication: PublicationRow | None = None) -> None:
+        """Make the outcome durable, with the publication of its decision, however long the store refuses: it is not
+        sent before, unless it never can be, or only hands the task back (which a restart without an outcome does too).
+        Raises `CancelledError` when the waiting is given up."""
         self.record = attrs.evolve(self.record, outcome=outcome)
         said = ""
         while True:
             try:
-                await self.save()
+                await self.save(publication)
             except StoreDamaged as error:
                 # It will never be: the scheduler, which may be another node, gets it all the same, and the stop of
                 # this node does not wait for it.

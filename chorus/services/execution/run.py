@@ -18,7 +18,7 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError, UserError
-from chorus.protocols.task_messages import PREPARING, Message, Progress, Started
+from chorus.protocols.task_messages import PREPARING, Message, Progress, Result, Started
 from chorus.sandbox.contract import Begins, ImageMissing
 from chorus.services.execution import outcome as run_outcome
 from chorus.services.execution import preparation
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from chorus.services.execution.delivery import OutputDelivery
     from chorus.services.execution.row import AttemptRow
     from chorus.services.execution.workplace import Workplace
+    from chorus.store.publications import PublicationRow
     from chorus.tasks.terms import StreamName
 
 
@@ -165,14 +166,36 @@ class TaskExecution:
             )
 
     async def _recorded(self, outcome: Message) -> Message:
-        """The outcome, once it is durable; where the wait for that is given up, the task is handed back instead."""
+        """The outcome, once it is durable together with its decision; where the wait for that is given up, the task is
+        handed back instead."""
         try:
-            await self._row.settle(outcome, self._patience)
+            outcome, publication = await self._with_decision(outcome)
+            await self._row.settle(outcome, self._patience, publication)
         except CancelledError:
             if not (self.abandoned or self._detached):
                 outcome = run_outcome.given_back(self.stopped_for or Reason.LEASE_LOST, UNRECORDED)
                 await self._row.settle(outcome, self._patience)
         return outcome
+
+    async def _with_decision(self, outcome: Message) -> tuple[Message, PublicationRow | None]:
+        """A result never fails for want of its decision."""
+        decisions = self._place.decisions
+        if decisions is None or not isinstance(outcome, Result) or outcome.reason in INFRASTRUCTURE:
+            return outcome, None
+        try:
+            drafted = await decisions.draft(self._row.record, outcome)
+        except CancelledError:
+            raise
+        except ChorusError as error:
+            self._log.error("{task} has no decision: {error}", task=self._row.record.task_id, error=error)
+            return outcome, None
+        except Exception:
+            # Not even a bug of the memory costs a task its result.
+            self._log.failure("internal error in the decision on {task}", task=self._row.record.task_id)
+            return outcome, None
+        if drafted is None:
+            return outcome, None
+        return attrs.evolve(outcome, decision=drafted.named, publication=drafted.publication), drafted.row
 
     async def _execute(self) -> Message:
         row, place = self._row, self._place

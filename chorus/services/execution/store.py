@@ -11,9 +11,9 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from chorus.identity import PeerId
-from chorus.protocols.task_messages import InputBlob, from_json, to_json
+from chorus.protocols.task_messages import InputBlob, Result, from_json, to_json
 from chorus.services.execution.row import RunRecord
-from chorus.store import runs
+from chorus.store import publications, runs
 from chorus.tasks.journal import Fence
 from chorus.tasks.spec import TaskSpec
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from chorus.seams import JSON
     from chorus.store.database import Store
+    from chorus.store.publications import PublicationRow
 
 
 class StoredRuns:
@@ -33,7 +34,7 @@ class StoredRuns:
         self._store = store
         self._wall = wall
 
-    def save(self, record: RunRecord) -> Deferred[None]:
+    def save(self, record: RunRecord, publication: PublicationRow | None = None) -> Deferred[None]:
         now = self._wall()
         state, outcome = _state(record), None if record.outcome is None else to_json(record.outcome)
 
@@ -49,6 +50,8 @@ class StoredRuns:
                 now=now,
             )
             runs.update(connection, record.task_id, str(record.fence), state, now, outcome)
+            if publication is not None:
+                publications.insert(connection, publication)
 
         return self._store.write(work)
 
@@ -60,9 +63,16 @@ class StoredRuns:
 
         return self._store.write(work)
 
-    def delete(self, task_id: str, fence: Fence) -> Deferred[None]:
+    def delete(self, record: RunRecord, *, accepted: bool) -> Deferred[None]:
+        decision = record.outcome.decision if isinstance(record.outcome, Result) else None
+        content = None if decision is None else bytes.fromhex(decision.hash)
+
         def work(connection: sqlite3.Connection) -> None:
-            runs.forget(connection, task_id, str(fence))
+            if content is not None and accepted:
+                publications.release(connection, content)
+            elif content is not None:
+                publications.drop_waiting(connection, content)
+            runs.forget(connection, record.task_id, str(record.fence))
 
         return self._store.write(work)
 

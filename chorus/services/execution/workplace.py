@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
     from chorus.identity import PeerId
+    from chorus.protocols.task_messages import DecisionRef, PublicationBlob, Result
     from chorus.sandbox.contract import Choice, Job, OutputSink, Run
     from chorus.services.blobs.service import BlobRef
     from chorus.services.execution.output import InThread
-    from chorus.services.execution.row import RunStore
+    from chorus.services.execution.row import RunRecord, RunStore
     from chorus.services.task_streams import TaskStreams
+    from chorus.store.publications import PublicationRow
 
 
 class BlobAccess(Protocol):
@@ -42,6 +44,27 @@ class Sandboxes(Protocol):
 
 
 @attrs.frozen
+class DraftedDecision:
+    """The decision of an attempt, signed and encrypted, not yet durable."""
+
+    named: DecisionRef
+    publication: PublicationBlob
+    """Durable already."""
+    row: PublicationRow
+
+
+class Decisions(Protocol):
+    """The memory as an attempt needs it."""
+
+    def draft(self, record: RunRecord, result: Result) -> Deferred[DraftedDecision | None]:
+        """Seals the artifacts, signs and encrypts the decision. None where this node can write none. May be cancelled;
+        fails with what the disk or the keys refuse."""
+
+    def released(self, content: str) -> None:
+        """A result was acknowledged: its decision (a content hash, hexadecimal) may be published now."""
+
+
+@attrs.frozen
 class Workplace:
     """Shared by all attempts of one executor."""
 
@@ -62,3 +85,5 @@ class Workplace:
     """Names in an archive; blocking. Raises `archives.BadArchive`."""
     name: str | None = None
     """The agent's name in results."""
+    decisions: Decisions | None = None
+    """None without a memory."""

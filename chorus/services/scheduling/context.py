@@ -13,7 +13,7 @@ from chorus.tasks.leases import LEASE_S
 from chorus.tasks.spec import LimitPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from twisted.internet.defer import Deferred
@@ -46,6 +46,40 @@ class TaskBlobs(Protocol):
 
 
 @attrs.frozen
+class NamedDecision:
+    """The decision that a result names."""
+
+    task_id: str
+    address: str
+    content: str
+    """Content hash, in hexadecimal."""
+    agent: str
+    """Peer id of its author."""
+    publication: str | None
+    """Blob of its signed bytes, which may not be here yet."""
+
+
+class DecisionCopies(Protocol):
+    """The memory as a scheduler needs it."""
+
+    def keep(self, decision: NamedDecision) -> Deferred[None]:
+        """A durable copy: of the signed bytes if they are here, of the name in any case. Fails with errors of the
+        store."""
+
+    def follow(self, decision: NamedDecision) -> None:
+        """The result is recorded: from now on see to it that its decision becomes safe."""
+
+    def sweep(self, named: Collection[str]) -> None:
+        """Drop copies of results that were never recorded; `named` are content hashes that recorded results name."""
+
+    def forget(self, task_id: str) -> None:
+        """The task is gone."""
+
+    def state_of(self, content: str) -> Document:
+        """{state: pending | stored | safe, holders, wanted}."""
+
+
+@attrs.frozen
 class CoordinatorSettings:
     policy: LimitPolicy = attrs.field(factory=LimitPolicy)
     lease_s: float = LEASE_S
@@ -67,3 +101,5 @@ class SchedulerContext:
     named: NamedBlobs = attrs.field(factory=NamedBlobs)
     """Blobs that may not be removed."""
     counters: TaskCounters = attrs.field(factory=TaskCounters)
+    copies: DecisionCopies | None = None
+    """None without a memory."""

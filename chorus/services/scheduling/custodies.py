@@ -17,6 +17,7 @@ from chorus.tasks.state import OWNED, State, TaskState
 if TYPE_CHECKING:
     from chorus.seams import JSON
     from chorus.services.scheduling.context import SchedulerContext
+    from chorus.services.scheduling.decisions import TaskDecisions
     from chorus.services.task_streams import SchedulerChannel, TaskStreams
     from chorus.tasks.applied import Change
     from chorus.tasks.terms import StreamName
@@ -36,10 +37,11 @@ class Custodies:
         context: SchedulerContext,
         streams: TaskStreams,
         fetch_result_blobs: Callable[[Mapping[str, JSON]], Awaitable[None]],
+        decisions: TaskDecisions,
     ) -> None:
         self._context = context
         self._streams = streams
-        self._shared = CustodyContext(context, fetch_result_blobs, self._over)
+        self._shared = CustodyContext(context, fetch_result_blobs, decisions, self._over)
         self._custodies: dict[str, Custody] = {}
         self._of_agent: dict[str, set[Custody]] = {}
         self._watchers: list[Callable[[Custody], None]] = []

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
     from chorus.seams import JSON
     from chorus.services.scheduling.context import SchedulerContext
+    from chorus.services.scheduling.decisions import TaskDecisions
     from chorus.services.task_streams import SchedulerChannel
     from chorus.tasks.journal import Entry
     from chorus.tasks.terms import StreamName
@@ -69,6 +70,7 @@ class CustodyContext:
     scheduler: SchedulerContext
     fetch_result_blobs: Callable[[Mapping[str, JSON]], Awaitable[None]]
     """Fetches what a result names, as far as it can be had in time."""
+    decisions: TaskDecisions
     ended: Callable[[Custody], None]
 
 
@@ -303,7 +305,9 @@ class Custody:
             released = message
             await self._recording.record(lambda: released_entry(self._task, self.fence, released, wall()), Ack())
             return
+        decisions = self._context.decisions
         document = result_document(message, self.agent, message.agent_id or self.agent_id)
+        document = decisions.checked(self.task_id, document)
         if (over := excess(self._task.spec, document)) is not None:
             self._refuse(over)
             return
@@ -311,7 +315,14 @@ class Custody:
         with self._scheduler.named.claim(sha256 for sha256, _ in result_blobs(document)):
             # The agent keeps what it made until the acknowledgement, and may be gone after it.
             await self._context.fetch_result_blobs(document)
-            await self._recording.record(lambda: result_entry(self._task, self.fence, result, document, wall()), Ack())
+            await self._recording.record(
+                lambda: result_entry(self._task, self.fence, result, document, wall()),
+                Ack(),
+                first=lambda: decisions.keep(self.task_id, document),
+            )
+        if self._recording.recorded:
+            # Also that of an attempt that is tried again, whose result no task shows.
+            decisions.recorded(self.task_id, document)
 
     def _refuse(self, over: str) -> None:
         """The agent lies, or holds none of the limits: nothing of it is taken, and it is as if it had lost the task."""

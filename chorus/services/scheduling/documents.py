@@ -45,9 +45,10 @@ def document(
     received: Mapping[str, int] | None = None,
     agent_id: Callable[[str], str | None] = lambda _: None,
     absent: Callable[[str], bool] = lambda _: False,
+    decision: Document | None = None,
 ) -> Document:
     """`waiting` says why no agent has it; `received` is the output that has arrived from the current attempt; `absent`
-    says which blobs are not at this node."""
+    says which blobs are not at this node; `decision` is the signed record of the result."""
     result = task.result or {}
     skipped = cast("list[JSON]", result.get("artifacts_skipped") or [])
     agent = task.agent or _text(result.get("agent"))
@@ -87,8 +88,9 @@ def document(
         "artifacts_skipped": skipped,
         # Results of older versions have the list alone.
         "artifacts_skipped_total": result.get("artifacts_skipped_total") or len(skipped),
-        "artifacts_absent": sum(absent(sha256) for sha256, _ in result_blobs(result)),
+        "artifacts_absent": sum(absent(sha256) for sha256, _ in result_blobs({**result, "publication": None})),
         "output": output,
+        "decision": decision,
         "depends_on": cast("JSON", list(task.depends_on)),
         "spec": dict(task.spec),
     }

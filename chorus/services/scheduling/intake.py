@@ -18,6 +18,7 @@ from chorus.tasks import entries, ids
 from chorus.tasks.errors import AlreadySubmitted
 from chorus.tasks.spec import SpecError, TaskSpec, body_digest
 from chorus.tasks.state import State
+from chorus.ucxl.address import project_problem
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -79,7 +80,7 @@ class Intake:
         raise."""
         if not self._rules.roles.may(submitter, SUBMIT):
             raise Forbidden(f"{submitter} may not submit tasks")
-        spec = without_secrets(TaskSpec.parse(body, self._context.settings.policy), self._rules.redactor)
+        spec = self._parse(body)
         idempotency: tuple[str, str] | None = None
         if spec.idempotency_key is not None:
             idempotency = spec.idempotency_key, body_digest(cast("JSON", body))
@@ -89,6 +90,13 @@ class Intake:
         # Named before it is looked for, until the task that names it is committed: it cannot be removed in between.
         with self._claimed(spec):
             return await self._accept(await self._with_input(spec), submitter, idempotency)
+
+    def _parse(self, body: object) -> TaskSpec:
+        """Raises `SpecError`."""
+        spec = without_secrets(TaskSpec.parse(body, self._context.settings.policy), self._rules.redactor)
+        if (problem := project_problem(spec.project)) is not None:
+            raise SpecError("project", problem)
+        return spec
 
     async def _accept(self, spec: TaskSpec, submitter: str, idempotency: tuple[str, str] | None) -> str:
         size = len(spec.canonical())
@@ -111,7 +119,7 @@ class Intake:
         input from being fetched from `handed_by`."""
         if not self._rules.roles.may(str(handed_by), SUBMIT):
             raise Forbidden(f"{handed_by} may not submit tasks")
-        spec = without_secrets(TaskSpec.parse(body, self._context.settings.policy), self._rules.redactor)
+        spec = self._parse(body)
         with self._claimed(spec):
             fetched = 0
             if spec.input is not None and await self._context.blobs.stat(spec.input.digest) is None:

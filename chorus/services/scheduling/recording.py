@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -39,6 +39,8 @@ class Recording:
         self._fence = fence
         self._drop = drop
         self._over = False
+        self.recorded = False
+        """Or nothing was left to record."""
         self._retry: Deferred[None] | None = None
         self._waits_for = ""
 
@@ -50,13 +52,20 @@ class Recording:
             retry.cancel()
 
     async def record(
-        self, make: Callable[[], Entry | None], last: Message | None, error: ChorusError | None = None
+        self,
+        make: Callable[[], Entry | None],
+        last: Message | None,
+        error: ChorusError | None = None,
+        *,
+        first: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Append the entry that `make` gives (None: nothing is left to record), again and again until the journal takes
-        it; then drop the custody with `last` or `error`."""
+        it; then drop the custody with `last` or `error`. `first` is durable before the entry is."""
         looked_again = False
         while not self._over:
             try:
+                if first is not None:
+                    await first()
                 entry = make()
                 if entry is not None:
                     await self._context.ledger.append(entry)
@@ -72,6 +81,7 @@ class Recording:
             except ChorusError as problem:
                 await self._wait(str(problem))
             else:
+                self.recorded = True
                 self._drop(last, error)
 
     def _is_cancelled(self) -> bool:

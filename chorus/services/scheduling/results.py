@@ -89,7 +89,14 @@ def result_document(message: Result, agent: str, agent_id: str | None) -> dict[s
         "artifacts_skipped_total": max(message.artifacts_skipped_total, len(message.artifacts_skipped)),
         "caveats": list(message.caveats),
         "disk_enforcement": message.disk_enforcement,
+        **_of_decision(message),
     }
+
+
+def _of_decision(message: Result) -> dict[str, JSON]:
+    """Nothing for an executor without a memory."""
+    named = {"decision": message.decision, "publication": message.publication}
+    return {name: attrs.asdict(value) for name, value in named.items() if value is not None}
 
 
 def _row(row: ResultArtifact | ResultEntry) -> dict[str, JSON]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from chorus.services.scheduling.collection import Collection
     from chorus.services.scheduling.context import SchedulerContext
     from chorus.services.scheduling.custodies import Custodies
+    from chorus.services.scheduling.decisions import TaskDecisions
     from chorus.services.scheduling.placement import Placement
     from chorus.tasks.applied import Change
     from chorus.tasks.state import TaskState
@@ -56,6 +57,7 @@ def subscribe(
     placement: Placement,
     custodies: Custodies,
     collection: Collection,
+    decisions: TaskDecisions,
     announce: Callable[[Document], None],
 ) -> None:
     """Subscribe every part to a task's changes, in this order. `announce` gets every change of state, for the topic
@@ -75,7 +77,17 @@ def subscribe(
 
     for audience, subscribers in (
         (Audience.NODE, (named, state_events.changed)),
-        (Audience.SCHEDULER, (placement.changed, collection.changed, custodies.changed, counted, announced)),
+        (
+            Audience.SCHEDULER,
+            (
+                placement.changed,
+                collection.changed,
+                decisions.changed,
+                custodies.changed,
+                counted,
+                announced,
+            ),
+        ),
     ):
         for changed in subscribers:
             context.ledger.subscribe(audience, changed)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from chorus.seams import Document
     from chorus.services.scheduling.context import SchedulerContext
     from chorus.services.scheduling.custodies import Custodies
+    from chorus.services.scheduling.decisions import TaskDecisions
     from chorus.services.scheduling.placement import Placement
 
 MAX_LIST = 200
@@ -43,13 +44,19 @@ class TaskViews:
     """Of this node's tasks, and of those that it handed over."""
 
     def __init__(
-        self, context: SchedulerContext, custodies: Custodies, placement: Placement, elsewhere: Elsewhere
+        self,
+        context: SchedulerContext,
+        custodies: Custodies,
+        placement: Placement,
+        elsewhere: Elsewhere,
+        decisions: TaskDecisions,
     ) -> None:
         self._context = context
         self._machine = context.ledger.machine
         self._custodies = custodies
         self._placement = placement
         self._elsewhere = elsewhere
+        self._decisions = decisions
         self._listing = DeferredLock()
 
     def document(self, task_id: str) -> Document:
@@ -61,6 +68,7 @@ class TaskViews:
             received=self._custodies.received(task),
             agent_id=self._placement.agent_id,
             absent=lambda sha256: self._context.blobs.path_of(sha256) is None,
+            decision=self._decisions.of(task),
         )
 
     async def page(self, state: str | None, limit: int, after: str | None) -> Document:

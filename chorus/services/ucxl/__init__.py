@@ -1,1 +1,1 @@
-"""Decisions of agents: published, indexed, read again."""
+"""Decisions: written, published, found again and read (spec/ucxl.md)."""

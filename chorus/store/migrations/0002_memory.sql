@@ -64,5 +64,8 @@ CREATE TABLE publications (
     task_id    TEXT,
     bundle     BLOB NOT NULL,
     state      TEXT NOT NULL,
+    holders    INTEGER NOT NULL DEFAULT 0,
+    wanted     INTEGER NOT NULL DEFAULT 0,
     created_at REAL NOT NULL
 ) WITHOUT ROWID;
+CREATE INDEX publications_by_address ON publications (address);

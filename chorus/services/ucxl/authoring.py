@@ -1,0 +1,108 @@
+"""Writes decisions: their place in the chain, signature, encryption, and the bytes to publish."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from twisted.internet.defer import DeferredLock
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+
+from chorus.bounded import Bounded
+from chorus.errors import ChorusError
+from chorus.security import age
+from chorus.services.ucxl.bundle import Publication, is_blob
+from chorus.store import publications
+from chorus.store.publications import PublicationRow, PublicationState
+from chorus.ucxl.documents import sha256
+from chorus.ucxl.record import Decision
+from chorus.ucxl.signed import Head, Version, head_key
+
+if TYPE_CHECKING:
+    from chorus.services.ucxl.index import DecisionIndex
+    from chorus.services.ucxl.memory import MemoryPorts
+    from chorus.ucxl.address import Address
+
+HEAD_S = 2.0
+"""Seconds that others have to show a newer head: only a node that lost its database has one elsewhere."""
+MAX_ISSUED = 10_000
+"""Addresses whose last number is remembered beyond the store: one that was given out is not given out again."""
+
+
+@attrs.frozen
+class WrittenDecision:
+    decision: Decision
+    publication: Publication
+
+    def row(self, state: PublicationState, now: float) -> PublicationRow:
+        content = bytes.fromhex(self.decision.content_hash)
+        return PublicationRow(content, self.decision.address, self.publication.encode(), state, now)
+
+
+class DecisionAuthor:
+    """Of this node. Numbers of one address are given out one after the other."""
+
+    def __init__(self, ports: MemoryPorts, index: DecisionIndex) -> None:
+        self._ports = ports
+        self._index = index
+        self._issued: Bounded[str, tuple[int, str]] = Bounded(MAX_ISSUED)
+        self._locks: dict[str, DeferredLock] = {}
+
+    @property
+    def role(self) -> str | None:
+        """The role that this node writes under; None before it has one."""
+        keyring = self._ports.keyring
+        return keyring.role if keyring.epoch and keyring.roles_of(self._ports.identity.peer_id) else None
+
+    async def write(self, address: Address, members: dict[str, Any]) -> WrittenDecision:
+        """Sign and encrypt the next version under an address of this node. `members` of `Decision` are those that say
+        something. Raises `RecordError`, `LimitExceeded`, `UnknownRole` and errors of the store."""
+        lock = self._locks.setdefault(str(address), DeferredLock())
+        async with lock:
+            last = await self._last(address)
+            seq, prev = (last[0] + 1, last[1]) if last is not None else (1, None)
+            decision = Decision(
+                address=str(address),
+                agent=address.agent,
+                peer_id=str(self._ports.identity.peer_id),
+                role=address.role,
+                project=address.project,
+                task=address.task,
+                path=address.path_text,
+                seq=seq,
+                prev=prev,
+                created=int(self._ports.wall()),
+                **members,
+            ).signed(self._ports.identity)
+            self._issued.put(decision.address, (decision.seq, decision.content_hash))
+        if not lock.waiting:
+            self._locks.pop(decision.address, None)
+        version, ciphertext = await self.encrypted(decision)
+        sealed = tuple(dict.fromkeys(artifact.stored for artifact in decision.artifacts))
+        head = Head.of(decision, self._ports.identity)
+        return WrittenDecision(decision, Publication.of(head, version, ciphertext, sealed))
+
+    async def encrypted(self, decision: Decision) -> tuple[Version, bytes]:
+        """Any author's decision for all who may read it now, with its ciphertext. Raises `UnknownRole`."""
+        ports = self._ports
+        epoch, recipients = ports.keyring.epoch, ports.keyring.recipients(decision.role)
+        ciphertext = await ports.in_thread(age.encrypt, decision.encode(), recipients)
+        version = Version.of(
+            decision, ports.identity, ciphertext=sha256(ciphertext), blob=is_blob(ciphertext), epoch=epoch
+        )
+        return version, ciphertext
+
+    async def _last(self, address: Address) -> tuple[int, str] | None:
+        """(number, content hash) of the newest version, here or anywhere (spec/amendments.md 31)."""
+        name = str(address)
+        found = [each for each in (self._issued.get(name), await self._index.newest(name)) if each is not None]
+        for bundle in await self._ports.store.read(lambda connection: publications.of_address(connection, name)):
+            head = Publication.decode(bundle).head
+            found.append((head.seq, head.content))
+        try:
+            elsewhere = Head.decode(await self._ports.dht.get(head_key(address)).addTimeout(HEAD_S, self._ports.clock))
+            found.append((elsewhere.seq, elsewhere.content))
+        except (ChorusError, DeferredTimeout):
+            # Nobody has one, or nobody can be asked.
+            pass
+        return max(found, default=None)

@@ -1,0 +1,121 @@
+"""Decisions on their way to their holders: the exact signed bytes, until they are safe. Functions for `Store.write` and
+`Store.read`."""
+
+from __future__ import annotations
+
+import sqlite3
+from enum import StrEnum
+
+import attrs
+
+
+class PublicationState(StrEnum):
+    WAITING = "waiting"
+    """The executor's, until its result is acknowledged: nobody else may see it."""
+    DUE = "due"
+    """This node publishes it now."""
+    KEPT = "kept"
+    """The scheduler's, until the result is recorded."""
+    COPY = "copy"
+    """The scheduler's: it publishes the same bytes where the executor does not."""
+    SAFE = "safe"
+    """Kept without its bytes, for the document of a task."""
+
+
+@attrs.frozen
+class PublicationRow:
+    """`content` is the raw content hash; times are Unix seconds."""
+
+    content: bytes
+    address: str
+    bundle: bytes
+    """Empty where the bytes are not here (yet), or not needed any more."""
+    state: PublicationState
+    created_at: float
+    task_id: str | None = None
+    """The task of this node's scheduler that it belongs to."""
+    holders: int = 0
+    wanted: int = 0
+
+
+_COLUMNS = "content, address, bundle, state, created_at, task_id, holders, wanted"
+
+
+def insert(connection: sqlite3.Connection, row: PublicationRow) -> None:
+    """A row that is there already keeps its state: it takes the bytes and the task that it lacks."""
+    connection.execute(
+        f"INSERT INTO publications ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (content) DO UPDATE SET "
+        "task_id = coalesce(task_id, excluded.task_id), "
+        "bundle = CASE WHEN bundle = x'' AND state <> 'safe' THEN excluded.bundle ELSE bundle END",
+        attrs.astuple(row),
+    )
+
+
+def release(connection: sqlite3.Connection, content: bytes) -> bool:
+    """The result that names it is acknowledged: it may be published."""
+    return _change(connection, "state = 'due' WHERE content = ? AND state = 'waiting'", content)
+
+
+def recorded(connection: sqlite3.Connection, content: bytes) -> bool:
+    """The result that names it is recorded here."""
+    return _change(connection, "state = 'copy' WHERE content = ? AND state = 'kept'", content)
+
+
+def drop_waiting(connection: sqlite3.Connection, content: bytes) -> None:
+    """The attempt is stale: it publishes nothing."""
+    connection.execute("DELETE FROM publications WHERE content = ? AND state = 'waiting'", (content,))
+
+
+def record(connection: sqlite3.Connection, content: bytes, holders: int, wanted: int) -> bool:
+    """How many have it now, and how many should."""
+    return _change(connection, "holders = ?, wanted = ? WHERE content = ?", holders, wanted, content)
+
+
+def settle(connection: sqlite3.Connection, content: bytes) -> None:
+    """It is safe: the bytes go, and so does the row of which no task's document speaks."""
+    _change(connection, "state = 'safe', bundle = x'' WHERE content = ?", content)
+    connection.execute("DELETE FROM publications WHERE content = ? AND task_id IS NULL", (content,))
+
+
+def forget_task(connection: sqlite3.Connection, task_id: str) -> list[bytes]:
+    """The task is gone, and its rows (their content hashes) with it; what this node's executor publishes goes on."""
+    connection.execute(
+        "UPDATE publications SET task_id = NULL WHERE task_id = ? AND state IN ('waiting', 'due')", (task_id,)
+    )
+    found = connection.execute("DELETE FROM publications WHERE task_id = ? RETURNING content", (task_id,))
+    return [content for (content,) in found]
+
+
+def sweep(connection: sqlite3.Connection, named: frozenset[bytes]) -> list[bytes]:
+    """Drop copies whose results were never recorded, and what is safe and shown by no task; their content hashes."""
+    found = connection.execute("SELECT content FROM publications WHERE state IN ('kept', 'safe')").fetchall()
+    gone = [content for (content,) in found if content not in named]
+    connection.executemany("DELETE FROM publications WHERE content = ?", [(content,) for content in gone])
+    return gone
+
+
+def every(connection: sqlite3.Connection) -> list[PublicationRow]:
+    """All of them without their bytes, the oldest first."""
+    columns = _COLUMNS.replace("bundle", "x''")
+    found = connection.execute(f"SELECT {columns} FROM publications ORDER BY created_at")
+    return [_row(each) for each in found]
+
+
+def get(connection: sqlite3.Connection, content: bytes) -> PublicationRow | None:
+    found = connection.execute(f"SELECT {_COLUMNS} FROM publications WHERE content = ?", (content,))
+    return next(map(_row, found), None)
+
+
+def of_address(connection: sqlite3.Connection, address: str) -> list[bytes]:
+    """Bundles of one address that are not safe yet."""
+    found = connection.execute("SELECT bundle FROM publications WHERE address = ? AND bundle <> x''", (address,))
+    return [bundle for (bundle,) in found]
+
+
+def _change(connection: sqlite3.Connection, change: str, *values: object) -> bool:
+    return connection.execute(f"UPDATE publications SET {change}", values).rowcount == 1
+
+
+def _row(columns: tuple[bytes, str, bytes, str, float, str | None, int, int]) -> PublicationRow:
+    content, address, bundle, state, created_at, task_id, holders, wanted = columns
+    return PublicationRow(content, address, bundle, PublicationState(state), created_at, task_id, holders, wanted)
