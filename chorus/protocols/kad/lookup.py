@@ -16,7 +16,7 @@ from chorus.errors import ChorusError
 from chorus.identity import PeerId
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols.kad.keys import point_of
-from chorus.protocols.kad.messages import Contact, KadMessage, RequestKind
+from chorus.protocols.kad.messages import Contact, KadMessage, RequestKind, believed
 from chorus.protocols.kad.params import MAX_PROVIDERS, MAX_REGION, MAX_WALK, REGION_CELLS, KadParams
 from chorus.protocols.kad.region import cell_keys, is_dense, region_bits, region_radius
 from chorus.protocols.kad.walk import ANSWERED, FAILED, Candidate, KadWalk
@@ -197,6 +197,8 @@ class Lookup:
         if ask.walk is self._main:
             self._take_value(peer, reply)
             self._take_providers(reply, source)
+            if self._enough():
+                return
         hops, path = ask.candidate.hops + 1, ask.candidate.path
         for contact in reply.closer:
             if contact.peer.raw != self.goal.own.raw:
@@ -249,12 +251,3 @@ class Lookup:
             complete=self._done and self._complete,
             dense=self._dense,
         )
-
-
-def believed(contact: Contact, source: Multiaddr | None) -> Contact:
-    """The contact with the addresses that its teller may know: none that lead into a network which is not theirs."""
-    if source is None or source.is_loopback:
-        return contact
-    private = source.is_private
-    kept = tuple(a for a in contact.addresses if not (a.is_loopback or (a.is_private and not private)))
-    return contact if len(kept) == len(contact.addresses) else Contact(contact.peer, kept)

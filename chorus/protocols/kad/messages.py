@@ -16,8 +16,8 @@ from google.protobuf.message import DecodeError
 
 from chorus.errors import LimitExceeded, PeerError
 from chorus.identity import PeerId, PeerIdError
-from chorus.multiformats import varint
 from chorus.multiformats.multiaddr import Multiaddr, MultiaddrError
+from chorus.protocols.delimited import delimit
 from chorus.protocols.gossipsub.decode import fields
 from chorus.protocols.gossipsub.rpc import RPCError
 from chorus.protocols.kad.keys import point_of
@@ -56,6 +56,15 @@ class RequestKind(IntEnum):
     PING = 5
 
 
+PUBLIC, PRIVATE, LOOPBACK = range(3)
+"""Reach of an address, the widest first."""
+
+
+@lru_cache(maxsize=4096)
+def scope_of(address: Multiaddr) -> int:
+    return LOOPBACK if address.is_loopback else PRIVATE if address.is_private else PUBLIC
+
+
 @attrs.frozen
 class Contact:
     """A peer with the addresses that it is said to have."""
@@ -65,11 +74,14 @@ class Contact:
     point: int = attrs.field(init=False, eq=False, repr=False)
     """Its place in the key space."""
     wire: bytes = attrs.field(init=False, eq=False, repr=False)
-    """The `Peer` of a message."""
+    """The `Peer` of a message, after its tag."""
+    scope: int = attrs.field(init=False, eq=False, repr=False)
+    """Of the address with the narrowest reach."""
 
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "point", point_of(self.peer.raw))
         object.__setattr__(self, "wire", peer_bytes(self, MAX_ADDRESSES))
+        object.__setattr__(self, "scope", max(map(scope_of, self.addresses), default=PUBLIC))
 
 
 @attrs.frozen
@@ -92,10 +104,19 @@ class KadMessage:
     providers: tuple[Contact, ...] = ()
 
 
+def believed(contact: Contact, source: Multiaddr | None) -> Contact:
+    """The contact as heard over a connection from `source`: without addresses that lead into a network which the
+    teller is not part of."""
+    reach = LOOPBACK if source is None else scope_of(source)
+    if contact.scope <= reach:
+        return contact
+    return Contact(contact.peer, tuple(address for address in contact.addresses if scope_of(address) <= reach))
+
+
 def peer_bytes(contact: Contact, most: int) -> bytes:
-    """The `Peer` of a message, with at most so many addresses."""
+    """The `Peer` of a message after its tag, with at most so many addresses."""
     addresses = [raw for address in contact.addresses if len(raw := address.raw) <= MAX_ADDRESS]
-    return pb.Peer(id=contact.peer.raw, addrs=addresses[:most]).SerializeToString()
+    return delimit(pb.Peer(id=contact.peer.raw, addrs=addresses[:most]).SerializeToString())
 
 
 def encode(message: KadMessage, limit: int = MAX_REPLY) -> bytes:
@@ -103,10 +124,10 @@ def encode(message: KadMessage, limit: int = MAX_REPLY) -> bytes:
 
     Raises `ValueError` for a key or value over its limit, or for more than 20 peers.
     """
-    record = message.record
+    record, closer, providers = message.record, message.closer, message.providers
     if max(len(message.key), len(record.key) if record else 0) > MAX_KEY or (record and len(record.value) > MAX_VALUE):
         raise ValueError("a key or value over its limit")
-    if max(len(message.closer), len(message.providers)) > MAX_CONTACTS:
+    if max(len(closer), len(providers)) > MAX_CONTACTS:
         raise ValueError("more peers than a message holds")
     head = pb.Message(type=message.kind, key=message.key)
     if record is not None:
@@ -115,21 +136,17 @@ def encode(message: KadMessage, limit: int = MAX_REPLY) -> bytes:
         if record.received:
             head.record.timeReceived = record.received
     raw = head.SerializeToString()
-    peers = [(b"\x42", contact) for contact in message.closer] + [(b"\x4a", contact) for contact in message.providers]
-    if not peers:
-        return raw
-    encoded = raw + _fields(peers, (contact.wire for _, contact in peers))
+    encoded = raw + _peers(b"\x42", [c.wire for c in closer]) + _peers(b"\x4a", [c.wire for c in providers])
     for most in (8, 4, 2, 1, 0):
         if len(encoded) <= limit:
             break
-        encoded = raw + _fields(peers, (peer_bytes(contact, most) for _, contact in peers))
+        near, providing = ([peer_bytes(contact, most) for contact in group] for group in (closer, providers))
+        encoded = raw + _peers(b"\x42", near) + _peers(b"\x4a", providing)
     return encoded
 
 
-def _fields(peers: list[tuple[bytes, Contact]], wires: Iterable[bytes]) -> bytes:
-    return b"".join(
-        part for (tag, _), wire in zip(peers, wires, strict=True) for part in (tag, varint.encode(len(wire)), wire)
-    )
+def _peers(tag: bytes, wires: list[bytes]) -> bytes:
+    return tag + tag.join(wires) if wires else b""
 
 
 def decode(raw: bytes) -> KadMessage:
@@ -177,11 +194,11 @@ def _limit(name: str, value: int, maximum: int) -> None:
 
 
 def _contacts(wires: Iterable[bytes]) -> tuple[Contact, ...]:
-    found: dict[PeerId, Contact] = {}
+    found: dict[bytes, Contact] = {}
     for wire in wires:
         contact = _contact(wire)
-        if contact is not None:
-            found.setdefault(contact.peer, contact)
+        if contact is not None and contact.peer.raw not in found:
+            found[contact.peer.raw] = contact
             if len(found) == MAX_CONTACTS:
                 break
     return tuple(found.values())

@@ -10,8 +10,7 @@ from chorus.identity import PeerId
 from chorus.multiformats import multihash
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols.kad.keys import point_of
-from chorus.protocols.kad.lookup import believed
-from chorus.protocols.kad.messages import BadKadMessage, Contact, KadMessage, KadRecord, RequestKind
+from chorus.protocols.kad.messages import BadKadMessage, Contact, KadMessage, KadRecord, RequestKind, believed
 from chorus.protocols.kad.namespaces import BadRecordKey, Namespace, Namespaces
 from chorus.protocols.kad.params import MAX_CONTACTS
 from chorus.protocols.kad.table import RoutingTable

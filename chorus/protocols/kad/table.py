@@ -166,22 +166,28 @@ class RoutingTable:
         return found or self._nearest(point, count, without, failed=True)
 
     def _nearest(self, point: int, count: int, without: PeerId | None, *, failed: bool) -> list[Contact]:
-        found: list[TableEntry] = []
-        own = common_bits(self.point, point)
-        # Nearest first: the bucket of the point, then all that share as many bits with it as we do, then each farther.
-        for group in self._shells(min(own, BITS - 1)):
-            near = [e for e in group if (failed or not e.failures) and e.contact.peer.raw != (without and without.raw)]
-            near.sort(key=lambda entry: entry.contact.point ^ point)
+        found: list[Contact] = []
+        raw = None if without is None else without.raw
+        for shell in self._shells(point, count):
+            near = [e.contact for e in shell if (failed or not e.failures) and e.contact.peer.raw != raw]
+            near.sort(key=lambda contact: contact.point ^ point)
             found += near
             if len(found) >= count:
                 break
-        return [entry.contact for entry in found[:count]]
+        return found[:count]
 
-    def _shells(self, own: int) -> Iterator[list[TableEntry]]:
+    def _shells(self, point: int, count: int) -> Iterator[Iterable[TableEntry]]:
+        """Entries in groups, of which each is nearer to the point than the next: its bucket, all that share as many
+        bits with it as we do, then bucket by bucket. A small table is one group."""
+        if len(self._entries) <= 2 * count:
+            yield self._entries.values()
+            return
+        own = min(common_bits(self.point, point), BITS - 1)
         yield self._buckets[own]
-        yield [entry for bucket in self._buckets[own + 1 :] for entry in bucket]
+        yield [entry for bucket in self._buckets[own + 1 :] if bucket for entry in bucket]
         for index in range(own - 1, -1, -1):
-            yield self._buckets[index]
+            if self._buckets[index]:
+                yield self._buckets[index]
 
     def contact(self, peer: PeerId) -> Contact | None:
         entry = self._entries.get(peer)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from chorus.identity import PeerId
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols.kad.keys import point_of
-from chorus.protocols.kad.lookup import Lookup, LookupGoal, believed
-from chorus.protocols.kad.messages import Contact, KadMessage, KadRecord, RequestKind
+from chorus.protocols.kad.lookup import Lookup, LookupGoal
+from chorus.protocols.kad.messages import Contact, KadMessage, KadRecord, RequestKind, believed
 from chorus.protocols.kad.params import MAX_PROVIDERS, MAX_WALK, KadParams
 from chorus.protocols.kad.region import cell_keys, is_dense, region_bits, region_radius
 from tests.protocols.kad.support import LOCAL, PARAMS, RULES, StaticNetwork, peer, peers, peers_near

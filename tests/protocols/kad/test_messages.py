@@ -171,14 +171,14 @@ class Limits(PureTestCase):
         self.assertRaises(LimitExceeded, decode, bomb)
 
     def test_further_peers_and_addresses_are_passed_over(self) -> None:
-        many = b"".join(field(0x42, Contact(peer(n)).wire) for n in range(50))
+        many = b"".join(b"\x42" + Contact(peer(n)).wire for n in range(50))
         self.assertEqual([c.peer for c in decode(b"\x08\x04" + many).closer], [peer(n) for n in range(MAX_CONTACTS)])
         addresses = b"".join(field(0x12, Multiaddr.tcp("192.0.2.1", port).raw) for port in range(1, 60))
         (one,) = decode(b"\x08\x04" + field(0x42, field(0x0A, peer(1).raw) + addresses)).closer
         self.assertEqual(len(one.addresses), MAX_ADDRESSES)
 
     def test_bad_peers_are_passed_over(self) -> None:
-        good = field(0x42, Contact(peer(1), (Multiaddr.tcp("192.0.2.1", 1),)).wire)
+        good = b"\x42" + Contact(peer(1), (Multiaddr.tcp("192.0.2.1", 1),)).wire
         for bad in (
             b"",
             field(0x0A, b""),
