@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from chorus.protocols.stream import Connection
     from chorus.services.dht.service import DhtService
     from chorus.services.discovery.service import DiscoveryService
+    from chorus.services.keys.service import KeysService
     from chorus.services.p2p.host import P2PService
     from chorus.services.presence import Load
     from chorus.services.starts import Starts
@@ -87,9 +88,10 @@ class Assembly:
         storage = await self._start_storage()
         network = await self._start_network()
         messages = await self._start_messages(network)
+        keys = await self._start_keys(storage, network)
         dht = await self._start_dht(storage, network)
         tasks = None if self._settings.open else await self._start_tasks(storage, network, messages)
-        faces = await self._start_faces(storage, network, messages, dht, tasks)
+        faces = await self._start_faces(storage, network, messages, keys, dht, tasks)
         return RunningNode(network.p2p, faces, self._load)
 
     async def _run(self, *steps: Step) -> None:
@@ -151,6 +153,16 @@ class Assembly:
     def _exchanged(self, source: PeerId, peer: PeerId, record: bytes | None) -> None:
         if self._discovery is not None:
             self._discovery.exchanged(source, peer, record)
+
+    async def _start_keys(self, storage: Storage, network: Network) -> KeysService | None:
+        from chorus.wiring.memory import build_keys
+
+        if network.cluster is None:
+            return None
+        keys = build_keys(self._context, self._agent.identity, network.p2p, network.cluster, storage.in_thread)
+        # A passphrase takes some seconds on a slow machine.
+        await self._run(_service("keys", keys, limit_s=60))
+        return keys
 
     async def _start_dht(self, storage: Storage, network: Network) -> DhtService:
         from chorus.wiring.memory import build_dht
@@ -216,7 +228,13 @@ class Assembly:
         return self._execution.executor.drain(max(1.0, self._settings.shutdown_s - STOP_RESERVE_S))
 
     async def _start_faces(
-        self, storage: Storage, network: Network, messages: Messages, dht: DhtService, tasks: TaskParts | None
+        self,
+        storage: Storage,
+        network: Network,
+        messages: Messages,
+        keys: KeysService | None,
+        dht: DhtService,
+        tasks: TaskParts | None,
     ) -> Faces:
         from chorus.wiring.discovery import build_discovery
         from chorus.wiring.faces import build_faces
@@ -236,6 +254,7 @@ class Assembly:
             pubsub=messages.pubsub,
             messaging=messages.messaging,
             presence=messages.presence,
+            keys=keys,
             dht=dht,
             tasks=tasks,
             load=self._load,

@@ -69,6 +69,8 @@ def preflight(settings: Settings) -> None:
         wishes = wishes_of(settings)
         _check_addresses(settings)
         _check_membership(settings, directory, wishes)
+        if not settings.open:
+            _check_keys(settings, directory)
     finally:
         directory.release()
 
@@ -127,6 +129,13 @@ def _probe(binding: ListenAddress, probes: ExitStack) -> None:
         probe.listen(1)
     except OSError as error:
         raise PortInUse(cannot_listen(binding.variable, binding.host, binding.port, error)) from None
+
+
+def _check_keys(settings: Settings, directory: DataDirectory) -> None:
+    """Raises `KeyringError`, or `DataDirectoryError`."""
+    from chorus.services.keys.files import KeyFiles
+
+    KeyFiles(directory.path, plain(settings.keyring_passphrase)).check()
 
 
 def _check_membership(settings: Settings, directory: DataDirectory, wishes: Wishes) -> None:

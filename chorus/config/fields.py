@@ -20,6 +20,7 @@ _EXAMPLES: dict[str, str] = {
     "agent_specialization": "backend",
     "join": "the token that `chorus token` prints on a running node",
     "cluster_secret": "32 random bytes in hexadecimal, as `openssl rand -hex 32` prints them",
+    "keyring_passphrase": "several random words",
     "api_token": "a long random text, as `openssl rand -hex 32` prints it",
 }
 

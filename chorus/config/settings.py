@@ -127,6 +127,15 @@ class Settings(BaseSettings):
         64, ge=1, le=1_048_576, description="Records kept of one author, and of one peer that stores them here."
     )
 
+    roles: Annotated[tuple[str, ...], BeforeValidator(values.split), AfterValidator(values.own_roles)] = Field(
+        (),
+        description="Roles beside the built-in ones, or what those read; the founder's setting counts.",
+        examples=["auditor:reads=developer+reviewer"],
+    )
+    keyring_passphrase: SecretStr | None = Field(
+        None, min_length=8, description="Passphrase that this node's keyring (`keys.age`) is encrypted to as well."
+    )
+
     # HTTP
     api_bind: Address = Field("127.0.0.1", description="Address of the HTTP API.", examples=["0.0.0.0"])
     api_port: Port = Field(

@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from chorus.security.roles import BUILT_IN, MAX_ROLES, ROLE_PATTERN
+
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PROTOCOL_PREFIX = re.compile(r"(/[a-z0-9][a-z0-9._-]{0,31}){1,3}")
@@ -42,6 +44,31 @@ def name(text: str) -> str:
             "starting with a letter or digit)"
         )
     return text
+
+
+def own_roles(items: Sequence[str]) -> tuple[str, ...]:
+    """Roles as `roles_by_name` reads them."""
+    roles_by_name(items)
+    return tuple(items)
+
+
+def roles_by_name(items: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The built-in roles and those of `auditor:reads=developer+reviewer`, each with the others that it reads."""
+    found = dict(BUILT_IN)
+    for item in items:
+        name, _, rest = item.partition(":")
+        word, _, read = rest.partition("=")
+        reads = tuple(sorted(filter(None, read.split("+"))))
+        if not re.fullmatch(ROLE_PATTERN, name) or name == "any" or (rest and word != "reads") or name in reads:
+            raise ValueError(
+                f"{item[:64]!r} is no role with what it reads, for example auditor:reads=developer+reviewer"
+            )
+        found[name] = tuple(dict.fromkeys(reads))
+    if unknown := {each for reads in found.values() for each in reads} - found.keys():
+        raise ValueError(f"{min(unknown)[:64]!r} is read and is no role; there are {', '.join(sorted(found))}")
+    if len(found) > MAX_ROLES:
+        raise ValueError(f"more than {MAX_ROLES} roles")
+    return found
 
 
 def ip_address(text: str) -> str:

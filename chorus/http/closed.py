@@ -1,4 +1,4 @@
-"""The ports of a node in open mode, which has no tasks, blobs or decisions (spec/cluster.md, "Open mode")."""
+"""The ports of a node in open mode, which has no tasks, blobs, roles or decisions (spec/cluster.md, "Open mode")."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class OpenModeRefuses(UserError):
     http_status = 503
 
     def __init__(self) -> None:
-        super().__init__("this node runs in open mode (CHORUS_OPEN), which takes no tasks, blobs or decisions")
+        super().__init__("this node runs in open mode (CHORUS_OPEN), which has no tasks, blobs, roles or decisions")
 
 
 class ClosedTasks:
@@ -84,4 +84,20 @@ class ClosedDecisions:
         return fail(OpenModeRefuses())
 
     def memory_status(self) -> Deferred[MemoryStatus]:
+        return fail(OpenModeRefuses())
+
+
+class ClosedKeys:
+    """`KeysPort` that refuses."""
+
+    def listing(self) -> Document:
+        raise OpenModeRefuses
+
+    def grant(self, peer: str, role: str) -> Deferred[Document]:
+        return fail(OpenModeRefuses())
+
+    def revoke(self, peer: str, role: str) -> Deferred[Document]:
+        return fail(OpenModeRefuses())
+
+    def rotate(self) -> Deferred[Document]:
         return fail(OpenModeRefuses())

@@ -6,10 +6,12 @@ from typing import Any
 
 from chorus import __version__
 from chorus.fields import Schema
+from chorus.fields.members import PEER
 from chorus.http import problem
 from chorus.http.routes import Route, parameter
 from chorus.http.schemas import SHA256, TASK_ID, all_schemas, ref
 from chorus.http.table import ROUTES
+from chorus.security.roles import ROLE
 from chorus.tasks.spec import LimitPolicy
 
 _ALWAYS = (400, 401, 406, 408, 413, 414, 421, 431, 500, 503)
@@ -17,6 +19,8 @@ _ALWAYS = (400, 401, 406, 408, 413, 414, 421, 431, 500, 503)
 _PATH_PARAMETERS = {
     "task_id": parameter("path", "task_id", TASK_ID, "The task's id."),
     "sha256": parameter("path", "sha256", SHA256, "The blob's id: the SHA-256 of its bytes."),
+    "peer_id": parameter("path", "peer_id", PEER.schema(), "A member that the founder has met."),
+    "role": parameter("path", "role", ROLE.schema(), "A role of the list."),
 }
 
 
@@ -35,6 +39,7 @@ def document(policy: LimitPolicy) -> dict[str, Any]:
         "tags": [
             {"name": "tasks", "description": "Work for the mesh."},
             {"name": "blobs", "description": "Content by its SHA-256."},
+            {"name": "keys", "description": "Roles and their keys."},
             {"name": "node", "description": "This node and its peers."},
         ],
         "paths": _paths(),

@@ -122,6 +122,20 @@ class NodePort(Protocol):
         sandbox: {…}}."""
 
 
+class KeysPort(Protocol):
+    """Roles and their keys. Every answer is {founder, serial, epoch, peer_id, role, roles: [{name, reads, recipient,
+    readable}], members: [{peer_id, roles, recipient}]}; changes fail with `NotFounder` but at the founder."""
+
+    def listing(self) -> Document: ...
+
+    def grant(self, peer: str, role: str) -> Deferred[Document]: ...
+
+    def revoke(self, peer: str, role: str) -> Deferred[Document]: ...
+
+    def rotate(self) -> Deferred[Document]:
+        """New keys for all roles, sealed to those that hold the roles now."""
+
+
 @attrs.frozen
 class ApiPorts:
     """The services behind one API."""
@@ -130,6 +144,7 @@ class ApiPorts:
     blobs: BlobPort
     node: NodePort
     decisions: DecisionPort
+    keys: KeysPort
 
 
 class HealthPort(Protocol):

@@ -224,6 +224,44 @@ def status() -> Schema:
     )
 
 
+def keys() -> Schema:
+    """Roles, and who holds them."""
+    return _object(
+        {
+            "founder": {
+                **_TEXT,
+                "description": "Peer id of the founder, who alone changes roles; null while this node "
+                "has no roles yet.",
+            },
+            "serial": {**_COUNT, "description": "Of the newest roles; grows by one with each change."},
+            "epoch": {**_COUNT, "description": "Grows by one with each rotation."},
+            "peer_id": _STRING,
+            "role": {"type": "string", "description": "The role that this node writes under."},
+            "roles": {
+                "type": "array",
+                "items": _object(
+                    {
+                        "name": _STRING,
+                        "reads": {**_STRINGS, "description": "Other roles whose records it reads."},
+                        "recipient": {"type": "string", "description": "age recipient of this epoch."},
+                        "readable": {"type": "boolean", "description": "True if this node has the role's key."},
+                    }
+                ),
+            },
+            "members": {
+                "type": "array",
+                "items": _object(
+                    {
+                        "peer_id": _STRING,
+                        "roles": _STRINGS,
+                        "recipient": {"type": "string", "description": "age recipient that its keys are sealed to."},
+                    }
+                ),
+            },
+        }
+    )
+
+
 def problem() -> Schema:
     """RFC 9457."""
     return _object(
@@ -335,6 +373,7 @@ def all_schemas(policy: spec.LimitPolicy) -> dict[str, Schema]:
             required=["path"],
         ),
         "Blob": _object({"sha256": SHA256, "size": _COUNT}),
+        "Keys": keys(),
         "Peer": peer(),
         "PeerList": _object({"peers": {"type": "array", "items": ref("Peer")}}),
         "Problem": problem(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chorus.http import blobs, events, node, tasks, ucxi
+from chorus.http import blobs, events, keys, node, tasks, ucxi
 from chorus.http.routes import Route
 
-ROUTES: tuple[Route, ...] = (*tasks.ROUTES, *events.ROUTES, *blobs.ROUTES, *ucxi.ROUTES, *node.ROUTES)
+ROUTES: tuple[Route, ...] = (*tasks.ROUTES, *events.ROUTES, *blobs.ROUTES, *ucxi.ROUTES, *keys.ROUTES, *node.ROUTES)

@@ -70,7 +70,8 @@ def _unsealed(data: bytes) -> object:
 
 @attrs.frozen
 class RolesFounder:
-    """The founder's way to make `roles.json`. Each method returns a signed file with the next serial."""
+    """The founder's way to make `roles.json`. Each method returns a signed file with the next serial, or the same file
+    where nothing changes."""
 
     identity: Identity
     random: RandomBytes
@@ -124,7 +125,7 @@ class RolesFounder:
         if member is None:
             raise RolesRefused(f"{peer} is no member that the founder has met: `chorus keys list` shows them")
         if roles == frozenset(member.roles):
-            raise RolesRefused(f"{peer} has the roles {', '.join(sorted(roles)) or 'none'} already")
+            return file
         members = {**file.by_peer, peer: attrs.evolve(member, roles=tuple(sorted(roles)))}
         changed = attrs.evolve(file, members=_ordered(members.values()))
         return self._signed(changed, _newest(secrets), [peer])

@@ -27,6 +27,7 @@ FILES = (
         "seqno",
         "starts.json",
     ),
+    *("age.key", "keys.age", "roles.json"),
     *("chorus.db", "chorus.db-wal", "chorus.db-shm", "chorus.db-reserve"),
 )
 """Names that must be plain files where they exist (docs/architecture.md, "The data directory")."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from chorus.http.auth import load_or_make_token
-from chorus.http.closed import ClosedBlobs, ClosedDecisions, ClosedTasks
+from chorus.http.closed import ClosedBlobs, ClosedDecisions, ClosedKeys, ClosedTasks
 from chorus.http.gate import ApiRules
 from chorus.http.ports import ApiPorts
 from chorus.observe.metrics import Metrics
@@ -46,6 +46,7 @@ def build_faces(context: Surroundings, node: NodeParts) -> Faces:
             ClosedBlobs() if tasks is None else tasks.blobs,
             NodeView(node, context.reactor, context.wall),
             ClosedDecisions(),
+            node.keys or ClosedKeys(),
         ),
         metrics,
         ApiRules(

@@ -1,22 +1,45 @@
-"""Builds the DHT."""
+"""Builds the keys and the DHT."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from chorus.config.values import roles_by_name
+from chorus.preflight import plain
+from chorus.security.role_changes import RolesFounder
 from chorus.services.dht.namespaces import Unvalidated
 from chorus.services.dht.service import DhtService
 from chorus.services.dht.settings import DhtSettings
+from chorus.services.keys.files import KeyFiles
+from chorus.services.keys.service import KeysService
 from chorus.store.dht import Quotas
 
 if TYPE_CHECKING:
+    from chorus.identity import Identity
     from chorus.protocols.kad.namespaces import Namespace
+    from chorus.services.cluster import ClusterService
     from chorus.services.p2p.host import P2PService
     from chorus.store.database import Store
     from chorus.wiring.surroundings import Surroundings
 
 MIB = 1 << 20
+
+
+def build_keys(
+    context: Surroundings, identity: Identity, p2p: P2PService, cluster: ClusterService, in_thread: Any
+) -> KeysService:
+    """Of a member; open mode has no keys."""
+    settings = context.settings
+    return KeysService(
+        p2p,
+        cluster,
+        RolesFounder(identity, context.random_bytes),
+        KeyFiles(context.path, plain(settings.keyring_passphrase), context.random_bytes),
+        context.reactor,
+        roles=roles_by_name(settings.roles),
+        in_thread=in_thread,
+    )
 
 
 def build_dht(context: Surroundings, store: Store, p2p: P2PService, namespaces: Mapping[str, Namespace]) -> DhtService:

@@ -307,6 +307,49 @@ class FakeBlobs:
         return succeed(None if data is None else {"sha256": sha256, "size": len(data)})
 
 
+class NotFounderHere(UserError):
+    code = "not_founder"
+    http_status = 403
+
+
+class FakeKeys:
+    """`changes` lists what was asked for; with `founder` false every change is refused."""
+
+    def __init__(self) -> None:
+        self.founder = True
+        self.epoch = 1
+        self.changes: list[tuple[str, ...]] = []
+
+    def listing(self) -> Document:
+        peer = "12D3KooWEuMkCc5oXuffpf9HRxZdEnHPJBBYH6pdKgkY6AnwwnXb"
+        role: Document = {"name": "developer", "reads": [], "recipient": "age1x", "readable": True}
+        return {
+            "founder": peer,
+            "serial": 1 + len(self.changes),
+            "epoch": self.epoch,
+            "peer_id": peer,
+            "role": "developer",
+            "roles": [role],
+            "members": [{"peer_id": peer, "roles": ["developer"], "recipient": "age1y"}],
+        }
+
+    def _change(self, *words: str) -> Deferred[Document]:
+        if not self.founder:
+            return fail(NotFounderHere("only the founder of the cluster changes roles"))
+        self.changes.append(words)
+        return succeed(self.listing())
+
+    def grant(self, peer: str, role: str) -> Deferred[Document]:
+        return self._change("grant", peer, role)
+
+    def revoke(self, peer: str, role: str) -> Deferred[Document]:
+        return self._change("revoke", peer, role)
+
+    def rotate(self) -> Deferred[Document]:
+        self.epoch += 1
+        return self._change("rotate")
+
+
 class FakeNode:
     def __init__(self) -> None:
         self.ok = True

@@ -10,7 +10,7 @@ from chorus.observe.metrics import Metrics
 from chorus.services.endpoints.api import ApiService
 from chorus.services.endpoints.health import HealthService
 from chorus.services.listening import ListenAddress, PortInUse
-from tests.http.fakes import FakeBlobs, FakeDecisions, FakeNode, FakeTasks
+from tests.http.fakes import FakeBlobs, FakeDecisions, FakeKeys, FakeNode, FakeTasks
 from tests.http.wire import ApiCase
 
 
@@ -79,7 +79,7 @@ class Ports(ApiCase):
             ),
             (
                 ApiService(
-                    ApiPorts(FakeTasks(), FakeBlobs(), FakeNode(), FakeDecisions()),
+                    ApiPorts(FakeTasks(), FakeBlobs(), FakeNode(), FakeDecisions(), FakeKeys()),
                     Metrics(),
                     ApiRules("t" * 16, (), 1),
                     ListenAddress("CHORUS_API", "127.0.0.1", self.port),

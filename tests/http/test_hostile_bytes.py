@@ -13,7 +13,7 @@ from chorus.http.site import ApiSite
 from chorus.observe.metrics import Metrics
 from chorus.services.endpoints.health import HealthService
 from chorus.services.listening import ListenAddress
-from tests.http.fakes import FakeBlobs, FakeDecisions, FakeNode, FakeTasks
+from tests.http.fakes import FakeBlobs, FakeDecisions, FakeKeys, FakeNode, FakeTasks
 from tests.http.wire import TOKEN, Response
 from tests.support import PureTestCase
 
@@ -35,7 +35,7 @@ REQUESTS = (
 class ChannelCase(PureTestCase):
     def setUp(self) -> None:
         self.now = self.clock()
-        ports = ApiPorts(FakeTasks(), FakeBlobs(), FakeNode(), FakeDecisions())
+        ports = ApiPorts(FakeTasks(), FakeBlobs(), FakeNode(), FakeDecisions(), FakeKeys())
         api = ApiRoutes(ports, Metrics(), ApiRules(TOKEN, (), 1000), self.now)
         self.site: ApiSite = api.site
 

@@ -17,7 +17,7 @@ from chorus.http.ports import ApiPorts
 from chorus.observe.metrics import Metrics
 from chorus.services.endpoints.api import ApiService
 from chorus.services.listening import ListenAddress
-from tests.http.fakes import FakeBlobs, FakeDecisions, FakeNode, FakeTasks
+from tests.http.fakes import FakeBlobs, FakeDecisions, FakeKeys, FakeNode, FakeTasks
 from tests.ucxl import samples
 
 TOKEN = "test-token-0123456789"
@@ -108,9 +108,9 @@ class ApiCase(TestCase):
 
     def setUp(self) -> None:
         self.tasks, self.blobs, self.node, self.metrics = FakeTasks(), FakeBlobs(), FakeNode(), Metrics()
-        self.decisions = FakeDecisions(samples.chain(3))
+        self.decisions, self.keys = FakeDecisions(samples.chain(3)), FakeKeys()
         self.service = ApiService(
-            ApiPorts(self.tasks, self.blobs, self.node, self.decisions),
+            ApiPorts(self.tasks, self.blobs, self.node, self.decisions, self.keys),
             self.metrics,
             ApiRules(TOKEN, ("node1.example.org",), MAX_BLOB),
             ListenAddress("CHORUS_API", "127.0.0.1", 0),

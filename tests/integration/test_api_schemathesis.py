@@ -22,7 +22,7 @@ from chorus.observe.metrics import Metrics
 from chorus.seams import Document
 from chorus.services.endpoints.api import ApiService
 from chorus.services.listening import ListenAddress
-from tests.http.fakes import FakeBlobs, FakeDecisions, FakeNode, FakeTasks
+from tests.http.fakes import FakeBlobs, FakeDecisions, FakeKeys, FakeNode, FakeTasks
 from tests.http.wire import MAX_BLOB, TOKEN
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,7 +108,7 @@ class Schemathesis(TestCase):
         address, token = os.environ.get("CHORUS_TEST_API"), os.environ.get("CHORUS_TEST_API_TOKEN", TOKEN)
         if address is None:
             service = ApiService(
-                ApiPorts(QuickTasks(), FakeBlobs(), FakeNode(), FakeDecisions()),
+                ApiPorts(QuickTasks(), FakeBlobs(), FakeNode(), FakeDecisions(), FakeKeys()),
                 Metrics(),
                 ApiRules(TOKEN, (), MAX_BLOB),
                 ListenAddress("CHORUS_API", "127.0.0.1", 0),

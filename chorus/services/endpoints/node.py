@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from chorus.services.execution.executor import ExecutorService
     from chorus.services.execution.headroom import Headroom
     from chorus.services.execution.sandbox import SandboxService
+    from chorus.services.keys.service import KeysService
     from chorus.services.messaging import Messaging
     from chorus.services.p2p.gate import Admission
     from chorus.services.p2p.host import P2PService
@@ -46,6 +47,8 @@ class NodeParts:
     pubsub: PubSubService
     messaging: Messaging
     presence: PresenceService
+    keys: KeysService | None
+    """None in open mode, which has no roles."""
     dht: DhtService
     tasks: TaskParts | None
     """None in open mode, which has no tasks."""

@@ -248,6 +248,8 @@ class KeysService(Service):
         if lost := file.roles.keys() - secrets.keys():
             raise RolesRefused(f"the keys of {', '.join(sorted(lost))} are lost here: `chorus keys recover` says how")
         new = await self._in_thread(change, self._founder, file, secrets)
+        if new is file:
+            return
         encoded = new.encode()
         await self._in_thread(self._files.keep_roles, encoded)
         await self._take(new, encoded)

@@ -32,6 +32,7 @@ def node_parts(tasks: TaskParts | None = None, *, load: Load | None = None, **pa
         "pubsub": stand_in(running=True, counters=dict),
         "messaging": stand_in(wrong_clocks=lambda: None, counters=stand_in()),
         "presence": stand_in(profile=stand_in(agent_id="a", role=None)),
+        "keys": None,
         "dht": stand_in(running=True),
         "load": lambda: now,
         "alone": lambda: None,

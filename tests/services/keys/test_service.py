@@ -163,8 +163,9 @@ class Changes(KeysTestCase):
         serial = founder.keys.listing()["serial"]
         self.failureResultOf(founder.keys.grant(str(one.peer), "king"), UnknownRole)
         self.failureResultOf(founder.keys.grant("nobody", "admin"), RolesRefused)
-        self.failureResultOf(founder.keys.grant(str(one.peer), "developer"), RolesRefused)
-        self.failureResultOf(founder.keys.revoke(str(one.peer), "admin"), RolesRefused)
+        # Both are so already.
+        self.successResultOf(founder.keys.grant(str(one.peer), "developer"))
+        self.successResultOf(founder.keys.revoke(str(one.peer), "admin"))
         self.assertEqual(founder.keys.listing()["serial"], serial)
 
     def test_rotation(self) -> None:
