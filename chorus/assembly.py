@@ -90,7 +90,7 @@ class Assembly:
         messages = await self._start_messages(network)
         keys = await self._start_keys(storage, network)
         dht = await self._start_dht(storage, network)
-        tasks = None if self._settings.open else await self._start_tasks(storage, network, messages)
+        tasks = None if self._settings.open else await self._start_tasks(storage, network, messages, dht)
         faces = await self._start_faces(storage, network, messages, keys, dht, tasks)
         return RunningNode(network.p2p, faces, self._load)
 
@@ -171,8 +171,10 @@ class Assembly:
         await self._run(_service("dht", dht))
         return dht
 
-    async def _start_tasks(self, storage: Storage, network: Network, messages: Messages) -> TaskParts:
+    async def _start_tasks(self, storage: Storage, network: Network, messages: Messages, dht: DhtService) -> TaskParts:
+        from chorus.services.blobs.readable import ReadableBlobs
         from chorus.wiring.execution import build_execution
+        from chorus.wiring.memory import build_replicas
         from chorus.wiring.scheduling import build_scheduling
 
         self._execution = execution = build_execution(
@@ -184,10 +186,13 @@ class Assembly:
             max_tasks=self._agent.max_tasks,
             changed=self._load_changed,
         )
+        blobs = execution.blobs
+        replicas = build_replicas(self._context, network.p2p, blobs, execution.offload, dht)
         self._scheduling = scheduling = build_scheduling(self._context, storage, network.p2p, messages, execution)
         await self._run(
             Step("blob threads", start=execution.offload.start, stop=execution.offload.stop),
-            _service("blobs", execution.blobs, limit_s=60),
+            _service("blobs", blobs, limit_s=60),
+            _service("replicas", replicas),
             _service("sandbox", execution.sandbox, limit_s=30, fatal=False),
             _service("journal", scheduling.journal, limit_s=120),
             Step("task streams", start=execution.streams.start, stop=execution.streams.stop),
@@ -200,7 +205,13 @@ class Assembly:
             _service("retention", scheduling.retention),
         )
         return TaskParts(
-            execution.blobs, execution.sandbox, execution.headroom, execution.executor, scheduling.coordinator
+            blobs=blobs,
+            readable=ReadableBlobs(blobs, replicas, None),
+            replicas=replicas,
+            sandbox=execution.sandbox,
+            headroom=execution.headroom,
+            executor=execution.executor,
+            coordinator=scheduling.coordinator,
         )
 
     def _load(self) -> Load:

@@ -185,6 +185,9 @@ class Settings(BaseSettings):
     )
     max_blob_mb: int = Field(1024, ge=1, le=1_048_576, description="Largest upload.")
     blob_store_mb: int = Field(20_480, ge=1, le=1_073_741_824, description="Blobs kept on this node in all.")
+    blob_peer_mb: int = Field(
+        5120, ge=1, le=1_073_741_824, description="Blobs of one peer that are kept here for it; part of the above."
+    )
 
     # Sandbox
     sandbox: Literal["auto", "docker", "bubblewrap"] = Field(

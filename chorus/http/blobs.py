@@ -1,10 +1,10 @@
 # mypy: allow-untyped-calls
-"""`/v1/blobs`: content by its SHA-256, streamed both ways."""
+"""`/v1/blobs`: content by its SHA-256, streamed both ways; `/ucxi/v1/blobs`: ciphertext by its own."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Sequence
+from typing import IO, TYPE_CHECKING
 
 from chorus.fields import Schema
 from chorus.http.body import UploadBody
@@ -15,6 +15,8 @@ from chorus.http.routes import BINARY, ApiOperation, BlobBody, Route, header, js
 from chorus.http.schemas import SHA256 as DIGEST
 
 if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+
     from chorus.http.request import ApiRequest
     from chorus.http.routes import Serving
 
@@ -26,6 +28,16 @@ async def _put(serving: Serving, request: ApiRequest, query: dict[str, str], sha
 
 
 async def _get(serving: Serving, request: ApiRequest, query: dict[str, str], sha256: str) -> None:
+    await _send(serving, request, sha256, serving.ports.blobs.open)
+
+
+async def _get_sealed(serving: Serving, request: ApiRequest, query: dict[str, str], sha256: str) -> None:
+    await _send(serving, request, sha256, serving.ports.blobs.open_sealed)
+
+
+async def _send(
+    serving: Serving, request: ApiRequest, sha256: str, find: Callable[[str], Deferred[tuple[IO[bytes], int]]]
+) -> None:
     if not SHA256.fullmatch(sha256):
         raise HttpError(404, "unknown_blob", "no blob has this id (64 lower-case hexadecimal digits)")
     etag = f'"{sha256}"'
@@ -35,7 +47,7 @@ async def _get(serving: Serving, request: ApiRequest, query: dict[str, str], sha
         request.setResponseCode(304)
         return
     with serving.downloads:
-        file, size = await shield(serving.ports.blobs.open(sha256), lambda unwanted: unwanted[0].close())
+        file, size = await shield(find(sha256), lambda unwanted: unwanted[0].close())
         with file:
             await serving.downloads.send(request, file, size, etag)
 
@@ -65,33 +77,46 @@ def _octets(description: str, headers: Schema | None = None) -> Schema:
     return {"description": description, "headers": {**shared, **(headers or {})}, "content": {OCTETS: BINARY}}
 
 
+def _download(path: str, serve: Callable[..., Awaitable[None]], name: str, summary: str, description: str) -> Route:
+    operation = ApiOperation(
+        name,
+        "blobs",
+        summary,
+        {
+            200: _octets("The whole blob."),
+            206: _octets("The part asked for.", {"Content-Range": header("Which part.")}),
+            304: {"description": "The client has it already."},
+        },
+        (404, 416, 502),
+        description,
+        (
+            parameter(
+                "header",
+                "Range",
+                {"type": "string", "examples": ["bytes=0-1023"]},
+                "One range; others are ignored.",
+            ),
+            parameter("header", "If-None-Match", {"type": "string"}, "ETags."),
+        ),
+    )
+    return Route("GET", path, serve, operation)
+
+
 ROUTES = (
     _upload("/v1/blobs", "putBlob"),
     _upload("/v1/blobs/{sha256}", "putBlobAs"),
-    Route(
-        "GET",
+    _download(
         "/v1/blobs/{sha256}",
         _get,
-        ApiOperation(
-            "getBlob",
-            "blobs",
-            "Fetch a blob",
-            {
-                200: _octets("The whole blob."),
-                206: _octets("The part asked for.", {"Content-Range": header("Which part.")}),
-                304: {"description": "The client has it already."},
-            },
-            (404, 416, 502),
-            "From a peer, where it is not on this node.",
-            (
-                parameter(
-                    "header",
-                    "Range",
-                    {"type": "string", "examples": ["bytes=0-1023"]},
-                    "One range; others are ignored.",
-                ),
-                parameter("header", "If-None-Match", {"type": "string"}, "ETags."),
-            ),
-        ),
+        "getBlob",
+        "Fetch a blob",
+        "From a peer, where it is not on this node; unsealed, where a decision that this node may read names it.",
+    ),
+    _download(
+        "/ucxi/v1/blobs/{sha256}",
+        _get_sealed,
+        "getSealedBlob",
+        "Fetch the ciphertext of a blob",
+        "An age file, by the SHA-256 of its own bytes (`stored` of a decision's artifact).",
     ),
 )

@@ -64,6 +64,9 @@ class ClosedBlobs:
     def open(self, sha256: str) -> Deferred[tuple[IO[bytes], int]]:
         return fail(OpenModeRefuses())
 
+    def open_sealed(self, stored: str) -> Deferred[tuple[IO[bytes], int]]:
+        return fail(OpenModeRefuses())
+
 
 class ClosedDecisions:
     """`DecisionPort` that refuses."""

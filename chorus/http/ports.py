@@ -87,6 +87,9 @@ class BlobPort(Protocol):
     def open(self, sha256: str) -> Deferred[tuple[IO[bytes], int]]:
         """An open file and its size, fetched from a peer first if it is not here. Fails with `UnknownBlob`."""
 
+    def open_sealed(self, stored: str) -> Deferred[tuple[IO[bytes], int]]:
+        """The ciphertext with this SHA-256. Fails with `UnknownBlob`, also for what is no ciphertext."""
+
 
 class DecisionPort(Protocol):
     """Addresses have no wildcards. Fails with `UnknownDecision` and other `UserError`s, and with `DhtUnavailable`."""

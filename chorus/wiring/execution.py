@@ -77,7 +77,11 @@ def _blobs(context: Surroundings, storage: Storage, p2p: P2PService, offload: Th
         clock=context.reactor,
         offload=offload,
         wall=context.wall,
-        limits=BlobLimits(max_blob=settings.max_blob_mb * MIB, max_store=settings.blob_store_mb * MIB),
+        limits=BlobLimits(
+            max_blob=settings.max_blob_mb * MIB,
+            max_store=settings.blob_store_mb * MIB,
+            max_kept_per_peer=settings.blob_peer_mb * MIB,
+        ),
     )
 
 

@@ -43,7 +43,7 @@ def build_faces(context: Surroundings, node: NodeParts) -> Faces:
     api = ApiService(
         ApiPorts(
             ClosedTasks() if tasks is None else tasks.coordinator,
-            ClosedBlobs() if tasks is None else tasks.blobs,
+            ClosedBlobs() if tasks is None else tasks.readable,
             NodeView(node, context.reactor, context.wall),
             ClosedDecisions(),
             node.keys or ClosedKeys(),

@@ -1,4 +1,4 @@
-"""Builds the keys and the DHT."""
+"""Builds the keys, the DHT and the replicas of blobs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from chorus.config.values import roles_by_name
 from chorus.preflight import plain
 from chorus.security.role_changes import RolesFounder
+from chorus.services.blobs.replicas import ReplicaContext, ReplicaService
+from chorus.services.blobs.sealing import Sealer
 from chorus.services.dht.namespaces import Unvalidated
 from chorus.services.dht.service import DhtService
 from chorus.services.dht.settings import DhtSettings
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from chorus.identity import Identity
     from chorus.protocols.kad.namespaces import Namespace
     from chorus.services.cluster import ClusterService
+    from chorus.services.blobs.offload import Offload
+    from chorus.services.blobs.service import BlobService
+    from chorus.services.dht.ports import Dht
     from chorus.services.p2p.host import P2PService
     from chorus.store.database import Store
     from chorus.wiring.surroundings import Surroundings
@@ -62,4 +67,21 @@ def build_dht(context: Surroundings, store: Store, p2p: P2PService, namespaces: 
             replication=settings.dht_replication,
             quotas=Quotas(total_bytes=settings.dht_store_mb * MIB, one_bytes=settings.dht_author_mb * MIB),
         ),
+    )
+
+
+def build_replicas(
+    context: Surroundings, p2p: P2PService, blobs: BlobService, offload: Offload, dht: Dht
+) -> ReplicaService:
+    """`offload`: threads of the blobs."""
+    return ReplicaService(
+        ReplicaContext(
+            blobs=blobs,
+            sealer=Sealer(blobs, offload),
+            host=p2p,
+            dht=dht,
+            clock=context.reactor,
+            rng=context.rng,
+            wanted=context.settings.dht_replication,
+        )
     )

@@ -283,6 +283,7 @@ class FakeBlobs:
         self.behind = False
         """Whether writers begin with more than the disk has taken."""
         self.blobs: dict[str, bytes] = {}
+        self.sealed: set[str] = set()
         self.writers: list[Writer] = []
         self.opened: list[IO[bytes]] = []
 
@@ -301,6 +302,9 @@ class FakeBlobs:
         file = BytesIO(self.blobs[sha256])
         self.opened.append(file)
         return succeed((file, len(self.blobs[sha256])))
+
+    def open_sealed(self, stored: str) -> Deferred[tuple[IO[bytes], int]]:
+        return self.open(stored) if stored in self.sealed else fail(UnknownBlob("no node has this blob"))
 
     def stat(self, sha256: str) -> Deferred[Document | None]:
         data = self.blobs.get(sha256)

@@ -189,6 +189,18 @@ class Downloads(ApiCase):
             self.assertEqual(response.headers["cache-control"], "no-store")
             self.assertNotIn("etag", response.headers)
 
+    async def test_ciphertext(self) -> None:
+        self.assertEqual((await self.ask("GET", f"/ucxi/v1/blobs/{DIGEST}")).status, 404, "no ciphertext")
+        self.blobs.sealed.add(DIGEST)
+        path = f"/ucxi/v1/blobs/{DIGEST}"
+        self.assertEqual((await self.ask("GET", path)).body, CONTENT)
+        part = await self.ask("GET", path, "Range: bytes=1-3")
+        self.assertEqual((part.status, part.body), (206, CONTENT[1:4]))
+        self.assertEqual(part.headers["content-range"], f"bytes 1-3/{len(CONTENT)}")
+        self.assertEqual((await self.ask("GET", path, f"Range: bytes={len(CONTENT)}-")).status, 416)
+        self.assertEqual((await self.ask("GET", path, f'If-None-Match: "{DIGEST}"')).status, 304)
+        self.assert_problem(await self.ask("GET", path, "Authorization: Bearer x"), 401, "unauthorized")
+
     async def test_not_modified(self) -> None:
         for tag in (f'"{DIGEST}"', f'W/"{DIGEST}"', f'"x", "{DIGEST}"', "*"):
             response = await self.get(f"If-None-Match: {tag}")

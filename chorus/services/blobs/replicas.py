@@ -121,8 +121,7 @@ class ReplicaService(Service):
 
     async def _replicate(self, stored: str, reason: str, holders: Sequence[PeerId]) -> Stored:
         path = await self.fetch(stored, holders)
-        if not self._pins.is_sealed(stored):
-            await self._context.sealer.check(path)
+        await self.check_sealed(stored, path)
         if not self._pins.lasting(stored, reason, ""):
             await self._pins.put(Pin(stored, reason, "", self._size(stored) or 0), sealed=True)
         async with self._lock(stored):
@@ -183,6 +182,11 @@ class ReplicaService(Service):
                 self._log.debug("blob {stored} is sought elsewhere: {problem}", stored=stored, problem=str(problem))
         near = closest(stored, self._members())[: self._wanted() + SPARE]
         return await self._blobs.fetch(stored, limit, [*await self._providers(stored), *near])
+
+    async def check_sealed(self, stored: str, path: Path) -> None:
+        """Raises `SealBroken` for a blob that is no age file."""
+        if not self._pins.is_sealed(stored):
+            await self._context.sealer.check(path)
 
     def _lock(self, stored: str) -> BlobLock:
         return self._locks.setdefault(stored, BlobLock(stored, self._locks))

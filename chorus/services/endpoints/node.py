@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 if TYPE_CHECKING:
+    from chorus.services.blobs.readable import ReadableBlobs
+    from chorus.services.blobs.replicas import ReplicaService
     from chorus.services.blobs.service import BlobService
     from chorus.services.cluster import ClusterService
     from chorus.services.dht.service import DhtService
@@ -29,6 +31,8 @@ class TaskParts:
     """Parts that run and schedule tasks."""
 
     blobs: BlobService
+    readable: ReadableBlobs
+    replicas: ReplicaService
     sandbox: SandboxService
     headroom: Headroom
     executor: ExecutorService

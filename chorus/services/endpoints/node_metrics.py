@@ -68,3 +68,17 @@ def _sandbox(metrics: Metrics, tasks: TaskParts) -> None:
     counter("chorus_sandbox_ended_total", "Sandboxes ended.", lambda: dict(sandbox.ended_total), ("reason",))
     gauge("chorus_blobs_bytes", "Bytes of blobs kept here.", lambda: blobs.used)
     counter("chorus_blobs_served_bytes_total", "Bytes of blobs sent to peers.", lambda: blobs.counters.served_bytes)
+    _replicas(metrics, tasks)
+
+
+def _replicas(metrics: Metrics, tasks: TaskParts) -> None:
+    pushing, looks, counts = tasks.replicas.pushing, tasks.replicas.looks, tasks.blobs.counters
+    metrics.counter("chorus_blobs_pushed_total", "Blobs that a peer keeps for this node.", lambda: pushing.pushed)
+    metrics.counter(
+        "chorus_blobs_pushes_refused_total",
+        "Blobs that a peer did not take, by its answer.",
+        lambda: dict(pushing.refusals),
+        ("reason",),
+    )
+    metrics.counter("chorus_blobs_kept_total", "Blobs that peers pushed here.", lambda: counts.kept)
+    metrics.gauge("chorus_dht_replicas_low", "Blobs kept here that are on too few machines.", lambda: looks.low)

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import IO
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 
 from chorus.protocols.blobs import CHUNK, PROTOCOL, Answer, HaveRequest, KeepRequest
 from chorus.protocols.streamio import StreamIO
@@ -11,6 +12,8 @@ from chorus.services.blobs import keeping, looks
 from chorus.services.blobs.fetch import UnknownBlob
 from chorus.services.blobs.looks import closest, provider_key
 from chorus.services.blobs.pins import PUSHED
+from chorus.services.blobs.ports import SealedBlob
+from chorus.services.blobs.readable import ReadableBlobs
 from chorus.services.blobs.sealing import SealBroken
 from chorus.services.blobs.serving import BlobLimits
 from chorus.store.pins import Pin
@@ -349,3 +352,65 @@ class SealTests(ReplicaCase):
         self.assertIsNone(node.blobs.size_of(sha(self.plain)))
         self.assertEqual([name for name in node.files() if "/" in name], [], "no partial plaintext is left")
         self.assertEqual(node.blobs._reserved, 0)
+
+
+class Copies:
+    """The one decision that a node may read."""
+
+    def __init__(self, sha256: str, sealed: SealedBlob) -> None:
+        self.sha256 = sha256
+        self.sealed = sealed
+
+    def sealed_copy_of(self, sha256: str) -> Deferred[SealedBlob | None]:
+        return succeed(self.sealed if sha256 == self.sha256 else None)
+
+
+class ReadableTests(ReplicaCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.nodes = self.mesh(4)
+        self.plain = noise(1000)
+        source = Path(self.mktemp())
+        source.write_bytes(self.plain)
+        self.blob = self.successResultOf(self.nodes[0].replicas.seal_file(source))
+        self.replicate(self.nodes[0], self.blob.stored)
+        self.reader = next(node for node in self.nodes if node.blobs.size_of(self.blob.stored) is None)
+
+    def readable(self, copies: Copies | None) -> ReadableBlobs:
+        return ReadableBlobs(self.reader.blobs, self.reader.replicas, copies)
+
+    def read(self, opened: Deferred[tuple[IO[bytes], int]]) -> bytes:
+        file, size = self.successResultOf(self.until(opened))
+        with file:
+            data = file.read()
+        self.assertEqual(len(data), size)
+        return data
+
+    def test_plaintext_where_only_sealed_copies_are(self) -> None:
+        readable = self.readable(Copies(sha(self.plain), self.blob))
+        self.assertEqual(self.read(readable.open(sha(self.plain))), self.plain)
+        self.failureResultOf(self.until(readable.open("ab" * 32)), UnknownBlob)
+
+    def test_without_a_decision_that_it_may_read(self) -> None:
+        self.failureResultOf(self.until(self.readable(None).open(sha(self.plain))), UnknownBlob)
+        self.assertEqual(self.reader.files(), [])
+
+    def test_a_decision_that_lies(self) -> None:
+        readable = self.readable(Copies("cd" * 32, self.blob))
+        self.failureResultOf(self.until(readable.open("cd" * 32)), SealBroken)
+        self.assertIsNone(self.reader.blobs.size_of(sha(self.plain)))
+
+    def test_ciphertext_from_others(self) -> None:
+        readable = self.readable(None)
+        text = self.read(readable.open_sealed(self.blob.stored))
+        self.assertEqual(sha(text), self.blob.stored)
+        self.assertEqual(self.reader.files(), [], "it is not kept up here")
+        self.assertEqual(
+            self.read(ReadableBlobs(self.nodes[0].blobs, self.nodes[0].replicas, None).open_sealed(self.blob.stored)),
+            text,
+        )
+
+    def test_plaintext_is_no_ciphertext(self) -> None:
+        plain = self.successResultOf(self.reader.blobs.put_bytes(b"plain")).sha256
+        for name in (plain, "ab" * 32, "../../etc/passwd"):
+            self.failureResultOf(self.until(self.readable(None).open_sealed(name)), UnknownBlob)

@@ -16,7 +16,10 @@ def stand_in(**members: Any) -> Any:
 def task_parts(**parts: Any) -> TaskParts:
     on = stand_in(running=True, active=0)
     sandbox = stand_in(usable=False, status=lambda: stand_in(detail="no engine", to_json=lambda: {"usable": False}))
-    made = {"blobs": on, "sandbox": sandbox, "headroom": stand_in(disk=lambda: None), "executor": on, "coordinator": on}
+    headroom = stand_in(disk=lambda: None)
+    made = {"blobs": stand_in(running=True, active=0, counters=stand_in()), "sandbox": sandbox, "headroom": headroom}
+    made |= {"executor": on, "coordinator": on, "readable": on}
+    made["replicas"] = stand_in(pushing=stand_in(), looks=stand_in())
     return TaskParts(**{**made, **parts})
 
 
