@@ -105,6 +105,39 @@ VALUES: dict[str, dict[str, float]] = {
         "MAX_ANSWER": 256,
         "MAX_CHUNKS_A_REQUEST": 64,
         "MAX_CHUNKS": 65536,
+        "KEEP_S": 60.0,
+        "KEEP_RATE": 262_144,
+    },
+    "services.blobs.keeping": {
+        "MAX_KEEPS": 4,
+        "MAX_KEEPS_PER_PEER": 2,
+        "MAX_PINS_PER_PEER": 100_000,
+    },
+    "services.blobs.looks": {
+        "LOOK_S": 3600.0,
+        "FIRST_S": 60.0,
+        "LEFT_S": 30.0,
+    },
+    "services.blobs.pushing": {
+        "ASK_S": 5.0,
+        "MAX_PUSHES": 8,
+        "ANSWER_S": 10.0,
+    },
+    "services.blobs.replicas": {
+        "TURN_S": 2.0,
+        "MAX_LOOKS": 8,
+        "MAX_TRIED": 16,
+        "SPARE": 3,
+    },
+    "services.blobs.sealing": {
+        "MAX_CHILDREN": 2,
+        "DIRECT": 262_144,
+        "MAX_KEY": 128,
+        "OVERHEAD": 1024,
+    },
+    "services.blobs.service": {
+        "NEARLY_FULL": 0.9,
+        "ROOM_AGE_S": 604_800.0,
     },
     "protocols.connection.shell": {
         "READ_SIZE": 131_072,
