@@ -20,9 +20,9 @@ from chorus.store.dht import Quotas
 if TYPE_CHECKING:
     from chorus.identity import Identity
     from chorus.protocols.kad.namespaces import Namespace
-    from chorus.services.cluster import ClusterService
     from chorus.services.blobs.offload import Offload
     from chorus.services.blobs.service import BlobService
+    from chorus.services.cluster import ClusterService
     from chorus.services.dht.ports import Dht
     from chorus.services.p2p.host import P2PService
     from chorus.store.database import Store
