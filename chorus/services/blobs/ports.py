@@ -55,6 +55,10 @@ class Replicas(Protocol):
     def holders(self, stored: str) -> Deferred[Stored]:
         """Peers that say that they have all of it now, this node first; none where it is not here."""
 
+    def fetch(self, stored: str, holders: Sequence[PeerId] = ()) -> Deferred[Path]:
+        """Have the ciphertext here, unpinned: from `holders`, then from the closest members and providers of the DHT.
+        Fails with `UnknownBlob` or `BlobUnavailable`."""
+
     def unseal(self, stored: str, key: str, sha256: str, size: int) -> Deferred[Path]:
         """Fetch a sealed blob (from providers of the DHT) and make its plaintext a blob of this node, once it is `size`
         bytes with this `sha256`. Fails with `SealBroken` for anything else, `UnknownBlob` or `BlobUnavailable`."""

@@ -170,10 +170,12 @@ class ReplicaService(Service):
             await self._quietly(self._context.dht.withdraw(provider_key(sha256)))
             await self._blobs.remove_unused(sha256, math.inf, lambda: False)
 
+    def fetch(self, stored: str, holders: Sequence[PeerId] = ()) -> Deferred[Path]:
+        return Deferred.fromCoroutine(self._fetch(stored, holders))
+
     # Others
 
-    async def fetch(self, stored: str, holders: Sequence[PeerId] = ()) -> Path:
-        """The ciphertext, from `holders` and then from providers. Raises as `BlobService.fetch`."""
+    async def _fetch(self, stored: str, holders: Sequence[PeerId]) -> Path:
         limit = self._blobs.limits.max_blob
         if self._size(stored) is not None or holders:
             try:

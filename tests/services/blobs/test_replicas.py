@@ -129,7 +129,7 @@ class AgainTests(ReplicaCase):
         self.run_for(looks.LEFT_S + 60, 0.5)
         self.assertEqual(len(self.having(nodes, stored)), 3)
         reader = next(node for node in nodes[1:] if node.blobs.size_of(stored) is None)
-        self.successResultOf(self.until(Deferred.fromCoroutine(reader.replicas.fetch(stored))))
+        self.successResultOf(self.until(reader.replicas.fetch(stored)))
 
     def test_after_a_restart(self) -> None:
         nodes = self.mesh(1)
