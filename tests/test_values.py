@@ -371,6 +371,15 @@ VALUES: dict[str, dict[str, float]] = {
         "MAX_WORD": 64,
         "MAX_AI_NAME": 128,
     },
+    "store.decision_texts": {
+        "SWEPT": 200,
+    },
+    "store.decisions": {
+        "MAX_INDEXED": 500_000,
+        "COUNTED_EVERY": 1024,
+        "RARE": 2000,
+        "SCANNED": 10_000,
+    },
     "ucxl.address": {
         "MAX_STEPS": 999_999_999,
     },

@@ -47,6 +47,11 @@ class Store(Protocol):
         Fails with `StoreUnavailable`, or with what `work` raised.
         """
 
+    def erase(self, work: Work[T]) -> Deferred[T]:
+        """As `write`, for work that removes what must be gone: when it fires, the write-ahead log holds no older page
+        either. Fails with `StoreBusy` where a reader kept that from being emptied; then the work is done all the
+        same, and asked for again it empties the log."""
+
     def read(self, work: Work[T]) -> Deferred[T]:
         """Run `work(connection)` on one consistent snapshot that holds every write acknowledged before this call."""
 
@@ -142,13 +147,16 @@ class Database:
     def write(self, work: Work[T]) -> Deferred[T]:
         return self._enqueue(self._writes, work)
 
+    def erase(self, work: Work[T]) -> Deferred[T]:
+        return self._enqueue(self._writes, work, erases=True)
+
     def read(self, work: Work[T]) -> Deferred[T]:
         return self._enqueue(self._reads, work)
 
-    def _enqueue(self, queue: _Queue, work: Work[T]) -> Deferred[T]:
+    def _enqueue(self, queue: _Queue, work: Work[T], *, erases: bool = False) -> Deferred[T]:
         if not self._opened:
             return cast("Deferred[T]", fail(StoreClosed("the store is not open yet")))
-        job: StoreJob[T] = StoreJob(work, Deferred())
+        job: StoreJob[T] = StoreJob(work, Deferred(), erases)
         try:
             queue.put(job)
         except (StoreBusy, StoreClosed) as problem:

@@ -30,6 +30,9 @@ class InlineDatabase:
     def write(self, work: Work[T]) -> Deferred[T]:
         return self._run(work, "COMMIT")
 
+    def erase(self, work: Work[T]) -> Deferred[T]:
+        return self._run(work, "COMMIT")
+
     def read(self, work: Work[T]) -> Deferred[T]:
         return self._run(work, "ROLLBACK")
 

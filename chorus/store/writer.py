@@ -20,6 +20,7 @@ from chorus.store.ballast import Ballast
 from chorus.store.check import damaged, refuse_cut
 from chorus.store.connection import BUSY_TIMEOUT_MS, migrate, open_writer, refuse_lost
 from chorus.store.errors import (
+    StoreBusy,
     StoreDamaged,
     StoreFull,
     StoreLost,
@@ -54,6 +55,8 @@ class StoreCounters:
 class StoreJob(Generic[T]):
     work: Work[T]
     deferred: Deferred[T]
+    erases: bool = False
+    """True if the log must hold nothing older when it is settled."""
 
 
 Outcomes = list[tuple[StoreJob[Any], object]]
@@ -118,8 +121,24 @@ class Writer:
             outcomes = [(jobs[0], failed.failure)] if len(jobs) == 1 else self._transaction(jobs, _run_in_savepoint)
         if outcomes is None:
             outcomes = [self._alone(job) for job in jobs] if len(jobs) > 1 else [(jobs[0], self._unavailable())]
+        if self.trouble is None and any(job.erases for job in jobs):
+            outcomes = self._erase_log(outcomes)
         self._counters.failed_writes += sum(isinstance(outcome, Failure) for _, outcome in outcomes)
         return outcomes
+
+    def _erase_log(self, outcomes: Outcomes) -> Outcomes:
+        """Empty the log; where that is not possible now, the jobs that wanted it fail."""
+        assert self._connection is not None
+        self._whereabouts.expect_move()
+        try:
+            busy = bool(self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
+        except sqlite3.OperationalError:
+            busy = True
+        self._settle()
+        if not busy:
+            return outcomes
+        refused = failure(StoreBusy("a reader keeps the log of the store from being emptied"))
+        return [(job, refused if job.erases else outcome) for job, outcome in outcomes]
 
     def _alone(self, job: StoreJob[Any]) -> tuple[StoreJob[Any], object]:
         try:

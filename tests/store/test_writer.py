@@ -19,7 +19,7 @@ from chorus.store import ballast, meta, whereabouts, writer
 from chorus.store import connection as connection_module
 from chorus.store.ballast import Ballast
 from chorus.store.connection import CHECKPOINT_FRAMES, open_reader, open_writer
-from chorus.store.errors import StoreDamaged, StoreFull, StoreLost, StoreRefused, StoreUnavailable
+from chorus.store.errors import StoreBusy, StoreDamaged, StoreFull, StoreLost, StoreRefused, StoreUnavailable
 from chorus.store.whereabouts import Whereabouts
 from chorus.store.writer import StoreCounters, StoreJob, Writer
 from tests.support import PureTestCase
@@ -91,6 +91,54 @@ class WriterCase(PureTestCase):
         for outcome in outcomes:
             assert isinstance(outcome, Failure)
             self.assertIsInstance(outcome.value, error)
+
+
+class Erasing(WriterCase):
+    """What is erased is in no older page of the log."""
+
+    def erase(self, *works: Callable[[Any], object]) -> list[object]:
+        jobs: list[StoreJob[Any]] = [StoreJob(work, Deferred(), True) for work in works]
+        outcomes = self.writer.commit([*jobs, StoreJob(self.put("other"), Deferred())])
+        return [outcome for _, outcome in outcomes]
+
+    def log(self) -> bytes:
+        return Path(f"{self.path}-wal").read_bytes()
+
+    def remove(self, connection: Any) -> None:
+        connection.execute("PRAGMA secure_delete = ON")
+        connection.execute("DELETE FROM meta WHERE key = 'gone'")
+
+    def test_the_log_is_empty_after_it(self) -> None:
+        self.ready()
+        self.commit(lambda connection: meta.put(connection, "gone", "plaintext"))
+        self.assertIn(b"plaintext", self.log())
+        self.assertEqual(self.erase(self.remove), [None, None])
+        self.assertEqual(self.log(), b"")
+        self.assertNotIn(b"plaintext", self.path.read_bytes())
+        self.assertEqual(self.commit(self.put("b")), [None])
+        self.assertIsNone(self.writer.look())
+
+    def test_a_reader_that_holds_the_log_fails_it_alone(self) -> None:
+        first = self.ready()
+        first.execute("PRAGMA busy_timeout = 1")
+        self.commit(lambda connection: meta.put(connection, "gone", "plaintext"))
+        reader = open_reader(self.path)
+        self.addCleanup(reader.close)
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM meta").fetchall()
+        erased, other = self.erase(self.remove)
+        self.assert_refused([erased], StoreBusy)
+        self.assertIsNone(other)
+        reader.execute("ROLLBACK")
+        self.assertEqual(self.erase(self.remove), [None, None])
+        self.assertEqual(self.log(), b"")
+
+    def test_a_fault_of_emptying_fails_it_alone(self) -> None:
+        first = self.ready()
+        first.faults["PRAGMA wal_checkpoint"] = trouble(sqlite3.SQLITE_FULL, "FULL")
+        erased, other = self.erase(self.remove)
+        self.assert_refused([erased], StoreBusy)
+        self.assertIsNone(other)
 
 
 class Connections(WriterCase):

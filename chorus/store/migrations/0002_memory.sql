@@ -69,3 +69,39 @@ CREATE TABLE publications (
     created_at REAL NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX publications_by_address ON publications (address);
+
+-- The index: address fields of all decisions that this node knows of. `seq` numbers the versions under one address.
+CREATE TABLE decisions (
+    id      INTEGER PRIMARY KEY,
+    content BLOB NOT NULL UNIQUE CHECK (length(content) = 32),
+    agent   TEXT NOT NULL,
+    role    TEXT NOT NULL,
+    project TEXT NOT NULL,
+    task    TEXT NOT NULL,
+    path    TEXT NOT NULL,
+    seq     INTEGER NOT NULL,
+    time    INTEGER NOT NULL
+);
+CREATE INDEX decisions_chain ON decisions (task, agent, project, role, path, seq);
+CREATE INDEX decisions_by_time ON decisions (time, id);
+CREATE INDEX decisions_by_task ON decisions (task, time, id);
+CREATE INDEX decisions_by_project ON decisions (project, time, id);
+CREATE INDEX decisions_by_agent ON decisions (agent, time, id);
+
+-- Text of those that this node may read, encrypted with the key of their role: without that row it is gone.
+CREATE TABLE decision_keys (
+    role TEXT PRIMARY KEY,
+    key  BLOB NOT NULL CHECK (length(key) = 32)
+) WITHOUT ROWID;
+CREATE TABLE decision_texts (
+    id     INTEGER PRIMARY KEY REFERENCES decisions (id) ON DELETE CASCADE,
+    role   TEXT NOT NULL,
+    sealed BLOB NOT NULL,
+    words  BLOB NOT NULL
+);
+CREATE INDEX decision_texts_by_role ON decision_texts (role);
+CREATE TABLE decision_words (
+    word INTEGER NOT NULL,
+    id   INTEGER NOT NULL,
+    PRIMARY KEY (word, id)
+) WITHOUT ROWID;
