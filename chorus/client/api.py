@@ -52,6 +52,12 @@ class NodeApi:
             return default_data_dir(self._environ)
         return path_in("CHORUS_DATA_DIR", configured, self._environ)
 
+    def secret(self, name: str) -> str | None:
+        """A secret setting of the node: its variable, or the file that `<name>_FILE` names. Raises `ConfigError`."""
+        if named := self._environ.get(f"{name}_FILE", "").strip():
+            return from_file(f"{name}_FILE", path_in(f"{name}_FILE", named, self._environ))
+        return self._environ.get(name, "").strip() or None
+
     def address(self) -> str:
         """`http://host:port`. Raises `ClientError`."""
         given = self._api or self._environ.get("CHORUS_API", "").strip()

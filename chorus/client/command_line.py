@@ -6,7 +6,7 @@ import argparse
 import math
 from collections.abc import Callable
 
-from chorus.client import node_commands, simulate, simulate_options, task_commands
+from chorus.client import keys_options, node_commands, simulate, simulate_options, task_commands
 
 EXIT_STATUSES = """exit status:
   0    done; the task completed, where one was watched
@@ -59,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     words = top.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     _add_task_commands(words, command)
     _add_node_commands(words, command)
+    keys_options.add_commands(words, command)
     text = "Simulate a network of pub/sub nodes in this process, and write a report with plots."
     simulated = command(words, "simulate", text)
     simulate_options.add_options(simulated)

@@ -137,14 +137,28 @@ class KeyFiles:
         return age.encrypt(_encoded(KeysBackup(key, keys, self.roles() or b"")), readers)
 
     def recover(self, backup: bytes, secret: bytes | None) -> None:
-        """Put the keys of a backup in place, opened with the recovery `secret` (32 bytes), else with `age.key`. Raises
-        `BackupError`, `KeyringError` where the keys that are here are whole, or `DataDirectoryError`."""
+        """Put the keys of a backup in place, opened with the recovery `secret` (32 bytes), else with `age.key`; what is
+        there gets the ending `.before`.
+
+        Raises `BackupError`, `KeyringError` where the keys that are here are whole, or `DataDirectoryError`.
+        """
         self._refuse_whole()
         found = _opened(backup, age.identity_of(secret) if secret is not None else self._key())
+        # They may be whole after all: closed to a passphrase that is not at hand.
+        for name in (KEY, KEYRING):
+            self._put_aside(name)
         self._write(KEY, found.key.encode() + b"\n")
         self._keep(found.key, found.keys)
         if found.roles and not (self.directory / ROLES).exists():
             self._write(ROLES, found.roles)
+
+    def _put_aside(self, name: str) -> None:
+        path = self.directory / name
+        try:
+            if path.exists():
+                path.replace(path.with_name(f"{name}.before"))
+        except OSError as error:
+            raise DataDirectoryError(f"{path} cannot be moved away: {error.strerror}") from error
 
     def _refuse_whole(self) -> None:
         try:
@@ -215,6 +229,8 @@ def _opened(backup: bytes, identity: str | None) -> KeysBackup:
             backup = age.unarmor(backup)
         return _decoded(KeysBackup, age.decrypt(backup, [] if identity is None else [identity]))
     except age.NotForUs:
-        raise BackupError("the backup is of another recovery secret than that of these shares") from None
+        raise BackupError(
+            "the backup is of another recovery secret or age.key: give shares that belong to it"
+        ) from None
     except (age.AgeError, ValueError) as error:
         raise BackupError(f"the backup is damaged: {error}") from None
