@@ -39,6 +39,44 @@ VALUES: dict[str, dict[str, float]] = {
         "MAX_PEER_ID_TEXT": 256,
         "LIBP2P_KEY": 114,
     },
+    "security.age.header": {
+        "MAX_HEADER": 65536,
+        "MAX_STANZAS": 64,
+        "MAX_WORK_FACTOR": 20,
+    },
+    "security.roles": {
+        "MAX_ROLES": 32,
+        "MAX_MEMBERS": 1000,
+        "MAX_FILE": 1_048_576,
+        "MAX_PAST": 64,
+        "MAX_SEALED": 8192,
+        "MAX_GENESIS": 1024,
+        "MAX_DEPTH": 5,
+    },
+    "security.shamir": {
+        "SECRET_BYTES": 32,
+        "MAX_SHARES": 16,
+        "MAX_CHARACTERS": 1024,
+        "MAX_EXPONENT": 6,
+    },
+    "protocols.keys": {
+        "MAX_SHOW": 1024,
+    },
+    "services.keys.exchange": {
+        "ASK_EVERY": 60.0,
+        "ASK_TIMEOUT": 30.0,
+        "MAX_ASKING": 4,
+        "LIAR_S": 60.0,
+    },
+    "services.keys.files": {
+        "MAX_KEY": 256,
+        "MAX_KEYRING": 8192,
+        "MAX_BACKUP": 4_194_304,
+        "EXIT_CONFIG": 78,
+    },
+    "services.keys.service": {
+        "RESEAL_S": 60.0,
+    },
     "messages.clocks": {
         "MAX_CLOCKS": 64,
         "NOTED_S": 600.0,

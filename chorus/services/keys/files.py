@@ -1,8 +1,8 @@
 """The keys of a data directory: `age.key`, `keys.age`, `roles.json`, and backups of them. Blocking.
 
 `keys.age` is the keyring: the identity that roles are sealed to, and the recovery secret. It is encrypted to `age.key`,
-and that again to a passphrase where one is configured. A backup holds all three files, and is encrypted to `age.key`
-and to the recovery secret.
+and that again to a passphrase where one is configured. A backup holds all three files, encrypted to the recovery
+secret.
 """
 
 from __future__ import annotations
@@ -131,10 +131,11 @@ class KeyFiles:
         self._write(ROLES, data)
 
     def backup(self) -> bytes:
-        """Raises `KeyringError` or `DataDirectoryError`."""
+        """Encrypted to the recovery secret, and to `age.key` unless there is a passphrase, which that would go round.
+        Raises `KeyringError` or `DataDirectoryError`."""
         key, keys = self.load()
-        readers = [age.recipient_of(key), age.recipient_of(keys.recovery)]
-        return age.encrypt(_encoded(KeysBackup(key, keys, self.roles() or b"")), readers)
+        readers = [keys.recovery, *([key] if self.passphrase is None else [])]
+        return age.encrypt(_encoded(KeysBackup(key, keys, self.roles() or b"")), map(age.recipient_of, readers))
 
     def recover(self, backup: bytes, secret: bytes | None) -> None:
         """Put the keys of a backup in place, opened with the recovery `secret` (32 bytes), else with `age.key`; what is

@@ -165,6 +165,15 @@ class Backups(KeyFilesCase):
             self.assertIsInstance(error, BackupError)
             self.assertNotIn("\n", str(error))
 
+    def test_age_key_goes_round_no_passphrase(self) -> None:
+        locked = self.with_passphrase("correct horse")
+        locked.open()
+        saved = locked.backup()
+        self.lose(KEYRING)
+        self.assertRaises(BackupError, locked.recover, saved, None)
+        locked.recover(saved, self.secret)
+        self.assertEqual(locked.open(), self.keys)
+
     def test_a_backup_is_closed_to_others(self) -> None:
         for identity in (self.keys.own, age.new_identity(numbered)):
             self.assertRaises(age.NotForUs, age.decrypt, self.saved, [identity])
