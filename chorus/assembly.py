@@ -89,8 +89,8 @@ class Assembly:
         network = await self._start_network()
         messages = await self._start_messages(network)
         keys = await self._start_keys(storage, network)
-        dht = await self._start_dht(storage, network)
-        tasks = None if self._settings.open else await self._start_tasks(storage, network, messages, dht)
+        dht = await self._start_dht(storage, network, keys)
+        tasks = None if keys is None else await self._start_tasks(storage, network, messages, keys, dht)
         faces = await self._start_faces(storage, network, messages, keys, dht, tasks)
         return RunningNode(network.p2p, faces, self._load)
 
@@ -164,35 +164,53 @@ class Assembly:
         await self._run(_service("keys", keys, limit_s=60))
         return keys
 
-    async def _start_dht(self, storage: Storage, network: Network) -> DhtService:
+    async def _start_dht(self, storage: Storage, network: Network, keys: KeysService | None) -> DhtService:
         from chorus.wiring.memory import build_dht
 
-        dht = build_dht(self._context, storage.store.database, network.p2p, {})
+        dht = build_dht(self._context, storage.store.database, network.p2p, keys)
         await self._run(_service("dht", dht))
         return dht
 
-    async def _start_tasks(self, storage: Storage, network: Network, messages: Messages, dht: DhtService) -> TaskParts:
+    async def _start_tasks(
+        self, storage: Storage, network: Network, messages: Messages, keys: KeysService, dht: DhtService
+    ) -> TaskParts:
         from chorus.services.blobs.readable import ReadableBlobs
-        from chorus.wiring.execution import build_execution
-        from chorus.wiring.memory import build_replicas
+        from chorus.wiring.execution import build_blobs, build_execution
+        from chorus.wiring.memory import build_decisions, build_replicas
         from chorus.wiring.scheduling import build_scheduling
 
-        self._execution = execution = build_execution(
-            self._context,
+        context, p2p = self._context, network.p2p
+        stored = build_blobs(context, storage, p2p)
+        blobs = stored.blobs
+        replicas = build_replicas(context, p2p, blobs, stored.offload, dht)
+        ucxl = build_decisions(
+            context,
+            self._agent.identity,
             storage,
-            network.p2p,
+            p2p,
+            messages.messaging,
+            keys=keys,
+            dht=dht,
+            blobs=blobs,
+            replicas=replicas,
+        )
+        self._execution = execution = build_execution(
+            context,
+            storage,
+            p2p,
+            blobs,
+            decisions=ucxl.publisher,
             agent_id=self._agent.name,
             role=self._agent.role,
             max_tasks=self._agent.max_tasks,
             changed=self._load_changed,
         )
-        blobs = execution.blobs
-        replicas = build_replicas(self._context, network.p2p, blobs, execution.offload, dht)
-        self._scheduling = scheduling = build_scheduling(self._context, storage, network.p2p, messages, execution)
+        self._scheduling = scheduling = build_scheduling(context, storage, p2p, messages, execution, ucxl.publisher)
         await self._run(
-            Step("blob threads", start=execution.offload.start, stop=execution.offload.stop),
+            Step("blob threads", start=stored.offload.start, stop=stored.offload.stop),
             _service("blobs", blobs, limit_s=60),
             _service("replicas", replicas),
+            _service("ucxl", ucxl),
             _service("sandbox", execution.sandbox, limit_s=30, fatal=False),
             _service("journal", scheduling.journal, limit_s=120),
             Step("task streams", start=execution.streams.start, stop=execution.streams.stop),
@@ -202,12 +220,14 @@ class Assembly:
             _service("collection", scheduling.collection),
             _service("handover", scheduling.handover),
             Step("handovers taken", start=scheduling.handover_serving.start, stop=scheduling.handover_serving.stop),
+            Step("decisions of tasks", start=scheduling.decisions.start),
             _service("retention", scheduling.retention),
         )
         return TaskParts(
             blobs=blobs,
-            readable=ReadableBlobs(blobs, replicas, None),
+            readable=ReadableBlobs(blobs, replicas, ucxl),
             replicas=replicas,
+            ucxl=ucxl,
             sandbox=execution.sandbox,
             headroom=execution.headroom,
             executor=execution.executor,

@@ -126,6 +126,9 @@ class Settings(BaseSettings):
     dht_author_mb: int = Field(
         64, ge=1, le=1_048_576, description="Records kept of one author, and of one peer that stores them here."
     )
+    dht_cache_size: int = Field(
+        100, ge=0, le=65_536, description="MiB of memory for decisions that were read lately; 0 keeps none."
+    )
 
     roles: Annotated[tuple[str, ...], BeforeValidator(values.split), AfterValidator(values.own_roles)] = Field(
         (),

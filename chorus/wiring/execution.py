@@ -23,14 +23,20 @@ from chorus.services.task_streams import TaskStreams
 from chorus.wiring.surroundings import MIB, task_limits
 
 if TYPE_CHECKING:
+    from chorus.services.execution.workplace import Decisions
     from chorus.services.p2p.host import P2PService
     from chorus.wiring.storage import Storage
     from chorus.wiring.surroundings import Surroundings
 
 
 @attrs.frozen
-class Execution:
+class BlobParts:
     offload: ThreadOffload
+    blobs: BlobService
+
+
+@attrs.frozen
+class Execution:
     blobs: BlobService
     sandbox: SandboxService
     streams: TaskStreams
@@ -46,31 +52,32 @@ def build_execution(
     context: Surroundings,
     storage: Storage,
     p2p: P2PService,
+    blobs: BlobService,
     *,
+    decisions: Decisions,
     agent_id: str,
     role: str | None,
     max_tasks: int,
     changed: Callable[[], None],
 ) -> Execution:
     """`changed` is called when the load did, or the headroom."""
-    offload = ThreadOffload(context.reactor)
-    blobs = _blobs(context, storage, p2p, offload)
     sandbox = _sandbox(context, str(p2p.peer_id))
     streams = TaskStreams(p2p, context.reactor, MembersMayAll())
     store = storage.store
     headroom = Headroom(context.path, context.reactor, lambda: store.database.damage, changed)
     executor = ExecutorService(
-        _workplace(context, storage, str(p2p.peer_id), streams, blobs, sandbox),
+        attrs.evolve(_workplace(context, storage, str(p2p.peer_id), streams, blobs, sandbox), decisions=decisions),
         _profile(context, agent_id, role, max_tasks),
         changed=changed,
         blocked_by=headroom.blocked_by,
     )
-    return Execution(offload, blobs, sandbox, streams, headroom, executor)
+    return Execution(blobs, sandbox, streams, headroom, executor)
 
 
-def _blobs(context: Surroundings, storage: Storage, p2p: P2PService, offload: ThreadOffload) -> BlobService:
+def build_blobs(context: Surroundings, storage: Storage, p2p: P2PService) -> BlobParts:
     settings = context.settings
-    return BlobService(
+    offload = ThreadOffload(context.reactor)
+    blobs = BlobService(
         directory=context.path / "blobs",
         store=storage.store.database,
         host=p2p,
@@ -83,6 +90,7 @@ def _blobs(context: Surroundings, storage: Storage, p2p: P2PService, offload: Th
             max_kept_per_peer=settings.blob_peer_mb * MIB,
         ),
     )
+    return BlobParts(offload, blobs)
 
 
 def _sandbox(context: Surroundings, marked: str) -> SandboxService:

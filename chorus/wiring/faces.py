@@ -45,7 +45,7 @@ def build_faces(context: Surroundings, node: NodeParts) -> Faces:
             ClosedTasks() if tasks is None else tasks.coordinator,
             ClosedBlobs() if tasks is None else tasks.readable,
             NodeView(node, context.reactor, context.wall),
-            ClosedDecisions(),
+            ClosedDecisions() if tasks is None else tasks.ucxl,
             node.keys or ClosedKeys(),
         ),
         metrics,

@@ -1,4 +1,4 @@
-"""Builds the keys, the DHT and the replicas of blobs."""
+"""Builds the memory: keys, DHT, replicas of blobs, decisions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from chorus.config.values import roles_by_name
 from chorus.preflight import plain
+from chorus.seams import PassThrough
 from chorus.security.role_changes import RolesFounder
 from chorus.services.blobs.replicas import ReplicaContext, ReplicaService
 from chorus.services.blobs.sealing import Sealer
@@ -15,7 +16,17 @@ from chorus.services.dht.service import DhtService
 from chorus.services.dht.settings import DhtSettings
 from chorus.services.keys.files import KeyFiles
 from chorus.services.keys.service import KeysService
+from chorus.services.ucxl.authoring import DecisionAuthor
+from chorus.services.ucxl.cache import DecisionCache
+from chorus.services.ucxl.index import DecisionIndex
+from chorus.services.ucxl.memory import MemoryPorts
+from chorus.services.ucxl.mesh import PubSubMesh
+from chorus.services.ucxl.publishing import Publisher
+from chorus.services.ucxl.reading import DecisionReader
+from chorus.services.ucxl.rotation import Reencryption
+from chorus.services.ucxl.service import MemoryParts, UcxlService
 from chorus.store.dht import Quotas
+from chorus.ucxl.namespaces import ucxl_namespaces
 
 if TYPE_CHECKING:
     from chorus.identity import Identity
@@ -24,8 +35,10 @@ if TYPE_CHECKING:
     from chorus.services.blobs.service import BlobService
     from chorus.services.cluster import ClusterService
     from chorus.services.dht.ports import Dht
+    from chorus.services.messaging import Messaging
     from chorus.services.p2p.host import P2PService
     from chorus.store.database import Store
+    from chorus.wiring.storage import Storage
     from chorus.wiring.surroundings import Surroundings
 
 MIB = 1 << 20
@@ -47,11 +60,12 @@ def build_keys(
     )
 
 
-def build_dht(context: Surroundings, store: Store, p2p: P2PService, namespaces: Mapping[str, Namespace]) -> DhtService:
-    """`namespaces`: those of a member. Open mode takes test namespaces alone."""
+def build_dht(context: Surroundings, store: Store, p2p: P2PService, keys: KeysService | None) -> DhtService:
+    """A member takes decisions, by the rules of its `keys`. Open mode takes test namespaces alone."""
     settings = context.settings
-    if settings.open:
-        namespaces = {name: Unvalidated() for name in settings.dht_test_namespaces}
+    namespaces: Mapping[str, Namespace] = {name: Unvalidated() for name in settings.dht_test_namespaces}
+    if keys is not None:
+        namespaces = ucxl_namespaces(keys)
     return DhtService(
         p2p,
         store,
@@ -67,6 +81,45 @@ def build_dht(context: Surroundings, store: Store, p2p: P2PService, namespaces: 
             replication=settings.dht_replication,
             quotas=Quotas(total_bytes=settings.dht_store_mb * MIB, one_bytes=settings.dht_author_mb * MIB),
         ),
+    )
+
+
+def build_decisions(
+    context: Surroundings,
+    identity: Identity,
+    storage: Storage,
+    p2p: P2PService,
+    messaging: Messaging,
+    *,
+    keys: KeysService,
+    dht: DhtService,
+    blobs: BlobService,
+    replicas: ReplicaService,
+) -> UcxlService:
+    settings = context.settings
+    store = storage.store.database
+    ports = MemoryPorts(
+        identity=identity,
+        dht=dht,
+        keyring=keys,
+        replicas=replicas,
+        blobs=blobs,
+        mesh=PubSubMesh(p2p, messaging),
+        store=store,
+        redactor=PassThrough(),
+        clock=context.reactor,
+        wall=context.wall,
+        in_thread=storage.in_thread,
+        replication=settings.dht_replication,
+    )
+    index = DecisionIndex(store, context.random_bytes)
+    cache = DecisionCache(settings.dht_cache_size * MIB)
+    reader = DecisionReader(ports, index, cache)
+    author = DecisionAuthor(ports, index)
+    publisher = Publisher(ports, author, reader.take_in)
+    p2p.watch_peers(lambda _: publisher.peer_joined(), lambda _: None)
+    return UcxlService(
+        ports, MemoryParts(index, cache, reader, author, publisher, Reencryption(ports, index, reader, author))
     )
 
 

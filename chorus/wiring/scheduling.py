@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from chorus.seams import Document
     from chorus.services.p2p.host import P2PService
     from chorus.services.scheduling.board import Agent
+    from chorus.services.scheduling.context import DecisionCopies
     from chorus.services.task_streams import TaskStreams
     from chorus.wiring.execution import Execution
     from chorus.wiring.messages import Messages
@@ -54,8 +55,14 @@ class Scheduling:
 
 
 def build_scheduling(
-    around: Surroundings, storage: Storage, p2p: P2PService, messages: Messages, execution: Execution
+    around: Surroundings,
+    storage: Storage,
+    p2p: P2PService,
+    messages: Messages,
+    execution: Execution,
+    copies: DecisionCopies,
 ) -> Scheduling:
+    """`copies` is the memory."""
     journal = LocalJournal(storage.store.database)
     stored = StoredEvents(storage.store.database)
     context = SchedulerContext(
@@ -66,6 +73,7 @@ def build_scheduling(
         clock=around.reactor,
         wall=around.wall,
         settings=_settings(around),
+        copies=copies,
     )
     submissions = Submissions(PassThrough(), MembersMayAll(), around.random_bytes, execution.headroom.blocked_by)
     agents = KnownAgents(p2p, messages.presence.view, execution.executor, usable=execution.usable)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,14 @@ from chorus.security import age
 from chorus.services.blobs.fetch import UnknownBlob
 from chorus.services.blobs.ports import SealedBlob
 from chorus.services.dht.ports import DhtUnavailable, Provider, RecordNotFound, Stored
-from chorus.services.ucxl.bundle import Publication
+from chorus.services.ucxl.authoring import DecisionAuthor
+from chorus.services.ucxl.cache import DecisionCache
+from chorus.services.ucxl.index import DecisionIndex
 from chorus.services.ucxl.memory import MemoryPorts
+from chorus.services.ucxl.publishing import Publisher
+from chorus.services.ucxl.reading import DecisionReader
+from chorus.services.ucxl.rotation import Reencryption
+from chorus.services.ucxl.service import MemoryParts, UcxlService
 from chorus.ucxl.namespaces import ucxl_namespaces
 
 ROLE = "developer"
@@ -78,6 +85,7 @@ class FakeMesh:
         self.records: dict[PeerId, dict[bytes, bytes]] = {}
         self.blobs: dict[PeerId, dict[str, bytes]] = {}
         self.announced: list[tuple[PeerId, str]] = []
+        self.listeners: list[Callable[[str], None]] = []
         self.puts: list[bytes] = []
         self.refuse: dict[str, ChorusError] = {}
         """What fails, by the name of a method: `put`, `replicate`, …"""
@@ -197,6 +205,13 @@ class FakeReplicas:
     def holders(self, stored: str) -> Deferred[Stored]:
         return succeed(self._holders(stored))
 
+    async def fetch(self, stored: str, holders: Sequence[PeerId] = ()) -> Path:
+        for peer in self._mesh.up:
+            if (sealed := self._mesh.blobs[peer].get(stored)) is not None:
+                path: Path = self._keep_plain(sealed)
+                return path
+        raise UnknownBlob(stored)
+
     def unseal(self, stored: str, key: str, sha256: str, size: int) -> Deferred[Path]:
         def work() -> Path:
             assert is_blob_id(stored)
@@ -215,21 +230,6 @@ class FakeReplicas:
         return succeed(None)
 
 
-class FakeIndex:
-    """The index of one process."""
-
-    def __init__(self) -> None:
-        self.taken: list[Publication] = []
-
-    def take_in(self, publication: Publication) -> Deferred[None]:
-        self.taken.append(publication)
-        return succeed(None)
-
-    async def newest(self, address: str) -> tuple[int, str] | None:
-        heads = [each.head for each in self.taken if each.head.address == address]
-        return max(((head.seq, head.content) for head in heads), default=None)
-
-
 @attrs.frozen
 class Told:
     """The `Mesh` of one node."""
@@ -242,6 +242,11 @@ class Told:
 
     def announce(self, address: str) -> None:
         self.mesh.announced.append((self.own, address))
+        for heard in self.mesh.listeners:
+            heard(address)
+
+    def listen(self, heard: Callable[[str], None]) -> None:
+        self.mesh.listeners.append(heard)
 
 
 def memory_ports(
@@ -272,3 +277,14 @@ def memory_ports(
         in_thread=maybeDeferred,  # type: ignore[arg-type]
         replication=REPLICATION,
     )
+
+
+def memory_service(ports: MemoryPorts, cache_bytes: int = 1 << 20) -> UcxlService:
+    """The decisions of one node."""
+    index = DecisionIndex(ports.store, random.Random(str(ports.identity.peer_id)).randbytes)
+    cache = DecisionCache(cache_bytes)
+    reader = DecisionReader(ports, index, cache)
+    author = DecisionAuthor(ports, index)
+    publisher = Publisher(ports, author, reader.take_in)
+    reencryption = Reencryption(ports, index, reader, author)
+    return UcxlService(ports, MemoryParts(index, cache, reader, author, publisher, reencryption))

@@ -43,8 +43,7 @@ from chorus.services.scheduling.intake import Submissions
 from chorus.services.scheduling.ledger import Ledger
 from chorus.services.scheduling.store import StoredEvents
 from chorus.services.task_streams import TaskStreams
-from chorus.services.ucxl.authoring import DecisionAuthor
-from chorus.services.ucxl.publishing import Publisher
+from chorus.services.ucxl.service import UcxlService
 from chorus.store.errors import StoreDamaged, StoreUnavailable
 from chorus.store.inline import InlineDatabase
 from chorus.tasks.events import TaskEvent
@@ -52,7 +51,7 @@ from chorus.tasks.scoring import Candidate
 from chorus.tasks.spec import TaskSpec
 from chorus.tasks.terms import Reason
 from chorus.wiring.scheduling import assemble
-from tests.services.memory_kit import FakeIndex, FakeMesh, memory_ports
+from tests.services.memory_kit import FakeMesh, memory_ports, memory_service
 
 EPOCH = 1_763_700_000.0
 LEASE = 30.0
@@ -467,6 +466,9 @@ class FragileStore:
         self._held.append((work, waiting))
         return waiting
 
+    def erase(self, work: Any) -> Deferred[Any]:
+        return self.write(work)
+
     def release(self) -> None:
         self.slow = False
         held, self._held = self._held, []
@@ -509,7 +511,7 @@ class Node:
         self.settings = CoordinatorSettings(lease_s=LEASE)
         self.memory = memory
         """None: decisions are written by nobody."""
-        self.publisher: Publisher | None = None
+        self.ucxl: UcxlService | None = None
         self.announced: list[dict[str, Any]] = []
         self.hearsay: dict[str, Agent] = {}
         """What this node believes of others instead of the truth."""
@@ -537,9 +539,10 @@ class Node:
         stored = StoredEvents(self.store)
         self.events = TaskEvents(stored, clock, world.wall, self.machine.is_over)
         self.ledger = Ledger(self.journal, self.machine)
-        self.publisher = None if self.memory is None else self._publisher(self.memory)
+        self.ucxl = None if self.memory is None else self._ucxl(self.memory)
+        publisher = None if self.ucxl is None else self.ucxl.publisher
         self.context = SchedulerContext(
-            self.ledger, self.events, stored, self.blobs, clock, world.wall, self.settings, copies=self.publisher
+            self.ledger, self.events, stored, self.blobs, clock, world.wall, self.settings, copies=publisher
         )
         submissions = Submissions(
             self.redactor, roles, random.Random(world.seed).randbytes, blocked_by=lambda: self.no_room
@@ -565,15 +568,15 @@ class Node:
             directory=self.directory / "runs",
             max_input=10**6,
             list_archive=_names,
-            decisions=self.publisher,
+            decisions=publisher,
         )
         self.executor = ExecutorService(
             place, self.profile, changed=self.placement.agents_changed, blocked_by=lambda: self.blocked_by
         )
         self.up = True
         self.streams.start()
-        if self.publisher is not None:
-            self.wait(self.publisher.startService())
+        if self.ucxl is not None:
+            self.wait(self.ucxl.startService())
         self.wait(self.journal.startService())
         self.wait(self.executor.startService())
         self.wait(self.coordinator.startService())
@@ -605,7 +608,7 @@ class Node:
                 found.append(self.hearsay.get(node.name) or Agent(node.peer, node.name, candidate))
         return found
 
-    def _publisher(self, mesh: FakeMesh) -> Publisher:
+    def _ucxl(self, mesh: FakeMesh) -> UcxlService:
         ports = memory_ports(
             mesh,
             self.identity,
@@ -614,8 +617,7 @@ class Node:
             clock=self.clock,
             wall=self.world.wall,  # type: ignore[arg-type]
         )
-        self.index = FakeIndex()
-        return Publisher(ports, DecisionAuthor(ports, self.index), self.index.take_in)
+        return memory_service(ports)
 
     def kill(self) -> None:
         """kill -9: connections break, memory and timers are gone, disk and sandboxes stay."""
@@ -641,8 +643,8 @@ class Node:
         self.collection.stopService()
         self.coordinator.stopService()
         self.executor.stopService()
-        if self.publisher is not None:
-            self.publisher.stopService()
+        if self.ucxl is not None:
+            self.ucxl.stopService()
         self.streams.stop()
         self.journal.stopService()
         self.world.settle()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from chorus.services.pubsub.service import PubSubService
     from chorus.services.scheduling.coordinator import CoordinatorService
     from chorus.services.store import StoreService
+    from chorus.services.ucxl.service import UcxlService
 
 
 @attrs.frozen
@@ -33,6 +34,7 @@ class TaskParts:
     blobs: BlobService
     readable: ReadableBlobs
     replicas: ReplicaService
+    ucxl: UcxlService
     sandbox: SandboxService
     headroom: Headroom
     executor: ExecutorService

@@ -95,7 +95,9 @@ class DecisionAuthor:
     async def _last(self, address: Address) -> tuple[int, str] | None:
         """(number, content hash) of the newest version, here or anywhere (spec/amendments.md 31)."""
         name = str(address)
-        found = [each for each in (self._issued.get(name), await self._index.newest(name)) if each is not None]
+        found = [] if name not in self._issued else [self._issued[name]]
+        if (known := await self._index.newest(address)) is not None:
+            found.append((known.seq, known.content))
         for bundle in await self._ports.store.read(lambda connection: publications.of_address(connection, name)):
             head = Publication.decode(bundle).head
             found.append((head.seq, head.content))

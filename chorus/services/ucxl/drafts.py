@@ -36,6 +36,7 @@ class DecisionDenied(UserError):
     """The redactor lets nobody write it."""
 
     code = "decision_denied"
+    http_status = 422
 
 
 def task_members(

@@ -1,9 +1,70 @@
-"""The index of decisions, over the tables of `chorus/store/decisions.py`."""
+"""The index of decisions: the tables of `chorus/store/decisions.py`, asked from the reactor's thread."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from chorus.store import decision_texts, decisions
+from chorus.ucxl.address import Address, Exactly
+from chorus.ucxl.query import DecisionQuery
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from chorus.entropy import RandomBytes
+    from chorus.store.database import Store
+    from chorus.ucxl.query import DecisionPage, IndexedDecision
+    from chorus.ucxl.record import Decision
 
 
-class DecisionIndex(Protocol):
-    async def newest(self, address: str) -> tuple[int, str] | None: ...
+class DecisionIndex:
+    """Decisions that this node knows of; text of those that it may read. All may raise errors of the store."""
+
+    def __init__(self, store: Store, random: RandomBytes) -> None:
+        self._store = store
+        self._random = random
+
+    async def newest(self, address: Address) -> IndexedDecision | None:
+        return await self._store.read(lambda connection: decisions.newest(connection, address))
+
+    async def at(self, address: Address, seq: int) -> IndexedDecision | None:
+        """Number `seq` of a chain; None where the index does not know it."""
+
+        def work(connection: sqlite3.Connection) -> IndexedDecision | None:
+            found = decisions.versions(connection, address, 1, seq + 1)
+            return found[0] if found and found[0].seq == seq else None
+
+        return await self._store.read(work)
+
+    async def version(self, address: Address, content: str) -> IndexedDecision | None:
+        named = address.at(Exactly(content))
+        return await self._store.read(lambda connection: decisions.version_at(connection, named))
+
+    async def notice(self, address: Address, seq: int, content: str, now: int) -> None:
+        """One whose text this node may not read."""
+        await self._store.write(lambda connection: decisions.notice(connection, address, seq, content, now))
+
+    async def record(self, decision: Decision) -> None:
+        await self._store.write(lambda connection: decisions.record(connection, decision, self._random))
+
+    async def search(self, query: DecisionQuery, limit: int, after: str | None) -> DecisionPage:
+        return await self._store.read(lambda connection: decisions.search(connection, query, limit, after))
+
+    async def naming(self, sha256: str) -> list[IndexedDecision]:
+        """Readable ones with an artifact whose plain content has this hash, the newest first."""
+        return list((await self.search(DecisionQuery(words=(sha256,)), 10, None)).decisions)
+
+    async def counts(self) -> tuple[int, int]:
+        """(decisions, those of them whose text is here)."""
+        return await self._store.read(decisions.counts)
+
+    async def hide(self, may_read: Callable[[str], bool]) -> None:
+        """No text of a role that may not be read is left when it returns."""
+
+        def work(connection: sqlite3.Connection) -> int:
+            return decision_texts.shred(connection, [role for role in decision_texts.keys(connection) if may_read(role)])
+
+        if await self._store.erase(work):
+            while await self._store.write(decision_texts.sweep):
+                pass

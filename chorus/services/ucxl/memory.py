@@ -43,6 +43,9 @@ class Mesh(Protocol):
     def announce(self, address: str) -> None:
         """On `chorus/decisions`. Never fails."""
 
+    def listen(self, heard: Callable[[str], None]) -> None:
+        """Call `heard` with each address that a member announces."""
+
 
 @attrs.frozen
 class MemoryPorts:

@@ -6,7 +6,7 @@ where the executor has not done so (spec/amendments.md 27). A row is durable bef
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -78,7 +78,7 @@ class Publisher(Service):
     _log = Logger()
 
     def __init__(
-        self, ports: MemoryPorts, author: DecisionAuthor, take_in: Callable[[Publication], Deferred[None]]
+        self, ports: MemoryPorts, author: DecisionAuthor, take_in: Callable[[Publication], Awaitable[None]]
     ) -> None:
         self._ports = ports
         self._author = author

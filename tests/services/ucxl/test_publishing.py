@@ -152,7 +152,7 @@ class AloneTest(PureTestCase):
         world.advance(3600, 30.0)
         self.assertEqual(len(mesh.puts), puts, "nothing to do while nobody is there")
         world.node("second", memory=mesh)
-        alone.publisher.peer_joined()
+        alone.ucxl.publisher.peer_joined()
         world.settle()
         self.assertEqual(alone.show(task)["decision"]["state"], "safe")
 
@@ -272,7 +272,7 @@ class FaultsTest(MemoryCase):
         named = self.decision(task)
         junk = self.scheduler.blobs.put(b"junk")
         lie = NamedDecision(task, named["address"], "1" * 64, str(self.worker.peer), junk)
-        self.scheduler.wait(self.scheduler.publisher.keep(lie))
+        self.scheduler.wait(self.scheduler.ucxl.publisher.keep(lie))
         kept = self.scheduler.wait(self.scheduler.store.read(lambda c: publications.get(c, bytes.fromhex("1" * 64))))
         self.assertEqual((kept.state, kept.bundle), ("kept", b""))
         self.assertEqual(row.task_id, task)

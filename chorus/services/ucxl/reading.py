@@ -1,0 +1,257 @@
+"""Reads decisions: from an address to a verified record.
+
+Address → head (the newest of the index and a quorum of holders) → content hash → version → ciphertext → record. Each
+step is checked against the one before, so nobody who holds a piece can make a reader believe anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import attrs
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.logger import Logger
+
+from chorus.errors import ChorusError
+from chorus.security import age
+from chorus.services.dht.ports import DhtUnavailable, RecordNotFound
+from chorus.services.ucxl.bundle import MAX_ENCRYPTED, Publication
+from chorus.services.ucxl.cache import CachedDecision
+from chorus.store.decisions import BadCursor
+from chorus.ucxl.address import Exactly, InForce
+from chorus.ucxl.documents import RecordError, sha256
+from chorus.ucxl.query import DecisionHistory, FoundDecision, UnknownDecision, number_of
+from chorus.ucxl.record import Decision
+from chorus.ucxl.signed import Head, Version, ciphertext_key, head_key, version_key
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from chorus.services.ucxl.cache import DecisionCache
+    from chorus.services.ucxl.index import DecisionIndex
+    from chorus.services.ucxl.memory import MemoryPorts
+    from chorus.ucxl.address import Address
+
+HEAD_S = 5.0
+"""Seconds that others have to show a head, before the index alone answers."""
+MAX_STEPS = 10_000
+"""Versions that one question walks along."""
+MICRO = 1_000_000
+
+
+@attrs.frozen
+class NewestDecision:
+    """The end of a chain."""
+
+    seq: int
+    content: str
+    head: Head | None = None
+    """None where the index alone knows it."""
+
+
+@attrs.frozen
+class ReadVersion:
+    """A version as far as this node can read it."""
+
+    version: Version
+    decision: Decision | None
+
+
+class DecisionReader:
+    """Never asks for what the index and the cache know, but for the newest head."""
+
+    _log = Logger()
+
+    def __init__(self, ports: MemoryPorts, index: DecisionIndex, cache: DecisionCache) -> None:
+        self._ports = ports
+        self._index = index
+        self._cache = cache
+
+    # questions
+
+    async def resolve(self, address: Address) -> FoundDecision:
+        """Raises `UnknownDecision`, `RecordError` and `DhtUnavailable`."""
+        base, temporal = address.base, address.temporal
+        if isinstance(temporal, Exactly):
+            return await self._found(base, temporal.content, None)
+        newest = await self.newest(base)
+        number = number_of(temporal, newest.seq)
+        content = newest.content
+        if number is not None and (known := await self._index.at(base, number)) is not None:
+            content = known.content
+        async for found in self._back(base, content, newest):
+            if found.seq == number or (isinstance(temporal, InForce) and found.time * MICRO <= temporal.at_us):
+                return found
+        raise UnknownDecision(f"this node finds no version {temporal} of {base}")
+
+    async def history(self, address: Address, limit: int, after: str | None) -> DecisionHistory:
+        """Raises as `resolve` does, and `BadCursor`."""
+        base = address.base
+        if after is not None and not is_hash(after):
+            raise BadCursor
+        first = await self.resolve(address if after is None else base.at(Exactly(after)))
+        newest = NewestDecision(first.seq, first.content, first.head)
+        versions: list[FoundDecision] = []
+        following: str | None = None
+        async for found in self._back(base, first.content, newest):
+            if len(versions) == limit:
+                following = found.content
+                break
+            versions.append(found)
+        heads = await self._heads(base) if after is None else []
+        return DecisionHistory(address=str(base), versions=tuple(versions), heads=tuple(heads), next=following)
+
+    async def newest(self, base: Address) -> NewestDecision:
+        """The highest number that the index or a quorum of holders knows; of a fork the one that this node saw first.
+        Raises `UnknownDecision`, and `DhtUnavailable` where it knows nothing and nobody can be asked."""
+        known = await self._index.newest(base)
+        head: Head | None = None
+        try:
+            head = Head.decode(await self._ports.dht.get(head_key(base)).addTimeout(HEAD_S, self._ports.clock))
+            head.verify()
+        except RecordNotFound:
+            if known is None:
+                raise UnknownDecision(f"nothing is known under {base}") from None
+        except (ChorusError, DeferredTimeout):
+            if known is None:
+                raise DhtUnavailable("nobody can be asked for this decision now") from None
+        if head is not None and (known is None or head.seq > known.seq or head.content == known.content):
+            return NewestDecision(head.seq, head.content, head)
+        assert known is not None
+        return NewestDecision(known.seq, known.content)
+
+    # the parts of an answer
+
+    async def _found(self, base: Address, content: str, newest: NewestDecision | None) -> FoundDecision:
+        """One version under an address. Raises `UnknownDecision`."""
+        read = await self.read(content, base.agent)
+        decision, head = read.decision, None
+        if newest is not None and newest.content == content:
+            head = newest.head
+        if decision is not None:
+            if decision.address != str(base):
+                raise UnknownDecision(f"{content} is no version of {base}")
+            seq, seen = decision.seq, decision.created
+        elif (known := await self._index.version(base, content)) is not None:
+            seq, seen = known.seq, known.time
+        elif head is not None:
+            seq, seen = head.seq, self._now()
+        else:
+            # Who may not read it has only the word of a head that it belongs here.
+            raise UnknownDecision(f"nothing that this node may read names {content} as a version of {base}")
+        return FoundDecision(
+            address=str(base), seq=seq, content=content, time=seen, record=decision, head=head, version=read.version
+        )
+
+    async def _back(self, base: Address, content: str, newest: NewestDecision) -> AsyncIterator[FoundDecision]:
+        """From one version down to the first, as far as this node can follow."""
+        following: str | None = content
+        for _ in range(MAX_STEPS):
+            if following is None:
+                return
+            found = await self._found(base, following, newest)
+            yield found
+            if found.record is not None:
+                following = found.record.prev
+            else:
+                known = await self._index.at(base, found.seq - 1)
+                following = None if known is None else known.content
+
+    async def _heads(self, base: Address) -> list[Head]:
+        """All heads of the highest number that holders have."""
+        try:
+            held = await self._ports.dht.holders(head_key(base)).addTimeout(HEAD_S, self._ports.clock)
+        except (ChorusError, DeferredTimeout):
+            return []
+        found = {value: Head.decode(value) for value in held.values()}
+        newest = max((head.seq for head in found.values()), default=0)
+        return sorted((head for head in found.values() if head.seq == newest), key=lambda head: head.content)
+
+    # one version
+
+    async def read(self, content: str, author: str) -> ReadVersion:
+        """The version with a content hash, which is that author's; its record is None where this node holds no role for
+        it. Raises `UnknownDecision`, `RecordError` and `DhtUnavailable`."""
+        now = self._ports.clock.seconds()
+        if (cached := self._cache.get(content, now)) is not None and cached.version.author == author:
+            return ReadVersion(cached.version, cached.decision)
+
+        def is_authors(value: bytes) -> bool:
+            return Version.decode(value).author == author
+
+        try:
+            version = Version.decode(await self._ports.dht.get(version_key(content), accept=is_authors))
+            version.verify()
+            ciphertext = await self._ciphertext(version)
+        except RecordNotFound:
+            raise UnknownDecision(f"no holder of {content} can be found") from None
+        return await self.opened(version, ciphertext)
+
+    async def opened(self, version: Version, ciphertext: bytes) -> ReadVersion:
+        """Raises `RecordError` where the record is not that of its version."""
+        identities = self._ports.keyring.identities()
+        try:
+            data = await self._ports.in_thread(age.decrypt, ciphertext, identities)
+        except age.NotForUs:
+            return ReadVersion(version, None)
+        except age.AgeError as error:
+            raise RecordError(f"the ciphertext of {version.content} is damaged: {error}") from None
+        decision = Decision.decode(data)
+        if (decision.content_hash, decision.peer_id) != (version.content, version.author):
+            raise RecordError(f"the record of {version.content} is another one")
+        self._cache.put(CachedDecision(version, decision, len(data)), self._ports.clock.seconds())
+        return ReadVersion(version, decision)
+
+    async def _ciphertext(self, version: Version) -> bytes:
+        if not version.blob:
+            return await self._ports.dht.get(ciphertext_key(version.ciphertext), quorum=1)
+        path = await self._ports.replicas.fetch(version.ciphertext)
+        data = await self._ports.in_thread(_read, path)
+        if sha256(data) != version.ciphertext:
+            raise RecordError(f"the ciphertext of {version.content} is another one")
+        return data
+
+    # the index
+
+    async def take_in(self, publication: Publication) -> None:
+        """Enter a publication of this node, or one that it keeps a copy of."""
+        head = publication.head
+        read = await self.opened(publication.version, publication.ciphertext)
+        await self._enter(head.place, NewestDecision(head.seq, head.content, head), read)
+
+    async def learn(self, address: Address) -> None:
+        """Enter the newest version under an address that was announced, and what is missing before it. Raises as
+        `resolve` does."""
+        base = address.base
+        newest = await self.newest(base)
+        following: str | None = newest.content
+        for _ in range(MAX_STEPS):
+            known = None if following is None else await self._index.version(base, following)
+            if following is None or (known is not None and known.summary is not None):
+                return
+            read = await self.read(following, base.agent)
+            await self._enter(base, newest, read)
+            following = None if read.decision is None else read.decision.prev
+
+    async def _enter(self, base: Address, newest: NewestDecision, read: ReadVersion) -> None:
+        if read.decision is None:
+            if read.version.content == newest.content:
+                await self._index.notice(base, newest.seq, newest.content, self._now())
+        elif read.decision.address == str(base):
+            await self._index.record(read.decision)
+        else:
+            raise RecordError(f"{read.version.content} is no version of {base}")
+
+    def _now(self) -> int:
+        return int(self._ports.wall())
+
+
+def is_hash(text: str) -> bool:
+    return len(text) == 64 and set(text) <= set("0123456789abcdef")
+
+
+def _read(path: Path) -> bytes:
+    """Blocking."""
+    with path.open("rb") as file:
+        return file.read(MAX_ENCRYPTED + 1)

@@ -1,0 +1,360 @@
+"""Decisions written by people, read by other nodes, hidden from those without the role."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from chorus.errors import ChorusError
+from chorus.identity import Identity
+from chorus.security import age
+from chorus.services.dht.ports import DhtUnavailable
+from chorus.services.ucxl.cache import CACHE_S, OVERHEAD, CachedDecision, DecisionCache
+from chorus.services.ucxl.publishing import MAX_AT_ONCE
+from chorus.services.ucxl.service import NoRole
+from chorus.store.inline import InlineDatabase
+from chorus.ucxl.address import Address
+from chorus.ucxl.chain import ClaimedVersion, verify_chain
+from chorus.ucxl.documents import RecordError
+from chorus.ucxl.query import DecisionQuery, DecisionUnreadable, UnknownDecision
+from chorus.ucxl.record import DecisionDraft
+from chorus.ucxl.signed import Head, Version, ciphertext_key, head_key, version_key
+from tests.services.memory_kit import ROLE_KEYS, FakeMesh, memory_ports, memory_service
+from tests.support import PureTestCase
+
+
+class PlainFiles:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def put(self, data: bytes) -> str:
+        name = hashlib.sha256(data).hexdigest()
+        (self._folder / name).write_bytes(data)
+        return name
+
+    def path_of(self, sha256: str) -> Path | None:
+        path = self._folder / sha256
+        return path if path.exists() else None
+
+
+class Member:
+    """One node's memory."""
+
+    def __init__(self, case: MembersCase, name: str) -> None:
+        self.case = case
+        self.identity = Identity.from_seed(name.encode().ljust(32, b"\0"))
+        self.peer = self.identity.peer_id
+        folder = Path(case.mktemp())
+        folder.mkdir(parents=True)
+        self.file = folder / "chorus.db"
+        self.store = InlineDatabase(self.file)
+        self.ports = memory_ports(
+            case.mesh, self.identity, store=self.store, blobs=PlainFiles(folder), clock=case.clock_, wall=case.wall
+        )
+        self.service = memory_service(self.ports)
+        case.successResultOf(self.service.startService())
+
+    def roles(self) -> Any:
+        return self.ports.keyring
+
+    def publish(self, summary: str, task: str = "design", **members: Any) -> Any:
+        draft = DecisionDraft(kind="design", summary=summary, task=task, **members)
+        placed = self.case.successResultOf(self.service.publish(draft))
+        self.case.settle()
+        return placed
+
+    def ask(self, deferred: Deferred[Any]) -> Any:
+        return self.case.successResultOf(deferred)
+
+    def fails(self, deferred: Deferred[Any], kind: type[ChorusError]) -> Any:
+        return self.case.failureResultOf(deferred, kind).value
+
+    def resolve(self, address: str) -> Any:
+        return self.ask(self.service.resolve(Address.parse(address)))
+
+    def found(self, text: str = "") -> list[str | None]:
+        page = self.ask(self.service.search(DecisionQuery.of(None, text), limit=50, after=None))
+        return [each.summary for each in page.decisions]
+
+
+class MembersCase(PureTestCase):
+    def setUp(self) -> None:
+        self.clock_ = Clock()
+        self.mesh = FakeMesh()
+        self.author, self.reader, self.stranger = (Member(self, name) for name in ("author", "reader", "stranger"))
+        self.stranger.roles().reads = False
+        self.addCleanup(self.stop)
+
+    def stop(self) -> None:
+        for member in (self.author, self.reader, self.stranger):
+            member.service.stopService()
+            member.store.close()
+
+    def wall(self) -> float:
+        return 1_800_000_000.0 + self.clock_.seconds()
+
+    def settle(self, seconds: float = 1.0) -> None:
+        for _ in range(int(seconds / 0.02)):
+            self.clock_.advance(0.02)
+
+
+class ReadingTest(MembersCase):
+    def test_another_node_reads_it(self) -> None:
+        placed = self.author.publish("use yamux", rationale="fewer round trips")
+        found = self.reader.resolve(placed.address)
+        self.assertEqual((found.record.summary, found.seq, found.content), ("use yamux", 1, placed.content))
+        found.version.verify()
+        found.head.verify()
+
+    def test_its_versions_in_time(self) -> None:
+        placed = [self.author.publish(f"version {number}") for number in range(1, 5)]
+        base = placed[0].address
+        for temporal, expected in (
+            ("*^", 4),
+            ("*~", 1),
+            ("~~1", 3),
+            ("^^1", 2),
+            (f"={placed[1].content}", 2),
+        ):
+            for member in (self.author, self.reader):
+                self.assertEqual(member.resolve(f"{base}/{temporal}").seq, expected, temporal)
+        self.author.fails(self.author.service.resolve(Address.parse(f"{base}/~~4")), UnknownDecision)
+
+    def test_in_force_at_a_time(self) -> None:
+        first = self.author.publish("early")
+        self.clock_.advance(3600)
+        self.author.publish("late")
+        self.assertEqual(self.reader.resolve(f"{first.address}/@2027-01-15T08:30:00Z").record.summary, "early")
+        self.assertEqual(self.reader.resolve(f"{first.address}/@2028-01-01T00:00:00Z").record.summary, "late")
+
+    def test_history_by_pages_is_a_chain_that_verifies(self) -> None:
+        for number in range(5):
+            placed = self.author.publish(f"version {number}")
+        address = Address.parse(placed.address)
+        after, versions, heads = None, [], ()
+        while True:
+            page = self.reader.ask(self.reader.service.history(address, limit=2, after=after))
+            versions += page.versions
+            heads = heads or page.heads
+            after = page.next
+            if after is None:
+                break
+        self.assertEqual([each.seq for each in versions], [5, 4, 3, 2, 1])
+        claimed = [ClaimedVersion(each.seq, each.content, each.record.encode()) for each in versions]
+        report = verify_chain(placed.address, claimed, [head.encode() for head in heads])
+        self.assertTrue(report.clean, report.faults)
+
+    def test_announced_decisions_are_found_without_the_network(self) -> None:
+        self.author.publish("use yamux for streams")
+        self.mesh.up.clear()
+        self.assertEqual(self.reader.found("yamux"), ["use yamux for streams"])
+        self.mesh.up.extend(self.mesh.members)
+
+    def test_nothing_is_known(self) -> None:
+        address = Address.parse(f"ucxl://{self.author.peer}:developer@none:nothing")
+        self.reader.fails(self.reader.service.resolve(address), UnknownDecision)
+        self.mesh.members.clear()
+        self.mesh.refuse["get"] = DhtUnavailable("the network is cut")
+
+    def test_provenance_is_signed_by_the_node_that_gives_it(self) -> None:
+        placed = self.author.publish("use yamux")
+        envelope = self.reader.ask(self.reader.service.provenance(Address.parse(placed.address)))
+        signers = envelope.check(self.reader.resolve(placed.address).record)
+        self.assertEqual(signers, (self.reader.peer,))
+
+    def test_a_large_record_is_a_blob(self) -> None:
+        placed = self.author.publish("large", rationale="x" * 20_000)
+        version = Version.decode(next(iter(self.mesh.holders(version_key(placed.content)).values())))
+        self.assertTrue(version.blob)
+        self.assertEqual(len(self.reader.resolve(placed.address).record.rationale), 20_000)
+
+    def test_hits_and_misses(self) -> None:
+        placed = self.author.publish("use yamux")
+        before = self.reader.service.cache.hits
+        self.reader.resolve(placed.address)
+        self.reader.resolve(placed.address)
+        self.assertEqual(self.reader.service.cache.hits, before + 2, "the announcement has brought it")
+
+
+class LyingHoldersTest(MembersCase):
+    def test_a_ciphertext_of_something_else(self) -> None:
+        placed = self.author.publish("use yamux")
+        version = Version.decode(next(iter(self.mesh.holders(version_key(placed.content)).values())))
+        self.reader.service.cache.clear()
+        for held in self.mesh.records.values():
+            held[ciphertext_key(version.ciphertext)] = age.encrypt(b"{}", [age.recipient_of(ROLE_KEYS[1])])
+        self.reader.fails(self.reader.service.resolve(Address.parse(placed.address)), RecordError)
+
+    def test_a_truncated_ciphertext(self) -> None:
+        placed = self.author.publish("use yamux")
+        version = Version.decode(next(iter(self.mesh.holders(version_key(placed.content)).values())))
+        key = ciphertext_key(version.ciphertext)
+        whole = next(iter(self.mesh.holders(key).values()))
+        for cut in (0, 1, 50, len(whole) - 1):
+            self.reader.service.cache.clear()
+            for held in self.mesh.records.values():
+                held[key] = whole[:cut]
+            self.reader.fails(self.reader.service.resolve(Address.parse(placed.address)), RecordError)
+
+    def test_a_head_that_points_to_anothers_decision(self) -> None:
+        mine, other = self.author.publish("mine"), self.reader.publish("other")
+        address = Address.parse(mine.address)
+        lie = Head.decode(next(iter(self.mesh.holders(head_key(address)).values())))
+        forged = lie.encode().replace(lie.content.encode(), other.content.encode())
+        for held in self.mesh.records.values():
+            held[head_key(address)] = forged
+        fresh = Member(self, "fresh")
+        self.addCleanup(fresh.service.stopService)
+        self.assertIsInstance(self.failureResultOf(fresh.service.resolve(address)).value, ChorusError)
+
+    def test_a_rolled_back_head_is_not_believed(self) -> None:
+        first = self.author.publish("first")
+        old = next(iter(self.mesh.holders(head_key(Address.parse(first.address))).values()))
+        self.author.publish("second")
+        for held in self.mesh.records.values():
+            held[head_key(Address.parse(first.address))] = old
+        self.assertEqual(self.reader.resolve(first.address).record.summary, "second")
+
+
+class RolesTest(MembersCase):
+    def test_without_the_role_there_is_metadata_alone(self) -> None:
+        placed = self.author.publish("the secret of the vault", rationale="under the third stone")
+        found = self.stranger.resolve(placed.address)
+        self.assertEqual((found.record, found.content, found.seq), (None, placed.content, 1))
+        self.stranger.fails(self.stranger.service.provenance(Address.parse(placed.address)), DecisionUnreadable)
+        self.assertEqual(self.stranger.found(), [None])
+        self.assertEqual(self.stranger.found("vault"), [])
+
+    def test_no_plaintext_on_its_disk(self) -> None:
+        self.author.publish("the secret of the vault", rationale="under the third stone")
+        self.settle(10)
+        for path in self.stranger.file.parent.rglob("*"):
+            if path.is_file():
+                data = path.read_bytes()
+                for word in (b"vault", b"third stone"):
+                    self.assertNotIn(word, data, path)
+
+    def test_losing_a_role_takes_the_text(self) -> None:
+        placed = self.author.publish("the secret of the vault")
+        self.assertEqual(self.reader.found("vault"), ["the secret of the vault"])
+        self.reader.roles().reads = False
+        [changed] = self.reader.roles()._watchers
+        self.assertEqual(self.successResultOf(changed()), None)
+        self.assertEqual(self.reader.found("vault"), [])
+        self.assertIsNone(self.reader.resolve(placed.address).record)
+
+    def test_a_role_that_is_not_held_is_not_written_under(self) -> None:
+        draft = DecisionDraft(kind="design", summary="x", task="t", role="admin")
+        self.author.fails(self.author.service.publish(draft), NoRole)
+        self.mesh.epoch = 0
+        self.author.fails(self.author.service.publish(DecisionDraft(kind="a", summary="b", task="t")), NoRole)
+
+    def test_status(self) -> None:
+        self.author.publish("use yamux")
+        status = self.reader.ask(self.reader.service.memory_status())
+        self.assertEqual((status.role, status.epoch, status.decisions, status.readable), ("developer", 1, 1, 1))
+        self.assertEqual(self.stranger.ask(self.stranger.service.memory_status()).readable, 0)
+
+
+class RotationTest(MembersCase):
+    def rotate(self) -> None:
+        self.mesh.epoch = 2
+        for member in (self.author, self.reader, self.stranger):
+            for changed in member.roles()._watchers:
+                self.successResultOf(changed())
+        self.settle()
+
+    def version(self, content: str) -> Version:
+        return Version.decode(next(iter(self.mesh.holders(version_key(content)).values())))
+
+    def test_the_author_encrypts_its_own_anew(self) -> None:
+        placed = [self.author.publish(f"version {number}") for number in range(3)]
+        before = [self.version(each.content) for each in placed]
+        self.rotate()
+        after = [self.version(each.content) for each in placed]
+        self.assertEqual([each.epoch for each in after], [2, 2, 2])
+        for old, new in zip(before, after, strict=True):
+            self.assertEqual((old.content, old.author_signature), (new.content, new.author_signature))
+            ciphertext = next(iter(self.mesh.holders(ciphertext_key(new.ciphertext)).values()))
+            with self.assertRaises(age.NotForUs):
+                age.decrypt(ciphertext, [ROLE_KEYS[1]])
+        self.assertEqual(self.reader.resolve(placed[0].address).record.summary, "version 2")
+        puts = len(self.mesh.puts)
+        self.rotate()
+        self.assertEqual(len(self.mesh.puts), puts, "once an epoch")
+
+    def test_the_founder_does_it_for_an_author_that_is_gone(self) -> None:
+        placed = self.author.publish("my last words")
+        self.mesh.members.remove(self.author.peer)
+        self.mesh.leave(self.author.peer)
+        self.mesh.founder = self.reader.peer
+        self.mesh.epoch = 2
+        self.successResultOf(self.reader.roles()._watchers[0]())
+        self.settle()
+        version = self.version(placed.content)
+        self.assertEqual(
+            (version.epoch, version.signer, version.author), (2, *map(str, (self.reader.peer, self.author.peer)))
+        )
+        self.mesh.join(self.author.peer)
+
+    def test_what_failed_is_done_after_the_next_start(self) -> None:
+        placed = self.author.publish("version")
+        self.mesh.refuse["put"] = DhtUnavailable("the network is cut")
+        self.rotate()
+        self.assertEqual(self.version(placed.content).epoch, 1)
+        del self.mesh.refuse["put"]
+        self.author.service._parts.reencryption.start()
+        self.settle()
+        self.assertEqual(self.version(placed.content).epoch, 2)
+
+
+class AnnouncementsTest(MembersCase):
+    def test_made_up_ones_cost_little(self) -> None:
+        for number in range(100):
+            for heard in self.mesh.listeners:
+                heard(f"ucxl://{self.author.peer}:developer@none:{number}")
+                heard("nonsense")
+        self.settle(30)
+        self.assertEqual(self.reader.found(), [])
+
+    def test_publications_are_a_few_at_a_time(self) -> None:
+        self.mesh.refuse["put"] = DhtUnavailable("the network is cut")
+        for number in range(3 * MAX_AT_ONCE):
+            self.author.publish("x", task=f"t{number}")
+        del self.mesh.refuse["put"]
+        self.settle(10)
+        self.assertEqual(self.author.service.publisher.waiting, 0)
+
+
+class CacheTest(PureTestCase):
+    def entry(self, name: str, size: int) -> Any:
+        version: Any = type("V", (), {"content": name})()
+        decision: Any = None
+        return CachedDecision(version, decision, size)
+
+    def test_what_was_asked_for_last_stays(self) -> None:
+        cache = DecisionCache(3 * (OVERHEAD + 100))
+        for name in "abc":
+            cache.put(self.entry(name, 100), 0.0)
+        cache.get("a", 1.0)
+        cache.put(self.entry("d", 100), 1.0)
+        self.assertEqual([name for name in "abcd" if cache.get(name, 2.0)], ["a", "c", "d"])
+        self.assertEqual(cache.used, 3 * (OVERHEAD + 100))
+
+    def test_too_large_ones_do_not_empty_it(self) -> None:
+        cache = DecisionCache(2 * OVERHEAD)
+        cache.put(self.entry("a", 10), 0.0)
+        cache.put(self.entry("b", 2 * OVERHEAD), 0.0)
+        self.assertIsNotNone(cache.get("a", 1.0))
+        self.assertIsNone(cache.get("b", 1.0))
+
+    def test_old_ones_go(self) -> None:
+        cache = DecisionCache(1 << 20)
+        cache.put(self.entry("a", 10), 0.0)
+        self.assertIsNone(cache.get("a", CACHE_S))
+        cache.clean(CACHE_S)
+        self.assertEqual(cache.used, 0)
