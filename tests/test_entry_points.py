@@ -33,6 +33,7 @@ from chorus.protocols.noise.handshake import NoiseError, NoiseHandshake
 from chorus.protocols.starts import StartRecord
 from chorus.security.membership import Membership
 from chorus.security.roles import read_roles
+from chorus.services.ucxl.bundle import Publication
 from chorus.ucxl.provenance import ProvenanceEnvelope
 from chorus.ucxl.record import Decision
 from chorus.ucxl.signed import Head, Version
@@ -105,6 +106,7 @@ JSON: dict[str, Decoder] = {
     "keys, a show": lambda raw: KeyShow.decode(raw, ALICE.peer_id, bytes(32)),
     "ucxl, a decision": Decision.decode,
     "ucxl, an envelope": ProvenanceEnvelope.decode,
+    "ucxl, a publication": Publication.decode,
     "ucxl, a head": Head.decode,
     "ucxl, a version": Version.decode,
 }

@@ -46,4 +46,5 @@ def searched(decision: Decision) -> tuple[str, ...]:
         *decision.alternatives,
         *(() if decision.run is None else decision.run.commands),
     )
-    return words(texts, MAX_WORDS)
+    # Whoever has the plain content of an artifact finds the decision on it.
+    return (*words(texts, MAX_WORDS), *dict.fromkeys(each.sha256 for each in decision.artifacts))

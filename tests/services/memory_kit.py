@@ -205,12 +205,11 @@ class FakeReplicas:
     def holders(self, stored: str) -> Deferred[Stored]:
         return succeed(self._holders(stored))
 
-    async def fetch(self, stored: str, holders: Sequence[PeerId] = ()) -> Path:
+    def fetch(self, stored: str, holders: Sequence[PeerId] = ()) -> Deferred[Path]:
         for peer in self._mesh.up:
             if (sealed := self._mesh.blobs[peer].get(stored)) is not None:
-                path: Path = self._keep_plain(sealed)
-                return path
-        raise UnknownBlob(stored)
+                return succeed(self._keep_plain(sealed))
+        return fail(UnknownBlob(stored))
 
     def unseal(self, stored: str, key: str, sha256: str, size: int) -> Deferred[Path]:
         def work() -> Path:

@@ -52,10 +52,6 @@ class Replicas(Protocol):
         before, from `holders` first, where it is not here. Idempotent; kept up until `unpin`. Fires with what could be
         reached now. Fails with `UnknownBlob` or `BlobUnavailable` where there is nothing to replicate."""
 
-    async def fetch(self, stored: str, holders: Sequence[PeerId] = ()) -> Path:
-        """Have a sealed blob here, from `holders` first, then from those that announced it. Raises `UnknownBlob` or
-        `BlobUnavailable`."""
-
     def holders(self, stored: str) -> Deferred[Stored]:
         """Peers that say that they have all of it now, this node first; none where it is not here."""
 

@@ -17,6 +17,7 @@ def register(metrics: Metrics, node: NodeParts) -> None:
     if node.tasks is not None:
         _tasks(metrics, node.tasks)
         _sandbox(metrics, node.tasks)
+        _decisions(metrics, node.tasks)
 
 
 def _network(metrics: Metrics, node: NodeParts) -> None:
@@ -59,6 +60,15 @@ def _tasks(metrics: Metrics, tasks: TaskParts) -> None:
     gauge("chorus_recovery_seconds", "Seconds the last lost task took to run again.", lambda: counts.recovery_last)
     counter("chorus_leases_lost_total", "Leases this agent lost.", lambda: executor.leases_lost)
     counter("chorus_offers_declined_total", "Offers declined.", lambda: dict(executor.declined), ("reason",))
+
+
+def _decisions(metrics: Metrics, tasks: TaskParts) -> None:
+    cache, publisher = tasks.ucxl.cache, tasks.ucxl.publisher
+    metrics.counter("chorus_dht_cache_hits_total", "Decisions read from memory.", lambda: cache.hits)
+    metrics.counter("chorus_dht_cache_misses_total", "Decisions that were not in memory.", lambda: cache.misses)
+    metrics.gauge("chorus_dht_cache_bytes", "Bytes of decisions in memory.", lambda: cache.used)
+    metrics.gauge("chorus_decisions_pending", "Decisions that are not safe yet.", lambda: publisher.waiting)
+    metrics.counter("chorus_decisions_safe_total", "Decisions made safe by this node.", lambda: publisher.published)
 
 
 def _sandbox(metrics: Metrics, tasks: TaskParts) -> None:

@@ -63,7 +63,8 @@ class DecisionIndex:
         """No text of a role that may not be read is left when it returns."""
 
         def work(connection: sqlite3.Connection) -> int:
-            return decision_texts.shred(connection, [role for role in decision_texts.keys(connection) if may_read(role)])
+            kept = [role for role in decision_texts.keys(connection) if may_read(role)]
+            return decision_texts.shred(connection, kept)
 
         if await self._store.erase(work):
             while await self._store.write(decision_texts.sweep):
