@@ -235,6 +235,7 @@ class CompletenessTests(PureTestCase):
         "services/keys/files.py": "files of this node, encrypted to it",
         "services/starts.py": "a file of this node",
         "tasks/machine.py": "this node's snapshot",
+        "store/decision_texts.py": "this node's database",
         "store/rows.py": "this node's database",
         "strictjson.py": "the decoder itself",
     }
