@@ -31,6 +31,7 @@ from twisted.internet.stdio import StandardIO
 from twisted.internet.task import deferLater
 from twisted.protocols.basic import LineOnlyReceiver
 
+from benchmarks import kad
 from chorus.identity import Identity, PeerId
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols import perf, ping
@@ -57,9 +58,7 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--gossip", action="store_true")
     parser.add_argument("--heartbeat", type=float, default=1.0, help="seconds between gossip heartbeats")
-    parser.add_argument("--kad", action="store_true", help="accepted; this node has no DHT yet")
-    parser.add_argument("--kad-prefix", default="/ipfs")
-    parser.add_argument("--ns", default="bench")
+    kad.add_flags(parser)
     return parser.parse_args()
 
 
@@ -93,9 +92,12 @@ class Node:
         self.host.watch_peers(self._joined, self._left)
         if flags.gossip:
             self._start_gossip(flags.heartbeat)
+        self.kad = kad.KadCommands(reactor, self.host, flags) if flags.kad else None
 
-    def start(self) -> dict[str, Any]:
+    async def start(self) -> dict[str, Any]:
         self.host.startService()
+        if self.kad is not None:
+            await self.kad.start()
         if self.pubsub is not None:
             self.pubsub.startService()
         address = self.host.bound_addresses()[0].with_peer(self.host.peer_id)
@@ -277,6 +279,7 @@ class Node:
 
 
 COMMANDS = frozenset(name for name in vars(Node) if not name.startswith("_") and name != "start")
+KAD_COMMANDS = frozenset(name for name in vars(kad.KadCommands) if not name.startswith("_")) - {"start", "stop"}
 
 
 class Commands(LineOnlyReceiver):
@@ -292,7 +295,10 @@ class Commands(LineOnlyReceiver):
         self._last.callback(None)
 
     def connectionMade(self) -> None:
-        self._say(self._node.start())
+        self._last.addCallback(lambda _: Deferred.fromCoroutine(self._start()))
+
+    async def _start(self) -> None:
+        self._say(await self._node.start())
 
     def lineReceived(self, line: bytes) -> None:
         if line.strip():
@@ -304,9 +310,12 @@ class Commands(LineOnlyReceiver):
             self._quit()
             return
         try:
-            if name not in COMMANDS:
+            if name in COMMANDS:
+                answer = await getattr(self._node, name)(command)
+            elif name in KAD_COMMANDS and self._node.kad is not None:
+                answer = await getattr(self._node.kad, name)(command)
+            else:
                 raise ValueError(f"this node has no command {name!r}")
-            answer = await getattr(self._node, name)(command)
             self._say({"ok": True, **(answer or {})})
         except Exception as error:
             import traceback
@@ -321,7 +330,10 @@ class Commands(LineOnlyReceiver):
         self._quit()
 
     def _quit(self) -> None:
-        if self._reactor.running:
+        if self._node.kad is not None:
+            node, self._node.kad = self._node.kad, None
+            Deferred.fromCoroutine(node.stop()).addBoth(lambda _: self._reactor.stop())
+        elif self._reactor.running:
             self._reactor.stop()
 
 
@@ -329,8 +341,6 @@ def main() -> None:
     flags = parse_flags()
     from twisted.internet import reactor
 
-    if flags.kad:
-        print("--kad: this node has no DHT yet; it runs without one", file=sys.stderr)
     node = Node(reactor, flags)
     StandardIO(Commands(node, reactor))  # type: ignore[no-untyped-call]
     reactor.run()

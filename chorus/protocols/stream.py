@@ -165,6 +165,9 @@ class Host(Protocol):
     def protocols_of(self, peer: PeerId) -> frozenset[str]:
         """As identify reported them; empty before it has."""
 
+    def addresses_of(self, peer: PeerId) -> list[Multiaddr]:
+        """Known addresses of a peer, without `/p2p/…`; the one that worked last first."""
+
     def dial(self, peer: PeerId | None, addresses: Sequence[Multiaddr]) -> Deferred[Connection]:
         """Connect and be admitted. An existing connection is returned; concurrent dials of one peer are one dial.
 

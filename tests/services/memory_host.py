@@ -186,6 +186,9 @@ class MemoryHost:
         found = self._connections.get(peer)
         return frozenset(found.peer.served) if found is not None and self.identified else frozenset()
 
+    def addresses_of(self, peer: PeerId) -> list[Multiaddr]:
+        return []
+
     def dial(self, peer: PeerId | None, addresses: Sequence[Multiaddr]) -> Deferred[Connection]:
         raise NotImplementedError
 

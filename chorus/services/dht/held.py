@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from chorus.protocols.kad.params import MAX_PROVIDERS, PROVIDER_S
+from chorus.identity import PeerId
+from chorus.multiformats.multiaddr import Multiaddr
+from chorus.protocols.kad.messages import Contact
+from chorus.protocols.kad.params import MAX_PROVIDERS, PROVIDER_ADDRESSES_S, PROVIDER_S
+from chorus.services.dht.ports import Provider
 from chorus.store import dht as table
 from chorus.store.dht import HeldProvider, HeldRecord, Quotas, Rules
 
 if TYPE_CHECKING:
-    from chorus.identity import PeerId
-    from chorus.multiformats.multiaddr import Multiaddr
     from chorus.protocols.kad.namespaces import Namespaces
     from chorus.store.database import Store
 
@@ -123,6 +125,16 @@ class HeldRecords:
         self._writes += 1
         self._cache.put(key, held)
 
+    def check(self, key: bytes, value: bytes) -> None:
+        """Raises the namespace's error for a record that is not valid."""
+        self.namespaces.check(key, value, self._wall())
+
+    async def correct(self, key: bytes, value: bytes) -> None:
+        """Replace what is held by a better record that was read; not as an own one."""
+        held = await self.get(key)
+        if held:
+            await self.put(key, value, PeerId.parse(held[0].sender))
+
     async def published(self, key: bytes, value: bytes) -> None:
         now = self._wall()
         await self._store.write(lambda connection: table.published(connection, key, value, now))
@@ -171,17 +183,40 @@ class HeldRecords:
         )
         await self._store.write(lambda connection: table.provide(connection, provider, MAX_PROVIDERS))
 
-    async def announced(self, provider: HeldProvider) -> None:
+    async def announced(self, key: bytes) -> None:
         """The own announcement was made at the closest servers, if it is not withdrawn."""
-        now, key = self._wall(), provider.key
+        now = self._wall()
         await self._store.write(lambda connection: table.announced(connection, key, self._own, now))
 
     async def withdraw(self, key: bytes) -> None:
         await self._store.write(lambda connection: table.withdraw(connection, key, self._own))
 
-    async def providers(self, key: bytes, most: int) -> list[HeldProvider]:
-        since = self._wall() - PROVIDER_S
-        return await self._store.read(lambda connection: table.providers(connection, key, since, most))
+    async def providers(self, key: bytes, most: int) -> list[Provider]:
+        """The newest first; addresses that are old are left out."""
+        now = self._wall()
+        found = await self._store.read(lambda connection: table.providers(connection, key, now - PROVIDER_S, most))
+        return [
+            Provider(
+                PeerId.parse(each.peer),
+                tuple(map(Multiaddr.parse, each.addresses)) if now - each.stored_at < PROVIDER_ADDRESSES_S else (),
+            )
+            for each in found
+        ]
+
+    # The table
+
+    async def load_peers(self) -> list[Contact]:
+        """Servers of a former run."""
+        return [
+            Contact(PeerId.parse(peer), tuple(map(Multiaddr.parse, addresses)))
+            for peer, addresses in await self._store.read(table.load_peers)
+        ]
+
+    async def save_peers(self, contacts: list[Contact]) -> None:
+        rows = [(str(contact.peer), list(map(str, contact.addresses))) for contact in contacts]
+        await self._store.write(lambda connection: table.save_peers(connection, rows))
+
+    # Announced by this node
 
     async def unannounced(self, age_s: float, most: int) -> list[HeldProvider]:
         before = self._wall() - age_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
@@ -58,10 +59,12 @@ class AskingStream:
             self._fail(error)
         return waiting
 
-    def tell(self, message: bytes) -> None:
-        """Send a request that nobody answers, and close."""
-        self._stream.write(delimit(message))
-        self.close()
+    def tell(self, message: bytes) -> Deferred[bytes]:
+        """Send a request and our end. Servers that do not reply to it end theirs once it is done: `EndOfStream`."""
+        reply = self.ask(message)
+        if not self.over:
+            self._stream.write_eof()
+        return reply
 
     def close(self) -> None:
         self.over = True
@@ -205,10 +208,12 @@ class KadRequests:
                 lane.give_back(stream)
 
     async def tell(self, peer: PeerId, addresses: Sequence[Multiaddr], message: bytes) -> None:
-        """Send a message that has no reply; returns once it is on its way."""
+        """Have a message processed that need not have a reply (ADD_PROVIDER). Fails as `ask`."""
         lane = await self._lane(peer, addresses)
         stream = AskingStream(await lane.connection.open_stream(self._protocols), self._clock)
-        stream.tell(message)
+        with suppress(EndOfStream):
+            await stream.tell(message)
+        stream.close()
 
     async def _lane(self, peer: PeerId, addresses: Sequence[Multiaddr]) -> Lane:
         connection = self._host.connection(peer)

@@ -3,25 +3,43 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
-from chorus.protocols.kad.namespaces import Namespaces
+from chorus.errors import ChorusError
+from chorus.observe.metrics import Histogram
+from chorus.protocols.kad.lookup import ValueRules
+from chorus.protocols.kad.messages import Contact, RequestKind
+from chorus.protocols.kad.namespaces import BadRecordValue, Namespaces
+from chorus.protocols.kad.params import KadParams
+from chorus.protocols.kademlia import protocol_id
 from chorus.services.dht.held import HeldRecords
-from chorus.services.dht.ports import Provider, RecordNotFound, Stored
+from chorus.services.dht.keeper import DhtKeeper
+from chorus.services.dht.ports import DhtUnavailable, Provider, RecordNotFound, Stored
+from chorus.services.dht.servers import KnownServers
+from chorus.services.dht.serving import KadServing
 from chorus.services.dht.settings import DhtSettings
+from chorus.services.dht.walks import Walks
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
     from chorus.identity import PeerId
+    from chorus.protocols.kad.lookup import LookupOutcome
     from chorus.protocols.kad.namespaces import Namespace
-    from chorus.protocols.stream import Host
+    from chorus.protocols.stream import Connection, Host
     from chorus.store.database import Store
+
+T = TypeVar("T")
+MAX_CORRECTIONS = 100
+"""Corrections of stale holders under way; further ones wait for the next get."""
+QUERY_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class DhtService(Service):
@@ -42,62 +60,236 @@ class DhtService(Service):
         settings: DhtSettings | None = None,
     ) -> None:
         self.settings = settings = settings or DhtSettings()
-        self._host = host
-        self._clock = clock
-        self._rng = rng
+        self.queries: Counter[tuple[str, str]] = Counter()
+        """By kind (put, get, holders, provide, providers) and outcome (`ok`, or the code of the error)."""
+        self.seconds = Histogram(QUERY_SECONDS)
         self.namespaces = Namespaces(namespaces)
         self.held = HeldRecords(store, self.namespaces, host.peer_id, wall, settings.quotas)
+        params = KadParams(quorum=settings.quorum)
+        self.known = KnownServers(host, clock, protocol_id(settings.prefix), params)
+        self._host = host
+        self._clock = clock
+        self._walks = Walks(host.peer_id, self.known, clock, rng)
+        self._keeper = DhtKeeper(
+            clock,
+            self.known,
+            self._walks,
+            self.held,
+            announcement=lambda: Contact(host.peer_id, tuple(host.listen_addresses())),
+            serving=lambda: self.serving,
+            holders=settings.holders or params.k,
+        )
+        self._server = KadServing(host, clock, self.known, self.held, self._keeper.received)
+        self._corrections: set[bytes] = set()
+        self._watching = False
 
     # Life
 
     def startService(self) -> Deferred[None]:
         super().startService()  # type: ignore[no-untyped-call]
-        return Deferred.fromCoroutine(self.held.start())
+        return Deferred.fromCoroutine(self._start())
 
-    # Dht
+    async def _start(self) -> None:
+        await self.held.start()
+        if not self.settings.enabled:
+            return
+        if self.settings.mode == "server" or (self.settings.mode == "auto" and self._listens_to_others()):
+            self._server.start()
+        await self._keeper.start()
+        if not self._watching:
+            # A host's watchers stay; `running` decides.
+            self._watching = True
+            self._host.watch_peers(self._joined, self._left)
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()  # type: ignore[no-untyped-call]
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        if self.settings.enabled:
+            if self._server.on:
+                self._server.stop()
+            try:
+                await self._keeper.stop()
+            finally:
+                self.known.stop()
+
+    def _listens_to_others(self) -> bool:
+        return any(not address.is_loopback for address in self._host.listen_addresses())
+
+    def _joined(self, connection: Connection) -> None:
+        if not self.running:
+            return
+        # Somebody reached this node, or is on the same machine and could.
+        reached = connection.inbound or connection.remote_address.is_loopback
+        if reached and self.settings.mode == "auto" and not self._server.on:
+            self._server.start()
+        self.known.met(connection)
+
+    def _left(self, connection: Connection) -> None:
+        if self.running:
+            self.known.left(connection)
+
+    # Read from outside
+
+    @property
+    def serving(self) -> bool:
+        """True while this node holds and answers for others."""
+        return self._server.on
 
     @property
     def servers(self) -> int:
-        return 1
+        return (len(self.known) if self.settings.enabled else 0) + (self.serving or not self.settings.enabled)
+
+    def trouble(self) -> str | None:
+        """For the health check: one line when servers are known and none answers."""
+        if self._keeper.unreachable:
+            return f"none of the {len(self.known.table)} known servers of the DHT answers"
+        return None
+
+    async def refresh(self) -> None:
+        """Look for servers now."""
+        self.known.look()
+        await self._keeper.refresh()
+
+    # Dht
 
     def put(self, key: bytes, value: bytes) -> Deferred[Stored]:
-        return Deferred.fromCoroutine(self._put(key, value))
+        return self._counted("put", self._put(key, value))
 
     async def _put(self, key: bytes, value: bytes) -> Stored:
         await self.held.put(key, value)
-        return Stored((self._host.peer_id,), 1)
+        if not self.settings.enabled:
+            return Stored((self._host.peer_id,), 1)
+        wanted = self._wanted()
+        deliveries = await self._keeper.publish(key, value, wanted - self.serving)
+        return self._stored(deliveries.confirmed, wanted)
+
+    def _wanted(self) -> int:
+        return max(1, min(self.settings.replication, self.servers))
+
+    def _stored(self, confirmed: list[PeerId], wanted: int) -> Stored:
+        """A client's own copy counts only where there is no other: nobody can ask for it."""
+        own = (self._host.peer_id,) if self.serving or not confirmed else ()
+        return Stored((*own, *confirmed), wanted)
 
     def get(
         self, key: bytes, *, quorum: int | None = None, accept: Callable[[bytes], bool] | None = None
     ) -> Deferred[bytes]:
-        return Deferred.fromCoroutine(self._get(key, accept))
+        return self._counted("get", self._get(key, quorum or self.settings.quorum, accept))
 
-    async def _get(self, key: bytes, accept: Callable[[bytes], bool] | None) -> bytes:
+    async def _get(self, key: bytes, quorum: int, accept: Callable[[bytes], bool] | None) -> bytes:
         namespace = self.namespaces.of(key)
-        values = [each.value for each in await self.held.get(key) if accept is None or accept(each.value)]
+        rules = self._rules(key, namespace, accept)
+        own = [] if self.settings.ask_others else [r.value for r in await self.held.get(key) if _passes(rules, r.value)]
+        enough = quorum - bool(own)
+        if not self.settings.enabled or enough <= 0:
+            if not own:
+                raise RecordNotFound("this record is not on this machine, and the DHT is switched off")
+            return own[namespace.select(key, own)]
+        outcome = await self._walks.find(RequestKind.GET_VALUE, key, rules=rules, enough=enough, paths=3)
+        values = own if outcome.best is None else [*own, outcome.best]
         if not values:
-            raise RecordNotFound("no server that was asked holds this record")
-        return values[namespace.select(key, values)]
+            raise self._missing(outcome)
+        best = values[namespace.select(key, values)]
+        self._correct(key, best, own, outcome)
+        return best
+
+    def _rules(self, key: bytes, namespace: Namespace, accept: Callable[[bytes], bool] | None) -> ValueRules:
+        def check(value: bytes) -> None:
+            self.held.check(key, value)
+            if accept is not None and not accept(value):
+                raise BadRecordValue("the reader does not accept this value")
+
+        return ValueRules(check, lambda values: namespace.select(key, values))
+
+    def _missing(self, outcome: LookupOutcome) -> ChorusError:
+        if outcome.asked and not outcome.closest:
+            return DhtUnavailable("no server of the DHT answered")
+        return RecordNotFound("no server that was asked holds this record")
+
+    def _correct(self, key: bytes, best: bytes, own: list[bytes], outcome: LookupOutcome) -> None:
+        """Put the best value to those of the closest that have another or none, and here, in the background."""
+        holders = self.settings.holders or self.known.params.k
+        stale = [contact for contact in outcome.closest[:holders] if outcome.values.get(contact.peer) != best]
+        here = own and best not in own
+        if (not stale and not here) or key in self._corrections or len(self._corrections) >= MAX_CORRECTIONS:
+            return
+        self._corrections.add(key)
+        correction = Deferred.fromCoroutine(self._send_corrections(key, best, stale, bool(here)))
+        correction.addErrback(self._not_corrected)
+        correction.addBoth(lambda _: self._corrections.discard(key))
+
+    async def _send_corrections(self, key: bytes, best: bytes, stale: list[Contact], here: bool) -> None:
+        if stale:
+            await self._walks.put(stale, key, best, len(stale))
+        if here:
+            await self.held.correct(key, best)
+
+    def _not_corrected(self, failure: Failure) -> None:
+        if not isinstance(failure.value, ChorusError):
+            self._log.failure("internal error in a correction", failure)
 
     def holders(self, key: bytes) -> Deferred[dict[PeerId, bytes]]:
-        return Deferred.fromCoroutine(self._holders(key))
+        return self._counted("holders", self._holders(key))
 
     async def _holders(self, key: bytes) -> dict[PeerId, bytes]:
-        values = [each.value for each in await self.held.get(key)]
-        return {self._host.peer_id: values[self.namespaces.of(key).select(key, values)]} if values else {}
+        namespace = self.namespaces.of(key)
+        rules = self._rules(key, namespace, None)
+        found: dict[PeerId, bytes] = {}
+        if self.settings.enabled:
+            found.update((await self._walks.find(RequestKind.GET_VALUE, key, rules=rules)).values)
+        own = [record.value for record in await self.held.get(key) if _passes(rules, record.value)]
+        if own and (self.serving or not found):
+            found[self._host.peer_id] = own[namespace.select(key, own)]
+        return found
 
     def provide(self, key: bytes) -> Deferred[Stored]:
-        return Deferred.fromCoroutine(self._provide(key))
+        return self._counted("provide", self._provide(key))
 
     async def _provide(self, key: bytes) -> Stored:
         await self.held.provide(key, tuple(self._host.listen_addresses()))
-        return Stored((self._host.peer_id,), 1)
+        if not self.settings.enabled:
+            return Stored((self._host.peer_id,), 1)
+        wanted = self._wanted()
+        deliveries = await self._keeper.announce(key, wanted - self.serving)
+        return self._stored(deliveries.confirmed, wanted)
 
     def withdraw(self, key: bytes) -> Deferred[None]:
         return Deferred.fromCoroutine(self.held.withdraw(key))
 
     def providers(self, key: bytes, most: int = 20) -> Deferred[tuple[Provider, ...]]:
-        return Deferred.fromCoroutine(self._providers(key, most))
+        return self._counted("providers", self._providers(key, most))
 
     async def _providers(self, key: bytes, most: int) -> tuple[Provider, ...]:
-        return ()
+        found = {each.peer: each for each in await self.held.providers(key, most)}
+        if self.settings.enabled and len(found) < most:
+            outcome = await self._walks.find(RequestKind.GET_PROVIDERS, key, enough=most)
+            if outcome.asked and not outcome.closest and not found:
+                raise DhtUnavailable("no server of the DHT answered")
+            for contact in outcome.providers:
+                found.setdefault(contact.peer, Provider(contact.peer, contact.addresses))
+        return tuple(found.values())[:most]
+
+    def _counted(self, kind: str, query: Coroutine[Any, Any, T]) -> Deferred[T]:
+        began = self._clock.seconds()
+
+        def ended(result: T | Failure) -> T | Failure:
+            self.seconds.observe(self._clock.seconds() - began)
+            outcome = "ok"
+            if isinstance(result, Failure):
+                outcome = result.value.code if isinstance(result.value, ChorusError) else "internal"
+            self.queries[kind, outcome] += 1
+            return result
+
+        counted: Deferred[T] = Deferred.fromCoroutine(query)
+        counted.addBoth(ended)
+        return counted
+
+
+def _passes(rules: ValueRules, value: bytes) -> bool:
+    try:
+        rules.check(value)
+    except ChorusError:
+        return False
+    return True

@@ -202,6 +202,9 @@ class P2PService(Service):
         said = self._identification(peer)
         return said.protocols if said is not None else frozenset()
 
+    def addresses_of(self, peer: PeerId) -> list[Multiaddr]:
+        return self.peers.addresses(peer, self._reactor.seconds())
+
     def latency(self, peer: PeerId) -> float | None:
         """Seconds of the last ping, `None` before the first."""
         link = self._pairs.kept(peer)
