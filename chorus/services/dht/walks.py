@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from chorus.services.dht.servers import KnownServers
 
 
+LEAST_WAIT_S = 0.001
 WHOLE_S = 600.0
 """Seconds for which a lookup that met nobody unknown shows that the table has every server of a small network; who
 comes later connects and enters it."""
@@ -75,7 +76,8 @@ class LookupRun:
             self._timer.cancel()
             self.finished.callback(self._lookup.outcome())
         elif (wake_at := self._lookup.wake_at) is not None:
-            self._timer.arm(wake_at - self._clock.seconds())
+            # A time that rounding puts a little before the one meant must not be looked at again and again.
+            self._timer.arm(max(LEAST_WAIT_S, wake_at - self._clock.seconds()))
 
     def _send(self, ask: Ask) -> None:
         if self._encoded is None or self._encoded[0] is not ask.request:

@@ -62,6 +62,7 @@ def node_checks(node: NodeParts, api: Service) -> list[HealthCheck]:
         HealthCheck("store", lambda: store() or node.store.database.damage, critical=True),
         HealthCheck("peers", node.alone, critical=True),
         HealthCheck("clocks", node.messaging.wrong_clocks),
+        HealthCheck("dht", node.dht.trouble),
     ]
     return found if node.tasks is None else found + _task_checks(node.tasks, node.load)
 

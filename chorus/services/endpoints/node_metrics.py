@@ -8,12 +8,14 @@ from chorus.services.p2p.admission import AdmissionService
 
 if TYPE_CHECKING:
     from chorus.observe.metrics import Metrics
+    from chorus.services.dht.service import DhtService
     from chorus.services.endpoints.node import NodeParts, TaskParts
 
 
 def register(metrics: Metrics, node: NodeParts) -> None:
     """Register every metric of the parts that `node` has."""
     _network(metrics, node)
+    _dht(metrics, node.dht)
     if node.tasks is not None:
         _tasks(metrics, node.tasks)
         _sandbox(metrics, node.tasks)
@@ -44,6 +46,14 @@ def _network(metrics: Metrics, node: NodeParts) -> None:
     counter("chorus_pubsub_events_total", "What the router counts, by name.", node.pubsub.counters, ("event",))
     if isinstance(admission, AdmissionService):
         counter("chorus_admissions_total", "Admissions by outcome.", lambda: dict(admission.counters), ("outcome",))
+
+
+def _dht(metrics: Metrics, dht: DhtService) -> None:
+    queries = "Queries of this node to the DHT: put, get, holders, provide, providers, by outcome."
+    metrics.counter("chorus_dht_queries_total", queries, lambda: dht.queries, ("kind", "outcome"))
+    metrics.histogram("chorus_dht_query_seconds", "Duration of those queries.", dht.seconds)
+    metrics.gauge("chorus_dht_routing_peers", "Live servers in the routing table.", lambda: len(dht.known))
+    metrics.gauge("chorus_dht_records", "Records held here.", lambda: dht.held.rows)
 
 
 def _tasks(metrics: Metrics, tasks: TaskParts) -> None:

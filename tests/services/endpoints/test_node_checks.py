@@ -14,9 +14,9 @@ class NodeChecksTests(PureTestCase):
 
     def test_open_mode_looks_at_no_tasks(self) -> None:
         found = self.checks()
-        self.assertEqual(list(found), ["node", "p2p", "pubsub", "api", "store", "peers", "clocks"])
-        self.assertEqual([name for name in found if not found[name].critical], ["clocks"])
-        self.assertEqual([each.look() for each in found.values()], [None] * 7)
+        self.assertEqual(list(found), ["node", "p2p", "pubsub", "api", "store", "peers", "clocks", "dht"])
+        self.assertEqual([name for name in found if not found[name].critical], ["clocks", "dht"])
+        self.assertEqual([each.look() for each in found.values()], [None] * 8)
 
     def test_what_is_wrong_is_said(self) -> None:
         p2p, store = stand_in(running=True), stand_in(running=True, database=stand_in(damage=None))
@@ -36,13 +36,13 @@ class NodeChecksTests(PureTestCase):
 
     def test_tasks_make_a_node_take_no_more_but_not_unhealthy(self) -> None:
         found = self.checks(task_parts(), load=Load(1, 1))
-        self.assertEqual(list(found)[7:], ["coordinator", "sandbox", "capacity", "descriptors", "disk"])
-        self.assertEqual([name for name in list(found)[7:] if found[name].critical], ["coordinator"])
+        self.assertEqual(list(found)[8:], ["coordinator", "sandbox", "capacity", "descriptors", "disk"])
+        self.assertEqual([name for name in list(found)[8:] if found[name].critical], ["coordinator"])
         self.assertEqual(found["sandbox"].look(), "no engine")
         self.assertEqual(found["capacity"].look(), "1 of 1 tasks")
 
     def test_a_node_that_executes_nothing_needs_no_sandbox(self) -> None:
-        self.assertEqual(list(self.checks(task_parts(), load=Load(0, 0)))[7:], ["coordinator", "disk"])
+        self.assertEqual(list(self.checks(task_parts(), load=Load(0, 0)))[8:], ["coordinator", "disk"])
 
     def test_a_check_that_fails_is_trouble(self) -> None:
         def look() -> str | None:

@@ -10,7 +10,8 @@ from chorus.services.p2p.gate import OpenAdmission
 from tests.services.endpoints.node_kit import node_parts, task_parts
 from tests.support import PureTestCase
 
-NETWORK = """chorus_peers_connected chorus_pubsub_events_total chorus_pubsub_messages_received_total
+NETWORK = """chorus_dht_queries_total chorus_dht_query_seconds chorus_dht_records chorus_dht_routing_peers
+chorus_peers_connected chorus_pubsub_events_total chorus_pubsub_messages_received_total
 chorus_pubsub_messages_refused_total chorus_pubsub_messages_sent_total chorus_pubsub_messages_unknown_total"""
 TASKS = """chorus_admissions_total chorus_blobs_bytes chorus_blobs_kept_total chorus_blobs_pushed_total
 chorus_blobs_pushes_refused_total chorus_blobs_served_bytes_total chorus_decisions_pending chorus_decisions_safe_total
