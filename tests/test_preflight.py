@@ -12,6 +12,7 @@ from chorus.security.jointoken import JoinToken
 from chorus.security.membership import ClusterError, Wishes
 from chorus.services.cluster import ClusterService
 from chorus.services.datadir import IDENTITY, LOCK, DataDirectory
+from chorus.services.keys.files import KeyFiles, KeyringError
 from tests.support import PureTestCase
 
 FREE = {f"CHORUS_{name}_PORT": "0" for name in ("P2P", "API", "HEALTH")}
@@ -97,6 +98,13 @@ class PreflightTests(PureTestCase):
             port = str(free.getsockname()[1])
         text = self.refused(PortInUse, CHORUS_API_PORT=port, CHORUS_HEALTH_PORT=port)
         self.assertIn(f"CHORUS_API_PORT and CHORUS_HEALTH_PORT are both {port}", text)
+
+    def test_a_keyring_that_cannot_be_opened(self) -> None:
+        preflight(self.settings())
+        KeyFiles(self.folder, "correct horse").open()
+        for given in ({}, {"CHORUS_KEYRING_PASSPHRASE": "battery staple"}):
+            self.assertIn("CHORUS_KEYRING_PASSPHRASE_FILE", self.refused(KeyringError, **given))
+        preflight(self.settings(CHORUS_KEYRING_PASSPHRASE="correct horse"))
 
     def test_a_directory_of_another_cluster(self) -> None:
         preflight(self.settings())

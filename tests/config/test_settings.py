@@ -15,6 +15,8 @@ from chorus.config import show
 from chorus.config.fields import variable
 from chorus.config.settings import ConfigError, Settings, known_variables, load, unknown_variables
 from chorus.config.show import describe, effective
+from chorus.config.values import roles_by_name
+from chorus.security.roles import BUILT_IN, MAX_ROLES
 from tests.support import PureTestCase
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,6 +137,8 @@ class WrongValues(PureTestCase):
             "CHORUS_DOCKER_HOST": ("engine", "not an engine's address", "CHORUS_DOCKER_HOST=unix://"),
             "CHORUS_API_HOSTS": ("a:80", "not a host name", "CHORUS_API_HOSTS=node1"),
             "CHORUS_GOSSIP_SHARED_NETWORKS": ("192.0.2.7/24", "has host bits set", "2001:db8::/48"),
+            "CHORUS_ROLES": ("auditor=developer", "is no role", "auditor:reads=developer+reviewer"),
+            "CHORUS_KEYRING_PASSPHRASE": ("short", "too short", "CHORUS_KEYRING_PASSPHRASE="),
             "CHORUS_LOG_LEVEL": ("loud", "one of debug", "CHORUS_LOG_LEVEL=info"),
         }
         for name, (value, problem, example) in table.items():
@@ -156,6 +160,17 @@ class WrongValues(PureTestCase):
     def test_networks_at_their_widest(self) -> None:
         found = load({"CHORUS_GOSSIP_SHARED_NETWORKS": "8.8.0.0/16,2a00:1450::/32,8.8.0.0/16,203.0.113.5"})
         self.assertEqual(found.gossip_shared_networks, ("8.8.0.0/16", "2a00:1450::/32", "203.0.113.5/32"))
+
+    def test_roles_of_ones_own(self) -> None:
+        found = load({"CHORUS_ROLES": "auditor:reads=reviewer+developer, guest, human:reads=developer"})
+        self.assertEqual(found.roles, ("auditor:reads=reviewer+developer", "guest", "human:reads=developer"))
+        by_name = roles_by_name(found.roles)
+        self.assertEqual((by_name["auditor"], by_name["guest"]), (("developer", "reviewer"), ()))
+        self.assertEqual((by_name["human"], by_name["admin"]), (("developer",), BUILT_IN["admin"]))
+        many = ",".join(f"role{number}" for number in range(MAX_ROLES))
+        for text in ("a b", "any", "a:reads=a", "a:writes=developer", "a:reads=b", "a" * 65, ":reads=developer", many):
+            with self.subTest(text):
+                self.assertTrue(self.refusal({"CHORUS_ROLES": text}).startswith("CHORUS_ROLES: "), text)
 
     def test_a_default_over_its_maximum(self) -> None:
         text = self.refusal({"CHORUS_TASK_CPU": "9"})

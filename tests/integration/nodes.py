@@ -211,10 +211,10 @@ class NodeCase(TestCase):
         except subprocess.TimeoutExpired:
             raise Stuck(f"{node.name} did not end within {limit:.0f} s: {node.tail()}") from None
 
-    def refusal(self, data: Path, command: str = "agent", **settings: str) -> str:
+    def refusal(self, data: Path, command: str = "agent", *, status: int | None = None, **settings: str) -> str:
         """The one line with which a node that must not start says why.
 
-        Fails for a start, exit status 0, a traceback, or more or less than one line.
+        Fails for a start, exit status 0 or another than `status`, a traceback, or more or less than one line.
         """
         given = {"CHORUS_DATA_DIR": str(data), "CHORUS_MDNS_ENABLED": "false", **FREE_PORTS, **settings}
         process = Twistd(
@@ -233,6 +233,7 @@ class NodeCase(TestCase):
             output, errors = process.communicate()
             self.fail(f"it started: {settings} {output} {errors}")
         self.assertGreater(process.returncode, 0, output + errors)
+        self.assertIn(process.returncode, (status or process.returncode,), output + errors)
         self.assertNotIn("Traceback", output + errors)  # type: ignore[no-untyped-call]
         (line,) = [line for line in errors.splitlines() if line.startswith("chorus: ")]
         self.assertEqual(errors.strip(), line, "one line, and nothing beside it")  # type: ignore[no-untyped-call]

@@ -64,3 +64,14 @@ class KeysOfNodes(NodeCase):
         stays.kill()
         stays.start()
         self.assertEqual((keys(stays)["epoch"], keys(stays)["role"]), (2, "architect"))
+
+    @threaded
+    def test_a_wrong_passphrase(self) -> None:
+        node = self.node("node", CHORUS_KEYRING_PASSPHRASE="correct horse").start()
+        recipient = keys(node)["members"][0]["recipient"]
+        node.kill()
+        for settings in ({}, {"CHORUS_KEYRING_PASSPHRASE": "battery staple"}):
+            line = self.refusal(node.data, status=78, **settings)
+            self.assertIn("CHORUS_KEYRING_PASSPHRASE_FILE", line)
+        node.start()
+        self.assertEqual(keys(node)["members"][0]["recipient"], recipient)

@@ -14,7 +14,7 @@ import attrs
 
 from chorus import strictjson
 from chorus.entropy import RandomBytes, system_random
-from chorus.errors import ChorusError, UserError
+from chorus.errors import ChorusError, LocalError, UserError
 from chorus.fields import Base64, Integer, Object, Refusal, Text, field
 from chorus.files import DataDirectoryError, create_once, read_private, write_private
 from chorus.security import age
@@ -41,6 +41,12 @@ class KeyringError(UserError):
 
     code = "keyring"
     exit_code = EXIT_CONFIG
+
+
+class RolesNotKept(LocalError):
+    """A new `roles.json` cannot be written, and so is not used."""
+
+    code = "roles_not_kept"
 
 
 class BackupError(UserError):
@@ -127,8 +133,11 @@ class KeyFiles:
         return read_private(self.directory / ROLES, MAX_FILE)
 
     def keep_roles(self, data: bytes) -> None:
-        """Raises `DataDirectoryError`."""
-        self._write(ROLES, data)
+        """Raises `RolesNotKept`."""
+        try:
+            write_private(self.directory / ROLES, data)
+        except OSError as error:
+            raise RolesNotKept(f"{self.directory / ROLES} cannot be written: {error.strerror}") from error
 
     def backup(self) -> bytes:
         """Encrypted to the recovery secret, and to `age.key` unless there is a passphrase, which that would go round.

@@ -93,7 +93,11 @@ class KeysService(Service):
         self._recipient = recipient_of(self._keys.own)
         if self._cluster.cluster_id is not None:
             await self._load(self._cluster.cluster_id)
-        self._cluster.when_adopted(lambda _: self._exchange.start())
+        self._cluster.when_adopted(self._adopted)
+
+    def _adopted(self, _: bytes) -> None:
+        if self.running:
+            self._exchange.start()
 
     async def _load(self, cluster_id: bytes) -> None:
         encoded = await self._in_thread(self._files.roles)

@@ -44,12 +44,18 @@ class KeyNode:
     """One node; the one with the seed 1 founded the cluster."""
 
     def __init__(
-        self, folder: Path, clock: Clock, seed: int, *, roles: Mapping[str, tuple[str, ...]] = BUILT_IN
+        self,
+        folder: Path,
+        clock: Clock,
+        seed: int,
+        *,
+        roles: Mapping[str, tuple[str, ...]] = BUILT_IN,
+        adopted: bool = True,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.identity = Identity.from_seed(bytes((seed,)) * 32)
         self.peer = self.identity.peer_id
-        membership = FOUNDED if seed == 1 else Membership(bytes(16), SECRET, FOUNDED.cluster_id)
+        membership = FOUNDED if seed == 1 else Membership(bytes(16), SECRET, FOUNDED.cluster_id if adopted else None)
         self.cluster = ClusterService(folder, self.identity, membership)
         self.host = MemoryHost(self.peer, clock)
         self.files = KeyFiles(folder, None, numbered)

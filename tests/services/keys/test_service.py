@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from twisted.internet.defer import Deferred
 
 from chorus.errors import ChorusError
 from chorus.identity import PeerId
+from chorus.protocols.keys import PROTOCOL
 from chorus.security import age
 from chorus.security.role_changes import RolesRefused
 from chorus.security.roles import BUILT_IN, UnknownRole
 from chorus.services.keys.exchange import ASK_EVERY
+from chorus.services.keys.files import ROLES, KeyFiles, KeyringError, RolesNotKept
 from chorus.services.keys.service import RESEAL_S, NotFounder
 from tests.services.keys.kit import FOUNDER, KeyNode, connect, settle
 from tests.support import PureTestCase
@@ -54,6 +58,32 @@ class Founding(KeysTestCase):
         self.assertEqual((member.epoch, member.founder, member.role), (0, None, "developer"))
         self.assertEqual(member.identities(), ())
         self.assertRaises(UnknownRole, member.recipients, "developer")
+
+    def test_a_node_that_learns_its_cluster_later(self) -> None:
+        founder, late = self.node(1), self.node(2, adopted=False)
+        self.assertNotIn(PROTOCOL, late.host.served)
+        connect(late.host, founder.host)
+        settle(self.running)
+        assert founder.cluster.cluster_id is not None
+        late.cluster.adopt(founder.cluster.cluster_id)
+        late.host.tell(late.host.connections()[0])  # type: ignore[arg-type]
+        settle(self.running)
+        self.assertEqual(late.keys.roles_of(late.peer), {"developer"})
+
+    def test_a_node_that_stops_before_it_learns_its_cluster(self) -> None:
+        late = self.node(2, adopted=False)
+        self.done(late.keys.stopService())
+        late.cluster.adopt(bytes(32))
+        self.assertNotIn(PROTOCOL, late.host.served)
+
+    def test_damaged_roles_are_one_line(self) -> None:
+        first = self.node(1)
+        self.done(first.keys.stopService())
+        first.files.keep_roles(b"{}")
+        node = KeyNode(self.folder / "1", self.running, 1)
+        error = self.failureResultOf(node.keys.startService(), KeyringError).value
+        self.assertIn("roles.json is damaged", str(error))
+        self.done(node.keys.stopService())
 
     def test_the_same_keys_after_a_restart(self) -> None:
         first = self.node(1)
@@ -181,6 +211,32 @@ class Changes(KeysTestCase):
             self.assertEqual(age.decrypt(old, node.keys.identities()), b"old")
         self.assertEqual((leaves.keys.identities(), kept), ((), ()))
         self.assertRaises(age.NotForUs, age.decrypt, new, leaves.keys.identities())
+
+    def test_a_full_disk_at_the_founder(self) -> None:
+        founder, one = self.mesh(1, 2)
+        serial = founder.keys.show().serial
+        full = OSError(errno.ENOSPC, "No space left on device")
+        with mock.patch("chorus.services.keys.files.write_private", side_effect=full):
+            self.failureResultOf(founder.keys.rotate(), RolesNotKept)
+        self.assertEqual((founder.keys.epoch, founder.keys.show().serial), (1, serial))
+        self.done(founder.keys.rotate())
+        self.assertEqual(one.keys.epoch, 2)
+
+    def test_a_full_disk_at_a_member(self) -> None:
+        founder, one = self.mesh(1, 2)
+        full = OSError(errno.ENOSPC, "No space left on device")
+        with mock.patch.object(KeyFiles, "keep_roles", lambda files, data: self.kept(files, data, one, full)):
+            self.done(founder.keys.rotate())
+        self.assertEqual((founder.keys.epoch, one.keys.epoch), (2, 1))
+        self.running.advance(ASK_EVERY)
+        settle(self.running)
+        self.assertEqual(one.keys.epoch, 2)
+
+    def kept(self, files: KeyFiles, data: bytes, full_at: KeyNode, full: OSError) -> None:
+        if files is full_at.files:
+            raise RolesNotKept("the disk is full") from full
+        (files.directory / ROLES).write_bytes(data)
+        (files.directory / ROLES).chmod(0o600)
 
     def test_a_removed_member_gets_no_role_again_by_connecting(self) -> None:
         founder, one = self.mesh(1, 2)
