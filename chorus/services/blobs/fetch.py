@@ -182,7 +182,8 @@ class Fetch:
     async def _manifests(self) -> list[tuple[Manifest, list[PeerId]]]:
         """Offers of the holders, grouped by manifest: first what an interrupted fetch had begun, then what most of them
         offer."""
-        offers = await gatherResults([Deferred.fromCoroutine(self._manifest_of(each)) for each in self._holders])
+        asked = [Deferred.fromCoroutine(self._manifest_of(each)) for each in self._holders]
+        offers = await gatherResults(asked, consumeErrors=True)
         groups: dict[Manifest, list[PeerId]] = {}
         for peer, manifest in zip(self._holders, offers, strict=True):
             if manifest is not None:

@@ -138,7 +138,7 @@ class ReplicaService(Service):
         near = closest(stored, self._members())[: self._wanted() + SPARE]
         asked = list(dict.fromkeys([*await self._providers(stored), *near]))
         asks = [Deferred.fromCoroutine(self.pushing.has(peer, stored, size)) for peer in asked]
-        holders = [peer for peer, has in zip(asked, await gatherResults(asks), strict=True) if has]
+        holders = [peer for peer, has in zip(asked, await gatherResults(asks, consumeErrors=True), strict=True) if has]
         return Stored((self._own, *holders), self._wanted())
 
     def unseal(self, stored: str, key: str, sha256: str, size: int) -> Deferred[Path]:
@@ -209,7 +209,8 @@ class ReplicaService(Service):
         """Announced holders that are connected, or were reached now."""
         found = await self._quietly(self._context.dht.providers(provider_key(stored)))
         others = [each for each in found or () if each.peer != self._own]
-        reached = await gatherResults([Deferred.fromCoroutine(self._reach(each)) for each in others])
+        reaching = [Deferred.fromCoroutine(self._reach(each)) for each in others]
+        reached = await gatherResults(reaching, consumeErrors=True)
         return [each.peer for each, there in zip(others, reached, strict=True) if there]
 
     async def _reach(self, provider: Provider) -> bool:
@@ -242,7 +243,8 @@ class ReplicaService(Service):
                     return
 
         if size is not None:
-            await gatherResults([Deferred.fromCoroutine(to_one()) for _ in range(wanted - len(found))])
+            pushes = [Deferred.fromCoroutine(to_one()) for _ in range(wanted - len(found))]
+            await gatherResults(pushes, consumeErrors=True)
         self.looks.seen(stored, found, wanted, self._context.clock.seconds())
         return Stored(tuple(found), wanted)
 

@@ -8,8 +8,11 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail
 
 from chorus.services.blobs.named import NamedBlobs
+from chorus.services.blobs.service import ROOM_AGE_S
+from chorus.services.blobs.serving import BlobLimits
 from chorus.store import blobs as table
 from chorus.store.errors import StoreUnavailable
+from chorus.store.pins import Pin
 from chorus.tasks.spec import SpecError
 from tests.services.blobs.test_service import BlobCase
 from tests.services.blobs.test_service import Node as BlobNode
@@ -48,6 +51,26 @@ class RemovalTest(BlobCase):
             removed = node.blobs.remove_unused(sha(data), before, lambda named=named: named)
             self.assertEqual(self.successResultOf(removed), not stays)
             self.assertEqual(node.blobs.path_of(sha(data)) is not None, stays)
+
+    def test_nearly_full_it_loses_the_longest_unused_that_nobody_needs(self) -> None:
+        node = BlobNode(self, 1, BlobLimits(max_store=1000))
+        refs = []
+        for number in range(6):
+            refs.append(self.successResultOf(node.blobs.put_bytes(bytes([number]) * 160)).sha256)
+            self.run_for(1, 1)
+        pinned, named, young = refs[0], refs[1], refs[5]
+        pin = Pin(pinned, "decision", "", 160)
+        self.assertTrue(self.successResultOf(Deferred.fromCoroutine(node.blobs.pins.put(pin))))
+        self.assertEqual(self.successResultOf(node.blobs.make_room(lambda _: False)), 0, "none is old enough")
+        self.run_for(ROOM_AGE_S, 3600)
+        node.blobs.here(young, 1000)
+        gone = self.successResultOf(node.blobs.make_room(lambda sha256: sha256 == named))
+        self.assertEqual((gone, node.blobs.used), (1, 800))
+        left = [sha256 for sha256 in refs if node.blobs.size_of(sha256) is not None]
+        self.assertEqual(left, [pinned, named, *refs[3:5], young])
+        again = node.restarted()
+        self.assertIn(pinned, again.blobs.pins)
+        again.stop()
 
     def test_from_the_moment_of_asking_nobody_finds_it(self) -> None:
         """Whatever the removal then waits for: who comes meanwhile is told the truth."""

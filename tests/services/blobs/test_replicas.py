@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import math
 from pathlib import Path
 from typing import IO
@@ -150,6 +151,23 @@ class AgainTests(ReplicaCase):
         self.run_for(looks.LOOK_S * 1.3, 10)
         self.assertEqual(self.having(nodes[:1], stored), nodes[:1])
 
+    def test_stopped_in_the_middle_of_a_look(self) -> None:
+        nodes = self.mesh(1)
+        for number in (50, 51, 52):
+            silent = MemoryHost(peer_id(number), self.fake)
+            silent.register(PROTOCOL, lambda stream: None, None)  # type: ignore[arg-type]
+            connect(silent, nodes[0].host)
+        self.sealed(nodes[0], b"record")
+        stored = self.sealed(nodes[0], b"another")
+        asked = nodes[0].replicas.replicate(stored, "decision")
+        self.run_for(keeping_limit() + 20, 1)
+        self.assertEqual(len(self.successResultOf(asked).holders), 1)
+        while not nodes[0].replicas._looking:
+            self.run_for(1, 1)
+        nodes[0].stop()
+        gc.collect()
+        self.assertEqual((nodes[0].replicas._looking, self.flushLoggedErrors()), ({}, []))
+
     def test_unpinned_it_goes(self) -> None:
         nodes = self.mesh(1)
         stored = self.sealed(nodes[0], b"record")
@@ -160,6 +178,11 @@ class AgainTests(ReplicaCase):
         self.successResultOf(nodes[0].replicas.unpin(stored, "other"))
         self.assertEqual(self.having(nodes, stored), [])
         self.assertEqual((len(nodes[0].replicas.looks), self.table.providers[provider_key(stored)]), (0, []))
+
+
+def keeping_limit() -> float:
+    """Seconds of a small push, with the wait for its answer, to three that say nothing."""
+    return KeepRequest("ab" * 32, 1).limit_s * 2 + 20
 
 
 class KeepTests(ReplicaCase):
