@@ -5,7 +5,7 @@
 Three nodes, each a process with sockets, store and threads: an author uploads and seals the blob and pushes it to a
 holder; then the author ends, and a reader fetches it from the holder and unseals it. Prints one JSON object: of each
 node the bytes of resident memory at its highest above what it had before (`extra`), those of its largest child process
-(`child`), and the longest turn of its reactor in ms (`turn_ms`). Linux alone.
+(`child`), and the bytes that it had from an earlier try (`resumed`). Linux alone.
 """
 
 from __future__ import annotations
@@ -23,25 +23,26 @@ from typing import Any
 
 from twisted.internet import asyncioreactor
 
-asyncioreactor.install()  # type: ignore[no-untyped-call]
+if __name__ == "__main__":
+    asyncioreactor.install()  # type: ignore[no-untyped-call]
 
-from twisted.internet import reactor as installed  # noqa: E402
-from twisted.internet.defer import Deferred, fail  # noqa: E402
-from twisted.internet.stdio import StandardIO  # noqa: E402
-from twisted.internet.task import LoopingCall  # noqa: E402
-from twisted.protocols.basic import LineOnlyReceiver  # noqa: E402
+from twisted.internet import reactor as installed
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.stdio import StandardIO
+from twisted.internet.task import LoopingCall
+from twisted.protocols.basic import LineOnlyReceiver
 
-from chorus.identity import Identity  # noqa: E402
-from chorus.multiformats.multiaddr import Multiaddr  # noqa: E402
-from chorus.services.blobs.offload import ThreadOffload  # noqa: E402
-from chorus.services.blobs.replicas import ReplicaContext, ReplicaService  # noqa: E402
-from chorus.services.blobs.sealing import Sealer  # noqa: E402
-from chorus.services.blobs.service import BlobService  # noqa: E402
-from chorus.services.blobs.serving import BlobLimits  # noqa: E402
-from chorus.services.dht.ports import DhtUnavailable  # noqa: E402
-from chorus.services.p2p.admission import AdmissionService  # noqa: E402
-from chorus.services.p2p.host import P2PService  # noqa: E402
-from chorus.services.store import StoreService  # noqa: E402
+from chorus.identity import Identity
+from chorus.multiformats.multiaddr import Multiaddr
+from chorus.services.blobs.offload import ThreadOffload
+from chorus.services.blobs.replicas import ReplicaContext, ReplicaService
+from chorus.services.blobs.sealing import Sealer
+from chorus.services.blobs.service import BlobService
+from chorus.services.blobs.serving import BlobLimits
+from chorus.services.dht.ports import DhtUnavailable
+from chorus.services.p2p.admission import AdmissionService
+from chorus.services.p2p.host import P2PService
+from chorus.services.store import StoreService
 
 MIB = 1 << 20
 PIECE = 64 * 1024
@@ -60,16 +61,28 @@ class NodeProcess:
         self.address = self("start")["address"]
 
     def __call__(self, do: str, **arguments: object) -> Figures:
-        assert self._process.stdin is not None and self._process.stdout is not None
+        self.ask(do, **arguments)
+        return self.answer()
+
+    def ask(self, do: str, **arguments: object) -> None:
+        assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
         self._process.stdin.flush()
+
+    def answer(self) -> Figures:
+        assert self._process.stdout is not None
         line = self._process.stdout.readline()
         answer: Figures = json.loads(line or b'{"error": "the node is gone"}')
         if "error" in answer:
-            raise SystemExit(f"{do}: {answer['error']}")
+            raise SystemExit(answer["error"])
         return answer
 
     def end(self) -> None:
+        self._process.communicate()
+
+    def kill(self) -> None:
+        """kill -9."""
+        self._process.kill()
         self._process.communicate()
 
 
@@ -81,6 +94,7 @@ def drive(mib: int) -> Figures:
         for node in (author, holder):
             node("begin")
         made = author("make", size=mib * MIB)
+        assert author("push", stored=made["stored"])["safe"]
         figures = {"author": author("figures")}
         author.end()
         reader = NodeProcess(Path(root, "reader"))
@@ -115,7 +129,7 @@ class MeasuredNode:
     """One node with its store, sockets and threads."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         identity = Identity.generate()
         cluster: Any = OneCluster()
         dht: Any = NoDht()
@@ -143,7 +157,6 @@ class MeasuredNode:
         )
         self._looks = LoopingCall(self._look)
         self._base = self._child = 0
-        self._last = self._longest = 0.0
 
     async def start(self) -> Figures:
         await self.store.startService()
@@ -155,7 +168,12 @@ class MeasuredNode:
 
     async def dial(self, address: str) -> Figures:
         joined: Deferred[None] = Deferred()
-        self.host.watch_peers(lambda _: joined.callback(None), lambda _: None)
+
+        def meet(connection: object) -> None:
+            if not joined.called:
+                joined.callback(None)
+
+        self.host.watch_peers(meet, lambda _: None)
         await self.host.dial(None, [Multiaddr.parse(address)])
         await joined
         return {}
@@ -164,19 +182,19 @@ class MeasuredNode:
         """Measure from here on."""
         _write("/proc/self/clear_refs", "5")
         self._base = memory("self", "VmRSS")
-        self._last = time.monotonic()
         self._looks.start(LOOK_S)
         return {}
 
     async def make(self, size: int) -> Figures:
-        """Upload, seal and push random bytes."""
+        """Upload and seal random bytes."""
         sha256 = await self._upload(size)
         path = self.blobs.path_of(sha256)
         assert path is not None
         sealed = await self.replicas.seal_file(path)
-        found = await self.replicas.replicate(sealed.stored, "benchmark")
-        assert found.safe, found
         return {"stored": sealed.stored, "key": sealed.key, "sha256": sha256, "size": size}
+
+    async def push(self, stored: str) -> Figures:
+        return {"safe": (await self.replicas.replicate(stored, "benchmark")).safe}
 
     async def _upload(self, size: int) -> str:
         writer = self.blobs.writer(None)
@@ -201,7 +219,7 @@ class MeasuredNode:
 
     async def figures(self) -> Figures:
         extra = memory("self", "VmHWM") - self._base
-        return {"extra": extra, "child": self._child, "turn_ms": round(self._longest * 1e3, 1)}
+        return {"extra": extra, "child": self._child, "resumed": self.blobs.counters.resumed_bytes}
 
     async def stop(self) -> None:
         if self._looks.running:
@@ -213,9 +231,6 @@ class MeasuredNode:
         await self.store.stopService()
 
     def _look(self) -> None:
-        now = time.monotonic()
-        self._longest = max(self._longest, now - self._last - LOOK_S)
-        self._last = now
         for task in os.listdir("/proc/self/task"):
             for child in _read(f"/proc/self/task/{task}/children").split():
                 # Before its exec it is this process once more.

@@ -32,11 +32,12 @@ MAX_PINS_PER_PEER = 100_000
 
 
 class Keeping:
-    """`wall` gives Unix seconds; it ends the pins of pushes that were cut off."""
+    """`here` gives the size of a blob that is here; `wall` Unix seconds, which end the pins of pushes that were cut."""
 
     def __init__(
         self,
         transfers: Transfers,
+        here: Callable[[str], int | None],
         pins: Pins,
         limits: BlobLimits,
         counters: BlobCounters,
@@ -44,6 +45,7 @@ class Keeping:
         wall: Callable[[], float],
     ) -> None:
         self._transfers = transfers
+        self._here = here
         self._pins = pins
         self._limits = limits
         self._counters = counters
@@ -66,6 +68,8 @@ class Keeping:
                 del self._running[peer]
 
     async def _keep(self, peer: PeerId, request: KeepRequest) -> Status:
+        if self._pins.lasting(request.sha256, PUSHED, str(peer)) and self._here(request.sha256) == request.size:
+            return "ok"
         # Pinned before it comes: the quota is taken by the first of two pushes, and no removal comes between.
         guard = Pin(request.sha256, PUSHED, str(peer), request.size, self._wall() + request.limit_s)
         quota = PinQuota(self._limits.max_kept_per_peer, MAX_PINS_PER_PEER)

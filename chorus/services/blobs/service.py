@@ -91,7 +91,7 @@ class BlobService(Service):
         self._remembered: Bounded[str, PeerId] = Bounded(MAX_REMEMBERED)
         context = FetchContext(host, clock, self._files, offload, self.counters, self.reserve)
         self._transfers = Transfers(context, self, wall)
-        keeping = Keeping(self._transfers, self.pins, self.limits, self.counters, clock, wall)
+        keeping = Keeping(self._transfers, self._sizes.get, self.pins, self.limits, self.counters, clock, wall)
         self._server = BlobServing(context, self.counters, store, self._sizes, self.limits, keeping.keep)
 
     # Life
