@@ -13,6 +13,11 @@ from importlib import import_module
 from tests.support import PureTestCase
 
 VALUES: dict[str, dict[str, float]] = {
+    "client.ucxl_commands": {
+        "PAGE": 200,
+        "MAX_PAGES": 1000,
+        "EXIT_FALSE": 1,
+    },
     "http.limits": {
         "MAX_LENGTH_DIGITS": 18,
         "MAX_INLINE_DRAIN": 65536,
@@ -415,8 +420,8 @@ VALUES: dict[str, dict[str, float]] = {
     "store.decisions": {
         "MAX_INDEXED": 500_000,
         "COUNTED_EVERY": 1024,
-        "RARE": 2000,
-        "SCANNED": 10_000,
+        "RARE": 1000,
+        "SCANNED": 5000,
     },
     "ucxl.address": {
         "MAX_STEPS": 999_999_999,

@@ -6,7 +6,7 @@ import argparse
 import math
 from collections.abc import Callable
 
-from chorus.client import keys_options, node_commands, simulate, simulate_options, task_commands
+from chorus.client import keys_options, node_commands, simulate, simulate_options, task_commands, ucxl_commands
 
 EXIT_STATUSES = """exit status:
   0    done; the task completed, where one was watched
@@ -60,6 +60,10 @@ def parser() -> argparse.ArgumentParser:
     _add_task_commands(words, command)
     _add_node_commands(words, command)
     keys_options.add_commands(words, command)
+    ucxl = words.add_parser("ucxl", help="decisions: get, history, search, verify, put", allow_abbrev=False)
+    ucxl_commands.add_commands(
+        ucxl.add_subparsers(dest="ucxl_command", metavar="COMMAND", required=True, title="commands"), command
+    )
     text = "Simulate a network of pub/sub nodes in this process, and write a report with plots."
     simulated = command(words, "simulate", text)
     simulate_options.add_options(simulated)

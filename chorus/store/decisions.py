@@ -21,14 +21,14 @@ MAX_INDEXED: Final = 500_000
 """Decisions in the index; above it the oldest go."""
 COUNTED_EVERY: Final = 1024
 """New rows between two looks at how many there are, since SQLite counts by reading: so many more may be there."""
-RARE: Final = 2_000
+RARE: Final = 1_000
 """Decisions of a word up to which a search reads them all and sorts: a few milliseconds."""
-SCANNED: Final = 10_000
+SCANNED: Final = 5_000
 """Decisions that one page looks at, where no rare word leads to them; then it is short and has a next one."""
 _LAST: Final = 2**63 - 1
 _COLUMNS: Final = "d.id, d.content, d.agent, d.role, d.project, d.task, d.path, d.seq, d.time, t.sealed"
 _CHAIN: Final = "d.task = ? AND d.agent = ? AND d.project = ? AND d.role = ? AND d.path = ?"
-_DRIVERS: Final = ("task", "agent", "project")
+_DRIVERS: Final = ("task", "agent", "project", "role")
 """Columns with an index that a search may follow, the most selective first."""
 
 Row = tuple[int, bytes, str, str, str, str, str, int, int, bytes | None]
@@ -118,19 +118,21 @@ def search(connection: sqlite3.Connection, query: DecisionQuery, limit: int, aft
     conditions, values = _conditions(query, start)
     rare = _rarest(connection, words)
     if rare is not None:
-        end = None
+        # Words are compared before any row of a decision is read.
+        end, row_id = None, "w.id"
         source = (
             f"(SELECT DISTINCT id FROM decision_words WHERE word IN ({_marks(rare)})) w"
             " CROSS JOIN decisions d ON d.id = w.id"
         )
     else:
+        row_id = "d.id"
         source = f"decisions d INDEXED BY {_index(query)}"
         end = _end_of_window(connection, query, start)
         if end is not None:
             conditions.append("(d.time, d.id) >= (?, ?)")
             values += end
     for hashes in words:
-        conditions.append(f"EXISTS (SELECT 1 FROM decision_words WHERE word IN ({_marks(hashes)}) AND id = d.id)")
+        conditions.append(f"EXISTS (SELECT 1 FROM decision_words WHERE word IN ({_marks(hashes)}) AND id = {row_id})")
         values += hashes
     rows = connection.execute(
         f"SELECT {_COLUMNS} FROM {source} LEFT JOIN decision_texts t ON t.id = d.id"

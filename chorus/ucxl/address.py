@@ -192,6 +192,11 @@ class Address:
         return "/".join((names, *segments))
 
 
+def exact(address: str, content: str) -> str:
+    """A published address with the version that has this content hash. Raises `AddressError`."""
+    return str(Address.published(address).at(Exactly(content)))
+
+
 def _read_name(text: str, offset: int, part: str, end: str) -> tuple[str, int]:
     """The name at `offset`, and the offset after its end mark (after the last name: of the slash, or of the end)."""
     found = _NAME.match(text, offset)

@@ -17,6 +17,7 @@ from chorus import strictjson
 from chorus.errors import PeerError
 from chorus.fields.members import cut
 from chorus.identity import Identity, KeyType, PeerId
+from chorus.ucxl.address import exact
 from chorus.ucxl.documents import RecordError
 from chorus.ucxl.record import MAX_RECORD, Decision, DecisionInput
 
@@ -106,7 +107,7 @@ def pae(payload_type: str, payload: bytes) -> bytes:
 
 def statement(decision: Decision) -> dict[str, JSON]:
     """Subjects are the artifacts by the hashes of their plain content; a decision without any is its own subject."""
-    itself = _resource(f"{decision.address}/={decision.content_hash}", decision.content_hash)
+    itself = _resource(exact(decision.address, decision.content_hash), decision.content_hash)
     made: list[JSON] = [_resource(each.name, each.sha256) for each in decision.artifacts]
     return {
         "_type": STATEMENT_TYPE,
@@ -142,7 +143,7 @@ def _details(decision: Decision, itself: JSON) -> dict[str, JSON]:
     run = decision.run
     began, ended = (decision.created, decision.created) if run is None else (run.started, run.ended)
     metadata: dict[str, JSON] = {
-        "invocationId": f"{decision.address}/={decision.content_hash}",
+        "invocationId": exact(decision.address, decision.content_hash),
         "startedOn": _moment(began),
         "finishedOn": _moment(ended),
     }

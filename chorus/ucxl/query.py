@@ -7,7 +7,7 @@ from typing import Final
 import attrs
 
 from chorus.errors import UserError
-from chorus.ucxl.address import PARTS, Address, AddressError, First, Latest, Temporal
+from chorus.ucxl.address import PARTS, Address, AddressError, First, Latest, Temporal, exact
 from chorus.ucxl.record import Decision
 from chorus.ucxl.signed import Head, Version
 from chorus.ucxl.words import words
@@ -46,7 +46,7 @@ class DecisionUnreadable(UserError):
     http_status = 403
 
     def __init__(self, found: FoundDecision) -> None:
-        super().__init__(f"this node holds no role that may read {found.address}/={found.content}")
+        super().__init__(f"this node holds no role that may read {exact(found.address, found.content)}")
         self.found = found
 
 

@@ -13,6 +13,7 @@ from chorus.ucxl.address import (
     First,
     InForce,
     Latest,
+    exact,
     project_problem,
     task_address,
 )
@@ -176,6 +177,13 @@ class PublishedTests(PureTestCase):
                 error = self.assertRaises(AddressError, Address.published, text)
                 self.assertEqual((error.part, error.offset), (part, offset), str(error))
         self.assertEqual(str(Address.published(f"{BASE}/x/any")), f"{BASE}/x/any")
+
+
+class ExactTests(PureTestCase):
+    def test_the_version_stands_before_the_path(self) -> None:
+        self.assertEqual(exact(f"{BASE}/docs/a%20b", HASH), f"{BASE}/={HASH}/docs/a%20b")
+        self.assertEqual(exact(BASE, HASH), f"{BASE}/={HASH}")
+        self.assertRaises(AddressError, exact, f"{BASE}/*^", HASH)
 
 
 class TaskAddressTests(PureTestCase):

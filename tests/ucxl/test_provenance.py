@@ -19,7 +19,7 @@ class StatementTests(PureTestCase):
         self.assertEqual(found["_type"], "https://in-toto.io/Statement/v1")
         self.assertEqual(found["predicateType"], "https://slsa.dev/provenance/v1")
         self.assertEqual(found["subject"], [{"name": "out", "digest": {"sha256": HASH}}])
-        itself = f"{record.address}/={record.content_hash}"
+        itself = f"ucxl://{ALICE.peer_id}:developer@team..tool:t-1/={record.content_hash}/docs/a%20b"
         self.assertEqual(
             found["predicate"],
             {

@@ -87,6 +87,7 @@ CREATE INDEX decisions_by_time ON decisions (time, id);
 CREATE INDEX decisions_by_task ON decisions (task, time, id);
 CREATE INDEX decisions_by_project ON decisions (project, time, id);
 CREATE INDEX decisions_by_agent ON decisions (agent, time, id);
+CREATE INDEX decisions_by_role ON decisions (role, time, id);
 
 -- Text of those that this node may read, encrypted with the key of their role: without that row it is gone.
 CREATE TABLE decision_keys (
