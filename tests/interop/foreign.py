@@ -15,6 +15,14 @@ publish topic data        → id of the message, as that implementation computes
 forge topic data          publishes with a signature of another key
 received count            waits for so many messages of others → messages: all so far, of {topic, from, data, id}
 refused count             waits until so many messages were refused for their signature
+
+With `--kad` they are also servers of the DHT `/ipfs/kad/1.0.0`, with a namespace `interop` that takes everything:
+
+table peer                waits until the peer is in the routing table
+put key value             the key as text
+get key                   → value, or null
+provide key               the key is a multihash
+providers key             → peers
 """
 
 from __future__ import annotations

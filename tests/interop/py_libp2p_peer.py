@@ -12,13 +12,16 @@ import multiaddr
 import trio
 from libp2p import new_host
 from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.custom_types import TProtocol
 from libp2p.host.ping import ID as PING
 from libp2p.host.ping import PingService
 from libp2p.io.utils import read_exactly
+from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import info_from_p2p_addr
 from libp2p.pubsub import gossipsub, pubsub
 from libp2p.pubsub.pb import rpc_pb2
+from libp2p.records.validator import BlankValidator
 from libp2p.tools.anyio_service import background_trio_service
 
 LIMIT = 60
@@ -64,6 +67,11 @@ class Peer:
             trio.open_nursery() as self.nursery,
         ):
             await self.pubsub.wait_until_ready()
+            if "--kad" in sys.argv:
+                # It speaks /ipfs/kad/1.0.0 whatever prefix it is given.
+                self.dht = KadDHT(self.host, DHTMode.SERVER, protocol_prefix=TProtocol("/ipfs"))
+                self.dht.register_validator("interop", BlankValidator())
+                self.nursery.start_soon(self._serve, self.dht)
             say(ready=True, peer_id=str(self.id), addr=str(self.host.get_addrs()[0]))
             async for line in trio.wrap_file(sys.stdin):
                 given = json.loads(line)
@@ -139,6 +147,29 @@ class Peer:
         stranger = create_new_key_pair().private_key
         message.signature = stranger.sign(b"libp2p-pubsub:" + message.SerializeToString())
         await self.router.publish(self.id, message)
+
+    async def _serve(self, service):
+        async with background_trio_service(service):
+            await trio.sleep_forever()
+
+    async def table(self, peer):
+        peer = ID.from_base58(peer)
+        await until(lambda: peer in self.host._identified_peers)
+        while not await self.dht.add_peer(peer):  # noqa: ASYNC110
+            await trio.sleep(0.05)
+
+    async def put(self, key, value):
+        await self.dht.put_value(key, bytes.fromhex(value))
+
+    async def get(self, key):
+        value = await self.dht.get_value(key)
+        return {"value": value.hex() if value else None}
+
+    async def provide(self, key):
+        await self.dht.provide(key)
+
+    async def providers(self, key):
+        return {"peers": [str(info.peer_id) for info in await self.dht.find_providers(key)]}
 
     async def received(self, count):
         await until(lambda: len(self.heard) >= count)

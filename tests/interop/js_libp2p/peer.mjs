@@ -5,6 +5,7 @@ import { createInterface } from 'node:readline'
 import { generateKeyPair } from '@libp2p/crypto/keys'
 import { gossipsub } from '@libp2p/gossipsub'
 import { identify, identifyPush } from '@libp2p/identify'
+import { kadDHT, passthroughMapper } from '@libp2p/kad-dht'
 import { noise } from '@libp2p/noise'
 import { peerIdFromString } from '@libp2p/peer-id'
 import { ping, PING_PROTOCOL } from '@libp2p/ping'
@@ -12,6 +13,8 @@ import { tcp } from '@libp2p/tcp'
 import { yamux } from '@libp2p/yamux'
 import { multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
+import { CID } from 'multiformats/cid'
+import * as Digest from 'multiformats/hashes/digest'
 
 const LIMIT_MS = 60_000
 const HOUR_MS = 3_600_000
@@ -29,8 +32,19 @@ const node = await createLibp2p({
     pubsub: gossipsub({
       globalSignaturePolicy: 'StrictSign',
       emitSelf: true, // how a publisher learns the id of its own message
-      scoreParams: { decayInterval: HOUR_MS, topics: { [process.argv[2]]: topicScore } }
-    })
+      scoreParams: { decayInterval: HOUR_MS, topics: { [process.argv.at(-1)]: topicScore } }
+    }),
+    ...(process.argv.includes('--kad')
+      ? {
+          dht: kadDHT({
+            protocol: '/ipfs/kad/1.0.0',
+            clientMode: false, // by default it only asks, and takes no private addresses
+            peerInfoMapper: passthroughMapper,
+            validators: { interop: async () => {} },
+            selectors: { interop: () => 0 }
+          })
+        }
+      : {})
   }
 })
 const pubsub = node.services.pubsub
@@ -107,6 +121,30 @@ const commands = {
     const honest = pubsub.publishConfig
     pubsub.publishConfig = { ...honest, privateKey: await generateKeyPair('Ed25519') }
     try { await pubsub.publish(topic, Buffer.from(data, 'hex')) } finally { pubsub.publishConfig = honest }
+  },
+  async table ({ peer }) {
+    const id = peerIdFromString(peer)
+    await until(() => node.services.dht.routingTable.find(id), `${peer} in the table`)
+  },
+  async put ({ key, value }) {
+    for await (const event of node.services.dht.put(Buffer.from(key), Buffer.from(value, 'hex'))) void event
+  },
+  async get ({ key }) {
+    for await (const event of node.services.dht.get(Buffer.from(key))) {
+      if (event.name === 'VALUE' && !event.from.equals(node.peerId)) return { value: Buffer.from(event.value).toString('hex') }
+    }
+    return { value: null }
+  },
+  async provide ({ key }) {
+    const cid = CID.createV1(0x55, Digest.decode(Buffer.from(key, 'hex')))
+    for await (const event of node.services.dht.provide(cid)) void event
+  },
+  async providers ({ key }) {
+    const peers = new Set()
+    for await (const event of node.services.dht.findProviders(CID.createV1(0x55, Digest.decode(Buffer.from(key, 'hex'))))) {
+      if (event.name === 'PROVIDER') for (const { id } of event.providers) peers.add(id.toString())
+    }
+    return { peers: [...peers] }
   },
   async received ({ count }) {
     await until(() => heard.length >= count, `${count} messages`)
