@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.application.service import Service
@@ -16,9 +15,10 @@ from chorus.identity import PeerId
 from chorus.protocols.keys import KeyShow
 from chorus.security.age import AgeError, recipient_of
 from chorus.security.role_changes import NO_SECRETS, RolesFounder, RolesRefused, Secrets, open_secrets
-from chorus.security.roles import BASE, MAX_MEMBERS, BadRoles, RolesFile, UnknownRole, read_roles
+from chorus.security.roles import MAX_MEMBERS, BadRoles, MemberEntry, RolesFile, read_roles
 from chorus.services.keys.exchange import KeyExchange
 from chorus.services.keys.files import ROLES, KeyFiles, KeyringError, Keys
+from chorus.services.keys.held import HeldRoles
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -67,10 +67,7 @@ class KeysService(Service):
         self._lock = DeferredLock()
         self._keys: Keys | None = None
         self._recipient = ""
-        self._file: RolesFile | None = None
-        self._encoded = b""
-        self._secrets = NO_SECRETS
-        self._identities: tuple[str, ...] = ()
+        self._held = HeldRoles(founder.identity.peer_id)
         self._acknowledged = 0
         self._shown: dict[str, str] = {}
         self._resealed: Bounded[str, float] = Bounded(MAX_MEMBERS)
@@ -110,12 +107,12 @@ class KeysService(Service):
                     "the cluster gets it again from a member once it is removed"
                 ) from None
             await self._take(file, encoded)
-        if self._founds and (self._file is None or self._differs(self._file)):
-            await self._locked(self._make_first() if self._file is None else self._make(self._configured))
-
-    @property
-    def _founds(self) -> bool:
-        return self._cluster.founded_here
+        if not self._cluster.founded_here:
+            return
+        if self._held.file is None:
+            await self._make_first()
+        elif self._differs(self._held.file):
+            await self._make(self._configured)
 
     def _differs(self, file: RolesFile) -> bool:
         return any(role not in file.roles or file.roles[role].reads != reads for role, reads in self._wanted.items())
@@ -134,33 +131,27 @@ class KeysService(Service):
 
     @property
     def epoch(self) -> int:
-        return 0 if self._file is None else self._file.epoch
+        return self._held.epoch
 
     @property
     def founder(self) -> PeerId | None:
-        return None if self._file is None else self._file.founder
+        return self._held.founder
 
     @property
     def role(self) -> str:
-        return BASE if self._file is None else self._file.highest(self.roles_of(self._me))
+        return self._held.role
 
     def roles_of(self, peer: PeerId | str) -> frozenset[str]:
-        return frozenset() if self._file is None else self._file.roles_of(peer)
+        return self._held.roles_of(peer)
 
     def recipients(self, role: str) -> tuple[str, ...]:
-        if self._file is None:
-            raise UnknownRole(f"there is no role {role!r} yet: this node has no roles.json of its cluster's founder")
-        return self._file.recipients(role)
+        return self._held.recipients(role)
 
     def identities(self) -> tuple[str, ...]:
-        return self._identities
+        return self._held.identities
 
     def watch(self, changed: Callable[[], Deferred[None] | None]) -> None:
         self._watchers.append(changed)
-
-    @property
-    def _me(self) -> PeerId:
-        return self._founder.identity.peer_id
 
     # What members see
 
@@ -174,12 +165,12 @@ class KeysService(Service):
         return KeyShow.make(self._founder.identity, self.cluster_id, self._recipient, self._acknowledged)
 
     def roles_after(self, serial: int) -> bytes | None:
-        return self._encoded if self._file is not None and self._acknowledged > serial else None
+        return self._held.encoded if self._acknowledged > serial else None
 
     def shown(self, peer: PeerId, show: KeyShow) -> None:
-        if not self._founds or self._file is None:
+        if not self._cluster.founded_here:
             return
-        known = self._file.by_peer.get(str(peer))
+        known = self._member(str(peer))
         if known is not None and known.recipient == show.recipient:
             return
         now = self._clock.seconds()
@@ -191,10 +182,16 @@ class KeysService(Service):
 
     async def _admit(self) -> None:
         shown, self._shown = self._shown, {}
-        known = {} if self._file is None else self._file.by_peer
-        new = {peer: each for peer, each in shown.items() if peer not in known or known[peer].recipient != each}
+        new = {
+            peer: each
+            for peer, each in shown.items()
+            if (known := self._member(peer)) is None or known.recipient != each
+        }
         if new:
             await self._make(lambda founder, file, secrets: founder.admitted(file, secrets, new))
+
+    def _member(self, peer: str) -> MemberEntry | None:
+        return None if self._held.file is None else self._held.file.by_peer.get(peer)
 
     def _not_admitted(self, failure: Any) -> None:
         if not isinstance(failure.value, ChorusError):
@@ -207,7 +204,7 @@ class KeysService(Service):
 
     async def _receive(self, data: bytes) -> None:
         file = await self._in_thread(read_roles, data, self.cluster_id)
-        if self._file is None or file.serial > self._file.serial:
+        if file.serial > self._held.serial:
             await self._in_thread(self._files.keep_roles, data)
             await self._take(file, data)
 
@@ -215,20 +212,18 @@ class KeysService(Service):
         """Use a verified file that is on disk."""
         assert self._keys is not None
         try:
-            secrets: Secrets = await self._in_thread(open_secrets, file, self._me, self._keys.own)
+            secrets: Secrets = await self._in_thread(open_secrets, file, self._held.me, self._keys.own)
         except (AgeError, PeerError, UserError) as error:
             # It was sealed to another keyring; the founder seals it anew once it is shown this one.
             self._log.warn("the keys of this node's roles cannot be opened: {error}", event="keys.sealed", error=error)
             secrets = NO_SECRETS
-        self._file, self._encoded, self._secrets = file, encoded, secrets
-        ordered = zip_longest(*(secrets[role] for role in sorted(secrets)))
-        self._identities = tuple(key for keys in ordered for key in keys if key is not None)
+        self._held = HeldRoles(self._held.me, file, encoded, secrets)
         self._log.info(
             "roles: serial {serial}, epoch {epoch}, own: {roles}",
             event="keys.roles",
             serial=file.serial,
             epoch=file.epoch,
-            roles=", ".join(sorted(self.roles_of(self._me))) or "none",
+            roles=", ".join(sorted(file.roles_of(self._held.me))) or "none",
         )
         await gatherResults([self._told(changed) for changed in self._watchers])
         self._acknowledged = file.serial
@@ -245,8 +240,8 @@ class KeysService(Service):
         return self._lock.run(lambda: Deferred.fromCoroutine(work))
 
     async def _make(self, change: Change) -> None:
-        file, secrets = self._file, self._secrets
-        if file is None or not self._founds:
+        file, secrets = self._held.file, self._held.secrets
+        if file is None or not self._cluster.founded_here:
             where = "" if file is None else f", {file.founder}"
             raise NotFounder(f"only the founder of the cluster{where} changes roles: give the command there")
         if lost := file.roles.keys() - secrets.keys():
@@ -261,31 +256,7 @@ class KeysService(Service):
     # KeysPort
 
     def listing(self) -> Document:
-        file = self._file
-        return {
-            "founder": None if file is None else str(file.founder),
-            "serial": 0 if file is None else file.serial,
-            "epoch": self.epoch,
-            "peer_id": str(self._me),
-            "role": self.role,
-            "roles": []
-            if file is None
-            else [
-                {
-                    "name": name,
-                    "reads": list(entry.reads),
-                    "recipient": entry.recipient,
-                    "readable": name in self._secrets,
-                }
-                for name, entry in sorted(file.roles.items())
-            ],
-            "members": []
-            if file is None
-            else [
-                {"peer_id": each.peer_id, "roles": list(each.roles), "recipient": each.recipient}
-                for each in file.members
-            ],
-        }
+        return self._held.document()
 
     def grant(self, peer: str, role: str) -> Deferred[Document]:
         return self._changed(lambda founder, file, secrets: founder.granted(file, secrets, peer, role))

@@ -271,10 +271,10 @@ class Hostile(KeysTestCase):
 
     def test_a_forged_file_is_not_taken(self) -> None:
         founder, one = self.mesh(1, 2)
-        for wrong in (b"", b"{}", founder.keys._encoded[:-3] + b'x"}'):
+        for wrong in (b"", b"{}", founder.keys._held.encoded[:-3] + b'x"}'):
             self.failureResultOf(one.keys.received(wrong), ChorusError)
         self.done(founder.keys.rotate())
         before = one.keys.show().serial
         # An older one is valid, and changes nothing.
-        self.successResultOf(one.keys.received(founder.keys._encoded))
+        self.successResultOf(one.keys.received(founder.keys._held.encoded))
         self.assertEqual((one.keys.show().serial, PeerId.parse(str(one.peer))), (before, one.peer))
