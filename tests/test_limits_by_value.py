@@ -169,7 +169,7 @@ FIELDS = (
     (
         "wire 13; amendments 26; security 1.7",
         KadParams(),
-        {"k": 20, "alpha": 10, "beta": 3, "paths": 3, "quorum": 3, "refresh_s": 600.0, "walk_s": 10.0},
+        {"k": 20, "far": 160, "alpha": 10, "beta": 3, "paths": 3, "quorum": 3, "refresh_s": 600.0, "walk_s": 10.0},
     ),
     (
         "tasks, specification",

@@ -49,6 +49,8 @@ class LookupGoal:
     network: float | None = None
     """Estimated servers of the network (`RoutingTable.size_estimate`), for the density check; None: the network is so
     small that every server holds every record, so that no more are asked at a time than answers are missing."""
+    connected: Callable[[PeerId], bool] | None = None
+    """True for peers that need no dial: of the k nearest they are asked first."""
 
 
 @attrs.frozen(eq=False)
@@ -131,7 +133,10 @@ class Lookup:
             for walk in (self._main, *self._cells):
                 if walk.in_flight:
                     walk.pass_time(now)
-                asks += [Ask(one.contact, walk.request, walk, one) for one in walk.next(now, self._room())]
+                asks += [
+                    Ask(one.contact, walk.request, walk, one)
+                    for one in walk.next(now, self._room(), self.goal.connected)
+                ]
             if asks or not self._main.ended or not all(cell.ended for cell in self._cells):
                 return asks
             if not self._go_on():

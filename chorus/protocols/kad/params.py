@@ -87,6 +87,10 @@ class KadParams:
 
     k: int = 20
     """Peers of a bucket, holders of a record, peers in a reply."""
+    far: int = 160
+    """Peers of the farthest bucket, in which half of all keys are; each next one holds half as many, and none fewer
+    than k. So a third of a network of 1,000 is in a table, and most records are found at peers that need not be dialled
+    first, which takes five round trips."""
     alpha: int = 10
     """Requests of a lookup in flight that are not overdue."""
     beta: int = 3

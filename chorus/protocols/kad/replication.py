@@ -56,14 +56,16 @@ def _share(own: PeerId, key: bytes) -> float:
 
 def replication(table: RoutingTable, key: bytes, point: int, copies: Copies, k: int, now: float) -> list[Contact]:
     """Servers that this holder sends the record to now; mostly none. Report what was confirmed with `replicated`."""
-    nearest = table.nearest(point, k)
-    if now - copies.put_at >= REPLICATE_S + SPREAD_S * _share(table.own, key):
-        return nearest
-    missing = [contact for contact in nearest if contact.peer not in copies.holders]
-    if not missing:
+    if now - copies.put_at >= REPLICATE_S and now - copies.put_at >= REPLICATE_S + SPREAD_S * _share(table.own, key):
+        return table.nearest(point, k)
+    own, holders = table.point ^ point, copies.holders
+    first = table.nearest(point, SENDERS)
+    if len(first) == SENDERS and first[-1].point ^ point < own and all(c.peer in holders for c in first):
+        # Most holders of most records: others send.
         return []
-    own = table.point ^ point
-    nearer = sum(c.point ^ point < own for c in nearest if c.peer in copies.holders)
+    nearest = table.nearest(point, k)
+    missing = [contact for contact in nearest if contact.peer not in holders]
+    nearer = sum(c.point ^ point < own for c in nearest if c.peer in holders)
     return missing if nearer < SENDERS else []
 
 

@@ -1,13 +1,14 @@
 """The routing table: peers that answered a query of this node, by their distance. Pure.
 
-Buckets of k by the length of the prefix that a peer's point shares with ours. A peer enters after an own successful
-query alone; one that lives is never evicted for another, one that fails makes room (security.md 1.7). `now` is in
-seconds of the boot clock.
+Buckets by the length of the prefix that a peer's point shares with ours, of k peers each, the first ones larger. A
+peer enters after an own successful query alone; one that lives is never evicted for another, one that fails makes room
+(security.md 1.7). `now` is in seconds of the boot clock.
 """
 
 from __future__ import annotations
 
 import random
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address
@@ -68,6 +69,8 @@ class RoutingTable:
         self._entries: dict[PeerId, TableEntry] = {}
         self._buckets: list[list[TableEntry]] = [[] for _ in range(BITS)]
         self._groups: Counter[str] = Counter()
+        self._order: tuple[list[int], list[Contact]] | None = None
+        """Live entries by their points; None after a change."""
         self._looked_at: list[float] = [now - params.refresh_s] * BITS
         """When a lookup last went through a bucket."""
 
@@ -97,10 +100,13 @@ class RoutingTable:
         connection, and counts for its IP group; without one the first of the contact."""
         entry = self._entries.get(contact.peer)
         if entry is not None:
-            if contact.addresses:
+            if contact.addresses and contact != entry.contact:
                 entry.contact = contact
+                self._order = None
+            if entry.failures:
+                entry.failures = 0
+                self._order = None
             entry.answered_at = now
-            entry.failures = 0
             return True
         place = self._place(contact, address)
         if place is None:
@@ -109,6 +115,7 @@ class RoutingTable:
         if leaves is not None:
             self.remove(leaves.contact.peer)
         entry = TableEntry(contact, group, bucket, now)
+        self._order = None
         self._entries[contact.peer] = entry
         self._buckets[bucket].append(entry)
         if group is not None:
@@ -127,7 +134,7 @@ class RoutingTable:
             or sum(entry.group == group for entry in bucket) >= MAX_GROUP_IN_BUCKET
         ):
             return None
-        if len(bucket) < self._params.k:
+        if len(bucket) < max(self._params.k, self._params.far >> index):
             return index, group, None
         worst = max(bucket, key=lambda entry: (entry.failures, -entry.answered_at))
         return (index, group, worst) if worst.failures else None
@@ -143,6 +150,7 @@ class RoutingTable:
         if entry is None:
             return False
         entry.failures += 1
+        self._order = None
         if entry.failures >= MAX_FAILURES:
             self.remove(peer)
             return True
@@ -154,6 +162,7 @@ class RoutingTable:
         if entry is None:
             return False
         self._buckets[entry.bucket].remove(entry)
+        self._order = None
         if entry.group is not None:
             self._groups[entry.group] -= 1
         return True
@@ -162,32 +171,34 @@ class RoutingTable:
 
     def nearest(self, point: int, count: int, without: PeerId | None = None) -> list[Contact]:
         """The nearest peers to a point, nearest first. Those that failed last are left out unless all did."""
-        found = self._nearest(point, count, without, failed=False)
-        return found or self._nearest(point, count, without, failed=True)
+        contacts = self._around(point, count + (without is not None))
+        contacts.sort(key=lambda contact: contact.point ^ point)
+        if without is not None:
+            contacts = [contact for contact in contacts if contact.peer.raw != without.raw]
+        return contacts[:count]
 
-    def _nearest(self, point: int, count: int, without: PeerId | None, *, failed: bool) -> list[Contact]:
-        found: list[Contact] = []
-        raw = None if without is None else without.raw
-        for shell in self._shells(point, count):
-            near = [e.contact for e in shell if (failed or not e.failures) and e.contact.peer.raw != raw]
-            near.sort(key=lambda contact: contact.point ^ point)
-            found += near
-            if len(found) >= count:
-                break
-        return found[:count]
+    def _around(self, point: int, count: int) -> list[Contact]:
+        """At least so many, if there are: all that share a prefix with the point, the longest that suffices. Peers with
+        it are nearer than all others, and stand together in the order of their points."""
+        points, contacts = self._order or self._sort()
+        size = len(points)
+        if size <= count:
+            return contacts[:]
+        low, high, bits = 0, size, 0
+        while True:
+            shift = BITS - 1 - bits
+            begin = point >> shift << shift
+            first = bisect_left(points, begin, low, high)
+            last = bisect_left(points, begin + (1 << shift), first, high)
+            if last - first < count:
+                return contacts[low:high]
+            low, high, bits = first, last, bits + 1
 
-    def _shells(self, point: int, count: int) -> Iterator[Iterable[TableEntry]]:
-        """Entries in groups, of which each is nearer to the point than the next: its bucket, all that share as many
-        bits with it as we do, then bucket by bucket. A small table is one group."""
-        if len(self._entries) <= 2 * count:
-            yield self._entries.values()
-            return
-        own = min(common_bits(self.point, point), BITS - 1)
-        yield self._buckets[own]
-        yield [entry for bucket in self._buckets[own + 1 :] if bucket for entry in bucket]
-        for index in range(own - 1, -1, -1):
-            if self._buckets[index]:
-                yield self._buckets[index]
+    def _sort(self) -> tuple[list[int], list[Contact]]:
+        entries = [entry for entry in self._entries.values() if not entry.failures] or list(self._entries.values())
+        contacts = sorted((entry.contact for entry in entries), key=lambda contact: contact.point)
+        self._order = [contact.point for contact in contacts], contacts
+        return self._order
 
     def contact(self, peer: PeerId) -> Contact | None:
         entry = self._entries.get(peer)

@@ -7,12 +7,13 @@ what its own peers named. Overdue requests hold neither a place among those in f
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 from typing import Final
 
 import attrs
 
+from chorus.identity import PeerId
 from chorus.protocols.kad.keys import SPACE
 from chorus.protocols.kad.messages import Contact, KadMessage
 from chorus.protocols.kad.params import MAX_SEEN, MAX_WALK, KadParams
@@ -100,22 +101,22 @@ class KadWalk:
 
     # The way
 
-    def next(self, now: float, most: int) -> list[Candidate]:
-        """Candidates to ask now, which count as asked: at most so many, and what alpha leaves room for."""
+    def next(self, now: float, most: int, connected: Callable[[PeerId], bool] | None = None) -> list[Candidate]:
+        """Candidates to ask now, which count as asked: at most so many, and what alpha leaves room for. Of the k
+        nearest that are `connected` first: they answer before others are dialled."""
         chosen: list[Candidate] = []
         for index, order in enumerate(self._paths):
             room = min(self._alpha - self._busy(index), most - len(chosen), MAX_WALK - self.asked)
             if room <= 0:
                 continue
-            for candidate in self._window(order):
-                if candidate.state is NEW:
-                    candidate.state, candidate.asked_at, candidate.path = ASKED, now, index
-                    self.in_flight[candidate.contact.peer.raw] = candidate
-                    self.asked += 1
-                    chosen.append(candidate)
-                    room -= 1
-                    if not room:
-                        break
+            new = [candidate for candidate in self._window(order) if candidate.state is NEW]
+            if connected is not None and len(new) > room:
+                new.sort(key=lambda candidate: not connected(candidate.contact.peer))
+            for candidate in new[:room]:
+                candidate.state, candidate.asked_at, candidate.path = ASKED, now, index
+                self.in_flight[candidate.contact.peer.raw] = candidate
+                self.asked += 1
+                chosen.append(candidate)
         return chosen
 
     def _busy(self, path: int) -> int:

@@ -288,6 +288,14 @@ class Slowness(PureTestCase):
         self.assertTrue(machine.done)
         self.assertEqual(len(machine.outcome().closest), PARAMS.k)
 
+    def test_connected_peers_among_the_nearest_are_asked_first(self) -> None:
+        ids = sorted(peers(20, 5), key=lambda one: point_of(one.raw) ^ point_of(KEY))
+        live = set(ids[12:18])
+        goal = LookupGoal(RequestKind.FIND_NODE, KEY, peer(0), network=100.0, connected=live.__contains__)
+        machine = Lookup(goal, map(Contact, ids), PARAMS, 0.0, RNG)
+        asked = [ask.contact.peer for ask in machine.step(0.0)]
+        self.assertEqual(asked, [*ids[12:18], *ids[:4]])
+
     def test_a_late_answer_counts(self) -> None:
         machine = lookup([peer(1), peer(2)], enough=2)
         asks = machine.step(0.0)

@@ -37,7 +37,7 @@ class Entering(PureTestCase):
         self.assertFalse(own.answered(Contact(peer(0)), 1.0))
 
     def test_live_ones_stay_and_failed_ones_make_room(self) -> None:
-        own = table()
+        own = table(params=KadParams(far=20))
         far = [Contact(one) for one in peers(200) if common_bits(point_of(one.raw), own.point) == 0]
         taken = [contact for contact in far if own.answered(contact, 1.0)]
         self.assertEqual(taken, far[: PARAMS.k])
@@ -47,6 +47,13 @@ class Entering(PureTestCase):
         self.assertTrue(own.answered(far[30], 2.0))
         self.assertNotIn(far[7].peer, own)
         self.assertEqual(len(own), PARAMS.k)
+
+    def test_the_farthest_buckets_are_larger(self) -> None:
+        own = table()
+        for one in peers(3000):
+            own.answered(Contact(one), 1.0)
+        sizes = [sum(entry.bucket == bucket for entry in own) for bucket in range(6)]
+        self.assertEqual(sizes, [160, 80, 40, 20, 20, 20])
 
     def test_failures_in_a_row_end_it(self) -> None:
         own = table()

@@ -1,0 +1,1 @@
+"""Networks of Kademlia servers without bytes (tier D): the core of protocols/kad on simulated links."""
