@@ -95,5 +95,10 @@ class DecisionsOfNodes(NodeCase):
                 "POST", "/ucxi/v1/decisions", json.dumps(draft).encode(), **{"Content-Type": "application/json"}
             )
             self.assertEqual((status, placed["seq"]), (201, number), placed)
-        until("both versions", lambda: ask(reader, "resolve", placed["address"])["seq"] == 2)
+
+        def newest() -> int:
+            status, _, document = reader.answer("GET", f"/ucxi/v1/resolve?address={quote(placed['address'], safe='')}")
+            return int(document["seq"]) if status == 200 else 0
+
+        until("both versions", lambda: newest() == 2)
         self.assertEqual(record(ask(reader, "resolve", f"{placed['address']}/*~")).seq, 1)
