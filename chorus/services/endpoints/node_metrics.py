@@ -79,6 +79,7 @@ def _decisions(metrics: Metrics, tasks: TaskParts) -> None:
     metrics.gauge("chorus_dht_cache_bytes", "Bytes of decisions in memory.", lambda: cache.used)
     metrics.gauge("chorus_decisions_pending", "Decisions that are not safe yet.", lambda: publisher.waiting)
     metrics.counter("chorus_decisions_safe_total", "Decisions made safe by this node.", lambda: publisher.published)
+    metrics.histogram("chorus_decision_publish_seconds", "Until a decision was safe.", publisher.durations)
 
 
 def _sandbox(metrics: Metrics, tasks: TaskParts) -> None:

@@ -33,6 +33,8 @@ MAX_ISSUED = 10_000
 class WrittenDecision:
     decision: Decision
     publication: Publication
+    begun: float
+    """When this was asked for, on the clock of the node."""
 
     def row(self, state: PublicationState, now: float) -> PublicationRow:
         content = bytes.fromhex(self.decision.content_hash)
@@ -57,6 +59,7 @@ class DecisionAuthor:
     async def write(self, address: Address, members: dict[str, Any]) -> WrittenDecision:
         """Sign and encrypt the next version under an address of this node. `members` of `Decision` are those that say
         something. Raises `RecordError`, `LimitExceeded`, `UnknownRole` and errors of the store."""
+        begun = self._ports.clock.seconds()
         lock = self._locks.setdefault(str(address), DeferredLock())
         async with lock:
             last = await self._last(address)
@@ -80,7 +83,7 @@ class DecisionAuthor:
         version, ciphertext = await self.encrypted(decision)
         sealed = tuple(dict.fromkeys(artifact.stored for artifact in decision.artifacts))
         head = Head.of(decision, self._ports.identity)
-        return WrittenDecision(decision, Publication.of(head, version, ciphertext, sealed))
+        return WrittenDecision(decision, Publication.of(head, version, ciphertext, sealed), begun)
 
     async def encrypted(self, decision: Decision) -> tuple[Version, bytes]:
         """Any author's decision for all who may read it now, with its ciphertext. Raises `UnknownRole`."""

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from chorus.backoff import Backoff
 from chorus.errors import ChorusError
 from chorus.identity import PeerId
+from chorus.observe.metrics import Histogram
 from chorus.protocols.task_messages import MAX_PUBLICATION, DecisionRef, PublicationBlob
 from chorus.services.dht.ports import Stored
 from chorus.services.execution.workplace import DraftedDecision
@@ -51,6 +52,8 @@ MAX_AT_ONCE = 4
 """Publications under way: each is some walks through the DHT, and pushes of blobs."""
 SEAL_S = 120.0
 """Seconds to encrypt the files of a result: its scheduler waits. Those that are not ready have no copy."""
+SECONDS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.25, 1.0, 10.0, 60.0)
+"""Bounds of the histogram."""
 REASON = "decision"
 """Of the pins of a decision's blobs."""
 
@@ -61,8 +64,9 @@ class _Pending:
 
     content: bytes
     state: PublicationState
+    begun: float
+    """When it could first be published; as the next, on the clock of the node."""
     due: float
-    """On the clock of the node."""
     holders: int = 0
     wanted: int = 0
     tries: int = 0
@@ -90,6 +94,8 @@ class Publisher(Service):
         self._up = False
         self.published = 0
         """Since the start, made safe."""
+        self.durations = Histogram(SECONDS)
+        """Of a person's decision from its signature on, of a task's from the acknowledgement of its result on."""
 
     # life
 
@@ -171,7 +177,7 @@ class Publisher(Service):
         """Make a decision durable, then publish it in the background. Raises errors of the store."""
         row = written.row(PublicationState.DUE, self._ports.wall())
         await self._ports.store.write(lambda connection: publications.insert(connection, row))
-        self._add(row)
+        self._add(row).begun = written.begun
         self._go_on()
 
     # for the scheduler
@@ -254,7 +260,8 @@ class Publisher(Service):
     # turns
 
     def _add(self, row: PublicationRow) -> _Pending:
-        found = _Pending(row.content, row.state, self._ports.clock.seconds(), row.holders, row.wanted)
+        now = self._ports.clock.seconds()
+        found = _Pending(row.content, row.state, now, now, row.holders, row.wanted)
         self._pending[row.content] = found
         return found
 
@@ -338,6 +345,7 @@ class Publisher(Service):
         await self._ports.store.write(work)
         if safe:
             self.published += 1
+            self.durations.observe(self._ports.clock.seconds() - pending.begun)
             if row.task_id is not None or pending.followed is not None:
                 self._safe[content.hex()] = (holders, wanted)
         return safe

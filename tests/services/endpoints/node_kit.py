@@ -21,7 +21,7 @@ def task_parts(**parts: Any) -> TaskParts:
     made = {"blobs": stand_in(running=True, active=0, counters=stand_in()), "sandbox": sandbox, "headroom": headroom}
     made |= {"executor": on, "coordinator": on, "readable": on}
     made["replicas"] = stand_in(pushing=stand_in(), looks=stand_in())
-    made["ucxl"] = stand_in(cache=stand_in(), publisher=stand_in())
+    made["ucxl"] = stand_in(cache=stand_in(), publisher=stand_in(durations=Histogram((1.0,))))
     return TaskParts(**{**made, **parts})
 
 
