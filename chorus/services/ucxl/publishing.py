@@ -6,7 +6,7 @@ where the executor has not done so (spec/amendments.md 27). A row is durable bef
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -82,7 +82,7 @@ class Publisher(Service):
     _log = Logger()
 
     def __init__(
-        self, ports: MemoryPorts, author: DecisionAuthor, take_in: Callable[[Publication], Awaitable[None]]
+        self, ports: MemoryPorts, author: DecisionAuthor, take_in: Callable[[Publication], Coroutine[Any, Any, None]]
     ) -> None:
         self._ports = ports
         self._author = author
@@ -355,7 +355,7 @@ class Publisher(Service):
     async def _publish(self, publication: Publication, *, announced: bool) -> Stored:
         """Ciphertext, version, head, blobs, announcement: in this order, so that who finds one finds what it names."""
         ports, version = self._ports, publication.version
-        await self._take_in(publication)
+        indexed = Deferred.fromCoroutine(self._take_in(publication)).addErrback(self._broken)
         pieces: list[Stored] = []
         if version.blob:
             await ports.replicas.keep_sealed(publication.ciphertext)
@@ -369,6 +369,7 @@ class Publisher(Service):
             pieces.append(await self._replicated(blob, publication))
         if not announced:
             ports.mesh.announce(publication.head.address)
+        await indexed
         return _all_of(pieces)
 
     async def _put(self, namespace: str, key: bytes, value: bytes) -> Stored:
