@@ -13,7 +13,7 @@ bit for each chunk that is there, the first one in the highest bit of the first 
 
     → {"get":"keep","sha256":ID,"size":N}                     fetch this blob from me, and keep it
     ← {"length":0,"status":"ok"} once it is durable there, or "busy" (ask later), "full" (no room for it, or none for
-      more of this peer's) or "unknown" (it could not be fetched)
+      more of this peer's), "unknown" (it could not be fetched) or "bad" (it is larger, or no age file)
 
 A request that a node does not know is `bad`.
 

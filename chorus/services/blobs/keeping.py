@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
@@ -13,13 +13,13 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from chorus.services.blobs.fetch import BlobTooLarge, BlobUnavailable, UnknownBlob
 from chorus.services.blobs.files import BlobStoreFull
 from chorus.services.blobs.pins import PUSHED
+from chorus.services.blobs.sealing import SealBroken, check_sealed
 from chorus.store.pins import Pin, PinQuota
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IReactorTime
-
     from chorus.identity import PeerId
     from chorus.protocols.blobs import KeepRequest, Status
+    from chorus.services.blobs.fetch import FetchContext
     from chorus.services.blobs.pins import Pins
     from chorus.services.blobs.serving import BlobCounters, BlobLimits
     from chorus.services.blobs.transfers import Transfers
@@ -31,25 +31,33 @@ MAX_PINS_PER_PEER = 100_000
 """Of small blobs, whose bytes alone would be no bound of their rows."""
 
 
+class KeptShelf(Protocol):
+    """The blobs of the node, as pushes need them."""
+
+    def size_of(self, sha256: str) -> int | None: ...
+
+    def remove_unused(self, sha256: str, before: float, named: Callable[[], bool]) -> Deferred[bool]: ...
+
+
 class Keeping:
-    """`here` gives the size of a blob that is here; `wall` Unix seconds, which end the pins of pushes that were cut."""
+    """`wall` gives Unix seconds, which end the pins of pushes that were cut off."""
 
     def __init__(
         self,
+        context: FetchContext,
         transfers: Transfers,
-        here: Callable[[str], int | None],
+        shelf: KeptShelf,
         pins: Pins,
         limits: BlobLimits,
         counters: BlobCounters,
-        clock: IReactorTime,
         wall: Callable[[], float],
     ) -> None:
+        self._context = context
         self._transfers = transfers
-        self._here = here
+        self._shelf = shelf
         self._pins = pins
         self._limits = limits
         self._counters = counters
-        self._clock = clock
         self._wall = wall
         self._running: Counter[PeerId] = Counter()
 
@@ -68,13 +76,17 @@ class Keeping:
                 del self._running[peer]
 
     async def _keep(self, peer: PeerId, request: KeepRequest) -> Status:
-        if self._pins.lasting(request.sha256, PUSHED, str(peer)) and self._here(request.sha256) == request.size:
+        if (
+            self._pins.lasting(request.sha256, PUSHED, str(peer))
+            and self._shelf.size_of(request.sha256) == request.size
+        ):
             return "ok"
         # Pinned before it comes: the quota is taken by the first of two pushes, and no removal comes between.
         guard = Pin(request.sha256, PUSHED, str(peer), request.size, self._wall() + request.limit_s)
         quota = PinQuota(self._limits.max_kept_per_peer, MAX_PINS_PER_PEER)
         if not await self._pins.put(guard, quota):
             return "full"
+        begun, brought = self._wall(), self._shelf.size_of(request.sha256) is None
         refusal = await self._fetch(peer, request)
         if refusal is None:
             await self._pins.put(attrs.evolve(guard, until=None), sealed=True)
@@ -82,15 +94,20 @@ class Keeping:
             return "ok"
         if not self._pins.lasting(request.sha256, PUSHED, str(peer)):
             await self._pins.drop(request.sha256, PUSHED, str(peer))
+        if refusal == "bad" and brought:
+            # It would stay uncounted. Whoever fetched it for a use of their own meanwhile keeps it.
+            await self._shelf.remove_unused(request.sha256, begun, lambda: False)
         return refusal
 
     async def _fetch(self, peer: PeerId, request: KeepRequest) -> Status | None:
         fetching = Deferred.fromCoroutine(self._transfers.fetch(request.sha256, request.size, [peer]))
         try:
-            await fetching.addTimeout(request.limit_s, self._clock)
+            path = await fetching.addTimeout(request.limit_s, self._context.clock)
+            # A plain blob that is here would be announced and pushed on, were it taken for a sealed one.
+            await self._context.offload(lambda: check_sealed(path))
         except BlobStoreFull:
             return "full"
-        except BlobTooLarge:
+        except (BlobTooLarge, SealBroken):
             return "bad"
         except (UnknownBlob, BlobUnavailable, DeferredTimeout, CancelledError):
             return "unknown"

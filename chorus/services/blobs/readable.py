@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+from functools import partial
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
@@ -52,14 +53,12 @@ class ReadableBlobs:
     async def _open_sealed(self, stored: str) -> tuple[IO[bytes], int]:
         if not is_blob_id(stored):
             raise UnknownBlob(stored[:64])
-        brought = self._blobs.size_of(stored) is None
-        path = await self._replicas.fetch(stored)
+        # Removed or not, the open file is read to its end.
+        return await self._replicas.passing(stored, partial(self._checked, stored))
+
+    async def _checked(self, stored: str, path: Path) -> tuple[IO[bytes], int]:
         try:
             await self._replicas.check_sealed(stored, path)
         except SealBroken:
             raise UnknownBlob(stored) from None
-        opened = await self._blobs.open(stored)
-        if brought:
-            # Nobody keeps it up here; the open file is read to its end all the same.
-            await self._blobs.remove_unused(stored, math.inf, lambda: False)
-        return opened
+        return await self._blobs.open(stored)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -78,6 +79,8 @@ class ReplicaService(Service):
         self._round = Periodic(context.clock, "looking at holders of blobs", self._look_at_due, lambda: TURN_S)
         self._locks: dict[str, BlobLock] = {}
         self._announced: set[str] = set()
+        self._brought: set[str] = set()
+        self._users: Counter[str] = Counter()
         self._looking: dict[str, Deferred[None]] = {}
         self._pins.watch(self._pin_changed)
         context.host.watch_peers(self._peer_joined, self._peer_left)
@@ -147,10 +150,8 @@ class ReplicaService(Service):
     async def _unseal(self, stored: str, key: str, sha256: str, size: int) -> Path:
         path = self._blobs.path_of(sha256)
         if path is None:
-            sealed = await self.fetch(stored)
-            await self._context.sealer.unseal(sealed, key, sha256, size)
-            # Without a pin it was only needed for this, and would be taken for a copy that lasts.
-            await self._blobs.remove_unused(stored, math.inf, lambda: False)
+            sealer = self._context.sealer
+            await self.passing(stored, lambda sealed: sealer.unseal(sealed, key, sha256, size))
             path = self._blobs.path_of(sha256)
         if path is None:
             raise UnknownBlob(sha256)
@@ -189,6 +190,22 @@ class ReplicaService(Service):
         """Raises `SealBroken` for a blob that is no age file."""
         if not self._pins.is_sealed(stored):
             await self._context.sealer.check(path)
+
+    async def passing(self, stored: str, use: Callable[[Path], Awaitable[T]]) -> T:
+        """The outcome of `use` of the ciphertext. What was fetched for that alone is removed after its last use: it has
+        no pin, and would be taken for a copy that lasts."""
+        if self._size(stored) is None:
+            self._brought.add(stored)
+        self._users[stored] += 1
+        try:
+            return await use(await self._fetch(stored, ()))
+        finally:
+            self._users[stored] -= 1
+            if not self._users[stored]:
+                del self._users[stored]
+                if stored in self._brought:
+                    self._brought.discard(stored)
+                    await self._blobs.remove_unused(stored, math.inf, lambda: stored in self._users)
 
     def _lock(self, stored: str) -> BlobLock:
         return self._locks.setdefault(stored, BlobLock(stored, self._locks))

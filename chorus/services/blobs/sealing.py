@@ -99,12 +99,7 @@ class Sealer:
 
     async def check(self, path: Path) -> None:
         """Raises `SealBroken` for what does not begin as an age file: plaintext never goes out by mistake."""
-
-        def look() -> None:
-            with open(path, "rb") as file:
-                _check_header(file)
-
-        await self._offload(look)
+        await self._offload(lambda: check_sealed(path))
 
     async def _through(
         self,
@@ -196,6 +191,13 @@ class Sealer:
             finally:
                 process.kill()
                 self._children.discard(process)
+
+
+def check_sealed(path: Path) -> None:
+    """Blocking. Raises `SealBroken` for what does not begin as an age file, and `SourceUnreadable`."""
+    source, _ = open_source(path)
+    with source:
+        _check_header(source)
 
 
 def _check_header(file: IO[bytes]) -> None:

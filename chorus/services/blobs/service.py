@@ -91,7 +91,7 @@ class BlobService(Service):
         self._remembered: Bounded[str, PeerId] = Bounded(MAX_REMEMBERED)
         context = FetchContext(host, clock, self._files, offload, self.counters, self.reserve)
         self._transfers = Transfers(context, self, wall)
-        keeping = Keeping(self._transfers, self._sizes.get, self.pins, self.limits, self.counters, clock, wall)
+        keeping = Keeping(context, self._transfers, self, self.pins, self.limits, self.counters, wall)
         self._server = BlobServing(context, self.counters, store, self._sizes, self.limits, keeping.keep)
 
     # Life
@@ -332,7 +332,12 @@ class BlobService(Service):
 
         Fails with `UnknownBlob`, `BlobTooLarge`, `BlobUnavailable`, `BlobStoreFull`, `BlobStoreUnavailable`.
         """
-        return Deferred.fromCoroutine(self._transfers.fetch(sha256, min(size_limit, self.limits.max_blob), holders))
+        fetching = Deferred.fromCoroutine(self._transfers.fetch(sha256, min(size_limit, self.limits.max_blob), holders))
+        return fetching.addCallback(self._fetched, sha256)
+
+    def _fetched(self, path: Path, sha256: str) -> Path:
+        self._used_at[sha256] = self._wall()
+        return path
 
     def here(self, sha256: str, limit: int) -> Path | None:
         size = self._sizes.get(sha256)

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from chorus.protocols.blobs import CHUNK, PROTOCOL, Answer, HaveRequest, KeepRequest
 from chorus.protocols.streamio import StreamIO
+from chorus.security import age
 from chorus.services.blobs import keeping, looks
 from chorus.services.blobs.fetch import UnknownBlob
 from chorus.services.blobs.looks import closest, provider_key
@@ -21,6 +22,14 @@ from chorus.store.pins import Pin
 from tests.services.blobs.replica_kit import ReplicaCase, ReplicaNode
 from tests.services.blobs.test_service import Node, noise, peer_id, sha
 from tests.services.memory_host import MemoryHost, connect
+
+KEY = age.new_identity()
+HEADER = age.encrypt(b"", [age.recipient_of(KEY)])
+
+
+def aged(size: int, seed: int = 1) -> bytes:
+    """So many bytes that begin as an age file."""
+    return HEADER + noise(size - len(HEADER), seed)
 
 
 class SpreadTests(ReplicaCase):
@@ -213,7 +222,7 @@ class KeepTests(ReplicaCase):
         holder, *sources = self.mesh(5)
         self.after_chunks(1, lambda: self.stall(holder))
         pairs = [(source, seed) for source in sources for seed in (1, 2, 3)]
-        asked = [self.keep(source, holder, noise(8 * CHUNK, 10 * source.number + seed)) for source, seed in pairs]
+        asked = [self.keep(source, holder, aged(8 * CHUNK, 10 * source.number + seed)) for source, seed in pairs]
         self.run_for(1)
         refused = [self.successResultOf(each).status for each in asked if each.called]
         self.assertEqual(refused, ["busy"] * (len(pairs) - keeping.MAX_KEEPS))
@@ -223,7 +232,7 @@ class KeepTests(ReplicaCase):
 
     def test_limit_bytes_of_a_peer(self) -> None:
         holder, source, other = self.mesh(3, lambda _: BlobLimits(max_kept_per_peer=3 * CHUNK))
-        first, second = noise(2 * CHUNK, 1), noise(2 * CHUNK, 2)
+        first, second = aged(2 * CHUNK, 1), aged(2 * CHUNK, 2)
         asked = [self.keep(source, holder, data) for data in (first, second)]
         answers = [self.successResultOf(self.until(each)).status for each in asked]
         self.assertEqual(sorted(answers), ["full", "ok"], "two that race for the quota do not both get it")
@@ -234,16 +243,39 @@ class KeepTests(ReplicaCase):
 
     def test_limit_of_a_blob_and_of_the_store(self) -> None:
         holder, source = self.mesh(2, lambda n: BlobLimits(max_blob=CHUNK, max_store=CHUNK + 1) if n == 1 else None)
-        for data, status in ((noise(CHUNK + 1), "full"), (noise(CHUNK), "ok"), (noise(2), "full")):
+        for data, status in ((aged(CHUNK + 1), "full"), (aged(CHUNK), "ok"), (aged(2000), "full")):
             self.assertEqual(self.successResultOf(self.until(self.keep(source, holder, data))).status, status)
         self.assertEqual(holder.blobs._reserved, 0)
 
     def test_larger_than_it_said(self) -> None:
         holder, source = self.mesh(2)
-        stored = self.successResultOf(source.blobs.put_bytes(noise(1000))).sha256
+        stored = self.successResultOf(source.blobs.put_bytes(aged(1000))).sha256
         asked = self.ask(source.host, holder, KeepRequest(stored, 10).encode())
         self.assertEqual(self.successResultOf(self.until(asked)).status, "bad")
         self.assertNotIn(stored, holder.blobs.pins)
+
+    def test_plaintext_is_refused(self) -> None:
+        """Else a member could have others announce and push on what they have in plain."""
+        holder, source = self.mesh(2)
+        for data in (b"plain", noise(2 * CHUNK)):
+            for node in (holder, source):
+                self.successResultOf(node.blobs.put_bytes(data))
+            asked = self.ask(source.host, holder, KeepRequest(sha(data), len(data)).encode())
+            self.assertEqual(self.successResultOf(self.until(asked)).status, "bad")
+            self.assertFalse(holder.blobs.pins.is_sealed(sha(data)))
+            self.assertNotIn(sha(data), holder.blobs.pins)
+            self.assertEqual(self.table.providers[provider_key(sha(data))], [])
+
+    def test_refused_plaintext_leaves_nothing(self) -> None:
+        holder, source = self.mesh(2)
+        data = noise(4 * CHUNK)
+        self.assertEqual(self.successResultOf(self.until(self.keep(source, holder, data))).status, "bad")
+        self.assertEqual((holder.files(), holder.blobs.used), ([], 0))
+        wanted = []
+        self.after_chunks(1, lambda: wanted.append(holder.blobs.fetch(sha(data), len(data), [source.peer])))
+        self.assertEqual(self.successResultOf(self.until(self.keep(source, holder, data))).status, "bad")
+        self.assertEqual(self.successResultOf(self.until(wanted[0])).read_bytes(), data, "but what a task wants stays")
+        self.assertEqual(holder.files(), [sha(data)])
 
     def test_not_there(self) -> None:
         holder, source = self.mesh(2)
@@ -254,7 +286,7 @@ class KeepTests(ReplicaCase):
 
     def test_a_slow_push_gives_its_place_back(self) -> None:
         holder, source = self.mesh(2)
-        data = noise(8 * CHUNK)
+        data = aged(8 * CHUNK)
         asked = self.keep(source, holder, data)
         self.after_chunks(2, lambda: self.stall(holder))
         self.run_for(0.1)
@@ -276,14 +308,14 @@ class KeepTests(ReplicaCase):
 
     def test_pinned_ones_stay(self) -> None:
         holder, source = self.mesh(2)
-        data = noise(10)
+        data = aged(2000)
         self.successResultOf(self.until(self.keep(source, holder, data)))
         removed = holder.blobs.remove_unused(sha(data), math.inf, lambda: False)
         self.assertFalse(self.successResultOf(removed))
 
     def test_cut_in_the_middle_it_goes_on_where_it_was(self) -> None:
         holder, source = self.mesh(2)
-        data = noise(40 * CHUNK)
+        data = aged(40 * CHUNK)
         asked = self.keep(source, holder, data)
         self.after_chunks(10, source.leave)
         self.failureResultOf(self.until(asked))
@@ -294,7 +326,7 @@ class KeepTests(ReplicaCase):
 
     def test_the_holder_loses_power_in_the_middle(self) -> None:
         holder, source = self.mesh(2)
-        data = noise(40 * CHUNK)
+        data = aged(40 * CHUNK)
         asked = self.keep(source, holder, data)
         self.after_chunks(10, holder.stop)
         self.failureResultOf(self.until(asked))
@@ -319,7 +351,7 @@ class PartTests(ReplicaCase):
 
     def test_a_partial_holder_helps(self) -> None:
         here, whole, part = self.mesh(3)
-        data = noise(60 * CHUNK)
+        data = aged(60 * CHUNK)
         stored = self.successResultOf(whole.blobs.put_bytes(data)).sha256
         theirs = part.blobs.fetch(stored, len(data), [whole.peer])
         asked: list[Deferred[Path]] = []
@@ -432,6 +464,24 @@ class ReadableTests(ReplicaCase):
             self.read(ReadableBlobs(self.nodes[0].blobs, self.nodes[0].replicas, None).open_sealed(self.blob.stored)),
             text,
         )
+
+    def test_two_readers_at_once(self) -> None:
+        readable = self.readable(Copies(sha(self.plain), self.blob))
+        stored = self.blob.stored
+        asked = [readable.open_sealed(stored), readable.open(sha(self.plain)), readable.open_sealed(stored)]
+        texts = [self.read(each) for each in asked]
+        self.assertEqual((sha(texts[0]), texts[1], sha(texts[2])), (stored, self.plain, stored))
+        self.assertEqual(self.reader.files(), [sha(self.plain)], "the ciphertext goes with the last of them")
+        self.assertEqual((self.reader.replicas._users, self.reader.replicas._brought), ({}, set()))
+
+    def test_what_was_here_before_stays(self) -> None:
+        node = self.nodes[0]
+        source = Path(self.mktemp())
+        source.write_bytes(b"not pushed yet")
+        blob = self.successResultOf(node.replicas.seal_file(source))
+        readable = ReadableBlobs(node.blobs, node.replicas, None)
+        self.read(readable.open_sealed(blob.stored))
+        self.assertIsNotNone(node.blobs.size_of(blob.stored))
 
     def test_plaintext_is_no_ciphertext(self) -> None:
         plain = self.successResultOf(self.reader.blobs.put_bytes(b"plain")).sha256
