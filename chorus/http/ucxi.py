@@ -11,6 +11,7 @@ import attrs
 from chorus import strictjson
 from chorus.errors import UserError
 from chorus.fields import Refusal, Schema
+from chorus.fields.members import ADDRESS
 from chorus.http import limits
 from chorus.http.body import Buffered
 from chorus.http.problem import HttpError
@@ -151,19 +152,17 @@ def _unreadable(error: DecisionUnreadable) -> HttpError:
     return HttpError(403, error.code, str(error), members={"decision": _document(error.found)})
 
 
-_ADDRESS_SCHEMA: Final[Schema] = {
-    "type": "string",
-    "maxLength": Address.MAX,
-    "pattern": "^ucxl://[!-~]+$",
-    "examples": ["ucxl://agent:developer@team..tool:task/*^"],
+_ADDRESS_SCHEMA: Final[Schema] = ADDRESS.schema()
+_ADDRESS: Final = {
+    **parameter(
+        "query",
+        "address",
+        {**_ADDRESS_SCHEMA, "examples": ["ucxl://agent:developer@team..tool:task/*^"]},
+        "`ucxl://agent:role@project:task/temporal/path`. `temporal`: `*^` latest, `*~` first, `~~N` N before the "
+        "latest, `^^N` N after the first, `@TIME` in force then, `=HASH`; without it the latest.",
+    ),
+    "required": True,
 }
-_ADDRESS: Final = parameter(
-    "query",
-    "address",
-    _ADDRESS_SCHEMA,
-    "`ucxl://agent:role@project:task/temporal/path`. `temporal`: `*^` latest, `*~` first, `~~N` N before the latest, "
-    "`^^N` N after the first, `@TIME` in force then, `=HASH`; without it the latest.",
-)
 _NAME_SCHEMA: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"}
 _TIME_SCHEMA: Final[Schema] = {"type": "string", "format": "date-time"}
 _PAGING: Final = (

@@ -10,7 +10,7 @@ from tests.simulation.lint import clocks_and_chance, set_attributes, set_order
 from tests.support import PureTestCase
 
 ROOT = Path(__file__).resolve().parents[2]
-PURE = ("protocols", "tasks", "fields", "messages")
+PURE = ("protocols", "tasks", "ucxl", "fields", "messages")
 
 ALLOWED = {("runs.py", "import time"), ("run.py", "import time"), ("disk.py", "id()")}
 """The processor time of a run is for its report; identity of files is not their order."""
