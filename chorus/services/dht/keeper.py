@@ -85,6 +85,8 @@ class DhtKeeper:
     """Works from `start` to `stop`. `announcement` is this node as a provider; `serving` is true while it holds records
     for others, `holders` how many servers get each record."""
 
+    _log = Logger()
+
     def __init__(
         self,
         clock: IReactorTime,
@@ -129,7 +131,10 @@ class DhtKeeper:
         self._looks.stop()
         for upkeep in self._upkeep:
             upkeep.stop()
-        await self._held.save_peers(self._servers.table.dump())
+        try:
+            await self._held.save_peers(self._servers.table.dump())
+        except ChorusError as error:
+            self._log.warn("the table of the DHT is not kept: {error}", error=error)
 
     # The table
 

@@ -82,12 +82,17 @@ class AskingStream:
 
     def data_received(self, data: bytes) -> None:
         self._decoder.feed(data)
-        message = self._decoder.next_message()
+        try:
+            message = self._decoder.next_message()
+        except PeerError as error:
+            self.reset(error)
+            return
         if message is None:
             return
         waiting, self._waiting = self._waiting, None
         if waiting is None:
-            raise PeerError("a reply that nobody asked for")
+            self.reset(PeerError("a reply that nobody asked for"))
+            return
         self._timer.cancel()
         self.answers += 1
         waiting.callback(message)

@@ -23,6 +23,7 @@ from chorus.protocols.kad.params import (
 )
 from chorus.protocols.kad.serving import KadServer, provider_of
 from chorus.protocols.stream import ProtocolOptions
+from chorus.timer import Periodic
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -64,13 +65,16 @@ class KadServing:
         self._rates: dict[PeerId, float] = {}
         """When the burst of a peer will be whole again, in seconds of the clock."""
         self._variant = 0
+        self._trimming = Periodic(clock, "closing idle streams of the DHT", self.trim, lambda: IDLE_LOOK_S)
 
     def start(self) -> None:
         self.on = True
+        self._trimming.start()
         self._host.register(self._servers.protocol, self._opened, ProtocolOptions(max_inbound_per_peer=MAX_INBOUND))
 
     def stop(self) -> None:
         self.on = False
+        self._trimming.stop()
         self._host.unregister(self._servers.protocol)
         for stream in list(self._streams):
             stream.end(None)
@@ -79,7 +83,7 @@ class KadServing:
         ServedStream(stream, self._clock, self, self._streams)
 
     def trim(self) -> None:
-        """Close idle streams and forget full rates; call it every few seconds."""
+        """Close idle streams and forget full rates."""
         now = self._clock.seconds()
         for stream in list(self._streams):
             if stream.used_at + STREAM_IDLE_S <= now:
