@@ -30,6 +30,8 @@ START_LIMIT_S = 60.0
 SHUTDOWN_S = 3
 """Seconds for a node to stop; its task has been cancelled by then."""
 CANCEL_LIMIT_S = 5.0
+SAFE_LIMIT_S = 30.0
+"""A decision that is not at all machines by then is shown as it is."""
 USAGE = "scripts/demo [PATH -- COMMAND…]"
 RUN_ROOT = Path("/run/chorus-sandbox")
 """Where agents of root mount their sandboxes."""
@@ -363,8 +365,30 @@ def run_task(nodes: list[Node], path: Path, command: list[str], results: Path) -
         missing = bool(task.get("artifacts_skipped_total"))
         nodes[0].client("task", "fetch", task_id, "--output", str(results), check=not missing)
         say(f"fetched    {results}")
+    show_decision(nodes, task_id, str(runner))
     exit_code = task["exit_code"]
     return exit_code if isinstance(exit_code, int) else 1
+
+
+def show_decision(nodes: list[Node], task_id: str, runner: str) -> None:
+    """The signed record of the task, read back where the task neither was submitted nor ran."""
+    reader = next(node for node in nodes[1:] if node.name != runner)
+    deadline = time.monotonic() + SAFE_LIMIT_S
+    while True:
+        task = nodes[0].json("task", "show", task_id)
+        decision = task["decision"] if isinstance(task, dict) else None
+        if decision is None or decision["state"] == "safe" or time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+    if decision is None:
+        say("decision   none: its agent has no role to write under yet")
+        return
+    say(f"decision   {decision['address']}")
+    say(f"           {decision['state']}: encrypted at {decision['holders']} of {decision['wanted']} machines")
+    say(f"{reader.name} reads it, verified by hash and signature:")
+    reader.client("ucxl", "get", decision["address"], capture=False)
+    say("its history:")
+    reader.client("ucxl", "history", decision["address"], capture=False)
 
 
 def main(words: list[str]) -> int:
