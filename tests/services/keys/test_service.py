@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import attrs
 from twisted.internet.defer import Deferred
 
 from chorus.errors import ChorusError
 from chorus.identity import PeerId
-from chorus.protocols.keys import PROTOCOL
+from chorus.protocols.keys import PROTOCOL, KeyShow
+from chorus.protocols.streamio import StreamIO
 from chorus.security import age
 from chorus.security.role_changes import RolesRefused
 from chorus.security.roles import BUILT_IN, UnknownRole
-from chorus.services.keys.exchange import ASK_EVERY
+from chorus.services.keys.exchange import ASK_EVERY, LIAR_S
 from chorus.services.keys.files import ROLES, KeyFiles, KeyringError, RolesNotKept
-from chorus.services.keys.service import RESEAL_S, NotFounder
+from chorus.services.keys.service import RESEAL_S, KeysService, NotFounder
 from tests.services.keys.kit import FOUNDER, KeyNode, connect, settle
 from tests.support import PureTestCase
 
@@ -268,6 +270,42 @@ class Hostile(KeysTestCase):
             one.keys._exchange.announce()
             settle(self.running)
         self.assertLessEqual(founder.keys.show().serial, serial + 1)
+
+    def test_a_liar_is_not_asked_again_and_again(self) -> None:
+        founder, one = self.mesh(1, 2)
+        fetched: list[int] = []
+
+        def promise() -> KeyShow:
+            return attrs.evolve(KeysService.show(one.keys), serial=99)
+
+        def junk(serial: int) -> bytes:
+            fetched.append(serial)
+            return b"{}"
+
+        with mock.patch.object(one.keys, "show", promise), mock.patch.object(one.keys, "roles_after", junk):
+            for _ in range(10):
+                one.keys._exchange.announce()
+                settle(self.running)
+            # Its own questions are answered; it is asked back once.
+            asked_back = [serial for serial in fetched if serial < 99]
+            self.assertEqual(len(asked_back), 1)
+            self.running.advance(LIAR_S)
+            one.keys._exchange.announce()
+            settle(self.running)
+            self.assertGreater(len([serial for serial in fetched if serial < 99]), 1)
+        self.assertEqual(founder.keys.epoch, 1)
+
+    def test_streams_that_say_nothing_or_nonsense(self) -> None:
+        founder, one = self.mesh(1, 2)
+        [connection] = one.host.connections()
+        for data in (b"", b"\x05{}", b"\xff\xff\x7f", b"\x02{}", KeyShow.make(FOUNDER, bytes(32), "age1q", 0).encode()):
+            stream = self.successResultOf(connection.open_stream([PROTOCOL]))
+            io = StreamIO(stream, self.running)  # type: ignore[arg-type]
+            stream.write(data)
+            stream.write_eof()
+            settle(self.running)
+            self.failureResultOf(Deferred.fromCoroutine(io.read_delimited(1024)), ChorusError)
+        self.assertEqual(founder.keys.roles_of(one.peer), {"developer"})
 
     def test_a_forged_file_is_not_taken(self) -> None:
         founder, one = self.mesh(1, 2)
