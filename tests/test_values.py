@@ -47,7 +47,7 @@ VALUES: dict[str, dict[str, float]] = {
     "security.age.header": {
         "MAX_HEADER": 65536,
         "MAX_STANZAS": 64,
-        "MAX_WORK_FACTOR": 20,
+        "MAX_WORK_FACTOR": 22,
     },
     "security.roles": {
         "MAX_ROLES": 32,
