@@ -163,7 +163,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], 
         found.add_argument(f"--{part}", metavar="NAME", help=f"only this {part}")
     found.add_argument("--since", metavar="TIME", help="made then or later (2026-01-31T12:00:00Z)")
     found.add_argument("--until", metavar="TIME", help="made before")
-    found.add_argument("--text", metavar="WORD", nargs="+", help="words that all stand in it")
+    found.add_argument("--text", metavar="TEXT", action="append", help="words that all stand in it (repeatable)")
     found.add_argument("--limit", type=int, default=50, metavar="N", help="at most this many (50)")
     found.set_defaults(run=search)
     checked = command(commands, "verify", "Verify a decision with its whole chain: 0 clean, 1 false, 2 used wrongly.")

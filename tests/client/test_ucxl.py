@@ -50,7 +50,7 @@ class UcxlCommands(CommandCase):
 
     async def test_search(self) -> None:
         run = await self.good(
-            *("ucxl", "search", "ucxl://any:developer@any:any", "--project", "team..tool", "--text", "two", "words")
+            *("ucxl", "search", "ucxl://any:developer@any:any", "--project", "team..tool", "--text", "two words")
         )
         self.assertIn(exact(ADDRESS, CHAIN[0].content_hash), run.out)
         query, limit, _ = self.decisions.queries[-1]
