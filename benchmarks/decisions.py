@@ -1,4 +1,4 @@
-"""Searches in an index of many decisions: latency of one page, by kind of question.
+"""Searches in an index of many decisions: latency and processor time of one page, by kind of question.
 
 python -m benchmarks.decisions [--decisions 100000] [--rounds 200]
 """
@@ -99,20 +99,29 @@ def main() -> None:
         reader = open_reader(path)
         rng = random.Random(2)
         times: dict[str, list[float]] = {}
+        processor: dict[str, list[float]] = {}
         found: dict[str, int] = {}
         for _ in range(options.rounds):
             for name, query in questions(options.decisions, rng).items():
-                began = time.perf_counter()
+                began, used = time.perf_counter(), time.thread_time()
                 page = decisions.search(reader, query, 50)
+                processor.setdefault(name, []).append(time.thread_time() - used)
                 times.setdefault(name, []).append(time.perf_counter() - began)
                 found[name] = found.get(name, 0) + len(page.decisions)
-        print(f"{'question':24}{'p50 ms':>9}{'p95 ms':>9}{'max ms':>9}{'found':>8}")
-        every = sorted(each for all_of in times.values() for each in all_of)
-        for name, measured in [*times.items(), ("all", every)]:
-            ordered = sorted(measured)
-            p50, p95 = (ordered[int(len(ordered) * share)] * 1e3 for share in (0.5, 0.95))
-            mean = "" if name == "all" else f"{found[name] / options.rounds:.1f}"
-            print(f"{name:24}{p50:9.2f}{p95:9.2f}{ordered[-1] * 1e3:9.2f}{mean:>8}")
+        report(times, processor, {name: count / options.rounds for name, count in found.items()})
+
+
+def report(times: dict[str, list[float]], processor: dict[str, list[float]], found: dict[str, float]) -> None:
+    print(f"{'question':24}{'p50 ms':>9}{'p95 ms':>9}{'max ms':>9}{'cpu p95':>9}{'found':>8}")
+    for name in [*times, "all"]:
+        wall, used = (
+            sorted(each for key, all_of in kind.items() if name in (key, "all") for each in all_of)
+            for kind in (times, processor)
+        )
+        at = int(len(wall) * 0.95)
+        columns = (wall[len(wall) // 2], wall[at], wall[-1], used[at])
+        figures = "".join(f"{each * 1e3:9.2f}" for each in columns)
+        print(f"{name:24}{figures}{found.get(name, sum(found.values()) / len(found)):8.1f}")
 
 
 if __name__ == "__main__":

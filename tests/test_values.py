@@ -425,6 +425,7 @@ VALUES: dict[str, dict[str, float]] = {
     },
     "ucxl.address": {
         "MAX_STEPS": 999_999_999,
+        "VERSION_ROOM": 66,
     },
     "ucxl.chain": {
         "MAX_FAULTS": 100,

@@ -113,8 +113,8 @@ def _address(query: dict[str, str]) -> Address:
     if "address" not in query:
         raise HttpError(400, "bad_query", "say which decision: ?address=ucxl://agent:role@project:task")
     address = Address.parse(query["address"])
-    if address.wildcards:
-        raise AddressError(address.wildcards[0], 0, "an address with a wildcard is for /ucxi/v1/search")
+    for part in address.wildcards:
+        raise AddressError(part, address.offset_of(part), "an address with a wildcard is for /ucxi/v1/search")
     return address
 
 

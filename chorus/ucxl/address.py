@@ -23,8 +23,12 @@ NO_PROJECT: Final = "none"
 MAX_STEPS: Final = 999_999_999
 """Of `~~N` and `^^N`: no chain is longer, and nine digits are read without cost."""
 
+VERSION_ROOM: Final = 66
+"""Characters that a published address leaves for `/=` and a hash, so that each of its versions has an address."""
+
 PARTS: Final = ("agent", "role", "project", "task")
 """The names of an address, in order; each ends at the mark of the same place."""
+TEMPORAL: Final = "temporal"
 _ENDS: Final = (":", "@", ":", "/")
 _NAME: Final = re.compile("[A-Za-z0-9._-]*")
 _TEMPORAL_MARKS: Final = "*^~@="
@@ -116,7 +120,7 @@ Temporal = Latest | First | InForce | Exactly
 
 @attrs.frozen
 class Address:
-    """`path` holds decoded segments. Made by `parse` and `of`, which check all of it."""
+    """`path` holds decoded segments. Made by `parse` and `published`, which check all of it."""
 
     agent: str
     role: str
@@ -157,11 +161,11 @@ class Address:
         """
         address = cls.parse(text)
         if address.temporal is not None:
-            offset = text.find("/", len(SCHEME)) + 1
-            raise AddressError("temporal", offset, "an address to publish under names no version")
-        if (part := next(iter(address.wildcards), None)) is not None:
-            offset = len(SCHEME) + sum(len(getattr(address, each)) + 1 for each in PARTS[: PARTS.index(part)])
-            raise AddressError(part, offset, f"an address to publish under has no wildcard ({ANY})")
+            raise AddressError(TEMPORAL, address.offset_of(TEMPORAL), "an address to publish under names no version")
+        for part in address.wildcards:
+            raise AddressError(part, address.offset_of(part), f"an address to publish under has no wildcard ({ANY})")
+        if len(text) > cls.MAX - VERSION_ROOM:
+            raise AddressError("length", cls.MAX - VERSION_ROOM, "with a version it would be too long")
         if (written := str(address)) != text:
             offset = next((at for at, (a, b) in enumerate(zip(text, written, strict=False)) if a != b), len(written))
             raise AddressError("spelling", offset, f"it is written {written}")
@@ -171,6 +175,11 @@ class Address:
     def wildcards(self) -> tuple[str, ...]:
         """Names of the parts that are `any`."""
         return tuple(part for part in PARTS if getattr(self, part) == ANY)
+
+    def offset_of(self, part: str) -> int:
+        """Where one of the names, or the version, begins in the one spelling."""
+        before = PARTS if part == TEMPORAL else PARTS[: PARTS.index(part)]
+        return len(SCHEME) + sum(len(getattr(self, each)) + 1 for each in before)
 
     @property
     def base(self) -> Address:
@@ -224,7 +233,7 @@ def _read_segments(text: str, offset: int) -> tuple[Temporal | None, tuple[str, 
         stop = text.find("/", start, end)
         stop = end if stop < 0 else stop
         likely = first and text[start : start + 1] in ("*", "^", "~", "@", "=", "%")
-        segment = _decode(text, start, stop, "temporal" if likely else "path")
+        segment = _decode(text, start, stop, TEMPORAL if likely else "path")
         if first and segment[0] in _TEMPORAL_MARKS:
             temporal = _read_temporal(segment, start)
         else:
@@ -280,7 +289,7 @@ def _read_temporal(segment: str, offset: int) -> Temporal:
         "=": "= and a SHA-256 in 64 hexadecimal digits",
         "@": "@ and a time as 2026-01-31T12:00:00Z, with at most six digits of a second",
     }.get(segment[0], f"*^ *~ ~~N ^^N (N at most {MAX_STEPS}), @TIME or =HASH")
-    raise AddressError("temporal", offset, f"a version is {expected}")
+    raise AddressError(TEMPORAL, offset, f"a version is {expected}")
 
 
 def _quote(segment: str) -> str:

@@ -7,7 +7,7 @@ from typing import Final
 import attrs
 
 from chorus.errors import UserError
-from chorus.ucxl.address import PARTS, Address, AddressError, First, Latest, Temporal, exact
+from chorus.ucxl.address import PARTS, TEMPORAL, Address, AddressError, First, Latest, Temporal, exact
 from chorus.ucxl.record import Decision
 from chorus.ucxl.signed import Head, Version
 from chorus.ucxl.words import words
@@ -132,7 +132,9 @@ class DecisionQuery:
         found: dict[str, str | int | None] = {}
         if pattern is not None:
             if pattern.temporal is not None:
-                raise AddressError("temporal", 0, "a search names no version; ask for the history, or by times")
+                raise AddressError(
+                    TEMPORAL, pattern.offset_of(TEMPORAL), "a search names no version; ask for the history, or by times"
+                )
             found = {part: getattr(pattern, part) for part in PARTS if part not in pattern.wildcards}
             found["path"] = pattern.path_text or None
         for name, value in conditions.items():

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from chorus.ucxl.address import (
     MAX_STEPS,
+    VERSION_ROOM,
     Address,
     AddressError,
     Exactly,
@@ -177,6 +178,13 @@ class PublishedTests(PureTestCase):
                 error = self.assertRaises(AddressError, Address.published, text)
                 self.assertEqual((error.part, error.offset), (part, offset), str(error))
         self.assertEqual(str(Address.published(f"{BASE}/x/any")), f"{BASE}/x/any")
+
+    def test_each_version_has_an_address(self) -> None:
+        longest = f"{BASE}/".ljust(Address.MAX - VERSION_ROOM, "x")
+        self.assertEqual(len(exact(longest, HASH)), Address.MAX)
+        self.assertEqual(str(Address.parse(exact(longest, HASH)).base), longest)
+        error = self.assertRaises(AddressError, Address.published, f"{longest}x")
+        self.assertEqual((error.part, error.offset), ("length", Address.MAX - VERSION_ROOM))
 
 
 class ExactTests(PureTestCase):
