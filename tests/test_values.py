@@ -375,6 +375,50 @@ VALUES: dict[str, dict[str, float]] = {
         "CLUSTER_ID": 32,
         "MAX_SECRET": 128,
     },
+    "services.dht.held": {
+        "CACHE_BYTES": 16_777_216,
+        "ENTRY_BYTES": 400,
+    },
+    "services.dht.keeper": {
+        "LOOK_S": 2.0,
+        "TIDY_S": 60.0,
+        "REFRESH_S": 600.0,
+        "REPLICATE_EVERY_S": 10.0,
+        "ANNOUNCE_AGAIN_S": 43_200.0,
+        "MAX_SWEPT": 500,
+        "MAX_PUBLISHED": 100,
+        "LEAST_PAGE": 20,
+    },
+    "services.dht.rpc": {
+        "REQUEST_TIMEOUT_S": 2.0,
+        "DIAL_TIMEOUT_S": 2.0,
+        "IDLE_S": 45.0,
+        "MAX_STREAMS": 8,
+        "MAX_WAITING": 256,
+    },
+    "services.dht.servers": {
+        "MAX_PROBES": 16,
+    },
+    "services.dht.service": {
+        "MAX_CORRECTIONS": 100,
+    },
+    "services.dht.serving": {
+        "MAX_INBOUND": 16,
+        "IDLE_LOOK_S": 10.0,
+    },
+    "services.dht.settings": {
+        "QUORUM": 3,
+        "REPLICATION": 3,
+    },
+    "services.dht.walks": {
+        "LEAST_WAIT_S": 0.001,
+        "WHOLE_S": 600.0,
+    },
+    "store.dht": {
+        "MAX_PROVIDERS_A_PEER": 100_000,
+        "MAX_PROVIDERS": 1_000_000,
+        "OUTDATED_S": 86_400.0,
+    },
     "store.database": {
         "READERS": 2,
     },

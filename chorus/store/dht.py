@@ -17,6 +17,8 @@ MAX_PROVIDERS_A_PEER = 100_000
 """Blobs that one peer can announce here."""
 MAX_PROVIDERS = 1_000_000
 """Rows of all providers; about 200 MB."""
+OUTDATED_S = 24 * 3600.0
+"""Seconds that a record stays which a replaced one named, for readers that are on their way (amendments 32)."""
 ALL = ""
 ALL_PROVIDERS = "p:"
 
@@ -80,6 +82,8 @@ class Rules:
 
     replaces: Callable[[bytes, bytes], bool]
     variants: int = 1
+    outdates: Callable[[bytes], bytes | None] = lambda held: None
+    """Key of the record that nobody needs once `held` is replaced."""
 
 
 _RECORD = "key, value, author, sender, stored_at, expires_at, published_at"
@@ -91,7 +95,8 @@ _PROVIDER = "key, peer, addresses, stored_at, published_at"
 
 def keep(connection: sqlite3.Connection, new: HeldRecord, rules: Rules, quotas: Quotas) -> list[HeldRecord]:
     """Store `new` beside or instead of what is held; returns what is held afterwards. A value that is held already
-    is confirmed. Raises `RecordOutdated` or `DhtFull`, and changes nothing then."""
+    is confirmed. Raises `RecordOutdated` or `DhtFull`; the store then undoes what was
+    changed."""
     held = records(connection, new.key)
     for each in held:
         if each.value == new.value:
@@ -103,6 +108,7 @@ def keep(connection: sqlite3.Connection, new: HeldRecord, rules: Rules, quotas: 
         raise RecordOutdated("another record is held under this key, and this one does not replace it")
     for each in replaced:
         _delete(connection, each)
+        _outdate(connection, rules.outdates(each.value), new.stored_at + OUTDATED_S)
     _charge(connection, new, quotas)
     connection.execute(
         f"INSERT INTO dht_records (digest, {_RECORD}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -120,9 +126,17 @@ def keep(connection: sqlite3.Connection, new: HeldRecord, rules: Rules, quotas: 
     return [*kept, new]
 
 
+def _outdate(connection: sqlite3.Connection, key: bytes | None, at: float) -> None:
+    connection.execute(
+        "UPDATE dht_records SET expires_at = min(coalesce(expires_at, ?), ?), published_at = NULL WHERE key = ?",
+        (at, at, key),
+    )
+
+
 def _confirm(connection: sqlite3.Connection, held: HeldRecord, new: HeldRecord) -> None:
     connection.execute(
-        "UPDATE dht_records SET stored_at = ?, expires_at = ?, published_at = coalesce(?, published_at)"
+        "UPDATE dht_records SET stored_at = ?, expires_at = coalesce(?, expires_at),"
+        " published_at = coalesce(?, published_at)"
         " WHERE key = ? AND digest = ?",
         (new.stored_at, new.expires_at, new.published_at, held.key, _digest(held.value)),
     )
@@ -174,14 +188,6 @@ def sweep(connection: sqlite3.Connection, now: float, most: int) -> list[bytes]:
     return [each.key for each in expired]
 
 
-def drop(connection: sqlite3.Connection, key: bytes) -> int:
-    """Delete all values of `key`; how many there were."""
-    held = records(connection, key)
-    for each in held:
-        _delete(connection, each)
-    return len(held)
-
-
 def usage(connection: sqlite3.Connection, who: str = ALL) -> tuple[int, int]:
     """(records, bytes) of all, or of `s:` + sender, `a:` + author, `p:` + provider."""
     row = connection.execute("SELECT records, bytes FROM dht_usage WHERE who = ?", (who,)).fetchone()
@@ -203,6 +209,7 @@ def _charge(connection: sqlite3.Connection, record: HeldRecord, quotas: Quotas) 
         if rows + 1 > most_rows or size + record.size > most_size:
             whose = {"": "all records", "s": "one sender", "a": "one author"}[who[:1]]
             raise DhtFull(f"the quota of {whose} is used up: {rows} records, {size} bytes")
+    for who in _payers(record):
         _add(connection, who, 1, record.size)
 
 

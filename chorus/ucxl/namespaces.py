@@ -99,6 +99,11 @@ class VersionNamespace:
     def author(self, key: bytes, value: bytes) -> str | None:
         return Version.decode(value).author
 
+    def outdates(self, key: bytes, held: bytes) -> bytes | None:
+        """The key of the ciphertext that a replaced version named; None where that is a blob."""
+        old = Version.decode(held)
+        return None if old.blob else ciphertext_key(old.ciphertext)
+
 
 class HeadNamespace:
     """`/ucxl-head/<SHA-256 of the address>`: the highest number wins; of a fork both are kept, and the smaller hash

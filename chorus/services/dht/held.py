@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from chorus.identity import PeerId
 from chorus.multiformats.multiaddr import Multiaddr
@@ -21,6 +22,14 @@ CACHE_BYTES = 16 << 20
 """Of records kept in memory: a read through the store's threads costs more than the rest of an answer."""
 ENTRY_BYTES = 400
 """Counted for each key in memory beside its records, an absent one's included."""
+
+
+@runtime_checkable
+class Outdating(Protocol):
+    """A namespace whose records name others that nobody needs once they are replaced."""
+
+    def outdates(self, key: bytes, held: bytes) -> bytes | None:
+        """The key of the record that a replaced value named."""
 
 
 class HeldCache:
@@ -116,7 +125,11 @@ class HeldRecords:
             expires_at=None if lifetime is None else now + lifetime,
             published_at=0.0 if sender is None else None,
         )
-        rules = Rules(lambda held, new: namespace.replaces(key, held, new), namespace.variants)
+        rules = Rules(
+            lambda held, new: namespace.replaces(key, held, new),
+            namespace.variants,
+            partial(namespace.outdates, key) if isinstance(namespace, Outdating) else lambda held: None,
+        )
         self._writes += 1
         self._cache.forget(key)
         held, self.rows = await self._store.write(
@@ -147,13 +160,6 @@ class HeldRecords:
     async def page(self, after: bytes, most: int) -> list[HeldRecord]:
         """Live records of keys behind `after`."""
         return self._live(await self._store.read(lambda connection: table.page(connection, after, most)))
-
-    async def drop(self, key: bytes) -> None:
-        self._writes += 1
-        self._cache.forget(key)
-        await self._store.write(lambda connection: table.drop(connection, key))
-        self._writes += 1
-        self._cache.forget(key)
 
     async def sweep(self, most: int) -> int:
         """Delete what has expired, at most so many of each kind; how many records there were."""

@@ -196,9 +196,6 @@ class DhtKeeper:
                 deliveries = await self._walks.put(contacts, record.key, record.value, len(contacts))
                 self.sent(record.key, tuple(contacts), deliveries)
 
-    def forget(self, key: bytes) -> None:
-        self._copies.pop(key, None)
-
     # What this node published
 
     async def republish(self) -> None:
