@@ -338,6 +338,7 @@ VALUES: dict[str, dict[str, float]] = {
         "MAX_TEXT": 2048,
         "MAX_PROGRESS": 4096,
         "MAX_NUMBER": 2**53 - 1,
+        "MAX_PUBLICATION": 4_194_304,
         "MAX_LEASE_S": 3600.0,
     },
     "protocols.tasks": {

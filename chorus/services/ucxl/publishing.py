@@ -19,6 +19,7 @@ from chorus.errors import ChorusError
 from chorus.identity import PeerId
 from chorus.observe.metrics import Histogram
 from chorus.protocols.task_messages import MAX_PUBLICATION, DecisionRef, PublicationBlob
+from chorus.services.blobs.looks import provider_key
 from chorus.services.dht.ports import Stored
 from chorus.services.execution.workplace import DraftedDecision
 from chorus.services.ucxl.bundle import Publication
@@ -412,7 +413,12 @@ class Publisher(Service):
         else:
             pieces.append(await self._holders(CIPHERTEXTS, ciphertext_key(version.ciphertext), publication.ciphertext))
         for blob in blobs:
-            pieces.append(await self._ports.replicas.holders(blob))
+            stored = await self._ports.replicas.holders(blob)
+            if not stored.holders:
+                # It is not here: those that announced it count.
+                announced = await self._ports.dht.providers(provider_key(blob))
+                stored = Stored(tuple(each.peer for each in announced), stored.wanted)
+            pieces.append(stored)
         return _all_of(pieces)
 
 
