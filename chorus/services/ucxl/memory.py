@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from chorus.ucxl.namespaces import DecisionNamespace
 
 
+REASON = "decision"
+"""Of the pins of a decision's blobs, before its content hash."""
+
+
 class PlainBlobs(Protocol):
     """The blob service, as far as decisions need it."""
 

@@ -24,7 +24,9 @@ from chorus.services.dht.ports import Stored
 from chorus.services.execution.workplace import DraftedDecision
 from chorus.services.ucxl.bundle import Publication
 from chorus.services.ucxl.drafts import sealable, task_members
+from chorus.services.ucxl.memory import REASON
 from chorus.store import publications
+from chorus.store.dht import RecordOutdated
 from chorus.store.publications import PublicationRow, PublicationState
 from chorus.timer import Timer
 from chorus.ucxl.address import task_address
@@ -55,8 +57,6 @@ SEAL_S = 120.0
 """Seconds to encrypt the files of a result: its scheduler waits. Those that are not ready have no copy."""
 SECONDS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.25, 1.0, 10.0, 60.0)
 """Bounds of the histogram."""
-REASON = "decision"
-"""Of the pins of a decision's blobs."""
 
 
 @attrs.define
@@ -376,8 +376,8 @@ class Publisher(Service):
     async def _put(self, namespace: str, key: bytes, value: bytes) -> Stored:
         try:
             stored = await self._ports.dht.put(key, value)
-        except RecordError:
-            # Superseded meanwhile, here or elsewhere.
+        except (RecordError, RecordOutdated):
+            # Superseded meanwhile, or its author lost the role: the holders say what they have.
             return await self._holders(namespace, key, value)
         return stored if stored.safe else await self._holders(namespace, key, value, stored)
 

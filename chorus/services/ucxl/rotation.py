@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError
+from chorus.services.ucxl.memory import REASON
 from chorus.store import meta
 from chorus.ucxl.address import Address
 from chorus.ucxl.query import DecisionQuery
@@ -103,10 +104,12 @@ class Reencryption:
         version, ciphertext = await self._author.encrypted(read.decision)
         if version.blob:
             stored = await self._ports.replicas.keep_sealed(ciphertext)
-            await self._ports.replicas.replicate(stored, f"decision {content}")
+            await self._ports.replicas.replicate(stored, f"{REASON} {content}")
         else:
             await self._ports.dht.put(ciphertext_key(version.ciphertext), ciphertext)
         await self._ports.dht.put(version_key(content), version.encode())
+        if read.version.blob:
+            await self._ports.replicas.unpin(read.version.ciphertext, f"{REASON} {content}")
         self.renewed += 1
 
     def _broken(self, failure: Failure) -> None:
