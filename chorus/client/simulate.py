@@ -1,4 +1,5 @@
-"""`chorus simulate`: a network of GossipSub nodes in this process, and a report of how it did (docs/simulate.md).
+"""`chorus simulate`: a network of GossipSub nodes, or of servers of the hash table, in this process, and a report of
+how it did (docs/simulate.md).
 
 It needs no node. Nothing of `chorus.simulation` is imported before the command runs.
 """
@@ -7,20 +8,24 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+
+import attrs
 
 from chorus.client import show
 from chorus.client.errors import EXIT_INTERRUPTED, EXIT_TASK_FAILED, EXIT_TERMINATED, EXIT_USAGE
-from chorus.client.simulate_options import QUANTITIES, read, replay_line
+from chorus.client.simulate_options import DHT_PREFIX, QUANTITIES, read, replay_line
 from chorus.client.task_options import Options
 
 if TYPE_CHECKING:
     from chorus.client.api import NodeApi
     from chorus.simulation.gossip.run import GossipResult
-    from chorus.simulation.gossip.scenario import Scenario
+    from chorus.simulation.gossip.scenario import Scenario, WantedFigure
+
+R = TypeVar("R", bound="_Result")
 
 SHOWN: Final = (
     "p50_ms",
@@ -87,12 +92,33 @@ def _run(options: Options) -> int:
     if options.scenario is None:
         options.scenario = "calibration"
     try:
+        if options.scenario.startswith(DHT_PREFIX):
+            return _run_dht(options)
         scenario, seed = read(options)
     except ScenarioError as error:
         for mistake in error.mistakes:
             show.note(mistake)
         return EXIT_USAGE
-    return _simulate(scenario, seed, options)
+    return _simulate(_of_gossip(scenario, seed), seed, replay_line(options, seed), options)
+
+
+def _run_dht(options: Options) -> int:
+    from chorus.client.simulate_options import read_dht
+    from chorus.simulation.dht.report import SHOWN as DHT_SHOWN
+    from chorus.simulation.dht.report import dht_page, label
+    from chorus.simulation.dht.run import simulate_dht
+
+    scenario, seed = read_dht(options)
+    kind = SimulationKind(
+        scenario.name,
+        scenario.summary,
+        scenario.wanted,
+        lambda progress: simulate_dht(scenario, seed, progress),
+        dht_page,
+        lambda result: [name for name in DHT_SHOWN if name in result.figures],
+        label,
+    )
+    return _simulate(kind, seed, replay_line(options, seed), options)
 
 
 def _beside_list(options: Options) -> str:
@@ -103,44 +129,92 @@ def _beside_list(options: Options) -> str:
 
 
 def _list(as_json: bool) -> None:
+    from chorus.simulation.dht.scenarios import DHT_SCENARIOS
     from chorus.simulation.gossip.scenario import ATTACKS
     from chorus.simulation.gossip.scenarios import SCENARIOS
 
+    summaries = {name: each.summary for name, each in SCENARIOS.items()}
+    summaries |= {name: each.summary for name, each in DHT_SCENARIOS.items()}
     if as_json:
-        show.document({"scenarios": {name: each.summary for name, each in SCENARIOS.items()}, "attackers": ATTACKS})
+        show.document({"scenarios": summaries, "attackers": ATTACKS})
         return
-    show.table(("scenario", "what"), [(name, each.summary) for name, each in SCENARIOS.items()], "", folds=True)
+    show.table(("scenario", "what"), list(summaries.items()), "", folds=True)
     print()
     show.table(("attackers", "what they do"), list(ATTACKS.items()), "", folds=True)
 
 
-def _simulate(scenario: Scenario, seed: int, options: Options) -> int:
+class _Result(Protocol):
+    """Of a run of any kind."""
+
+    @property
+    def figures(self) -> Mapping[str, float]: ...
+
+    @property
+    def trace(self) -> str: ...
+
+    def missed(self) -> list[str]: ...
+
+    def document(self) -> dict[str, Any]: ...
+
+
+@attrs.frozen
+class SimulationKind(Generic[R]):
+    """How scenarios of one kind are run and shown."""
+
+    name: str
+    """Of the scenario."""
+    summary: str
+    wanted: Sequence[WantedFigure]
+    simulate: Callable[[Callable[[float, float], object]], R]
+    page: Callable[[R, str, str], str]
+    shown: Callable[[R], list[str]]
+    """Figures for the terminal."""
+    label: Callable[[str], str]
+
+
+def _of_gossip(scenario: Scenario, seed: int) -> SimulationKind[GossipResult]:
+    from chorus.simulation.gossip import run as gossip_run
+    from chorus.simulation.gossip.report import label, page
+
+    def shown(result: GossipResult) -> list[str]:
+        return [*SHOWN, *(f"{each.kind}_{what}" for each in scenario.attacks for what in ("score", "places"))]
+
+    return SimulationKind(
+        scenario.name,
+        scenario.summary,
+        scenario.wanted,
+        lambda progress: gossip_run.simulate(scenario, seed, progress),
+        page,
+        shown,
+        label,
+    )
+
+
+def _simulate(kind: SimulationKind[R], seed: int, replay: str, options: Options) -> int:
     from chorus.client.page_file import PageFile
     from chorus.simulation.gossip import plots as gossip_plots
-    from chorus.simulation.gossip import run as gossip_run
 
     as_json = options.json
-    replay = replay_line(options, seed)
     with ExitStack() as stack:
         output: PageFile | None = None
         if options.output is not None or not (options.no_report or as_json):
             # Before the run: it may take minutes.
             gossip_plots.require()
-            name = options.output if options.output is not None else f"simulate-{scenario.name}-{seed}.html"
+            name = options.output if options.output is not None else f"simulate-{kind.name}-{seed}.html"
             output = stack.enter_context(PageFile(Path(name)))
-        result = gossip_run.simulate(scenario, seed, _progress())
+        result = kind.simulate(_progress())
         unheard: OSError | None = None
         try:
             # Before the page, which may find the disk full.
             if as_json:
                 show.document({**result.document(), "again": replay, "version": _version()})
             else:
-                _show(result, replay)
+                _show(kind, result, replay)
             sys.stdout.flush()
         except OSError as error:
             unheard = error
         if output is not None:
-            output.write(_page(result, replay))
+            output.write(kind.page(result, replay, _version()).encode())
         if unheard is not None:
             raise unheard
         if output is not None and not as_json:
@@ -165,21 +239,13 @@ def _version() -> str:
     return version_line({}).replace("CHORUS-agent", "chorus", 1)
 
 
-def _page(result: GossipResult, replay: str) -> bytes:
-    from chorus.simulation.gossip.report import page
-
-    return page(result, replay, _version()).encode()
-
-
-def _show(result: GossipResult, replay: str) -> None:
+def _show(kind: SimulationKind[R], result: R, replay: str) -> None:
     from chorus.simulation.gossip.numbers import number
-    from chorus.simulation.gossip.report import label
 
-    scenario, figures = result.scenario, result.figures
-    print(f"{scenario.name}: {scenario.summary}")
-    of_attackers = [name for attack in scenario.attacks for name in (f"{attack.kind}_score", f"{attack.kind}_places")]
-    show.facts([(label(name), number(figures[name])) for name in dict.fromkeys((*SHOWN, *of_attackers))])
-    if scenario.wanted:
+    figures, label = result.figures, kind.label
+    print(f"{kind.name}: {kind.summary}")
+    show.facts([(label(name), number(figures[name])) for name in dict.fromkeys(kind.shown(result))])
+    if kind.wanted:
         print()
         rows = [
             (
@@ -188,11 +254,11 @@ def _show(result: GossipResult, replay: str) -> None:
                 number(figures[wanted.figure]),
                 "met" if wanted.holds(figures) else "missed",
             )
-            for wanted in scenario.wanted
+            for wanted in kind.wanted
         ]
         show.table(("figure", "wanted", "is", ""), rows, "")
         print()
-        for wanted in scenario.wanted:
+        for wanted in kind.wanted:
             if not wanted.holds(figures):
                 show.note(f"missed: {label(wanted.figure)} {wanted.bounds}, but it is {figures[wanted.figure]:.4g}")
     print(f"again: {replay}")

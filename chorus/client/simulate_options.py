@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from chorus.client import quantities
 
 if TYPE_CHECKING:
+    from chorus.simulation.dht.scenario import DhtScenario
     from chorus.simulation.gossip.scenario import Attack, Scenario, ScenarioError
 
+DHT_PREFIX: Final = "dht-"
+"""Before the names of scenarios of the hash table."""
 MAX_SEED: Final = 2**63 - 1
 
 QUANTITIES: Final = (
@@ -38,7 +41,11 @@ def add_options(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
     option("scenario", metavar="SCENARIO", nargs="?", help="where to begin (calibration)")
     option("--list", action="store_true", help="show the scenarios and the kinds of attackers, and nothing else")
-    option("--nodes", metavar="N", help="honest nodes, 4 to 20000; attackers and publishers keep their proportion")
+    option(
+        "--nodes",
+        metavar="N",
+        help="honest nodes, 4 to 20000 (dht-: 30 to 20000); attackers and publishers keep their proportion",
+    )
     option("--degree", metavar="N", help="connections of a node, 2 to 200, fewer than nodes")
     option("--links", metavar="MS", help="delay of a link one way, 0 to 10000: 10-150, or 25 for 10 %% around it")
     option("--loss", metavar="SHARE", help="of TCP segments, each sent again: 5%% or 0.05, at most 50%%")
@@ -82,18 +89,37 @@ def read(options: Options) -> tuple[Scenario, int]:
     reader = _Reader(options)
     base = SCENARIOS.get(options.scenario)
     if base is None:
-        reader.mistakes.append(f"no such scenario: {options.scenario}; there are {', '.join(SCENARIOS)}")
-    seed = reader("seed", quantities.whole)
-    if seed is not None and not 0 <= seed <= MAX_SEED:
-        reader.mistakes.append(f"--seed must be between 0 and {MAX_SEED}, not {seed}")
-    if options.no_report and options.output is not None:
-        reader.mistakes.append("--output and --no-report exclude each other")
-    if options.output == "-":
-        reader.mistakes.append("--output names a file; for one with the name - say ./-")
+        reader.unknown()
+    seed = reader.seed()
     scenario = _changed(base or SCENARIOS["calibration"], reader)
     if reader.mistakes or scenario is None or base is None or seed is None:
         raise ScenarioError(*reader.mistakes)
     return changed(base, scenario), seed
+
+
+def read_dht(options: Options) -> tuple[DhtScenario, int]:
+    """As `read`, of the scenarios of the hash table: their own quantities are fixed but for the number of nodes."""
+    from chorus.simulation.dht.scenarios import DHT_SCENARIOS
+    from chorus.simulation.gossip.scenario import ScenarioError
+
+    reader = _Reader(options)
+    base = DHT_SCENARIOS.get(options.scenario)
+    if base is None:
+        reader.unknown()
+    for name in (*QUANTITIES, "attackers", "flood_publish"):
+        if name != "nodes" and getattr(options, name) is not None:
+            reader.mistakes.append(f"--{name.replace('_', '-')} is for networks of gossip, not for {options.scenario}")
+    seed = reader.seed()
+    nodes = reader("nodes", quantities.whole)
+    scenario = base
+    if base is not None and nodes is not None and nodes != base.nodes:
+        try:
+            scenario = base.resized(nodes)
+        except ScenarioError as error:
+            reader.mistakes += [f"--{mistake}" for mistake in error.mistakes]
+    if reader.mistakes or scenario is None or seed is None:
+        raise ScenarioError(*reader.mistakes)
+    return scenario, seed
 
 
 def _changed(base: Scenario, reader: _Reader) -> Scenario | None:
@@ -176,6 +202,25 @@ class _Reader:
                 for mistake in error.mistakes:
                     self.wrong("attackers", f"{text}: {mistake}")
         return tuple(attacks) if self.options.attackers else None
+
+    def seed(self) -> int | None:
+        """The seed; says as well what is wrong with where the report goes."""
+        options = self.options
+        seed = self("seed", quantities.whole)
+        if seed is not None and not 0 <= seed <= MAX_SEED:
+            self.mistakes.append(f"--seed must be between 0 and {MAX_SEED}, not {seed}")
+        if options.no_report and options.output is not None:
+            self.mistakes.append("--output and --no-report exclude each other")
+        if options.output == "-":
+            self.mistakes.append("--output names a file; for one with the name - say ./-")
+        return seed
+
+    def unknown(self) -> None:
+        from chorus.simulation.dht.scenarios import DHT_SCENARIOS
+        from chorus.simulation.gossip.scenarios import SCENARIOS
+
+        known = ", ".join((*SCENARIOS, *DHT_SCENARIOS))
+        self.mistakes.append(f"no such scenario: {self.options.scenario}; there are {known}")
 
     def wrong(self, name: str, text: str) -> None:
         self.mistakes.append(f"--{name} {text}")

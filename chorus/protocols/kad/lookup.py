@@ -74,7 +74,8 @@ class LookupOutcome:
     values: dict[PeerId, bytes]
     """Valid values by holder."""
     stale: tuple[Contact, ...]
-    """Of the closest, those that had no valid value or another one than the best; none while there is no best."""
+    """Of the closest, those that had no valid value or another one than the best; none while there is no best. Peers
+    behind the k nearest that were heard of are none of the closest, whatever they answered."""
     providers: tuple[Contact, ...]
     refused: tuple[PeerId, ...]
     """Peers whose value did not count, or whose reply was no answer to the request."""
@@ -243,12 +244,17 @@ class Lookup:
         radius = region_radius(k, network) if self._dense and network is not None else 0
         closest = tuple(one.contact for at, one in enumerate(answers) if at < k or one.distance < radius)
         values = list(self._values.values())
+        horizon = self._main.horizon()
         best = values[self.goal.rules.select(values)] if values and self.goal.rules is not None else None
         return LookupOutcome(
             closest=closest,
             best=best,
             values=dict(self._values),
-            stale=tuple(c for c in closest if self._values.get(c.peer) != best) if best is not None else (),
+            stale=tuple(
+                one
+                for one in closest
+                if best is not None and self._values.get(one.peer) != best and one.point ^ self.target <= horizon
+            ),
             providers=tuple(self._providers.values()),
             refused=tuple(self._refused),
             asked=self._main.asked + sum(cell.asked for cell in self._cells),

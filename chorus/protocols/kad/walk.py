@@ -177,6 +177,11 @@ class KadWalk:
                 return False
         return True
 
+    def horizon(self) -> int:
+        """Distance of the k-th nearest that is not gone, whether it answered or not."""
+        distances = sorted(one.distance for one in self.seen.values() if one.state is not FAILED)
+        return distances[: self._params.k][-1] if distances else 0
+
     def answers(self) -> list[Candidate]:
         """Peers that answered, nearest first."""
         return sorted((one for one in self.seen.values() if one.state is ANSWERED), key=_distance)

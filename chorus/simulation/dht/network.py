@@ -8,10 +8,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
 from typing import Final
 
 from chorus.identity import PeerId
-from chorus.protocols.kad.keys import BITS, point_of
+from chorus.protocols.kad.keys import BITS
 from chorus.protocols.kad.messages import Contact, KadMessage, RequestKind
 from chorus.protocols.kad.replication import REPLICATE_S, replication
 from chorus.simulation.dht.nodes import Replicate, SimServer
@@ -147,6 +148,6 @@ class DhtNet:
 
     def closest(self, key: bytes, without: PeerId | None = None) -> list[PeerId]:
         """The k closest live servers, by looking at all."""
-        point = point_of(key)
-        near = sorted((one.contact.point ^ point, one) for one in self.servers if one.alive and one.peer != without)
+        point = int.from_bytes(sha256(key).digest(), "big")
+        near = sorted((one.true_point ^ point, one) for one in self.servers if one.alive and one.peer != without)
         return [one.peer for _, one in near[: self.scenario.params.k]]

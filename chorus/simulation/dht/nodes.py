@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
 from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
@@ -77,6 +78,8 @@ class SimServer:
         self.number = number
         self.contact = Contact(PeerId(b"\x12\x20" + rng.randbytes(32)))
         self.peer = self.contact.peer
+        self.true_point = int.from_bytes(sha256(self.peer.raw).digest(), "big")
+        """By which the closest servers are judged, whatever the core takes for its point."""
         self.alive = True
         self.rng: random.Random = rng
         self.records: dict[bytes, SimRecord] = {}
@@ -159,6 +162,18 @@ class SimServer:
         )
         seeds = self.table.nearest(point_of(key), self.net.scenario.params.k)
         SimLookup(self, Lookup(goal, seeds, self.net.scenario.params, self.now, self.rng), found).pump()
+
+    def get(self, key: bytes, found: Found, enough: int | None) -> None:
+        """A lookup of the value; then those that had none or an older one get the best."""
+
+        def correct(outcome: LookupOutcome) -> None:
+            found(outcome)
+            if outcome.best is not None:
+                request = KadMessage(RequestKind.PUT_VALUE, key, KadRecord(key, outcome.best))
+                for contact in outcome.stale:
+                    self.net.request(self, contact, request, lambda _: None, lambda: None)
+
+        self.lookup(RequestKind.GET_VALUE, key, correct, enough)
 
     def put(self, key: bytes, value: bytes, done: Callable[[int], object]) -> None:
         """A lookup, then a PUT_VALUE to each of the closest; `done` with how many confirmed it."""

@@ -161,7 +161,14 @@ class StandingRun:
         world = self.net.world
         begin = world.now_ns
         done: list[_Got] = []
-        reader.lookup(kind, key, lambda outcome: done.append(_Got(outcome, (world.now_ns - begin) / 1e6)), enough)
+
+        def found(outcome: LookupOutcome) -> None:
+            done.append(_Got(outcome, (world.now_ns - begin) / 1e6))
+
+        if kind is RequestKind.GET_VALUE:
+            reader.get(key, found, enough)
+        else:
+            reader.lookup(kind, key, found, enough)
         # Until everything is quiet: nobody has a timer but a lookup.
         world.run_for(60.0)
         (got,) = done
@@ -276,7 +283,7 @@ class ChurnRun:
             self.readable += outcome.best == VALUE
 
         for key in keys:
-            self._rng.choice(self.net.servers).lookup(RequestKind.GET_VALUE, key, found, QUORUM)
+            self._rng.choice(self.net.servers).get(key, found, QUORUM)
             self.net.world.run_for(0.05)
         self.net.world.run_for(30.0)
 

@@ -67,6 +67,7 @@ class DhtScenario:
             raise ScenarioError(*mistakes)
 
     def resized(self, nodes: int) -> DhtScenario:
-        """The same with another number of nodes; a network with churn keeps its values in proportion."""
+        """The same with another number of nodes, of which nothing is wanted; a network with churn keeps its values in
+        proportion."""
         values = max(1, round(self.values * nodes / self.nodes)) if self.hours else self.values
-        return attrs.evolve(self, nodes=nodes, values=values, sizes=())
+        return attrs.evolve(self, nodes=nodes, values=values, sizes=(), wanted=())

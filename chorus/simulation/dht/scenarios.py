@@ -67,7 +67,7 @@ CHURN_OF_THE_TABLE: Final = DhtScenario(
     values=10_000,
     hours=24.0,
     churn=0.1,
-    refresh_s=3600.0,
+    refresh_s=7200.0,
     wanted=(WantedFigure("lost", high=0), WantedFigure("readable_percent", low=100)),
 )
 

@@ -46,7 +46,7 @@ def require() -> None:
         raise NoPlots from None
 
 
-def _figure(title: str, x: str, y: str) -> tuple[Figure, Axes]:
+def new_figure(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=SIZE, layout="constrained")
@@ -62,7 +62,7 @@ def _figure(title: str, x: str, y: str) -> tuple[Figure, Axes]:
 
 def latency(result: GossipResult) -> Figure:
     """Distribution of the time from publication to delivery, and its sum."""
-    figure, axes = _figure("Delivery latency", "ms after publication", "share of deliveries (bars, %)")
+    figure, axes = new_figure("Delivery latency", "ms after publication", "share of deliveries (bars, %)")
     values = result.latencies_ms
     # Without the last stragglers, who would press all the rest to the left.
     end = max(1.0, values[int(0.995 * len(values)) - 1] * 1.08)
@@ -92,7 +92,7 @@ def latency(result: GossipResult) -> Figure:
 
 def propagation(result: GossipResult) -> Figure:
     """How far messages have come, and how long they took."""
-    figure, axes = _figure("Propagation", "hops from the publisher", "share of deliveries (bars, %)")
+    figure, axes = new_figure("Propagation", "hops from the publisher", "share of deliveries (bars, %)")
     hops = [each for each in result.hops if each[1] >= result.figures["deliveries"] / 10_000]
     total = sum(count for _, count, _ in hops) or 1
     numbers = [number for number, _, _ in hops]
@@ -110,7 +110,7 @@ def propagation(result: GossipResult) -> Figure:
 
 
 def duplicates(result: GossipResult) -> Figure:
-    figure, axes = _figure("Copies too many", "duplicates of each message, by node", "nodes")
+    figure, axes = new_figure("Copies too many", "duplicates of each message, by node", "nodes")
     axes.hist(result.duplicates, bins=40, color=COLOURS[0], alpha=0.6)
     _count(axes)
     return figure
@@ -150,7 +150,7 @@ def _legend_below(figure: Figure) -> None:
 
 def degree(result: GossipResult) -> Figure:
     """Sizes of the honest nodes' meshes over time, and who has places in them."""
-    figure, axes = _figure("Mesh degree", "seconds", "peers in a node's mesh")
+    figure, axes = new_figure("Mesh degree", "seconds", "peers in a node's mesh")
     seconds = [sample.seconds for sample in result.samples]
     spreads = [sample.degrees for sample in result.samples]
     axes.plot(seconds, [each.low for each in spreads], color=COLOURS[0], linewidth=0.7, linestyle="--")
@@ -186,7 +186,7 @@ def degree(result: GossipResult) -> Figure:
 
 def scores(result: GossipResult) -> Figure:
     """Scores of each kind of node, as honest nodes see them."""
-    figure, axes = _figure("Score as honest nodes see it", "seconds", "score")
+    figure, axes = new_figure("Score as honest nodes see it", "seconds", "score")
     for index, kind in enumerate(result.samples[-1].scores):
         rows = [(sample.seconds, sample.scores[kind]) for sample in result.samples if kind in sample.scores]
         _band(

@@ -114,6 +114,14 @@ class StaticNetworks(PureTestCase):
         self.assertEqual({one.peer for one in found.stale}, set(closest) - set(closest[5:9]))
         self.assertEqual(set(found.refused), set(closest[9:11]))
 
+    def test_peers_behind_the_k_nearest_are_not_corrected(self) -> None:
+        """A quorum may be there before the nearest have answered."""
+        network = StaticNetwork(peers(500, 13))
+        network.store(KEY, b"1", network.truth(KEY))
+        for own in network.members[:20]:
+            found = network.get(KEY, own)
+            self.assertLessEqual({one.peer for one in found.stale}, set(network.truth(KEY, without=own)))
+
     def test_providers_are_collected(self) -> None:
         network = StaticNetwork(peers(100, 11))
         own = network.members[0]

@@ -1,0 +1,84 @@
+"""A run as one HTML page with its pictures inside."""
+
+from __future__ import annotations
+
+import base64
+from html import escape
+from typing import TYPE_CHECKING, Final
+
+from chorus.simulation.dht.plots import DHT_ALTERNATIVES, DHT_PLOTS, drawn
+from chorus.simulation.gossip.numbers import number
+from chorus.simulation.gossip.plots import picture
+from chorus.simulation.gossip.report import STYLE
+
+if TYPE_CHECKING:
+    from chorus.simulation.dht.run import DhtResult
+
+DHT_LABELS: Final = {
+    "get_p50_ms": "get, median (ms)",
+    "get_p95_ms": "get, 95th percentile (ms)",
+    "get_p99_ms": "get, 99th percentile (ms)",
+    "get_max_ms": "get, greatest (ms)",
+    "found_percent": "gets that found the value (%)",
+    "find_p50_ms": "lookup of the k closest, median (ms)",
+    "find_p95_ms": "lookup of the k closest, 95th percentile (ms)",
+    "exact_percent": "lookups that found exactly the k closest (%)",
+    "asked_per_get": "peers asked by a get",
+    "asked_per_find": "peers asked by a lookup",
+    "mean_hops": "hops to the nearest, mean",
+    "hops_over_log2_n": "hops over log2 n, greatest of the sizes",
+    "lost": "values lost",
+    "least_copies": "copies, least of any value at any time",
+    "mean_copies": "copies, mean at the end",
+    "readable_percent": "values read at the end (%)",
+    "crashes": "machines that crashed",
+    "simulated_hours": "simulated hours",
+    "requests": "requests",
+    "events": "events",
+    "cpu_s": "processor seconds",
+    "memory_mb": "resident memory (MB)",
+}
+
+SHOWN: Final = tuple(DHT_LABELS)
+
+
+def label(figure: str) -> str:
+    return DHT_LABELS[figure]
+
+
+def dht_page(result: DhtResult, replay: str, version: str) -> str:
+    """`replay` is the command that gives the same run, `version` of what it was made with."""
+    scenario = result.scenario
+    wanted = {each.figure: each for each in scenario.wanted}
+    rows = []
+    for figure, value in result.figures.items():
+        bound = wanted.get(figure)
+        state = "" if bound is None or bound.holds(result.figures) else " class=missed"
+        said = "" if bound is None else escape(bound.bounds)
+        rows.append(
+            f"<tr{state}><td>{escape(label(figure))}</td><td class=number>{number(value)}</td><td>{said}</td></tr>"
+        )
+    pictures = [
+        f'<img alt="{escape(DHT_ALTERNATIVES[name])}" src="data:image/svg+xml;base64,'
+        f'{base64.b64encode(picture(DHT_PLOTS[name](result))).decode()}">'
+        for name in drawn(result)
+    ]
+    return f"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>Simulation {escape(scenario.name)}, seed {result.seed}</title>
+<style>{STYLE}</style>
+<h1>Simulation: {escape(scenario.name)}</h1>
+<p>{escape(scenario.summary)} ({scenario.nodes:,} servers, {number(scenario.rtt_ms)} ms a round trip).</p>
+<p>Seed {result.seed}, trace <code>{result.trace}</code>, made with {escape(version)}. The same run again:</p>
+<p><code>{escape(replay)}</code></p>
+<table>
+<tr><th>figure</th><th>value</th><th>wanted</th></tr>
+{"".join(rows)}
+</table>
+{"".join(pictures)}
+<p>A get waits for three valid answers. Times are simulated; processor time and memory are this machine's.
+docs/simulate.md says what scenarios and figures are.</p>
+</html>
+"""
