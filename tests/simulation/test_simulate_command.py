@@ -18,6 +18,7 @@ from unittest import mock
 
 from chorus.client import entry
 from chorus.client.main import main
+from chorus.simulation.dht.plots import DHT_ALTERNATIVES
 from chorus.simulation.gossip.plots import ALTERNATIVES
 from chorus.simulation.gossip.scenario import (
     MAX_CHURN,
@@ -284,6 +285,28 @@ class Command(PureTestCase):
             extras = (ROOT / "setup.cfg").read_text()
             self.assertIn("\nsimulate =\n    matplotlib >= 3.8\n", extras)
             self.assertEqual(self.chorus(*QUICK, "--no-report")[0], 0, "the figures need no pictures")
+
+    def test_the_hash_table_has_its_figures_its_page_and_its_line(self) -> None:
+        page = self.here / "dht.html"
+        status, out, err = self.chorus("simulate", "dht-warm", "--nodes", "40", "--output", str(page))
+        self.assertEqual((status, err), (0, ""))
+        self.assertRegex(out, r"\nget, median \(ms\) +[\d.]+\n")
+        self.assertIn("again: chorus simulate dht-warm --nodes 40 --seed 1\n", out)
+        text = page.read_text()
+        self.assertIn(DHT_ALTERNATIVES["get_latency"], text)
+        self.assertNotIn(DHT_ALTERNATIVES["copies"], text)
+
+    def test_the_hash_table_has_its_mistakes(self) -> None:
+        status, out, err = self.chorus("simulate", "dht-warm", "--loss", "5%", "--nodes", "7", "--no-report")
+        self.assertEqual((status, out), (2, ""))
+        self.assertEqual(
+            err.splitlines(),
+            [
+                "chorus: --loss is for networks of gossip, not for dht-warm",
+                "chorus: --nodes must be between 30 and 20000, not 7",
+            ],
+        )
+        self.assertIn("no such scenario: dht-x; ", self.chorus("simulate", "dht-x")[2])
 
     def test_list(self) -> None:
         status, out, _ = self.chorus("simulate", "--list")

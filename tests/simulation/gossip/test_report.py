@@ -7,6 +7,7 @@ from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from chorus.simulation.dht.scenarios import DHT_SCENARIOS
 from chorus.simulation.gossip import plots as gossip_plots
 from chorus.simulation.gossip.network import GossipNet
 from chorus.simulation.gossip.run import GossipResult, result
@@ -32,7 +33,11 @@ class Documentation(PureTestCase):
     def test_examples_name_scenarios_that_there_are(self) -> None:
         named = set(re.findall(r"^chorus simulate ([a-z][a-z-]*)", PAGE.read_text(), re.MULTILINE))
         self.assertGreater(len(named), 1)
-        self.assertLessEqual(named, set(SCENARIOS))
+        self.assertLessEqual(named, {*SCENARIOS, *DHT_SCENARIOS})
+
+    def test_the_scenarios_of_the_hash_table_are_those_that_there_are(self) -> None:
+        rows = self.rows("Scenarios of the hash table")
+        self.assertEqual(rows, {name: each.summary for name, each in DHT_SCENARIOS.items()})
 
     def test_the_attackers_are_those_that_there_are(self) -> None:
         self.assertEqual(set(self.rows("Attackers")), set(ATTACKS))
