@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -148,9 +149,15 @@ class HeldRecords:
         if held:
             await self.put(key, value, PeerId.parse(held[0].sender))
 
-    async def published(self, key: bytes, value: bytes) -> None:
+    async def published(self, own: Sequence[tuple[bytes, bytes]]) -> None:
+        """Own records, by key and value, were put to the closest servers."""
         now = self._wall()
-        await self._store.write(lambda connection: table.published(connection, key, value, now))
+
+        def note(connection: sqlite3.Connection) -> None:
+            for key, value in own:
+                table.published(connection, key, value, now)
+
+        await self._store.write(note)
 
     async def unpublished(self, age_s: float, most: int) -> list[HeldRecord]:
         """Own records that were put longer ago."""

@@ -110,6 +110,8 @@ class DhtKeeper:
         self._copies: dict[bytes, Copies] = {}
         self._sets: dict[frozenset[PeerId], frozenset[PeerId]] = {}
         """One object for equal sets of holders; a small mesh has few."""
+        self._published: list[tuple[bytes, bytes]] = []
+        """Keys and values of own records that were put since the last note of it."""
         self._after = b""
         self._size = 0
         self._upkeep = (
@@ -132,9 +134,10 @@ class DhtKeeper:
         for upkeep in self._upkeep:
             upkeep.stop()
         try:
+            await self._note_published()
             await self._held.save_peers(self._servers.table.dump())
         except ChorusError as error:
-            self._log.warn("the table of the DHT is not kept: {error}", error=error)
+            self._log.warn("the state of the DHT is not kept: {error}", error=error)
 
     # The table
 
@@ -200,6 +203,7 @@ class DhtKeeper:
 
     async def republish(self) -> None:
         """Put own records, and announce own blobs, whose time has come."""
+        await self._note_published()
         if not len(self._servers):
             return
         for record in await self._held.unpublished(PUBLISH_AGAIN_S, MAX_PUBLISHED):
@@ -213,8 +217,14 @@ class DhtKeeper:
         deliveries = await self._walks.put(contacts, key, value, wanted)
         self.sent(key, contacts, deliveries)
         if deliveries.confirmed:
-            await self._held.published(key, value)
+            self._published.append((key, value))
         return deliveries
+
+    async def _note_published(self) -> None:
+        """In one transaction for many; what a crash takes away is put once more."""
+        noted, self._published = self._published, []
+        if noted:
+            await self._held.published(noted)
 
     async def announce(self, key: bytes, wanted: int) -> Deliveries:
         """Announce this node as a provider at the closest servers."""
