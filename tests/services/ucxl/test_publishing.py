@@ -10,6 +10,7 @@ from chorus.services.dht.ports import DhtUnavailable
 from chorus.services.scheduling.context import NamedDecision
 from chorus.services.ucxl.publishing import COPY_S
 from chorus.store import publications
+from chorus.tasks.spec import SpecError
 from chorus.tasks.terms import Reason
 from chorus.ucxl.address import Address
 from chorus.ucxl.record import Decision
@@ -169,6 +170,34 @@ class AloneTest(PureTestCase):
         world.settle()
         self.assertEqual(node.show(task)["state"], "completed")
         self.assertIsNone(node.show(task)["decision"])
+
+
+class HandedOverTest(PureTestCase):
+    def test_the_decision_on_a_task_that_another_member_schedules(self) -> None:
+        world = World(self)
+        world.hearsay = True
+        self.addCleanup(world.stop)
+        mesh = FakeMesh()
+        world.node("middle", memory=mesh, max_tasks=1)
+        five = world.node("five", memory=mesh, capabilities=("five",))
+        six = world.node("six", memory=mesh, capabilities=("six",))
+        world.cut(five, six)
+        task = five.submit("true", required={"capabilities": ["six"]})
+        world.advance(5)
+        six.engine.only().finish(artifacts={"a.txt": b"alpha"})
+        world.advance(60)
+        self.assertEqual(five.machine.get(task).scheduler is not None, True)
+        self.assertEqual(five.show(task)["decision"]["state"], "safe")
+
+
+class IntakeTest(MemoryCase):
+    def test_projects_without_a_place_in_an_address(self) -> None:
+        for project in ("none", "any", "a..b", "a./b", "a/.b", "x" * 60 + "/" + "y" * 67):
+            body = {"commands": ["true"], "project": project}
+            error = self.scheduler.refused(self.scheduler.coordinator.submit(body, "api"))
+            self.assertEqual((type(error), error.field), (SpecError, "project"), project)
+            self.assertNotIn("\n", str(error))
+        self.assertTrue(self.submit(project="team/tool.x"))
 
 
 class FaultsTest(MemoryCase):
