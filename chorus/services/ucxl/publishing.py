@@ -72,6 +72,8 @@ class _Pending:
     wanted: int = 0
     tries: int = 0
     running: bool = False
+    row: PublicationRow | None = None
+    """For the first try, where it is at hand."""
     followed: NamedDecision | None = None
 
 
@@ -169,7 +171,7 @@ class Publisher(Service):
         row = await self._ports.store.read(lambda connection: publications.get(connection, content))
         if row is not None and row.state is PublicationState.DUE:
             self._pending.pop(content, None)
-            self._add(row)
+            self._add(row).row = row
             self._go_on()
 
     # for people
@@ -178,7 +180,8 @@ class Publisher(Service):
         """Make a decision durable, then publish it in the background. Raises errors of the store."""
         row = written.row(PublicationState.DUE, self._ports.wall())
         await self._ports.store.write(lambda connection: publications.insert(connection, row))
-        self._add(row).begun = written.begun
+        pending = self._add(row)
+        pending.begun, pending.row = written.begun, row
         self._go_on()
 
     # for the scheduler
@@ -312,7 +315,9 @@ class Publisher(Service):
     async def _try(self, pending: _Pending) -> bool:
         """True once nothing is left to do."""
         store = self._ports.store
-        row = await store.read(lambda connection: publications.get(connection, pending.content))
+        row, pending.row = pending.row, None
+        if row is None:
+            row = await store.read(lambda connection: publications.get(connection, pending.content))
         if row is None or row.state is PublicationState.SAFE:
             return True
         if not row.bundle and pending.followed is not None:
@@ -327,6 +332,8 @@ class Publisher(Service):
             stored = await self._look(publication)
         if stored is None or not (stored.safe or self._waits_for_author(pending, publication)):
             stored = await self._publish(publication, announced=pending.holders > 1)
+            if stored.safe:
+                self.durations.observe(self._ports.clock.seconds() - pending.begun)
         return await self._note(pending, row, stored)
 
     def _waits_for_author(self, pending: _Pending, publication: Publication) -> bool:
@@ -346,7 +353,6 @@ class Publisher(Service):
         await self._ports.store.write(work)
         if safe:
             self.published += 1
-            self.durations.observe(self._ports.clock.seconds() - pending.begun)
             if row.task_id is not None or pending.followed is not None:
                 self._safe[content.hex()] = (holders, wanted)
         return safe
@@ -354,17 +360,21 @@ class Publisher(Service):
     # one publication
 
     async def _publish(self, publication: Publication, *, announced: bool) -> Stored:
-        """Ciphertext, version, head, blobs, announcement: in this order, so that who finds one finds what it names."""
+        """Ciphertext and version, head, blobs, announcement: in this order, so that who finds one finds what it
+        names."""
         ports, version = self._ports, publication.version
         indexed = Deferred.fromCoroutine(self._take_in(publication)).addErrback(self._broken)
         pieces: list[Stored] = []
-        if version.blob:
-            await ports.replicas.keep_sealed(publication.ciphertext)
-            pieces.append(await self._replicated(version.ciphertext, publication))
-        else:
-            key = ciphertext_key(version.ciphertext)
-            pieces.append(await self._put(CIPHERTEXTS, key, publication.ciphertext))
-        pieces.append(await self._put(VERSIONS, version_key(version.content), publication.signed_version))
+        # Nobody asks for a version before a head has named it, so these two go together.
+        together = [
+            self._put_ciphertext(publication),
+            Deferred.fromCoroutine(self._put(VERSIONS, version_key(version.content), publication.signed_version)),
+        ]
+        value: Any
+        for stored, value in await DeferredList(together, consumeErrors=True):
+            if not stored:
+                value.raiseException()
+            pieces.append(value)
         pieces.append(await self._put(HEADS, head_key(publication.head.place), publication.signed_head))
         for blob in publication.sealed:
             pieces.append(await self._replicated(blob, publication))
@@ -372,6 +382,16 @@ class Publisher(Service):
             ports.mesh.announce(publication.head.address)
         await indexed
         return _all_of(pieces)
+
+    def _put_ciphertext(self, publication: Publication) -> Deferred[Stored]:
+        return Deferred.fromCoroutine(self._ciphertext(publication))
+
+    async def _ciphertext(self, publication: Publication) -> Stored:
+        version = publication.version
+        if not version.blob:
+            return await self._put(CIPHERTEXTS, ciphertext_key(version.ciphertext), publication.ciphertext)
+        await self._ports.replicas.keep_sealed(publication.ciphertext)
+        return await self._replicated(version.ciphertext, publication)
 
     async def _put(self, namespace: str, key: bytes, value: bytes) -> Stored:
         try:
