@@ -177,16 +177,27 @@ class DecisionReader:
         if (cached := self._cache.get(content, now)) is not None and cached.version.author == author:
             return ReadVersion(cached.version, cached.decision)
 
+        try:
+            # Whoever has it; it is signed. A quorum knows of a later epoch.
+            found = await self._fetched(content, author, quorum=1)
+            if found.decision is not None:
+                return found
+        except RecordNotFound:
+            pass
+        try:
+            return await self._fetched(content, author, quorum=None)
+        except RecordNotFound:
+            raise UnknownDecision(f"no holder of {content} can be found") from None
+
+    async def _fetched(self, content: str, author: str, quorum: int | None) -> ReadVersion:
+        """Raises `RecordNotFound` beside what `read` raises."""
+
         def is_authors(value: bytes) -> bool:
             return Version.decode(value).author == author
 
-        try:
-            version = Version.decode(await self._ports.dht.get(version_key(content), accept=is_authors))
-            version.verify()
-            ciphertext = await self._ciphertext(version)
-        except RecordNotFound:
-            raise UnknownDecision(f"no holder of {content} can be found") from None
-        return await self.opened(version, ciphertext)
+        version = Version.decode(await self._ports.dht.get(version_key(content), quorum=quorum, accept=is_authors))
+        version.verify()
+        return await self.opened(version, await self._ciphertext(version))
 
     async def opened(self, version: Version, ciphertext: bytes) -> ReadVersion:
         """Raises `RecordError` where the record is not that of its version."""
