@@ -16,7 +16,7 @@ from chorus.protocols.kad.keys import BITS
 from chorus.protocols.kad.messages import Contact, KadMessage, RequestKind
 from chorus.protocols.kad.replication import REPLICATE_S, replication
 from chorus.simulation.dht.nodes import Replicate, SimServer
-from chorus.simulation.dht.scenario import DIAL_TRIPS, MAX_CONNECTIONS, DhtScenario
+from chorus.simulation.dht.scenario import DIAL_TRIPS, DhtScenario
 from chorus.simulation.world import MILLISECOND, World, nanoseconds
 
 NOTICED_S: Final = (30.0, 50.0)
@@ -62,8 +62,11 @@ class DhtNet:
             if last - first <= 1:
                 break
         if self.scenario.warm:
-            for entry in server.table:
-                server.linked[entry.contact.peer] = None
+            peers = [entry.contact.peer for entry in server.table]
+            limit = self.scenario.connections
+            if limit is not None and limit < len(peers):
+                peers = self._fills.sample(peers, limit)
+            server.linked.update(dict.fromkeys(peers))
 
     def _places(self, low: int, shift: int) -> tuple[int, int]:
         """Where the points from `low` on stand that share all but `shift` bits with it."""
@@ -92,8 +95,6 @@ class DhtNet:
             self.world.after(nanoseconds(params.rpc_s if linked else params.dial_s), failed)
             return
         rtt = self.rtt(node, other)
-        if not linked and self.scenario.kept:
-            self._link(node, other)
 
         def arrived() -> None:
             if not other.alive:
@@ -104,13 +105,6 @@ class DhtNet:
             self.world.after(round(rtt / 2), lambda: answered(reply) if node.alive else None)
 
         self.world.after(round((0 if linked else DIAL_TRIPS * rtt) + rtt / 2), arrived)
-
-    def _link(self, one: SimServer, other: SimServer) -> None:
-        for node, peer in ((one, other.peer), (other, one.peer)):
-            node.linked[peer] = None
-            if len(node.linked) > max(MAX_CONNECTIONS, len(node.table)):
-                oldest = next(peer for peer in node.linked if peer not in node.table)
-                del node.linked[oldest]
 
     # Machines that come and go
 

@@ -70,7 +70,7 @@ class SimRecord:
 
 
 class SimServer:
-    """One machine. It is connected with whom its table names, and with whom it asked or who asked it lately."""
+    """One machine. It is connected with peers of its table."""
 
     def __init__(self, net: ServerNet, number: int, now: float) -> None:
         rng = net.world.rng("id", number)
@@ -84,7 +84,7 @@ class SimServer:
         self.rng: random.Random = rng
         self.records: dict[bytes, SimRecord] = {}
         self.linked: dict[PeerId, None] = {}
-        """Connections, those of the table among them; oldest first."""
+        """Peers that it is connected with."""
         self.table = RoutingTable(self.peer, net.scenario.params, now)
         self.server = KadServer(self.contact, self.table, NO_NAMESPACES)
         self.changed: set[int] = set()

@@ -15,8 +15,8 @@ MAX_NODES: Final = 20_000
 """Each takes about 60 kB."""
 DIAL_TRIPS: Final = 5
 """Round trips of a connection before its first request: TCP, protocol, Noise, multiplexer, admission."""
-MAX_CONNECTIONS: Final = 320
-"""Of a node, those to peers of its table apart: 128 in and 192 out."""
+MAX_CONNECTIONS: Final = 192
+"""Of a node by default."""
 
 
 @attrs.frozen(kw_only=True)
@@ -30,8 +30,8 @@ class DhtScenario:
     """Of a request, drawn for each pair within a tenth."""
     warm: bool = True
     """Peers of a table, ours or theirs, have a connection; else each needs a dial first."""
-    kept: bool = False
-    """Connections that lookups made stay, within `MAX_CONNECTIONS`; else each get begins as the first did."""
+    connections: int | None = None
+    """Of the peers of a table, how many have one at most; None: all."""
     dead: float = 0.0
     """Share of the nodes that crashed unannounced while all tables, and the places of records, still name them."""
     gets: int = 500

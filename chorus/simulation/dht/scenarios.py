@@ -6,7 +6,7 @@ from typing import Final
 
 import attrs
 
-from chorus.simulation.dht.scenario import DhtScenario
+from chorus.simulation.dht.scenario import MAX_CONNECTIONS, DhtScenario
 from chorus.simulation.gossip.scenario import WantedFigure
 
 WARM: Final = DhtScenario(
@@ -15,6 +15,19 @@ WARM: Final = DhtScenario(
     wanted=(
         WantedFigure("get_p50_ms", high=250),
         WantedFigure("get_p95_ms", high=300),
+        WantedFigure("found_percent", low=99),
+        WantedFigure("exact_percent", low=99),
+    ),
+)
+
+LIMITED: Final = attrs.evolve(
+    WARM,
+    name="dht-limited",
+    summary="1,000 servers, each connected with 192 peers of its table, as many as a node has connections by default",
+    connections=MAX_CONNECTIONS,
+    wanted=(
+        WantedFigure("get_p50_ms", high=250),
+        WantedFigure("get_p95_ms", high=1500),
         WantedFigure("found_percent", low=99),
         WantedFigure("exact_percent", low=99),
     ),
@@ -63,7 +76,6 @@ HOPS: Final = attrs.evolve(
 CHURN_OF_THE_TABLE: Final = DhtScenario(
     name="dht-churn",
     summary="1,000 servers and 10,000 values; a tenth of the servers crashes in each of 24 hours and is replaced",
-    kept=True,
     values=10_000,
     hours=24.0,
     churn=0.1,
@@ -81,4 +93,6 @@ SMALL_CHURN: Final = attrs.evolve(
     refresh_s=600.0,
 )
 
-DHT_SCENARIOS: Final = {each.name: each for each in (WARM, COLD, DEAD, HOLDERS, HOPS, SMALL_CHURN, CHURN_OF_THE_TABLE)}
+DHT_SCENARIOS: Final = {
+    each.name: each for each in (WARM, LIMITED, COLD, DEAD, HOLDERS, HOPS, SMALL_CHURN, CHURN_OF_THE_TABLE)
+}
