@@ -213,7 +213,7 @@ class DhtKeeper:
 
     async def publish(self, key: bytes, value: bytes, wanted: int) -> Deliveries:
         """Put an own record to the closest servers."""
-        contacts = (await self._walks.closest(key))[: self._holders]
+        contacts = await self._walks.closest(key, self._holders)
         deliveries = await self._walks.put(contacts, key, value, wanted)
         self.sent(key, contacts, deliveries)
         if deliveries.confirmed:
@@ -228,7 +228,7 @@ class DhtKeeper:
 
     async def announce(self, key: bytes, wanted: int) -> Deliveries:
         """Announce this node as a provider at the closest servers."""
-        contacts = (await self._walks.closest(key))[: self._holders]
+        contacts = await self._walks.closest(key, self._holders)
         deliveries = await self._walks.announce(contacts, key, self._announcement(), wanted)
         if deliveries.confirmed:
             await self._held.announced(key)

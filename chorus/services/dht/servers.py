@@ -58,6 +58,10 @@ class KnownServers:
     def _connected(self) -> list[PeerId]:
         return [each.peer_id for each in self._host.connections() if self._serves(each.peer_id)]
 
+    def connected(self, peer: PeerId) -> bool:
+        """True if no dial is needed to ask it."""
+        return self._host.connection(peer) is not None
+
     def _serves(self, peer: PeerId) -> bool:
         return self.protocol in self._host.protocols_of(peer)
 

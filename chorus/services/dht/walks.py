@@ -135,19 +135,23 @@ class Walks:
         """Look `key` up; see `LookupGoal`. Ends within `walk_s`; nobody to ask is an empty outcome."""
         servers, table = self._servers, self._servers.table
         network = table.size_estimate()
-        goal = LookupGoal(kind, key, self._own, rules, enough, paths if network is not None else 1, network)
+        goal = LookupGoal(
+            kind, key, self._own, rules, enough, paths if network is not None else 1, network, servers.connected
+        )
         point, now = point_of(key), self._clock.seconds()
         lookup = Lookup(goal, servers.nearest(point, servers.params.k), servers.params, now, self._rng)
         outcome = await LookupRun(lookup, servers, self._clock).start()
         table.looked_up(point, self._clock.seconds())
         return outcome
 
-    async def closest(self, key: bytes) -> tuple[Contact, ...]:
-        """The k servers closest to a key, without a lookup where the table has every server."""
+    async def closest(self, key: bytes, most: int) -> tuple[Contact, ...]:
+        """At most so many servers closest to a key, without a lookup where the table has every server. All in the
+        region of a crowded key: the nearest of them may be liars (CVE-2023-26248)."""
         table, k = self._servers.table, self._servers.params.k
         if len(table) < k and self._clock.seconds() < self._whole_until:
-            return tuple(self._servers.nearest(point_of(key), k))
-        return (await self.find(RequestKind.FIND_NODE, key)).closest
+            return tuple(self._servers.nearest(point_of(key), min(k, most)))
+        outcome = await self.find(RequestKind.FIND_NODE, key)
+        return outcome.closest if outcome.dense else outcome.closest[:most]
 
     async def refresh(self) -> LookupOutcome:
         """Look for the own id, then for a key in each bucket that is due; returns the first outcome."""
