@@ -77,7 +77,7 @@ class HeldProvider:
 
 
 @attrs.frozen
-class Rules:
+class RecordRules:
     """A namespace's rules for one key; `replaces(held, new)`."""
 
     replaces: Callable[[bytes, bytes], bool]
@@ -93,7 +93,7 @@ _PROVIDER = "key, peer, addresses, stored_at, published_at"
 # Records
 
 
-def keep(connection: sqlite3.Connection, new: HeldRecord, rules: Rules, quotas: Quotas) -> list[HeldRecord]:
+def keep(connection: sqlite3.Connection, new: HeldRecord, rules: RecordRules, quotas: Quotas) -> list[HeldRecord]:
     """Store `new` beside or instead of what is held; returns what is held afterwards. A value that is held already
     is confirmed. Raises `RecordOutdated` or `DhtFull`; the store then undoes what was
     changed."""

@@ -8,11 +8,11 @@ import attrs
 
 from chorus.store import dht as table
 from chorus.store.connection import migrate, open_writer
-from chorus.store.dht import DhtFull, HeldProvider, HeldRecord, Quotas, RecordOutdated, Rules
+from chorus.store.dht import DhtFull, HeldProvider, HeldRecord, Quotas, RecordOutdated, RecordRules
 from tests.support import PureTestCase
 
-BIGGER = Rules(lambda held, new: int(new) > int(held))
-FORKS = Rules(lambda held, new: int(new) // 10 > int(held) // 10, variants=2)
+BIGGER = RecordRules(lambda held, new: int(new) > int(held))
+FORKS = RecordRules(lambda held, new: int(new) // 10 > int(held) // 10, variants=2)
 RECORD = HeldRecord(b"/n/a", b"10", "author", "sender", 1.0, None)
 
 
@@ -23,7 +23,9 @@ class TableCase(PureTestCase):
         migrate(self.db, path)
         self.addCleanup(self.db.close)
 
-    def keep(self, value: bytes, rules: Rules = BIGGER, quotas: Quotas | None = None, **changes: object) -> list[bytes]:
+    def keep(
+        self, value: bytes, rules: RecordRules = BIGGER, quotas: Quotas | None = None, **changes: object
+    ) -> list[bytes]:
         record = attrs.evolve(RECORD, value=value, **changes)
         return [each.value for each in table.keep(self.db, record, rules, quotas or Quotas())]
 

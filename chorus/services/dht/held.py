@@ -13,7 +13,7 @@ from chorus.protocols.kad.messages import Contact
 from chorus.protocols.kad.params import MAX_PROVIDERS, PROVIDER_ADDRESSES_S, PROVIDER_S
 from chorus.services.dht.ports import Provider
 from chorus.store import dht as table
-from chorus.store.dht import HeldProvider, HeldRecord, Quotas, Rules
+from chorus.store.dht import HeldProvider, HeldRecord, Quotas, RecordRules
 
 if TYPE_CHECKING:
     from chorus.protocols.kad.namespaces import Namespaces
@@ -126,7 +126,7 @@ class HeldRecords:
             expires_at=None if lifetime is None else now + lifetime,
             published_at=0.0 if sender is None else None,
         )
-        rules = Rules(
+        rules = RecordRules(
             lambda held, new: namespace.replaces(key, held, new),
             namespace.variants,
             partial(namespace.outdates, key) if isinstance(namespace, Outdating) else lambda held: None,
