@@ -98,16 +98,16 @@ class DecisionAuthor:
     async def _last(self, address: Address) -> tuple[int, str] | None:
         """(number, content hash) of the newest version, here or anywhere (spec/amendments.md 31)."""
         name = str(address)
+        # Under way while the store is read. Nobody has one, or nobody can be asked: that is no error.
+        asked = self._ports.dht.get(head_key(address)).addTimeout(HEAD_S, self._ports.clock)
+        elsewhere = asked.addCallbacks(Head.decode, lambda failure: failure.trap(ChorusError, DeferredTimeout) and None)
         found = [] if name not in self._issued else [self._issued[name]]
         if (known := await self._index.newest(address)) is not None:
             found.append((known.seq, known.content))
-        for bundle in await self._ports.store.read(lambda connection: publications.of_address(connection, name)):
-            head = Publication.decode(bundle).head
-            found.append((head.seq, head.content))
-        try:
-            elsewhere = Head.decode(await self._ports.dht.get(head_key(address)).addTimeout(HEAD_S, self._ports.clock))
-            found.append((elsewhere.seq, elsewhere.content))
-        except (ChorusError, DeferredTimeout):
-            # Nobody has one, or nobody can be asked.
-            pass
-        return max(found, default=None)
+        heads = [
+            Publication.decode(bundle).head
+            for bundle in await self._ports.store.read(lambda connection: publications.of_address(connection, name))
+        ]
+        if (head := await elsewhere) is not None:
+            heads.append(head)
+        return max([*found, *((each.seq, each.content) for each in heads)], default=None)
