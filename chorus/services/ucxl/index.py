@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from chorus.ucxl.record import Decision
 
 
+PAGE = 200
+"""Decisions that are looked at in one read."""
+
+
 class DecisionIndex:
     """Decisions that this node knows of; text of those that it may read. All may raise errors of the store."""
 
@@ -66,6 +70,20 @@ class DecisionIndex:
             kept = [role for role in decision_texts.keys(connection) if may_read(role)]
             return decision_texts.shred(connection, kept)
 
-        if await self._store.erase(work):
-            while await self._store.write(decision_texts.sweep):
-                pass
+        await self._store.erase(work)
+        while await self._store.write(decision_texts.sweep):
+            pass
+
+    async def hidden(self, may_read: Callable[[str], bool], most: int) -> list[Address]:
+        """Addresses of which no text is here although it may be read, at most so many, the newest first."""
+        found: dict[str, Address] = {}
+        after: str | None = None
+        while True:
+            page = await self.search(DecisionQuery(), PAGE, after)
+            for each in page.decisions:
+                address = Address.parse(each.address)
+                if each.summary is None and may_read(address.role):
+                    found[each.address] = address
+            after = page.next
+            if after is None or len(found) >= most:
+                return list(found.values())[:most]

@@ -302,7 +302,7 @@ class Publisher(Service):
         """One try. Whatever goes wrong, there is another."""
         try:
             if await self._try(pending):
-                del self._pending[pending.content]
+                self._pending.pop(pending.content, None)
                 return
         except ChorusError as error:
             self._log.info("a decision is not published yet: {error}", error=error)

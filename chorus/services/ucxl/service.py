@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError, UserError
 from chorus.security import age
 from chorus.services.blobs.ports import SealedBlob
-from chorus.services.ucxl.announced import AnnouncedDecisions
+from chorus.services.ucxl.announced import MAX_WAITING, AnnouncedDecisions
 from chorus.services.ucxl.drafts import DecisionDenied
+from chorus.store.errors import StoreBusy
 from chorus.timer import Periodic
 from chorus.ucxl.address import Address
 from chorus.ucxl.provenance import envelope
@@ -21,6 +23,8 @@ from chorus.ucxl.query import DecisionUnreadable, MemoryStatus, PlacedDecision
 from chorus.ucxl.record import DecisionDraft, DecisionWords
 
 if TYPE_CHECKING:
+    from twisted.python.failure import Failure
+
     from chorus.services.ucxl.authoring import DecisionAuthor
     from chorus.services.ucxl.cache import DecisionCache
     from chorus.services.ucxl.index import DecisionIndex
@@ -31,6 +35,8 @@ if TYPE_CHECKING:
     from chorus.ucxl.provenance import ProvenanceEnvelope
     from chorus.ucxl.query import DecisionHistory, DecisionPage, DecisionQuery, FoundDecision
 
+ERASE_AGAIN_S = 0.5
+"""Until the text of a lost role is erased again, where a reader kept the log of the store."""
 CLEAN_S = 300.0
 """Between two cleanings of the cache."""
 
@@ -98,8 +104,23 @@ class UcxlService(Service):
         return Deferred.fromCoroutine(self._forget_unreadable())
 
     async def _forget_unreadable(self) -> None:
-        await self._parts.index.hide(self.may_read)
+        while True:
+            try:
+                await self._parts.index.hide(self.may_read)
+                break
+            except StoreBusy:
+                # A reader of the store has the older pages for a moment.
+                await deferLater(self._ports.clock, ERASE_AGAIN_S)
+        self._coroutine(self._read_again()).addErrback(self._not_read)
         self._parts.reencryption.start()
+
+    async def _read_again(self) -> None:
+        """A role that is new here opens decisions that were announced before."""
+        for address in await self._parts.index.hidden(self.may_read, MAX_WAITING):
+            self._announced.heard(str(address))
+
+    def _not_read(self, failure: Failure) -> None:
+        self._log.failure("decisions of a new role are not indexed yet", failure=failure)
 
     def may_read(self, role: str) -> bool:
         """True if one of this node's roles may read what is written under `role` now."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 
 from chorus.errors import ChorusError
@@ -16,6 +17,7 @@ from chorus.services.dht.ports import DhtUnavailable
 from chorus.services.ucxl.cache import CACHE_S, OVERHEAD, CachedDecision, DecisionCache
 from chorus.services.ucxl.publishing import MAX_AT_ONCE
 from chorus.services.ucxl.service import NoRole
+from chorus.store.errors import StoreBusy
 from chorus.store.inline import InlineDatabase
 from chorus.ucxl.address import Address
 from chorus.ucxl.chain import ClaimedVersion, verify_chain
@@ -246,6 +248,27 @@ class RolesTest(MembersCase):
         self.assertEqual(self.successResultOf(changed()), None)
         self.assertEqual(self.reader.found("vault"), [])
         self.assertIsNone(self.reader.resolve(placed.address).record)
+
+    def test_a_new_role_opens_what_was_announced_before(self) -> None:
+        placed = self.author.publish("the secret of the vault")
+        self.stranger.roles().reads = True
+        [changed] = self.stranger.roles()._watchers
+        self.successResultOf(changed())
+        self.settle()
+        self.assertEqual(self.stranger.found("vault"), ["the secret of the vault"])
+        self.assertIsNotNone(self.stranger.resolve(placed.address).record)
+
+    def test_an_older_page_in_the_log_is_erased_before_the_role_counts_as_lost(self) -> None:
+        self.author.publish("the secret of the vault")
+        self.reader.roles().reads = False
+        [changed] = self.reader.roles()._watchers
+        with mock.patch.object(self.reader.store, "erase", return_value=fail(StoreBusy("a reader has it"))):
+            done = changed()
+            self.settle(0.4)
+            self.assertNoResult(done)
+        self.settle(0.4)
+        self.successResultOf(done)
+        self.assertEqual(self.reader.found("vault"), [])
 
     def test_a_role_that_is_not_held_is_not_written_under(self) -> None:
         draft = DecisionDraft(kind="design", summary="x", task="t", role="admin")
