@@ -11,36 +11,28 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from chorus.backoff import Backoff
 from chorus.errors import ChorusError
 from chorus.identity import PeerId
 from chorus.observe.metrics import Histogram
-from chorus.protocols.task_messages import MAX_PUBLICATION, DecisionRef, PublicationBlob
-from chorus.services.blobs.looks import provider_key
 from chorus.services.dht.ports import Stored
 from chorus.services.execution.workplace import DraftedDecision
 from chorus.services.ucxl.bundle import Publication
-from chorus.services.ucxl.drafts import sealable, task_members
-from chorus.services.ucxl.memory import REASON
+from chorus.services.ucxl.copies import signed_bytes
+from chorus.services.ucxl.sending import PublicationSender
+from chorus.services.ucxl.task_drafts import TaskDrafts
 from chorus.store import publications
-from chorus.store.dht import RecordOutdated
 from chorus.store.publications import PublicationRow, PublicationState
 from chorus.timer import Timer
-from chorus.ucxl.address import task_address
-from chorus.ucxl.documents import RecordError
-from chorus.ucxl.signed import CIPHERTEXTS, HEADS, VERSIONS, ciphertext_key, head_key, version_key
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from twisted.python.failure import Failure
 
     from chorus.protocols.task_messages import Result
     from chorus.seams import Document
-    from chorus.services.blobs.ports import SealedBlob
     from chorus.services.execution.row import RunRecord
     from chorus.services.scheduling.context import NamedDecision
     from chorus.services.ucxl.authoring import DecisionAuthor, WrittenDecision
@@ -53,8 +45,6 @@ PATIENCE = 4
 RETRY = Backoff(2.0, 300.0)
 MAX_AT_ONCE = 4
 """Publications under way: each is some walks through the DHT, and pushes of blobs."""
-SEAL_S = 120.0
-"""Seconds to encrypt the files of a result: its scheduler waits. Those that are not ready have no copy."""
 SECONDS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.25, 1.0, 10.0, 60.0)
 """Bounds of the histogram."""
 
@@ -88,8 +78,8 @@ class Publisher(Service):
         self, ports: MemoryPorts, author: DecisionAuthor, take_in: Callable[[Publication], Coroutine[Any, Any, None]]
     ) -> None:
         self._ports = ports
-        self._author = author
-        self._take_in = take_in
+        self._drafts = TaskDrafts(ports, author)
+        self._sender = PublicationSender(ports, take_in)
         self._pending: dict[bytes, _Pending] = {}
         self._safe: dict[str, tuple[int, int]] = {}
         """(holders, wanted) of tasks' decisions that are safe."""
@@ -135,34 +125,7 @@ class Publisher(Service):
     # for the executor
 
     def draft(self, record: RunRecord, result: Result) -> Deferred[DraftedDecision | None]:
-        return Deferred.fromCoroutine(self._draft(record, result))
-
-    async def _draft(self, record: RunRecord, result: Result) -> DraftedDecision | None:
-        ports, role = self._ports, self._author.role
-        if role is None:
-            return None
-        address = task_address(str(ports.identity.peer_id), role, record.spec.project, record.task_id)
-        sealed = await self._sealed(sealable(result))
-        written = await self._author.write(address, task_members(record, result, sealed, ports.redactor))
-        row = written.row(PublicationState.WAITING, ports.wall())
-        blob = await ports.blobs.put_bytes(row.bundle)
-        named = DecisionRef(written.decision.address, written.decision.content_hash)
-        return DraftedDecision(named, PublicationBlob(blob.sha256, blob.size), row)
-
-    async def _sealed(self, files: list[str]) -> dict[str, SealedBlob]:
-        """Encrypted copies of blobs of this node, of all that are ready in time."""
-        paths = {sha256: path for sha256 in files if (path := self._ports.blobs.path_of(sha256)) is not None}
-        sealing = [
-            self._ports.replicas.seal_file(path).addTimeout(SEAL_S, self._ports.clock) for path in paths.values()
-        ]
-        found: dict[str, SealedBlob] = {}
-        value: Any
-        for sha256, (sealed, value) in zip(paths, await DeferredList(sealing, consumeErrors=True), strict=True):
-            if sealed:
-                found[sha256] = value
-            else:
-                self._log.error("blob {blob} gets no encrypted copy: {error}", blob=sha256, error=value.value)
-        return found
+        return Deferred.fromCoroutine(self._drafts.draft(record, result))
 
     def released(self, content: str) -> None:
         self._watch(self._load(bytes.fromhex(content)))
@@ -190,7 +153,7 @@ class Publisher(Service):
         return Deferred.fromCoroutine(self._keep(decision))
 
     async def _keep(self, decision: NamedDecision) -> None:
-        bundle = await self._bundle_of(decision)
+        bundle = await signed_bytes(self._ports, decision)
         row = PublicationRow(
             bytes.fromhex(decision.content),
             decision.address,
@@ -200,23 +163,6 @@ class Publisher(Service):
             decision.task_id,
         )
         await self._ports.store.write(lambda connection: publications.insert(connection, row))
-
-    async def _bundle_of(self, decision: NamedDecision) -> bytes:
-        """The signed bytes that a result names; none while they are not here, or where they are not what it says."""
-        path = self._ports.blobs.path_of(decision.publication) if decision.publication is not None else None
-        if path is None:
-            return b""
-        try:
-            data = await self._ports.in_thread(_read, path)
-            head = Publication.decode(data).head
-            if (head.content, head.address, head.author) != (decision.content, decision.address, decision.agent):
-                raise RecordError("it is of another decision")
-        except (ChorusError, OSError) as error:
-            self._log.warn(
-                "publication of {task} refused: {error}", event="decision.refused", task=decision.task_id, error=error
-            )
-            return b""
-        return data
 
     def follow(self, decision: NamedDecision) -> None:
         if decision.content not in self._safe:
@@ -329,9 +275,9 @@ class Publisher(Service):
         publication = Publication.decode(row.bundle)
         stored = None
         if row.state is PublicationState.COPY:
-            stored = await self._look(publication)
+            stored = await self._sender.look(publication)
         if stored is None or not (stored.safe or self._waits_for_author(pending, publication)):
-            stored = await self._publish(publication, announced=pending.holders > 1)
+            stored = await self._sender.send(publication, announced=pending.holders > 1)
             if stored.safe:
                 self.durations.observe(self._ports.clock.seconds() - pending.begun)
         return await self._note(pending, row, stored)
@@ -356,99 +302,3 @@ class Publisher(Service):
             if row.task_id is not None or pending.followed is not None:
                 self._safe[content.hex()] = (holders, wanted)
         return safe
-
-    # one publication
-
-    async def _publish(self, publication: Publication, *, announced: bool) -> Stored:
-        """Ciphertext and version, head, blobs, announcement: in this order, so that who finds one finds what it
-        names."""
-        ports, version = self._ports, publication.version
-        indexed = Deferred.fromCoroutine(self._take_in(publication)).addErrback(self._broken)
-        pieces: list[Stored] = []
-        # Nobody asks for a version before a head has named it, so these two go together.
-        together = [
-            self._put_ciphertext(publication),
-            Deferred.fromCoroutine(self._put(VERSIONS, version_key(version.content), publication.signed_version)),
-        ]
-        value: Any
-        for stored, value in await DeferredList(together, consumeErrors=True):
-            if not stored:
-                value.raiseException()
-            pieces.append(value)
-        pieces.append(await self._put(HEADS, head_key(publication.head.place), publication.signed_head))
-        for blob in publication.sealed:
-            pieces.append(await self._replicated(blob, publication))
-        if not announced:
-            ports.mesh.announce(publication.head.address)
-        await indexed
-        return _all_of(pieces)
-
-    def _put_ciphertext(self, publication: Publication) -> Deferred[Stored]:
-        return Deferred.fromCoroutine(self._ciphertext(publication))
-
-    async def _ciphertext(self, publication: Publication) -> Stored:
-        version = publication.version
-        if not version.blob:
-            return await self._put(CIPHERTEXTS, ciphertext_key(version.ciphertext), publication.ciphertext)
-        await self._ports.replicas.keep_sealed(publication.ciphertext)
-        return await self._replicated(version.ciphertext, publication)
-
-    async def _put(self, namespace: str, key: bytes, value: bytes) -> Stored:
-        try:
-            stored = await self._ports.dht.put(key, value)
-        except (RecordError, RecordOutdated):
-            # Superseded meanwhile, or its author lost the role: the holders say what they have.
-            return await self._holders(namespace, key, value)
-        return stored if stored.safe else await self._holders(namespace, key, value, stored)
-
-    async def _holders(self, namespace: str, key: bytes, value: bytes, stored: Stored | None = None) -> Stored:
-        """Those that have it, or what took its place."""
-        rules = self._ports.namespaces[namespace]
-        found = await self._ports.dht.holders(key)
-        have = [peer for peer, held in found.items() if held == value or not rules.replaces(key, held, value)]
-        if stored is not None:
-            have = list(dict.fromkeys([*stored.holders, *have]))
-        wanted = min(self._ports.replication, self._ports.dht.servers)
-        return Stored(tuple(have), wanted if stored is None else stored.wanted)
-
-    async def _replicated(self, blob: str, publication: Publication) -> Stored:
-        author = PeerId.parse(publication.head.author)
-        holders = () if author == self._ports.identity.peer_id else (author,)
-        try:
-            return await self._ports.replicas.replicate(blob, f"{REASON} {publication.content}", holders)
-        except ChorusError as error:
-            self._log.warn("blob {blob} of a decision has no copies yet: {error}", blob=blob, error=error)
-            return Stored((), self._ports.replication)
-
-    async def _look(self, publication: Publication) -> Stored:
-        """Who has all of it, without changing anything."""
-        version = publication.version
-        pieces = [
-            await self._holders(VERSIONS, version_key(version.content), publication.signed_version),
-            await self._holders(HEADS, head_key(publication.head.place), publication.signed_head),
-        ]
-        blobs = publication.sealed
-        if version.blob:
-            blobs = (version.ciphertext, *blobs)
-        else:
-            pieces.append(await self._holders(CIPHERTEXTS, ciphertext_key(version.ciphertext), publication.ciphertext))
-        for blob in blobs:
-            stored = await self._ports.replicas.holders(blob)
-            if not stored.holders:
-                # It is not here: those that announced it count.
-                announced = await self._ports.dht.providers(provider_key(blob))
-                stored = Stored(tuple(each.peer for each in announced), stored.wanted)
-            pieces.append(stored)
-        return _all_of(pieces)
-
-
-def _all_of(pieces: list[Stored]) -> Stored:
-    """The piece with the fewest holders speaks for all."""
-    fewest = min(pieces, key=lambda each: len(each.holders))
-    return Stored(fewest.holders, max(each.wanted for each in pieces))
-
-
-def _read(path: Path) -> bytes:
-    """Blocking; at most what a publication may have, and one byte."""
-    with path.open("rb") as file:
-        return file.read(MAX_PUBLICATION + 1)

@@ -1,0 +1,43 @@
+"""Reads the signed bytes that a result names from their blob, for the scheduler's copy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from twisted.logger import Logger
+
+from chorus.errors import ChorusError
+from chorus.protocols.task_messages import MAX_PUBLICATION
+from chorus.services.ucxl.bundle import Publication
+from chorus.ucxl.documents import RecordError
+
+if TYPE_CHECKING:
+    from chorus.services.scheduling.context import NamedDecision
+    from chorus.services.ucxl.memory import MemoryPorts
+
+_log = Logger()
+
+
+async def signed_bytes(ports: MemoryPorts, decision: NamedDecision) -> bytes:
+    """Of the decision that a result names; none while they are not here, or where they are not what it says."""
+    path = ports.blobs.path_of(decision.publication) if decision.publication is not None else None
+    if path is None:
+        return b""
+    try:
+        data = await ports.in_thread(_read, path)
+        head = Publication.decode(data).head
+        if (head.content, head.address, head.author) != (decision.content, decision.address, decision.agent):
+            raise RecordError("it is of another decision")
+    except (ChorusError, OSError) as error:
+        _log.warn(
+            "publication of {task} refused: {error}", event="decision.refused", task=decision.task_id, error=error
+        )
+        return b""
+    return data
+
+
+def _read(path: Path) -> bytes:
+    """Blocking; at most what a publication may have, and one byte."""
+    with path.open("rb") as file:
+        return file.read(MAX_PUBLICATION + 1)
