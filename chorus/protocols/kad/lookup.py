@@ -19,7 +19,7 @@ from chorus.protocols.kad.keys import point_of
 from chorus.protocols.kad.messages import Contact, KadMessage, RequestKind, believed
 from chorus.protocols.kad.params import MAX_PROVIDERS, MAX_REGION, MAX_WALK, REGION_CELLS, KadParams
 from chorus.protocols.kad.region import cell_keys, is_dense, region_bits, region_radius
-from chorus.protocols.kad.walk import ANSWERED, FAILED, Candidate, KadWalk
+from chorus.protocols.kad.walk import ANSWERED, FAILED, KadWalk, WalkCandidate
 
 
 @attrs.frozen
@@ -60,7 +60,7 @@ class Ask:
     contact: Contact
     request: KadMessage
     walk: KadWalk = attrs.field(repr=False)
-    candidate: Candidate = attrs.field(repr=False)
+    candidate: WalkCandidate = attrs.field(repr=False)
 
 
 @attrs.frozen

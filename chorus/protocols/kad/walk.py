@@ -33,7 +33,7 @@ _PASSED: Final = frozenset((SLOW, FAILED))
 
 
 @attrs.define(eq=False)
-class Candidate:
+class WalkCandidate:
     """A peer that a walk knows of."""
 
     contact: Contact
@@ -46,7 +46,7 @@ class Candidate:
     asked_at: float = 0.0
 
 
-def _distance(candidate: Candidate) -> int:
+def _distance(candidate: WalkCandidate) -> int:
     return candidate.distance
 
 
@@ -57,13 +57,13 @@ class KadWalk:
         self.target = target
         self.request = request
         self.asked = 0
-        self.in_flight: dict[bytes, Candidate] = {}
+        self.in_flight: dict[bytes, WalkCandidate] = {}
         """Overdue ones too."""
-        self.seen: dict[bytes, Candidate] = {}
+        self.seen: dict[bytes, WalkCandidate] = {}
         self._params = params
         self._width = params.k
         self._radius = SPACE
-        self._paths: list[list[Candidate]] = [[] for _ in range(paths)]
+        self._paths: list[list[WalkCandidate]] = [[] for _ in range(paths)]
         self._alpha = -(-params.alpha // paths)
 
     # Candidates
@@ -82,13 +82,13 @@ class KadWalk:
             if known.path != path and known not in order:
                 insort(order, known, key=_distance)
             return
-        candidate = Candidate(contact, contact.point ^ self.target, hops, path)
+        candidate = WalkCandidate(contact, contact.point ^ self.target, hops, path)
         if len(self.seen) >= MAX_SEEN and not self._forget_farther(order, candidate.distance):
             return
         self.seen[raw] = candidate
         insort(order, candidate, key=_distance)
 
-    def _forget_farther(self, order: list[Candidate], distance: int) -> bool:
+    def _forget_farther(self, order: list[WalkCandidate], distance: int) -> bool:
         """Make room for a nearer candidate by the farthest of its path that was never asked."""
         if not order or order[-1].distance <= distance or order[-1].state is not NEW:
             return False
@@ -101,10 +101,10 @@ class KadWalk:
 
     # The way
 
-    def next(self, now: float, most: int, connected: Callable[[PeerId], bool] | None = None) -> list[Candidate]:
+    def next(self, now: float, most: int, connected: Callable[[PeerId], bool] | None = None) -> list[WalkCandidate]:
         """Candidates to ask now, which count as asked: at most so many, and what alpha leaves room for. Of the k
         nearest that are `connected` first: they answer before others are dialled."""
-        chosen: list[Candidate] = []
+        chosen: list[WalkCandidate] = []
         for index, order in enumerate(self._paths):
             room = min(self._alpha - self._busy(index), most - len(chosen), MAX_WALK - self.asked)
             if room <= 0:
@@ -127,7 +127,7 @@ class KadWalk:
         """Requests in flight that are not overdue."""
         return sum(one.state is ASKED for one in self.in_flight.values())
 
-    def _window(self, order: list[Candidate]) -> Iterator[Candidate]:
+    def _window(self, order: list[WalkCandidate]) -> Iterator[WalkCandidate]:
         """The nearest of a path that are neither overdue nor gone."""
         left = self._width
         for candidate in order:
@@ -138,7 +138,7 @@ class KadWalk:
             left -= 1
             yield candidate
 
-    def settle(self, candidate: Candidate, state: CandidateState) -> bool:
+    def settle(self, candidate: WalkCandidate, state: CandidateState) -> bool:
         """A request ended; False if it had ended before."""
         if self.in_flight.pop(candidate.contact.peer.raw, None) is None:
             return False
@@ -182,6 +182,6 @@ class KadWalk:
         distances = sorted(one.distance for one in self.seen.values() if one.state is not FAILED)
         return distances[: self._params.k][-1] if distances else 0
 
-    def answers(self) -> list[Candidate]:
+    def answers(self) -> list[WalkCandidate]:
         """Peers that answered, nearest first."""
         return sorted((one for one in self.seen.values() if one.state is ANSWERED), key=_distance)

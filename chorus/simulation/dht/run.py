@@ -262,7 +262,7 @@ class ChurnRun:
             self.net.replace(self._rng.choice(self.net.servers))
             self._next_crash()
 
-        self.net.world.after(nanoseconds(self._rng.expovariate(1 / mean)), crash)
+        self.net.world.after(nanoseconds(mean * self._rng.uniform(0.5, 1.5)), crash)
 
     def _sample(self) -> None:
         copies = dict.fromkeys(self._keys, 0)
