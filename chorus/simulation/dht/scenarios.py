@@ -90,7 +90,7 @@ SMALL_CHURN: Final = attrs.evolve(
     nodes=100,
     values=1000,
     hours=1.0,
-    refresh_s=600.0,
+    refresh_s=1800.0,
 )
 
 DHT_SCENARIOS: Final = {
