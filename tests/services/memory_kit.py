@@ -28,6 +28,7 @@ from chorus.services.ucxl.publishing import Publisher
 from chorus.services.ucxl.reading import DecisionReader
 from chorus.services.ucxl.rotation import Reencryption
 from chorus.services.ucxl.service import MemoryParts, UcxlService
+from chorus.store.dht import RecordOutdated
 from chorus.ucxl.namespaces import ucxl_namespaces
 
 ROLE = "developer"
@@ -134,6 +135,9 @@ class FakeDht:
             self._mesh.check("put")
             self._rules(key).validate(key, value, 0.0)
             self._mesh.puts.append(key)
+            own = self._mesh.records[self._own].get(key)
+            if own is not None and self._rules(key).replaces(key, value, own):
+                raise RecordOutdated("a better one is here")
             for peer in self._mesh.up:
                 held = self._mesh.records[peer].get(key)
                 if held is None or self._rules(key).replaces(key, held, value):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
 from chorus.protocols.task_messages import Result, from_json, to_json
 from chorus.security import age
 from chorus.services.dht.ports import DhtUnavailable
 from chorus.services.scheduling.context import NamedDecision
+from chorus.services.ucxl.bundle import Publication
 from chorus.services.ucxl.publishing import COPY_S
+from chorus.services.ucxl.sending import PublicationSender
 from chorus.store import publications
 from chorus.tasks.spec import SpecError
 from chorus.tasks.terms import Reason
@@ -280,6 +284,20 @@ class FaultsTest(MemoryCase):
         puts = [key for key in self.mesh.puts if key.startswith(b"/ucxl-head/")]
         self.assertLessEqual(len(set(puts)), 1, task)
         self.assertEqual([row for row in self.rows(self.worker) if row.state == "waiting"], [])
+
+    def test_a_copy_of_an_older_epoch_counts_as_superseded(self) -> None:
+        task = self.run_task()
+        [row] = [each for each in self.rows(self.scheduler) if each.task_id == task]
+        old = self.scheduler.wait(self.scheduler.store.read(lambda c: publications.get(c, row.content))).bundle
+        self.world.advance(1)
+        self.mesh.epoch = 2
+        for changed in self.worker.ucxl._ports.keyring._watchers:
+            changed()
+        self.world.settle()
+        ports = self.scheduler.ucxl._ports
+        sender = PublicationSender(ports, self.scheduler.ucxl._parts.reader.take_in)
+        stored = self.scheduler.wait(Deferred.fromCoroutine(sender.send(Publication.decode(old), announced=True)))
+        self.assertTrue(stored.safe, stored)
 
     def test_full_disk_while_sealing_leaves_the_result(self) -> None:
         self.mesh.refuse["seal"] = DhtUnavailable("the disk is full")
