@@ -66,7 +66,7 @@ class CiphertextNamespace:
 
 
 class VersionNamespace:
-    """`/ucxl-ver/<content hash>`: the highest epoch wins, never above that of the roles."""
+    """`/ucxl-ver/<SHA-256 of author and content hash>`: the highest epoch wins, never above that of the roles."""
 
     lifetime_s: float | None = None
     variants = 1
@@ -77,8 +77,8 @@ class VersionNamespace:
     def validate(self, key: bytes, value: bytes, now: float) -> None:
         """Raises `RecordError` or `LimitExceeded`."""
         version = Version.decode(value)
-        if version_key(version.content) != key:
-            raise RecordError("a version is of another content than its key")
+        if version_key(version.author, version.content) != key:
+            raise RecordError("a version is of another author or content than its key")
         if version.epoch > self._writers.epoch:
             raise RecordError(f"a version of epoch {version.epoch}, and the roles are of {self._writers.epoch}")
         signer = PeerId.parse(version.signer)
@@ -92,9 +92,8 @@ class VersionNamespace:
         return min(range(len(values)), key=lambda at: (-Version.decode(values[at]).epoch, values[at]))
 
     def replaces(self, key: bytes, held: bytes, new: bytes) -> bool:
-        """Of the same author alone, in a later epoch: the first that was seen stays (spec/amendments.md 32)."""
-        old, young = Version.decode(held), Version.decode(new)
-        return young.author == old.author and young.epoch > old.epoch
+        """In a later epoch (spec/amendments.md 32); author and content are those of the key."""
+        return Version.decode(new).epoch > Version.decode(held).epoch
 
     def author(self, key: bytes, value: bytes) -> str | None:
         return Version.decode(value).author

@@ -12,7 +12,7 @@ import attrs
 
 from chorus.fields import Flag, Integer, Object, field
 from chorus.fields.members import ADDRESS, MAX_SERIAL, PEER, SHA256
-from chorus.identity import Identity
+from chorus.identity import Identity, PeerId
 from chorus.security import signing
 from chorus.ucxl import documents
 from chorus.ucxl.address import Address, AddressError
@@ -36,9 +36,10 @@ def head_key(address: Address) -> bytes:
     return f"/{HEADS}/{documents.sha256(str(address.base).encode())}".encode()
 
 
-def version_key(content: str) -> bytes:
-    """Key of the DHT for the version with this content hash (hexadecimal)."""
-    return f"/{VERSIONS}/{content}".encode()
+def version_key(author: str, content: str) -> bytes:
+    """Key of the DHT for an author's version with this content hash (hexadecimal): whoever else signs the same hash has
+    another key (docs/adr/0005-the-author-is-in-the-key-of-a-version.md). Raises `PeerIdError`."""
+    return f"/{VERSIONS}/{documents.sha256(PeerId.parse(author).raw + bytes.fromhex(content))}".encode()
 
 
 def ciphertext_key(ciphertext: str) -> bytes:
@@ -129,6 +130,11 @@ class Version:
     def body(self) -> bytes:
         """The signed bytes."""
         return documents.write(VERSION, self, "signature")
+
+    @property
+    def key(self) -> bytes:
+        """Of the DHT. Raises `PeerIdError`."""
+        return version_key(self.author, self.content)
 
     def encode(self) -> bytes:
         return documents.write(VERSION, self)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
+
 from chorus.identity import Identity, PeerId
-from chorus.ucxl.record import Decision
+from chorus.security import signing
+from chorus.ucxl.record import DOMAIN, Decision
+from chorus.ucxl.signed import VERSION_DOMAIN, Version
 
 ALICE = Identity.from_seed(b"\1" * 32)
 BOB = Identity.from_seed(b"\2" * 32)
@@ -61,3 +65,17 @@ def chain(length: int, identity: Identity = ALICE, **members: Any) -> list[Decis
         words = {"summary": f"Version {number + 1}.", "created": NOW + 60 * number, **members}
         versions.append(decision(identity, seq=number + 1, prev=prev, **words))
     return versions
+
+
+def theft_of(record: Decision, thief: Identity) -> Version:
+    """A version of another's content hash, well signed by somebody else as its author."""
+    signature = signing.sign(thief, DOMAIN, bytes.fromhex(record.content_hash))
+    stolen = attrs.evolve(record, peer_id=str(thief.peer_id), signature=signature)
+    version = Version.of(stolen, thief, ciphertext=HASH, blob=False, epoch=1)
+    return resigned(version, thief, content=record.content_hash)
+
+
+def resigned(version: Version, signer: Identity, **members: Any) -> Version:
+    """With other members, signed again."""
+    changed = attrs.evolve(version, signer=str(signer.peer_id), **members)
+    return attrs.evolve(changed, signature=signing.sign(signer, VERSION_DOMAIN, changed.body))

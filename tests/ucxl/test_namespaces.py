@@ -24,7 +24,7 @@ from chorus.ucxl.signed import (
     version_key,
 )
 from tests.support import PureTestCase
-from tests.ucxl.samples import ALICE, BOB, FOUNDER, HASH, NOW, Roles, chain, decision
+from tests.ucxl.samples import ALICE, BOB, FOUNDER, HASH, NOW, Roles, chain, decision, theft_of
 
 
 def head(record: Decision, identity: Identity = ALICE) -> bytes:
@@ -124,7 +124,7 @@ class VersionTests(PureTestCase):
         self.roles = Roles(epoch=3)
         self.rules = VersionNamespace(self.roles)
         self.record = decision()
-        self.key = version_key(self.record.content_hash)
+        self.key = version_key(str(ALICE.peer_id), self.record.content_hash)
 
     def refused(self, value: bytes) -> None:
         self.assertRaises(ChorusError, self.rules.validate, self.key, value, NOW)
@@ -159,15 +159,21 @@ class VersionTests(PureTestCase):
                 self.refused(changed(good, **change))
         self.refused(good + b" " * MAX_SIGNED)
 
-    def test_the_highest_epoch_wins_and_the_first_author_stays(self) -> None:
+    def test_by_who_signs_anothers_content_hash(self) -> None:
+        """Whoever hears of a hash can sign it; under the author's key only the author's counts."""
+        theft = theft_of(self.record, BOB)
+        self.assertNotEqual(theft.key, self.key)
+        self.refused(theft.encode())
+        self.rules.validate(theft.key, theft.encode(), NOW)
+        self.assertLessEqual(len(self.key), 80)
+
+    def test_the_highest_epoch_wins(self) -> None:
         old, new = version(self.record), version(self.record, FOUNDER, epoch=2)
         for order in itertools.permutations((old, new)):
             self.assertEqual(order[self.rules.select(self.key, order)], new)
         self.assertTrue(self.rules.replaces(self.key, old, new))
         self.assertFalse(self.rules.replaces(self.key, new, old))
         self.assertFalse(self.rules.replaces(self.key, old, version(self.record, ciphertext="cd" * 32)))
-        thief = attrs.evolve(self.record, peer_id=str(BOB.peer_id))
-        self.assertFalse(self.rules.replaces(self.key, old, version(thief, BOB, epoch=3)))
         self.assertEqual(self.rules.author(self.key, old), str(ALICE.peer_id))
 
 

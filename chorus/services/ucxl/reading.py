@@ -14,6 +14,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError
+from chorus.identity import PeerIdError
 from chorus.security import age
 from chorus.services.dht.ports import DhtUnavailable, RecordNotFound
 from chorus.services.ucxl.bundle import MAX_ENCRYPTED, Publication
@@ -182,21 +183,20 @@ class DecisionReader:
             found = await self._fetched(content, author, quorum=1)
             if found.decision is not None:
                 return found
-        except RecordNotFound:
+        except (RecordNotFound, PeerIdError):
             pass
         try:
             return await self._fetched(content, author, quorum=None)
-        except RecordNotFound:
+        except (RecordNotFound, PeerIdError):
             raise UnknownDecision(f"no holder of {content} can be found") from None
 
     async def _fetched(self, content: str, author: str, quorum: int | None) -> ReadVersion:
         """Raises `RecordNotFound` beside what `read` raises."""
 
-        def is_authors(value: bytes) -> bool:
-            return Version.decode(value).author == author
-
-        version = Version.decode(await self._ports.dht.get(version_key(content), quorum=quorum, accept=is_authors))
+        version = Version.decode(await self._ports.dht.get(version_key(author, content), quorum=quorum))
         version.verify()
+        if (version.author, version.content) != (author, content):
+            raise RecordError(f"the version of {content} is another one")
         return await self.opened(version, await self._ciphertext(version))
 
     async def opened(self, version: Version, ciphertext: bytes) -> ReadVersion:

@@ -16,7 +16,7 @@ from chorus.services.ucxl.memory import REASON
 from chorus.store import meta
 from chorus.ucxl.address import Address
 from chorus.ucxl.query import DecisionQuery
-from chorus.ucxl.signed import ciphertext_key, version_key
+from chorus.ucxl.signed import ciphertext_key
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
@@ -107,7 +107,7 @@ class Reencryption:
             await self._ports.replicas.replicate(stored, f"{REASON} {content}")
         else:
             await self._ports.dht.put(ciphertext_key(version.ciphertext), ciphertext)
-        await self._ports.dht.put(version_key(content), version.encode())
+        await self._ports.dht.put(version.key, version.encode())
         if read.version.blob:
             await self._ports.replicas.unpin(read.version.ciphertext, f"{REASON} {content}")
         self.renewed += 1

@@ -16,7 +16,7 @@ from chorus.services.ucxl.bundle import Publication
 from chorus.services.ucxl.memory import REASON
 from chorus.store.dht import RecordOutdated
 from chorus.ucxl.documents import RecordError
-from chorus.ucxl.signed import CIPHERTEXTS, HEADS, VERSIONS, ciphertext_key, head_key, version_key
+from chorus.ucxl.signed import CIPHERTEXTS, HEADS, VERSIONS, ciphertext_key, head_key
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
@@ -42,7 +42,7 @@ class PublicationSender:
         # Nobody asks for a version before a head has named it, so these two go together.
         together = [
             self._put_ciphertext(publication),
-            Deferred.fromCoroutine(self._put(VERSIONS, version_key(version.content), publication.signed_version)),
+            Deferred.fromCoroutine(self._put(VERSIONS, version.key, publication.signed_version)),
         ]
         value: Any
         for stored, value in await DeferredList(together, consumeErrors=True):
@@ -98,7 +98,7 @@ class PublicationSender:
         """Who has all of it, without changing anything."""
         version = publication.version
         pieces = [
-            await self._holders(VERSIONS, version_key(version.content), publication.signed_version),
+            await self._holders(VERSIONS, version.key, publication.signed_version),
             await self._holders(HEADS, head_key(publication.head.place), publication.signed_head),
         ]
         blobs = publication.sealed

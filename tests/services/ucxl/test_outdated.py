@@ -15,7 +15,7 @@ from chorus.store.inline import InlineDatabase
 from chorus.ucxl.documents import sha256
 from chorus.ucxl.namespaces import ucxl_namespaces
 from chorus.ucxl.record import Decision
-from chorus.ucxl.signed import Version, ciphertext_key, version_key
+from chorus.ucxl.signed import Version, ciphertext_key
 from tests.support import PureTestCase
 
 AUTHOR = Identity.from_seed(b"a".ljust(32))
@@ -57,7 +57,7 @@ class OutdatedTest(PureTestCase):
         key = ciphertext_key(sha256(ciphertext))
         version = Version.of(self.decision, AUTHOR, ciphertext=sha256(ciphertext), blob=False, epoch=epoch)
         self.do(self.held.put(key, ciphertext))
-        self.do(self.held.put(version_key(self.decision.content_hash), version.encode()))
+        self.do(self.held.put(version.key, version.encode()))
         return key
 
     def do(self, work: Any) -> Any:

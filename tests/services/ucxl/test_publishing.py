@@ -57,7 +57,7 @@ class MemoryCase(PureTestCase):
     def read(self, named: Any) -> Decision:
         """From what the machines hold, as any reader would."""
         head = Head.decode(self.held(head_key(Address.parse(named["address"]))))
-        version = Version.decode(self.held(version_key(head.content)))
+        version = Version.decode(self.held(version_key(head.author, head.content)))
         ciphertext = self.held(ciphertext_key(version.ciphertext))
         return Decision.decode(age.decrypt(ciphertext, [ROLE_KEYS[version.epoch]]))
 

@@ -99,6 +99,10 @@ class MembersCase(PureTestCase):
     def wall(self) -> float:
         return 1_800_000_000.0 + self.clock_.seconds()
 
+    def version(self, content: str) -> Version:
+        """Of the author, as some holder has it."""
+        return Version.decode(next(iter(self.mesh.holders(version_key(str(self.author.peer), content)).values())))
+
     def settle(self, seconds: float = 1.0) -> None:
         for _ in range(int(seconds / 0.02)):
             self.clock_.advance(0.02)
@@ -170,7 +174,7 @@ class ReadingTest(MembersCase):
 
     def test_a_large_record_is_a_blob(self) -> None:
         placed = self.author.publish("large", rationale="x" * 20_000)
-        version = Version.decode(next(iter(self.mesh.holders(version_key(placed.content)).values())))
+        version = self.version(placed.content)
         self.assertTrue(version.blob)
         self.assertEqual(len(self.reader.resolve(placed.address).record.rationale), 20_000)
 
@@ -185,7 +189,7 @@ class ReadingTest(MembersCase):
 class LyingHoldersTest(MembersCase):
     def test_a_ciphertext_of_something_else(self) -> None:
         placed = self.author.publish("use yamux")
-        version = Version.decode(next(iter(self.mesh.holders(version_key(placed.content)).values())))
+        version = self.version(placed.content)
         self.reader.service.cache.clear()
         for held in self.mesh.records.values():
             held[ciphertext_key(version.ciphertext)] = age.encrypt(b"{}", [age.recipient_of(ROLE_KEYS[1])])
@@ -193,7 +197,7 @@ class LyingHoldersTest(MembersCase):
 
     def test_a_truncated_ciphertext(self) -> None:
         placed = self.author.publish("use yamux")
-        version = Version.decode(next(iter(self.mesh.holders(version_key(placed.content)).values())))
+        version = self.version(placed.content)
         key = ciphertext_key(version.ciphertext)
         whole = next(iter(self.mesh.holders(key).values()))
         for cut in (0, 1, 50, len(whole) - 1):
@@ -290,9 +294,6 @@ class RotationTest(MembersCase):
             for changed in member.roles()._watchers:
                 self.successResultOf(changed())
         self.settle()
-
-    def version(self, content: str) -> Version:
-        return Version.decode(next(iter(self.mesh.holders(version_key(content)).values())))
 
     def test_the_author_encrypts_its_own_anew(self) -> None:
         placed = [self.author.publish(f"version {number}") for number in range(3)]
