@@ -2,8 +2,8 @@
 
     python benchmarks/simulate_dht.py [--seed 1] [--pictures docs/pictures] [SCENARIO…]
 
-All but the long churn by default: a day of 1,000 servers with 10,000 values takes an hour of processor time, and is
-named (`dht-churn`). Exits with 1 when a wanted figure is missed.
+All but the long churn by default: a day of 1,000 servers with 10,000 values takes an hour or more of processor time,
+and is named (`dht-churn`). Exits with 1 when a wanted figure is missed.
 """
 
 from __future__ import annotations
