@@ -77,6 +77,7 @@ VALUES: dict[str, dict[str, float]] = {
         "MAX_KEY": 256,
         "MAX_KEYRING": 8192,
         "MAX_BACKUP": 4_194_304,
+        "FORMER_ROLES": 3,
         "EXIT_CONFIG": 78,
     },
     "services.keys.service": {

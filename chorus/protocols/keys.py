@@ -2,9 +2,9 @@
 
     asker  → KeyShow                     both are JSON in canonical form, preceded by their length as an unsigned varint
     answer ← KeyShow
-           ← roles.json, whole           where its serial is over that of the asker
+           ← roles.json, whole           where its rank is over that of the asker
 
-A higher serial in the asker's `KeyShow` makes the answering side ask in its turn.
+The rank is (epoch, serial). A higher one in the asker's `KeyShow` makes the answering side ask in its turn.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from chorus.errors import PeerError
 from chorus.fields import Base64, Object, Refusal, field
 from chorus.fields.members import SERIAL
 from chorus.identity import Identity, PeerId
-from chorus.security.roles import RECIPIENT
+from chorus.security.roles import RECIPIENT, Rank
 from chorus.security.signing import sign, verify
 
 PROTOCOL: Final = "/chorus/keys/1.0.0"
@@ -35,15 +35,22 @@ class BadKeyShow(PeerError):
 
 @attrs.frozen
 class KeyShow:
-    """A member's age recipient, and the serial of its `roles.json`."""
+    """A member's age recipient, and serial and epoch of its `roles.json`."""
 
     recipient: str = field(RECIPIENT, "What the founder seals this member's roles to.")
     signature: bytes = field(Base64(64, 1), "Over cluster id and recipient, by the member's identity.")
     serial: int = field(SERIAL, "0 without a `roles.json`.")
+    epoch: int = field(SERIAL, "0 without a `roles.json`.", default=0)
 
     @classmethod
-    def make(cls, identity: Identity, cluster_id: bytes, recipient: str, serial: int) -> KeyShow:
-        return cls(recipient, sign(identity, DOMAIN, cluster_id + recipient.encode()), serial)
+    def make(cls, identity: Identity, cluster_id: bytes, recipient: str, rank: Rank) -> KeyShow:
+        epoch, serial = rank
+        return cls(recipient, sign(identity, DOMAIN, cluster_id + recipient.encode()), serial, epoch)
+
+    @property
+    def rank(self) -> Rank:
+        """Of its `roles.json`."""
+        return self.epoch, self.serial
 
     def encode(self) -> bytes:
         return strictjson.canonical(cast("Any", _SHOW.write(self)))

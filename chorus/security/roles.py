@@ -1,7 +1,7 @@
 """`roles.json`: who holds which role, and the age recipient of each (spec/amendments.md 28). Pure.
 
 The founder signs it (domain `chorus-roles/1`). The genesis entry in it hashes to the cluster id and names the founder,
-so any member can verify it with the cluster id alone. The highest valid serial wins. `role_changes.py` makes new ones
+so any member can verify it with the cluster id alone. The highest valid rank wins. `role_changes.py` makes new ones
 and opens what is sealed in them.
 """
 
@@ -54,6 +54,10 @@ ROLE_PATTERN: Final = "[A-Za-z0-9._-]{1,64}"
 ROLE: Final = Text(None, 1, ROLE_PATTERN, "a role: 1 to 64 letters, digits and . _ -")
 RECIPIENT: Final = Text(128, 1, "age1[a-z0-9]+", "an age recipient (age1…)")
 _ROLES: Final = ListOf(ROLE, MAX_ROLES, distinct=True)
+
+
+Rank = tuple[int, int]
+"""(epoch, serial): a later epoch wins whatever the serial, so that a founder out of an old backup ends no epoch."""
 
 
 class BadRoles(PeerError):
@@ -125,6 +129,10 @@ class RolesFile:
     @cached_property
     def by_peer(self) -> Mapping[str, MemberEntry]:
         return {each.peer_id: each for each in self.members}
+
+    @property
+    def rank(self) -> Rank:
+        return self.epoch, self.serial
 
     @cached_property
     def founder(self) -> PeerId:

@@ -16,7 +16,7 @@ from tests.support import PureTestCase
 ALICE, BOB = (Identity.from_seed(bytes((seed,)) * 32) for seed in (1, 2))
 CLUSTER = bytes(range(32))
 RECIPIENT = age.recipient_of(age.identity_of(b"\3" * 32))
-SHOW = KeyShow.make(ALICE, CLUSTER, RECIPIENT, 7)
+SHOW = KeyShow.make(ALICE, CLUSTER, RECIPIENT, (2, 7))
 
 
 class KeyShows(PureTestCase):
@@ -45,6 +45,7 @@ class KeyShows(PureTestCase):
             attrs.evolve(SHOW, signature=b""),
             attrs.evolve(SHOW, signature=bytes(65)),
             attrs.evolve(SHOW, serial=-1),
+            attrs.evolve(SHOW, epoch=-1),
         ):
             self.refused(wrong.encode())
         self.refused(SHOW.encode() + b" " * MAX_SHOW)

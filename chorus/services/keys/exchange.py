@@ -15,7 +15,7 @@ from chorus.identity import PeerId
 from chorus.protocols.keys import MAX_SHOW, PROTOCOL, KeyShow
 from chorus.protocols.stream import Connection, Host, ProtocolOptions, Stream
 from chorus.protocols.streamio import StreamIO
-from chorus.security.roles import MAX_FILE, MAX_MEMBERS
+from chorus.security.roles import MAX_FILE, MAX_MEMBERS, Rank
 from chorus.timer import Periodic
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ class KeysHolder(Interface):
     def show(self) -> KeyShow:
         """What this node shows."""
 
-    def roles_after(self, serial: int) -> bytes | None:
-        """The newest `roles.json`, if its serial is over `serial`."""
+    def roles_after(self, rank: Rank) -> bytes | None:
+        """The newest `roles.json`, if its rank is over `rank`."""
 
     def shown(self, peer: PeerId, show: KeyShow) -> None:
         """What a member shows; its signature is verified."""
@@ -118,7 +118,7 @@ class KeyExchange:
             await io.write_delimited(own.encode())
             io.write_eof()
             show = await self._read_show(io)
-            if show.serial > own.serial:
+            if show.rank > own.rank:
                 await self._fetch(io, connection.peer_id)
         except ChorusError as error:
             io.reset(error)
@@ -147,15 +147,15 @@ class KeyExchange:
     async def _answer(self, io: StreamIO) -> None:
         try:
             show = await self._read_show(io)
-            own, newer = self._holder.show(), self._holder.roles_after(show.serial)
+            own, newer = self._holder.show(), self._holder.roles_after(show.rank)
             await io.write_delimited(own.encode())
-            if newer is not None and own.serial > show.serial:
+            if newer is not None and own.rank > show.rank:
                 await io.write_delimited(newer)
         except ChorusError as error:
             io.reset(error)
             raise
         io.close()
-        if show.serial > own.serial and not self._lied(io.stream.connection.peer_id):
+        if show.rank > own.rank and not self._lied(io.stream.connection.peer_id):
             self.ask(io.stream.connection)
 
     def _lied(self, peer: PeerId) -> bool:

@@ -29,6 +29,8 @@ MAX_KEYRING: Final = 8 * 1024
 """Bytes: two identities, encrypted twice; ours have under 1 KiB."""
 MAX_BACKUP: Final = 4 * MAX_FILE
 """Bytes: `roles.json` in base64, encrypted, and that in text form."""
+FORMER_ROLES: Final = 3
+"""Replaced files kept, each the last one of its keys: a mistake at the founder is seen before three more rotations."""
 PASSPHRASE: Final = "CHORUS_KEYRING_PASSPHRASE_FILE"
 EXIT_CONFIG: Final = 78
 """EX_CONFIG: a service manager that knows it need not start this node again."""
@@ -132,12 +134,19 @@ class KeyFiles:
     def roles(self) -> bytes | None:
         return read_private(self.directory / ROLES, MAX_FILE)
 
-    def keep_roles(self, data: bytes) -> None:
-        """Raises `RolesNotKept`."""
+    def keep_roles(self, data: bytes, replaced: tuple[int, bytes] | None = None) -> None:
+        """With the `replaced` one (serial, bytes) beside it as `roles.json.N`: its keys may be in no other file. Raises
+        `RolesNotKept`."""
+        path = self.directory / ROLES
         try:
-            write_private(self.directory / ROLES, data)
+            if replaced is not None:
+                write_private(path.with_name(f"{ROLES}.{replaced[0]}"), replaced[1])
+                former = sorted(self.directory.glob(f"{ROLES}.*[0-9]"), key=lambda each: each.stat().st_mtime_ns)
+                for old in former[:-FORMER_ROLES]:
+                    old.unlink()
+            write_private(path, data)
         except OSError as error:
-            raise RolesNotKept(f"{self.directory / ROLES} cannot be written: {error.strerror}") from error
+            raise RolesNotKept(f"{path} cannot be written: {error.strerror}") from error
 
     def backup(self) -> bytes:
         """Encrypted to the recovery secret, and to `age.key` unless there is a passphrase, which that would go round.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from chorus.security.role_changes import NO_SECRETS, Secrets
-from chorus.security.roles import BASE, RolesFile, UnknownRole
+from chorus.security.roles import BASE, Rank, RolesFile, UnknownRole
 
 if TYPE_CHECKING:
     from chorus.identity import PeerId
@@ -34,6 +34,10 @@ class HeldRoles:
     @property
     def serial(self) -> int:
         return 0 if self.file is None else self.file.serial
+
+    @property
+    def rank(self) -> Rank:
+        return self.epoch, self.serial
 
     @property
     def epoch(self) -> int:

@@ -15,7 +15,7 @@ from chorus.identity import PeerId
 from chorus.protocols.keys import KeyShow
 from chorus.security.age import AgeError, recipient_of
 from chorus.security.role_changes import NO_SECRETS, RolesFounder, RolesRefused, Secrets, open_secrets
-from chorus.security.roles import MAX_MEMBERS, BadRoles, MemberEntry, RolesFile, read_roles
+from chorus.security.roles import MAX_MEMBERS, BadRoles, MemberEntry, Rank, RolesFile, read_roles
 from chorus.services.keys.exchange import KeyExchange
 from chorus.services.keys.files import ROLES, KeyFiles, KeyringError, Keys
 from chorus.services.keys.held import HeldRoles
@@ -68,7 +68,7 @@ class KeysService(Service):
         self._keys: Keys | None = None
         self._recipient = ""
         self._held = HeldRoles(founder.identity.peer_id)
-        self._acknowledged = 0
+        self._acknowledged: Rank = (0, 0)
         self._shown: dict[str, str] = {}
         self._resealed: Bounded[str, float] = Bounded(MAX_MEMBERS)
         self._watchers: list[Callable[[], Deferred[None] | None]] = []
@@ -124,7 +124,7 @@ class KeysService(Service):
         genesis = self._cluster.genesis
         assert genesis is not None
         first = self._founder.found(self.cluster_id, genesis, self._recipient, self._wanted)
-        await self._in_thread(self._files.keep_roles, first.encode())
+        await self._keep(first, first.encode())
         await self._take(first, first.encode())
 
     # Keyring
@@ -164,11 +164,12 @@ class KeysService(Service):
     def show(self) -> KeyShow:
         return KeyShow.make(self._founder.identity, self.cluster_id, self._recipient, self._acknowledged)
 
-    def roles_after(self, serial: int) -> bytes | None:
-        return self._held.encoded if self._acknowledged > serial else None
+    def roles_after(self, rank: Rank) -> bytes | None:
+        return self._held.encoded if self._acknowledged > rank else None
 
     def shown(self, peer: PeerId, show: KeyShow) -> None:
-        if not self._cluster.founded_here:
+        if not self._cluster.founded_here or show.rank > self._held.rank:
+            # It has what this founder made before it was restored: that is taken over first.
             return
         known = self._member(str(peer))
         if known is not None and known.recipient == show.recipient:
@@ -204,9 +205,16 @@ class KeysService(Service):
 
     async def _receive(self, data: bytes) -> None:
         file = await self._in_thread(read_roles, data, self.cluster_id)
-        if file.serial > self._held.serial:
-            await self._in_thread(self._files.keep_roles, data)
+        if file.rank > self._held.rank:
+            await self._keep(file, data)
             await self._take(file, data)
+
+    async def _keep(self, file: RolesFile, encoded: bytes) -> None:
+        """On disk, beside the replaced one where its keys are no longer those of the roles."""
+        held, replaced = self._held.file, None
+        if held is not None and _recipients(held) - _recipients(file):
+            replaced = held.serial, self._held.encoded
+        await self._in_thread(self._files.keep_roles, encoded, replaced)
 
     async def _take(self, file: RolesFile, encoded: bytes) -> None:
         """Use a verified file that is on disk."""
@@ -226,7 +234,7 @@ class KeysService(Service):
             roles=", ".join(sorted(file.roles_of(self._held.me))) or "none",
         )
         await gatherResults([self._told(changed) for changed in self._watchers])
-        self._acknowledged = file.serial
+        self._acknowledged = file.rank
         self._exchange.announce()
 
     def _told(self, changed: Callable[[], Any]) -> Deferred[None]:
@@ -250,7 +258,7 @@ class KeysService(Service):
         if new is file:
             return
         encoded = new.encode()
-        await self._in_thread(self._files.keep_roles, encoded)
+        await self._keep(new, encoded)
         await self._take(new, encoded)
 
     # KeysPort
@@ -269,3 +277,7 @@ class KeysService(Service):
 
     def _changed(self, change: Change) -> Deferred[Document]:
         return self._locked(self._make(change)).addCallback(lambda _: self.listing())
+
+
+def _recipients(file: RolesFile) -> set[str]:
+    return {entry.recipient for entry in file.roles.values()}

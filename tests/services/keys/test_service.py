@@ -16,9 +16,9 @@ from chorus.protocols.keys import PROTOCOL, KeyShow
 from chorus.protocols.streamio import StreamIO
 from chorus.security import age
 from chorus.security.role_changes import RolesRefused
-from chorus.security.roles import BUILT_IN, UnknownRole
+from chorus.security.roles import BUILT_IN, Rank, UnknownRole
 from chorus.services.keys.exchange import ASK_EVERY, LIAR_S
-from chorus.services.keys.files import ROLES, KeyFiles, KeyringError, RolesNotKept
+from chorus.services.keys.files import FORMER_ROLES, ROLES, KeyFiles, KeyringError, RolesNotKept
 from chorus.services.keys.service import RESEAL_S, KeysService, NotFounder
 from tests.services.keys.kit import FOUNDER, KeyNode, connect, settle
 from tests.support import PureTestCase
@@ -227,7 +227,7 @@ class Changes(KeysTestCase):
     def test_a_full_disk_at_a_member(self) -> None:
         founder, one = self.mesh(1, 2)
         full = OSError(errno.ENOSPC, "No space left on device")
-        with mock.patch.object(KeyFiles, "keep_roles", lambda files, data: self.kept(files, data, one, full)):
+        with mock.patch.object(KeyFiles, "keep_roles", lambda files, data, replaced: self.kept(files, data, one, full)):
             self.done(founder.keys.rotate())
         self.assertEqual((founder.keys.epoch, one.keys.epoch), (2, 1))
         self.running.advance(ASK_EVERY)
@@ -261,6 +261,71 @@ class Changes(KeysTestCase):
         self.assertEqual(len(again.keys.identities()), 2)
 
 
+class Restored(KeysTestCase):
+    """The founder's data directory comes out of a backup."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.founder, self.one = self.mesh(1, 2)
+        self.backup = self.founder.files.roles() or b""
+
+    def restore(self) -> KeyNode:
+        for connection in list(self.founder.host.connections()):
+            connection.close()
+        self.done(self.founder.keys.stopService())
+        self.founder.files.keep_roles(self.backup)
+        return self.node(1)
+
+    def test_the_newest_epoch_survives_a_founder_out_of_an_older_backup(self) -> None:
+        self.done(self.founder.keys.rotate())
+        key = self.one.keys.identities()[0]
+        founder = self.restore()
+        strangers = [self.node(seed) for seed in (5, 6, 7)]
+        for stranger in strangers:
+            connect(stranger.host, founder.host)
+            settle(self.running)
+        self.assertGreater(founder.keys.show().serial, self.one.keys.show().serial)
+        self.assertEqual(founder.keys.epoch, 1)
+        connect(self.one.host, founder.host)
+        settle(self.running)
+        self.running.advance(ASK_EVERY)
+        settle(self.running)
+        for node in (founder, self.one, *strangers):
+            self.assertEqual((node.keys.epoch, node.keys.show()), (2, attrs.evolve(node.keys.show(), epoch=2)))
+            self.assertIn(key, node.keys.identities())
+
+    def test_a_founder_takes_over_before_it_admits(self) -> None:
+        """Who has the newer file and is unknown in the older one."""
+        late = self.node(3)
+        connect(late.host, self.founder.host)
+        settle(self.running)
+        self.done(self.founder.keys.grant(str(late.peer), "admin"))
+        founder = self.restore()
+        self.assertEqual(founder.keys.roles_of(late.peer), frozenset())
+        connect(late.host, founder.host)
+        settle(self.running)
+        self.assertEqual(founder.keys.roles_of(late.peer), {"admin", "developer"})
+        self.assertEqual(late.keys.role, "admin")
+
+    def test_replaced_keys_stay_beside_the_newest(self) -> None:
+        """An epoch that was made twice: the members' key is in none of the founder's files."""
+        self.done(self.founder.keys.rotate())
+        lost = self.one.files.roles()
+        founder = self.restore()
+        for _ in range(2):
+            self.done(founder.keys.rotate())
+        connect(self.one.host, founder.host)
+        settle(self.running)
+        kept = [path.read_bytes() for path in self.one.files.directory.glob(f"{ROLES}.*")]
+        self.assertIn(lost, kept)
+        self.assertEqual(self.one.keys.epoch, 3)
+        for _ in range(FORMER_ROLES + 1):
+            self.done(founder.keys.rotate())
+        names = {path.name for path in self.one.files.directory.glob(f"{ROLES}.*")}
+        serial = self.one.keys.show().serial
+        self.assertEqual(names, {f"{ROLES}.{serial - back}" for back in range(1, FORMER_ROLES + 1)})
+
+
 class Hostile(KeysTestCase):
     def test_a_recipient_that_changes_all_the_time(self) -> None:
         founder, one = self.mesh(1, 2)
@@ -273,13 +338,13 @@ class Hostile(KeysTestCase):
 
     def test_a_liar_is_not_asked_again_and_again(self) -> None:
         founder, one = self.mesh(1, 2)
-        fetched: list[int] = []
+        fetched: list[Rank] = []
 
         def promise() -> KeyShow:
-            return attrs.evolve(KeysService.show(one.keys), serial=99)
+            return attrs.evolve(KeysService.show(one.keys), epoch=99)
 
-        def junk(serial: int) -> bytes:
-            fetched.append(serial)
+        def junk(rank: Rank) -> bytes:
+            fetched.append(rank)
             return b"{}"
 
         with mock.patch.object(one.keys, "show", promise), mock.patch.object(one.keys, "roles_after", junk):
@@ -287,18 +352,24 @@ class Hostile(KeysTestCase):
                 one.keys._exchange.announce()
                 settle(self.running)
             # Its own questions are answered; it is asked back once.
-            asked_back = [serial for serial in fetched if serial < 99]
+            asked_back = [rank for rank in fetched if rank < (99, 0)]
             self.assertEqual(len(asked_back), 1)
             self.running.advance(LIAR_S)
             one.keys._exchange.announce()
             settle(self.running)
-            self.assertGreater(len([serial for serial in fetched if serial < 99]), 1)
+            self.assertGreater(len([rank for rank in fetched if rank < (99, 0)]), 1)
         self.assertEqual(founder.keys.epoch, 1)
 
     def test_streams_that_say_nothing_or_nonsense(self) -> None:
         founder, one = self.mesh(1, 2)
         [connection] = one.host.connections()
-        for data in (b"", b"\x05{}", b"\xff\xff\x7f", b"\x02{}", KeyShow.make(FOUNDER, bytes(32), "age1q", 0).encode()):
+        for data in (
+            b"",
+            b"\x05{}",
+            b"\xff\xff\x7f",
+            b"\x02{}",
+            KeyShow.make(FOUNDER, bytes(32), "age1q", (0, 0)).encode(),
+        ):
             stream = self.successResultOf(connection.open_stream([PROTOCOL]))
             io = StreamIO(stream, self.running)  # type: ignore[arg-type]
             stream.write(data)
