@@ -107,8 +107,8 @@ class KeyFiles:
 
     def check(self) -> None:
         """Raise `KeyringError` or `DataDirectoryError` where `open` would, and make nothing."""
-        if (key := self._key()) is not None:
-            self._keyring(key)
+        if (key := self._key()) is not None and self._keyring(key) is None:
+            self._refuse_lost()
 
     def load(self) -> tuple[str, Keys]:
         """The identity of `age.key`, and the keyring. Raises `KeyringError` or `DataDirectoryError`, also where no node
@@ -121,11 +121,13 @@ class KeyFiles:
 
     def open(self) -> Keys:
         """The keyring, made at the first start. Raises `KeyringError` or `DataDirectoryError`."""
-        key = self._key()
+        new = (key := self._key()) is None
         if key is None:
             key = age.new_identity(self.random)
             self._create(key)
         found = self._keyring(key)
+        if found is None and not new:
+            self._refuse_lost()
         keys = found[0] if found else Keys(age.new_identity(self.random), age.new_identity(self.random))
         if found is None or (self.passphrase is not None and not found[1]):
             self._keep(key, keys)
@@ -188,6 +190,14 @@ class KeyFiles:
             f"the keys in {self.directory} are whole: move {KEY} and {KEYRING} away first, to replace them by those of "
             "the backup"
         )
+
+    def _refuse_lost(self) -> None:
+        """A new keyring would open nothing that the roles hold, and its recovery secret no backup."""
+        if self.roles() is not None:
+            raise KeyringError(
+                f"{self.directory / KEYRING} is missing, and {ROLES} is encrypted to it: put it back, or use `chorus "
+                "keys recover`"
+            )
 
     def _key(self) -> str | None:
         path = self.directory / KEY

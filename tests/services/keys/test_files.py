@@ -53,6 +53,13 @@ class Opening(KeyFilesCase):
         self.files.open()
         self.files.check()
 
+    def test_the_keyring_is_missing_beside_roles(self) -> None:
+        self.files.open()
+        (self.folder / KEYRING).unlink()
+        self.files.keep_roles(b"{}")
+        self.refused(self.files, KEYRING, "missing", "chorus keys recover")
+        self.assertFalse((self.folder / KEYRING).exists())
+
     def test_a_passphrase(self) -> None:
         keys = self.files.open()
         locked = self.with_passphrase("correct horse")
