@@ -104,7 +104,8 @@ def put(options: Options, api: NodeApi) -> int:
 
 
 def _pages(api: NodeApi, member: str, limit: int | None, name: str, **query: str | None) -> Document:
-    """The first answer, with the items of further pages until there are `limit`, or all. `next` is that of the last."""
+    """The first answer, with the items of further pages until there are `limit`, or all. `next` and `missing` are those
+    of the last."""
     if limit is not None and limit < 1:
         raise ClientError("--limit must be 1 or more")
     found: Document = {}
@@ -117,7 +118,8 @@ def _pages(api: NodeApi, member: str, limit: int | None, name: str, **query: str
         after = page["next"]
         found = found or page
         if after is None or (limit is not None and len(items) >= limit):
-            return {**found, member: items, "next": after}
+            end = {name: page[name] for name in ("next", "missing") if name in page}
+            return {**found, member: items, **end}
     raise ClientError(f"the node gave {MAX_PAGES} pages, and more are to come: ask for less", EXIT_FALSE)
 
 

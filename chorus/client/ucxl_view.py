@@ -63,6 +63,8 @@ def history(found: Document) -> None:
     heads = {(head["seq"], head["content"]) for head in found["heads"]}
     if len(heads) > len({seq for seq, _ in heads}):
         show.note("its author signed different contents for one number: `chorus ucxl verify` shows both")
+    if found.get("missing") is not None:
+        show.note(f"an older one, ={found['missing']}, cannot be had now")
     if found["next"] is not None:
         show.note("there are older ones: say a larger --limit")
 

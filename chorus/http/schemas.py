@@ -305,6 +305,10 @@ def _indexed_decision() -> Schema:
 def decision_schemas() -> dict[str, Schema]:
     """Components of `/ucxi/v1`, by name."""
     after: Schema = {"type": ["string", "null"], "description": "`after` of the next page; null at the end."}
+    missing: Schema = {
+        "type": ["string", "null"],
+        "description": "Content hash that the last version names, and that cannot be had now: the history ends there.",
+    }
     signature = _object({"keyid": {**_STRING, "description": "Peer id; holds the key."}, "sig": _STRING})
     return {
         "Decision": record.RECORD.schema(),
@@ -316,6 +320,7 @@ def decision_schemas() -> dict[str, Schema]:
                 "versions": {"type": "array", "items": ref("FoundDecision")},
                 "heads": {"type": "array", "items": ref("DecisionHead")},
                 "next": after,
+                "missing": missing,
             }
         ),
         "DecisionPage": _object({"decisions": {"type": "array", "items": _indexed_decision()}, "next": after}),

@@ -68,6 +68,7 @@ async def _history(serving: Serving, request: ApiRequest, query: dict[str, str])
         "versions": [_document(each) for each in found.versions],
         "heads": [HEAD.write(each) for each in found.heads],
         "next": found.next,
+        "missing": found.missing,
     }
     return json_reply(request, document)
 

@@ -106,10 +106,10 @@ def get(connection: sqlite3.Connection, content: bytes) -> PublicationRow | None
     return next(map(_row, found), None)
 
 
-def of_address(connection: sqlite3.Connection, address: str) -> list[bytes]:
-    """Bundles of one address that are not safe yet."""
-    found = connection.execute("SELECT bundle FROM publications WHERE address = ? AND bundle <> x''", (address,))
-    return [bundle for (bundle,) in found]
+def of_address(connection: sqlite3.Connection, address: str) -> list[PublicationRow]:
+    """Those of one address that are not safe yet, as far as their bytes are here."""
+    found = connection.execute(f"SELECT {_COLUMNS} FROM publications WHERE address = ? AND bundle <> x''", (address,))
+    return [_row(each) for each in found]
 
 
 def _change(connection: sqlite3.Connection, change: str, *values: object) -> bool:

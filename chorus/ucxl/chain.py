@@ -6,6 +6,7 @@ missing is passed over in silence.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -67,6 +68,8 @@ class _Chain:
         self.author = address.partition("://")[2].partition(":")[0]
         self.records: dict[str, Decision] = {}
         self.by_number: dict[int, dict[str, None]] = {}
+        self.numbers: dict[str, int] = {}
+        """By content hash."""
         self.unread = 0
         self.faults: list[ChainFault] = []
 
@@ -110,6 +113,7 @@ class _Chain:
 
     def note(self, seq: int, content: str) -> None:
         self.by_number.setdefault(seq, {})[content] = None
+        self.numbers.setdefault(content, seq)
 
     def take_head(self, data: bytes, complete: bool) -> None:
         try:
@@ -125,21 +129,24 @@ class _Chain:
             self.fault("hidden", head.seq, "a head is signed for this number, and no version is shown", head.content)
         self.note(head.seq, head.content)
 
-    def check_numbers(self, complete: bool) -> None:
+    def check_numbers(self) -> None:
         for seq, contents in sorted(self.by_number.items()):
             if len(contents) > 1:
                 self.fault("equivocation", seq, "its author signed different contents for one number", *contents)
-        latest = max(self.by_number, default=0)
-        lowest = 1 if complete else min(self.by_number, default=1)
-        if len(self.by_number) < latest - lowest + 1:
-            missing = next(number for number in range(lowest, latest + 1) if number not in self.by_number)
-            self.fault("missing", missing, "the chain has later versions, and not this one")
 
-    def check_links(self) -> None:
+    def check_links(self, complete: bool) -> None:
+        """Numbers may be skipped: what was never published has none. What a prev names is never skipped."""
+        shown = sorted(self.by_number)
         for content, record in self.records.items():
-            before = self.by_number.get(record.seq - 1)
-            if before and record.prev not in before:
-                self.fault("broken_link", record.seq, "its prev is none of the versions before", content, *before)
+            prev, seq = record.prev, record.seq
+            number = seq if prev is None else self.numbers.get(prev)
+            if prev is None or (number is not None and number < seq):
+                continue
+            if number is not None or bisect_left(shown, seq) == seq - 1:
+                before = self.by_number.get(seq - 1, ())
+                self.fault("broken_link", seq, "its prev is none of the versions before", content, *before)
+            elif complete or seq != shown[0]:
+                self.fault("missing", seq, "the version before it is not shown", content, prev)
 
 
 def verify_chain(
@@ -152,6 +159,6 @@ def verify_chain(
         chain.take(each)
     for head in heads:
         chain.take_head(head, complete)
-    chain.check_numbers(complete)
-    chain.check_links()
+    chain.check_numbers()
+    chain.check_links(complete)
     return ChainReport(address, max(chain.by_number, default=0), len(chain.records), chain.unread, tuple(chain.faults))

@@ -23,6 +23,14 @@ class UnknownDecision(UserError):
     http_status = 404
 
 
+class ChainGap(UnknownDecision):
+    """A version that the one after it names cannot be had: nobody has it, nobody can be asked, or it is damaged."""
+
+    def __init__(self, content: str) -> None:
+        super().__init__(f"the chain names a version ={content}, which cannot be had now")
+        self.content = content
+
+
 @attrs.frozen(kw_only=True)
 class FoundDecision:
     """One version. Whoever may not read it sees all but `record`."""
@@ -60,6 +68,8 @@ class DecisionHistory:
     """All that holders and the index have of the newest number; two are a fork."""
     next: str | None = None
     """`after` of the next page."""
+    missing: str | None = None
+    """Content hash of a version that the last one names, and that cannot be had now: the history ends there."""
 
 
 @attrs.frozen(kw_only=True)

@@ -146,8 +146,8 @@ class Decision(DecisionWords):
     project: str = field(ADDRESS_NAME)
     task: str = field(ADDRESS_NAME)
     path: str = field(Text(1024), "Of the address, as it is written there.", default="")
-    seq: int = field(Integer(1, MAX_SERIAL), "1 for the first version under this address, then one more each time.")
-    prev: str | None = field(SHA256, "Content hash of the version before; missing in the first.", default=None)
+    seq: int = field(Integer(1, MAX_SERIAL), "Grows with each version under this address; numbers may be skipped.")
+    prev: str | None = field(SHA256, "Content hash of the version published before, if any.", default=None)
     created: int = field(TIME, "When it was made.")
     artifacts: tuple[DecisionArtifact, ...] = field(
         ListOf(Object(DecisionArtifact, closed=True), MAX_FILES), "Files that came of it.", default=()
@@ -193,8 +193,8 @@ class Decision(DecisionWords):
             raise RecordError("a decision's agent, role, project, task and path must be those of its address")
         if self.agent != self.peer_id:
             raise RecordError("the agent of a decision's address must be its author's peer id")
-        if (self.seq == 1) != (self.prev is None):
-            raise RecordError("the first decision of a chain has no prev, and each other one has")
+        if self.seq == 1 and self.prev is not None:
+            raise RecordError("the first decision of a chain has no prev")
 
 
 DRAFT: Final = Object(DecisionDraft, closed=True)

@@ -63,15 +63,24 @@ class ChainTests(PureTestCase):
 
     def test_a_hole_and_a_hidden_end(self) -> None:
         versions = [claimed(each) for each in (self.chain[0], self.chain[3])]
-        self.assertEqual(self.faults(verify_chain(self.address, versions)), [("missing", 2)])
+        self.assertEqual(self.faults(verify_chain(self.address, versions)), [("missing", 4)])
         report = verify_chain(self.address, map(claimed, self.chain[:3]), [head(self.chain[3])])
         self.assertEqual(self.faults(report), [("hidden", 4)])
-        self.assertEqual(self.faults(verify_chain(self.address, map(claimed, self.chain[1:]))), [("missing", 1)])
+        self.assertEqual(self.faults(verify_chain(self.address, map(claimed, self.chain[1:]))), [("missing", 2)])
         self.assertTrue(verify_chain(self.address, map(claimed, self.chain[1:]), complete=False).clean)
 
     def test_a_number_of_astronomic_height_costs_nothing(self) -> None:
         record = decision(seq=2**53 - 1, prev=HASH)
-        self.assertEqual(self.faults(verify_chain(self.address, [claimed(record)])), [("missing", 1)])
+        self.assertEqual(self.faults(verify_chain(self.address, [claimed(record)])), [("missing", 2**53 - 1)])
+
+    def test_numbers_may_be_skipped_and_links_may_not(self) -> None:
+        second = decision(seq=2, prev=None)
+        fifth = decision(seq=5, prev=second.content_hash)
+        report = verify_chain(self.address, map(claimed, [second, fifth]), [head(fifth)])
+        self.assertEqual((report.clean, report.latest), (True, 5), report.faults)
+        for prev in (fifth.content_hash, decision(seq=4, prev=HASH).content_hash):
+            versions = [claimed(second), claimed(fifth), claimed(decision(seq=4, prev=prev))]
+            self.assertFalse(verify_chain(self.address, versions).clean)
 
     def test_a_broken_link(self) -> None:
         other = decision(seq=3, prev=HASH)

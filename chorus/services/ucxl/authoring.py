@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -47,7 +48,7 @@ class DecisionAuthor:
     def __init__(self, ports: MemoryPorts, index: DecisionIndex) -> None:
         self._ports = ports
         self._index = index
-        self._issued: Bounded[str, tuple[int, str]] = Bounded(MAX_ISSUED)
+        self._issued: Bounded[str, int] = Bounded(MAX_ISSUED)
         self._locks: dict[str, DeferredLock] = {}
 
     @property
@@ -56,14 +57,19 @@ class DecisionAuthor:
         keyring = self._ports.keyring
         return keyring.role if keyring.epoch and keyring.roles_of(self._ports.identity.peer_id) else None
 
-    async def write(self, address: Address, members: dict[str, Any]) -> WrittenDecision:
+    async def write(
+        self,
+        address: Address,
+        members: dict[str, Any],
+        release: Callable[[WrittenDecision], Awaitable[None]] | None = None,
+    ) -> WrittenDecision:
         """Sign and encrypt the next version under an address of this node. `members` of `Decision` are those that say
-        something. Raises `RecordError`, `LimitExceeded`, `UnknownRole` and errors of the store."""
+        something. `release` has it published; without it that is left to the caller, and until then no later version
+        builds on it. Raises `RecordError`, `LimitExceeded`, `UnknownRole` and errors of the store."""
         begun = self._ports.clock.seconds()
         lock = self._locks.setdefault(str(address), DeferredLock())
         async with lock:
-            last = await self._last(address)
-            seq, prev = (last[0] + 1, last[1]) if last is not None else (1, None)
+            seq, prev = await self._next(address)
             decision = Decision(
                 address=str(address),
                 agent=address.agent,
@@ -77,13 +83,16 @@ class DecisionAuthor:
                 created=int(self._ports.wall()),
                 **members,
             ).signed(self._ports.identity)
-            self._issued.put(decision.address, (decision.seq, decision.content_hash))
+            self._issued.put(decision.address, decision.seq)
+            version, ciphertext = await self.encrypted(decision)
+            sealed = tuple(dict.fromkeys(artifact.stored for artifact in decision.artifacts))
+            head = Head.of(decision, self._ports.identity)
+            written = WrittenDecision(decision, Publication.of(head, version, ciphertext, sealed), begun)
+            if release is not None:
+                await release(written)
         if not lock.waiting:
             self._locks.pop(decision.address, None)
-        version, ciphertext = await self.encrypted(decision)
-        sealed = tuple(dict.fromkeys(artifact.stored for artifact in decision.artifacts))
-        head = Head.of(decision, self._ports.identity)
-        return WrittenDecision(decision, Publication.of(head, version, ciphertext, sealed), begun)
+        return written
 
     async def encrypted(self, decision: Decision) -> tuple[Version, bytes]:
         """Any author's decision for all who may read it now, with its ciphertext. Raises `UnknownRole`."""
@@ -95,19 +104,23 @@ class DecisionAuthor:
         )
         return version, ciphertext
 
-    async def _last(self, address: Address) -> tuple[int, str] | None:
-        """(number, content hash) of the newest version, here or anywhere (spec/amendments.md 31)."""
+    async def _next(self, address: Address) -> tuple[int, str | None]:
+        """The number above all that were ever given out, here or anywhere (spec/amendments.md 31), and the content hash
+        of the newest version that was released: what a stale attempt wrote is never seen by others."""
         name = str(address)
         # Under way while the store is read. Nobody has one, or nobody can be asked: that is no error.
         asked = self._ports.dht.get(head_key(address)).addTimeout(HEAD_S, self._ports.clock)
         elsewhere = asked.addCallbacks(Head.decode, lambda failure: failure.trap(ChorusError, DeferredTimeout) and None)
-        found = [] if name not in self._issued else [self._issued[name]]
+        released: list[tuple[int, str]] = []
+        numbers = [self._issued.get(name, 0)]
         if (known := await self._index.newest(address)) is not None:
-            found.append((known.seq, known.content))
-        heads = [
-            Publication.decode(bundle).head
-            for bundle in await self._ports.store.read(lambda connection: publications.of_address(connection, name))
-        ]
-        if (head := await elsewhere) is not None:
-            heads.append(head)
-        return max([*found, *((each.seq, each.content) for each in heads)], default=None)
+            released.append((known.seq, known.content))
+        for row in await self._ports.store.read(lambda connection: publications.of_address(connection, name)):
+            head = Publication.decode(row.bundle).head
+            numbers.append(head.seq)
+            if row.state in (PublicationState.DUE, PublicationState.COPY):
+                released.append((head.seq, head.content))
+        if (newest := await elsewhere) is not None:
+            released.append((newest.seq, newest.content))
+        last = max(released, default=None)
+        return max(*numbers, last[0] if last else 0) + 1, last[1] if last else None

@@ -41,6 +41,11 @@ class DecisionIndex:
 
         return await self._store.read(work)
 
+    async def before(self, address: Address, seq: int) -> IndexedDecision | None:
+        """The highest number below `seq` that the index knows."""
+        found = await self._store.read(lambda connection: decisions.versions(connection, address, 1, seq))
+        return found[0] if found else None
+
     async def version(self, address: Address, content: str) -> IndexedDecision | None:
         named = address.at(Exactly(content))
         return await self._store.read(lambda connection: decisions.version_at(connection, named))

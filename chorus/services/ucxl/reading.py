@@ -20,9 +20,9 @@ from chorus.services.dht.ports import DhtUnavailable, RecordNotFound
 from chorus.services.ucxl.bundle import MAX_ENCRYPTED, Publication
 from chorus.services.ucxl.cache import CachedDecision
 from chorus.store.decisions import BadCursor
-from chorus.ucxl.address import Exactly, InForce
+from chorus.ucxl.address import Exactly, First, InForce
 from chorus.ucxl.documents import RecordError, sha256
-from chorus.ucxl.query import DecisionHistory, FoundDecision, UnknownDecision, number_of
+from chorus.ucxl.query import ChainGap, DecisionHistory, FoundDecision, UnknownDecision, number_of
 from chorus.ucxl.record import Decision
 from chorus.ucxl.signed import Head, Version, ciphertext_key, head_key, version_key
 
@@ -81,8 +81,18 @@ class DecisionReader:
         content = newest.content
         if number is not None and (known := await self._index.at(base, number)) is not None:
             content = known.content
+        first: FoundDecision | None = None
         async for found in self._back(base, content, newest):
-            if found.seq == number or (isinstance(temporal, InForce) and found.time * MICRO <= temporal.at_us):
+            above = number is not None and found.seq > number
+            if isinstance(temporal, InForce):
+                above = found.time * MICRO > temporal.at_us
+            elif isinstance(temporal, First):
+                # Numbers may be skipped: then the next one upwards, where nothing is below it.
+                if above and not (found.record is not None and found.record.prev is None):
+                    first = found
+                    continue
+                return found if above or found.seq == number or first is None else first
+            if not above:
                 return found
         raise UnknownDecision(f"this node finds no version {temporal} of {base}")
 
@@ -95,13 +105,19 @@ class DecisionReader:
         newest = NewestDecision(first.seq, first.content, first.head)
         versions: list[FoundDecision] = []
         following: str | None = None
-        async for found in self._back(base, first.content, newest):
-            if len(versions) == limit:
-                following = found.content
-                break
-            versions.append(found)
+        missing: str | None = None
+        try:
+            async for found in self._back(base, first.content, newest):
+                if len(versions) == limit:
+                    following = found.content
+                    break
+                versions.append(found)
+        except ChainGap as gap:
+            missing = gap.content
         heads = await self._heads(base) if after is None else []
-        return DecisionHistory(address=str(base), versions=tuple(versions), heads=tuple(heads), next=following)
+        return DecisionHistory(
+            address=str(base), versions=tuple(versions), heads=tuple(heads), next=following, missing=missing
+        )
 
     async def newest(self, base: Address) -> NewestDecision:
         """The highest number that the index or a quorum of holders knows; of a fork the one that this node saw first.
@@ -146,17 +162,23 @@ class DecisionReader:
         )
 
     async def _back(self, base: Address, content: str, newest: NewestDecision) -> AsyncIterator[FoundDecision]:
-        """From one version down to the first, as far as this node can follow."""
+        """From one version down to the first, as far as this node can follow. Raises as `_found` does, and after the
+        first version `ChainGap` alone."""
         following: str | None = content
         for _ in range(MAX_STEPS):
             if following is None:
                 return
-            found = await self._found(base, following, newest)
+            try:
+                found = await self._found(base, following, newest)
+            except ChorusError as error:
+                if following == content:
+                    raise
+                raise ChainGap(following) from error
             yield found
             if found.record is not None:
                 following = found.record.prev
             else:
-                known = await self._index.at(base, found.seq - 1)
+                known = await self._index.before(base, found.seq)
                 following = None if known is None else known.content
 
     async def _heads(self, base: Address) -> list[Head]:

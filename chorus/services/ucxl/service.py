@@ -152,8 +152,7 @@ class UcxlService(Service):
             raise NoRole(f"this node does not hold the role {role or 'to write under'}; chorus keys list")
         address = draft.place(str(own), role)
         words = {each.name: getattr(draft, each.name) for each in attrs.fields(DecisionWords)}
-        written = await self._parts.author.write(address, self._redacted(words))
-        await self._parts.publisher.publish(written)
+        written = await self._parts.author.write(address, self._redacted(words), self._parts.publisher.publish)
         decision = written.decision
         state = str(self._parts.publisher.state_of(decision.content_hash)["state"])
         return PlacedDecision(address=decision.address, seq=decision.seq, content=decision.content_hash, state=state)

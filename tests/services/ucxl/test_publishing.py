@@ -17,6 +17,7 @@ from chorus.store import publications
 from chorus.tasks.spec import SpecError
 from chorus.tasks.terms import Reason
 from chorus.ucxl.address import Address
+from chorus.ucxl.chain import ClaimedVersion, verify_chain
 from chorus.ucxl.record import Decision
 from chorus.ucxl.signed import Head, Version, ciphertext_key, head_key, version_key
 from tests.services.memory_kit import ROLE_KEYS, FakeMesh
@@ -284,6 +285,30 @@ class FaultsTest(MemoryCase):
         puts = [key for key in self.mesh.puts if key.startswith(b"/ucxl-head/")]
         self.assertLessEqual(len(set(puts)), 1, task)
         self.assertEqual([row for row in self.rows(self.worker) if row.state == "waiting"], [])
+
+    def test_a_lost_attempt_leaves_no_hole_in_the_chain(self) -> None:
+        task = self.submit(retries=2)
+        self.world.cut(self.scheduler, self.worker)
+        container = self.container()
+        self.world.advance(1)
+        container.finish()
+        self.world.advance(200)
+        self.world.heal(self.scheduler, self.worker)
+        self.world.advance(60)
+        self.container().finish()
+        self.world.advance(60)
+        named = self.decision(task)
+        decision = self.read(named)
+        self.assertEqual((decision.seq, decision.prev), (2, None), "the first number was given out")
+        for node in (self.other, self.scheduler, self.worker):
+            address = Address.parse(named["address"])
+            found = node.wait(node.ucxl.history(address, limit=10, after=None))
+            self.assertEqual(([each.seq for each in found.versions], found.missing), ([2], None))
+            for temporal in ("*~", "^^1", "*^"):
+                first = node.wait(node.ucxl.resolve(Address.parse(f"{address}/{temporal}")))
+                self.assertEqual(first.seq, 2, temporal)
+        claimed = ClaimedVersion(2, decision.content_hash, decision.encode())
+        self.assertTrue(verify_chain(named["address"], [claimed]).clean)
 
     def test_a_copy_of_an_older_epoch_counts_as_superseded(self) -> None:
         task = self.run_task()

@@ -22,7 +22,7 @@ from chorus.store.inline import InlineDatabase
 from chorus.ucxl.address import Address
 from chorus.ucxl.chain import ClaimedVersion, verify_chain
 from chorus.ucxl.documents import RecordError
-from chorus.ucxl.query import DecisionQuery, DecisionUnreadable, UnknownDecision
+from chorus.ucxl.query import ChainGap, DecisionQuery, DecisionUnreadable, UnknownDecision
 from chorus.ucxl.record import DecisionDraft
 from chorus.ucxl.signed import Head, Version, ciphertext_key, head_key, version_key
 from tests.services.memory_kit import ROLE_KEYS, FakeMesh, memory_ports, memory_service
@@ -153,6 +153,29 @@ class ReadingTest(MembersCase):
         claimed = [ClaimedVersion(each.seq, each.content, each.record.encode()) for each in versions]
         report = verify_chain(placed.address, claimed, [head.encode() for head in heads])
         self.assertTrue(report.clean, report.faults)
+
+    def test_a_history_ends_at_what_nobody_has(self) -> None:
+        placed = [self.author.publish(f"version {number}") for number in range(1, 5)]
+        key = version_key(str(self.author.peer), placed[1].content)
+        for held in self.mesh.records.values():
+            held.pop(key)
+        self.reader.service.cache.clear()
+        address = Address.parse(placed[0].address)
+        for limit, numbers in ((10, [4, 3]), (2, [4, 3])):
+            found = self.reader.ask(self.reader.service.history(address, limit=limit, after=None))
+            self.assertEqual([each.seq for each in found.versions], numbers)
+            self.assertEqual((found.missing, found.next), (placed[1].content, None))
+        self.reader.fails(self.reader.service.resolve(Address.parse(f"{address}/@2020-01-01T00:00:00Z")), ChainGap)
+        claimed = [ClaimedVersion(each.seq, each.content, each.record.encode()) for each in found.versions]
+        faults = verify_chain(str(address), claimed).faults
+        self.assertEqual([(each.code, each.seq) for each in faults], [("missing", 3)])
+
+    def test_two_at_once_are_one_line(self) -> None:
+        drafts = [DecisionDraft(kind="design", summary=f"version {number}", task="t") for number in (1, 2)]
+        first, second = map(self.successResultOf, [self.author.service.publish(draft) for draft in drafts])
+        self.settle()
+        found = self.reader.resolve(second.address)
+        self.assertEqual((found.seq, found.record.prev), (2, first.content))
 
     def test_announced_decisions_are_found_without_the_network(self) -> None:
         self.author.publish("use yamux for streams")
