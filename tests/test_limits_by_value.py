@@ -72,7 +72,7 @@ CONSTANTS = (
     ("tasks, blobs", "protocols.blobs", "CHUNK", 256 * KIB),
     ("ucxl, publishing", "ucxl.signed", "MAX_CIPHERTEXT", 8 * KIB),
     ("ucxl, publishing", "protocols.task_messages", "MAX_PUBLICATION", 4 * MIB),
-    ("ucxl, publishing", "services.ucxl.bundle", "MAX_ENCRYPTED", 2 * MIB + 64 * KIB),
+    ("ucxl, publishing", "ucxl.signed", "MAX_ENCRYPTED", 2 * MIB + 64 * KIB),
     ("ucxl, publishing", "services.ucxl.publishing", "MAX_AT_ONCE", 4),
     ("amendments 27", "services.ucxl.publishing", "COPY_S", 5.0),
     ("ucxl, announcements", "services.ucxl.announced", "MAX_WAITING", 10_000),

@@ -10,14 +10,14 @@ from typing import Final
 
 import attrs
 
-from chorus.fields import Flag, Integer, Object, field
+from chorus.fields import Integer, Object, field
 from chorus.fields.members import ADDRESS, MAX_SERIAL, PEER, SHA256
 from chorus.identity import Identity, PeerId
 from chorus.security import signing
 from chorus.ucxl import documents
 from chorus.ucxl.address import Address, AddressError
 from chorus.ucxl.documents import SIGNATURE, RecordError
-from chorus.ucxl.record import Decision, verify_author
+from chorus.ucxl.record import MAX_RECORD, Decision, verify_author
 
 HEAD_DOMAIN: Final = "chorus-head/1"
 VERSION_DOMAIN: Final = "chorus-version/1"
@@ -29,6 +29,8 @@ VERSIONS: Final = "ucxl-ver"
 HEADS: Final = "ucxl-head"
 MAX_CIPHERTEXT: Final = 8 * 1024
 """Bytes of a ciphertext that is a value of the DHT; a larger one is a blob (spec/ucxl.md)."""
+MAX_ENCRYPTED: Final = MAX_RECORD + 64 * 1024
+"""Bytes of a record as an age file: a stanza of 100 bytes for each recipient, and 16 for each 64 KiB."""
 
 
 def head_key(address: Address) -> bytes:
@@ -106,21 +108,21 @@ class Version:
     author_signature: bytes = field(SIGNATURE)
     """The decision's own signature: over the content hash, so it holds for whoever may not read it."""
     ciphertext: str = field(SHA256)
-    blob: bool = field(Flag())
-    """True if the ciphertext is a blob, not a value of the DHT."""
+    size: int = field(Integer(1, MAX_ENCRYPTED, "bytes"))
+    """Of the ciphertext: readers fetch no more."""
     epoch: int = field(Integer(0, MAX_SERIAL))
     signer: str = field(PEER)
     signature: bytes = field(SIGNATURE, default=b"")
 
     @classmethod
-    def of(cls, decision: Decision, identity: Identity, *, ciphertext: str, blob: bool, epoch: int) -> Version:
-        """Of a signed decision, by its author or by the founder."""
+    def of(cls, decision: Decision, identity: Identity, *, ciphertext: str, size: int, epoch: int) -> Version:
+        """Of a signed decision, by its author or by the founder; `ciphertext` is a hash, `size` its bytes."""
         draft = cls(
             content=decision.content_hash,
             author=decision.peer_id,
             author_signature=decision.signature,
             ciphertext=ciphertext,
-            blob=blob,
+            size=size,
             epoch=epoch,
             signer=str(identity.peer_id),
         )
@@ -130,6 +132,11 @@ class Version:
     def body(self) -> bytes:
         """The signed bytes."""
         return documents.write(VERSION, self, "signature")
+
+    @property
+    def blob(self) -> bool:
+        """True if the ciphertext is a blob, not a value of the DHT."""
+        return self.size > MAX_CIPHERTEXT
 
     @property
     def key(self) -> bytes:

@@ -453,7 +453,7 @@ class FakeDecisions:
             time=record.created,
             record=None if record.content_hash in self.secret else record,
             head=Head.of(record, author),
-            version=Version.of(record, author, ciphertext=samples.HASH, blob=False, epoch=1),
+            version=Version.of(record, author, ciphertext=samples.HASH, size=1, epoch=1),
         )
 
     def _chain(self, address: Address) -> list[Decision]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
@@ -17,7 +17,7 @@ from chorus.identity import Identity, PeerId
 from chorus.protocols.blobs import is_blob_id
 from chorus.seams import PassThrough
 from chorus.security import age
-from chorus.services.blobs.fetch import UnknownBlob
+from chorus.services.blobs.fetch import BlobTooLarge, UnknownBlob
 from chorus.services.blobs.ports import SealedBlob
 from chorus.services.dht.ports import DhtUnavailable, Provider, RecordNotFound, Stored
 from chorus.services.ucxl.authoring import DecisionAuthor
@@ -30,6 +30,8 @@ from chorus.services.ucxl.rotation import Reencryption
 from chorus.services.ucxl.service import MemoryParts, UcxlService
 from chorus.store.dht import RecordOutdated
 from chorus.ucxl.namespaces import ucxl_namespaces
+
+T = TypeVar("T")
 
 ROLE = "developer"
 REPLICATION = 3
@@ -88,6 +90,8 @@ class FakeMesh:
         self.announced: list[tuple[PeerId, str]] = []
         self.listeners: list[Callable[[str], None]] = []
         self.puts: list[bytes] = []
+        self.passed: list[str] = []
+        """Blobs that were fetched for one use."""
         self.refuse: dict[str, ChorusError] = {}
         """What fails, by the name of a method: `put`, `replicate`, …"""
         self.broken_after: int | None = None
@@ -209,11 +213,14 @@ class FakeReplicas:
     def holders(self, stored: str) -> Deferred[Stored]:
         return succeed(self._holders(stored))
 
-    def fetch(self, stored: str, holders: Sequence[PeerId] = ()) -> Deferred[Path]:
+    async def passing(self, stored: str, use: Callable[[Path], Awaitable[T]], size: int | None = None) -> T:
         for peer in self._mesh.up:
             if (sealed := self._mesh.blobs[peer].get(stored)) is not None:
-                return succeed(self._keep_plain(sealed))
-        return fail(UnknownBlob(stored))
+                self._mesh.passed.append(stored)
+                if size is not None and len(sealed) > size:
+                    raise BlobTooLarge(len(sealed), size)
+                return await use(self._keep_plain(sealed))
+        raise UnknownBlob(stored)
 
     def unseal(self, stored: str, key: str, sha256: str, size: int) -> Deferred[Path]:
         def work() -> Path:

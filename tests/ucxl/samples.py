@@ -71,7 +71,7 @@ def theft_of(record: Decision, thief: Identity) -> Version:
     """A version of another's content hash, well signed by somebody else as its author."""
     signature = signing.sign(thief, DOMAIN, bytes.fromhex(record.content_hash))
     stolen = attrs.evolve(record, peer_id=str(thief.peer_id), signature=signature)
-    version = Version.of(stolen, thief, ciphertext=HASH, blob=False, epoch=1)
+    version = Version.of(stolen, thief, ciphertext=HASH, size=1, epoch=1)
     return resigned(version, thief, content=record.content_hash)
 
 

@@ -20,7 +20,7 @@ def claimed(record: Decision) -> ClaimedVersion:
 
 
 def unread(record: Decision) -> ClaimedVersion:
-    version = Version.of(record, ALICE, ciphertext=HASH, blob=False, epoch=1)
+    version = Version.of(record, ALICE, ciphertext=HASH, size=1, epoch=1)
     return ClaimedVersion(record.seq, record.content_hash, None, version.encode())
 
 
@@ -104,7 +104,7 @@ class ChainTests(PureTestCase):
         versions = [claimed(self.chain[0]), unread(self.chain[1]), claimed(self.chain[2])]
         report = verify_chain(self.address, versions)
         self.assertEqual((report.clean, report.verified, report.unread), (True, 2, 1))
-        thief = Version.of(decision(BOB), BOB, ciphertext=HASH, blob=False, epoch=1).encode()
+        thief = Version.of(decision(BOB), BOB, ciphertext=HASH, size=1, epoch=1).encode()
         for version in (None, b"", thief):
             claim = ClaimedVersion(2, self.chain[1].content_hash, None, version)
             report = verify_chain(self.address, [claimed(self.chain[0]), claim])

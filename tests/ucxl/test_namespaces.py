@@ -16,6 +16,7 @@ from chorus.ucxl.namespaces import CiphertextNamespace, HeadNamespace, VersionNa
 from chorus.ucxl.record import Decision
 from chorus.ucxl.signed import (
     MAX_CIPHERTEXT,
+    MAX_ENCRYPTED,
     MAX_SIGNED,
     Head,
     Version,
@@ -32,7 +33,7 @@ def head(record: Decision, identity: Identity = ALICE) -> bytes:
 
 
 def version(record: Decision, identity: Identity = ALICE, **members: Any) -> bytes:
-    return Version.of(record, identity, **{"ciphertext": HASH, "blob": False, "epoch": 1, **members}).encode()
+    return Version.of(record, identity, **{"ciphertext": HASH, "size": 1, "epoch": 1, **members}).encode()
 
 
 def changed(data: bytes, **members: object) -> bytes:
@@ -144,12 +145,19 @@ class VersionTests(PureTestCase):
         self.refused(version(self.record, epoch=4))
         self.rules.validate(self.key, version(self.record, epoch=3), NOW)
 
+    def test_a_ciphertext_that_no_record_has(self) -> None:
+        self.refused(version(self.record, size=MAX_ENCRYPTED + 1))
+        self.refused(version(self.record, size=0))
+        large = Version.of(self.record, ALICE, ciphertext=HASH, size=MAX_CIPHERTEXT + 1, epoch=1)
+        self.assertTrue(large.blob)
+        self.assertIsNone(self.rules.outdates(self.key, large.encode()))
+
     def test_forged(self) -> None:
         good = version(self.record)
         for change in (
             {"epoch": 2},
             {"ciphertext": "cd" * 32},
-            {"blob": True},
+            {"size": 2},
             {"signer": str(FOUNDER.peer_id)},
             {"author": str(BOB.peer_id)},
             {"content": "cd" * 32},

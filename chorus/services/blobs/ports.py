@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import attrs
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from chorus.identity import PeerId
     from chorus.services.dht.ports import Stored
+
+T = TypeVar("T")
 
 
 @attrs.frozen
@@ -55,9 +57,10 @@ class Replicas(Protocol):
     def holders(self, stored: str) -> Deferred[Stored]:
         """Peers that say that they have all of it now, this node first; none where it is not here."""
 
-    def fetch(self, stored: str, holders: Sequence[PeerId] = ()) -> Deferred[Path]:
-        """Have the ciphertext here, unpinned: from `holders`, then from the closest members and providers of the DHT.
-        Fails with `UnknownBlob` or `BlobUnavailable`."""
+    async def passing(self, stored: str, use: Callable[[Path], Awaitable[T]], size: int | None = None) -> T:
+        """The outcome of `use` of the ciphertext, which is fetched from the closest members and providers of the DHT
+        where it is not here, and not kept then. Raises `UnknownBlob` or `BlobUnavailable`, and `BlobTooLarge` for one
+        of more than `size` bytes, before any of them are here."""
 
     def unseal(self, stored: str, key: str, sha256: str, size: int) -> Deferred[Path]:
         """Fetch a sealed blob (from providers of the DHT) and make its plaintext a blob of this node, once it is `size`

@@ -176,8 +176,8 @@ class ReplicaService(Service):
 
     # Others
 
-    async def _fetch(self, stored: str, holders: Sequence[PeerId]) -> Path:
-        limit = self._blobs.limits.max_blob
+    async def _fetch(self, stored: str, holders: Sequence[PeerId], size: int | None = None) -> Path:
+        limit = self._blobs.limits.max_blob if size is None else size
         if self._size(stored) is not None or holders:
             try:
                 return await self._blobs.fetch(stored, limit, holders)
@@ -191,14 +191,14 @@ class ReplicaService(Service):
         if not self._pins.is_sealed(stored):
             await self._context.sealer.check(path)
 
-    async def passing(self, stored: str, use: Callable[[Path], Awaitable[T]]) -> T:
-        """The outcome of `use` of the ciphertext. What was fetched for that alone is removed after its last use: it has
-        no pin, and would be taken for a copy that lasts."""
+    async def passing(self, stored: str, use: Callable[[Path], Awaitable[T]], size: int | None = None) -> T:
+        """What was fetched for that alone is removed after its last use: it has no pin, and would be taken for a copy
+        that lasts."""
         if self._size(stored) is None:
             self._brought.add(stored)
         self._users[stored] += 1
         try:
-            return await use(await self._fetch(stored, ()))
+            return await use(await self._fetch(stored, (), size))
         finally:
             self._users[stored] -= 1
             if not self._users[stored]:

@@ -12,7 +12,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from chorus.bounded import Bounded
 from chorus.errors import ChorusError
 from chorus.security import age
-from chorus.services.ucxl.bundle import Publication, is_blob
+from chorus.services.ucxl.bundle import Publication
 from chorus.store import publications
 from chorus.store.publications import PublicationRow, PublicationState
 from chorus.ucxl.documents import sha256
@@ -99,9 +99,7 @@ class DecisionAuthor:
         ports = self._ports
         epoch, recipients = ports.keyring.epoch, ports.keyring.recipients(decision.role)
         ciphertext = await ports.in_thread(age.encrypt, decision.encode(), recipients)
-        version = Version.of(
-            decision, ports.identity, ciphertext=sha256(ciphertext), blob=is_blob(ciphertext), epoch=epoch
-        )
+        version = Version.of(decision, ports.identity, ciphertext=sha256(ciphertext), size=len(ciphertext), epoch=epoch)
         return version, ciphertext
 
     async def _next(self, address: Address) -> tuple[int, str | None]:

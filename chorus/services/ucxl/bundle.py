@@ -15,11 +15,8 @@ from chorus.fields.members import SHA256
 from chorus.protocols.task_messages import MAX_PUBLICATION
 from chorus.ucxl import documents
 from chorus.ucxl.documents import RecordError, sha256
-from chorus.ucxl.record import MAX_FILES, MAX_RECORD
-from chorus.ucxl.signed import MAX_CIPHERTEXT, MAX_SIGNED, Head, Version
-
-MAX_ENCRYPTED: Final = MAX_RECORD + 64 * 1024
-"""Bytes of a record as an age file: a stanza of 100 bytes for each recipient, and 16 for each 64 KiB."""
+from chorus.ucxl.record import MAX_FILES
+from chorus.ucxl.signed import MAX_ENCRYPTED, MAX_SIGNED, Head, Version
 
 
 @attrs.frozen(kw_only=True)
@@ -46,8 +43,8 @@ class Publication:
             raise RecordError("a publication's head and version are of different decisions")
         if sha256(found.ciphertext) != version.ciphertext:
             raise RecordError("a publication's ciphertext is not that of its version")
-        if version.blob != is_blob(found.ciphertext):
-            raise RecordError("a publication's ciphertext is in the wrong place")
+        if version.size != len(found.ciphertext):
+            raise RecordError("a publication's ciphertext has another size than its version says")
         return found
 
     def encode(self) -> bytes:
@@ -67,11 +64,6 @@ class Publication:
     def content(self) -> str:
         """Content hash, in hexadecimal."""
         return self.head.content
-
-
-def is_blob(ciphertext: bytes) -> bool:
-    """True for what is too large for a value of the DHT."""
-    return len(ciphertext) > MAX_CIPHERTEXT
 
 
 _SHAPE: Final = Object(Publication, closed=True)

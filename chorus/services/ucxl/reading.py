@@ -16,8 +16,9 @@ from twisted.logger import Logger
 from chorus.errors import ChorusError
 from chorus.identity import PeerIdError
 from chorus.security import age
+from chorus.services.blobs.fetch import BlobTooLarge
 from chorus.services.dht.ports import DhtUnavailable, RecordNotFound
-from chorus.services.ucxl.bundle import MAX_ENCRYPTED, Publication
+from chorus.services.ucxl.bundle import Publication
 from chorus.services.ucxl.cache import CachedDecision
 from chorus.store.decisions import BadCursor
 from chorus.ucxl.address import Exactly, First, InForce
@@ -239,8 +240,13 @@ class DecisionReader:
     async def _ciphertext(self, version: Version) -> bytes:
         if not version.blob:
             return await self._ports.dht.get(ciphertext_key(version.ciphertext), quorum=1)
-        path = await self._ports.replicas.fetch(version.ciphertext)
-        data = await self._ports.in_thread(_read, path)
+        size, in_thread = version.size, self._ports.in_thread
+        try:
+            data = await self._ports.replicas.passing(
+                version.ciphertext, lambda path: in_thread(_read, path, size), size
+            )
+        except BlobTooLarge as error:
+            raise RecordError(f"the ciphertext of {version.content} is larger than it says: {error}") from None
         if sha256(data) != version.ciphertext:
             raise RecordError(f"the ciphertext of {version.content} is another one")
         return data
@@ -284,7 +290,7 @@ def is_hash(text: str) -> bool:
     return len(text) == 64 and set(text) <= set("0123456789abcdef")
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, size: int) -> bytes:
     """Blocking."""
     with path.open("rb") as file:
-        return file.read(MAX_ENCRYPTED + 1)
+        return file.read(size)

@@ -11,7 +11,7 @@ from chorus.protocols.blobs import CHUNK, PROTOCOL, Answer, HaveRequest, KeepReq
 from chorus.protocols.streamio import StreamIO
 from chorus.security import age
 from chorus.services.blobs import keeping, looks
-from chorus.services.blobs.fetch import UnknownBlob
+from chorus.services.blobs.fetch import BlobTooLarge, UnknownBlob
 from chorus.services.blobs.looks import closest, provider_key
 from chorus.services.blobs.pins import PUSHED
 from chorus.services.blobs.ports import SealedBlob
@@ -110,6 +110,22 @@ class SpreadTests(ReplicaCase):
         found = self.successResultOf(self.until(nodes[0].replicas.replicate(stored, "decision", [nodes[1].peer])))
         self.assertEqual(set(found.holders), {node.peer for node in nodes})
         self.assertTrue(self.successResultOf(self.until(nodes[2].replicas.holders(stored))).safe)
+
+    def test_for_one_use_of_at_most_so_many_bytes(self) -> None:
+        nodes = self.mesh(2)
+        stored = self.sealed(nodes[0], noise(3 * CHUNK))
+        size = nodes[0].blobs.size_of(stored) or 0
+
+        async def use(path: Path) -> int:
+            return nodes[1].blobs.size_of(stored) or 0
+
+        def passing(limit: int) -> Deferred[int]:
+            return self.until(Deferred.fromCoroutine(nodes[1].replicas.passing(stored, use, limit)))
+
+        self.failureResultOf(passing(size - 1), BlobTooLarge)
+        self.assertEqual((nodes[1].blobs.used, nodes[1].blobs.counters.fetched), (0, 0))
+        self.assertEqual(self.successResultOf(passing(size)), size)
+        self.assertEqual((nodes[1].blobs.used, nodes[1].blobs.counters.fetched), (0, 1), "it is not kept")
 
 
 class AgainTests(ReplicaCase):

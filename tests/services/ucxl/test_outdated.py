@@ -55,7 +55,7 @@ class OutdatedTest(PureTestCase):
 
     def put(self, epoch: int, ciphertext: bytes) -> bytes:
         key = ciphertext_key(sha256(ciphertext))
-        version = Version.of(self.decision, AUTHOR, ciphertext=sha256(ciphertext), blob=False, epoch=epoch)
+        version = Version.of(self.decision, AUTHOR, ciphertext=sha256(ciphertext), size=len(ciphertext), epoch=epoch)
         self.do(self.held.put(key, ciphertext))
         self.do(self.held.put(version.key, version.encode()))
         return key

@@ -27,6 +27,7 @@ from chorus.ucxl.record import DecisionDraft
 from chorus.ucxl.signed import Head, Version, ciphertext_key, head_key, version_key
 from tests.services.memory_kit import ROLE_KEYS, FakeMesh, memory_ports, memory_service
 from tests.support import PureTestCase
+from tests.ucxl.samples import resigned
 
 
 class PlainFiles:
@@ -216,6 +217,15 @@ class LyingHoldersTest(MembersCase):
         self.reader.service.cache.clear()
         for held in self.mesh.records.values():
             held[ciphertext_key(version.ciphertext)] = age.encrypt(b"{}", [age.recipient_of(ROLE_KEYS[1])])
+        self.reader.fails(self.reader.service.resolve(Address.parse(placed.address)), RecordError)
+
+    def test_a_large_ciphertext_of_more_bytes_than_its_version_says(self) -> None:
+        placed = self.author.publish("large", rationale="x" * 20_000)
+        version = self.version(placed.content)
+        lie = resigned(version, self.author.identity, size=version.size - 1)
+        for held in self.mesh.records.values():
+            held[version.key] = lie.encode()
+        self.reader.service.cache.clear()
         self.reader.fails(self.reader.service.resolve(Address.parse(placed.address)), RecordError)
 
     def test_a_truncated_ciphertext(self) -> None:
