@@ -72,6 +72,7 @@ PROTOBUF: dict[str, Decoder] = {
     "peers, a question": peers.decode_request,
     "peers, an answer": peers.decode_answer,
     "kad": kad.decode,
+    "kad, a request": kad.decode_request,
     "kad, a peer in it": kad_peer,
     "kad, a record in it": lambda raw: kad.decode(b"\x08\x00\x1a" + varint.encode(len(raw)) + raw),
 }

@@ -275,9 +275,11 @@ VALUES: dict[str, dict[str, float]] = {
     "protocols.kad.params": {
         "MAX_MESSAGE": 65536,
         "MAX_CONTACTS": 20,
+        "MAX_ANNOUNCED": 1,
         "MAX_ADDRESSES": 16,
         "MAX_ADDRESS": 256,
         "MAX_FIELDS": 2048,
+        "MAX_REQUEST_FIELDS": 64,
         "MAX_PEER_FIELDS": 128,
         "MAX_TIME_TEXT": 64,
         "PROVIDER_ADDRESSES_S": 1800.0,

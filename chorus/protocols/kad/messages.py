@@ -1,12 +1,12 @@
 """Messages of libp2p's Kad-DHT (spec/wire.md 13).
 
-The fields of a message are walked and counted before protobuf builds any of them. Peers come again and again in
-replies: their bytes are read once and remembered.
+The fields of a message are walked and counted before protobuf builds any of them. Peers are read where their kind of
+message carries them, and nowhere else. They come again and again in replies: their bytes are read once and remembered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from functools import lru_cache
 from typing import Final
@@ -24,12 +24,14 @@ from chorus.protocols.kad.keys import point_of
 from chorus.protocols.kad.params import (
     MAX_ADDRESS,
     MAX_ADDRESSES,
+    MAX_ANNOUNCED,
     MAX_CONTACTS,
     MAX_FIELDS,
     MAX_KEY,
     MAX_MESSAGE,
     MAX_PEER_FIELDS,
     MAX_REPLY,
+    MAX_REQUEST_FIELDS,
     MAX_TIME_TEXT,
     MAX_VALUE,
 )
@@ -55,6 +57,15 @@ class RequestKind(IntEnum):
     FIND_NODE = 4
     PING = 5
 
+
+_Carried = Mapping[RequestKind, tuple[int, int]]
+_IN_REPLIES: Final[_Carried] = {
+    RequestKind.GET_VALUE: (MAX_CONTACTS, 0),
+    RequestKind.GET_PROVIDERS: (MAX_CONTACTS, MAX_CONTACTS),
+    RequestKind.FIND_NODE: (MAX_CONTACTS, 0),
+}
+"""Closer peers and providers that are read of a reply, by its kind; none of other kinds."""
+_IN_REQUESTS: Final[_Carried] = {RequestKind.ADD_PROVIDER: (0, MAX_ANNOUNCED)}
 
 PUBLIC, PRIVATE, LOOPBACK = range(3)
 """Reach of an address, the widest first."""
@@ -150,22 +161,31 @@ def _peers(tag: bytes, wires: list[bytes]) -> bytes:
 
 
 def decode(raw: bytes) -> KadMessage:
-    """One message without its length. Peers without a valid id, and what is over the limits of peers and addresses, are
-    passed over; so is every unknown field.
+    """One reply without its length. Peers without a valid id, and what is over the limits of peers and addresses, are
+    passed over, as peers of a kind that has none; so is every unknown field.
 
     Raises `BadKadMessage`, or `LimitExceeded` for a message, key or value that is too long.
     """
+    return _decode(raw, MAX_FIELDS, _IN_REPLIES)
+
+
+def decode_request(raw: bytes) -> KadMessage:
+    """One request without its length; as `decode`."""
+    return _decode(raw, MAX_REQUEST_FIELDS, _IN_REQUESTS)
+
+
+def _decode(raw: bytes, most_fields: int, carried: _Carried) -> KadMessage:
     if len(raw) > MAX_MESSAGE:
         raise LimitExceeded("kad.MAX_MESSAGE", len(raw), MAX_MESSAGE)
-    closer: dict[bytes, None] = {}
-    providers: dict[bytes, None] = {}
+    closer: list[bytes] = []
+    providers: list[bytes] = []
     small: list[bytes] = []
     try:
-        for tag, begin, start, stop in fields(raw, MAX_FIELDS):
-            if tag == _CLOSER:
-                closer[raw[start:stop]] = None
-            elif tag == _PROVIDER:
-                providers[raw[start:stop]] = None
+        for tag, begin, start, stop in fields(raw, most_fields):
+            if tag in (_CLOSER, _PROVIDER):
+                peers = closer if tag == _CLOSER else providers
+                if len(peers) < MAX_CONTACTS:
+                    peers.append(raw[start:stop])
             elif tag in _SMALL:
                 small.append(raw[begin:stop])
         head = pb.Message.FromString(b"".join(small))
@@ -178,7 +198,8 @@ def decode(raw: bytes) -> KadMessage:
         raise BadKadMessage("an empty message")
     _limit("kad.MAX_KEY", len(head.key), MAX_KEY)
     record = _record(head.record) if head.HasField("record") else None
-    return KadMessage(kind, head.key, record, _contacts(closer), _contacts(providers))
+    near, providing = carried.get(kind, (0, 0))
+    return KadMessage(kind, head.key, record, _contacts(closer[:near]), _contacts(providers[:providing]))
 
 
 def _record(record: pb.Record) -> KadRecord:
@@ -197,41 +218,39 @@ def _contacts(wires: Iterable[bytes]) -> tuple[Contact, ...]:
     found: dict[bytes, Contact] = {}
     for wire in wires:
         contact = _contact(wire)
-        if contact is not None and contact.peer.raw not in found:
-            found[contact.peer.raw] = contact
-            if len(found) == MAX_CONTACTS:
-                break
+        if contact is not None:
+            found.setdefault(contact.peer.raw, contact)
     return tuple(found.values())
 
 
 @lru_cache(maxsize=_PEER_CACHE)
 def _contact(wire: bytes) -> Contact | None:
     peer: PeerId | None = None
-    addresses: dict[Multiaddr, None] = {}
+    addresses: list[bytes] = []
     try:
         for tag, _, start, stop in fields(wire, MAX_PEER_FIELDS):
             if tag == 0x0A:
                 peer = PeerId.from_bytes(wire[start:stop])
-            elif tag == 0x12 and len(addresses) < MAX_ADDRESSES and 0 < stop - start <= MAX_ADDRESS:
-                address = _address(wire[start:stop])
-                if address is not None:
-                    addresses[address] = None
+            elif tag == 0x12 and len(addresses) < MAX_ADDRESSES:
+                addresses.append(wire[start:stop])
     except (RPCError, LimitExceeded, PeerIdError):
         return None
-    return None if peer is None else Contact(peer, _own(peer, addresses))
+    return None if peer is None else Contact(peer, _own(peer, map(_address, addresses)))
 
 
 def _address(raw: bytes) -> Multiaddr | None:
     try:
-        return Multiaddr.from_bytes(raw)
+        return Multiaddr.from_bytes(raw) if 0 < len(raw) <= MAX_ADDRESS else None
     except MultiaddrError:
         return None
 
 
-def _own(peer: PeerId, addresses: Iterable[Multiaddr]) -> tuple[Multiaddr, ...]:
+def _own(peer: PeerId, addresses: Iterable[Multiaddr | None]) -> tuple[Multiaddr, ...]:
     """Once each and without `/p2p/…`; those that name another peer are dropped."""
     own: dict[Multiaddr, None] = {}
     for address in addresses:
+        if address is None:
+            continue
         named = address.peer_id()
         if named is None:
             own[address] = None

@@ -20,13 +20,17 @@ MAX_KEY: Final = 80
 MAX_VALUE: Final = 10 * 1024
 """Bytes of a value: one record and 20 peers fit a reply."""
 MAX_CONTACTS: Final = 20
-"""Closer peers, and providers, taken from one message and given in one: k. Further ones are passed over."""
+"""Closer peers, and providers, read of one reply and given in one: k. Further ones are passed over, valid or not."""
+MAX_ANNOUNCED: Final = 1
+"""Providers read of an ADD_PROVIDER: its sender, since no other is stored."""
 MAX_ADDRESSES: Final = 16
-"""Addresses taken of one peer. Further ones are passed over."""
+"""Addresses read of one peer. Further ones are passed over, valid or not."""
 MAX_ADDRESS: Final = 256
 """Bytes of one address that is taken or given; longer ones are passed over."""
 MAX_FIELDS: Final = 2048
-"""Fields of a message: a bound on the walk before anything is built."""
+"""Fields of a reply: a bound on the walk before anything is built, which then takes 1 ms."""
+MAX_REQUEST_FIELDS: Final = 64
+"""Fields of a request: four are known, with room for what newer peers add. Peers send requests by the thousand."""
 MAX_PEER_FIELDS: Final = 128
 """Fields of one peer in a message: an id and its addresses, with room for what newer peers add."""
 MAX_TIME_TEXT: Final = 64

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from chorus.errors import ChorusError, LocalError, PeerError
 from chorus.identity import PeerId, PeerIdError
 from chorus.protocols.delimited import DelimitedDecoder, delimit
-from chorus.protocols.kad.messages import Contact, KadMessage, KadRecord, RequestKind, decode, encode
+from chorus.protocols.kad.messages import Contact, KadMessage, KadRecord, RequestKind, decode_request, encode
 from chorus.protocols.kad.params import (
     MAX_CONTACTS,
     MAX_MESSAGE,
@@ -101,7 +101,7 @@ class KadServing:
 
     def reply(self, raw: bytes, connection: Connection) -> bytes | Deferred[bytes]:
         """The encoded reply to an encoded request; empty where there is none. Raises or fails with a `ChorusError`."""
-        request = decode(raw)
+        request = decode_request(raw)
         server = self._server()
         server.check(request)
         sender, kind = connection.peer_id, request.kind
