@@ -39,8 +39,10 @@ from chorus.protocols.proto import kad_pb2 as pb
 
 _TYPE, _KEY, _RECORD, _CLOSER, _PROVIDER = 0x08, 0x12, 0x1A, 0x42, 0x4A
 _SMALL: Final = frozenset((_TYPE, _KEY, _RECORD))
-_PEER_CACHE: Final = 16384
-"""Peers whose bytes are remembered; each takes about 2 KiB."""
+_PEER_CACHE: Final = 2048
+"""Peers whose bytes are remembered; each takes 2 KiB, and at most 24 (16 addresses of 12 parts)."""
+_PEER_CACHED: Final = 1024
+"""Bytes of a peer that is remembered; 16 addresses of IPv6 have 420. Larger ones are read again each time."""
 
 
 class BadKadMessage(PeerError):
@@ -217,13 +219,12 @@ def _limit(name: str, value: int, maximum: int) -> None:
 def _contacts(wires: Iterable[bytes]) -> tuple[Contact, ...]:
     found: dict[bytes, Contact] = {}
     for wire in wires:
-        contact = _contact(wire)
+        contact = _known(wire) if len(wire) <= _PEER_CACHED else _contact(wire)
         if contact is not None:
             found.setdefault(contact.peer.raw, contact)
     return tuple(found.values())
 
 
-@lru_cache(maxsize=_PEER_CACHE)
 def _contact(wire: bytes) -> Contact | None:
     peer: PeerId | None = None
     addresses: list[bytes] = []
@@ -236,6 +237,9 @@ def _contact(wire: bytes) -> Contact | None:
     except (RPCError, LimitExceeded, PeerIdError):
         return None
     return None if peer is None else Contact(peer, _own(peer, map(_address, addresses)))
+
+
+_known = lru_cache(maxsize=_PEER_CACHE)(_contact)
 
 
 def _address(raw: bytes) -> Multiaddr | None:

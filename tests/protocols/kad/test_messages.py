@@ -11,6 +11,7 @@ from chorus.multiformats import varint
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols import kademlia
 from chorus.protocols.delimited import DelimitedDecoder
+from chorus.protocols.kad import messages as module
 from chorus.protocols.kad.keys import common_bits, point_of
 from chorus.protocols.kad.messages import (
     BadKadMessage,
@@ -219,6 +220,17 @@ class Limits(PureTestCase):
         addresses = b"".join(field(0x12, Multiaddr.tcp("192.0.2.1", port).raw) for port in range(1, 60))
         (one,) = decode(b"\x08\x04" + field(0x42, field(0x0A, peer(1).raw) + addresses)).closer
         self.assertEqual(len(one.addresses), MAX_ADDRESSES)
+
+    def test_large_peers_are_not_remembered(self) -> None:
+        """16,384 of them with 64 KiB each were remembered."""
+        addresses = tuple(Multiaddr.parse(f"/dns4/{'b' * 200}/tcp/{port}") for port in range(1, 9))
+        before = module._known.cache_info().currsize
+        for number in range(5):
+            contact = Contact(peer(1_000 + number), addresses)
+            self.assertEqual(decode(b"\x08\x04\x42" + contact.wire).closer, (contact,))
+        self.assertEqual(module._known.cache_info().currsize, before)
+        decode(b"\x08\x04\x42" + Contact(peer(1_000), addresses[:4]).wire)
+        self.assertEqual(module._known.cache_info().currsize, before + 1)
 
     def test_bad_peers_are_passed_over(self) -> None:
         good = b"\x42" + Contact(peer(1), (Multiaddr.tcp("192.0.2.1", 1),)).wire
