@@ -21,6 +21,8 @@ OUTDATED_S = 24 * 3600.0
 """Seconds that a record stays which a replaced one named, for readers that are on their way (amendments 32)."""
 ALL = ""
 ALL_PROVIDERS = "p:"
+OWN = ""
+"""Sender of this node's own records."""
 
 
 class DhtFull(LocalError):
@@ -54,7 +56,7 @@ class HeldRecord:
     value: bytes
     author: str | None
     sender: str
-    """The peer that stored it here first; this node for own ones."""
+    """The peer that stored it here first; `OWN` for own ones, which count in the quota of all records alone."""
     stored_at: float
     """When it was stored, or confirmed by somebody, last."""
     expires_at: float | None
@@ -215,6 +217,8 @@ def _charge(connection: sqlite3.Connection, record: HeldRecord, quotas: Quotas) 
 
 def _payers(record: HeldRecord) -> Iterable[str]:
     yield ALL
+    if record.sender == OWN:
+        return
     yield f"s:{record.sender}"
     if record.author is not None:
         yield f"a:{record.author}"

@@ -8,7 +8,7 @@ import attrs
 
 from chorus.store import dht as table
 from chorus.store.connection import migrate, open_writer
-from chorus.store.dht import DhtFull, HeldProvider, HeldRecord, Quotas, RecordOutdated, RecordRules
+from chorus.store.dht import OWN, DhtFull, HeldProvider, HeldRecord, Quotas, RecordOutdated, RecordRules
 from tests.support import PureTestCase
 
 BIGGER = RecordRules(lambda held, new: int(new) > int(held))
@@ -61,6 +61,16 @@ class RecordTests(TableCase):
         self.assertRaises(DhtFull, self.keep, b"1", quotas=quotas, key=b"/n/another", sender="other")
         self.keep(b"1", quotas=quotas, key=b"/n/another", sender="other", author="other")
         self.assertRaises(DhtFull, self.keep, b"12345678901234567", quotas=quotas)
+
+    def test_own_records_count_in_the_quota_of_all_alone(self) -> None:
+        quotas = Quotas(total_records=3, one_records=1)
+        for key in (b"/n/1", b"/n/2"):
+            self.keep(b"1", quotas=quotas, key=key, sender=OWN)
+        self.keep(b"1", quotas=quotas, key=b"/n/3")
+        self.assertRaises(DhtFull, self.keep, b"1", quotas=quotas, key=b"/n/4", sender=OWN)
+        self.db.execute("UPDATE dht_records SET expires_at = 1 WHERE key = ?", (b"/n/1",))
+        self.assertEqual(table.sweep(self.db, 2.0, 100), [b"/n/1"])
+        self.assertEqual([table.usage(self.db, who)[0] for who in ("", "s:", "a:author")], [2, 0, 1])
 
     def test_usage_follows_what_is_held(self) -> None:
         for number in range(5):

@@ -13,7 +13,7 @@ from chorus.protocols.kad.messages import Contact
 from chorus.protocols.kad.params import MAX_PROVIDERS, PROVIDER_ADDRESSES_S, PROVIDER_S
 from chorus.services.dht.ports import Provider
 from chorus.store import dht as table
-from chorus.store.dht import HeldProvider, HeldRecord, Quotas, RecordRules
+from chorus.store.dht import OWN, HeldProvider, HeldRecord, Quotas, RecordRules
 
 if TYPE_CHECKING:
     from chorus.protocols.kad.namespaces import Namespaces
@@ -114,6 +114,9 @@ class HeldRecords:
     async def put(self, key: bytes, value: bytes, sender: PeerId | None = None) -> None:
         """Keep a valid record of `sender`, or an own one, which will be republished. Durable when it returns. Raises
         the namespace's error, `RecordOutdated` or `DhtFull`."""
+        await self._put(key, value, OWN if sender is None else str(sender), 0.0 if sender is None else None)
+
+    async def _put(self, key: bytes, value: bytes, sender: str, published_at: float | None) -> None:
         now = self._wall()
         namespace = self.namespaces.check(key, value, now)
         lifetime = namespace.lifetime_s
@@ -121,10 +124,10 @@ class HeldRecords:
             key=key,
             value=value,
             author=namespace.author(key, value),
-            sender=self._own if sender is None else str(sender),
+            sender=sender,
             stored_at=now,
             expires_at=None if lifetime is None else now + lifetime,
-            published_at=0.0 if sender is None else None,
+            published_at=published_at,
         )
         rules = RecordRules(
             lambda held, new: namespace.replaces(key, held, new),
@@ -147,7 +150,7 @@ class HeldRecords:
         """Replace what is held by a better record that was read; not as an own one."""
         held = await self.get(key)
         if held:
-            await self.put(key, value, PeerId.parse(held[0].sender))
+            await self._put(key, value, held[0].sender, None)
 
     async def published(self, own: Sequence[tuple[bytes, bytes]]) -> None:
         """Own records, by key and value, were put to the closest servers."""

@@ -1,6 +1,7 @@
 -- Memory: DHT records, pins of blobs, decisions. Times are Unix seconds. Only adds tables.
 
 -- DHT
+-- `sender` is '' for this node's own records.
 CREATE TABLE dht_records (
     key          BLOB NOT NULL CHECK (length(key) <= 80),
     digest       BLOB NOT NULL CHECK (length(digest) = 16),

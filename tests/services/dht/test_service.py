@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred
 from chorus.protocols.kad.keys import point_of
 from chorus.protocols.kad.namespaces import BadRecordValue
 from chorus.services.dht.ports import DhtUnavailable, RecordNotFound
-from chorus.store.dht import RecordOutdated
+from chorus.store.dht import Quotas, RecordOutdated
 from tests.services.dht.kit import KEY, DhtTestCase
 from tests.services.memory_host import connect
 
@@ -53,6 +53,13 @@ class PutAndGetTests(DhtTestCase):
         self.result(nodes[0].put(b"/number/a", b"2"))
         self.failure(nodes[1].put(b"/number/a", b"1"), RecordOutdated)
         self.assertEqual(self.result(nodes[2].get(b"/number/a")), b"2")
+
+    def test_the_quota_of_one_peer_does_not_stop_it_at_its_own_node(self) -> None:
+        nodes = self.nodes(2, quotas=Quotas(one_records=2))
+        for number in range(4):
+            stored = self.result(nodes[0].put(b"/number/%d" % number, b"1"))
+            self.assertEqual(len(stored.holders), 2 if number < 2 else 1)
+        self.assertEqual([node.held.rows for node in nodes], [4, 2])
 
     def test_what_is_not_valid_is_not_put(self) -> None:
         nodes = self.nodes(2)
