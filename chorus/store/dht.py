@@ -22,7 +22,7 @@ OUTDATED_S = 24 * 3600.0
 ALL = ""
 ALL_PROVIDERS = "p:"
 OWN = ""
-"""Sender of this node's own records."""
+"""Sender and publisher of this node's own records."""
 
 
 class DhtFull(LocalError):
@@ -40,7 +40,8 @@ class RecordOutdated(PeerError):
 
 @attrs.frozen
 class Quotas:
-    """Most bytes (keys and values) and rows: of all records, and of one sender or one author."""
+    """Most bytes (keys and values) and rows: of all records, and of one author, one sender, or the copies that one
+    sender passes on."""
 
     total_bytes: int = 1 << 30
     total_records: int = 1_000_000
@@ -57,6 +58,8 @@ class HeldRecord:
     author: str | None
     sender: str
     """The peer that stored it here first; `OWN` for own ones, which count in the quota of all records alone."""
+    publisher: str
+    """The peer that put it first, as the sender says; another one than the sender of a copy that was passed on."""
     stored_at: float
     """When it was stored, or confirmed by somebody, last."""
     expires_at: float | None
@@ -88,7 +91,7 @@ class RecordRules:
     """Key of the record that nobody needs once `held` is replaced."""
 
 
-_RECORD = "key, value, author, sender, stored_at, expires_at, published_at"
+_RECORD = "key, value, author, sender, publisher, stored_at, expires_at, published_at"
 _PROVIDER = "key, peer, addresses, stored_at, published_at"
 
 
@@ -113,13 +116,14 @@ def keep(connection: sqlite3.Connection, new: HeldRecord, rules: RecordRules, qu
         _outdate(connection, rules.outdates(each.value), new.stored_at + OUTDATED_S)
     _charge(connection, new, quotas)
     connection.execute(
-        f"INSERT INTO dht_records (digest, {_RECORD}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT INTO dht_records (digest, {_RECORD}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             _digest(new.value),
             new.key,
             new.value,
             new.author,
             new.sender,
+            new.publisher,
             new.stored_at,
             new.expires_at,
             new.published_at,
@@ -191,7 +195,7 @@ def sweep(connection: sqlite3.Connection, now: float, most: int) -> list[bytes]:
 
 
 def usage(connection: sqlite3.Connection, who: str = ALL) -> tuple[int, int]:
-    """(records, bytes) of all, or of `s:` + sender, `a:` + author, `p:` + provider."""
+    """(records, bytes) of all, or of `s:` + sender, `c:` + sender of copies, `a:` + author, `p:` + provider."""
     row = connection.execute("SELECT records, bytes FROM dht_usage WHERE who = ?", (who,)).fetchone()
     return (0, 0) if row is None else (row[0], row[1])
 
@@ -209,7 +213,7 @@ def _charge(connection: sqlite3.Connection, record: HeldRecord, quotas: Quotas) 
             (quotas.total_records, quotas.total_bytes) if who == ALL else (quotas.one_records, quotas.one_bytes)
         )
         if rows + 1 > most_rows or size + record.size > most_size:
-            whose = {"": "all records", "s": "one sender", "a": "one author"}[who[:1]]
+            whose = {"": "all records", "s": "one sender", "c": "copies of one sender", "a": "one author"}[who[:1]]
             raise DhtFull(f"the quota of {whose} is used up: {rows} records, {size} bytes")
     for who in _payers(record):
         _add(connection, who, 1, record.size)
@@ -219,7 +223,7 @@ def _payers(record: HeldRecord) -> Iterable[str]:
     yield ALL
     if record.sender == OWN:
         return
-    yield f"s:{record.sender}"
+    yield f"{'s' if record.publisher == record.sender else 'c'}:{record.sender}"
     if record.author is not None:
         yield f"a:{record.author}"
 

@@ -13,7 +13,7 @@ from tests.support import PureTestCase
 
 BIGGER = RecordRules(lambda held, new: int(new) > int(held))
 FORKS = RecordRules(lambda held, new: int(new) // 10 > int(held) // 10, variants=2)
-RECORD = HeldRecord(b"/n/a", b"10", "author", "sender", 1.0, None)
+RECORD = HeldRecord(b"/n/a", b"10", "author", "sender", "sender", 1.0, None)
 
 
 class TableCase(PureTestCase):
@@ -65,12 +65,22 @@ class RecordTests(TableCase):
     def test_own_records_count_in_the_quota_of_all_alone(self) -> None:
         quotas = Quotas(total_records=3, one_records=1)
         for key in (b"/n/1", b"/n/2"):
-            self.keep(b"1", quotas=quotas, key=key, sender=OWN)
+            self.keep(b"1", quotas=quotas, key=key, sender=OWN, publisher=OWN)
         self.keep(b"1", quotas=quotas, key=b"/n/3")
         self.assertRaises(DhtFull, self.keep, b"1", quotas=quotas, key=b"/n/4", sender=OWN)
         self.db.execute("UPDATE dht_records SET expires_at = 1 WHERE key = ?", (b"/n/1",))
         self.assertEqual(table.sweep(self.db, 2.0, 100), [b"/n/1"])
         self.assertEqual([table.usage(self.db, who)[0] for who in ("", "s:", "a:author")], [2, 0, 1])
+
+    def test_copies_of_a_sender_have_a_quota_of_their_own(self) -> None:
+        quotas = Quotas(one_records=1)
+        self.keep(b"1", quotas=quotas, key=b"/n/1", author=None, publisher="other")
+        self.assertRaises(DhtFull, self.keep, b"1", quotas=quotas, key=b"/n/2", author=None, publisher="a third")
+        self.keep(b"1", quotas=quotas, key=b"/n/3", author=None)
+        self.assertEqual([table.usage(self.db, who)[0] for who in ("s:sender", "c:sender", "s:other")], [1, 1, 0])
+        self.assertRaises(DhtFull, self.keep, b"1", quotas=quotas, key=b"/n/4", author=None)
+        self.keep(b"2", key=b"/n/1", author=None)
+        self.assertEqual(table.usage(self.db, "c:sender"), (0, 0))
 
     def test_usage_follows_what_is_held(self) -> None:
         for number in range(5):

@@ -104,6 +104,8 @@ class KadRecord:
     key: bytes
     value: bytes
     received: str = ""
+    publisher: PeerId | None = None
+    """Of a copy: who put it first, as the sender says. None: the sender itself."""
 
 
 @attrs.frozen
@@ -148,6 +150,8 @@ def encode(message: KadMessage, limit: int = MAX_REPLY) -> bytes:
         head.record.value = record.value
         if record.received:
             head.record.timeReceived = record.received
+        if record.publisher is not None:
+            head.record.publisher = record.publisher.raw
     raw = head.SerializeToString()
     encoded = raw + _peers(b"\x42", [c.wire for c in closer]) + _peers(b"\x4a", [c.wire for c in providers])
     for most in (8, 4, 2, 1, 0):
@@ -208,7 +212,11 @@ def _record(record: pb.Record) -> KadRecord:
     _limit("kad.MAX_KEY", len(record.key), MAX_KEY)
     _limit("kad.MAX_VALUE", len(record.value), MAX_VALUE)
     received = record.timeReceived
-    return KadRecord(record.key, record.value, received if len(received) <= MAX_TIME_TEXT else "")
+    try:
+        publisher = PeerId.from_bytes(record.publisher) if record.publisher else None
+    except PeerIdError:
+        publisher = None
+    return KadRecord(record.key, record.value, received if len(received) <= MAX_TIME_TEXT else "", publisher)
 
 
 def _limit(name: str, value: int, maximum: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -111,12 +111,17 @@ class HeldRecords:
         now = self._wall()
         return [each for each in found if each.expires_at is None or each.expires_at > now]
 
-    async def put(self, key: bytes, value: bytes, sender: PeerId | None = None) -> None:
-        """Keep a valid record of `sender`, or an own one, which will be republished. Durable when it returns. Raises
-        the namespace's error, `RecordOutdated` or `DhtFull`."""
-        await self._put(key, value, OWN if sender is None else str(sender), 0.0 if sender is None else None)
+    async def put(
+        self, key: bytes, value: bytes, sender: PeerId | None = None, publisher: PeerId | None = None
+    ) -> None:
+        """Keep a valid record of `sender`, which is its publisher or names it, or an own one, which will be
+        republished. Durable when it returns. Raises the namespace's error, `RecordOutdated` or `DhtFull`."""
+        if sender is None:
+            await self._put(key, value, OWN, OWN, 0.0)
+        else:
+            await self._put(key, value, str(sender), str(publisher or sender), None)
 
-    async def _put(self, key: bytes, value: bytes, sender: str, published_at: float | None) -> None:
+    async def _put(self, key: bytes, value: bytes, sender: str, publisher: str, published_at: float | None) -> None:
         now = self._wall()
         namespace = self.namespaces.check(key, value, now)
         lifetime = namespace.lifetime_s
@@ -125,6 +130,7 @@ class HeldRecords:
             value=value,
             author=namespace.author(key, value),
             sender=sender,
+            publisher=publisher,
             stored_at=now,
             expires_at=None if lifetime is None else now + lifetime,
             published_at=published_at,
@@ -150,7 +156,22 @@ class HeldRecords:
         """Replace what is held by a better record that was read; not as an own one."""
         held = await self.get(key)
         if held:
-            await self._put(key, value, held[0].sender, None)
+            await self._put(key, value, held[0].sender, held[0].publisher, None)
+
+    def publisher(self, record: HeldRecord) -> PeerId | None:
+        """Whom a copy names; None for own records. A sender that named this node, or whose copy of an own record
+        outlived it, stands for itself: it could have its records charged to this node."""
+        if record.sender == OWN:
+            return None
+        return PeerId.parse(record.sender if record.publisher == self._own else record.publisher)
+
+    def teller(self, value: bytes, own: Sequence[HeldRecord], others: Mapping[PeerId, bytes]) -> PeerId | None:
+        """Whom a correction with a value that was read names: its publisher as far as it is held here, else a holder
+        of it."""
+        for record in own:
+            if record.value == value:
+                return self.publisher(record)
+        return next((peer for peer, held in others.items() if held == value), None)
 
     async def published(self, own: Sequence[tuple[bytes, bytes]]) -> None:
         """Own records, by key and value, were put to the closest servers."""

@@ -196,7 +196,9 @@ class DhtKeeper:
                 copies = self._copies[record.key] = restored(self._servers.table.own, record.key, now)
             contacts = replication(self._servers.table, record.key, point, copies, self._holders, now)
             if contacts:
-                deliveries = await self._walks.put(contacts, record.key, record.value, len(contacts))
+                deliveries = await self._walks.put(
+                    contacts, record.key, record.value, len(contacts), self._held.publisher(record)
+                )
                 self.sent(record.key, tuple(contacts), deliveries)
 
     # What this node published

@@ -216,13 +216,16 @@ class DhtService(Service):
         if (not stale and not here) or key in self._corrections or len(self._corrections) >= MAX_CORRECTIONS:
             return
         self._corrections.add(key)
-        correction = Deferred.fromCoroutine(self._send_corrections(key, best, stale, bool(here)))
+        correction = Deferred.fromCoroutine(self._send_corrections(key, best, stale, bool(here), outcome.values))
         correction.addErrback(self._not_corrected)
         correction.addBoth(lambda _: self._corrections.discard(key))
 
-    async def _send_corrections(self, key: bytes, best: bytes, stale: list[Contact], here: bool) -> None:
+    async def _send_corrections(
+        self, key: bytes, best: bytes, stale: list[Contact], here: bool, others: Mapping[PeerId, bytes]
+    ) -> None:
         if stale:
-            await self._walks.put(stale, key, best, len(stale))
+            teller = self.held.teller(best, await self.held.get(key), others)
+            await self._walks.put(stale, key, best, len(stale), teller)
         if here:
             await self.held.correct(key, best)
 

@@ -129,7 +129,7 @@ class KadServing:
         if request.kind is RequestKind.PUT_VALUE:
             if request.record is None or request.record.key != key:
                 raise PeerError("a put without a record of its key")
-            await self._held.put(key, request.record.value, sender)
+            await self._held.put(key, request.record.value, sender, request.record.publisher)
             self._stored(key)
             return self._encoded(request)
         announced = provider_of(request, sender, connection.remote_address)

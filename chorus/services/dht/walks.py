@@ -165,10 +165,12 @@ class Walks:
 
     # Puts
 
-    def put(self, contacts: Sequence[Contact], key: bytes, value: bytes, wanted: int) -> Deferred[Deliveries]:
-        """Send a record to servers. Fires once each has answered or failed, or `wanted` have confirmed it and the
-        others are overdue; what they answer later is still noted."""
-        request = KadMessage(RequestKind.PUT_VALUE, key, KadRecord(key, value))
+    def put(
+        self, contacts: Sequence[Contact], key: bytes, value: bytes, wanted: int, publisher: PeerId | None = None
+    ) -> Deferred[Deliveries]:
+        """Send a record to servers, a copy with its publisher. Fires once each has answered or failed, or `wanted` have
+        confirmed it and the others are overdue; what they answer later is still noted."""
+        request = KadMessage(RequestKind.PUT_VALUE, key, KadRecord(key, value, publisher=publisher))
         encoded = encode(request)
         return self._deliver(contacts, wanted, lambda contact: self._servers.ask(contact, request, encoded))
 

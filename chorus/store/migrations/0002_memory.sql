@@ -1,13 +1,15 @@
 -- Memory: DHT records, pins of blobs, decisions. Times are Unix seconds. Only adds tables.
 
 -- DHT
--- `sender` is '' for this node's own records.
+-- `sender` and `publisher` are '' for this node's own records; a copy that a holder passes on has another publisher than
+-- its sender.
 CREATE TABLE dht_records (
     key          BLOB NOT NULL CHECK (length(key) <= 80),
     digest       BLOB NOT NULL CHECK (length(digest) = 16),
     value        BLOB NOT NULL,
     author       TEXT,
     sender       TEXT NOT NULL,
+    publisher    TEXT NOT NULL,
     stored_at    REAL NOT NULL,
     expires_at   REAL,
     published_at REAL,
@@ -27,7 +29,7 @@ CREATE TABLE dht_providers (
 CREATE INDEX dht_providers_by_age ON dht_providers (stored_at);
 CREATE INDEX dht_providers_own ON dht_providers (published_at) WHERE published_at IS NOT NULL;
 
--- `who` is '' for all records, 's:' + a sender, 'a:' + an author, 'p:' + a provider, 'p:' for all providers.
+-- `who` is '' for all records, 's:' + a sender, 'c:' + a sender of copies, 'a:' + an author, 'p:' + a provider, 'p:' for all providers.
 CREATE TABLE dht_usage (
     who     TEXT PRIMARY KEY,
     records INTEGER NOT NULL,

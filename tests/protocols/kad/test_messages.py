@@ -100,6 +100,12 @@ class Vectors(PureTestCase):
         raw = b"\x08\x00" + field(0x1A, record) + b"\x50\x00" + field(99 << 3 | 2, b"x")
         self.assertEqual(decode(raw).record, KadRecord(b"k", b"v"))
 
+    def test_the_publisher_of_a_copy(self) -> None:
+        """rust's field."""
+        put = KadMessage(RequestKind.PUT_VALUE, b"k", KadRecord(b"k", b"v", "", peer(1)))
+        self.assertIn(field(666 << 3 | 2, peer(1).raw), encode(put))
+        self.assertEqual(decode_request(encode(put)), put)
+
     def test_a_type_of_zero_is_written_and_may_be_left_out(self) -> None:
         self.assertTrue(encode(KadMessage(RequestKind.PUT_VALUE, b"k")).startswith(b"\x08\x00"))
         self.assertEqual(decode(field(0x12, b"k")).kind, RequestKind.PUT_VALUE)

@@ -14,6 +14,8 @@ from chorus.protocols.kad.params import MAX_MESSAGE, MAX_REQUESTS_A_STREAM, REQU
 from chorus.protocols.streamio import StreamTimeout
 from chorus.services.dht.ports import RecordNotFound
 from chorus.services.dht.service import DhtService
+from chorus.store.dht import Quotas, usage
+from tests.protocols.kad.support import peer
 from tests.services.dht.kit import KEY, DhtTestCase, DialHost
 from tests.services.memory_host import MemoryStream, connect
 
@@ -185,6 +187,41 @@ class AskingTests(DhtTestCase):
 
 
 class UpkeepTests(DhtTestCase):
+    def test_junk_that_is_passed_on_does_not_use_up_the_quota_of_its_holder(self) -> None:
+        nodes = self.nodes(3, quotas=Quotas(one_records=5))
+        holder, liar = self.host(nodes[0]).peer_id, peer(1)
+        for number in range(5):
+            self.result(Deferred.fromCoroutine(nodes[0].held.put(b"/test/%d" % number, b"junk", liar)))
+        self.run_for(2 * 3600)
+        for node in nodes[1:]:
+            store = self.stores[self.host(node).peer_id]
+            counts = [
+                self.result(store.read(lambda connection, who=who: usage(connection, f"{who}:{holder}")))[0]  # type: ignore[misc]
+                for who in "sc"
+            ]
+            self.assertEqual(counts, [0, 5])
+            (copy,) = self.result(Deferred.fromCoroutine(node.held.get(b"/test/0")))
+            self.assertEqual((copy.sender, copy.publisher), (str(holder), str(liar)))
+            self.assertEqual(node.held.publisher(copy), liar)
+        self.assertEqual(len(self.result(nodes[0].put(KEY, b"own")).holders), 3)
+
+    def test_who_names_this_node_as_the_publisher_stands_for_it(self) -> None:
+        node = self.node(1)
+        own, liar = self.host(node).peer_id, peer(1)
+        self.result(Deferred.fromCoroutine(node.held.put(KEY, b"junk", liar, own)))
+        (record,) = self.result(Deferred.fromCoroutine(node.held.get(KEY)))
+        self.assertEqual(node.held.publisher(record), liar)
+
+    def test_a_correction_is_a_copy(self) -> None:
+        nodes = self.nodes(3)
+        self.result(nodes[0].put(b"/number/a", b"1"))
+        self.result(Deferred.fromCoroutine(nodes[1].held.put(b"/number/a", b"2", peer(1))))
+        self.assertEqual(self.result(nodes[2].get(b"/number/a", quorum=3)), b"2")
+        self.run_for(1)
+        (record,) = self.result(Deferred.fromCoroutine(nodes[0].held.get(b"/number/a")))
+        reader, teller = (str(self.host(node).peer_id) for node in (nodes[2], nodes[1]))
+        self.assertEqual((record.value, record.sender, record.publisher), (b"2", reader, teller))
+
     def test_a_server_that_joins_gets_copies(self) -> None:
         nodes: list[DhtService] = self.nodes(3)
         self.result(nodes[0].put(b"/number/a", b"1"))
