@@ -35,6 +35,7 @@ from twisted.protocols.basic import LineOnlyReceiver
 from chorus.identity import Identity
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.services.blobs.offload import ThreadOffload
+from chorus.services.blobs.plaintexts import Plaintexts
 from chorus.services.blobs.replicas import ReplicaContext, ReplicaService
 from chorus.services.blobs.sealing import Sealer
 from chorus.services.blobs.service import BlobService
@@ -125,6 +126,15 @@ class NoDht:
     providers = withdraw = provide
 
 
+class NoKeys:
+    """Roles never change here."""
+
+    def identities(self) -> tuple[str, ...]:
+        return ()
+
+    def watch(self, changed: object) -> None: ...
+
+
 class MeasuredNode:
     """One node with its store, sockets and threads."""
 
@@ -144,10 +154,13 @@ class MeasuredNode:
             wall=time.time,
             limits=BlobLimits(max_blob=1 << 40, max_store=1 << 40, max_kept_per_peer=1 << 40),
         )
+        keyring: Any = NoKeys()
+        sealer = Sealer(self.blobs, self.offload)
         self.replicas = ReplicaService(
             ReplicaContext(
                 blobs=self.blobs,
-                sealer=Sealer(self.blobs, self.offload),
+                sealer=sealer,
+                plaintexts=Plaintexts(self.blobs, sealer, self.offload, reactor, keyring),
                 host=self.host,
                 dht=dht,
                 clock=reactor,

@@ -182,7 +182,7 @@ class Assembly:
         context, p2p = self._context, network.p2p
         stored = build_blobs(context, storage, p2p)
         blobs = stored.blobs
-        replicas = build_replicas(context, p2p, blobs, stored.offload, dht)
+        replicas = build_replicas(context, p2p, blobs, stored.offload, dht=dht, keys=keys)
         ucxl = build_decisions(
             context,
             self._agent.identity,

@@ -162,6 +162,11 @@ VALUES: dict[str, dict[str, float]] = {
         "FIRST_S": 60.0,
         "LEFT_S": 30.0,
     },
+    "services.blobs.plaintexts": {
+        "PLAIN_S": 86_400.0,
+        "PLAIN_SHARE": 0.25,
+        "SWEEP_S": 600.0,
+    },
     "services.blobs.pushing": {
         "ASK_S": 5.0,
         "MAX_PUSHES": 8,

@@ -9,6 +9,7 @@ from chorus.config.values import roles_by_name
 from chorus.preflight import plain
 from chorus.seams import PassThrough
 from chorus.security.role_changes import RolesFounder
+from chorus.services.blobs.plaintexts import Plaintexts
 from chorus.services.blobs.replicas import ReplicaContext, ReplicaService
 from chorus.services.blobs.sealing import Sealer
 from chorus.services.dht.namespaces import Unvalidated
@@ -124,13 +125,15 @@ def build_decisions(
 
 
 def build_replicas(
-    context: Surroundings, p2p: P2PService, blobs: BlobService, offload: Offload, dht: Dht
+    context: Surroundings, p2p: P2PService, blobs: BlobService, offload: Offload, *, dht: Dht, keys: KeysService
 ) -> ReplicaService:
     """`offload`: threads of the blobs."""
+    sealer = Sealer(blobs, offload)
     return ReplicaService(
         ReplicaContext(
             blobs=blobs,
-            sealer=Sealer(blobs, offload),
+            sealer=sealer,
+            plaintexts=Plaintexts(blobs, sealer, offload, context.reactor, keys),
             host=p2p,
             dht=dht,
             clock=context.reactor,

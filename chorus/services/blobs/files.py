@@ -163,6 +163,11 @@ class Ingest:
         self._path = Path(self._file.name)
 
     @property
+    def path(self) -> Path:
+        """Its temporary name."""
+        return self._path
+
+    @property
     def size(self) -> int:
         return self._builder.size
 

@@ -63,8 +63,9 @@ class Replicas(Protocol):
         of more than `size` bytes, before any of them are here."""
 
     def unseal(self, stored: str, key: str, sha256: str, size: int) -> Deferred[Path]:
-        """Fetch a sealed blob (from providers of the DHT) and make its plaintext a blob of this node, once it is `size`
-        bytes with this `sha256`. Fails with `SealBroken` for anything else, `UnknownBlob` or `BlobUnavailable`."""
+        """Fetch a sealed blob (from providers of the DHT) and have its plaintext here for a while, once it is `size`
+        bytes with this `sha256`; it is no blob, and goes with a lost role. Fails with `SealBroken` for anything else,
+        `UnknownBlob` or `BlobUnavailable`."""
 
     def pin(self, sha256: str, reason: str, until: float | None = None) -> Deferred[None]:
         """Keep a blob from removal until Unix seconds, or `unpin`; one that is not here yet also. Idempotent."""

@@ -35,6 +35,8 @@ class ReadableBlobs:
         return Deferred.fromCoroutine(self._open(sha256))
 
     async def _open(self, sha256: str) -> tuple[IO[bytes], int]:
+        if (plain := await self._replicas.plaintexts.open(sha256)) is not None:
+            return plain
         try:
             return await self._blobs.open(sha256)
         except (UnknownBlob, BlobUnavailable):
@@ -44,7 +46,7 @@ class ReadableBlobs:
             if sealed is None:
                 raise
         await self._replicas.unseal(sealed.stored, sealed.key, sha256, sealed.size)
-        return await self._blobs.open(sha256)
+        return await self._replicas.plaintexts.open(sha256) or await self._blobs.open(sha256)
 
     def open_sealed(self, stored: str) -> Deferred[tuple[IO[bytes], int]]:
         """The ciphertext. Fails as `open`; what is no sealed blob is `UnknownBlob`."""

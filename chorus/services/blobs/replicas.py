@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, gatherResults, succeed
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from chorus.identity import PeerId
     from chorus.protocols.stream import Connection, Host
+    from chorus.services.blobs.plaintexts import Plaintexts
     from chorus.services.blobs.sealing import Sealer
     from chorus.services.blobs.service import BlobService
     from chorus.services.dht.ports import Dht
@@ -57,6 +58,7 @@ class ReplicaContext:
 
     blobs: BlobService
     sealer: Sealer
+    plaintexts: Plaintexts
     host: Host
     dht: Dht
     clock: IReactorTime
@@ -74,6 +76,7 @@ class ReplicaService(Service):
         self._own = context.host.peer_id
         self._blobs = context.blobs
         self._pins = context.blobs.pins
+        self.plaintexts = context.plaintexts
         self.pushing = Pushing(context.host, context.clock)
         self.looks = Looks(self._own, context.rng)
         self._round = Periodic(context.clock, "looking at holders of blobs", self._look_at_due, lambda: TURN_S)
@@ -92,6 +95,7 @@ class ReplicaService(Service):
         for sha256 in self._pins.kept_up():
             self.looks.add(sha256, self._context.clock.seconds(), FIRST_S)
         self._round.start()
+        self.plaintexts.start()
 
     def stopService(self) -> Deferred[None]:
         super().stopService()  # type: ignore[no-untyped-call]
@@ -99,7 +103,7 @@ class ReplicaService(Service):
         self._context.sealer.stop()
         for looking in list(self._looking.values()):
             looking.cancel()
-        return succeed(None)
+        return self.plaintexts.stop()
 
     # Replicas
 
@@ -148,11 +152,12 @@ class ReplicaService(Service):
         return detached(self._unseal(stored, key, sha256, size))
 
     async def _unseal(self, stored: str, key: str, sha256: str, size: int) -> Path:
-        path = self._blobs.path_of(sha256)
+        texts = self.plaintexts
+        path = self._blobs.path_of(sha256) or texts.path(sha256)
         if path is None:
-            sealer = self._context.sealer
-            await self.passing(stored, lambda sealed: sealer.unseal(sealed, key, sha256, size))
-            path = self._blobs.path_of(sha256)
+            losses = texts.losses
+            await self.passing(stored, lambda sealed: texts.unseal(sealed, key, sha256, size, losses))
+            path = texts.path(sha256)
         if path is None:
             raise UnknownBlob(sha256)
         return path

@@ -1,7 +1,7 @@
 """Seals and unseals blobs: age files with an identity of their own, made and read by a child process that streams.
 
-The plaintext or ciphertext goes from a file through the child into a new file of the blobs, piece by piece; it becomes
-a blob only when the child has ended well. Small ones are done in a thread: they hold the interpreter for under 2 ms.
+The plaintext or ciphertext goes from a file through the child into a new file of the blobs, piece by piece; it is given
+out only when the child has ended well. Small ones are done in a thread: they hold the interpreter for under 2 ms.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Protocol, TypeVar
 
 from twisted.internet.defer import DeferredSemaphore
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from chorus.protocols.blobs import Manifest
     from chorus.services.blobs.files import Ingest
     from chorus.services.blobs.offload import Offload
+
+T = TypeVar("T")
 
 MAX_CHILDREN = 2
 """Files sealed or unsealed at once; each is a process with 25 MB and a thread of the blobs."""
@@ -88,14 +90,27 @@ class Sealer:
         source, size = await self._offload(lambda: open_source(path))
         with source:
             key: list[str] = []
-            stored = await self._through(lambda: self._sealed(source, size, key), sealed_size(size), SealFailed)
+            most = sealed_size(size)
+            stored = await self._through(lambda: self._sealed(source, size, key), most, SealFailed, self._keep)
         return SealedBlob(stored, size, key[0])
 
-    async def unseal(self, path: Path, key: str, sha256: str, size: int) -> None:
-        """Make the content of the age file at `path` a blob. Raises `SealBroken`, `BlobStoreFull`."""
+    async def _keep(self, ingest: Ingest, manifest: Manifest) -> str:
+        await self._blobs.keep_ingest(ingest, manifest)
+        return manifest.sha256
+
+    async def unseal(self, path: Path, key: str, sha256: str, size: int) -> Ingest:
+        """The content of the age file at `path`, synced, no blob; the caller removes it. Raises `SealBroken`,
+        `BlobStoreFull`."""
+
+        async def checked(ingest: Ingest, manifest: Manifest) -> Ingest:
+            if (manifest.sha256, manifest.size) != (sha256, size):
+                await self._offload(ingest.abort)
+                raise SealBroken("the content is not what its record says")
+            return ingest
+
         source, length = await self._offload(lambda: open_source(path))
         with source:
-            await self._through(lambda: self._unsealed(source, length, key), size, SealBroken, (sha256, size))
+            return await self._through(lambda: self._unsealed(source, length, key), size, SealBroken, checked)
 
     async def check(self, path: Path) -> None:
         """Raises `SealBroken` for what does not begin as an age file: plaintext never goes out by mistake."""
@@ -106,9 +121,9 @@ class Sealer:
         content: Callable[[], Generator[bytes, None, None]],
         most: int,
         broken: type[LocalError],
-        expected: tuple[str, int] | None = None,
-    ) -> str:
-        """Take in at most `most` bytes, which must be the `expected` ones (SHA-256, size); the blob's id."""
+        use: Callable[[Ingest, Manifest], Awaitable[T]],
+    ) -> T:
+        """Take in at most `most` bytes; what `use` makes of them."""
 
         def take_in() -> tuple[Ingest, Manifest]:
             ingest = self._blobs.ingest()
@@ -119,8 +134,6 @@ class Sealer:
                             raise broken("the content is larger than it may be")
                         ingest.write(piece)
                 manifest = ingest.sync()
-                if expected not in (None, (manifest.sha256, manifest.size)):
-                    raise broken("the content is not what its record says")
             except BaseException:
                 ingest.abort()
                 raise
@@ -130,13 +143,11 @@ class Sealer:
         try:
             self._blobs.reserve(most)
             try:
-                ingest, manifest = await self._offload(take_in)
-                await self._blobs.keep_ingest(ingest, manifest)
+                return await use(*await self._offload(take_in))
             finally:
                 self._blobs.reserve(-most)
         finally:
             self._slots.release()
-        return manifest.sha256
 
     # In a thread
 

@@ -14,10 +14,12 @@ from twisted.internet.defer import Deferred, fail, succeed
 from chorus.identity import PeerId
 from chorus.security import age
 from chorus.services.blobs import serving
+from chorus.services.blobs.plaintexts import Plaintexts
 from chorus.services.blobs.replicas import ReplicaContext, ReplicaService
 from chorus.services.blobs.sealing import Sealer
 from chorus.services.blobs.serving import BlobLimits
 from chorus.services.dht.ports import Dht, DhtUnavailable, Provider, Stored
+from chorus.services.keys.ports import Keyring
 from tests.services.blobs.test_service import BlobCase, Node, offload
 from tests.services.memory_host import connect
 
@@ -52,6 +54,25 @@ class FakeDht:
         return succeed(tuple(map(Provider, self.table.providers[key])))
 
 
+class FakeKeyring:
+    """Roles that a test takes away."""
+
+    def __init__(self) -> None:
+        self.keys: tuple[str, ...] = ("one", "two")
+        self.watchers: list[Callable[[], Deferred[None] | None]] = []
+
+    def identities(self) -> tuple[str, ...]:
+        return self.keys
+
+    def watch(self, changed: Callable[[], Deferred[None] | None]) -> None:
+        self.watchers.append(changed)
+
+    def become(self, *keys: str) -> None:
+        self.keys = keys
+        for changed in self.watchers:
+            changed()
+
+
 class ReplicaNode(Node):
     """`wanted` machines for each blob."""
 
@@ -59,10 +80,12 @@ class ReplicaNode(Node):
         super().__init__(case, number, limits, root)
         self.number = number
         self.sealer = Sealer(self.blobs, offload)
+        self.keyring = FakeKeyring()
         self.replicas = ReplicaService(
             ReplicaContext(
                 blobs=self.blobs,
                 sealer=self.sealer,
+                plaintexts=Plaintexts(self.blobs, self.sealer, offload, case.fake, cast("Keyring", self.keyring)),
                 host=self.host,
                 dht=cast("Dht", FakeDht(case.table, self.host.peer_id)),
                 clock=case.fake,

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, succeed
 from chorus.protocols.blobs import CHUNK, PROTOCOL, Answer, HaveRequest, KeepRequest
 from chorus.protocols.streamio import StreamIO
 from chorus.security import age
-from chorus.services.blobs import keeping, looks
+from chorus.services.blobs import keeping, looks, plaintexts
 from chorus.services.blobs.fetch import BlobTooLarge, UnknownBlob
 from chorus.services.blobs.looks import closest, provider_key
 from chorus.services.blobs.pins import PUSHED
@@ -487,8 +487,73 @@ class ReadableTests(ReplicaCase):
         asked = [readable.open_sealed(stored), readable.open(sha(self.plain)), readable.open_sealed(stored)]
         texts = [self.read(each) for each in asked]
         self.assertEqual((sha(texts[0]), texts[1], sha(texts[2])), (stored, self.plain, stored))
-        self.assertEqual(self.reader.files(), [sha(self.plain)], "the ciphertext goes with the last of them")
+        self.assertIsNone(self.reader.blobs.size_of(stored), "the ciphertext goes with the last of them")
+        self.assertEqual(len(self.reader.files()), 1)
         self.assertEqual((self.reader.replicas._users, self.reader.replicas._brought), ({}, set()))
+
+    def unsealed(self, node: ReplicaNode) -> Path:
+        blob = self.blob
+        return self.successResultOf(
+            self.until(node.replicas.unseal(blob.stored, blob.key, sha(self.plain), len(self.plain)))
+        )
+
+    def test_read_plaintext_is_for_no_member(self) -> None:
+        """Not while it is there, nor as the input of a task, nor after a push of what begins as no age file."""
+        path = self.unsealed(self.reader)
+        self.assertEqual(path.read_bytes(), self.plain)
+        [other] = [node for node in self.nodes if node is not self.reader][:1]
+        asked = other.blobs.fetch(sha(self.plain), len(self.plain), [self.reader.peer])
+        self.failureResultOf(self.until(asked), UnknownBlob)
+        self.assertIsNone(self.reader.blobs.path_of(sha(self.plain)))
+        readable = self.readable(None)
+        self.assertEqual(self.read(readable.open(sha(self.plain))), self.plain, "its own reader has it")
+
+    def test_read_plaintext_goes_after_a_day(self) -> None:
+        path = self.unsealed(self.reader)
+        self.run_for(plaintexts.PLAIN_S - 2 * plaintexts.SWEEP_S, plaintexts.SWEEP_S)
+        self.assertTrue(path.exists())
+        self.assertEqual(self.reader.blobs._reserved, len(self.plain))
+        self.run_for(3 * plaintexts.SWEEP_S, plaintexts.SWEEP_S)
+        self.assertEqual((path.exists(), self.reader.blobs._reserved, self.reader.files()), (False, 0, []))
+
+    def test_read_plaintext_goes_with_a_role(self) -> None:
+        path = self.unsealed(self.reader)
+        self.reader.keyring.become("new", "one", "two")
+        self.assertTrue(path.exists())
+        self.reader.keyring.become("new", "one")
+        self.assertEqual((path.exists(), self.reader.blobs._reserved), (False, 0))
+
+    def test_a_role_that_is_lost_while_it_is_unsealed(self) -> None:
+        unsealing = self.reader.replicas.unseal(self.blob.stored, self.blob.key, sha(self.plain), len(self.plain))
+        self.reader.keyring.become("one")
+        self.failureResultOf(self.until(unsealing), UnknownBlob)
+        self.assertEqual((self.reader.files(), self.reader.blobs._reserved), ([], 0))
+
+    def test_read_plaintext_does_not_outlive_the_process(self) -> None:
+        path = self.unsealed(self.reader)
+        again = ReplicaNode(self, 9, None, self.reader.root)
+        self.assertFalse(path.exists(), "killed: the next start removes it")
+        for holder in self.having(self.nodes, self.blob.stored):
+            connect(again.host, holder.host)
+        path = self.unsealed(again)
+        again.stop()
+        self.assertFalse(path.exists())
+
+    def test_limit_of_read_plaintext(self) -> None:
+        """The oldest makes room for the next one."""
+        most = int(plaintexts.PLAIN_SHARE * 10_000)
+        node = ReplicaNode(self, 9, BlobLimits(max_store=10_000))
+        paths = []
+        for seed in range(3):
+            source = Path(self.mktemp())
+            source.write_bytes(noise(most // 2, seed))
+            blob = self.successResultOf(node.replicas.seal_file(source))
+            paths.append(
+                self.successResultOf(
+                    self.until(node.replicas.unseal(blob.stored, blob.key, sha(source.read_bytes()), most // 2))
+                )
+            )
+        self.assertEqual([path.exists() for path in paths], [False, True, True])
 
     def test_what_was_here_before_stays(self) -> None:
         node = self.nodes[0]

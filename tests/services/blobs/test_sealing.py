@@ -63,7 +63,7 @@ class SealingCase(ProcessTestCase):
         self.source.write_bytes(data)
         return self.successResultOf(Deferred.fromCoroutine(self.sealer.seal(self.source)))
 
-    def unseal(self, path: Path, key: str, data: bytes) -> Deferred[None]:
+    def unseal(self, path: Path, key: str, data: bytes) -> Deferred[Ingest]:
         return Deferred.fromCoroutine(self.sealer.unseal(path, key, sha(data), len(data)))
 
     def assert_nothing_left(self) -> None:
@@ -80,8 +80,10 @@ class Sealing(SealingCase):
             self.assertLessEqual(stored.stat().st_size, sealed_size(size))
             age.check_header(stored.read_bytes()[: age.MAX_HEADER])
             self.assertEqual(age.decrypt(stored.read_bytes(), [sealed.key]), data)
-            self.successResultOf(self.unseal(stored, sealed.key, data))
-            self.assertEqual(self.shelf.path(sha(data)).read_bytes(), data)
+            plain = self.successResultOf(self.unseal(stored, sealed.key, data))
+            self.assertEqual(plain.path.read_bytes(), data)
+            plain.abort()
+            self.assertFalse(self.shelf.path(sha(data)).exists(), "it is no blob")
         self.assert_nothing_left()
 
     def test_every_blob_has_a_key_of_its_own(self) -> None:
