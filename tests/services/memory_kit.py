@@ -194,12 +194,16 @@ class FakeReplicas:
     def keep_sealed(self, data: bytes) -> Deferred[str]:
         return succeed(self._keep(data))
 
-    def replicate(self, stored: str, reason: str, holders: Sequence[PeerId] = ()) -> Deferred[Stored]:
+    def replicate(
+        self, stored: str, reason: str, holders: Sequence[PeerId] = (), most: int | None = None
+    ) -> Deferred[Stored]:
         def work() -> Stored:
             self._mesh.check("replicate")
             found = [self._mesh.blobs[peer][stored] for peer in self._mesh.up if stored in self._mesh.blobs[peer]]
             if not found:
                 raise UnknownBlob(stored)
+            if most is not None and len(found[0]) > most:
+                raise BlobTooLarge(len(found[0]), most)
             for peer in self._mesh.up:
                 self._mesh.blobs[peer][stored] = found[0]
             return self._holders(stored)

@@ -49,10 +49,13 @@ class Replicas(Protocol):
     def keep_sealed(self, data: bytes) -> Deferred[str]:
         """Make ready ciphertext (a record too large for the DHT) a durable blob, marked sealed; its id."""
 
-    def replicate(self, stored: str, reason: str, holders: Sequence[PeerId] = ()) -> Deferred[Stored]:
+    def replicate(
+        self, stored: str, reason: str, holders: Sequence[PeerId] = (), most: int | None = None
+    ) -> Deferred[Stored]:
         """Pin a sealed blob, announce it, and push it to the closest members until as many as wanted have it; fetched
         before, from `holders` first, where it is not here. Idempotent; kept up until `unpin`. Fires with what could be
-        reached now. Fails with `UnknownBlob` or `BlobUnavailable` where there is nothing to replicate."""
+        reached now. Fails with `UnknownBlob` or `BlobUnavailable` where there is nothing to replicate, and with
+        `BlobTooLarge` for more than `most` bytes."""
 
     def holders(self, stored: str) -> Deferred[Stored]:
         """Peers that say that they have all of it now, this node first; none where it is not here."""

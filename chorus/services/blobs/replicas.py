@@ -123,11 +123,13 @@ class ReplicaService(Service):
         await self._pins.mark_sealed(stored)
         return stored
 
-    def replicate(self, stored: str, reason: str, holders: Sequence[PeerId] = ()) -> Deferred[Stored]:
-        return Deferred.fromCoroutine(self._replicate(stored, reason, holders))
+    def replicate(
+        self, stored: str, reason: str, holders: Sequence[PeerId] = (), most: int | None = None
+    ) -> Deferred[Stored]:
+        return Deferred.fromCoroutine(self._replicate(stored, reason, holders, most))
 
-    async def _replicate(self, stored: str, reason: str, holders: Sequence[PeerId]) -> Stored:
-        path = await self.fetch(stored, holders)
+    async def _replicate(self, stored: str, reason: str, holders: Sequence[PeerId], most: int | None) -> Stored:
+        path = await self._fetch(stored, holders, most)
         await self.check_sealed(stored, path)
         if not self._pins.lasting(stored, reason, ""):
             await self._pins.put(Pin(stored, reason, "", self._size(stored) or 0), sealed=True)

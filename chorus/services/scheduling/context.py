@@ -57,6 +57,8 @@ class NamedDecision:
     """Peer id of its author."""
     publication: str | None
     """Blob of its signed bytes, which may not be here yet."""
+    files: tuple[int, ...] = ()
+    """Sizes of the result's artifacts and streams: the decision may name no more."""
 
 
 class DecisionCopies(Protocol):

@@ -6,7 +6,7 @@ executor has not, so that a result outlives the machine that made it (spec/amend
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
@@ -87,7 +87,17 @@ def _named(task_id: str, result: Mapping[str, JSON]) -> NamedDecision | None:
         return None
     blob = publication.get("sha256") if isinstance(publication, dict) else None
     name, content, agent = named.get("address"), named.get("hash"), result.get("agent")
-    return NamedDecision(task_id, str(name), str(content), str(agent), blob if isinstance(blob, str) else None)
+    blob = blob if isinstance(blob, str) else None
+    return NamedDecision(task_id, str(name), str(content), str(agent), blob, tuple(_sizes(result)))
+
+
+def _sizes(result: Mapping[str, JSON]) -> Iterator[int]:
+    artifacts, output = result.get("artifacts"), result.get("output")
+    rows = [(each, "size") for each in artifacts] if isinstance(artifacts, list) else []
+    rows += [(each, "bytes") for each in output.values()] if isinstance(output, dict) else []
+    for row, name in rows:
+        if isinstance(row, dict) and row.get("sha256") is not None and isinstance(size := row.get(name), int):
+            yield size
 
 
 def _problem(decision: NamedDecision) -> str | None:

@@ -12,7 +12,8 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from chorus.bounded import Bounded
 from chorus.errors import ChorusError
 from chorus.security import age
-from chorus.services.ucxl.bundle import Publication
+from chorus.services.blobs.sealing import sealed_size
+from chorus.services.ucxl.bundle import NamedSeal, Publication
 from chorus.store import publications
 from chorus.store.publications import PublicationRow, PublicationState
 from chorus.ucxl.documents import sha256
@@ -85,7 +86,8 @@ class DecisionAuthor:
             ).signed(self._ports.identity)
             self._issued.put(decision.address, decision.seq)
             version, ciphertext = await self.encrypted(decision)
-            sealed = tuple(dict.fromkeys(artifact.stored for artifact in decision.artifacts))
+            files = {artifact.stored: sealed_size(artifact.size) for artifact in decision.artifacts}
+            sealed = tuple(NamedSeal(stored=stored, size=size) for stored, size in files.items())
             head = Head.of(decision, self._ports.identity)
             written = WrittenDecision(decision, Publication.of(head, version, ciphertext, sealed), begun)
             if release is not None:

@@ -10,13 +10,21 @@ from typing import Final
 
 import attrs
 
-from chorus.fields import Base64, ListOf, Object, field
-from chorus.fields.members import SHA256
+from chorus.fields import Base64, Integer, ListOf, Object, field
+from chorus.fields.members import MAX_SERIAL, SHA256
 from chorus.protocols.task_messages import MAX_PUBLICATION
 from chorus.ucxl import documents
 from chorus.ucxl.documents import RecordError, sha256
 from chorus.ucxl.record import MAX_FILES
 from chorus.ucxl.signed import MAX_ENCRYPTED, MAX_SIGNED, Head, Version
+
+
+@attrs.frozen(kw_only=True)
+class NamedSeal:
+    """An encrypted file of a decision."""
+
+    stored: str = field(SHA256, "Its blob.")
+    size: int = field(Integer(0, MAX_SERIAL), "The most bytes that it has.")
 
 
 @attrs.frozen(kw_only=True)
@@ -26,10 +34,12 @@ class Publication:
     signed_head: bytes = field(Base64(MAX_SIGNED, 1))
     signed_version: bytes = field(Base64(MAX_SIGNED, 1))
     ciphertext: bytes = field(Base64(MAX_ENCRYPTED, 1))
-    sealed: tuple[str, ...] = field(ListOf(SHA256, MAX_FILES), "Blobs of its artifacts.", default=())
+    sealed: tuple[NamedSeal, ...] = field(
+        ListOf(Object(NamedSeal, closed=True), MAX_FILES), "Of its artifacts.", default=()
+    )
 
     @classmethod
-    def of(cls, head: Head, version: Version, ciphertext: bytes, sealed: tuple[str, ...] = ()) -> Publication:
+    def of(cls, head: Head, version: Version, ciphertext: bytes, sealed: tuple[NamedSeal, ...] = ()) -> Publication:
         return cls(signed_head=head.encode(), signed_version=version.encode(), ciphertext=ciphertext, sealed=sealed)
 
     @classmethod

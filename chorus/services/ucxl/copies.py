@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
 
-from chorus.errors import ChorusError
+from chorus.errors import ChorusError, LimitExceeded
 from chorus.protocols.task_messages import MAX_PUBLICATION
+from chorus.services.blobs.sealing import sealed_size
 from chorus.services.ucxl.bundle import Publication
 from chorus.ucxl.documents import RecordError
 
@@ -26,9 +27,15 @@ async def signed_bytes(ports: MemoryPorts, decision: NamedDecision) -> bytes:
         return b""
     try:
         data = await ports.in_thread(_read, path)
-        head = Publication.decode(data).head
+        publication = Publication.decode(data)
+        head, sealed = publication.head, publication.sealed
         if (head.content, head.address, head.author) != (decision.content, decision.address, decision.agent):
             raise RecordError("it is of another decision")
+        # What it names is fetched, pinned and pushed on here: no more than the result accounts for.
+        if len(sealed) > len(decision.files):
+            raise LimitExceeded("files of a decision, beside those of its result", len(sealed), len(decision.files))
+        if (size := sum(each.size for each in sealed)) > (most := sum(map(sealed_size, decision.files))):
+            raise LimitExceeded("bytes of a decision's files, beside those of its result", size, most)
     except (ChorusError, OSError) as error:
         _log.warn(
             "publication of {task} refused: {error}", event="decision.refused", task=decision.task_id, error=error

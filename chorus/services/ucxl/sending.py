@@ -50,8 +50,8 @@ class PublicationSender:
                 value.raiseException()
             pieces.append(value)
         pieces.append(await self._put(HEADS, head_key(publication.head.place), publication.signed_head))
-        for blob in publication.sealed:
-            pieces.append(await self._replicated(blob, publication))
+        for sealed in publication.sealed:
+            pieces.append(await self._replicated(sealed.stored, sealed.size, publication))
         if not announced:
             ports.mesh.announce(publication.head.address)
         await indexed
@@ -65,7 +65,7 @@ class PublicationSender:
         if not version.blob:
             return await self._put(CIPHERTEXTS, ciphertext_key(version.ciphertext), publication.ciphertext)
         await self._ports.replicas.keep_sealed(publication.ciphertext)
-        return await self._replicated(version.ciphertext, publication)
+        return await self._replicated(version.ciphertext, len(publication.ciphertext), publication)
 
     async def _put(self, namespace: str, key: bytes, value: bytes) -> Stored:
         try:
@@ -85,11 +85,11 @@ class PublicationSender:
         wanted = min(self._ports.replication, self._ports.dht.servers)
         return Stored(tuple(have), wanted if stored is None else stored.wanted)
 
-    async def _replicated(self, blob: str, publication: Publication) -> Stored:
+    async def _replicated(self, blob: str, most: int, publication: Publication) -> Stored:
         author = PeerId.parse(publication.head.author)
         holders = () if author == self._ports.identity.peer_id else (author,)
         try:
-            return await self._ports.replicas.replicate(blob, f"{REASON} {publication.content}", holders)
+            return await self._ports.replicas.replicate(blob, f"{REASON} {publication.content}", holders, most)
         except ChorusError as error:
             self._log.warn("blob {blob} of a decision has no copies yet: {error}", blob=blob, error=error)
             return Stored((), self._ports.replication)
@@ -101,9 +101,9 @@ class PublicationSender:
             await self._holders(VERSIONS, version.key, publication.signed_version),
             await self._holders(HEADS, head_key(publication.head.place), publication.signed_head),
         ]
-        blobs = publication.sealed
+        blobs = [sealed.stored for sealed in publication.sealed]
         if version.blob:
-            blobs = (version.ciphertext, *blobs)
+            blobs.insert(0, version.ciphertext)
         else:
             pieces.append(await self._holders(CIPHERTEXTS, ciphertext_key(version.ciphertext), publication.ciphertext))
         for blob in blobs:

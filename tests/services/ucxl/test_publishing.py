@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 from twisted.internet.defer import Deferred
 
@@ -10,7 +11,7 @@ from chorus.protocols.task_messages import Result, from_json, to_json
 from chorus.security import age
 from chorus.services.dht.ports import DhtUnavailable
 from chorus.services.scheduling.context import NamedDecision
-from chorus.services.ucxl.bundle import Publication
+from chorus.services.ucxl.bundle import NamedSeal, Publication
 from chorus.services.ucxl.publishing import COPY_S
 from chorus.services.ucxl.sending import PublicationSender
 from chorus.store import publications
@@ -18,6 +19,7 @@ from chorus.tasks.spec import SpecError
 from chorus.tasks.terms import Reason
 from chorus.ucxl.address import Address
 from chorus.ucxl.chain import ClaimedVersion, verify_chain
+from chorus.ucxl.documents import sha256
 from chorus.ucxl.record import Decision
 from chorus.ucxl.signed import Head, Version, ciphertext_key, head_key, version_key
 from tests.services.memory_kit import ROLE_KEYS, FakeMesh
@@ -285,6 +287,30 @@ class FaultsTest(MemoryCase):
         puts = [key for key in self.mesh.puts if key.startswith(b"/ucxl-head/")]
         self.assertLessEqual(len(set(puts)), 1, task)
         self.assertEqual([row for row in self.rows(self.worker) if row.state == "waiting"], [])
+
+    def copied_by_the_scheduler(self, junk: list[bytes], size: int) -> set[str]:
+        """What of the junk the scheduler holds after a liar's publication names it, `size` bytes each."""
+        seals = tuple(NamedSeal(stored=sha256(each), size=size) for each in junk)
+        self.mesh.blobs[self.worker.peer].update((sha256(each), each) for each in junk)
+        real: Any = Publication.of
+        with mock.patch.object(Publication, "of", lambda head, version, text, sealed: real(head, version, text, seals)):
+            self.worker.ucxl.publisher._up = False  # leaves it to the scheduler
+            task = self.run_task()
+        self.world.advance(600, 5.0)
+        self.assertEqual(self.show(task)["state"], "completed")
+        return {sha256(each) for each in junk} & set(self.mesh.blobs[self.scheduler.peer])
+
+    def test_a_publication_names_no_more_than_its_result(self) -> None:
+        two = [b"x" * 500, b"y" * 500]
+        self.assertEqual(len(self.copied_by_the_scheduler(two, 500)), 2, "a file and an output")
+        for junk, size in (
+            ([b"%d" % number for number in range(3)], 1),
+            ([b"a" * 5000, b"b" * 5000], 5000),
+        ):
+            self.assertEqual(self.copied_by_the_scheduler(junk, size), set())
+
+    def test_a_blob_that_is_larger_than_said_is_not_taken(self) -> None:
+        self.assertEqual(self.copied_by_the_scheduler([b"c" * 5000, b"d" * 5000], 10), set())
 
     def test_a_lost_attempt_leaves_no_hole_in_the_chain(self) -> None:
         task = self.submit(retries=2)
