@@ -152,6 +152,10 @@ VALUES: dict[str, dict[str, float]] = {
         "KEEP_S": 60.0,
         "KEEP_RATE": 262_144,
     },
+    "services.blobs.fetch": {
+        "MAX_HOLDERS": 8,
+        "MAX_ASKED": 16,
+    },
     "services.blobs.keeping": {
         "MAX_KEEPS": 4,
         "MAX_KEEPS_PER_PEER": 2,

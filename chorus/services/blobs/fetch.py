@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     from chorus.services.blobs.offload import Offload
 
 MAX_HOLDERS = 8
-"""Asked for a manifest; a blob that none of eight has is not worth a ninth."""
+"""Of one source, asked for a manifest; a blob that none of eight has is not worth a ninth."""
+MAX_ASKED = 2 * MAX_HOLDERS
+"""Of both: connected members and announced holders take turns, so that no list of false ones keeps the others out."""
 MAX_PARALLEL = 4
 """Holders that send chunks at once."""
 MANIFEST_TIMEOUT_S = 5.0
@@ -154,7 +156,7 @@ class Fetch:
         self._sha256 = sha256
         self._size_limit = size_limit
         own = context.host.peer_id
-        self._holders = [each for each in dict.fromkeys(holders) if each != own][:MAX_HOLDERS]
+        self._holders = [each for each in dict.fromkeys(holders) if each != own][:MAX_ASKED]
         self._problems: dict[PeerId, ChorusError] = {}
         self._too_large = False
         self._waiting: list[Deferred[None]] = []

@@ -10,6 +10,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -21,7 +22,7 @@ from twisted.python.failure import Failure
 
 from chorus.errors import ChorusError
 from chorus.protocols.blobs import PROTOCOL
-from chorus.services.blobs.fetch import BlobUnavailable, UnknownBlob
+from chorus.services.blobs.fetch import MAX_HOLDERS, BlobUnavailable, UnknownBlob
 from chorus.services.blobs.looks import FIRST_S, Looks, closest, provider_key
 from chorus.services.blobs.ports import SealedBlob
 from chorus.services.blobs.pushing import Pushing
@@ -190,8 +191,10 @@ class ReplicaService(Service):
                 return await self._blobs.fetch(stored, limit, holders)
             except (UnknownBlob, BlobUnavailable) as problem:
                 self._log.debug("blob {stored} is sought elsewhere: {problem}", stored=stored, problem=str(problem))
-        near = closest(stored, self._members())[: self._wanted() + SPARE]
-        return await self._blobs.fetch(stored, limit, [*await self._providers(stored), *near])
+        near = closest(stored, self._members())[:MAX_HOLDERS]
+        announced = (await self._providers(stored))[:MAX_HOLDERS]
+        turns = zip_longest(near, announced)
+        return await self._blobs.fetch(stored, limit, [peer for turn in turns for peer in turn if peer is not None])
 
     async def check_sealed(self, stored: str, path: Path) -> None:
         """Raises `SealBroken` for a blob that is no age file."""

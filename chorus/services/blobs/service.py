@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from chorus.bounded import Bounded
 from chorus.protocols.blobs import PROTOCOL, Manifest, is_blob_id
 from chorus.protocols.stream import ProtocolOptions
-from chorus.services.blobs.fetch import BlobTooLarge, FetchContext, UnknownBlob
+from chorus.services.blobs.fetch import MAX_HOLDERS, BlobTooLarge, FetchContext, UnknownBlob
 from chorus.services.blobs.files import BlobFiles, BlobStoreFull, Ingest, Partial
 from chorus.services.blobs.keeping import Keeping
 from chorus.services.blobs.offload import Offload
@@ -191,7 +191,8 @@ class BlobService(Service):
         remembered = self._remembered.get(sha256)
         first = [] if remembered is None else [remembered]
         connected = (connection.peer_id for connection in self._host.connections())
-        return first + sorted(each for each in connected if PROTOCOL in self._host.protocols_of(each))
+        found = first + sorted(each for each in connected if PROTOCOL in self._host.protocols_of(each))
+        return found[:MAX_HOLDERS]
 
     # In
 

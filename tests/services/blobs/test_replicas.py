@@ -128,6 +128,28 @@ class SpreadTests(ReplicaCase):
         self.assertEqual((nodes[1].blobs.used, nodes[1].blobs.counters.fetched), (0, 1), "it is not kept")
 
 
+class LiarTests(ReplicaCase):
+    def test_false_providers_hide_no_blob(self) -> None:
+        """Twenty names of one lying server, all of them members that are there and have nothing."""
+        nodes = self.mesh(24)
+        reader = nodes[-1]
+        stored = self.sealed(nodes[0], b"record")
+        self.replicate(nodes[0], stored)
+        false = [node.peer for node in nodes[:-1] if node.blobs.size_of(stored) is None][:20]
+        self.table.providers[provider_key(stored)] = false
+        self.successResultOf(self.until(reader.replicas.fetch(stored)))
+
+    def test_a_holder_far_away_is_found_beside_members_that_have_nothing(self) -> None:
+        nodes = self.mesh(12)
+        stored = self.sealed(nodes[0], b"record")
+        [*_, farthest] = closest(stored, [node.peer for node in nodes[1:]])
+        far = next(node for node in nodes if node.peer == farthest)
+        self.successResultOf(self.until(far.replicas.fetch(stored, [nodes[0].peer])))
+        self.table.providers[provider_key(stored)] = [far.peer]
+        self.successResultOf(nodes[0].blobs.remove(stored))
+        self.successResultOf(self.until(nodes[0].replicas.fetch(stored)))
+
+
 class AgainTests(ReplicaCase):
     """What is kept up while holders come and go."""
 

@@ -782,7 +782,7 @@ class FetchTests(BlobCase):
         del holder
 
     def test_open_asks_whom_it_remembers_first(self) -> None:
-        self.patch(blob_fetch, "MAX_HOLDERS", 1)
+        self.patch(blob_fetch, "MAX_ASKED", 1)
         for number in range(20, 24):
             self.holder(number, b"")
         holder = self.holder(25)
