@@ -291,6 +291,7 @@ VALUES: dict[str, dict[str, float]] = {
         "MAX_REQUEST_FIELDS": 64,
         "MAX_PEER_FIELDS": 128,
         "MAX_TIME_TEXT": 64,
+        "LEAST_TELLERS": 3,
         "PROVIDER_ADDRESSES_S": 1800.0,
         "STREAM_IDLE_S": 60.0,
         "MAX_REQUESTS_A_STREAM": 4096,

@@ -8,6 +8,7 @@ The driver sends what `step` returns, reports each answer or failure, and calls 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import attrs
@@ -17,7 +18,7 @@ from chorus.identity import PeerId
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols.kad.keys import point_of
 from chorus.protocols.kad.messages import Contact, KadMessage, RequestKind, believed
-from chorus.protocols.kad.params import MAX_PROVIDERS, MAX_REGION, MAX_WALK, REGION_CELLS, KadParams
+from chorus.protocols.kad.params import LEAST_TELLERS, MAX_PROVIDERS, MAX_REGION, MAX_WALK, REGION_CELLS, KadParams
 from chorus.protocols.kad.region import cell_keys, is_dense, region_bits, region_radius
 from chorus.protocols.kad.walk import ANSWERED, FAILED, KadWalk, WalkCandidate
 
@@ -44,7 +45,8 @@ class LookupGoal:
     rules: ValueRules | None = None
     """Of GET_VALUE."""
     enough: int | None = None
-    """Valid values of different peers, or different providers, after which it ends; None: all of the k closest."""
+    """Valid values of different peers, or different providers that at least `LEAST_TELLERS` named, after which it ends;
+    None: all of the k closest. One peer names at most half of the providers."""
     paths: int = 1
     network: float | None = None
     """Estimated servers of the network (`RoutingTable.size_estimate`), for the density check; None: the network is so
@@ -77,6 +79,7 @@ class LookupOutcome:
     """Of the closest, those that had no valid value or another one than the best; none while there is no best. Peers
     behind the k nearest that were heard of are none of the closest, whatever they answered."""
     providers: tuple[Contact, ...]
+    """Those named by most first."""
     refused: tuple[PeerId, ...]
     """Peers whose value did not count, or whose reply was no answer to the request."""
     asked: int
@@ -108,6 +111,9 @@ class Lookup:
         self._done = False
         self._values: dict[PeerId, bytes] = {}
         self._providers: dict[PeerId, Contact] = {}
+        self._named: Counter[PeerId] = Counter()
+        """Answers that named a provider."""
+        self._tellers = 0
         self._refused: dict[PeerId, None] = {}
 
     @property
@@ -150,12 +156,16 @@ class Lookup:
         goal = self.goal
         if goal.network is not None or goal.enough is None:
             return self._params.alpha
-        found = len(self._values) if goal.kind is RequestKind.GET_VALUE else len(self._providers)
-        return max(1, goal.enough - found) - self._main.busy
+        return max(1, self._missing(goal.enough)) - self._main.busy
 
     def _enough(self) -> bool:
         enough = self.goal.enough
-        return enough is not None and max(len(self._values), len(self._providers)) >= enough
+        return enough is not None and self._missing(enough) <= 0
+
+    def _missing(self, enough: int) -> int:
+        if self.goal.kind is RequestKind.GET_PROVIDERS:
+            return max(enough - len(self._providers), LEAST_TELLERS - self._tellers)
+        return enough - len(self._values)
 
     def _end(self, *, complete: bool) -> None:
         self._complete = complete
@@ -229,11 +239,18 @@ class Lookup:
         self._refused[peer] = None
 
     def _take_providers(self, reply: KadMessage, source: Multiaddr | None) -> None:
-        if self.goal.kind is RequestKind.GET_PROVIDERS:
-            for contact in reply.providers:
-                known = self._providers.get(contact.peer)
-                if len(self._providers) < MAX_PROVIDERS and (known is None or not known.addresses):
-                    self._providers[contact.peer] = believed(contact, source)
+        if self.goal.kind is not RequestKind.GET_PROVIDERS or not reply.providers:
+            return
+        self._tellers += 1
+        enough = self.goal.enough
+        most = MAX_PROVIDERS if enough is None else len(self._providers) + -(-enough // 2)
+        for contact in reply.providers:
+            known = self._providers.get(contact.peer)
+            if known is None and len(self._providers) >= min(most, MAX_PROVIDERS):
+                continue
+            self._named[contact.peer] += 1
+            if known is None or not known.addresses:
+                self._providers[contact.peer] = believed(contact, source)
 
     # The end
 
@@ -255,7 +272,7 @@ class Lookup:
                 for one in closest
                 if best is not None and self._values.get(one.peer) != best and one.point ^ self.target <= horizon
             ),
-            providers=tuple(self._providers.values()),
+            providers=tuple(sorted(self._providers.values(), key=lambda one: -self._named[one.peer])),
             refused=tuple(self._refused),
             asked=self._main.asked + sum(cell.asked for cell in self._cells),
             hops=answers[0].hops if answers else 0,

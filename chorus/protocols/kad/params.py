@@ -38,6 +38,8 @@ MAX_TIME_TEXT: Final = 64
 
 MAX_PROVIDERS: Final = 1024
 """Providers kept of one key (security.md 1.7)."""
+LEAST_TELLERS: Final = 3
+"""Answers that must name providers before a lookup has enough of them: one liar's twenty names would end it."""
 PROVIDER_S: Final = 48 * 3600.0
 """Seconds until a provider record expires."""
 PROVIDER_ADDRESSES_S: Final = 1800.0

@@ -13,7 +13,7 @@ from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols.kad.keys import point_of
 from chorus.protocols.kad.lookup import Lookup, LookupGoal
 from chorus.protocols.kad.messages import Contact, KadMessage, KadRecord, RequestKind, believed
-from chorus.protocols.kad.params import MAX_PROVIDERS, MAX_WALK, KadParams
+from chorus.protocols.kad.params import LEAST_TELLERS, MAX_PROVIDERS, MAX_WALK, KadParams
 from chorus.protocols.kad.region import cell_keys, is_dense, region_bits, region_radius
 from tests.protocols.kad.support import LOCAL, PARAMS, RULES, StaticNetwork, peer, peers, peers_near
 from tests.support import PureTestCase
@@ -121,6 +121,31 @@ class StaticNetworks(PureTestCase):
         for own in network.members[:20]:
             found = network.get(KEY, own)
             self.assertLessEqual({one.peer for one in found.stale}, set(network.truth(KEY, without=own)))
+
+    def test_one_liar_hides_no_providers(self) -> None:
+        """Whoever answers first with twenty false providers neither ends the lookup nor stands first."""
+        real = Contact(peer(500), (LOCAL,))
+        tellers = sorted(peers(5, 12), key=lambda one: point_of(one.raw) ^ point_of(KEY))
+        machine = lookup(tellers, RequestKind.GET_PROVIDERS, enough=20)
+        answered = 0
+        while asks := machine.step(0.0):
+            for ask in asks:
+                lies = ask.contact.peer == tellers[0]
+                named = tuple(Contact(peer(n)) for n in range(600, 620)) if lies else (real,)
+                machine.answered(ask, KadMessage(RequestKind.GET_PROVIDERS, KEY, providers=named))
+                answered += 1
+        found = machine.outcome().providers
+        self.assertEqual((answered, found[0], len(found)), (5, real, 11))
+
+    def test_providers_are_enough_once_three_have_named_them(self) -> None:
+        real = tuple(Contact(peer(n), (LOCAL,)) for n in range(500, 504))
+        machine = lookup([peer(n) for n in range(1, 21)], RequestKind.GET_PROVIDERS, enough=2)
+        answered = 0
+        while asks := machine.step(0.0):
+            for ask in asks:
+                machine.answered(ask, KadMessage(RequestKind.GET_PROVIDERS, KEY, providers=real))
+                answered += 1
+        self.assertEqual((answered, machine.done, machine.outcome().complete), (LEAST_TELLERS, True, True))
 
     def test_providers_are_collected(self) -> None:
         network = StaticNetwork(peers(100, 11))
