@@ -192,8 +192,8 @@ class HeldRecords:
         """Live records of keys behind `after`."""
         return self._live(await self._store.read(lambda connection: table.page(connection, after, most)))
 
-    async def sweep(self, most: int) -> int:
-        """Delete what has expired, at most so many of each kind; how many records there were."""
+    async def sweep(self, most: int) -> list[bytes]:
+        """Delete what has expired, at most so many of each kind; the keys of the records."""
         now = self._wall()
         keys, _ = await self._store.write(
             lambda connection: (
@@ -205,7 +205,7 @@ class HeldRecords:
         for key in keys:
             self._cache.forget(key)
         self.rows -= len(keys)
-        return len(keys)
+        return keys
 
     # Providers
 

@@ -155,8 +155,12 @@ class DhtKeeper:
         self.unreachable = asked and not outcome.closest
 
     async def _tidy(self) -> None:
-        while await self._held.sweep(MAX_SWEPT) == MAX_SWEPT:
-            pass
+        more = True
+        while more:
+            swept = await self._held.sweep(MAX_SWEPT)
+            for key in swept:
+                self._copies.pop(key, None)
+            more = len(swept) == MAX_SWEPT
         for contact in self._servers.table.stale(self._clock.seconds()):
             self._servers.probe(contact)
         await self._held.save_peers(self._servers.table.dump())

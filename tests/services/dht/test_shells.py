@@ -244,6 +244,9 @@ class UpkeepTests(DhtTestCase):
         self.result(nodes[0].put(KEY, b"value"))
         self.wall += 49 * 3600
         self.failure(nodes[1].get(KEY), RecordNotFound)
+        self.run_for(70)
+        for node in nodes:
+            self.assertEqual((node.held.rows, node._keeper._copies), (0, {}))
 
     def test_a_dead_server_leaves_the_table(self) -> None:
         nodes = self.nodes(3)
