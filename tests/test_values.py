@@ -160,6 +160,7 @@ VALUES: dict[str, dict[str, float]] = {
         "MAX_KEEPS": 4,
         "MAX_KEEPS_PER_PEER": 2,
         "MAX_PINS_PER_PEER": 100_000,
+        "KEPT_SHARE": 0.5,
     },
     "services.blobs.looks": {
         "LOOK_S": 3600.0,

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 MAX_KEEPS = 4
 """Pushed blobs on their way here at once: half of all fetches, so that tasks get theirs."""
 MAX_KEEPS_PER_PEER = 2
+KEPT_SHARE = 0.5
+"""Of the quota of all blobs, for what members push: the rest is for this node's own tasks, however many push."""
 MAX_PINS_PER_PEER = 100_000
 """Of small blobs, whose bytes alone would be no bound of their rows."""
 
@@ -81,6 +83,8 @@ class Keeping:
             and self._shelf.size_of(request.sha256) == request.size
         ):
             return "ok"
+        if self._pins.pushed_beside(request.sha256) + request.size > KEPT_SHARE * self._limits.max_store:
+            return "full"
         # Pinned before it comes: the quota is taken by the first of two pushes, and no removal comes between.
         guard = Pin(request.sha256, PUSHED, str(peer), request.size, self._wall() + request.limit_s)
         quota = PinQuota(self._limits.max_kept_per_peer, MAX_PINS_PER_PEER)

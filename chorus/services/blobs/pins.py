@@ -31,6 +31,9 @@ class Pins:
         self._until: dict[str, dict[tuple[str, str], float | None]] = {}
         """By blob, then by (reason, peer)."""
         self._sealed: set[str] = set()
+        self._pushed: dict[str, int] = {}
+        """Bytes of each blob that another member has pinned."""
+        self._pushed_bytes = 0
         self._watchers: list[Callable[[str], None]] = []
 
     async def load(self) -> None:
@@ -38,11 +41,17 @@ class Pins:
         now = self._wall()
         for pin in await self._store.write(lambda connection: table.every(connection, now)):
             self._until.setdefault(pin.sha256, {})[pin.reason, pin.by] = pin.until
+            if pin.until is None:
+                self._count(pin)
         self._sealed.update(await self._store.read(table.sealed))
 
     def __contains__(self, sha256: object) -> bool:
         now = self._wall()
         return any(end is None or end > now for end in self._until.get(sha256, {}).values())  # type: ignore[call-overload]
+
+    def pushed_beside(self, sha256: str) -> int:
+        """Bytes that other members have pinned here, each blob once, without this one."""
+        return self._pushed_bytes - self._pushed.get(sha256, 0)
 
     def lasting(self, sha256: str, reason: str, by: str) -> bool:
         """True if this very pin has no end."""
@@ -70,6 +79,7 @@ class Pins:
         if had and before is None:
             pin = attrs.evolve(pin, until=None)
         ends[key] = pin.until
+        self._count(pin)
         now, done = self._wall(), False
 
         def work(connection: sqlite3.Connection) -> bool:
@@ -96,6 +106,7 @@ class Pins:
         ends = self._until.get(sha256, {})
         for key in [key for key in ends if key[0] == reason and by in (None, key[1])]:
             del ends[key]
+        self._uncount(sha256)
         if not ends:
             self._until.pop(sha256, None)
             self._tell(sha256)
@@ -114,8 +125,18 @@ class Pins:
             ends[key] = before
         else:
             ends.pop(key, None)
+        self._uncount(sha256)
         if not ends:
             self._until.pop(sha256, None)
+
+    def _count(self, pin: Pin) -> None:
+        if pin.by and pin.sha256 not in self._pushed:
+            self._pushed[pin.sha256] = pin.size
+            self._pushed_bytes += pin.size
+
+    def _uncount(self, sha256: str) -> None:
+        if not any(by for _, by in self._until.get(sha256, {})):
+            self._pushed_bytes -= self._pushed.pop(sha256, 0)
 
     def _tell(self, sha256: str) -> None:
         for changed in self._watchers:

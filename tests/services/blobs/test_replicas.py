@@ -279,8 +279,26 @@ class KeepTests(ReplicaCase):
             self.successResultOf(self.until(self.keep(other, holder, second))).status, "ok", "another peer"
         )
 
+    def test_limit_share_of_the_store(self) -> None:
+        """Many members push no more than half of it full, and what is taken back frees its part."""
+        limits = BlobLimits(max_store=20_000, max_kept_per_peer=5000)
+        holder, *sources = self.mesh(5, lambda n: limits if n == 1 else None)
+        blobs = [aged(4400, source.number) for source in sources]
+        asked = [*zip(sources, blobs, strict=True), (sources[2], blobs[0])]
+        answers = [self.successResultOf(self.until(self.keep(each, holder, data))).status for each, data in asked]
+        self.assertEqual(answers, ["ok", "ok", "full", "full", "ok"], "the last one is here already")
+        self.successResultOf(self.until(holder.blobs.put_bytes(noise(9000, 99))))
+        holder.stop()
+        restarted = ReplicaNode(self, 1, limits, holder.root)
+        self.assertEqual(restarted.blobs.pins.pushed_beside(""), 8800)
+        self.successResultOf(Deferred.fromCoroutine(restarted.blobs.pins.drop(sha(blobs[0]), PUSHED)))
+        self.assertEqual(restarted.blobs.pins.pushed_beside(""), 4400)
+
     def test_limit_of_a_blob_and_of_the_store(self) -> None:
-        holder, source = self.mesh(2, lambda n: BlobLimits(max_blob=CHUNK, max_store=CHUNK + 1) if n == 1 else None)
+        limits = BlobLimits(max_blob=CHUNK, max_store=2 * CHUNK + 5000)
+        holder, source = self.mesh(2, lambda n: limits if n == 1 else None)
+        for own in (noise(CHUNK), noise(4000)):
+            self.successResultOf(self.until(holder.blobs.put_bytes(own)))
         for data, status in ((aged(CHUNK + 1), "full"), (aged(CHUNK), "ok"), (aged(2000), "full")):
             self.assertEqual(self.successResultOf(self.until(self.keep(source, holder, data))).status, status)
         self.assertEqual(holder.blobs._reserved, 0)
