@@ -44,6 +44,9 @@ VALUES: dict[str, dict[str, float]] = {
         "MAX_PEER_ID_TEXT": 256,
         "LIBP2P_KEY": 114,
     },
+    "security.age.files": {
+        "MAX_TRIALS": 64,
+    },
     "security.age.header": {
         "MAX_HEADER": 65536,
         "MAX_STANZAS": 64,
@@ -490,6 +493,7 @@ VALUES: dict[str, dict[str, float]] = {
         "MAX_FAULTS": 100,
     },
     "ucxl.documents": {
+        "MAX_CONTAINERS": 1,
         "MAX_DEPTH": 5,
     },
     "ucxl.namespaces": {
@@ -513,6 +517,7 @@ VALUES: dict[str, dict[str, float]] = {
         "MAX_RATIONALE": 65536,
         "MAX_ITEMS": 64,
         "MAX_FILES": 1024,
+        "MAX_ROWS": 1104,
         "MAX_PATH": 8192,
         "MAX_COMMANDS": 64,
         "MAX_COMMAND": 65536,

@@ -15,6 +15,8 @@ SIGNATURE: Final = Base64(64, 1)
 """An Ed25519 signature, as text."""
 MAX_DEPTH: Final = 5
 """A decision has objects in lists in an object."""
+MAX_CONTAINERS: Final = 1
+"""Arrays and objects of a head or a version, which are flat."""
 
 T = TypeVar("T")
 
@@ -25,12 +27,15 @@ class RecordError(PeerError):
     code = "bad_record"
 
 
-def read(shape: Object[T], data: bytes, maximum: int, what: str) -> T:
-    """A document of at most `maximum` bytes. Raises `RecordError` or `LimitExceeded`."""
+def read(shape: Object[T], data: bytes, maximum: int, what: str, containers: int = MAX_CONTAINERS) -> T:
+    """A document of at most `maximum` bytes, with at most so many arrays and objects. Raises `RecordError` or
+    `LimitExceeded`."""
     if len(data) > maximum:
         raise LimitExceeded(f"bytes of {what}", len(data), maximum)
     try:
-        value = shape.read(strictjson.loads(data, max_bytes=maximum, max_depth=MAX_DEPTH, error=RecordError))
+        value = shape.read(
+            strictjson.loads(data, max_bytes=maximum, max_depth=MAX_DEPTH, max_containers=containers, error=RecordError)
+        )
     except Refusal as refusal:
         raise RecordError(refusal.rule(what)) from None
     if write(shape, value) != data:

@@ -30,6 +30,8 @@ MAX_ITEMS: Final = 64
 """Alternatives, and inputs by name: more are no list that somebody weighs."""
 MAX_FILES: Final = 1024
 """Modified files, and artifacts: 1,000 deliverables of a task and its two streams of output."""
+MAX_ROWS: Final = MAX_FILES + MAX_ITEMS + 16
+"""Arrays and objects: of artifacts and inputs, and the lists and parts of a record."""
 MAX_PATH: Final = 8192
 """Bytes of a file's name: 2,048 characters, as a task's result has them."""
 MAX_COMMANDS: Final = 64
@@ -173,7 +175,7 @@ class Decision(DecisionWords):
     @classmethod
     def decode(cls, data: bytes) -> Decision:
         """Read and verify. Raises `RecordError` or `LimitExceeded`."""
-        record = documents.read(RECORD, data, MAX_RECORD, "a decision")
+        record = documents.read(RECORD, data, MAX_RECORD, "a decision", MAX_ROWS)
         record._check_place()
         verify_author(record.peer_id, record.content_hash, record.signature)
         return record

@@ -14,7 +14,10 @@ from chorus import strictjson
 from chorus.errors import ChorusError, LimitExceeded
 from chorus.ucxl.documents import RecordError
 from chorus.ucxl.record import (
+    MAX_FILES,
+    MAX_ITEMS,
     MAX_RECORD,
+    MAX_ROWS,
     Decision,
     DecisionArtifact,
     DecisionInput,
@@ -133,6 +136,16 @@ class DecisionTests(PureTestCase):
         self.assertRaises(LimitExceeded, Decision.decode, b" " * (MAX_RECORD + 1))
         files = tuple("x" * 8000 for _ in range(300))
         self.assertRaises(LimitExceeded, draft(modified_files=files).signed, ALICE)
+
+    def test_rows(self) -> None:
+        """What has the most rows is read; brackets alone are refused before anything is made of them."""
+        inputs = tuple(DecisionInput(name=str(number)) for number in range(MAX_ITEMS))
+        artifacts = FULL["artifacts"] * MAX_FILES
+        full = decision(**{**FULL, "inputs": inputs, "artifacts": artifacts})
+        self.assertEqual(Decision.decode(full.encode()), full)
+        rows = b'{"alternatives":[' + b"[]," * (MAX_ROWS - 1) + b"0]}"
+        with self.assertRaisesRegex(RecordError, "arrays and objects"):
+            Decision.decode(rows)
 
     def test_keys_of_other_kinds_are_refused(self) -> None:
         peer = "QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N"

@@ -4,13 +4,13 @@ for records and keyrings, in a thread. Large files go through a child process, w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import pyrage
 
 from chorus.security.age.errors import DamagedAge, NotForUs, WrongPassphrase
-from chorus.security.age.header import check_header
+from chorus.security.age.header import MAX_STANZAS, check_header
 from chorus.security.age.keys import BadAgeKey, parse_identity
 
 _KINDS: Final[tuple[tuple[str, Callable[[str], Any]], ...]] = (
@@ -19,6 +19,9 @@ _KINDS: Final[tuple[tuple[str, Callable[[str], Any]], ...]] = (
     ("age1", pyrage.x25519.Recipient.from_str),
 )
 """The longest prefix first. Of the tagged kinds pyrage has recipients alone: it encrypts to them and cannot decrypt."""
+MAX_TRIALS: Final = 64
+"""Stanzas times identities of one call of pyrage, which holds the interpreter's lock: at 0.1 ms each, some
+milliseconds."""
 _NO_MATCH: Final = "No matching keys found"
 _WRONG: Final = "Decryption failed"
 
@@ -49,18 +52,19 @@ def encrypt(data: bytes, recipients: Iterable[str]) -> bytes:
         raise BadAgeKey(f"cannot encrypt to these recipients together: {error}") from None
 
 
-def decrypt(data: bytes, identities: Iterable[str]) -> bytes:
-    """The content. Raises `DamagedAge`, or `NotForUs` where no stanza is for any of `identities`; `BadAgeKey`."""
-    check_header(data)
-    parsed = [parse_identity(identity) for identity in identities]
-    if not parsed:
-        raise NotForUs("no identity to decrypt with")
-    try:
-        return bytes(pyrage.decrypt(data, parsed))
-    except pyrage.DecryptError as error:
-        if str(error) == _NO_MATCH:
-            raise NotForUs("encrypted to others") from None
-        raise DamagedAge("truncated or altered") from None
+def decrypt(data: bytes, identities: Sequence[str], stanzas: int = MAX_STANZAS) -> bytes:
+    """The content of a file of at most so many stanzas. Raises `DamagedAge`, or `NotForUs` where no stanza is for any
+    of `identities`, which are tried in their order; `BadAgeKey`."""
+    header = check_header(data, stanzas)
+    at_once = max(1, MAX_TRIALS // data.count(b"\n-> ", 0, header))
+    for start in range(0, len(identities), at_once):
+        parsed = [parse_identity(identity) for identity in identities[start : start + at_once]]
+        try:
+            return bytes(pyrage.decrypt(data, parsed))
+        except pyrage.DecryptError as error:
+            if str(error) != _NO_MATCH:
+                raise DamagedAge("truncated or altered") from None
+    raise NotForUs("encrypted to others")
 
 
 def encrypt_passphrase(data: bytes, passphrase: str) -> bytes:

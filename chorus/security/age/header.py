@@ -31,9 +31,9 @@ _SALT: Final = 16
 _FACTOR: Final = re.compile(rb"[1-9][0-9]?")
 
 
-def check_header(start: bytes) -> int:
-    """The length of the header that a file begins with. `start` is the whole file, or at least its first `MAX_HEADER`
-    bytes. Raises `DamagedAge` with one line."""
+def check_header(start: bytes, most: int = MAX_STANZAS) -> int:
+    """The length of the header that a file begins with, of at most `most` stanzas. `start` is the whole file, or at
+    least its first `MAX_HEADER` bytes. Raises `DamagedAge` with one line."""
     lines = _Lines(start[:MAX_HEADER])
     if lines.next() != _VERSION:
         raise DamagedAge("not an age file of version 1")
@@ -41,8 +41,8 @@ def check_header(start: bytes) -> int:
     while (line := lines.next()).startswith(b"->"):
         if not _ARGUMENTS.fullmatch(line):
             raise DamagedAge("a malformed stanza")
-        if len(stanzas) == MAX_STANZAS:
-            raise DamagedAge(f"more than {MAX_STANZAS} stanzas")
+        if len(stanzas) == most:
+            raise DamagedAge(f"more than {most} stanzas")
         stanzas.append(line.split(b" ")[1:])
         _check_stanza(stanzas[-1], _body(lines))
     mac = _MAC.fullmatch(line)

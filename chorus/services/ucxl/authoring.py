@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -71,7 +71,7 @@ class DecisionAuthor:
         lock = self._locks.setdefault(str(address), DeferredLock())
         async with lock:
             seq, prev = await self._next(address)
-            decision = Decision(
+            draft = Decision(
                 address=str(address),
                 agent=address.agent,
                 peer_id=str(self._ports.identity.peer_id),
@@ -83,7 +83,8 @@ class DecisionAuthor:
                 prev=prev,
                 created=int(self._ports.wall()),
                 **members,
-            ).signed(self._ports.identity)
+            )
+            decision = await self._ports.in_thread(draft.signed, self._ports.identity)
             self._issued.put(decision.address, decision.seq)
             version, ciphertext = await self.encrypted(decision)
             files = {artifact.stored: sealed_size(artifact.size) for artifact in decision.artifacts}
@@ -100,7 +101,7 @@ class DecisionAuthor:
         """Any author's decision for all who may read it now, with its ciphertext. Raises `UnknownRole`."""
         ports = self._ports
         epoch, recipients = ports.keyring.epoch, ports.keyring.recipients(decision.role)
-        ciphertext = await ports.in_thread(age.encrypt, decision.encode(), recipients)
+        ciphertext = await ports.in_thread(_encrypted, decision, recipients)
         version = Version.of(decision, ports.identity, ciphertext=sha256(ciphertext), size=len(ciphertext), epoch=epoch)
         return version, ciphertext
 
@@ -116,7 +117,7 @@ class DecisionAuthor:
         if (known := await self._index.newest(address)) is not None:
             released.append((known.seq, known.content))
         for row in await self._ports.store.read(lambda connection: publications.of_address(connection, name)):
-            head = Publication.decode(row.bundle).head
+            head = (await self._ports.in_thread(Publication.decode, row.bundle)).head
             numbers.append(head.seq)
             if row.state in (PublicationState.DUE, PublicationState.COPY):
                 released.append((head.seq, head.content))
@@ -124,3 +125,8 @@ class DecisionAuthor:
             released.append((newest.seq, newest.content))
         last = max(released, default=None)
         return max(*numbers, last[0] if last else 0) + 1, last[1] if last else None
+
+
+def _encrypted(decision: Decision, recipients: Sequence[str]) -> bytes:
+    """Blocking."""
+    return age.encrypt(decision.encode(), recipients)

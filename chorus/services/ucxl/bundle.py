@@ -15,7 +15,7 @@ from chorus.fields.members import MAX_SERIAL, SHA256
 from chorus.protocols.task_messages import MAX_PUBLICATION
 from chorus.ucxl import documents
 from chorus.ucxl.documents import RecordError, sha256
-from chorus.ucxl.record import MAX_FILES
+from chorus.ucxl.record import MAX_FILES, MAX_ROWS
 from chorus.ucxl.signed import MAX_ENCRYPTED, MAX_SIGNED, Head, Version
 
 
@@ -45,7 +45,7 @@ class Publication:
     @classmethod
     def decode(cls, data: bytes) -> Publication:
         """Raises `RecordError` or `LimitExceeded`."""
-        found = documents.read(_SHAPE, data, MAX_PUBLICATION, "a publication")
+        found = documents.read(_SHAPE, data, MAX_PUBLICATION, "a publication", MAX_ROWS)
         head, version = found.head, found.version
         head.verify()
         version.verify()

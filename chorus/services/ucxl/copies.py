@@ -26,8 +26,7 @@ async def signed_bytes(ports: MemoryPorts, decision: NamedDecision) -> bytes:
     if path is None:
         return b""
     try:
-        data = await ports.in_thread(_read, path)
-        publication = Publication.decode(data)
+        data, publication = await ports.in_thread(_read, path)
         head, sealed = publication.head, publication.sealed
         if (head.content, head.address, head.author) != (decision.content, decision.address, decision.agent):
             raise RecordError("it is of another decision")
@@ -44,7 +43,8 @@ async def signed_bytes(ports: MemoryPorts, decision: NamedDecision) -> bytes:
     return data
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path) -> tuple[bytes, Publication]:
     """Blocking; at most what a publication may have, and one byte."""
     with path.open("rb") as file:
-        return file.read(MAX_PUBLICATION + 1)
+        data = file.read(MAX_PUBLICATION + 1)
+    return data, Publication.decode(data)

@@ -272,7 +272,7 @@ class Publisher(Service):
         if row is None or not row.bundle or (row.holders and self._ports.dht.servers < 2):
             # The bytes are still on their way; or nobody is there to take a second copy.
             return False
-        publication = Publication.decode(row.bundle)
+        publication = await self._ports.in_thread(Publication.decode, row.bundle)
         stored = None
         if row.state is PublicationState.COPY:
             stored = await self._sender.look(publication)

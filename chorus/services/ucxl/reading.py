@@ -15,21 +15,16 @@ from twisted.logger import Logger
 
 from chorus.errors import ChorusError
 from chorus.identity import PeerIdError
-from chorus.security import age
-from chorus.services.blobs.fetch import BlobTooLarge
 from chorus.services.dht.ports import DhtUnavailable, RecordNotFound
 from chorus.services.ucxl.bundle import Publication
-from chorus.services.ucxl.cache import CachedDecision
+from chorus.services.ucxl.opening import ReadVersion, RecordOpener
 from chorus.store.decisions import BadCursor
 from chorus.ucxl.address import Exactly, First, InForce
-from chorus.ucxl.documents import RecordError, sha256
+from chorus.ucxl.documents import RecordError
 from chorus.ucxl.query import ChainGap, DecisionHistory, FoundDecision, UnknownDecision, number_of
-from chorus.ucxl.record import Decision
-from chorus.ucxl.signed import Head, Version, ciphertext_key, head_key, version_key
+from chorus.ucxl.signed import Head, Version, head_key, version_key
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from chorus.services.ucxl.cache import DecisionCache
     from chorus.services.ucxl.index import DecisionIndex
     from chorus.services.ucxl.memory import MemoryPorts
@@ -39,6 +34,9 @@ HEAD_S = 5.0
 """Seconds that others have to show a head, before the index alone answers."""
 MAX_STEPS = 10_000
 """Versions that one question walks along."""
+MAX_LEARNED = 256 * 1024
+"""Bytes of a ciphertext that is read because it was announced; a larger one is read, and indexed, when somebody asks
+for it. A record of so many takes 30 ms of a processor, whoever announces it."""
 MICRO = 1_000_000
 
 
@@ -52,14 +50,6 @@ class NewestDecision:
     """None where the index alone knows it."""
 
 
-@attrs.frozen
-class ReadVersion:
-    """A version as far as this node can read it."""
-
-    version: Version
-    decision: Decision | None
-
-
 class DecisionReader:
     """Never asks for what the index and the cache know, but for the newest head."""
 
@@ -69,6 +59,7 @@ class DecisionReader:
         self._ports = ports
         self._index = index
         self._cache = cache
+        self._opener = RecordOpener(ports, cache)
 
     # questions
 
@@ -150,6 +141,8 @@ class DecisionReader:
         if decision is not None:
             if decision.address != str(base):
                 raise UnknownDecision(f"{content} is no version of {base}")
+            if read.version.size > MAX_LEARNED:
+                await self._index.record(decision)
             seq, seen = decision.seq, decision.created
         elif (known := await self._index.version(base, content)) is not None:
             seq, seen = known.seq, known.time
@@ -194,74 +187,47 @@ class DecisionReader:
 
     # one version
 
-    async def read(self, content: str, author: str) -> ReadVersion:
+    async def read(self, content: str, author: str, most: int | None = None) -> ReadVersion:
         """The version with a content hash, which is that author's; its record is None where this node holds no role for
-        it. Raises `UnknownDecision`, `RecordError` and `DhtUnavailable`."""
+        it, or its ciphertext has more than `most` bytes. Raises `UnknownDecision`, `RecordError` and
+        `DhtUnavailable`."""
         now = self._ports.clock.seconds()
         if (cached := self._cache.get(content, now)) is not None and cached.version.author == author:
             return ReadVersion(cached.version, cached.decision)
 
         try:
             # Whoever has it; it is signed. A quorum knows of a later epoch.
-            found = await self._fetched(content, author, quorum=1)
+            found = await self._fetched(content, author, most, quorum=1)
             if found.decision is not None:
                 return found
         except (RecordNotFound, PeerIdError):
             pass
         try:
-            return await self._fetched(content, author, quorum=None)
+            return await self._fetched(content, author, most, quorum=None)
         except (RecordNotFound, PeerIdError):
             raise UnknownDecision(f"no holder of {content} can be found") from None
 
-    async def _fetched(self, content: str, author: str, quorum: int | None) -> ReadVersion:
+    async def _fetched(self, content: str, author: str, most: int | None, *, quorum: int | None) -> ReadVersion:
         """Raises `RecordNotFound` beside what `read` raises."""
-
         version = Version.decode(await self._ports.dht.get(version_key(author, content), quorum=quorum))
         version.verify()
         if (version.author, version.content) != (author, content):
             raise RecordError(f"the version of {content} is another one")
-        return await self.opened(version, await self._ciphertext(version))
-
-    async def opened(self, version: Version, ciphertext: bytes) -> ReadVersion:
-        """Raises `RecordError` where the record is not that of its version."""
-        identities = self._ports.keyring.identities()
-        try:
-            data = await self._ports.in_thread(age.decrypt, ciphertext, identities)
-        except age.NotForUs:
+        if most is not None and version.size > most:
             return ReadVersion(version, None)
-        except age.AgeError as error:
-            raise RecordError(f"the ciphertext of {version.content} is damaged: {error}") from None
-        decision = Decision.decode(data)
-        if (decision.content_hash, decision.peer_id) != (version.content, version.author):
-            raise RecordError(f"the record of {version.content} is another one")
-        self._cache.put(CachedDecision(version, decision, len(data)), self._ports.clock.seconds())
-        return ReadVersion(version, decision)
-
-    async def _ciphertext(self, version: Version) -> bytes:
-        if not version.blob:
-            return await self._ports.dht.get(ciphertext_key(version.ciphertext), quorum=1)
-        size, in_thread = version.size, self._ports.in_thread
-        try:
-            data = await self._ports.replicas.passing(
-                version.ciphertext, lambda path: in_thread(_read, path, size), size
-            )
-        except BlobTooLarge as error:
-            raise RecordError(f"the ciphertext of {version.content} is larger than it says: {error}") from None
-        if sha256(data) != version.ciphertext:
-            raise RecordError(f"the ciphertext of {version.content} is another one")
-        return data
+        return await self._opener.fetched(version)
 
     # the index
 
     async def take_in(self, publication: Publication) -> None:
         """Enter a publication of this node, or one that it keeps a copy of."""
         head = publication.head
-        read = await self.opened(publication.version, publication.ciphertext)
+        read = await self._opener.opened(publication.version, publication.ciphertext)
         await self._enter(head.place, NewestDecision(head.seq, head.content, head), read)
 
     async def learn(self, address: Address) -> None:
-        """Enter the newest version under an address that was announced, and what is missing before it. Raises as
-        `resolve` does."""
+        """Enter the newest version under an address that was announced, and what is missing before it: the text of one
+        of up to `MAX_LEARNED` bytes. Raises as `resolve` does."""
         base = address.base
         newest = await self.newest(base)
         following: str | None = newest.content
@@ -269,7 +235,7 @@ class DecisionReader:
             known = None if following is None else await self._index.version(base, following)
             if following is None or (known is not None and known.summary is not None):
                 return
-            read = await self.read(following, base.agent)
+            read = await self.read(following, base.agent, MAX_LEARNED)
             await self._enter(base, newest, read)
             following = None if read.decision is None else read.decision.prev
 
@@ -288,9 +254,3 @@ class DecisionReader:
 
 def is_hash(text: str) -> bool:
     return len(text) == 64 and set(text) <= set("0123456789abcdef")
-
-
-def _read(path: Path, size: int) -> bytes:
-    """Blocking."""
-    with path.open("rb") as file:
-        return file.read(size)

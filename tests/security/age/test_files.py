@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
+import pyrage
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chorus.security import age
-from chorus.security.age import header
+from chorus.security.age import files, header
 from chorus.security.age.errors import AgeError
 from chorus.security.age.keys import bech32
 from tests.support import PureTestCase
@@ -124,6 +127,24 @@ class AgeHeaders(PureTestCase):
         self.assertRaises(age.DamagedAge, age.check_header, start + end)
         long = start + b"-> " + b"a" * age.MAX_HEADER
         self.assertRaises(age.DamagedAge, age.check_header, long + b"\n\n" + end)
+
+    def test_fewer_stanzas_where_the_reader_says_so(self) -> None:
+        sealed = age.encrypt(b"content", [age.recipient_of(ALICE), age.recipient_of(BOB)])
+        most = sealed.count(b"\n-> ")
+        self.assertEqual(age.decrypt(sealed, [ALICE], most), b"content")
+        self.assertRaises(age.DamagedAge, age.decrypt, sealed, [ALICE], most - 1)
+
+    def test_many_identities_are_tried_a_few_at_a_time(self) -> None:
+        """pyrage holds the interpreter's lock all the while."""
+        own = [age.identity_of(bytes([number]) * 32) for number in range(1, 100)]
+        sealed = age.encrypt(b"content", [age.recipient_of(age.new_identity()) for _ in range(20)])
+        with mock.patch.object(files.pyrage, "decrypt", wraps=pyrage.decrypt) as decrypt:
+            self.assertRaises(age.NotForUs, age.decrypt, sealed, own)
+        tried = [len(call.args[1]) for call in decrypt.call_args_list]
+        self.assertEqual(sum(tried), len(own))
+        self.assertLessEqual(max(tried) * sealed.count(b"\n-> "), files.MAX_TRIALS)
+        sealed = age.encrypt(b"content", [age.recipient_of(own[-1])])
+        self.assertEqual(age.decrypt(sealed, own), b"content")
 
     @given(st.binary(max_size=200))
     def test_any_bytes(self, data: bytes) -> None:

@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from twisted.internet.defer import Deferred, fail
+import attrs
+from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.task import Clock
 
 from chorus.errors import ChorusError
 from chorus.identity import Identity
 from chorus.security import age
 from chorus.services.dht.ports import DhtUnavailable
+from chorus.services.ucxl.bundle import Publication
 from chorus.services.ucxl.cache import CACHE_S, OVERHEAD, CachedDecision, DecisionCache
+from chorus.services.ucxl.opening import MAX_READERS
 from chorus.services.ucxl.publishing import MAX_AT_ONCE
+from chorus.services.ucxl.reading import MAX_LEARNED
 from chorus.services.ucxl.service import NoRole
 from chorus.store.errors import StoreBusy
 from chorus.store.inline import InlineDatabase
@@ -23,7 +27,7 @@ from chorus.ucxl.address import Address
 from chorus.ucxl.chain import ClaimedVersion, verify_chain
 from chorus.ucxl.documents import RecordError
 from chorus.ucxl.query import ChainGap, DecisionQuery, DecisionUnreadable, UnknownDecision
-from chorus.ucxl.record import DecisionDraft
+from chorus.ucxl.record import Decision, DecisionDraft
 from chorus.ucxl.signed import Head, Version, ciphertext_key, head_key, version_key
 from tests.services.memory_kit import ROLE_KEYS, FakeMesh, memory_ports, memory_service
 from tests.support import PureTestCase
@@ -47,7 +51,7 @@ class PlainFiles:
 class Member:
     """One node's memory."""
 
-    def __init__(self, case: MembersCase, name: str) -> None:
+    def __init__(self, case: MembersCase, name: str, in_thread: Any = maybeDeferred) -> None:
         self.case = case
         self.identity = Identity.from_seed(name.encode().ljust(32, b"\0"))
         self.peer = self.identity.peer_id
@@ -58,6 +62,7 @@ class Member:
         self.ports = memory_ports(
             case.mesh, self.identity, store=self.store, blobs=PlainFiles(folder), clock=case.clock_, wall=case.wall
         )
+        self.ports = attrs.evolve(self.ports, in_thread=in_thread)
         self.service = memory_service(self.ports)
         case.successResultOf(self.service.startService())
 
@@ -208,6 +213,69 @@ class ReadingTest(MembersCase):
         self.reader.resolve(placed.address)
         self.reader.resolve(placed.address)
         self.assertEqual(self.reader.service.cache.hits, before + 2, "the announcement has brought it")
+
+
+class CostTest(MembersCase):
+    """What a reader spends on what others wrote."""
+
+    def test_a_large_record_is_read_when_it_is_asked_for(self) -> None:
+        files = tuple(f"{number:0800}" for number in range(MAX_LEARNED // 800))
+        placed = self.author.publish("large", modified_files=files)
+        self.assertGreater(self.version(placed.content).size, MAX_LEARNED)
+        self.assertEqual((self.mesh.passed, self.reader.found("large")), ([], []))
+        self.assertEqual(self.reader.found(), [None], "its address is known")
+        self.assertEqual(self.author.found("large"), ["large"])
+        self.assertEqual(self.reader.resolve(placed.address).record.modified_files, files)
+        self.assertEqual(self.reader.found("large"), ["large"])
+
+    def test_what_is_for_others_is_tried_once_with_the_same_keys(self) -> None:
+        with mock.patch("chorus.security.age.decrypt", wraps=age.decrypt) as decrypt:
+            placed = self.author.publish("use yamux")
+            before = decrypt.call_count
+            self.assertIsNone(self.stranger.resolve(placed.address).record)
+            self.assertEqual(decrypt.call_count, before)
+            self.stranger.roles().reads = True
+            self.assertEqual(self.stranger.resolve(placed.address).record.summary, "use yamux")
+
+    def test_a_record_with_more_stanzas_than_there_are_roles(self) -> None:
+        placed = self.author.publish("use yamux")
+        version = self.version(placed.content)
+        many = [age.recipient_of(age.new_identity()) for _ in range(MAX_READERS)]
+        sealed = age.encrypt(b"{}", [*many, age.recipient_of(ROLE_KEYS[1])])
+        for held in self.mesh.records.values():
+            held[ciphertext_key(version.ciphertext)] = sealed
+        self.reader.service.cache.clear()
+        problem = self.reader.fails(self.reader.service.resolve(Address.parse(placed.address)), RecordError)
+        self.assertIn("stanzas", str(problem))
+
+    def test_records_are_decoded_in_threads(self) -> None:
+        inside = [False]
+        seen: list[bool] = []
+
+        def in_thread(work: Any, *args: Any) -> Deferred[Any]:
+            inside[0] = True
+            try:
+                return maybeDeferred(work, *args)
+            finally:
+                inside[0] = False
+
+        def watched(decode: Any) -> Any:
+            def decoded(data: bytes) -> Any:
+                seen.append(inside[0])
+                return decode(data)
+
+            return staticmethod(decoded)
+
+        with (
+            mock.patch.object(Decision, "decode", watched(Decision.decode)),
+            mock.patch.object(Publication, "decode", watched(Publication.decode)),
+        ):
+            self.mesh.listeners.clear()  # The others decode outside of it.
+            member = Member(self, "busy", in_thread)
+            self.addCleanup(member.service.stopService)
+            member.publish("first")
+            member.resolve(member.publish("second").address)
+        self.assertEqual(set(seen), {True})
 
 
 class LyingHoldersTest(MembersCase):
