@@ -83,6 +83,8 @@ CONSTANTS = (
     ("ucxl, reading", "services.ucxl.opening", "MAX_CLOSED", 10_000),
     ("ucxl, chains", "services.ucxl.reading", "MAX_STEPS", 10_000),
     ("ucxl, cache", "services.ucxl.service", "CLEAN_S", 300.0),
+    ("amendments 32", "services.ucxl.rotation", "REST_S", 3600.0),
+    ("amendments 32", "services.ucxl.rotation", "MAX_LEFT", 10_000),
     ("tasks, lease", "tasks.leases", "LEASE_S", 30.0),
     ("tasks, lease", "tasks.leases", "RENEWALS_A_LEASE", 3),
     ("tasks, lease", "tasks.leases", "MAX_LEASE_S", 3600.0),

@@ -60,8 +60,8 @@ class FakeRoles:
     def role(self) -> str:
         return ROLE
 
-    def roles_of(self, peer: PeerId) -> frozenset[str]:
-        return frozenset({ROLE}) if peer in self._mesh.members else frozenset()
+    def roles_of(self, peer: PeerId | str) -> frozenset[str]:
+        return frozenset({ROLE}) if str(peer) in map(str, self._mesh.members) else frozenset()
 
     def recipients(self, role: str) -> tuple[str, ...]:
         return (age.recipient_of(ROLE_KEYS[self.epoch]),)

@@ -20,6 +20,7 @@ from chorus.services.ucxl.cache import CACHE_S, OVERHEAD, CachedDecision, Decisi
 from chorus.services.ucxl.opening import MAX_READERS
 from chorus.services.ucxl.publishing import MAX_AT_ONCE
 from chorus.services.ucxl.reading import MAX_LEARNED
+from chorus.services.ucxl.rotation import REST_S, RETRY
 from chorus.services.ucxl.service import NoRole
 from chorus.store.errors import StoreBusy
 from chorus.store.inline import InlineDatabase
@@ -105,9 +106,10 @@ class MembersCase(PureTestCase):
     def wall(self) -> float:
         return 1_800_000_000.0 + self.clock_.seconds()
 
-    def version(self, content: str) -> Version:
-        """Of the author, as some holder has it."""
-        return Version.decode(next(iter(self.mesh.holders(version_key(str(self.author.peer), content)).values())))
+    def version(self, content: str, author: Member | None = None) -> Version:
+        """As some holder has it."""
+        key = version_key(str((author or self.author).peer), content)
+        return Version.decode(next(iter(self.mesh.holders(key).values())))
 
     def settle(self, seconds: float = 1.0) -> None:
         for _ in range(int(seconds / 0.02)):
@@ -426,15 +428,38 @@ class RotationTest(MembersCase):
         )
         self.mesh.join(self.author.peer)
 
-    def test_what_failed_is_done_after_the_next_start(self) -> None:
+    def test_what_failed_is_tried_again(self) -> None:
         placed = self.author.publish("version")
         self.mesh.refuse["put"] = DhtUnavailable("the network is cut")
         self.rotate()
         self.assertEqual(self.version(placed.content).epoch, 1)
+        self.clock_.advance(RETRY.ceiling(1))
+        self.assertEqual(self.author.service._parts.reencryption.renewed, 0)
         del self.mesh.refuse["put"]
-        self.author.service._parts.reencryption.start()
-        self.settle()
+        self.clock_.advance(RETRY.ceiling(1))
+        self.assertEqual(self.version(placed.content).epoch, 1, "the second wait is longer")
+        self.clock_.advance(RETRY.ceiling(2))
         self.assertEqual(self.version(placed.content).epoch, 2)
+
+    def test_the_founder_does_what_authors_leave_undone(self) -> None:
+        mine, dead = self.author.publish("I am here"), self.stranger.publish("my last words")
+        self.mesh.founder = self.reader.peer
+        self.mesh.leave(self.stranger.peer)
+        self.mesh.epoch = 2
+        for member in (self.reader, self.author):
+            self.successResultOf(member.roles()._watchers[0]())
+        self.settle()
+        self.clock_.advance(REST_S - 2)
+        self.assertEqual(self.version(dead.content, self.stranger).epoch, 1)
+        self.clock_.advance(2)
+        version = self.version(dead.content, self.stranger)
+        self.assertEqual((version.epoch, version.signer), (2, str(self.reader.peer)))
+        self.assertEqual(self.version(mine.content).signer, str(self.author.peer), "done already")
+        self.mesh.join(self.stranger.peer)
+        self.stranger.roles().reads = True
+        self.successResultOf(self.stranger.roles()._watchers[0]())
+        self.settle()
+        self.assertEqual(self.stranger.service._parts.reencryption.renewed, 0)
 
 
 class AnnouncementsTest(MembersCase):
