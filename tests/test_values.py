@@ -301,6 +301,8 @@ VALUES: dict[str, dict[str, float]] = {
         "MAX_REQUESTS_A_STREAM": 4096,
         "REQUESTS_A_SECOND": 1000.0,
         "REQUESTS_AT_ONCE": 2000,
+        "PUT_COST": 5,
+        "ANNOUNCE_COST": 2,
         "MAX_FAILURES": 3,
         "MAX_REFRESH_BITS": 12,
         "MAX_TABLE": 4096,

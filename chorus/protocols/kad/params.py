@@ -57,6 +57,11 @@ REQUESTS_A_SECOND: Final = 1000.0
 tenth of a processor; in a mesh of 16 a reader that makes 1,000 gets a second asks each server 200 times."""
 REQUESTS_AT_ONCE: Final = 2000
 """Requests of one peer that may come in one burst."""
+PUT_COST: Final = 5
+"""Requests that a PUT_VALUE counts as: 0.3 ms and a synced row, besides the signatures that its namespace checks. So
+one peer puts 200 a second."""
+ANNOUNCE_COST: Final = 2
+"""Requests that an ADD_PROVIDER counts as: 0.15 ms and a synced row."""
 
 MAX_GROUP_IN_TABLE: Final = 3
 """Peers of one public network (/16 of IPv4, /32 of IPv6) in the table (go's number)."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import attrs
 
@@ -12,8 +13,14 @@ from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols.kad.keys import point_of
 from chorus.protocols.kad.messages import BadKadMessage, Contact, KadMessage, KadRecord, RequestKind, believed
 from chorus.protocols.kad.namespaces import BadRecordKey, Namespace, Namespaces
-from chorus.protocols.kad.params import MAX_CONTACTS
+from chorus.protocols.kad.params import ANNOUNCE_COST, MAX_CONTACTS, PUT_COST
 from chorus.protocols.kad.table import RoutingTable
+
+COSTS: Final[Mapping[RequestKind, int]] = {
+    RequestKind.PUT_VALUE: PUT_COST,
+    RequestKind.ADD_PROVIDER: ANNOUNCE_COST,
+}
+"""Requests that one of a kind counts as in the rate of its peer; others count as one."""
 
 
 @attrs.frozen

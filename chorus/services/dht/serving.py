@@ -21,7 +21,7 @@ from chorus.protocols.kad.params import (
     REQUESTS_AT_ONCE,
     STREAM_IDLE_S,
 )
-from chorus.protocols.kad.serving import KadServer, provider_of
+from chorus.protocols.kad.serving import COSTS, KadServer, provider_of
 from chorus.protocols.stream import ProtocolOptions
 from chorus.timer import Periodic
 
@@ -90,10 +90,10 @@ class KadServing:
                 stream.end(None)
         self._rates = {peer: whole for peer, whole in self._rates.items() if whole > now}
 
-    def delay(self, peer: PeerId) -> float:
+    def delay(self, peer: PeerId, cost: int = 1) -> float:
         """Count a request; seconds that it has to wait."""
         now = self._clock.seconds()
-        whole = max(now, self._rates.get(peer, now)) + 1 / REQUESTS_A_SECOND
+        whole = max(now, self._rates.get(peer, now)) + cost / REQUESTS_A_SECOND
         self._rates[peer] = whole
         return max(0.0, whole - now - REQUESTS_AT_ONCE / REQUESTS_A_SECOND)
 
@@ -105,6 +105,8 @@ class KadServing:
         server = self._server()
         server.check(request)
         sender, kind = connection.peer_id, request.kind
+        # What it costs besides, the next one waits for.
+        self.delay(sender, COSTS.get(kind, 1) - 1)
         if kind is RequestKind.FIND_NODE:
             return self._encoded(server.reply(request, sender, target=self._target(request.key)))
         if kind is RequestKind.PING:

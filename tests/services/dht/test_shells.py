@@ -10,7 +10,14 @@ from chorus.errors import ChorusError
 from chorus.multiformats.varint import VarintError
 from chorus.protocols.delimited import DelimitedDecoder, delimit
 from chorus.protocols.kad.messages import Contact, KadMessage, KadRecord, RequestKind, decode, encode
-from chorus.protocols.kad.params import MAX_MESSAGE, MAX_REQUESTS_A_STREAM, REQUESTS_A_SECOND, REQUESTS_AT_ONCE
+from chorus.protocols.kad.params import (
+    ANNOUNCE_COST,
+    MAX_MESSAGE,
+    MAX_REQUESTS_A_STREAM,
+    PUT_COST,
+    REQUESTS_A_SECOND,
+    REQUESTS_AT_ONCE,
+)
 from chorus.protocols.streamio import StreamTimeout
 from chorus.services.dht.ports import RecordNotFound
 from chorus.services.dht.service import DhtService
@@ -97,6 +104,29 @@ class ServingTests(DhtTestCase):
         self.assertLess(len(collected.replies), REQUESTS_AT_ONCE + 20)
         self.run_for(500 / REQUESTS_A_SECOND + 0.1)
         self.assertEqual(len(collected.replies), REQUESTS_AT_ONCE + 500)
+
+    def test_puts_and_announcements_count_as_several_requests(self) -> None:
+        put = KadMessage(RequestKind.PUT_VALUE, KEY, KadRecord(KEY, b"value"))
+        most = REQUESTS_AT_ONCE // PUT_COST
+        stream, collected = self.open()
+        for _ in range(most // 20 + 5):
+            stream.write(delimit(encode(put)) * 20)
+            self.run_for(0.0001)
+        self.assertIn(len(collected.replies), range(most, most + 4))
+        self.run_for(100 * PUT_COST / REQUESTS_A_SECOND + 0.1)
+        self.assertEqual(len(collected.replies), most + 100)
+        self.run_for(REQUESTS_AT_ONCE / REQUESTS_A_SECOND)
+        announcement = KadMessage(RequestKind.ADD_PROVIDER, b"\x12\x20" + bytes(32))
+        get = delimit(encode(KadMessage(RequestKind.GET_VALUE, KEY)))
+        stream, collected = self.open()
+        for _ in range(REQUESTS_AT_ONCE // ANNOUNCE_COST // 20):
+            stream.write(delimit(encode(announcement)) * 20)
+            self.run_for(0.0001)
+        stream.write(get * 100)
+        self.run_for(0.0001)
+        self.assertLess(len(collected.replies), 10)
+        self.run_for(0.2)
+        self.assertEqual(len(collected.replies), 100)
 
     def test_a_record_under_another_key_is_refused(self) -> None:
         collected = self.ask(KadMessage(RequestKind.PUT_VALUE, KEY, KadRecord(b"/test/b", b"value")))
