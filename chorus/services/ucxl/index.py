@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING
 
 from chorus.store import decision_texts, decisions
@@ -54,8 +55,16 @@ class DecisionIndex:
         """One whose text this node may not read."""
         await self._store.write(lambda connection: decisions.notice(connection, address, seq, content, now))
 
-    async def record(self, decision: Decision) -> None:
-        await self._store.write(lambda connection: decisions.record(connection, decision, self._random))
+    async def record(self, decision: Decision, may_read: Callable[[str], bool]) -> None:
+        """With its text, if its role may still be read when it is written: `hide` comes before or after that."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            if may_read(decision.role):
+                decisions.record(connection, decision, self._random)
+            else:
+                decisions.notice(connection, decision.place, decision.seq, decision.content_hash, decision.created)
+
+        await self._store.write(work)
 
     async def search(self, query: DecisionQuery, limit: int, after: str | None) -> DecisionPage:
         return await self._store.read(lambda connection: decisions.search(connection, query, limit, after))
@@ -82,6 +91,7 @@ class DecisionIndex:
     async def hidden(self, may_read: Callable[[str], bool], most: int) -> list[Address]:
         """Addresses of which no text is here although it may be read, at most so many, the newest first."""
         found: dict[str, Address] = {}
+        may_read = cache(may_read)
         after: str | None = None
         while True:
             page = await self.search(DecisionQuery(), PAGE, after)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
+from chorus.errors import ChorusError
+from chorus.security import age
 from chorus.ucxl.namespaces import ucxl_namespaces
 
 if TYPE_CHECKING:
@@ -70,3 +72,11 @@ class MemoryPorts:
     @property
     def namespaces(self) -> Mapping[str, DecisionNamespace]:
         return ucxl_namespaces(self.keyring)
+
+    def may_read(self, role: str) -> bool:
+        """True if one of this node's roles may read what is written under `role` now. On any thread."""
+        try:
+            recipients = set(self.keyring.recipients(role))
+        except ChorusError:
+            return False
+        return any(age.recipient_of(identity) in recipients for identity in self.keyring.identities())

@@ -69,6 +69,9 @@ class RecordOpener:
             raise RecordError(f"the ciphertext of {version.content} is damaged: {error}") from None
         if (decision.content_hash, decision.peer_id) != (version.content, version.author):
             raise RecordError(f"the record of {version.content} is another one")
+        if not self._ports.may_read(decision.role):
+            # The role was lost meanwhile.
+            return ReadVersion(version, None)
         self._cache.put(CachedDecision(version, decision, size), self._ports.clock.seconds())
         return ReadVersion(version, decision)
 

@@ -142,7 +142,7 @@ class DecisionReader:
             if decision.address != str(base):
                 raise UnknownDecision(f"{content} is no version of {base}")
             if read.version.size > MAX_LEARNED:
-                await self._index.record(decision)
+                await self._index.record(decision, self._ports.may_read)
             seq, seen = decision.seq, decision.created
         elif (known := await self._index.version(base, content)) is not None:
             seq, seen = known.seq, known.time
@@ -244,7 +244,7 @@ class DecisionReader:
             if read.version.content == newest.content:
                 await self._index.notice(base, newest.seq, newest.content, self._now())
         elif read.decision.address == str(base):
-            await self._index.record(read.decision)
+            await self._index.record(read.decision, self._ports.may_read)
         else:
             raise RecordError(f"{read.version.content} is no version of {base}")
 

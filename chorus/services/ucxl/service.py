@@ -11,7 +11,6 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError, UserError
-from chorus.security import age
 from chorus.services.blobs.ports import SealedBlob
 from chorus.services.ucxl.announced import MAX_WAITING, AnnouncedDecisions
 from chorus.services.ucxl.drafts import DecisionDenied
@@ -106,7 +105,7 @@ class UcxlService(Service):
     async def _forget_unreadable(self) -> None:
         while True:
             try:
-                await self._parts.index.hide(self.may_read)
+                await self._parts.index.hide(self._ports.may_read)
                 break
             except StoreBusy:
                 # A reader of the store has the older pages for a moment.
@@ -116,20 +115,11 @@ class UcxlService(Service):
 
     async def _read_again(self) -> None:
         """A role that is new here opens decisions that were announced before."""
-        for address in await self._parts.index.hidden(self.may_read, MAX_WAITING):
+        for address in await self._parts.index.hidden(self._ports.may_read, MAX_WAITING):
             self._announced.heard(str(address))
 
     def _not_read(self, failure: Failure) -> None:
         self._log.failure("decisions of a new role are not indexed yet", failure=failure)
-
-    def may_read(self, role: str) -> bool:
-        """True if one of this node's roles may read what is written under `role` now."""
-        keyring = self._ports.keyring
-        try:
-            recipients = set(keyring.recipients(role))
-        except ChorusError:
-            return False
-        return any(age.recipient_of(identity) in recipients for identity in keyring.identities())
 
     # DecisionPort
 

@@ -22,6 +22,7 @@ from chorus.services.ucxl.publishing import MAX_AT_ONCE
 from chorus.services.ucxl.reading import MAX_LEARNED
 from chorus.services.ucxl.rotation import REST_S, RETRY
 from chorus.services.ucxl.service import NoRole
+from chorus.store import decision_texts
 from chorus.store.errors import StoreBusy
 from chorus.store.inline import InlineDatabase
 from chorus.ucxl.address import Address
@@ -355,6 +356,36 @@ class RolesTest(MembersCase):
         self.assertEqual(self.successResultOf(changed()), None)
         self.assertEqual(self.reader.found("vault"), [])
         self.assertIsNone(self.reader.resolve(placed.address).record)
+
+    def test_losing_a_role_while_a_record_is_being_read(self) -> None:
+        waiting: list[tuple[Deferred[Any], Any]] = []
+
+        def slow(work: Any, *args: Any) -> Deferred[Any]:
+            waiting.append((Deferred(), work(*args)))
+            return waiting[-1][0]
+
+        busy = Member(self, "busy", slow)
+        self.addCleanup(busy.service.stopService)
+        self.author.publish("the secret of the vault")
+        self.assertEqual(len(waiting), 1)
+        busy.roles().reads = False
+        [changed] = busy.roles()._watchers
+        self.successResultOf(changed())
+        for done, result in waiting:
+            done.callback(result)
+        self.settle()
+        self.assertEqual((busy.found(), busy.found("vault"), busy.service.cache.used), ([None], [], 0))
+        self.assertEqual(busy.ask(busy.store.read(decision_texts.keys)), {})
+
+    def test_losing_a_role_before_a_text_is_written(self) -> None:
+        placed = self.author.publish("the secret of the vault")
+        record = self.author.resolve(placed.address).record
+        index = self.stranger.service._parts.index
+        self.stranger.ask(Deferred.fromCoroutine(index.record(record, self.stranger.ports.may_read)))
+        self.assertEqual(self.stranger.ask(self.stranger.store.read(decision_texts.keys)), {})
+        self.stranger.roles().reads = True
+        self.stranger.ask(Deferred.fromCoroutine(index.record(record, self.stranger.ports.may_read)))
+        self.assertEqual(self.stranger.found("vault"), ["the secret of the vault"])
 
     def test_a_new_role_opens_what_was_announced_before(self) -> None:
         placed = self.author.publish("the secret of the vault")
