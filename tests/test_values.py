@@ -161,7 +161,7 @@ VALUES: dict[str, dict[str, float]] = {
     },
     "services.blobs.keeping": {
         "MAX_KEEPS": 4,
-        "MAX_KEEPS_PER_PEER": 2,
+        "MAX_KEEPS_PER_PEER": 1,
         "MAX_PINS_PER_PEER": 100_000,
         "KEPT_SHARE": 0.5,
     },
@@ -178,6 +178,7 @@ VALUES: dict[str, dict[str, float]] = {
     "services.blobs.pushing": {
         "ASK_S": 5.0,
         "MAX_PUSHES": 8,
+        "WAIT_S": 30.0,
         "ANSWER_S": 10.0,
     },
     "services.blobs.replicas": {

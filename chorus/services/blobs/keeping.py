@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 MAX_KEEPS = 4
 """Pushed blobs on their way here at once: half of all fetches, so that tasks get theirs."""
-MAX_KEEPS_PER_PEER = 2
+MAX_KEEPS_PER_PEER = 1
+"""So that it takes four slow members, not two, to hold all places; an honest one pushes one blob after the other."""
 KEPT_SHARE = 0.5
 """Of the quota of all blobs, for what members push: the rest is for this node's own tasks, however many push."""
 MAX_PINS_PER_PEER = 100_000
@@ -61,21 +62,25 @@ class Keeping:
         self._limits = limits
         self._counters = counters
         self._wall = wall
-        self._running: Counter[PeerId] = Counter()
+        self._running: Counter[tuple[PeerId, str]] = Counter()
+        """Requests by peer and blob; those for the same one share its transfer and its place."""
 
     async def keep(self, peer: PeerId, request: KeepRequest) -> Status:
         """`ok` once the blob is durable and pinned here. Raises what is wrong with the disk or the store."""
         if request.size > self._limits.max_blob:
             return "full"
-        if self._running.total() >= MAX_KEEPS or self._running[peer] >= MAX_KEEPS_PER_PEER:
-            return "busy"
-        self._running[peer] += 1
+        place = (peer, request.sha256)
+        if place not in self._running:
+            theirs = sum(each == peer for each, _ in self._running)
+            if len(self._running) >= MAX_KEEPS or theirs >= MAX_KEEPS_PER_PEER:
+                return "busy"
+        self._running[place] += 1
         try:
             return await self._keep(peer, request)
         finally:
-            self._running[peer] -= 1
-            if not self._running[peer]:
-                del self._running[peer]
+            self._running[place] -= 1
+            if not self._running[place]:
+                del self._running[place]
 
     async def _keep(self, peer: PeerId, request: KeepRequest) -> Status:
         if (

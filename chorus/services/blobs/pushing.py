@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from twisted.internet.defer import DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.logger import Logger
 
 from chorus.errors import ChorusError
@@ -20,6 +21,7 @@ from chorus.protocols.blobs import (
     have_length,
 )
 from chorus.protocols.streamio import StreamIO
+from chorus.services.blobs.sharing import BlobLock
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
 
 ASK_S = 5.0
 MAX_PUSHES = 8
-"""Blobs on their way to others at once, over all peers; each of them takes two at once from one node."""
+"""Blobs on their way to others at once, over all peers; each of them takes one at once from one node."""
+WAIT_S = 30.0
+"""For the blobs that go to the same peer before: 7 MiB at the slowest. Then another peer is asked."""
 ANSWER_S = 10.0
 """More than the asked node gives itself, so that its answer arrives."""
 
@@ -43,12 +47,25 @@ class Pushing:
         self._host = host
         self._clock = clock
         self._slots = DeferredSemaphore(MAX_PUSHES)
+        self._turns: dict[str, BlobLock] = {}
+        """By peer."""
         self.pushed = 0
         self.refusals: Counter[str] = Counter()
 
     async def push(self, peer: PeerId, sha256: str, size: int) -> bool:
         """True once it is durable and pinned there."""
-        request = KeepRequest(sha256, size)
+        turn = self._turns.setdefault(str(peer), BlobLock(str(peer), self._turns))
+        try:
+            await Deferred.fromCoroutine(turn.__aenter__()).addTimeout(WAIT_S, self._clock)
+        except DeferredTimeout:
+            self.refusals["busy"] += 1
+            return False
+        try:
+            return await self._push(peer, KeepRequest(sha256, size))
+        finally:
+            await turn.__aexit__()
+
+    async def _push(self, peer: PeerId, request: KeepRequest) -> bool:
         await self._slots.acquire()
         try:
             io = await self._open(peer, request.limit_s + ANSWER_S)

@@ -15,6 +15,7 @@ from chorus.services.blobs.fetch import BlobTooLarge, UnknownBlob
 from chorus.services.blobs.looks import closest, provider_key
 from chorus.services.blobs.pins import PUSHED
 from chorus.services.blobs.ports import SealedBlob
+from chorus.services.blobs.pushing import WAIT_S
 from chorus.services.blobs.readable import ReadableBlobs
 from chorus.services.blobs.sealing import SealBroken
 from chorus.services.blobs.serving import BlobLimits
@@ -256,24 +257,23 @@ class KeepTests(ReplicaCase):
         return self.ask(source.host, holder, KeepRequest(stored, len(data)).encode())
 
     def test_limit_keeps(self) -> None:
-        """Half of the fetches at most are pushes, and two of one peer."""
-        holder, *sources = self.mesh(5)
+        """Half of the fetches at most are pushes, and one of one peer."""
+        holder, *sources = self.mesh(6)
         self.after_chunks(1, lambda: self.stall(holder))
-        pairs = [(source, seed) for source in sources for seed in (1, 2, 3)]
+        pairs = [(source, seed) for source in sources for seed in (1, 2)]
         asked = [self.keep(source, holder, aged(8 * CHUNK, 10 * source.number + seed)) for source, seed in pairs]
         self.run_for(1)
         refused = [self.successResultOf(each).status for each in asked if each.called]
         self.assertEqual(refused, ["busy"] * (len(pairs) - keeping.MAX_KEEPS))
-        self.assertEqual([each.called for each in asked[:3]], [False, False, True], "two of one peer")
+        self.assertEqual([each.called for each in asked[:4]], [False, True, False, True], "one of one peer")
         for each in asked:
             each.addErrback(lambda _: None)
 
     def test_limit_bytes_of_a_peer(self) -> None:
         holder, source, other = self.mesh(3, lambda _: BlobLimits(max_kept_per_peer=3 * CHUNK))
         first, second = aged(2 * CHUNK, 1), aged(2 * CHUNK, 2)
-        asked = [self.keep(source, holder, data) for data in (first, second)]
-        answers = [self.successResultOf(self.until(each)).status for each in asked]
-        self.assertEqual(sorted(answers), ["full", "ok"], "two that race for the quota do not both get it")
+        answers = [self.successResultOf(self.until(self.keep(source, holder, data))).status for data in (first, second)]
+        self.assertEqual(answers, ["ok", "full"])
         self.assertEqual(self.successResultOf(self.until(self.keep(source, holder, first))).status, "ok", "had it")
         self.assertEqual(
             self.successResultOf(self.until(self.keep(other, holder, second))).status, "ok", "another peer"
@@ -339,6 +339,25 @@ class KeepTests(ReplicaCase):
         self.assertEqual(self.successResultOf(self.until(asked)).status, "unknown")
         self.assertNotIn("ab" * 32, holder.blobs.pins)
         self.assertFalse(holder.blobs.pins.is_sealed("ab" * 32))
+
+    def test_pushes_to_one_peer_take_turns(self) -> None:
+        holder, source = self.mesh(2)
+        stored = [self.sealed(source, noise(3 * CHUNK, seed)) for seed in range(5)]
+        asked = [source.replicas.replicate(each, "decision") for each in stored]
+        for each in asked:
+            self.assertTrue(self.successResultOf(self.until(each)).safe)
+        self.assertEqual((source.replicas.pushing.refusals, source.replicas.pushing._turns), ({}, {}))
+        self.assertEqual(holder.blobs.counters.kept, 5)
+
+    def test_a_peer_that_is_slow_keeps_no_other_push_waiting(self) -> None:
+        holder, source = self.mesh(2)
+        holder.host.served[PROTOCOL] = lambda stream: None
+        first, second = (source.replicas.replicate(self.sealed(source, b"record"), "decision") for _ in range(2))
+        self.run_for(WAIT_S + 1, 1)
+        self.assertFalse(self.successResultOf(second).safe)
+        self.assertEqual((first.called, source.replicas.pushing.refusals), (False, {"busy": 1}))
+        self.run_for(keeping_limit(), 1)
+        self.assertFalse(self.successResultOf(first).safe)
 
     def test_a_slow_push_gives_its_place_back(self) -> None:
         holder, source = self.mesh(2)
