@@ -71,6 +71,11 @@ def record(connection: sqlite3.Connection, content: bytes, holders: int, wanted:
     return _change(connection, "holders = ?, wanted = ? WHERE content = ?", holders, wanted, content)
 
 
+def renew(connection: sqlite3.Connection, content: bytes, bundle: bytes) -> bool:
+    """Encrypted anew: these bytes are published from now on."""
+    return _change(connection, "bundle = ? WHERE content = ? AND bundle <> x''", bundle, content)
+
+
 def settle(connection: sqlite3.Connection, content: bytes) -> None:
     """It is safe: the bytes go, and so does the row of which no task's document speaks."""
     _change(connection, "state = 'safe', bundle = x'' WHERE content = ?", content)

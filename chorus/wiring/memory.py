@@ -117,7 +117,7 @@ def build_decisions(
     cache = DecisionCache(settings.dht_cache_size * MIB)
     reader = DecisionReader(ports, index, cache)
     author = DecisionAuthor(ports, index)
-    publisher = Publisher(ports, author, reader.take_in)
+    publisher = Publisher(ports, author, reader)
     p2p.watch_peers(lambda _: publisher.peer_joined(), lambda _: None)
     return UcxlService(
         ports, MemoryParts(index, cache, reader, author, publisher, Reencryption(ports, index, reader, author))

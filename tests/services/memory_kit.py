@@ -299,6 +299,6 @@ def memory_service(ports: MemoryPorts, cache_bytes: int = 1 << 20) -> UcxlServic
     cache = DecisionCache(cache_bytes)
     reader = DecisionReader(ports, index, cache)
     author = DecisionAuthor(ports, index)
-    publisher = Publisher(ports, author, reader.take_in)
+    publisher = Publisher(ports, author, reader)
     reencryption = Reencryption(ports, index, reader, author)
     return UcxlService(ports, MemoryParts(index, cache, reader, author, publisher, reencryption))

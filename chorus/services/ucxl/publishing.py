@@ -6,8 +6,8 @@ where the executor has not done so (spec/amendments.md 27). A row is durable bef
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Coroutine
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 import attrs
 from twisted.application.service import Service
@@ -22,6 +22,7 @@ from chorus.services.dht.ports import Stored
 from chorus.services.execution.workplace import DraftedDecision
 from chorus.services.ucxl.bundle import Publication
 from chorus.services.ucxl.copies import signed_bytes
+from chorus.services.ucxl.renewal import PublicationRenewal
 from chorus.services.ucxl.sending import PublicationSender
 from chorus.services.ucxl.task_drafts import TaskDrafts
 from chorus.store import publications
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from chorus.services.scheduling.context import NamedDecision
     from chorus.services.ucxl.authoring import DecisionAuthor, WrittenDecision
     from chorus.services.ucxl.memory import MemoryPorts
+    from chorus.services.ucxl.reading import DecisionReader
 
 COPY_S = 5.0
 """Seconds that an executor has to publish before the scheduler looks for the holders."""
@@ -68,18 +70,17 @@ class _Pending:
 
 
 class Publisher(Service):
-    """Implements `Decisions` for the executor and `DecisionCopies` for the scheduler. `take_in` gets each publication
-    that begins, for the index."""
+    """Implements `Decisions` for the executor and `DecisionCopies` for the scheduler. The reader takes in each
+    publication that begins, for the index."""
 
     name = "decisions"
     _log = Logger()
 
-    def __init__(
-        self, ports: MemoryPorts, author: DecisionAuthor, take_in: Callable[[Publication], Coroutine[Any, Any, None]]
-    ) -> None:
+    def __init__(self, ports: MemoryPorts, author: DecisionAuthor, reader: DecisionReader) -> None:
         self._ports = ports
         self._drafts = TaskDrafts(ports, author)
-        self._sender = PublicationSender(ports, take_in)
+        self._sender = PublicationSender(ports, reader.take_in)
+        self._renewal = PublicationRenewal(ports, reader, author)
         self._pending: dict[bytes, _Pending] = {}
         self._safe: dict[str, tuple[int, int]] = {}
         """(holders, wanted) of tasks' decisions that are safe."""
@@ -272,7 +273,8 @@ class Publisher(Service):
         if row is None or not row.bundle or (row.holders and self._ports.dht.servers < 2):
             # The bytes are still on their way; or nobody is there to take a second copy.
             return False
-        publication = await self._ports.in_thread(Publication.decode, row.bundle)
+        epoch = self._ports.keyring.epoch
+        publication = await self._renewal.current(await self._ports.in_thread(Publication.decode, row.bundle))
         stored = None
         if row.state is PublicationState.COPY:
             stored = await self._sender.look(publication)
@@ -280,7 +282,8 @@ class Publisher(Service):
             stored = await self._sender.send(publication, announced=pending.holders > 1)
             if stored.safe:
                 self.durations.observe(self._ports.clock.seconds() - pending.begun)
-        return await self._note(pending, row, stored)
+        # Where the roles have changed meanwhile, the next try sends it for those.
+        return epoch == self._ports.keyring.epoch and await self._note(pending, row, stored)
 
     def _waits_for_author(self, pending: _Pending, publication: Publication) -> bool:
         """True while the executor is there and may be publishing."""

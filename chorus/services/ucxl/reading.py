@@ -222,8 +222,11 @@ class DecisionReader:
     async def take_in(self, publication: Publication) -> None:
         """Enter a publication of this node, or one that it keeps a copy of."""
         head = publication.head
-        read = await self._opener.opened(publication.version, publication.ciphertext)
-        await self._enter(head.place, NewestDecision(head.seq, head.content, head), read)
+        await self._enter(head.place, NewestDecision(head.seq, head.content, head), await self.opened(publication))
+
+    async def opened(self, publication: Publication) -> ReadVersion:
+        """As far as this node may read it. Raises `RecordError`."""
+        return await self._opener.opened(publication.version, publication.ciphertext)
 
     async def learn(self, address: Address) -> None:
         """Enter the newest version under an address that was announced, and what is missing before it: the text of one

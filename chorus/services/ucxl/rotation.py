@@ -14,11 +14,12 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
 from chorus.backoff import Backoff
-from chorus.errors import ChorusError
+from chorus.errors import ChorusError, LocalError
 from chorus.services.dht.ports import RecordNotFound
 from chorus.services.ucxl.memory import REASON
-from chorus.store import meta
+from chorus.store import meta, publications
 from chorus.store.dht import RecordOutdated
+from chorus.store.publications import PublicationState
 from chorus.timer import Timer
 from chorus.ucxl.address import Address
 from chorus.ucxl.query import DecisionQuery
@@ -42,6 +43,12 @@ REST_S = 3600.0
 """Seconds that authors have for their own, before the founder does what is left."""
 MAX_LEFT = 10_000
 """Failed ones that are remembered, 1 MB; with more the network is away, and all are looked at again."""
+
+
+class StillPublished(LocalError):
+    """Its publication is encrypted anew before it goes on: look again when that is done."""
+
+    code = "still_published"
 
 
 class Reencryption:
@@ -147,6 +154,9 @@ class Reencryption:
         return author == str(own) or (self._founds and not keyring.roles_of(author))
 
     async def _renew(self, content: str, author: str, epoch: int) -> None:
+        row = await self._ports.store.read(lambda connection: publications.get(connection, bytes.fromhex(content)))
+        if row is not None and row.state is PublicationState.DUE:
+            raise StillPublished(content)
         read = await self._reader.read(content, author)
         if read.decision is None or read.version.epoch >= epoch:
             return

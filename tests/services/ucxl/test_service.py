@@ -22,7 +22,7 @@ from chorus.services.ucxl.publishing import MAX_AT_ONCE
 from chorus.services.ucxl.reading import MAX_LEARNED
 from chorus.services.ucxl.rotation import REST_S, RETRY
 from chorus.services.ucxl.service import NoRole
-from chorus.store import decision_texts
+from chorus.store import decision_texts, publications
 from chorus.store.errors import StoreBusy
 from chorus.store.inline import InlineDatabase
 from chorus.ucxl.address import Address
@@ -458,6 +458,52 @@ class RotationTest(MembersCase):
             (version.epoch, version.signer, version.author), (2, *map(str, (self.reader.peer, self.author.peer)))
         )
         self.mesh.join(self.author.peer)
+
+    def test_what_was_signed_before_goes_out_for_the_roles_of_now(self) -> None:
+        address = Address.parse(f"ucxl://{self.author.peer}:developer@none:t")
+        author, publisher = self.author.service._parts.author, self.author.service.publisher
+        words = {"kind": "design", "summary": "late"}
+        written = self.author.ask(Deferred.fromCoroutine(author.write(address, words)))
+        content = written.decision.content_hash
+        self.rotate()
+        self.mesh.broken_after = 1
+        self.author.ask(Deferred.fromCoroutine(publisher.publish(written)))
+        self.settle(0.1)
+        row = self.author.ask(self.author.store.read(lambda c: publications.get(c, bytes.fromhex(content))))
+        renewed = Publication.decode(row.bundle)
+        self.assertEqual((renewed.version.epoch, renewed.content), (2, content), "durable before it leaves")
+        self.mesh.broken_after = None
+        self.settle(10)
+        self.assertEqual(publisher.waiting, 0)
+        self.assertEqual(self.version(content).encode(), renewed.signed_version)
+        texts = [value for held in self.mesh.records.values() for key, value in held.items() if b"-ct/" in key]
+        for text in texts:
+            self.assertRaises(age.NotForUs, age.decrypt, text, [ROLE_KEYS[1]])
+
+    def test_roles_that_change_while_it_is_sent(self) -> None:
+        publisher = self.author.service.publisher
+        send = publisher._sender.send
+
+        async def slow(*args: Any, **kwargs: Any) -> Any:
+            stored = await send(*args, **kwargs)
+            self.mesh.epoch = 2
+            return stored
+
+        with mock.patch.object(publisher._sender, "send", slow):
+            placed = self.author.publish("in between")
+            self.assertEqual((self.version(placed.content).epoch, publisher.waiting), (1, 1))
+            self.settle(10)
+        self.assertEqual((self.version(placed.content).epoch, publisher.waiting), (2, 0))
+
+    def test_what_could_not_be_sent_before_is_encrypted_anew_once(self) -> None:
+        self.mesh.refuse["put"] = DhtUnavailable("the network is cut")
+        placed = self.author.publish("in between")
+        self.rotate()
+        del self.mesh.refuse["put"]
+        self.settle(10)
+        self.assertEqual((self.version(placed.content).epoch, self.author.service.publisher.waiting), (2, 0))
+        ciphertexts = {key for held in self.mesh.records.values() for key in held if b"-ct/" in key}
+        self.assertEqual(len(ciphertexts), 1, "encrypted anew once")
 
     def test_what_failed_is_tried_again(self) -> None:
         placed = self.author.publish("version")
