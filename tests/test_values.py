@@ -164,6 +164,7 @@ VALUES: dict[str, dict[str, float]] = {
         "MAX_KEEPS_PER_PEER": 1,
         "MAX_PINS_PER_PEER": 100_000,
         "KEPT_SHARE": 0.5,
+        "DROPPED_S": 86_400.0,
     },
     "services.blobs.looks": {
         "LOOK_S": 3600.0,
@@ -186,6 +187,7 @@ VALUES: dict[str, dict[str, float]] = {
         "MAX_LOOKS": 8,
         "MAX_TRIED": 16,
         "SPARE": 3,
+        "SWEEP_S": 3600.0,
     },
     "services.blobs.sealing": {
         "MAX_CHILDREN": 2,

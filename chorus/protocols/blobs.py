@@ -227,8 +227,18 @@ class KeepRequest:
         return KEEP_S + self.size / KEEP_RATE
 
 
-Request = ManifestRequest | ChunksRequest | HaveRequest | KeepRequest
-_KINDS = ("manifest", "chunks", "have", "keep")
+@attrs.frozen
+class DropRequest:
+    """The sender no longer needs what it asked to keep."""
+
+    sha256: str
+
+    def encode(self) -> bytes:
+        return strictjson.canonical({"get": "drop", "sha256": self.sha256})
+
+
+Request = ManifestRequest | ChunksRequest | HaveRequest | KeepRequest | DropRequest
+_KINDS = ("manifest", "chunks", "have", "keep", "drop")
 
 
 def decode_request(data: bytes) -> Request:
@@ -244,6 +254,8 @@ def decode_request(data: bytes) -> Request:
         return ManifestRequest(sha256)
     if fields.get("get") == "have" and len(fields) == 2:
         return HaveRequest(sha256)
+    if fields.get("get") == "drop" and len(fields) == 2:
+        return DropRequest(sha256)
     if fields.get("get") == "keep":
         size = fields.get("size")
         if len(fields) != 3 or type(size) is not int or not 0 <= size <= MAX_CHUNKS * CHUNK:

@@ -30,8 +30,8 @@ class PinQuota:
 
 
 def every(connection: sqlite3.Connection, now: float) -> list[Pin]:
-    """Those that have not ended; ended ones are removed."""
-    connection.execute("DELETE FROM pins WHERE until <= ?", (now,))
+    """All, without this node's own that have ended, which are removed: a member's goes with its blob."""
+    connection.execute("DELETE FROM pins WHERE until <= ? AND by_peer = ''", (now,))
     rows = connection.execute("SELECT sha256, reason, by_peer, size, until FROM pins")
     return [Pin(row[0].hex(), *row[1:]) for row in rows]
 
@@ -52,6 +52,13 @@ def put(connection: sqlite3.Connection, pin: Pin, now: float, quota: PinQuota | 
         (sha256, pin.reason, pin.by, pin.size, pin.until),
     )
     return True
+
+
+def end(connection: sqlite3.Connection, sha256: str, reason: str, by: str, until: float) -> None:
+    connection.execute(
+        "UPDATE pins SET until = ? WHERE sha256 = ? AND reason = ? AND by_peer = ?",
+        (until, bytes.fromhex(sha256), reason, by),
+    )
 
 
 def drop(connection: sqlite3.Connection, sha256: str, reason: str, by: str | None = None) -> None:

@@ -19,6 +19,7 @@ from chorus.protocols.blobs import (
     BlobProtocolError,
     ChunksRequest,
     Download,
+    DropRequest,
     Have,
     HaveRequest,
     KeepRequest,
@@ -123,7 +124,7 @@ class MessageTests(PureTestCase):
         for request in (ManifestRequest(ID), ChunksRequest(ID, 0, 1), ChunksRequest(ID, MAX_CHUNKS - 64, 64)):
             self.assertEqual(decode_request(request.encode()), request)
             self.assertLess(len(request.encode()), blobs.MAX_REQUEST)
-        for other in (HaveRequest(ID), KeepRequest(ID, 0), KeepRequest(ID, MAX_CHUNKS * CHUNK)):
+        for other in (HaveRequest(ID), DropRequest(ID), KeepRequest(ID, 0), KeepRequest(ID, MAX_CHUNKS * CHUNK)):
             self.assertEqual(decode_request(other.encode()), other)
         for answer in (Answer("full"), Answer("ok", 2**40), Answer("unknown"), Answer("busy"), Answer("bad")):
             self.assertEqual(Answer.decode(answer.encode()), answer)

@@ -10,6 +10,7 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 
+from chorus.protocols.blobs import DropRequest
 from chorus.services.blobs.fetch import BlobTooLarge, BlobUnavailable, UnknownBlob
 from chorus.services.blobs.files import BlobStoreFull
 from chorus.services.blobs.pins import PUSHED
@@ -30,6 +31,8 @@ MAX_KEEPS_PER_PEER = 1
 """So that it takes four slow members, not two, to hold all places; an honest one pushes one blob after the other."""
 KEPT_SHARE = 0.5
 """Of the quota of all blobs, for what members push: the rest is for this node's own tasks, however many push."""
+DROPPED_S = 86400.0
+"""From a peer's word that it needs a blob no longer to its removal: readers may have its id from an older record."""
 MAX_PINS_PER_PEER = 100_000
 """Of small blobs, whose bytes alone would be no bound of their rows."""
 
@@ -65,8 +68,13 @@ class Keeping:
         self._running: Counter[tuple[PeerId, str]] = Counter()
         """Requests by peer and blob; those for the same one share its transfer and its place."""
 
-    async def keep(self, peer: PeerId, request: KeepRequest) -> Status:
-        """`ok` once the blob is durable and pinned here. Raises what is wrong with the disk or the store."""
+    async def keep(self, peer: PeerId, request: KeepRequest | DropRequest) -> Status:
+        """`ok` once the blob is durable and pinned here, or the peer's pin has an end. Raises what is wrong with the
+        disk or the store."""
+        if isinstance(request, DropRequest):
+            if self._pins.lasting(request.sha256, PUSHED, str(peer)):
+                await self._pins.end(request.sha256, PUSHED, str(peer), self._wall() + DROPPED_S)
+            return "ok"
         if request.size > self._limits.max_blob:
             return "full"
         place = (peer, request.sha256)

@@ -68,7 +68,8 @@ class Pins:
         return sha256 in self._sealed and None in self._until.get(sha256, {}).values()
 
     def watch(self, changed: Callable[[str], None]) -> None:
-        """Call `changed` with the id after each durable pin without an end, and after the last pin was taken away."""
+        """Call `changed` with the id after each durable pin without an end, and after one got an end or the last was
+        taken away."""
         self._watchers.append(changed)
 
     async def put(self, pin: Pin, quota: PinQuota | None = None, *, sealed: bool = False) -> bool:
@@ -99,6 +100,23 @@ class Pins:
         if done and pin.until is None:
             self._tell(pin.sha256)
         return done
+
+    async def end(self, sha256: str, reason: str, by: str, until: float) -> None:
+        """Give a pin that is there an end."""
+        await self._store.write(lambda connection: table.end(connection, sha256, reason, by, until))
+        if (reason, by) in self._until.get(sha256, {}):
+            self._until[sha256][reason, by] = until
+            self._tell(sha256)
+
+    def ended(self) -> list[tuple[str, str]]:
+        """Blob and peer of each pushed pin that has ended."""
+        now = self._wall()
+        return [
+            (sha256, by)
+            for sha256, ends in self._until.items()
+            for (reason, by), end in ends.items()
+            if reason == PUSHED and end is not None and end <= now
+        ]
 
     async def drop(self, sha256: str, reason: str, by: str | None = None) -> None:
         """Whoever asked for it, or only the one `by` that peer."""

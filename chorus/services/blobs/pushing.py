@@ -14,6 +14,7 @@ from chorus.protocols.blobs import (
     MAX_ANSWER,
     PROTOCOL,
     Answer,
+    DropRequest,
     Have,
     HaveRequest,
     KeepRequest,
@@ -85,6 +86,18 @@ class Pushing:
             return False
         self.pushed += 1
         return True
+
+    async def drop(self, peer: PeerId, sha256: str) -> None:
+        """Tell it that this node needs the blob no longer; one that is not reached keeps it."""
+        try:
+            io = await self._open(peer, ASK_S)
+            try:
+                await io.write_delimited(DropRequest(sha256).encode())
+                await io.read_delimited(MAX_ANSWER)
+            finally:
+                io.reset()
+        except ChorusError as problem:
+            self._log.debug("{peer} was not told of a blob: {problem}", peer=str(peer), problem=str(problem))
 
     async def has(self, peer: PeerId, sha256: str, size: int) -> bool:
         """True if it says that it has all of a blob of `size` bytes."""

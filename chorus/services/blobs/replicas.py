@@ -24,6 +24,7 @@ from chorus.errors import ChorusError
 from chorus.protocols.blobs import PROTOCOL
 from chorus.services.blobs.fetch import MAX_HOLDERS, BlobUnavailable, UnknownBlob
 from chorus.services.blobs.looks import FIRST_S, Looks, closest, provider_key
+from chorus.services.blobs.pins import PUSHED
 from chorus.services.blobs.ports import SealedBlob
 from chorus.services.blobs.pushing import Pushing
 from chorus.services.blobs.sharing import BlobLock, detached
@@ -49,6 +50,8 @@ MAX_LOOKS = 8
 """Blobs looked at in one round: 4 a second, so that a node with 10,000 blobs is no storm after its start."""
 MAX_TRIED = 16
 """Members asked to keep one blob in one go."""
+SWEEP_S = 3600.0
+"""Between two removals of blobs that members gave up."""
 SPARE = 3
 """Members beyond the wanted ones that are asked whether they have it."""
 
@@ -81,6 +84,7 @@ class ReplicaService(Service):
         self.pushing = Pushing(context.host, context.clock)
         self.looks = Looks(self._own, context.rng)
         self._round = Periodic(context.clock, "looking at holders of blobs", self._look_at_due, lambda: TURN_S)
+        self._sweep = Periodic(context.clock, "removing blobs given up", self._remove_given_up, lambda: SWEEP_S)
         self._locks: dict[str, BlobLock] = {}
         self._announced: set[str] = set()
         self._brought: set[str] = set()
@@ -96,11 +100,13 @@ class ReplicaService(Service):
         for sha256 in self._pins.kept_up():
             self.looks.add(sha256, self._context.clock.seconds(), FIRST_S)
         self._round.start()
+        self._sweep.start()
         self.plaintexts.start()
 
     def stopService(self) -> Deferred[None]:
         super().stopService()  # type: ignore[no-untyped-call]
         self._round.stop()
+        self._sweep.stop()
         self._context.sealer.stop()
         for looking in list(self._looking.values()):
             looking.cancel()
@@ -174,10 +180,16 @@ class ReplicaService(Service):
 
     async def _unpin(self, sha256: str, reason: str) -> None:
         await self._pins.drop(sha256, reason)
+        await self._let_go(sha256)
+
+    async def _let_go(self, sha256: str) -> None:
+        """Remove a sealed blob that nothing pins, and tell those that may keep it for this node."""
         if self._pins.is_sealed(sha256) and sha256 not in self._pins:
             self._announced.discard(sha256)
             await self._quietly(self._context.dht.withdraw(provider_key(sha256)))
-            await self._blobs.remove_unused(sha256, math.inf, lambda: False)
+            await self._blobs.remove_unused(sha256, math.inf, lambda: sha256 in self._users)
+            for peer in closest(sha256, self._members())[:MAX_TRIED]:
+                Deferred.fromCoroutine(self.pushing.drop(peer, sha256))
 
     def fetch(self, stored: str, holders: Sequence[PeerId] = ()) -> Deferred[Path]:
         return Deferred.fromCoroutine(self._fetch(stored, holders))
@@ -304,6 +316,17 @@ class ReplicaService(Service):
             self._log.info("blob {sha256} could not be kept up: {problem}", sha256=sha256, problem=str(result.value))
         elif self.running:
             self._log.failure("internal error in keeping up a blob", result)
+
+    def _remove_given_up(self) -> None:
+        for sha256, by in self._pins.ended():
+            Deferred.fromCoroutine(self._give_up(sha256, by)).addErrback(self._not_given_up, sha256)
+
+    async def _give_up(self, sha256: str, by: str) -> None:
+        await self._pins.drop(sha256, PUSHED, by)
+        await self._let_go(sha256)
+
+    def _not_given_up(self, failure: Failure, sha256: str) -> None:
+        self._log.failure("the blob {sha256}, which its members need no longer, stays", failure, sha256=sha256)
 
     def _pin_changed(self, sha256: str) -> None:
         if self._pins.is_kept_up(sha256):

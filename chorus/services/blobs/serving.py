@@ -19,6 +19,7 @@ from chorus.protocols.blobs import (
     MAX_REQUEST,
     Answer,
     ChunksRequest,
+    DropRequest,
     Have,
     HaveRequest,
     KeepRequest,
@@ -73,7 +74,7 @@ class BlobCounters(FetchCounters):
 
 
 class BlobServing:
-    """`sizes` are those of the blobs that are here; `keep` takes in a blob that a peer pushes."""
+    """`sizes` are those of the blobs that are here; `keep` takes in a blob that a peer pushes, or gives up."""
 
     _log = Logger()
 
@@ -84,7 +85,7 @@ class BlobServing:
         store: Store,
         sizes: Mapping[str, int],
         limits: BlobLimits,
-        keep: Callable[[PeerId, KeepRequest], Awaitable[Status]],
+        keep: Callable[[PeerId, KeepRequest | DropRequest], Awaitable[Status]],
     ) -> None:
         self._context = context
         self._keep = keep
@@ -133,8 +134,8 @@ class BlobServing:
                 await io.write_delimited(Answer("bad").encode())
                 continue
             peer = io.stream.connection.peer_id
-            if isinstance(request, KeepRequest):
-                # It fetches from that very peer, so it must not take a place that the same peer may need for that.
+            if isinstance(request, KeepRequest | DropRequest):
+                # To keep is to fetch from that very peer, so it takes no place that the same peer may need for that.
                 await io.write_delimited(Answer(await self._keep(peer, request)).encode())
                 continue
             serving, limits = self._serving, self._limits

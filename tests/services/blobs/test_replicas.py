@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, succeed
 from chorus.protocols.blobs import CHUNK, PROTOCOL, Answer, HaveRequest, KeepRequest
 from chorus.protocols.streamio import StreamIO
 from chorus.security import age
-from chorus.services.blobs import keeping, looks, plaintexts
+from chorus.services.blobs import keeping, looks, plaintexts, replicas
 from chorus.services.blobs.fetch import BlobTooLarge, UnknownBlob
 from chorus.services.blobs.looks import closest, provider_key
 from chorus.services.blobs.pins import PUSHED
@@ -226,6 +226,56 @@ class AgainTests(ReplicaCase):
         self.successResultOf(nodes[0].replicas.unpin(stored, "other"))
         self.assertEqual(self.having(nodes, stored), [])
         self.assertEqual((len(nodes[0].replicas.looks), self.table.providers[provider_key(stored)]), (0, []))
+
+
+class GivenUpTests(ReplicaCase):
+    """A ciphertext that a rotation replaced."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.nodes = self.mesh(4)
+        self.stored = self.sealed(self.nodes[0], b"record")
+        self.replicate(self.nodes[0], self.stored)
+        self.run_for(looks.FIRST_S + 5, 1)
+
+    def give_up(self) -> None:
+        self.successResultOf(self.until(self.nodes[0].replicas.unpin(self.stored, "decision")))
+        self.run_for(1)
+
+    def test_holders_remove_it_a_day_after_its_author(self) -> None:
+        self.give_up()
+        self.assertEqual(len(self.having(self.nodes, self.stored)), 2, "readers may still have its id")
+        self.run_for(keeping.DROPPED_S - replicas.SWEEP_S, 300)
+        self.assertEqual(len(self.having(self.nodes, self.stored)), 2, "and nobody pushes it again")
+        self.run_for(2 * replicas.SWEEP_S, 300)
+        self.assertEqual(self.having(self.nodes, self.stored), [])
+        self.assertEqual(self.table.providers[provider_key(self.stored)], [])
+        self.assertEqual([node.blobs.pins.pushed_beside("") for node in self.nodes], [0] * 4)
+
+    def test_a_holder_that_restarts_meanwhile(self) -> None:
+        self.give_up()
+        holder, _ = self.having(self.nodes, self.stored)
+        holder.stop()
+        self.run_for(keeping.DROPPED_S, 300)
+        again = ReplicaNode(self, holder.number, None, holder.root)
+        self.run_for(replicas.SWEEP_S + 5, 300)
+        self.assertEqual(self.having([again], self.stored), [])
+
+    def test_nobody_gives_up_what_another_pushed(self) -> None:
+        holders = [node for node in self.having(self.nodes, self.stored) if node is not self.nodes[0]]
+        liar = next(node for node in self.nodes if node not in holders and node is not self.nodes[0])
+        for holder in holders:
+            self.until(Deferred.fromCoroutine(liar.replicas.pushing.drop(holder.peer, self.stored)))
+            self.assertTrue(holder.blobs.pins.lasting(self.stored, PUSHED, str(self.nodes[0].peer)))
+
+    def test_pushed_again_it_stays(self) -> None:
+        self.give_up()
+        holder, _ = self.having(self.nodes, self.stored)
+        text = (holder.root / "blobs" / self.stored[:2] / self.stored).read_bytes()
+        self.successResultOf(self.nodes[0].replicas.keep_sealed(text))
+        self.replicate(self.nodes[0], self.stored)
+        self.run_for(keeping.DROPPED_S + 2 * replicas.SWEEP_S, 300)
+        self.assertEqual(len(self.having(self.nodes, self.stored)), 3)
 
 
 def keeping_limit() -> float:
