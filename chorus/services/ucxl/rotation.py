@@ -124,7 +124,8 @@ class Reencryption:
         self._left = failed
 
     async def _due(self) -> AsyncIterator[tuple[str, str]]:
-        """(content hash, author) of those that failed before, else of all that this node may have to do."""
+        """(content hash, author) of those that failed before, else of all that may be to do. The index has no
+        text of others' large ones."""
         if 0 < len(self._left) < MAX_LEFT:
             for each in self._left.items():
                 yield each
@@ -135,7 +136,7 @@ class Reencryption:
             page = await self._index.search(query, PAGE, after)
             for found in page.decisions:
                 author = Address.parse(found.address).agent
-                if found.summary is not None and (self._rest or self._is_ours(author)):
+                if (found.summary is not None or self._founds) and (self._rest or self._is_ours(author)):
                     yield found.content, author
             after = page.next
             if after is None:

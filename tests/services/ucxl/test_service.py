@@ -519,7 +519,9 @@ class RotationTest(MembersCase):
         self.assertEqual(self.version(placed.content).epoch, 2)
 
     def test_the_founder_does_what_authors_leave_undone(self) -> None:
-        mine, dead = self.author.publish("I am here"), self.stranger.publish("my last words")
+        self.stranger.roles().reads = True
+        large = tuple(f"{number:0800}" for number in range(MAX_LEARNED // 800))
+        mine, dead = self.author.publish("I am here"), self.stranger.publish("last words", modified_files=large)
         self.mesh.founder = self.reader.peer
         self.mesh.leave(self.stranger.peer)
         self.mesh.epoch = 2
