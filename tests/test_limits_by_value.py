@@ -80,6 +80,7 @@ CONSTANTS = (
     ("ucxl, announcements", "services.ucxl.announced", "TRIES", 3),
     ("ucxl, announcements", "services.ucxl.reading", "MAX_LEARNED", 256 * KIB),
     ("ucxl, reading: a stanza a role", "services.ucxl.opening", "MAX_READERS", 33),
+    ("ucxl, reading", "services.ucxl.opening", "MAX_AT_ONCE", 2),
     ("ucxl, reading", "services.ucxl.opening", "MAX_CLOSED", 10_000),
     ("ucxl, chains", "services.ucxl.reading", "MAX_STEPS", 10_000),
     ("ucxl, cache", "services.ucxl.service", "CLEAN_S", 300.0),

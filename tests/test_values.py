@@ -45,7 +45,7 @@ VALUES: dict[str, dict[str, float]] = {
         "LIBP2P_KEY": 114,
     },
     "security.age.files": {
-        "MAX_TRIALS": 64,
+        "MAX_TRIALS": 200,
     },
     "security.age.header": {
         "MAX_HEADER": 65536,

@@ -19,9 +19,9 @@ _KINDS: Final[tuple[tuple[str, Callable[[str], Any]], ...]] = (
     ("age1", pyrage.x25519.Recipient.from_str),
 )
 """The longest prefix first. Of the tagged kinds pyrage has recipients alone: it encrypts to them and cannot decrypt."""
-MAX_TRIALS: Final = 64
-"""Stanzas times identities of one call of pyrage, which holds the interpreter's lock: at 0.1 ms each, some
-milliseconds."""
+MAX_TRIALS: Final = 200
+"""Stanzas times identities of one call of pyrage, which holds the interpreter's lock: 0.1 ms each. Reading a header
+again for each call takes a square of its stanzas (1 ms for 4, 25 ms for 33), so that fewer at once would cost more."""
 _NO_MATCH: Final = "No matching keys found"
 _WRONG: Final = "Decryption failed"
 

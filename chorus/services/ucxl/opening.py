@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import attrs
+from twisted.internet.defer import DeferredSemaphore
 
 from chorus.bounded import Bounded
 from chorus.security import age
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 MAX_READERS = MAX_ROLES + 1
 """Stanzas of a record: one a role that may read it, and one to spare. Each is tried with each identity of this node."""
+MAX_AT_ONCE = 2
+"""Records that are opened at a time: the threads are the store's too, and share one lock."""
 MAX_CLOSED = 10_000
 """Ciphertexts that are remembered to be for others."""
 
@@ -47,6 +50,7 @@ class RecordOpener:
     def __init__(self, ports: MemoryPorts, cache: DecisionCache) -> None:
         self._ports = ports
         self._cache = cache
+        self._turns = DeferredSemaphore(MAX_AT_ONCE)
         self._closed: Bounded[tuple[str, int], None] = Bounded(MAX_CLOSED)
 
     async def fetched(self, version: Version) -> ReadVersion:
@@ -60,8 +64,10 @@ class RecordOpener:
         mark = self._mark(version)
         if mark in self._closed:
             return ReadVersion(version, None)
+        identities = self._ports.keyring.identities()
         try:
-            decision, size = await self._ports.in_thread(_record, ciphertext, self._ports.keyring.identities())
+            async with self._turns:
+                decision, size = await self._ports.in_thread(_record, ciphertext, identities)
         except age.NotForUs:
             self._closed.put(mark, None)
             return ReadVersion(version, None)

@@ -251,6 +251,23 @@ class CostTest(MembersCase):
         problem = self.reader.fails(self.reader.service.resolve(Address.parse(placed.address)), RecordError)
         self.assertIn("stanzas", str(problem))
 
+    def test_a_few_are_opened_at_a_time(self) -> None:
+        waiting: list[tuple[Deferred[Any], Any]] = []
+
+        def slow(work: Any, *args: Any) -> Deferred[Any]:
+            waiting.append((Deferred(), work(*args)))
+            return waiting[-1][0]
+
+        busy = Member(self, "busy", slow)
+        self.addCleanup(busy.service.stopService)
+        for number in range(4):
+            self.author.publish("x", task=f"t{number}")
+        for opened in range(2, 5):
+            self.assertEqual(len(waiting), min(opened, 4))
+            done, result = waiting[opened - 2]
+            done.callback(result)
+        self.settle()
+
     def test_records_are_decoded_in_threads(self) -> None:
         inside = [False]
         seen: list[bool] = []
