@@ -25,6 +25,7 @@ from chorus.security.roles import (
     MAX_PAST,
     MAX_ROLES,
     BadRoles,
+    FormerRole,
     MemberEntry,
     RoleEntry,
     RolesFile,
@@ -103,7 +104,8 @@ class RolesFounder:
         for peer, recipient in shown.items():
             known = members.get(peer)
             roles = (BASE,) if known is None else known.roles
-            members[peer] = MemberEntry(peer, recipient, roles, b"")
+            former = () if known is None else known.former
+            members[peer] = MemberEntry(peer, recipient, roles, b"", former)
         if len(members) > MAX_MEMBERS:
             raise RolesRefused(f"more than {MAX_MEMBERS} members")
         changed = attrs.evolve(file, members=_ordered(members.values()))
@@ -126,7 +128,10 @@ class RolesFounder:
             raise RolesRefused(f"{peer} is no member that the founder has met: `chorus keys list` shows them")
         if roles == frozenset(member.roles):
             return file
-        members = {**file.by_peer, peer: attrs.evolve(member, roles=tuple(sorted(roles)))}
+        past = {each.role: each for each in member.former if each.role not in roles}
+        past.update((role, FormerRole(role, file.epoch)) for role in member.roles if role not in roles)
+        former = tuple(past[role] for role in sorted(past))
+        members = {**file.by_peer, peer: attrs.evolve(member, roles=tuple(sorted(roles)), former=former)}
         changed = attrs.evolve(file, members=_ordered(members.values()))
         return self._signed(changed, _newest(secrets), [peer])
 

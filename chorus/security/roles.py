@@ -83,6 +83,17 @@ class RoleEntry:
 
 
 @attrs.frozen
+class FormerRole:
+    """A role that was taken back. What was written under it stays valid; nothing of a later epoch is."""
+
+    role: str = field(ROLE, "The role.")
+    epoch: int = field(SERIAL, "The last epoch in which the member held it.")
+
+
+_FORMER: Final = ListOf(Object(FormerRole, closed=True), MAX_ROLES)
+
+
+@attrs.frozen
 class MemberEntry:
     """One member; it stays in the file without roles when it has lost them all."""
 
@@ -90,6 +101,7 @@ class MemberEntry:
     recipient: str = field(RECIPIENT, "age recipient of its `age.key`.")
     roles: tuple[str, ...] = field(_ROLES, "Granted roles.")
     sealed: bytes = field(Base64(MAX_SEALED), "Identities of its roles in this epoch, encrypted to `recipient`.")
+    former: tuple[FormerRole, ...] = field(_FORMER, "Roles that were taken back.", default=())
 
 
 class _ByName(Shape):
@@ -142,6 +154,13 @@ class RolesFile:
     def roles_of(self, peer: PeerId | str) -> frozenset[str]:
         entry = self.by_peer.get(str(peer))
         return frozenset() if entry is None else frozenset(entry.roles)
+
+    def wrote_under(self, peer: PeerId | str) -> Mapping[str, int]:
+        """Each role that the peer holds or held, with the last epoch in which it did."""
+        entry = self.by_peer.get(str(peer))
+        if entry is None:
+            return {}
+        return {each.role: each.epoch for each in entry.former} | dict.fromkeys(entry.roles, self.epoch)
 
     def recipients(self, role: str) -> tuple[str, ...]:
         """Of the role and of all that read it. Raises `UnknownRole`."""
@@ -204,6 +223,7 @@ def _check(file: RolesFile) -> None:
     if len(file.by_peer) != len(file.members):
         raise BadRoles("a member stands in it twice")
     named = {role for entry in file.roles.values() for role in entry.reads}
-    named.update(role for member in file.members for role in member.roles)
+    for member in file.members:
+        named.update(member.roles, (each.role for each in member.former))
     if not named <= file.roles.keys():
         raise BadRoles("it names a role that it does not have")

@@ -38,8 +38,8 @@ class Writers(Protocol):
     def founder(self) -> PeerId | None:
         """May sign in the place of an author."""
 
-    def roles_of(self, peer: PeerId) -> frozenset[str]:
-        """Roles that the peer may write under; empty for one that is not in the roles."""
+    def wrote_under(self, peer: PeerId) -> Mapping[str, int]:
+        """Roles that the peer holds or held, each with the last epoch in which it did; none for a stranger."""
 
 
 class CiphertextNamespace:
@@ -82,10 +82,11 @@ class VersionNamespace:
         if version.epoch > self._writers.epoch:
             raise RecordError(f"a version of epoch {version.epoch}, and the roles are of {self._writers.epoch}")
         signer = PeerId.parse(version.signer)
-        if version.signer != version.author and signer != self._writers.founder:
-            raise RecordError("a version must be signed by its author or the founder")
-        if not self._writers.roles_of(signer):
-            raise RecordError("a version's signer has no role")
+        if signer != self._writers.founder:
+            if version.signer != version.author:
+                raise RecordError("a version must be signed by its author or the founder")
+            if version.epoch > max(self._writers.wrote_under(signer).values(), default=-1):
+                raise RecordError(f"a version's author holds no role in epoch {version.epoch}")
         version.verify()
 
     def select(self, key: bytes, values: Sequence[bytes]) -> int:
@@ -120,8 +121,8 @@ class HeadNamespace:
         place = head.place
         if head_key(place) != key:
             raise RecordError("a head is of another address than its key")
-        if place.role not in self._writers.roles_of(PeerId.parse(head.author)):
-            raise RecordError(f"a head's author does not hold the role {place.role}")
+        if place.role not in self._writers.wrote_under(PeerId.parse(head.author)):
+            raise RecordError(f"a head's author never held the role {place.role}")
         head.verify()
 
     def select(self, key: bytes, values: Sequence[bytes]) -> int:

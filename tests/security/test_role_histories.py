@@ -63,7 +63,7 @@ class World:
 
 def opens(sealed: bytes, identities: Any) -> bool:
     try:
-        age.decrypt(sealed, identities)
+        age.decrypt(sealed, list(identities))
     except age.NotForUs:
         return False
     return True

@@ -199,6 +199,19 @@ class Sealing(PureTestCase):
         # The former identities are closed to the one before, too.
         self.assertRaises(age.NotForUs, age.decrypt, file.roles["developer"].past, before["developer"])
 
+    def test_what_was_written_under_a_role_outlives_it(self) -> None:
+        file = SIGNER.revoked(first(), secrets(first(), FOUNDER), str(TWO.peer_id), "developer")
+        file = SIGNER.rotated(file, secrets(file, FOUNDER))
+        self.assertEqual(file.roles_of(TWO.peer_id), frozenset())
+        self.assertEqual(file.wrote_under(TWO.peer_id), {"developer": 1})
+        self.assertEqual(file.wrote_under(ONE.peer_id), {"developer": 2})
+        self.assertEqual(file.wrote_under(Identity.from_seed(bytes(32)).peer_id), {})
+        self.assertEqual(read_roles(file.encode(), CLUSTER), file)
+        file = SIGNER.admitted(file, secrets(file, FOUNDER), {str(TWO.peer_id): recipient(TWO)})
+        self.assertEqual(file.wrote_under(TWO.peer_id), {"developer": 1})
+        again = SIGNER.granted(file, secrets(file, FOUNDER), str(TWO.peer_id), "developer")
+        self.assertEqual(again.by_peer[str(TWO.peer_id)].former, ())
+
     def test_a_late_member_reads_all_epochs(self) -> None:
         file = SIGNER.found(CLUSTER, GENESIS, recipient(FOUNDER), BUILT_IN)
         old = file.recipients("developer")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,6 +62,9 @@ class FakeRoles:
 
     def roles_of(self, peer: PeerId | str) -> frozenset[str]:
         return frozenset({ROLE}) if str(peer) in map(str, self._mesh.members) else frozenset()
+
+    def wrote_under(self, peer: PeerId | str) -> Mapping[str, int]:
+        return dict.fromkeys(self.roles_of(peer), self.epoch)
 
     def recipients(self, role: str) -> tuple[str, ...]:
         return (age.recipient_of(ROLE_KEYS[self.epoch]),)

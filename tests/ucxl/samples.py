@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -30,8 +31,10 @@ class Roles:
             FOUNDER.peer_id: frozenset({"admin"}),
         }
 
-    def roles_of(self, peer: PeerId) -> frozenset[str]:
-        return self.roles.get(peer, frozenset())
+        self.former: dict[PeerId, dict[str, int]] = {}
+
+    def wrote_under(self, peer: PeerId) -> Mapping[str, int]:
+        return self.former.get(peer, {}) | dict.fromkeys(self.roles.get(peer, ()), self.epoch)
 
 
 def draft(identity: Identity = ALICE, task: str = "t-1", **members: Any) -> Decision:

@@ -99,6 +99,8 @@ class HeadTests(PureTestCase):
         self.refused(head(record), head_key(record.place))
         self.roles.roles = {}
         self.refused(head(self.record))
+        self.roles.former[ALICE.peer_id] = {"developer": 1}
+        self.rules.validate(self.key, head(self.record), NOW)
 
     def test_a_rolled_back_number_loses(self) -> None:
         first, second, third = (head(each) for each in chain(3))
@@ -140,6 +142,13 @@ class VersionTests(PureTestCase):
         self.refused(version(self.record, BOB))
         self.roles.founder = None
         self.refused(version(self.record, FOUNDER))
+
+    def test_what_an_author_wrote_before_it_lost_its_role_stays(self) -> None:
+        self.roles.roles.pop(ALICE.peer_id)
+        self.roles.former[ALICE.peer_id] = {"developer": 2}
+        self.rules.validate(self.key, version(self.record, epoch=2), NOW)
+        self.refused(version(self.record, epoch=3))
+        self.rules.validate(self.key, version(self.record, FOUNDER, epoch=3), NOW)
 
     def test_an_epoch_above_the_roles(self) -> None:
         self.refused(version(self.record, epoch=4))

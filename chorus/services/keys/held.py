@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,9 @@ class HeldRoles:
 
     def roles_of(self, peer: PeerId | str) -> frozenset[str]:
         return frozenset() if self.file is None else self.file.roles_of(peer)
+
+    def wrote_under(self, peer: PeerId | str) -> Mapping[str, int]:
+        return {} if self.file is None else self.file.wrote_under(peer)
 
     def recipients(self, role: str) -> tuple[str, ...]:
         """Raises `UnknownRole`."""

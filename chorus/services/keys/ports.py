@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ class Keyring(Protocol):
 
     def roles_of(self, peer: PeerId | str) -> frozenset[str]:
         """Roles that a peer may write under; empty for one that is not in `roles.json`."""
+
+    def wrote_under(self, peer: PeerId | str) -> Mapping[str, int]:
+        """Roles that a peer holds or held, each with the last epoch in which it did: what it wrote then stays valid."""
 
     def recipients(self, role: str) -> tuple[str, ...]:
         """age recipients of a role and of all roles that may read it, in the newest epoch. Raises `UnknownRole`."""

@@ -144,6 +144,9 @@ class KeysService(Service):
     def roles_of(self, peer: PeerId | str) -> frozenset[str]:
         return self._held.roles_of(peer)
 
+    def wrote_under(self, peer: PeerId | str) -> Mapping[str, int]:
+        return self._held.wrote_under(peer)
+
     def recipients(self, role: str) -> tuple[str, ...]:
         return self._held.recipients(role)
 

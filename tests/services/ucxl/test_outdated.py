@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ class Writers:
     epoch = 2
     founder = None
 
-    def roles_of(self, peer: Any) -> frozenset[str]:
-        return frozenset({"developer"})
+    def wrote_under(self, peer: Any) -> Mapping[str, int]:
+        return {"developer": self.epoch}
 
 
 class OutdatedTest(PureTestCase):
