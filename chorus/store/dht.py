@@ -88,7 +88,7 @@ class RecordRules:
     replaces: Callable[[bytes, bytes], bool]
     variants: int = 1
     outdates: Callable[[bytes], bytes | None] = lambda held: None
-    """Key of the record that nobody needs once `held` is replaced."""
+    """Key of the record that a value names, which nobody needs once all that name it are replaced."""
 
 
 _RECORD = "key, value, author, sender, publisher, stored_at, expires_at, published_at"
@@ -113,10 +113,9 @@ def keep(connection: sqlite3.Connection, new: HeldRecord, rules: RecordRules, qu
         raise RecordOutdated("another record is held under this key, and this one does not replace it")
     for each in replaced:
         _delete(connection, each)
-        _outdate(connection, rules.outdates(each.value), new.stored_at + OUTDATED_S)
     _charge(connection, new, quotas)
     connection.execute(
-        f"INSERT INTO dht_records (digest, {_RECORD}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT INTO dht_records (digest, {_RECORD}, names) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             _digest(new.value),
             new.key,
@@ -127,15 +126,20 @@ def keep(connection: sqlite3.Connection, new: HeldRecord, rules: RecordRules, qu
             new.stored_at,
             new.expires_at,
             new.published_at,
+            rules.outdates(new.value),
         ),
     )
+    for each in replaced:
+        _outdate(connection, rules.outdates(each.value), new.stored_at + OUTDATED_S)
     return [*kept, new]
 
 
 def _outdate(connection: sqlite3.Connection, key: bytes | None, at: float) -> None:
+    """Unless another record that is held here names it, by whomever: nobody ends what is not theirs."""
     connection.execute(
-        "UPDATE dht_records SET expires_at = min(coalesce(expires_at, ?), ?), published_at = NULL WHERE key = ?",
-        (at, at, key),
+        "UPDATE dht_records SET expires_at = min(coalesce(expires_at, ?), ?), published_at = NULL WHERE key = ?"
+        " AND NOT EXISTS (SELECT 1 FROM dht_records WHERE names = ?)",
+        (at, at, key, key),
     )
 
 

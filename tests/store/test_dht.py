@@ -100,6 +100,18 @@ class RecordTests(TableCase):
         self.keep(b"7", key=b"/ct/1")
         self.assertEqual(table.records(self.db, b"/ct/1")[0].expires_at, 50.0 + 86400)
 
+    def test_what_another_record_names_stays(self) -> None:
+        """Whoever names the ciphertext of others in a record of their own, and replaces it, does not end it."""
+        self.keep(b"7", key=b"/ct/1", published_at=3.0)
+        rules = attrs.evolve(BIGGER, outdates=lambda held: b"/ct/1" if held == b"1" else None)
+        self.keep(b"1", rules, key=b"/n/owner")
+        self.keep(b"1", rules, key=b"/n/liar", sender="liar", publisher="liar")
+        self.keep(b"2", rules, key=b"/n/liar", sender="liar", publisher="liar")
+        (named,) = table.records(self.db, b"/ct/1")
+        self.assertEqual((named.expires_at, named.published_at), (None, 3.0))
+        self.keep(b"2", rules, key=b"/n/owner")
+        self.assertIsNotNone(table.records(self.db, b"/ct/1")[0].expires_at)
+
     def test_pages_never_split_a_key(self) -> None:
         for key in (b"/n/a", b"/n/b", b"/n/c"):
             self.keep(b"10", FORKS, key=key)

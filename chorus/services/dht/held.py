@@ -13,7 +13,7 @@ from chorus.protocols.kad.messages import Contact
 from chorus.protocols.kad.params import MAX_PROVIDERS, PROVIDER_ADDRESSES_S, PROVIDER_S
 from chorus.services.dht.ports import Provider
 from chorus.store import dht as table
-from chorus.store.dht import OWN, HeldProvider, HeldRecord, Quotas, RecordRules
+from chorus.store.dht import OUTDATED_S, OWN, HeldProvider, HeldRecord, Quotas, RecordRules
 
 if TYPE_CHECKING:
     from chorus.protocols.kad.namespaces import Namespaces
@@ -157,6 +157,10 @@ class HeldRecords:
         held = await self.get(key)
         if held:
             await self._put(key, value, held[0].sender, held[0].publisher, None)
+
+    def ends_soon(self, record: HeldRecord) -> bool:
+        """Its end is known, and it is not passed on: a holder that has deleted it would keep the copy for good."""
+        return record.expires_at is not None and record.expires_at - self._wall() <= OUTDATED_S
 
     def publisher(self, record: HeldRecord) -> PeerId | None:
         """Whom a copy names; None for own records. A sender that named this node, or whose copy of an own record

@@ -194,6 +194,8 @@ class DhtKeeper:
         page = await self._held.page(self._after, most)
         self._after = page[-1].key if len(page) >= most else b""
         for record in page:
+            if self._held.ends_soon(record):
+                continue
             now, point = self._clock.seconds(), point_of(record.key)
             copies = self._copies.get(record.key)
             if copies is None:

@@ -2,7 +2,7 @@
 
 -- DHT
 -- `sender` and `publisher` are '' for this node's own records; a copy that a holder passes on has another publisher than
--- its sender.
+-- its sender. `names` is the key of another record that this one needs.
 CREATE TABLE dht_records (
     key          BLOB NOT NULL CHECK (length(key) <= 80),
     digest       BLOB NOT NULL CHECK (length(digest) = 16),
@@ -13,9 +13,11 @@ CREATE TABLE dht_records (
     stored_at    REAL NOT NULL,
     expires_at   REAL,
     published_at REAL,
+    names        BLOB,
     PRIMARY KEY (key, digest)
 ) WITHOUT ROWID;
 CREATE INDEX dht_records_expiring ON dht_records (expires_at) WHERE expires_at IS NOT NULL;
+CREATE INDEX dht_records_naming ON dht_records (names) WHERE names IS NOT NULL;
 CREATE INDEX dht_records_own ON dht_records (published_at) WHERE published_at IS NOT NULL;
 
 CREATE TABLE dht_providers (

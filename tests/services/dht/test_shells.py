@@ -278,6 +278,13 @@ class UpkeepTests(DhtTestCase):
         for node in nodes:
             self.assertEqual((node.held.rows, node._keeper._copies), (0, {}))
 
+    def test_a_record_whose_end_is_known_is_not_passed_on(self) -> None:
+        nodes = self.nodes(2)
+        self.result(Deferred.fromCoroutine(nodes[0].held.put(KEY, b"value", peer(1))))
+        self.wall += 25 * 3600
+        self.run_for(2 * 3600)
+        self.assertEqual([node.held.rows for node in nodes], [1, 0])
+
     def test_a_dead_server_leaves_the_table(self) -> None:
         nodes = self.nodes(3)
         self.kill(nodes[2])
