@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from typing import Final, TypeVar
 
 from chorus import strictjson
@@ -17,6 +18,9 @@ MAX_DEPTH: Final = 5
 """A decision has objects in lists in an object."""
 MAX_CONTAINERS: Final = 1
 """Arrays and objects of a head or a version, which are flat."""
+REMEMBERED: Final = 1024
+"""Signed documents of each kind, and signatures that hold, that are known again: the same bytes come from each holder,
+and several rules look at them. About 8 MiB in all."""
 
 T = TypeVar("T")
 
@@ -53,6 +57,7 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+@lru_cache(maxsize=REMEMBERED)
 def verify(peer: str, domain: str, message: bytes, signature: bytes) -> None:
     """Raises `RecordError` unless the peer, whose id holds its Ed25519 key, signed the message."""
     try:

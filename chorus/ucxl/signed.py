@@ -6,6 +6,7 @@ which epoch of the roles it was encrypted.
 
 from __future__ import annotations
 
+from functools import cached_property, lru_cache
 from typing import Final
 
 import attrs
@@ -66,12 +67,12 @@ class Head:
         draft = cls(address=decision.address, seq=decision.seq, content=decision.content_hash, author=decision.peer_id)
         return attrs.evolve(draft, signature=signing.sign(identity, HEAD_DOMAIN, draft.body))
 
-    @property
+    @cached_property
     def body(self) -> bytes:
         """The signed bytes."""
         return documents.write(HEAD, self, "signature")
 
-    @property
+    @cached_property
     def place(self) -> Address:
         """Raises `RecordError` for an address that nothing is published under."""
         try:
@@ -85,7 +86,7 @@ class Head:
     @classmethod
     def decode(cls, data: bytes) -> Head:
         """Its form alone. Raises `RecordError` or `LimitExceeded`."""
-        return documents.read(HEAD, data, MAX_SIGNED, "a head")
+        return _head(data)
 
     def verify(self) -> None:
         """That it is its author's, and of its own address. Raises `RecordError`."""
@@ -128,7 +129,7 @@ class Version:
         )
         return attrs.evolve(draft, signature=signing.sign(identity, VERSION_DOMAIN, draft.body))
 
-    @property
+    @cached_property
     def body(self) -> bytes:
         """The signed bytes."""
         return documents.write(VERSION, self, "signature")
@@ -149,7 +150,7 @@ class Version:
     @classmethod
     def decode(cls, data: bytes) -> Version:
         """Its form alone. Raises `RecordError` or `LimitExceeded`."""
-        return documents.read(VERSION, data, MAX_SIGNED, "a version")
+        return _version(data)
 
     def verify(self) -> None:
         """Both signatures; not whether the signer may sign for the author. Raises `RecordError`."""
@@ -159,3 +160,13 @@ class Version:
 
 HEAD: Final = Object(Head, closed=True)
 VERSION: Final = Object(Version, closed=True)
+
+
+@lru_cache(maxsize=documents.REMEMBERED)
+def _head(data: bytes) -> Head:
+    return documents.read(HEAD, data, MAX_SIGNED, "a head")
+
+
+@lru_cache(maxsize=documents.REMEMBERED)
+def _version(data: bytes) -> Version:
+    return documents.read(VERSION, data, MAX_SIGNED, "a version")

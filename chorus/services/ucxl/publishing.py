@@ -65,7 +65,8 @@ class _Pending:
     tries: int = 0
     running: bool = False
     row: PublicationRow | None = None
-    """For the first try, where it is at hand."""
+    """As the next, for the first try, where it is at hand."""
+    written: WrittenDecision | None = None
     followed: NamedDecision | None = None
 
 
@@ -145,7 +146,7 @@ class Publisher(Service):
         row = written.row(PublicationState.DUE, self._ports.wall())
         await self._ports.store.write(lambda connection: publications.insert(connection, row))
         pending = self._add(row)
-        pending.begun, pending.row = written.begun, row
+        pending.begun, pending.row, pending.written = written.begun, row, written
         self._go_on()
 
     # for the scheduler
@@ -262,7 +263,8 @@ class Publisher(Service):
     async def _try(self, pending: _Pending) -> bool:
         """True once nothing is left to do."""
         store = self._ports.store
-        row, pending.row = pending.row, None
+        row, written = pending.row, pending.written
+        pending.row = pending.written = None
         if row is None:
             row = await store.read(lambda connection: publications.get(connection, pending.content))
         if row is None or row.state is PublicationState.SAFE:
@@ -273,13 +275,18 @@ class Publisher(Service):
         if row is None or not row.bundle or (row.holders and self._ports.dht.servers < 2):
             # The bytes are still on their way; or nobody is there to take a second copy.
             return False
+        if written is not None:
+            publication = written.publication
+        else:
+            publication = await self._ports.in_thread(Publication.decode, row.bundle)
         epoch = self._ports.keyring.epoch
-        publication = await self._renewal.current(await self._ports.in_thread(Publication.decode, row.bundle))
+        publication = await self._renewal.current(publication)
         stored = None
         if row.state is PublicationState.COPY:
             stored = await self._sender.look(publication)
         if stored is None or not (stored.safe or self._waits_for_author(pending, publication)):
-            stored = await self._sender.send(publication, announced=pending.holders > 1)
+            decision = None if written is None else written.decision
+            stored = await self._sender.send(publication, decision, announced=pending.holders > 1)
             if stored.safe:
                 self.durations.observe(self._ports.clock.seconds() - pending.begun)
         # Where the roles have changed meanwhile, the next try sends it for those.

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from chorus.services.ucxl.index import DecisionIndex
     from chorus.services.ucxl.memory import MemoryPorts
     from chorus.ucxl.address import Address
+    from chorus.ucxl.record import Decision
 
 HEAD_S = 5.0
 """Seconds that others have to show a head, before the index alone answers."""
@@ -219,10 +220,12 @@ class DecisionReader:
 
     # the index
 
-    async def take_in(self, publication: Publication) -> None:
-        """Enter a publication of this node, or one that it keeps a copy of."""
+    async def take_in(self, publication: Publication, decision: Decision | None = None) -> None:
+        """Enter a publication of this node, or one that it keeps a copy of; `decision` is the one in it, where it is at
+        hand."""
         head = publication.head
-        await self._enter(head.place, NewestDecision(head.seq, head.content, head), await self.opened(publication))
+        read = await self.opened(publication) if decision is None else ReadVersion(publication.version, decision)
+        await self._enter(head.place, NewestDecision(head.seq, head.content, head), read)
 
     async def opened(self, publication: Publication) -> ReadVersion:
         """As far as this node may read it. Raises `RecordError`."""

@@ -22,22 +22,25 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from chorus.services.ucxl.memory import MemoryPorts
+    from chorus.ucxl.record import Decision
 
 
 class PublicationSender:
-    """`take_in` enters a publication into the index."""
+    """`take_in` enters a publication into the index, with its decision where that is at hand."""
 
     _log = Logger()
 
-    def __init__(self, ports: MemoryPorts, take_in: Callable[[Publication], Coroutine[Any, Any, None]]) -> None:
+    def __init__(
+        self, ports: MemoryPorts, take_in: Callable[[Publication, Decision | None], Coroutine[Any, Any, None]]
+    ) -> None:
         self._ports = ports
         self._take_in = take_in
 
-    async def send(self, publication: Publication, *, announced: bool) -> Stored:
+    async def send(self, publication: Publication, decision: Decision | None = None, *, announced: bool) -> Stored:
         """Ciphertext and version, head, blobs, announcement: in this order, so that who finds one finds what it
         names."""
         ports, version = self._ports, publication.version
-        indexed = Deferred.fromCoroutine(self._take_in(publication)).addErrback(self._not_indexed)
+        indexed = Deferred.fromCoroutine(self._take_in(publication, decision)).addErrback(self._not_indexed)
         pieces: list[Stored] = []
         # Nobody asks for a version before a head has named it, so these two go together.
         together = [
