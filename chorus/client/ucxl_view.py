@@ -93,6 +93,6 @@ def report(found: ChainReport) -> None:
             print(show.safe(f"  ={content}"))
     if found.clean:
         unread = f", {found.unread} not readable here (author verified)" if found.unread else ""
-        print(f"clean: {found.latest} versions, {found.verified} verified{unread}")
+        print(f"clean: {found.verified + found.unread} versions, {found.verified} verified{unread}")
     else:
-        print(f"false: {len(found.faults)} faults in {found.latest} versions" if found.faults else "nothing to verify")
+        print(f"false: {len(found.faults)} faults up to version {found.latest}" if found.faults else "nothing to verify")

@@ -48,6 +48,14 @@ class UcxlCommands(CommandCase):
         run = await self.good("ucxl", "history", ADDRESS, "--limit", "2")
         self.assertEqual((run.out.count("Version"), "larger --limit" in run.err), (2, True))
 
+    async def test_what_cannot_be_had_is_named(self) -> None:
+        self.decisions.chains[ADDRESS] = CHAIN[1:]
+        run = await self.good("ucxl", "history", ADDRESS)
+        self.assertIn(f"={CHAIN[0].content_hash}, cannot be had now", run.err)
+        self.assertEqual((await self.good("ucxl", "history", ADDRESS, "--json")).json["missing"], CHAIN[0].content_hash)
+        run = await self.chorus("ucxl", "verify", ADDRESS)
+        self.assertEqual((run.status, "missing at version 2" in run.out), (1, True), run.out)
+
     async def test_search(self) -> None:
         run = await self.good(
             *("ucxl", "search", "ucxl://any:developer@any:any", "--project", "team..tool", "--text", "two words")

@@ -480,6 +480,7 @@ class FakeDecisions:
             versions=tuple(map(self._found, chain[:limit])),
             heads=tuple(self.heads.get(str(address.base), ())),
             next=str(chain[limit - 1].seq) if len(chain) > limit else None,
+            missing=chain[-1].prev if len(chain) <= limit else None,
         )
 
     def history(self, address: Address, *, limit: int, after: str | None) -> Deferred[DecisionHistory]:
