@@ -95,4 +95,5 @@ def report(found: ChainReport) -> None:
         unread = f", {found.unread} not readable here (author verified)" if found.unread else ""
         print(f"clean: {found.verified + found.unread} versions, {found.verified} verified{unread}")
     else:
-        print(f"false: {len(found.faults)} faults up to version {found.latest}" if found.faults else "nothing to verify")
+        many = f"{len(found.faults)} faults up to version {found.latest}"
+        print(f"false: {many}" if found.faults else "nothing to verify")
