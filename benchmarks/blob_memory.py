@@ -253,13 +253,13 @@ class MeasuredNode:
 
 def _read(path: str) -> str:
     try:
-        return Path(path).read_text()
+        return Path(path).read_text("utf-8")
     except OSError:
         return ""
 
 
 def _write(path: str, text: str) -> None:
-    Path(path).write_text(text)
+    Path(path).write_text(text, "utf-8")
 
 
 def memory(process: str, field: str) -> int:

@@ -180,7 +180,7 @@ class Assembly:
         from chorus.wiring.scheduling import build_scheduling
 
         context, p2p = self._context, network.p2p
-        stored = build_blobs(context, storage, p2p)
+        stored = build_blobs(context, storage, p2p, keys)
         blobs = stored.blobs
         replicas = build_replicas(context, p2p, blobs, stored.offload, dht=dht, keys=keys)
         ucxl = build_decisions(

@@ -24,6 +24,7 @@ from chorus.wiring.surroundings import MIB, task_limits
 
 if TYPE_CHECKING:
     from chorus.services.execution.workplace import Decisions
+    from chorus.services.keys.ports import Keyring
     from chorus.services.p2p.host import P2PService
     from chorus.wiring.storage import Storage
     from chorus.wiring.surroundings import Surroundings
@@ -74,7 +75,7 @@ def build_execution(
     return Execution(blobs, sandbox, streams, headroom, executor)
 
 
-def build_blobs(context: Surroundings, storage: Storage, p2p: P2PService) -> BlobParts:
+def build_blobs(context: Surroundings, storage: Storage, p2p: P2PService, keys: Keyring) -> BlobParts:
     settings = context.settings
     offload = ThreadOffload(context.reactor)
     blobs = BlobService(
@@ -88,6 +89,7 @@ def build_blobs(context: Surroundings, storage: Storage, p2p: P2PService) -> Blo
             max_blob=settings.max_blob_mb * MIB,
             max_store=settings.blob_store_mb * MIB,
             max_kept_per_peer=settings.blob_peer_mb * MIB,
+            shut_out=lambda peer: bool(keys.wrote_under(peer)) and not keys.roles_of(peer),
         ),
     )
     return BlobParts(offload, blobs)

@@ -250,7 +250,7 @@ class Downloads(ApiCase):
         # The sockets' buffers, and not the blob.
         self.assertLess(before, 16 * 1024 * 1024)
         wire.transport.resumeProducing()
-        response = Response(await wire.until(lambda data: len(data) > SIZE))
+        response = Response(await wire.until(lambda data: len(data) >= data.find(b"\r\n\r\n") + 4 + SIZE))
         self.assertTrue(response.complete)
 
     async def test_a_reader_that_takes_nothing_is_dropped(self) -> None:

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 from twisted.internet import reactor
@@ -227,7 +228,10 @@ class DamageTests(TestCase):
         path = await self.filled()
         store = Database(path, reactor)  # type: ignore[arg-type]
         good = path.read_bytes()
-        path.write_bytes(good[:PAGE] + b"\xff" * (len(good) - PAGE))
+        with closing(sqlite3.connect(path)) as connection:
+            (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'meta'").fetchone()
+        # The schema stays whole, so that it opens.
+        path.write_bytes(good[: (root - 1) * PAGE] + b"\xff" * PAGE + good[root * PAGE :])
         self.patch(check, "trouble", lambda path: None)
         await store.open()
         with capturedLogs() as said:

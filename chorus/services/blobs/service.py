@@ -92,7 +92,10 @@ class BlobService(Service):
         context = FetchContext(host, clock, self._files, offload, self.counters, self.reserve)
         self._transfers = Transfers(context, self, wall)
         keeping = Keeping(context, self._transfers, self, self.pins, self.limits, self.counters, wall)
-        self._server = BlobServing(context, self.counters, store, self._sizes, self.limits, keeping.keep)
+        self._server = BlobServing(context, self.counters, store, self._sizes, self.limits, keeping.keep, self._serves)
+
+    def _serves(self, peer: PeerId, sha256: str) -> bool:
+        return self.pins.is_sealed(sha256) or not self.limits.shut_out(peer)
 
     # Life
 

@@ -59,6 +59,8 @@ class BlobLimits:
     """So that three slow members do not hold all of them."""
     max_kept_per_peer: int = 5 * 1024**3
     """Bytes of blobs that one member may have pushed here."""
+    shut_out: Callable[[PeerId], bool] = lambda peer: False
+    """True for a member that lost all its roles: it gets sealed blobs alone."""
 
 
 @attrs.define
@@ -74,7 +76,8 @@ class BlobCounters(FetchCounters):
 
 
 class BlobServing:
-    """`sizes` are those of the blobs that are here; `keep` takes in a blob that a peer pushes, or gives up."""
+    """`sizes` are those of the blobs that are here; `keep` takes in a blob that a peer pushes, or gives up. `serves`
+    says whether a peer may have a blob."""
 
     _log = Logger()
 
@@ -86,8 +89,10 @@ class BlobServing:
         sizes: Mapping[str, int],
         limits: BlobLimits,
         keep: Callable[[PeerId, KeepRequest | DropRequest], Awaitable[Status]],
+        serves: Callable[[PeerId, str], bool],
     ) -> None:
         self._context = context
+        self._serves = serves
         self._keep = keep
         self._counters = counters
         self._store = store
@@ -137,6 +142,9 @@ class BlobServing:
             if isinstance(request, KeepRequest | DropRequest):
                 # To keep is to fetch from that very peer, so it takes no place that the same peer may need for that.
                 await io.write_delimited(Answer(await self._keep(peer, request)).encode())
+                continue
+            if not self._serves(peer, request.sha256):
+                await io.write_delimited(Answer("unknown").encode())
                 continue
             serving, limits = self._serving, self._limits
             if serving.total() >= limits.max_serving or serving[peer] >= limits.max_serving_per_peer:

@@ -21,6 +21,7 @@ from chorus.protocols.blobs import (
     PROTOCOL,
     Answer,
     ChunksRequest,
+    HaveRequest,
     Manifest,
     ManifestBuilder,
     ManifestRequest,
@@ -808,7 +809,9 @@ class FetchTests(BlobCase):
 class ServingTests(BlobCase):
     def setUp(self) -> None:
         super().setUp()
-        self.node = Node(self, 1, BlobLimits(max_serving=3, max_serving_per_peer=2))
+        self.shut_out: set[PeerId] = set()
+        limits = BlobLimits(max_serving=3, max_serving_per_peer=2, shut_out=lambda peer: peer in self.shut_out)
+        self.node = Node(self, 1, limits)
         self.addCleanup(self.node.stop)
         self.data = noise(20 * CHUNK)
         self.blob = self.successResultOf(self.node.blobs.put_bytes(self.data)).sha256
@@ -847,6 +850,17 @@ class ServingTests(BlobCase):
         self.assertEqual(self.ask(io, ChunksRequest(self.blob, 19, 2).encode()).status, "bad")
         self.assertEqual(self.ask(io, ChunksRequest("ab" * 32, 0, 1).encode()).status, "unknown")
         self.assertEqual(self.ask(io, ManifestRequest("ab" * 32).encode()).status, "unknown")
+        io.reset()
+
+    def test_a_member_that_lost_its_roles_gets_sealed_blobs_alone(self) -> None:
+        host = self.client(2)
+        io = self.open(host)
+        self.shut_out.add(host.peer_id)
+        requests = (ManifestRequest(self.blob), ChunksRequest(self.blob, 0, 1), HaveRequest(self.blob))
+        for request in requests:
+            self.assertEqual(self.ask(io, request.encode()).status, "unknown")
+        self.successResultOf(self.until(Deferred.fromCoroutine(self.node.blobs.pins.mark_sealed(self.blob))))
+        self.assertEqual(self.ask(io, ManifestRequest(self.blob).encode()).status, "ok")
         io.reset()
 
     def test_limits_of_serving(self) -> None:
