@@ -9,10 +9,12 @@ from chorus.client import show
 from chorus.client.api import NodeApi
 from chorus.client.errors import ClientError
 from chorus.client.task_options import Document, Options
+from chorus.config.values import MIN_PASSPHRASE
 from chorus.files import create_once, write_private
+from chorus.identity import PeerId, PeerIdError
 from chorus.security import age, shamir
 from chorus.services.datadir import DataDirectory
-from chorus.services.keys.files import KEY, MAX_BACKUP, KeyFiles
+from chorus.services.keys.files import KEY, MAX_BACKUP, PASSPHRASE, KeyFiles, KeyringError, check_backup
 
 MAX_SHARES_FILE = shamir.MAX_SHARES * shamir.MAX_CHARACTERS
 """Bytes read of a file of shares."""
@@ -24,7 +26,11 @@ def list_keys(options: Options, api: NodeApi) -> int:
 
 def grant(options: Options, api: NodeApi) -> int:
     method = "DELETE" if options.remove else "PUT"
-    found = api.json(method, f"/v1/keys/members/{_word(options.peer)}/roles/{_word(options.role)}")
+    try:
+        peer = PeerId.parse(options.peer)
+    except PeerIdError:
+        raise ClientError(f"{show.safe(options.peer)} is no peer id: give a peer id (chorus peers shows it)") from None
+    found = api.json(method, f"/v1/keys/members/{peer}/roles/{_word(options.role)}")
     if options.remove and not options.json:
         show.note("the member keeps the keys that it has; `chorus keys rotate` makes new ones")
     return _shown(options, found)
@@ -36,7 +42,7 @@ def rotate(options: Options, api: NodeApi) -> int:
 
 def _word(text: str) -> str:
     if not text.isascii() or not text.replace(".", "").replace("_", "").replace("-", "").isalnum():
-        raise ClientError(f"{show.safe(text)} is neither a peer id nor a role: `chorus keys list` shows them")
+        raise ClientError(f"{show.safe(text)} is no role: `chorus keys list` shows them")
     return text
 
 
@@ -95,12 +101,13 @@ def verify(options: Options, api: NodeApi) -> int:
     if ours is False:
         raise ClientError(f"the shares fit together, and are of another recovery secret than that of {files.directory}")
     where = "" if ours is None else ": the recovery secret of this node"
-    print(f"{found.present} shares, {found.threshold} are needed, they fit together{where}")
+    print(f"{show.counted(found.present, 'share')}, {found.threshold} are needed, they fit together{where}")
     return 0
 
 
 def backup(options: Options, api: NodeApi) -> int:
-    data = _files(api).backup()
+    files = _files(api)
+    data = files.backup()
     if options.file == "-":
         sys.stdout.buffer.write(data)
         return 0
@@ -114,13 +121,15 @@ def backup(options: Options, api: NodeApi) -> int:
     if options.json:
         show.document({"file": str(path), "size": len(data)})
     else:
-        print(f"{show.safe(path)}: {len(data)} bytes, opened by age.key or the shares of the recovery secret")
+        opened = "age.key or the shares" if files.passphrase is None else "the shares"
+        print(f"{show.safe(path)}: {len(data)} bytes, opened by {opened} of the recovery secret")
     return 0
 
 
 def recover(options: Options, api: NodeApi) -> int:
     data = _read(options.backup, MAX_BACKUP)
-    # A backup is encrypted to age.key as well.
+    check_backup(data)
+    # A backup is encrypted to age.key as well, unless its node had a passphrase.
     with_key = not options.files and (api.data_dir / KEY).exists()
     secret = None if with_key else shamir.combine(_shares(options.files))
     directory = DataDirectory(api.data_dir)
@@ -137,7 +146,10 @@ def recover(options: Options, api: NodeApi) -> int:
 
 
 def _files(api: NodeApi) -> KeyFiles:
-    return KeyFiles(api.data_dir, api.secret("CHORUS_KEYRING_PASSPHRASE"))
+    passphrase = api.secret("CHORUS_KEYRING_PASSPHRASE")
+    if passphrase is not None and len(passphrase) < MIN_PASSPHRASE:
+        raise KeyringError(f"the passphrase of {PASSPHRASE} is too short, {MIN_PASSPHRASE} characters at least")
+    return KeyFiles(api.data_dir, passphrase)
 
 
 def _shares(names: list[str]) -> list[str]:

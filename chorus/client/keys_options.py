@@ -14,7 +14,7 @@ def add_commands(words: Any, command: MakeCommand) -> None:
     under = keys.add_subparsers(dest="keys_command", metavar="COMMAND", required=True, title="commands")
     command(under, "list", "Show roles, what each reads, and who holds them.").set_defaults(run=_run("list_keys"))
     grant = command(under, "grant", "Grant a role to a member (at the founder).")
-    grant.add_argument("peer", metavar="PEER", help="peer id")
+    grant.add_argument("peer", metavar="PEER", help="peer id (`chorus peers`)")
     grant.add_argument("role", metavar="ROLE")
     grant.add_argument("--remove", action="store_true", help="take the role back instead")
     grant.set_defaults(run=_run("grant"))
@@ -27,7 +27,11 @@ def add_commands(words: Any, command: MakeCommand) -> None:
     verify = command(under, "verify", "Check shares, one a line, of files or stdin.")
     verify.add_argument("files", metavar="FILE", nargs="*")
     verify.set_defaults(run=_run("verify"))
-    backup = command(under, "backup", "Write this node's keys, encrypted to age.key and to the recovery secret.")
+    backup = command(
+        under,
+        "backup",
+        "Write this node's keys, encrypted to the recovery secret (and to age.key without a passphrase).",
+    )
     backup.add_argument("file", metavar="FILE", help="`-`: stdout")
     backup.add_argument("--force", action="store_true", help="overwrite a file that is there")
     backup.set_defaults(run=_run("backup"))

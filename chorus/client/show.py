@@ -12,7 +12,20 @@ from chorus.client.output import Follower, lively, note
 from chorus.encoding import is_unicode
 from chorus.sanitise import json_safe, visible
 
-__all__ = ["Follower", "bar", "document", "facts", "json_line", "lively", "moment", "note", "safe", "size", "table"]
+__all__ = [
+    "Follower",
+    "bar",
+    "counted",
+    "document",
+    "facts",
+    "json_line",
+    "lively",
+    "moment",
+    "note",
+    "safe",
+    "size",
+    "table",
+]
 
 FOLDED = 12
 """A column that may break keeps this width, or its own if that is less."""
@@ -108,6 +121,11 @@ def moment(unix: object) -> str:
     if not isinstance(unix, int | float):
         return ""
     return datetime.datetime.fromtimestamp(unix).astimezone().isoformat(" ", "seconds")
+
+
+def counted(count: int, what: str) -> str:
+    """`1 version`, `2 versions`."""
+    return f"{count} {what}" + ("" if count == 1 else "s")
 
 
 def size(count: int) -> str:

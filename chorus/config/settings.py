@@ -136,7 +136,9 @@ class Settings(BaseSettings):
         examples=["auditor:reads=developer+reviewer"],
     )
     keyring_passphrase: SecretStr | None = Field(
-        None, min_length=8, description="Passphrase that this node's keyring (`keys.age`) is encrypted to as well."
+        None,
+        min_length=values.MIN_PASSPHRASE,
+        description="Passphrase that this node's keyring (`keys.age`) is encrypted to as well; 8 characters at least.",
     )
 
     # HTTP
@@ -252,6 +254,13 @@ class Settings(BaseSettings):
         return (EnvironmentSource(settings_cls, environ),)
 
 
+class ShortSecret(ConfigError):
+    """A secret with fewer characters than it needs; the text names the variable that gave it."""
+
+    code = "short_secret"
+    exit_code = 78
+
+
 class EnvironmentSource(PydanticBaseSettingsSource):
     """The values in a given environment, its `_FILE` variables and its secrets directory, as text."""
 
@@ -298,7 +307,9 @@ def load(environ: Mapping[str, str]) -> Settings:
     try:
         return Settings(environ=environ)  # type: ignore[call-arg]
     except ValidationError as error:
-        raise ConfigError(_explain(error.errors(include_url=False), environ)) from None
+        errors = error.errors(include_url=False)
+        short = errors[0]["type"] == "too_short" and is_secret(Settings.model_fields[str(errors[0]["loc"][0])])
+        raise (ShortSecret if short else ConfigError)(_explain(errors, environ)) from None
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
@@ -332,7 +343,11 @@ def _explain(errors: list[ErrorDetails], environ: Mapping[str, str]) -> str:
     field = Settings.model_fields[location[0]]
     name = variable(location[0])
     if is_secret(field):
-        problem = "its value is too short" if first["type"] == "too_short" else "its value is not acceptable"
+        problem = "its value is not acceptable"
+        if first["type"] == "too_short":
+            problem = f"its value is too short, {first['ctx']['min_length']} characters at least"
+        if environ.get(f"{name}_FILE", "").strip():
+            return f"{name}_FILE: in its file, {problem}"
     elif first["type"] == "value_error":
         problem = first["msg"].removeprefix("Value error, ")
     else:

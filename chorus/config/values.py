@@ -16,6 +16,8 @@ _PROTOCOL_PREFIX = re.compile(r"(/[a-z0-9][a-z0-9._-]{0,31}){1,3}")
 _NAMESPACE = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _IMAGE = re.compile(r"[a-z0-9][a-z0-9._/:@-]{0,254}")
 _LANGUAGE = re.compile(r"[a-z][a-z0-9+-]{0,31}")
+MIN_PASSPHRASE = 8
+"""Characters of `CHORUS_KEYRING_PASSPHRASE`: fewer are guessed, whatever scrypt costs."""
 MAX_WARM = 100
 """Warm containers per image: each one holds memory while it waits."""
 

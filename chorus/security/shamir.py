@@ -61,6 +61,8 @@ def split(secret: bytes, threshold: int, count: int) -> tuple[str, ...]:
     """`count` shares, of which any `threshold` give `secret` (32 bytes). Raises `ShareError`."""
     if len(secret) != SECRET_BYTES:
         raise ValueError(f"a secret here has {SECRET_BYTES} bytes")
+    if threshold > count:
+        raise ShareError(f"k must not be more than n: {threshold} of {count} shares")
     if not 2 <= threshold <= count <= MAX_SHARES:
         raise ShareError(f"{threshold} of {count} shares: it needs 2 of 2 at least, and {MAX_SHARES} shares at most")
     return tuple(generate_mnemonics(1, [(threshold, count)], secret)[0])
@@ -82,7 +84,9 @@ def combine(shares: Iterable[str], passphrase: bytes = b"") -> bytes:
     if parsed[0].group_count == 1:
         if len(parsed) < threshold:
             missing = threshold - len(parsed)
-            raise MissingShare(f"{len(parsed)} of the {threshold} shares that are needed: {missing} more are missing")
+            are = "is" if missing == 1 else "are"
+            raise MissingShare(f"{len(parsed)} of the {threshold} shares that are needed: {missing} more {are} missing")
+
         # Each share beyond the threshold takes the last place once.
         rounds: Sequence[Sequence[Share]] = [(*parsed[: threshold - 1], last) for last in parsed[threshold - 1 :]]
     else:

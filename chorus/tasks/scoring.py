@@ -169,7 +169,10 @@ def _why_nobody(spec: TaskNeeds, candidates: Sequence[Candidate], suitable: Sequ
         lacks = {what for each in candidates if (what := missing(spec, each)) is not None}
         if len(lacks) == 1:
             (what,) = lacks
-            return f"no agent has {what} ({_agents(len(candidates))} known)"
+            # Not to be confused with the roles of `chorus keys`, which are about reading.
+            of_role = what == f"the role {spec.required.role}"
+            asked = "; an agent announces its role as CHORUS_AGENT_ROLE" if of_role else ""
+            return f"no agent has {what} ({_agents(len(candidates))} known{asked})"
         return f"no agent has all that the task requires: one lacks {', another '.join(sorted(lacks)[:3])}"
     executing = [each for each in suitable if each.max_tasks]
     if not executing:

@@ -25,7 +25,9 @@ class RolesByCommand(CommandCase):
         run = await self.chorus("keys", "rotate")
         self.assertEqual((run.status, run.err.count("\n")), (2, 1))
         self.assertIn("founder", run.err)
-        run = await self.chorus("keys", "grant", "../x", "admin")
+        run = await self.chorus("keys", "grant", "node1", "admin")
+        self.assertIn("give a peer id (chorus peers shows it)", run.err)
+        run = await self.chorus("keys", "grant", PEER, "../x")
         self.assertEqual((run.status, run.err.count("\n")), (2, 1))
         self.assertEqual(self.keys.changes, [])
 
@@ -52,7 +54,7 @@ class RecoveryByCommand(CommandCase):
             (self.data / name).unlink()
 
         run = await self.chorus("keys", "recover", backup, stdin=shares[0].encode())
-        self.assertEqual((run.status, run.err), (2, "chorus: 1 of the 2 shares that are needed: 1 more are missing\n"))
+        self.assertEqual((run.status, run.err), (2, "chorus: 1 of the 2 shares that are needed: 1 more is missing\n"))
         wrong = shares[0].replace(shares[0].split()[5], "academic").encode()
         run = await self.chorus("keys", "recover", backup, stdin=wrong + b"\n" + two)
         self.assertEqual((run.status, run.err.count("\n")), (2, 1))
@@ -71,13 +73,16 @@ class RecoveryByCommand(CommandCase):
     async def test_misuse_is_one_line(self) -> None:
         taken = self.outside / "taken"
         taken.write_text("x")
+        backup = self.outside / "backup"
+        backup.write_bytes(self.files.backup())
         for words, text in (
             (("backup", str(taken)), "--force"),
             (("backup", str(self.outside / "no/such")), "cannot be written"),
-            (("split", "-k", "4", "-n", "3"), "4 of 3 shares"),
+            (("split", "-k", "4", "-n", "3"), "k must not be more than n: 4 of 3 shares"),
             (("verify", str(self.outside / "none")), "cannot be read"),
             (("verify", str(taken)), "share 1"),
-            (("recover", str(taken)), "whole"),
+            (("recover", str(taken)), "no backup of keys"),
+            (("recover", str(backup)), "whole"),
         ):
             run = await self.chorus("keys", *words)
             self.assertEqual((run.status, run.err.count("\n"), run.out), (2, 1, ""), words)
@@ -95,3 +100,21 @@ class RecoveryByCommand(CommandCase):
             self.assertIn("CHORUS_KEYRING_PASSPHRASE_FILE", run.err)
         file.write_text("correct horse\n")
         await self.good("keys", "split", CHORUS_KEYRING_PASSPHRASE_FILE=str(file))
+        file.write_text("corgi\n")
+        run = await self.chorus("keys", "split", CHORUS_KEYRING_PASSPHRASE_FILE=str(file))
+        self.assertIn("CHORUS_KEYRING_PASSPHRASE_FILE is too short, 8 characters", run.err)
+
+    async def test_what_opens_a_backup_is_said(self) -> None:
+        run = await self.good("keys", "backup", str(self.outside / "open"))
+        self.assertIn("opened by age.key or the shares", run.out)
+        file = self.outside / "passphrase"
+        file.write_text("correct horse\n")
+        file.chmod(0o600)
+        closed = str(self.outside / "closed")
+        run = await self.good("keys", "backup", closed, CHORUS_KEYRING_PASSPHRASE_FILE=str(file))
+        self.assertIn("opened by the shares", run.out)
+        self.assertNotIn("age.key", run.out)
+        (self.data / "keys.age").unlink()
+        run = await self.chorus("keys", "recover", closed)
+        self.assertEqual((run.status, run.err.count("\n")), (2, 1))
+        self.assertIn("shares are needed", run.err)

@@ -318,7 +318,16 @@ class Secrets(PureTestCase):
 
     def test_a_short_token_is_refused_and_not_shown(self) -> None:
         text = self.refusal({"CHORUS_API_TOKEN": "s3cret"})
-        self.assertTrue(text.startswith("CHORUS_API_TOKEN: its value is too short"), text)
+        self.assertTrue(text.startswith("CHORUS_API_TOKEN: its value is too short, 16 characters at least"), text)
+
+    def test_a_short_secret_of_a_file_names_the_file_s_variable(self) -> None:
+        path = self.directory / "passphrase"
+        path.write_text("corgi")
+        path.chmod(0o600)
+        error = self.assertRaises(ConfigError, load, {"CHORUS_KEYRING_PASSPHRASE_FILE": str(path)})
+        self.assertEqual(error.exit_code, 78)
+        self.assertIn("CHORUS_KEYRING_PASSPHRASE_FILE: in its file, its value is too short, 8 char", str(error))
+        self.assertNotIn("corgi", str(error))
 
 
 class Unknown(PureTestCase):

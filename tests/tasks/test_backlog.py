@@ -212,7 +212,7 @@ class ReviewTest(PureTestCase):
     def test_absent_until_somebody_has_it(self) -> None:
         self.backlog.park(self.group, Standing.ABSENT, "nobody")
         self.assertIs(self.review(Candidate("q")), Standing.ABSENT)
-        self.assertIn("the role a (1 agent known)", self.group.detail or "")
+        self.assertIn("the role a (1 agent known; ", self.group.detail or "")
         self.assertIs(self.review(attrs.evolve(self.able, current_tasks=1)), Standing.OPEN)
 
     def test_who_declined_for_good_is_not_asked_before_the_back_off_ends(self) -> None:

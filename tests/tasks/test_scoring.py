@@ -134,7 +134,11 @@ class ScoringTests(PureTestCase):
         for spec, candidates, text in (
             (PLAIN, [], "no agent is known yet"),
             (gpu, [Candidate("a", "developer")], "no agent has the capability gpu (1 agent known)"),
-            (gpu, [Candidate("a"), Candidate("b")], "no agent has the role developer (2 agents known)"),
+            (
+                gpu,
+                [Candidate("a"), Candidate("b")],
+                "no agent has the role developer (2 agents known; an agent announces its role as CHORUS_AGENT_ROLE)",
+            ),
             (
                 gpu,
                 [Candidate("a"), Candidate("b", "developer")],

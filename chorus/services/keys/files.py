@@ -35,6 +35,10 @@ PASSPHRASE: Final = "CHORUS_KEYRING_PASSPHRASE_FILE"
 EXIT_CONFIG: Final = 78
 """EX_CONFIG: a service manager that knows it need not start this node again."""
 
+_ARMOR: Final = b"-----BEGIN"
+_BY_KEY: Final = "age.key does not open the backup: shares are needed, in files or `-` for stdin"
+"""Always so where its node had a passphrase."""
+_BY_SHARES: Final = "the backup is of another recovery secret: give shares that belong to it"
 _IDENTITY: Final = Text(128, 1, "AGE-SECRET-KEY-1[0-9A-Z]+", "an age identity")
 
 
@@ -164,7 +168,8 @@ class KeyFiles:
         Raises `BackupError`, `KeyringError` where the keys that are here are whole, or `DataDirectoryError`.
         """
         self._refuse_whole()
-        found = _opened(backup, age.identity_of(secret) if secret is not None else self._key())
+        identity = age.identity_of(secret) if secret is not None else self._key()
+        found = _opened(backup, identity, by_key=secret is None)
         # They may be whole after all: closed to a passphrase that is not at hand.
         for name in (KEY, KEYRING):
             self._put_aside(name)
@@ -252,14 +257,20 @@ class KeyFiles:
             raise DataDirectoryError(f"{self.directory / name} cannot be written: {error.strerror}") from error
 
 
-def _opened(backup: bytes, identity: str | None) -> KeysBackup:
+def _opened(backup: bytes, identity: str | None, *, by_key: bool) -> KeysBackup:
     try:
-        if backup.lstrip().startswith(b"-----BEGIN"):
+        if backup.lstrip().startswith(_ARMOR):
             backup = age.unarmor(backup)
         return _decoded(KeysBackup, age.decrypt(backup, [] if identity is None else [identity]))
     except age.NotForUs:
-        raise BackupError(
-            "the backup is of another recovery secret or age.key: give shares that belong to it"
-        ) from None
+        raise BackupError(_BY_KEY if by_key else _BY_SHARES) from None
     except (age.AgeError, ValueError) as error:
         raise BackupError(f"the backup is damaged: {error}") from None
+
+
+def check_backup(data: bytes) -> None:
+    """Raises `BackupError` for a file that is none, before anybody gathers shares for it."""
+    try:
+        age.check_header(age.unarmor(data) if data.lstrip().startswith(_ARMOR) else data)
+    except age.AgeError as error:
+        raise BackupError(f"the file is no backup of keys: {error}") from None
