@@ -54,34 +54,36 @@ class FetchTargets:
     entries: list[tuple[LinkOrFolder, Path]]
 
 
-def checked(found: Deliverables, directory: Path, *, force: bool) -> FetchTargets:
+def checked(found: Deliverables, directory: Path, *, force: bool, option: str = "--output") -> FetchTargets:
     """Raises `ClientError` for a name that leaves `directory` (a task chose it) and, unless `force`, for files that
     exist."""
+    task = option == "--output"
+    again, tar = ("say --force, or ", ", or is - for a tar archive on stdout") if task else ("name ", "")
     if directory.exists() and not directory.is_dir():
-        raise ClientError(f"{directory} is a file; --output names a directory, or is - for a tar archive on stdout")
-    files = [(item, _target(item.path, directory)) for item in found.items]
-    entries = [(entry, _target(entry.path, directory)) for entry in found.entries]
+        raise ClientError(f"{directory} is a file; {option} names a directory{tar}")
+    files = [(item, _target(item.path, directory, option)) for item in found.items]
+    entries = [(entry, _target(entry.path, directory, option)) for entry in found.entries]
     folders = {target for entry, target in entries if entry.target is None}
     present = []
     for target in (target for _, target in (*files, *entries)):
         if target.is_dir() and not target.is_symlink():
             if target not in folders:
-                raise ClientError(f"{target} is a directory; choose another --output")
+                raise ClientError(f"{target} is a directory; choose another {option}")
         elif target.exists() or target.is_symlink():
             present.append(str(target))
     if present and not force:
         more = f" and {len(present) - 1} more" if len(present) > 1 else ""
-        raise ClientError(f"{present[0]}{more} would be overwritten; say --force, or another --output")
+        raise ClientError(f"{present[0]}{more} would be overwritten; {again}another {option}")
     return FetchTargets(files, entries)
 
 
-def _target(path: str, directory: Path) -> Path:
+def _target(path: str, directory: Path, option: str) -> Path:
     names = parts(path)
     target = directory.joinpath(*names)
     # No folder on the way may be a link that was there before.
     for folder in list(target.parents)[: len(names) - 1]:
         if folder.is_symlink():
-            raise ClientError(f"{folder} is a link; choose another --output")
+            raise ClientError(f"{folder} is a link; choose another {option}")
     return target
 
 

@@ -6,19 +6,23 @@ Records are verified here: the node is asked for bytes, not for a verdict.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import urllib.parse
+from pathlib import Path
 from typing import Final
 
 import attrs
 
 from chorus import strictjson
-from chorus.client import show, ucxl_view
+from chorus.client import deliverables, show, ucxl_view
 from chorus.client.api import NodeApi
-from chorus.client.errors import EXIT_TASK_FAILED, ClientError
+from chorus.client.deliverables import Deliverables, Item
+from chorus.client.errors import EXIT_TASK_FAILED, ClientError, Refused
+from chorus.client.fetch import checked, into_directory
 from chorus.client.task_options import Document, Options
 from chorus.errors import PeerError
-from chorus.ucxl.address import PARTS, Address, exact
+from chorus.ucxl.address import ANY, NO_PROJECT, PARTS, Address, exact, project_problem
 from chorus.ucxl.chain import ClaimedVersion, verify_chain
 from chorus.ucxl.provenance import ProvenanceEnvelope
 from chorus.ucxl.record import Decision
@@ -32,6 +36,8 @@ EXIT_FALSE: Final = EXIT_TASK_FAILED
 
 def get(options: Options, api: NodeApi) -> int:
     """One version; with --provenance the signed statement on it."""
+    for part in Address.parse(options.address).wildcards:
+        raise ClientError(f"the {part} of the address is a wildcard: `chorus ucxl search` finds what it stands for")
     if options.provenance:
         return _provenance(options, api)
     found = api.json("GET", _path("resolve", address=options.address))
@@ -41,11 +47,25 @@ def get(options: Options, api: NodeApi) -> int:
             raise ClientError("the node's answer is another decision than it says", EXIT_FALSE)
     except PeerError as error:
         raise ClientError(f"the decision is false: {error}", EXIT_FALSE) from None
+    status = 0 if options.artifacts is None else _fetch(api, record, options.artifacts)
     if options.json:
         show.document(found)
     else:
         ucxl_view.decision(record)
-    return 0
+    return status
+
+
+def _fetch(api: NodeApi, record: Decision, directory: str) -> int:
+    """Artifacts by their names, the plain content of each verified; nothing is overwritten."""
+    found = Deliverables(tuple(Item(each.name, each.sha256, each.size) for each in record.artifacts), ())
+    deliverables.check(found)
+    targets = checked(found, Path(directory), force=False, option="--artifacts")
+    with show.bar("fetching", sum(item.size for item in found.items)) as advance:
+        done = into_directory(api, targets, advance)
+    for line in done.failed:
+        show.note(show.safe(line))
+    show.note(f"{show.counted(len(done.files), 'file')} in {show.safe(directory)}")
+    return EXIT_TASK_FAILED if done.failed else 0
 
 
 def _provenance(options: Options, api: NodeApi) -> int:
@@ -75,6 +95,11 @@ def search(options: Options, api: NodeApi) -> int:
         show.document(found)
     else:
         ucxl_view.matches(found["decisions"])
+    if options.role not in (None, ANY) and not found["decisions"]:
+        # Open mode has no roles to look at.
+        with contextlib.suppress(Refused):
+            if options.role not in {role["name"] for role in api.json("GET", "/v1/keys")["roles"]}:
+                show.note(f"there is no role {show.safe(options.role)}: `chorus keys list` shows them")
     return 0
 
 
@@ -93,6 +118,14 @@ def verify(options: Options, api: NodeApi) -> int:
 def put(options: Options, api: NodeApi) -> int:
     names = ("kind", "summary", "task", "project", "role", "path", "rationale", "confidence", "supersedes")
     draft: Document = {name: value for name in names if (value := getattr(options, name)) is not None}
+    if options.task in (NO_PROJECT, ANY):
+        raise ClientError(f"--task: {options.task} is no name of a task")
+    # As a task's project, or as an address has it already.
+    project = options.project
+    if project is not None and (".." not in project or "/" in project):
+        if (problem := project_problem(project)) is not None:
+            raise ClientError(f"--project: {problem}")
+        draft["project"] = project.replace("/", "..")
     draft["alternatives"] = options.alternative or []
     draft["modified_files"] = options.modified_file or []
     placed = api.json("POST", "/ucxi/v1/decisions", draft)
@@ -154,6 +187,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], 
     got.add_argument(
         "--provenance", action="store_true", help="as SLSA provenance: in-toto Statement in a DSSE envelope"
     )
+    got.add_argument("--artifacts", metavar="DIR", help="write its artifacts there, verified; overwrites nothing")
     got.set_defaults(run=get)
     past = command(commands, "history", "List the versions of a decision, newest first.")
     past.add_argument("address", metavar="ADDRESS")
@@ -168,9 +202,10 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], 
     found.add_argument("--text", metavar="TEXT", action="append", help="words that all stand in it (repeatable)")
     found.add_argument("--limit", type=int, default=50, metavar="N", help="at most this many (50)")
     found.set_defaults(run=search)
-    checked = command(commands, "verify", "Verify a decision with its whole chain: 0 clean, 1 false, 2 used wrongly.")
-    checked.add_argument("address", metavar="ADDRESS")
-    checked.set_defaults(run=verify)
+    text = "Verify a decision with its whole chain: 0 clean, 1 false, 2 used wrongly or not there."
+    proven = command(commands, "verify", text)
+    proven.add_argument("address", metavar="ADDRESS")
+    proven.set_defaults(run=verify)
     _add_put(command(commands, "put", "Publish a decision, for good; prints its address."))
 
 
@@ -178,7 +213,7 @@ def _add_put(placed: argparse.ArgumentParser) -> None:
     placed.add_argument("summary", metavar="SUMMARY", help="the decision in a sentence or two")
     placed.add_argument("--task", metavar="NAME", required=True, help="what it is on: a task's id, or another name")
     placed.add_argument("--kind", metavar="WORD", default="note", help="design, review, … (note)")
-    placed.add_argument("--project", metavar="NAME", help="its project (none)")
+    placed.add_argument("--project", metavar="NAME", help="its project, as tasks have it")
     placed.add_argument("--role", metavar="ROLE", help="role to write it under, which decides who may read it")
     placed.add_argument("--path", metavar="PATH", help="path below the task, percent-encoded")
     placed.add_argument("--rationale", metavar="TEXT", help="why")

@@ -65,6 +65,9 @@ def history(found: Document) -> None:
         show.note("its author signed different contents for one number: `chorus ucxl verify` shows both")
     if found.get("missing") is not None:
         show.note(f"an older one, ={found['missing']}, cannot be had now")
+    oldest = found["versions"][-1] if found["versions"] else None
+    if found["next"] is None and oldest is not None and oldest["record"] is None and oldest["seq"] > 1:
+        show.note(f"version {oldest['seq']} is not readable here, and so what is before it cannot be followed")
     if found["next"] is not None:
         show.note("there are older ones: say a larger --limit")
 
@@ -92,8 +95,15 @@ def report(found: ChainReport) -> None:
         for content in fault.contents:
             print(show.safe(f"  ={content}"))
     if found.clean:
-        unread = f", {found.unread} not readable here (author verified)" if found.unread else ""
-        print(f"clean: {found.verified + found.unread} versions, {found.verified} verified{unread}")
+        versions = show.counted(found.verified + found.unread, "version")
+        if found.unread:
+            print(
+                f"clean as far as it is readable here: {versions}, {found.verified} verified, not readable here from "
+                f"version {found.unread_from} on: {found.unread} (their author verified)"
+            )
+        else:
+            print(f"clean: {versions}, {found.verified} verified")
+    elif found.faults:
+        print(f"false: {show.counted(len(found.faults), 'fault')} up to version {found.latest}")
     else:
-        many = f"{len(found.faults)} faults up to version {found.latest}"
-        print(f"false: {many}" if found.faults else "nothing to verify")
+        print("nothing to verify")

@@ -330,6 +330,7 @@ def decision_schemas() -> dict[str, Schema]:
             {
                 "role": {**_STRING, "description": "That this node writes under."},
                 **dict.fromkeys(("epoch", "decisions", "readable", "pending", "servers"), _COUNT),
+                "serving": {"type": "boolean", "description": "True if `servers` counts this node."},
             }
         ),
         "PlacedDecision": _object(

@@ -54,6 +54,8 @@ class ChainReport:
     unread: int
     """Versions that may not be read here: their author is shown, their links are not."""
     faults: tuple[ChainFault, ...]
+    unread_from: int | None = None
+    """Lowest number of a version that may not be read here."""
 
     @property
     def clean(self) -> bool:
@@ -70,7 +72,7 @@ class _Chain:
         self.by_number: dict[int, dict[str, None]] = {}
         self.numbers: dict[str, int] = {}
         """By content hash."""
-        self.unread = 0
+        self.unread: list[int] = []
         self.faults: list[ChainFault] = []
 
     def fault(self, code: str, seq: int, text: str, *contents: str) -> None:
@@ -108,7 +110,7 @@ class _Chain:
         except PeerError as error:
             self.fault("unproven", claimed.seq, str(error), claimed.content)
             return
-        self.unread += 1
+        self.unread.append(claimed.seq)
         self.note(claimed.seq, claimed.content)
 
     def note(self, seq: int, content: str) -> None:
@@ -161,4 +163,11 @@ def verify_chain(
         chain.take_head(head, complete)
     chain.check_numbers()
     chain.check_links(complete)
-    return ChainReport(address, max(chain.by_number, default=0), len(chain.records), chain.unread, tuple(chain.faults))
+    return ChainReport(
+        address,
+        max(chain.by_number, default=0),
+        len(chain.records),
+        len(chain.unread),
+        tuple(chain.faults),
+        min(chain.unread, default=None),
+    )

@@ -117,7 +117,9 @@ class MemoryStatus:
     pending: int
     """Publications that are not safe yet."""
     servers: int
-    """Live servers of the DHT, this node included."""
+    """Live servers of the DHT, this node included where `serving`."""
+    serving: bool = False
+    """True if this node is one of them."""
 
 
 @attrs.frozen(kw_only=True)

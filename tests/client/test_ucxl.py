@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+
+import attrs
 
 from chorus.client import ucxl_view
 from chorus.ucxl.address import exact
 from chorus.ucxl.chain import ChainFault, ChainReport
 from chorus.ucxl.provenance import ProvenanceEnvelope
-from chorus.ucxl.record import Decision
+from chorus.ucxl.record import Decision, DecisionArtifact
 from chorus.ucxl.signed import Head
 from tests.client.test_command import CommandCase
 from tests.support import PureTestCase
@@ -27,9 +30,36 @@ class UcxlCommands(CommandCase):
         self.assertIn(CHAIN[1].content_hash, run.out)
         self.assertEqual((await self.good("ucxl", "get", ADDRESS, "--json")).json["seq"], 3)
 
+    async def test_artifacts_on_any_node(self) -> None:
+        content = {"out": b"made", "logs/a": b"logged"}
+        rows = []
+        for name, data in content.items():
+            digest = hashlib.sha256(data).hexdigest()
+            self.blobs.blobs[digest] = data
+            rows.append(
+                DecisionArtifact(
+                    name=name, sha256=digest, size=len(data), stored=samples.HASH, key="AGE-SECRET-KEY-1QQQQ"
+                )
+            )
+        made = samples.decision(artifacts=tuple(rows))
+        self.decisions.chains[ADDRESS] = [made]
+        folder = self.outside / "made"
+        await self.good("ucxl", "get", ADDRESS, "--artifacts", str(folder))
+        self.assertEqual({name: (folder / name).read_bytes() for name in content}, content)
+        text = await self.bad(2, "ucxl", "get", ADDRESS, "--artifacts", str(folder))
+        self.assertIn("another --artifacts", text)
+        self.decisions.chains[ADDRESS] = [samples.decision(artifacts=(attrs.evolve(rows[0], name="../out"),))]
+        self.assertIn("leaves the directory", await self.bad(2, "ucxl", "get", ADDRESS, "--artifacts", str(folder)))
+        self.blobs.blobs[rows[0].sha256] = b"fake"
+        self.decisions.chains[ADDRESS] = [made]
+        other = str(self.outside / "other")
+        run = await self.chorus("ucxl", "get", ADDRESS, "--artifacts", other)
+        self.assertEqual((run.status, "did not arrive whole" in run.err), (1, True))
+
     async def test_get_refusals(self) -> None:
         self.assertIn("temporal of the address, at character", await self.bad(2, "ucxl", "get", f"{ADDRESS}/*x"))
         self.assertIn("nothing is known", await self.bad(2, "ucxl", "get", "ucxl://a:r@p:t"))
+        self.assertIn("chorus ucxl search", await self.bad(2, "ucxl", "get", "ucxl://any:r@p:t"))
         self.decisions.secret.add(CHAIN[2].content_hash)
         self.assertIn("no role that may read", await self.bad(2, "ucxl", "get", ADDRESS))
 
@@ -74,6 +104,8 @@ class UcxlCommands(CommandCase):
         self.decisions.secret.add(CHAIN[1].content_hash)
         run = await self.good("ucxl", "verify", f"{ADDRESS}/*~", "--json")
         self.assertEqual((run.json["clean"], run.json["verified"], run.json["unread"]), (True, 2, 1))
+        run = await self.good("ucxl", "verify", ADDRESS)
+        self.assertIn("not readable here from version 2 on", run.out)
 
     async def test_verify_shows_both_sides_of_a_fork(self) -> None:
         fork = samples.decision(seq=3, prev=CHAIN[1].content_hash, summary="Coffee.")
@@ -98,6 +130,10 @@ class UcxlCommands(CommandCase):
         (draft,) = self.decisions.drafts
         self.assertEqual((draft.kind, draft.confidence, draft.path), ("design", 900, "docs"))
         self.assertEqual(draft.alternatives, ("Coffee.", "Milk."))
+        for words in (("--task", "none"), ("--task", "t", "--project", "none")):
+            await self.bad(2, "ucxl", "put", "Tea.", *words)
+        await self.good("ucxl", "put", "Tea.", "--task", "t-1", "--project", "acme/web")
+        self.assertEqual(self.decisions.drafts[-1].project, "acme..web")
         self.assertIn("confidence", await self.bad(2, "ucxl", "put", "Tea.", "--task", "t-1", "--confidence", "1001"))
 
 

@@ -130,6 +130,8 @@ class FakeDht:
     def _rules(self, key: bytes) -> Any:
         return self._namespaces[key.split(b"/")[1].decode()]
 
+    serving = True
+
     @property
     def servers(self) -> int:
         return len(self._mesh.up)

@@ -59,6 +59,10 @@ class Dht(Protocol):
     def servers(self) -> int:
         """Live servers of the table, this node included where it is one."""
 
+    @property
+    def serving(self) -> bool:
+        """True if this node is one of them."""
+
     def put(self, key: bytes, value: bytes) -> Deferred[Stored]:
         """Store a valid record here and at the closest servers, and keep it republished. Durable here before the first
         send. Fails with the namespace's error for an invalid one, and with `DhtUnavailable`."""

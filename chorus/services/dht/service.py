@@ -82,6 +82,8 @@ class DhtService(Service):
         self._server = KadServing(host, clock, self.known, self.held, self._keeper.received)
         self._corrections: set[bytes] = set()
         self._watching = False
+        self._met = False
+        """True once a peer was connected in this run."""
 
     # Life
 
@@ -120,6 +122,7 @@ class DhtService(Service):
     def _joined(self, connection: Connection) -> None:
         if not self.running:
             return
+        self._met = True
         # Somebody reached this node, or is on the same machine and could.
         reached = connection.inbound or connection.remote_address.is_loopback
         if reached and self.settings.mode == "auto" and not self._server.on:
@@ -142,10 +145,20 @@ class DhtService(Service):
         return (len(self.known) if self.settings.enabled else 0) + (self.serving or not self.settings.enabled)
 
     def trouble(self) -> str | None:
-        """For the health check: one line when servers are known and none answers."""
-        if self._keeper.unreachable:
-            return f"none of the {len(self.known.table)} known servers of the DHT answers"
+        """For the health check: one line where members were met or servers are remembered, and none can be asked."""
+        if not self.settings.enabled:
+            return None
+        known = len(self.known.table)
+        if self._keeper.unreachable or (not len(self.known) and (self._met or known)):
+            return f"no server answers: {known} known"
         return None
+
+    def condition(self) -> str:
+        """For the health check, while there is no trouble."""
+        if not self.settings.enabled:
+            return "off"
+        live = len(self.known)
+        return f"{live} {'server answers' if live == 1 else 'servers answer'}" if live else "alone"
 
     async def refresh(self) -> None:
         """Look for servers now."""

@@ -26,18 +26,21 @@ class HealthCheck:
     """None when all is well, else one line that says what is wrong."""
     critical: bool = False
     for_ready: bool = False
+    normal: Callable[[], str] = str
+    """What is said while all is well; nothing, mostly."""
 
     def document(self) -> Document:
         try:
             trouble = self.look()
+            detail = trouble or self.normal()
         except Exception as error:
-            trouble = f"the check failed: {type(error).__name__}"
+            trouble = detail = f"the check failed: {type(error).__name__}"
         return {
             "name": self.name,
             "ok": trouble is None,
             "critical": self.critical,
             "ready": self.critical or self.for_ready,
-            "detail": trouble or "",
+            "detail": detail,
         }
 
 
@@ -62,7 +65,7 @@ def node_checks(node: NodeParts, api: Service) -> list[HealthCheck]:
         HealthCheck("store", lambda: store() or node.store.database.damage, critical=True),
         HealthCheck("peers", node.alone, critical=True),
         HealthCheck("clocks", node.messaging.wrong_clocks),
-        HealthCheck("dht", node.dht.trouble),
+        HealthCheck("dht", node.dht.trouble, normal=node.dht.condition),
     ]
     return found if node.tasks is None else found + _task_checks(node.tasks, node.load)
 

@@ -133,7 +133,9 @@ class DecisionReader:
 
     # the parts of an answer
 
-    async def _found(self, base: Address, content: str, newest: NewestDecision | None) -> FoundDecision:
+    async def _found(
+        self, base: Address, content: str, newest: NewestDecision | None, named_by: Decision | None = None
+    ) -> FoundDecision:
         """One version under an address. Raises `UnknownDecision`."""
         read = await self.read(content, base.agent)
         decision, head = read.decision, None
@@ -149,6 +151,9 @@ class DecisionReader:
             seq, seen = known.seq, known.time
         elif head is not None:
             seq, seen = head.seq, self._now()
+        elif named_by is not None:
+            # Its own number cannot be read: at most this.
+            seq, seen = named_by.seq - 1, self._now()
         else:
             # Who may not read it has only the word of a head that it belongs here.
             raise UnknownDecision(f"nothing that this node may read names {content} as a version of {base}")
@@ -160,16 +165,18 @@ class DecisionReader:
         """From one version down to the first, as far as this node can follow. Raises as `_found` does, and after the
         first version `ChainGap` alone."""
         following: str | None = content
+        named_by: Decision | None = None
         for _ in range(MAX_STEPS):
             if following is None:
                 return
             try:
-                found = await self._found(base, following, newest)
+                found = await self._found(base, following, newest, named_by)
             except ChorusError as error:
                 if following == content:
                     raise
                 raise ChainGap(following) from error
             yield found
+            named_by = found.record
             if found.record is not None:
                 following = found.record.prev
             else:

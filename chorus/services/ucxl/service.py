@@ -139,7 +139,8 @@ class UcxlService(Service):
         own = self._ports.identity.peer_id
         role = draft.role or self._parts.author.role
         if role is None or role not in self._ports.keyring.roles_of(own):
-            raise NoRole(f"this node does not hold the role {role or 'to write under'}; chorus keys list")
+            needed = f"the role {role}" if role else "a role to write under"
+            raise NoRole(f"this node does not hold {needed}: the founder (`chorus keys list`) grants it")
         address = draft.place(str(own), role)
         words = {each.name: getattr(draft, each.name) for each in attrs.fields(DecisionWords)}
         written = await self._parts.author.write(address, self._redacted(words), self._parts.publisher.publish)
@@ -183,6 +184,7 @@ class UcxlService(Service):
             readable=readable,
             pending=self.publisher.waiting,
             servers=self._ports.dht.servers,
+            serving=self._ports.dht.serving,
         )
 
     # SealedCopies

@@ -38,7 +38,7 @@ def node_parts(tasks: TaskParts | None = None, *, load: Load | None = None, **pa
         "messaging": stand_in(wrong_clocks=lambda: None, counters=stand_in()),
         "presence": stand_in(profile=stand_in(agent_id="a", role=None)),
         "keys": None,
-        "dht": stand_in(running=True, trouble=lambda: None, seconds=Histogram((1.0,))),
+        "dht": stand_in(running=True, trouble=lambda: None, condition=lambda: "alone", seconds=Histogram((1.0,))),
         "load": lambda: now,
         "alone": lambda: None,
         "state": lambda: "running",

@@ -44,6 +44,12 @@ class NodeChecksTests(PureTestCase):
     def test_a_node_that_executes_nothing_needs_no_sandbox(self) -> None:
         self.assertEqual(list(self.checks(task_parts(), load=Load(0, 0)))[8:], ["coordinator", "disk"])
 
+    def test_the_table_says_how_it_is(self) -> None:
+        self.assertEqual(self.checks()["dht"].document()["detail"], "alone")
+        dht = stand_in(trouble=lambda: "no server answers: 4 known", condition=lambda: "")
+        document = self.checks(dht=dht)["dht"].document()
+        self.assertEqual((document["ok"], document["detail"]), (False, "no server answers: 4 known"))
+
     def test_a_check_that_fails_is_trouble(self) -> None:
         def look() -> str | None:
             raise KeyError("x")

@@ -179,6 +179,30 @@ class ReadingTest(MembersCase):
         faults = verify_chain(str(address), claimed).faults
         self.assertEqual([(each.code, each.seq) for each in faults], [("missing", 3)])
 
+    def test_a_history_goes_on_to_what_may_not_be_read(self) -> None:
+        """A readable version names it: it is there, and nothing is missing."""
+        placed = [self.author.publish(f"version {number}") for number in range(1, 4)]
+        address = Address.parse(placed[0].address)
+        reader = self.stranger.service._parts.reader
+        self.stranger.roles().reads = True
+        read = reader._opener.fetched
+
+        async def fetched(version: Version) -> Any:
+            opened = await read(version)
+            return attrs.evolve(opened, decision=None) if version.content == placed[1].content else opened
+
+        async def unknown(*_: Any) -> None:
+            """It was told of none."""
+
+        with (
+            mock.patch.object(reader._opener, "fetched", fetched),
+            mock.patch.object(reader._index, "version", unknown),
+            mock.patch.object(reader._index, "before", unknown),
+        ):
+            found = self.stranger.ask(self.stranger.service.history(address, limit=10, after=None))
+        self.assertEqual([(each.seq, each.record is not None) for each in found.versions], [(3, True), (2, False)])
+        self.assertIsNone(found.missing)
+
     def test_two_at_once_are_one_line(self) -> None:
         drafts = [DecisionDraft(kind="design", summary=f"version {number}", task="t") for number in (1, 2)]
         first, second = map(self.successResultOf, [self.author.service.publish(draft) for draft in drafts])
