@@ -84,6 +84,16 @@ class PutAndGetTests(DhtTestCase):
         self.failure(nodes[0].get(KEY), DhtUnavailable)
 
 
+class ConditionTests(DhtTestCase):
+    def test_what_the_health_check_says(self) -> None:
+        self.assertEqual((self.node(90).condition(), self.node(91, enabled=False).condition()), ("alone", "off"))
+        first, other = self.nodes(2)
+        self.assertEqual((first.trouble(), first.condition()), (None, "1 server answers"))
+        self.stop(other)
+        first.known.table.remove(self.host(other).peer_id)
+        self.assertEqual(first.trouble(), "no server answers: 0 known")
+
+
 class ProviderTests(DhtTestCase):
     def test_providers_are_found_and_withdrawn(self) -> None:
         nodes = self.nodes(4)
