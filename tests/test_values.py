@@ -500,6 +500,7 @@ VALUES: dict[str, dict[str, float]] = {
     "ucxl.documents": {
         "MAX_CONTAINERS": 1,
         "MAX_DEPTH": 5,
+        "REMEMBERED": 1024,
     },
     "ucxl.namespaces": {
         "FORKS_KEPT": 2,

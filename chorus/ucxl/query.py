@@ -176,5 +176,5 @@ def number_of(temporal: Temporal | None, latest: int) -> int | None:
         case _:
             return None
     if not 1 <= number <= latest:
-        raise UnknownDecision(f"the chain has {latest} versions, and no version {temporal}")
+        raise UnknownDecision(f"the chain ends at version {latest}, and has no version {temporal}")
     return number
