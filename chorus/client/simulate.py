@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import attrs
 
@@ -22,10 +22,10 @@ from chorus.client.task_options import Options
 
 if TYPE_CHECKING:
     from chorus.client.api import NodeApi
-    from chorus.simulation.gossip.run import GossipResult
-    from chorus.simulation.gossip.scenario import Scenario, WantedFigure
+    from chorus.simulation.gossip.run import GossipResult, SimulationResult
+    from chorus.simulation.gossip.scenario import NamedScenario, Scenario
 
-R = TypeVar("R", bound="_Result")
+R = TypeVar("R", bound="SimulationResult")
 
 SHOWN: Final = (
     "p50_ms",
@@ -104,19 +104,17 @@ def _run(options: Options) -> int:
 
 def _run_dht(options: Options) -> int:
     from chorus.client.simulate_options import read_dht
-    from chorus.simulation.dht.report import SHOWN as DHT_SHOWN
-    from chorus.simulation.dht.report import dht_page, label
+    from chorus.simulation.dht.report import DHT_LABELS, dht_page
     from chorus.simulation.dht.run import simulate_dht
 
     scenario, seed = read_dht(options)
     kind = SimulationKind(
-        scenario.name,
-        scenario.summary,
-        scenario.wanted,
+        scenario,
         lambda progress: simulate_dht(scenario, seed, progress),
         dht_page,
-        lambda result: [name for name in DHT_SHOWN if name in result.figures],
-        label,
+        lambda result: list(result.figures),
+        DHT_LABELS.__getitem__,
+        "simulated seconds" if scenario.hours else "gets",
     )
     return _simulate(kind, seed, replay_line(options, seed), options)
 
@@ -143,33 +141,18 @@ def _list(as_json: bool) -> None:
     show.table(("attackers", "what they do"), list(ATTACKS.items()), "", folds=True)
 
 
-class _Result(Protocol):
-    """Of a run of any kind."""
-
-    @property
-    def figures(self) -> Mapping[str, float]: ...
-
-    @property
-    def trace(self) -> str: ...
-
-    def missed(self) -> list[str]: ...
-
-    def document(self) -> dict[str, Any]: ...
-
-
 @attrs.frozen
 class SimulationKind(Generic[R]):
     """How scenarios of one kind are run and shown."""
 
-    name: str
-    """Of the scenario."""
-    summary: str
-    wanted: Sequence[WantedFigure]
+    scenario: NamedScenario
     simulate: Callable[[Callable[[float, float], object]], R]
     page: Callable[[R, str, str], str]
     shown: Callable[[R], list[str]]
     """Figures for the terminal."""
     label: Callable[[str], str]
+    unit: str = "simulated seconds"
+    """Of the progress."""
 
 
 def _of_gossip(scenario: Scenario, seed: int) -> SimulationKind[GossipResult]:
@@ -180,9 +163,7 @@ def _of_gossip(scenario: Scenario, seed: int) -> SimulationKind[GossipResult]:
         return [*SHOWN, *(f"{each.kind}_{what}" for each in scenario.attacks for what in ("score", "places"))]
 
     return SimulationKind(
-        scenario.name,
-        scenario.summary,
-        scenario.wanted,
+        scenario,
         lambda progress: gossip_run.simulate(scenario, seed, progress),
         page,
         shown,
@@ -200,9 +181,9 @@ def _simulate(kind: SimulationKind[R], seed: int, replay: str, options: Options)
         if options.output is not None or not (options.no_report or as_json):
             # Before the run: it may take minutes.
             gossip_plots.require()
-            name = options.output if options.output is not None else f"simulate-{kind.name}-{seed}.html"
+            name = options.output if options.output is not None else f"simulate-{kind.scenario.name}-{seed}.html"
             output = stack.enter_context(PageFile(Path(name)))
-        result = kind.simulate(_progress())
+        result = kind.simulate(_progress(kind.unit))
         unheard: OSError | None = None
         try:
             # Before the page, which may find the disk full.
@@ -222,13 +203,13 @@ def _simulate(kind: SimulationKind[R], seed: int, replay: str, options: Options)
     return EXIT_TASK_FAILED if result.missed() else 0
 
 
-def _progress() -> Callable[[float, float], None]:
+def _progress(unit: str) -> Callable[[float, float], None]:
     lively = show.lively(sys.stderr)
 
     def progress(done: float, total: float) -> None:
         if lively:
             end = "\n" if done >= total else ""
-            print(f"\r{done:.0f} of {total:.0f} simulated seconds", end=end, file=sys.stderr, flush=True)
+            print(f"\r{done:.0f} of {total:.0f} {unit}", end=end, file=sys.stderr, flush=True)
 
     return progress
 
@@ -242,10 +223,10 @@ def _version() -> str:
 def _show(kind: SimulationKind[R], result: R, replay: str) -> None:
     from chorus.simulation.gossip.numbers import number
 
-    figures, label = result.figures, kind.label
-    print(f"{kind.name}: {kind.summary}")
+    figures, label, wanted_figures = result.figures, kind.label, kind.scenario.wanted
+    print(f"{kind.scenario.name}: {kind.scenario.summary}")
     show.facts([(label(name), number(figures[name])) for name in dict.fromkeys(kind.shown(result))])
-    if kind.wanted:
+    if wanted_figures:
         print()
         rows = [
             (
@@ -254,11 +235,11 @@ def _show(kind: SimulationKind[R], result: R, replay: str) -> None:
                 number(figures[wanted.figure]),
                 "met" if wanted.holds(figures) else "missed",
             )
-            for wanted in kind.wanted
+            for wanted in wanted_figures
         ]
         show.table(("figure", "wanted", "is", ""), rows, "")
         print()
-        for wanted in kind.wanted:
+        for wanted in wanted_figures:
             if not wanted.holds(figures):
                 show.note(f"missed: {label(wanted.figure)} {wanted.bounds}, but it is {figures[wanted.figure]:.4g}")
     print(f"again: {replay}")

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-from chorus.client import entry
+from chorus.client import entry, show
 from chorus.client.main import main
 from chorus.simulation.dht.plots import DHT_ALTERNATIVES
 from chorus.simulation.gossip.plots import ALTERNATIVES
@@ -295,6 +295,12 @@ class Command(PureTestCase):
         text = page.read_text()
         self.assertIn(DHT_ALTERNATIVES["get_latency"], text)
         self.assertNotIn(DHT_ALTERNATIVES["copies"], text)
+
+    def test_progress_of_the_hash_table_counts_gets(self) -> None:
+        with mock.patch.object(show, "lively", lambda stream: True):
+            status, _, err = self.chorus("simulate", "dht-warm", "--nodes", "30", "--no-report")
+        self.assertEqual(status, 0)
+        self.assertTrue(err.endswith("\r500 of 500 gets\n"), err[-80:])
 
     def test_the_hash_table_has_its_mistakes(self) -> None:
         status, out, err = self.chorus("simulate", "dht-warm", "--loss", "5%", "--nodes", "7", "--no-report")

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-from html import escape
 from typing import TYPE_CHECKING, Final
 
 from chorus.simulation.dht.plots import DHT_ALTERNATIVES, DHT_PLOTS, drawn
 from chorus.simulation.gossip.numbers import number
-from chorus.simulation.gossip.plots import picture
-from chorus.simulation.gossip.report import STYLE
+from chorus.simulation.gossip.report import PageParts, simulation_page
 
 if TYPE_CHECKING:
     from chorus.simulation.dht.run import DhtResult
@@ -39,46 +36,14 @@ DHT_LABELS: Final = {
     "memory_mb": "resident memory (MB)",
 }
 
-SHOWN: Final = tuple(DHT_LABELS)
-
-
-def label(figure: str) -> str:
-    return DHT_LABELS[figure]
+NOTES: Final = """\
+<p>A get waits for three valid answers. Times are simulated; processor time and memory are this machine's.
+docs/simulate.md says what scenarios and figures are.</p>"""
 
 
 def dht_page(result: DhtResult, replay: str, version: str) -> str:
     """`replay` is the command that gives the same run, `version` of what it was made with."""
     scenario = result.scenario
-    wanted = {each.figure: each for each in scenario.wanted}
-    rows = []
-    for figure, value in result.figures.items():
-        bound = wanted.get(figure)
-        state = "" if bound is None or bound.holds(result.figures) else " class=missed"
-        said = "" if bound is None else escape(bound.bounds)
-        rows.append(
-            f"<tr{state}><td>{escape(label(figure))}</td><td class=number>{number(value)}</td><td>{said}</td></tr>"
-        )
-    pictures = [
-        f'<img alt="{escape(DHT_ALTERNATIVES[name])}" src="data:image/svg+xml;base64,'
-        f'{base64.b64encode(picture(DHT_PLOTS[name](result))).decode()}">'
-        for name in drawn(result)
-    ]
-    return f"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>Simulation {escape(scenario.name)}, seed {result.seed}</title>
-<style>{STYLE}</style>
-<h1>Simulation: {escape(scenario.name)}</h1>
-<p>{escape(scenario.summary)} ({scenario.nodes:,} servers, {number(scenario.rtt_ms)} ms a round trip).</p>
-<p>Seed {result.seed}, trace <code>{result.trace}</code>, made with {escape(version)}. The same run again:</p>
-<p><code>{escape(replay)}</code></p>
-<table>
-<tr><th>figure</th><th>value</th><th>wanted</th></tr>
-{"".join(rows)}
-</table>
-{"".join(pictures)}
-<p>A get waits for three valid answers. Times are simulated; processor time and memory are this machine's.
-docs/simulate.md says what scenarios and figures are.</p>
-</html>
-"""
+    summary = f"{scenario.summary} ({scenario.nodes:,} servers, {number(scenario.rtt_ms)} ms a round trip)."
+    pictures = ((DHT_ALTERNATIVES[name], DHT_PLOTS[name](result)) for name in drawn(result))
+    return simulation_page(result, PageParts(summary, DHT_LABELS.__getitem__, pictures, NOTES), replay, version)

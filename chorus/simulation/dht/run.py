@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 import attrs
@@ -17,7 +17,7 @@ from chorus.simulation.dht.network import DhtNet
 from chorus.simulation.dht.nodes import SimRecord, SimServer
 from chorus.simulation.dht.scenario import DhtScenario
 from chorus.simulation.gossip.measures import percentile
-from chorus.simulation.gossip.run import QUANTILES, memory_mb
+from chorus.simulation.gossip.run import QUANTILES, SimulationResult, memory_mb
 from chorus.simulation.trace import Trace
 from chorus.simulation.world import nanoseconds
 
@@ -50,34 +50,16 @@ class HourSample:
 
 
 @attrs.frozen(kw_only=True)
-class DhtResult:
+class DhtResult(SimulationResult):
     scenario: DhtScenario
-    seed: int
-    figures: Mapping[str, float]
-    trace: str
-    """Hash of all lookups: equal for equal runs."""
     latencies_ms: tuple[float, ...] = ()
     """Quantiles of the gets, equally spaced."""
     hops: tuple[SizeHops, ...] = ()
     samples: tuple[HourSample, ...] = ()
 
-    def missed(self) -> list[str]:
-        """Figures of the scenario that are not reached."""
-        return [
-            f"{wanted}, but it is {self.figures[wanted.figure]:.4g}"
-            for wanted in self.scenario.wanted
-            if not wanted.holds(self.figures)
-        ]
-
     def document(self) -> dict[str, Any]:
-        """As JSON."""
         return {
-            "scenario": attrs.asdict(self.scenario, filter=lambda attribute, _: attribute.name != "wanted"),
-            "seed": self.seed,
-            "trace": self.trace,
-            "figures": dict(self.figures),
-            "wanted": [str(wanted) for wanted in self.scenario.wanted],
-            "missed": self.missed(),
+            **super().document(),
             "latencies_ms": list(self.latencies_ms),
             "hops": [attrs.asdict(each) for each in self.hops],
             "samples": [attrs.asdict(each) for each in self.samples],

@@ -7,7 +7,7 @@ from typing import Final
 import attrs
 
 from chorus.protocols.kad.params import KadParams
-from chorus.simulation.gossip.scenario import ScenarioError, WantedFigure
+from chorus.simulation.gossip.scenario import NamedScenario, ScenarioError
 
 MIN_NODES: Final = 30
 """More than the 20 holders of a record, so that walks are needed."""
@@ -20,11 +20,9 @@ MAX_CONNECTIONS: Final = 192
 
 
 @attrs.frozen(kw_only=True)
-class DhtScenario:
-    """One run but for its seed. Raises `ScenarioError` where a quantity is out of its bounds."""
+class DhtScenario(NamedScenario):
+    """Raises `ScenarioError` where a quantity is out of its bounds."""
 
-    name: str
-    summary: str = ""
     nodes: int = 1000
     rtt_ms: float = 50.0
     """Of a request, drawn for each pair within a tenth."""
@@ -46,7 +44,6 @@ class DhtScenario:
     """Share of the nodes that crash unannounced in an hour, each replaced by a new one at once."""
     refresh_s: float = 600.0
     params: KadParams = attrs.field(factory=KadParams)
-    wanted: tuple[WantedFigure, ...] = ()
 
     def __attrs_post_init__(self) -> None:
         mistakes = [

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable, Iterable
 from html import escape
 from typing import TYPE_CHECKING, Final
+
+import attrs
 
 from chorus.simulation.gossip.numbers import number
 from chorus.simulation.gossip.parameters import parameters
 from chorus.simulation.gossip.plots import ALTERNATIVES, PLOTS, picture
 
 if TYPE_CHECKING:
-    from chorus.simulation.gossip.run import GossipResult
+    from matplotlib.figure import Figure
+
+    from chorus.simulation.gossip.run import GossipResult, SimulationResult
 
 LABELS: Final = {
     "p50_ms": "latency, median (ms)",
@@ -50,6 +55,13 @@ img { width: 100%; max-width: 45rem; display: block; margin: 1rem 0; }
 .missed { color: #a32020; font-weight: 600; }
 """
 
+NOTES: Final = """\
+<p>Latencies count from publication to delivery, over all honest nodes that were there. A node is owed a message when it
+has been there for 3 seconds and stays for 10. Times are simulated; processor time and memory are this machine's.</p>
+<p>"Places in honest meshes, each" is in how many honest nodes' meshes one node of the kind is at the end, on average.
+"Views of honest nodes below 0" is the share of connections between two honest nodes over which one of them gives the
+other a score below 0. docs/simulate.md says what scenarios, attackers and figures are.</p>"""
+
 
 def label(figure: str) -> str:
     if figure in LABELS:
@@ -58,23 +70,45 @@ def label(figure: str) -> str:
     return f"{kind} nodes: " + ("score, median at the end" if what == "score" else "places in honest meshes, each")
 
 
+@attrs.frozen
+class PageParts:
+    """Parts of the page that differ between kinds of runs."""
+
+    summary: str
+    label: Callable[[str], str]
+    """Of a figure."""
+    pictures: Iterable[tuple[str, Figure]]
+    """Each after its description."""
+    notes: str
+    """HTML."""
+    before: str = ""
+    """HTML before the figures."""
+
+
 def page(result: GossipResult, replay: str, version: str) -> str:
     """`replay` is the command that gives the same run, `version` of what it was made with."""
+    scenario = result.scenario
+    given = [f"<tr><td>{escape(each.label)}</td><td>{escape(each.text)}</td></tr>" for each in parameters(scenario)]
+    table = f"<table>\n<tr><th>parameter</th><th>value</th></tr>\n{''.join(given)}\n</table>\n"
+    pictures = ((ALTERNATIVES[name], draw(result)) for name, draw in PLOTS.items())
+    return simulation_page(result, PageParts(scenario.summary, label, pictures, NOTES, table), replay, version)
+
+
+def simulation_page(result: SimulationResult, parts: PageParts, replay: str, version: str) -> str:
+    """`replay` and `version` as for `page`."""
     scenario = result.scenario
     wanted = {each.figure: each for each in scenario.wanted}
     rows = []
     for figure, value in result.figures.items():
         bound = wanted.get(figure)
-        state = "" if bound is None else (" class=missed" if not bound.holds(result.figures) else "")
+        state = "" if bound is None or bound.holds(result.figures) else " class=missed"
         said = "" if bound is None else escape(bound.bounds)
-        rows.append(
-            f"<tr{state}><td>{escape(label(figure))}</td><td class=number>{number(value)}</td><td>{said}</td></tr>"
-        )
-    given = [f"<tr><td>{escape(each.label)}</td><td>{escape(each.text)}</td></tr>" for each in parameters(scenario)]
+        name = escape(parts.label(figure))
+        rows.append(f"<tr{state}><td>{name}</td><td class=number>{number(value)}</td><td>{said}</td></tr>")
     pictures = []
-    for name, draw in PLOTS.items():
-        image = base64.b64encode(picture(draw(result))).decode()
-        pictures.append(f'<img alt="{escape(ALTERNATIVES[name])}" src="data:image/svg+xml;base64,{image}">')
+    for alternative, drawn in parts.pictures:
+        image = base64.b64encode(picture(drawn)).decode()
+        pictures.append(f'<img alt="{escape(alternative)}" src="data:image/svg+xml;base64,{image}">')
     return f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -82,23 +116,15 @@ def page(result: GossipResult, replay: str, version: str) -> str:
 <title>Simulation {escape(scenario.name)}, seed {result.seed}</title>
 <style>{STYLE}</style>
 <h1>Simulation: {escape(scenario.name)}</h1>
-<p>{escape(scenario.summary)}</p>
+<p>{escape(parts.summary)}</p>
 <p>Seed {result.seed}, trace <code>{result.trace}</code>, made with {escape(version)}. The same run again:</p>
 <p><code>{escape(replay)}</code></p>
-<table>
-<tr><th>parameter</th><th>value</th></tr>
-{"".join(given)}
-</table>
-<table>
+{parts.before}<table>
 <tr><th>figure</th><th>value</th><th>wanted</th></tr>
 {"".join(rows)}
 </table>
 {"".join(pictures)}
-<p>Latencies count from publication to delivery, over all honest nodes that were there. A node is owed a message when it
-has been there for 3 seconds and stays for 10. Times are simulated; processor time and memory are this machine's.</p>
-<p>"Places in honest meshes, each" is in how many honest nodes' meshes one node of the kind is at the end, on average.
-"Views of honest nodes below 0" is the share of connections between two honest nodes over which one of them gives the
-other a score below 0. docs/simulate.md says what scenarios, attackers and figures are.</p>
+{parts.notes}
 </html>
 """
 

@@ -16,7 +16,7 @@ from chorus.simulation.gossip.measures import MAX_HOPS, Sample, percentile
 from chorus.simulation.gossip.network import GossipNet, Progress
 from chorus.simulation.gossip.nodes import HONEST
 from chorus.simulation.gossip.parameters import parameters
-from chorus.simulation.gossip.scenario import Scenario
+from chorus.simulation.gossip.scenario import NamedScenario, Scenario
 from chorus.simulation.world import MILLISECOND
 
 QUANTILES: Final = 1000
@@ -24,21 +24,15 @@ QUANTILES: Final = 1000
 
 
 @attrs.frozen(kw_only=True)
-class GossipResult:
-    scenario: Scenario
+class SimulationResult:
+    """Of a run of any kind."""
+
+    scenario: NamedScenario
     seed: int
     figures: Mapping[str, float]
-    """Times in the unit that the name ends with; `…_score` and `…_places` by kind of node, as honest ones see them."""
+    """Times in the unit that the name ends with."""
     trace: str
-    """Hash of all publications and deliveries: equal for equal runs."""
-    latencies_ms: tuple[float, ...]
-    """Quantiles of it, `QUANTILES` of them, equally spaced."""
-    hops: tuple[tuple[int, int, float], ...]
-    """(hops, deliveries, their mean latency in ms)."""
-    duplicates: tuple[float, ...]
-    """By honest node: copies too many for each message."""
-    samples: tuple[Sample, ...]
-    """One a second."""
+    """Hash of all that happened: equal for equal runs."""
 
     def missed(self) -> list[str]:
         """Figures of the scenario that are not reached."""
@@ -52,12 +46,32 @@ class GossipResult:
         """As JSON."""
         return {
             "scenario": attrs.asdict(self.scenario, filter=lambda attribute, _: attribute.name != "wanted"),
-            "parameters": {each.key: each.value for each in parameters(self.scenario)},
             "seed": self.seed,
             "trace": self.trace,
             "figures": dict(self.figures),
             "wanted": [str(wanted) for wanted in self.scenario.wanted],
             "missed": self.missed(),
+        }
+
+
+@attrs.frozen(kw_only=True)
+class GossipResult(SimulationResult):
+    """Figures `…_score` and `…_places` are by kind of node, as honest ones see them."""
+
+    scenario: Scenario
+    latencies_ms: tuple[float, ...]
+    """Quantiles of it, `QUANTILES` of them, equally spaced."""
+    hops: tuple[tuple[int, int, float], ...]
+    """(hops, deliveries, their mean latency in ms)."""
+    duplicates: tuple[float, ...]
+    """By honest node: copies too many for each message."""
+    samples: tuple[Sample, ...]
+    """One a second."""
+
+    def document(self) -> dict[str, Any]:
+        return {
+            **super().document(),
+            "parameters": {each.key: each.value for each in parameters(self.scenario)},
             "latencies_ms": list(self.latencies_ms),
             "hops": [list(each) for each in self.hops],
             "samples": [attrs.asdict(sample) for sample in self.samples],

@@ -124,7 +124,7 @@ class WantedFigure:
     """A bound on one figure of a run."""
 
     figure: str
-    """A key of `GossipResult.figures`."""
+    """A key of `SimulationResult.figures`."""
     low: float | None = None
     high: float | None = None
 
@@ -148,11 +148,18 @@ class WantedFigure:
 
 
 @attrs.frozen(kw_only=True)
-class Scenario:
-    """One run but for its seed. Raises `ScenarioError` where a quantity is out of its bounds."""
+class NamedScenario:
+    """One run of any kind but for its seed."""
 
     name: str
     summary: str = ""
+    wanted: tuple[WantedFigure, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Scenario(NamedScenario):
+    """Raises `ScenarioError` where a quantity is out of its bounds."""
+
     nodes: int = 1000
     degree: int = 20
     """Connections of a node on average; it dials half of them."""
@@ -170,7 +177,6 @@ class Scenario:
     """Seconds before the first message: meshes settle."""
     seconds: float = 60.0
     """In which messages are published and measured."""
-    wanted: tuple[WantedFigure, ...] = ()
 
     def __attrs_post_init__(self) -> None:
         within = _Bounds()
