@@ -41,8 +41,7 @@ class Pins:
         now = self._wall()
         for pin in await self._store.write(lambda connection: table.every(connection, now)):
             self._until.setdefault(pin.sha256, {})[pin.reason, pin.by] = pin.until
-            if pin.until is None:
-                self._count(pin)
+            self._count(pin)
         self._sealed.update(await self._store.read(table.sealed))
 
     def __contains__(self, sha256: object) -> bool:

@@ -330,7 +330,7 @@ class KeepTests(ReplicaCase):
         )
 
     def test_limit_share_of_the_store(self) -> None:
-        """Many members push no more than half of it full, and what is taken back frees its part."""
+        """Many members push no more than half of it full, and what is taken back frees its part once it is gone."""
         limits = BlobLimits(max_store=20_000, max_kept_per_peer=5000)
         holder, *sources = self.mesh(5, lambda n: limits if n == 1 else None)
         blobs = [aged(4400, source.number) for source in sources]
@@ -338,6 +338,8 @@ class KeepTests(ReplicaCase):
         answers = [self.successResultOf(self.until(self.keep(each, holder, data))).status for each, data in asked]
         self.assertEqual(answers, ["ok", "ok", "full", "full", "ok"], "the last one is here already")
         self.successResultOf(self.until(holder.blobs.put_bytes(noise(9000, 99))))
+        self.until(Deferred.fromCoroutine(sources[1].replicas.pushing.drop(holder.peer, sha(blobs[1]))))
+        self.assertFalse(holder.blobs.pins.lasting(sha(blobs[1]), PUSHED, str(sources[1].peer)), "it stays for a day")
         holder.stop()
         restarted = ReplicaNode(self, 1, limits, holder.root)
         self.assertEqual(restarted.blobs.pins.pushed_beside(""), 8800)
