@@ -6,11 +6,13 @@ it goes after a day, with a lost role, or when newer ones need its place.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.logger import Logger
 
 from chorus.services.blobs.fetch import UnknownBlob
 from chorus.services.blobs.serving import open_sized
@@ -41,6 +43,8 @@ class _Plain:
 class Plaintexts:
     """From `start` to `stop`, which removes them."""
 
+    _log = Logger()
+
     def __init__(
         self, blobs: BlobService, sealer: Sealer, offload: Offload, clock: IReactorTime, keyring: Keyring
     ) -> None:
@@ -61,7 +65,7 @@ class Plaintexts:
 
     def stop(self) -> Deferred[None]:
         self._sweep.stop()
-        return self._remove_all()
+        return self._remove_before(math.inf)
 
     def path(self, sha256: str) -> Path | None:
         held = self._held.get(sha256)
@@ -103,20 +107,18 @@ class Plaintexts:
             await self._offload(gone.ingest.abort)
 
     def _remove_old(self) -> None:
-        before = self._clock.seconds() - PLAIN_S
-        for sha256 in [sha256 for sha256, each in self._held.items() if each.since <= before]:
-            Deferred.fromCoroutine(self._remove(sha256))
+        gone = self._remove_before(self._clock.seconds() - PLAIN_S)
+        gone.addErrback(lambda failure: self._log.failure("an old plaintext stays until the next start", failure))
 
-    def _remove_all(self) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._remove_each())
-
-    async def _remove_each(self) -> None:
-        for sha256 in list(self._held):
-            await self._remove(sha256)
+    def _remove_before(self, time: float) -> Deferred[None]:
+        """All at once: one that cannot be removed keeps no other here, and none is found any more."""
+        old = [sha256 for sha256, each in self._held.items() if each.since <= time]
+        gone = [Deferred.fromCoroutine(self._remove(sha256)) for sha256 in old]
+        return gatherResults(gone, consumeErrors=True).addCallback(lambda _: None)
 
     def _roles_changed(self) -> Deferred[None] | None:
         before, self._keys = self._keys, frozenset(self._keyring.identities())
         if before <= self._keys:
             return None
         self.losses += 1
-        return self._remove_all()
+        return self._remove_before(math.inf)

@@ -4,14 +4,16 @@ import gc
 import math
 from pathlib import Path
 from typing import IO
+from unittest import mock
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, FirstError, succeed
 
 from chorus.protocols.blobs import CHUNK, PROTOCOL, Answer, HaveRequest, KeepRequest
 from chorus.protocols.streamio import StreamIO
 from chorus.security import age
 from chorus.services.blobs import keeping, looks, plaintexts, replicas
 from chorus.services.blobs.fetch import BlobTooLarge, UnknownBlob
+from chorus.services.blobs.files import Ingest
 from chorus.services.blobs.looks import closest, provider_key
 from chorus.services.blobs.pins import PUSHED
 from chorus.services.blobs.ports import SealedBlob
@@ -633,6 +635,20 @@ class ReadableTests(ReplicaCase):
         self.assertTrue(path.exists())
         self.reader.keyring.become("new", "one")
         self.assertEqual((path.exists(), self.reader.blobs._reserved), (False, 0))
+
+    def test_one_that_cannot_be_removed_keeps_no_other(self) -> None:
+        source = Path(self.mktemp())
+        source.write_bytes(b"another")
+        blob = self.successResultOf(self.reader.replicas.seal_file(source))
+        paths = [self.unsealed(self.reader)]
+        asked = self.reader.replicas.unseal(blob.stored, blob.key, sha(b"another"), len(b"another"))
+        paths.append(self.successResultOf(self.until(asked)))
+        with mock.patch.object(Ingest, "abort", side_effect=OSError(5, "Input/output error")):
+            self.run_for(plaintexts.PLAIN_S + plaintexts.SWEEP_S, plaintexts.SWEEP_S)
+        self.assertEqual(len(self.flushLoggedErrors(FirstError)), 1)
+        texts = self.reader.replicas.plaintexts
+        self.assertEqual([texts.path(sha(self.plain)), texts.path(sha(b"another"))], [None, None])
+        self.assertEqual((self.reader.blobs._reserved, [path.exists() for path in paths]), (0, [True, True]))
 
     def test_a_role_that_is_lost_while_it_is_unsealed(self) -> None:
         unsealing = self.reader.replicas.unseal(self.blob.stored, self.blob.key, sha(self.plain), len(self.plain))
