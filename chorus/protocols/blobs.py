@@ -15,6 +15,9 @@ bit for each chunk that is there, the first one in the highest bit of the first 
     ← {"length":0,"status":"ok"} once it is durable there, or "busy" (ask later), "full" (no room for it, or none for
       more of this peer's), "unknown" (it could not be fetched) or "bad" (it is larger, or no age file)
 
+    → {"get":"drop","sha256":ID}                              I no longer need what I asked you to keep
+    ← {"length":0,"status":"ok"}, also where nothing is kept
+
 A request that a node does not know is `bad`.
 
 A chunk that contradicts the manifest of the very holder that sent it proves that this holder lies; so does a complete

@@ -6,7 +6,6 @@ that one holder pushes, and another one only where the first cannot.
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Collection, Iterable
 
@@ -15,6 +14,7 @@ import attrs
 from chorus.backoff import Backoff
 from chorus.identity import PeerId
 from chorus.multiformats import multihash
+from chorus.protocols.kad.keys import point_of
 
 LOOK_S = 3600.0
 """Between two looks at a blob with enough holders; times 0.75 to 1.25."""
@@ -33,12 +33,8 @@ def provider_key(sha256: str) -> bytes:
 
 def closest(sha256: str, peers: Iterable[PeerId]) -> list[PeerId]:
     """Peers by the XOR distance of their SHA-256 to the blob's, as the DHT counts it."""
-    target = _point(provider_key(sha256))
-    return sorted(peers, key=lambda peer: _point(peer.raw) ^ target)
-
-
-def _point(key: bytes) -> int:
-    return int.from_bytes(hashlib.sha256(key).digest(), "big")
+    target = point_of(provider_key(sha256))
+    return sorted(peers, key=lambda peer: point_of(peer.raw) ^ target)
 
 
 @attrs.define

@@ -137,9 +137,6 @@ class DhtNet:
         new.begin_upkeep()
         return new
 
-    def holders(self, key: bytes) -> int:
-        return sum(key in one.records for one in self.servers if one.alive)
-
     def closest(self, key: bytes, without: PeerId | None = None) -> list[PeerId]:
         """The k closest live servers, by looking at all."""
         point = int.from_bytes(sha256(key).digest(), "big")

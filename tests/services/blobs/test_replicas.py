@@ -495,8 +495,8 @@ class PartTests(ReplicaCase):
         self.assertEqual(part.blobs._server._context.underway, {})
 
 
-class SealTests(ReplicaCase):
-    """Small files, which need no process."""
+class SealedCase(ReplicaCase):
+    """A small file, which needs no process, sealed by the first of four nodes."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -504,10 +504,12 @@ class SealTests(ReplicaCase):
         self.plain = noise(1000)
         source = Path(self.mktemp())
         source.write_bytes(self.plain)
-        self.sealed_blob = self.successResultOf(self.nodes[0].replicas.seal_file(source))
+        self.blob = self.successResultOf(self.nodes[0].replicas.seal_file(source))
 
+
+class SealTests(SealedCase):
     def test_round_trip_over_other_nodes(self) -> None:
-        blob = self.sealed_blob
+        blob = self.blob
         self.assertEqual(blob.size, 1000)
         self.assertNotIn(blob.key, repr(blob))
         self.replicate(self.nodes[0], blob.stored)
@@ -523,7 +525,7 @@ class SealTests(ReplicaCase):
                 self.assertNotIn(self.plain, (holder.root / "blobs" / name[:2] / name).read_bytes())
 
     def test_what_does_not_hold_what_the_record_says(self) -> None:
-        node, blob = self.nodes[0], self.sealed_blob
+        node, blob = self.nodes[0], self.blob
         other = self.sealed(node, b"x")
         for stored, key, digest, size in (
             (blob.stored, blob.key, sha(b"another"), 1000),
@@ -549,14 +551,9 @@ class Copies:
         return succeed(self.sealed if sha256 == self.sha256 else None)
 
 
-class ReadableTests(ReplicaCase):
+class ReadableTests(SealedCase):
     def setUp(self) -> None:
         super().setUp()
-        self.nodes = self.mesh(4)
-        self.plain = noise(1000)
-        source = Path(self.mktemp())
-        source.write_bytes(self.plain)
-        self.blob = self.successResultOf(self.nodes[0].replicas.seal_file(source))
         self.replicate(self.nodes[0], self.blob.stored)
         self.reader = next(node for node in self.nodes if node.blobs.size_of(self.blob.stored) is None)
 
