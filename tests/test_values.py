@@ -490,6 +490,9 @@ VALUES: dict[str, dict[str, float]] = {
         "RARE": 1000,
         "SCANNED": 5000,
     },
+    "store.publications": {
+        "MAX_DROPPED": 100_000,
+    },
     "ucxl.address": {
         "MAX_STEPS": 999_999_999,
         "VERSION_ROOM": 66,

@@ -5,8 +5,12 @@ from __future__ import annotations
 
 import sqlite3
 from enum import StrEnum
+from typing import Final
 
 import attrs
+
+MAX_DROPPED: Final = 100_000
+"""Numbers of dropped attempts that are kept; of more the oldest go: their tasks ended long ago."""
 
 
 class PublicationState(StrEnum):
@@ -36,15 +40,17 @@ class PublicationRow:
     """The task of this node's scheduler that it belongs to."""
     holders: int = 0
     wanted: int = 0
+    seq: int = 0
+    """Number in its chain, where this node wrote it."""
 
 
-_COLUMNS = "content, address, bundle, state, created_at, task_id, holders, wanted"
+_COLUMNS = "content, address, bundle, state, created_at, task_id, holders, wanted, seq"
 
 
 def insert(connection: sqlite3.Connection, row: PublicationRow) -> None:
     """A row that is there already keeps its state: it takes the bytes and the task that it lacks."""
     connection.execute(
-        f"INSERT INTO publications ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (content) DO UPDATE SET "
+        f"INSERT INTO publications ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (content) DO UPDATE SET "
         "task_id = coalesce(task_id, excluded.task_id), "
         "bundle = CASE WHEN bundle = x'' AND state <> 'safe' THEN excluded.bundle ELSE bundle END",
         attrs.astuple(row),
@@ -62,8 +68,23 @@ def recorded(connection: sqlite3.Connection, content: bytes) -> bool:
 
 
 def drop_waiting(connection: sqlite3.Connection, content: bytes) -> None:
-    """The attempt is stale: it publishes nothing."""
-    connection.execute("DELETE FROM publications WHERE content = ? AND state = 'waiting'", (content,))
+    """The attempt is stale: it publishes nothing, and its number stays taken."""
+    cursor = connection.execute(
+        "INSERT INTO dropped_numbers (address, seq)"
+        " SELECT address, seq FROM publications WHERE content = ? AND state = 'waiting'",
+        (content,),
+    )
+    if cursor.rowcount:
+        connection.execute("DELETE FROM publications WHERE content = ?", (content,))
+        connection.execute(
+            "DELETE FROM dropped_numbers WHERE id <= (SELECT max(id) FROM dropped_numbers) - ?", (MAX_DROPPED,)
+        )
+
+
+def dropped(connection: sqlite3.Connection, address: str) -> int:
+    """The highest number under an address that an attempt had when it was dropped; 0 where none was."""
+    row = connection.execute("SELECT max(seq) FROM dropped_numbers WHERE address = ?", (address,)).fetchone()
+    return row[0] or 0
 
 
 def record(connection: sqlite3.Connection, content: bytes, holders: int, wanted: int) -> bool:
@@ -121,6 +142,6 @@ def _change(connection: sqlite3.Connection, change: str, *values: object) -> boo
     return connection.execute(f"UPDATE publications SET {change}", values).rowcount == 1
 
 
-def _row(columns: tuple[bytes, str, bytes, str, float, str | None, int, int]) -> PublicationRow:
-    content, address, bundle, state, created_at, task_id, holders, wanted = columns
-    return PublicationRow(content, address, bundle, PublicationState(state), created_at, task_id, holders, wanted)
+def _row(columns: tuple[bytes, str, bytes, str, float, str | None, int, int, int]) -> PublicationRow:
+    content, address, bundle, state, created_at, task_id, holders, wanted, seq = columns
+    return PublicationRow(content, address, bundle, PublicationState(state), created_at, task_id, holders, wanted, seq)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
-from chorus.store import blobs, events, meta, pins, runs
+from chorus.store import blobs, events, meta, pins, publications, runs
 from chorus.store.inline import InlineDatabase
 from chorus.store.pins import Pin, PinQuota
+from chorus.store.publications import PublicationRow, PublicationState
 from chorus.store.rows import dump, load
 from tests.support import PureTestCase
 
@@ -44,6 +46,26 @@ class EventTests(TableCase):
         self.assertEqual(events.forget(self.connection, "a"), 2)
         self.assertEqual(events.after(self.connection, "a", 0), [])
         self.assertEqual(len(events.after(self.connection, "b", 0)), 1)
+
+
+class DroppedNumberTests(TableCase):
+    def drop(self, address: str, seq: int, state: PublicationState = PublicationState.WAITING) -> None:
+        row = PublicationRow(bytes([seq]) * 32, address, b"signed", state, 0.0, seq=seq)
+        publications.insert(self.connection, row)
+        publications.drop_waiting(self.connection, row.content)
+
+    def test_the_numbers_of_attempts_that_waited_stay_taken(self) -> None:
+        for seq in (4, 3):
+            self.drop("a", seq)
+        self.drop("b", 5, PublicationState.DUE)
+        self.assertEqual([publications.dropped(self.connection, each) for each in "ab"], [4, 0])
+        self.assertEqual([row.seq for row in publications.every(self.connection)], [5])
+
+    def test_of_too_many_the_oldest_go(self) -> None:
+        with mock.patch.object(publications, "MAX_DROPPED", 2):
+            for seq, address in enumerate("abc", 1):
+                self.drop(address, seq)
+        self.assertEqual([publications.dropped(self.connection, each) for each in "abc"], [0, 2, 3])
 
 
 class RunTests(TableCase):

@@ -40,7 +40,8 @@ class WrittenDecision:
 
     def row(self, state: PublicationState, now: float) -> PublicationRow:
         content = bytes.fromhex(self.decision.content_hash)
-        return PublicationRow(content, self.decision.address, self.publication.encode(), state, now)
+        bundle = self.publication.encode()
+        return PublicationRow(content, self.decision.address, bundle, state, now, seq=self.decision.seq)
 
 
 class DecisionAuthor:
@@ -113,10 +114,13 @@ class DecisionAuthor:
         asked = self._ports.dht.get(head_key(address)).addTimeout(HEAD_S, self._ports.clock)
         elsewhere = asked.addCallbacks(Head.decode, lambda failure: failure.trap(ChorusError, DeferredTimeout) and None)
         released: list[tuple[int, str]] = []
-        numbers = [self._issued.get(name, 0)]
+        kept, dropped = await self._ports.store.read(
+            lambda connection: (publications.of_address(connection, name), publications.dropped(connection, name))
+        )
+        numbers = [self._issued.get(name, 0), dropped]
         if (known := await self._index.newest(address)) is not None:
             released.append((known.seq, known.content))
-        for row in await self._ports.store.read(lambda connection: publications.of_address(connection, name)):
+        for row in kept:
             head = (await self._ports.in_thread(Publication.decode, row.bundle)).head
             numbers.append(head.seq)
             if row.state in (PublicationState.DUE, PublicationState.COPY):

@@ -71,9 +71,18 @@ CREATE TABLE publications (
     state      TEXT NOT NULL,
     holders    INTEGER NOT NULL DEFAULT 0,
     wanted     INTEGER NOT NULL DEFAULT 0,
-    created_at REAL NOT NULL
+    created_at REAL NOT NULL,
+    seq        INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE INDEX publications_by_address ON publications (address);
+
+-- Numbers of attempts that were dropped: their schedulers have heads under them, so no other decision may have one.
+CREATE TABLE dropped_numbers (
+    id      INTEGER PRIMARY KEY,
+    address TEXT NOT NULL,
+    seq     INTEGER NOT NULL
+);
+CREATE INDEX dropped_numbers_by_address ON dropped_numbers (address, seq);
 
 -- The index: address fields of all decisions that this node knows of. `seq` numbers the versions under one address.
 CREATE TABLE decisions (

@@ -312,7 +312,8 @@ class FaultsTest(MemoryCase):
     def test_a_blob_that_is_larger_than_said_is_not_taken(self) -> None:
         self.assertEqual(self.copied_by_the_scheduler([b"c" * 5000, b"d" * 5000], 10), set())
 
-    def test_a_lost_attempt_leaves_no_hole_in_the_chain(self) -> None:
+    def lose_an_attempt(self) -> str:
+        """Its number was given out, and the next attempt runs."""
         task = self.submit(retries=2)
         self.world.cut(self.scheduler, self.worker)
         container = self.container()
@@ -321,6 +322,20 @@ class FaultsTest(MemoryCase):
         self.world.advance(200)
         self.world.heal(self.scheduler, self.worker)
         self.world.advance(60)
+        return task
+
+    def test_a_lost_attempts_number_is_not_given_out_again_after_a_restart(self) -> None:
+        """Its scheduler has a signed head under it: another decision of that number would be a fork."""
+        task = self.lose_an_attempt()
+        self.worker.kill()
+        self.worker.restart()
+        self.world.advance(60)
+        self.container().finish()
+        self.world.advance(60)
+        self.assertEqual(self.read(self.decision(task)).seq, 2)
+
+    def test_a_lost_attempt_leaves_no_hole_in_the_chain(self) -> None:
+        task = self.lose_an_attempt()
         self.container().finish()
         self.world.advance(60)
         named = self.decision(task)
