@@ -22,7 +22,7 @@ from chorus.client.errors import EXIT_TASK_FAILED, ClientError, Refused
 from chorus.client.fetch import checked, into_directory
 from chorus.client.task_options import Document, Options
 from chorus.errors import PeerError
-from chorus.ucxl.address import ANY, NO_PROJECT, PARTS, Address, exact, project_problem
+from chorus.ucxl.address import ANY, PARTS, Address, exact, project_problem
 from chorus.ucxl.chain import ClaimedVersion, verify_chain
 from chorus.ucxl.provenance import ProvenanceEnvelope
 from chorus.ucxl.record import Decision
@@ -118,8 +118,6 @@ def verify(options: Options, api: NodeApi) -> int:
 def put(options: Options, api: NodeApi) -> int:
     names = ("kind", "summary", "task", "project", "role", "path", "rationale", "confidence", "supersedes")
     draft: Document = {name: value for name in names if (value := getattr(options, name)) is not None}
-    if options.task in (NO_PROJECT, ANY):
-        raise ClientError(f"--task: {options.task} is no name of a task")
     # As a task's project, or as an address has it already.
     project = options.project
     if project is not None and (".." not in project or "/" in project):

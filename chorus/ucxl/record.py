@@ -16,7 +16,7 @@ from chorus.fields.members import ADDRESS, ID, MAX_SERIAL, PEER, SCORE, SHA256, 
 from chorus.identity import Identity
 from chorus.security import signing
 from chorus.ucxl import documents
-from chorus.ucxl.address import Address, AddressError
+from chorus.ucxl.address import NO_PROJECT, SCHEME, Address, AddressError
 from chorus.ucxl.documents import SIGNATURE, RecordError
 
 DOMAIN: Final = "chorus-decision/1"
@@ -133,7 +133,10 @@ class DecisionDraft(DecisionWords):
     def place(self, agent: str, role: str) -> Address:
         """Where this agent keeps it, writing under the draft's role, else `role`. Raises `AddressError`."""
         path = f"/{self.path}" if self.path else ""
-        return Address.published(f"ucxl://{agent}:{self.role or role}@{self.project}:{self.task}{path}")
+        place = Address.published(f"{SCHEME}{agent}:{self.role or role}@{self.project}:{self.task}{path}")
+        if place.task == NO_PROJECT:
+            raise AddressError("task", place.offset_of("task"), f"{NO_PROJECT} is no name of a task")
+        return place
 
 
 @attrs.frozen(kw_only=True)

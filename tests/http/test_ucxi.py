@@ -122,6 +122,7 @@ class UcxiTests(ApiCase):
             ({"inputs": [{"nam": "x"}]}, 422, "inputs[0].nam"),
             ({"task": "a/b"}, 422, "task"),
             ({"task": "any"}, 400, None),
+            ({"task": "none"}, 400, None),
             ({"project": "any"}, 400, None),
             ({"path": "../x"}, 400, None),
             ({"path": "*^"}, 400, None),
