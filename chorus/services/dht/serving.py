@@ -182,6 +182,8 @@ class ServedStream:
         self._requests = 0
         self._busy = False
         """A request waits for its turn, or its reply for the store."""
+        self._serving_on = False
+        """The loop of `_next` runs: a reply that is there at once goes on in it, and takes no deeper stack."""
         self._blocked = False
         """The peer does not read its replies."""
         self._paused = False
@@ -221,6 +223,9 @@ class ServedStream:
 
     def _next(self) -> None:
         """Serve what has arrived, until something has to be waited for."""
+        if self._serving_on:
+            return
+        self._serving_on = True
         try:
             while not (self._busy or self._blocked or self._over):
                 message = self._decoder.next_message()
@@ -234,6 +239,8 @@ class ServedStream:
         except ChorusError as error:
             self.end(error)
             return
+        finally:
+            self._serving_on = False
         if self._ended and not (self._busy or self._over):
             self.end(None)
 

@@ -128,6 +128,15 @@ class ServingTests(DhtTestCase):
         self.run_for(0.2)
         self.assertEqual(len(collected.replies), 100)
 
+    def test_many_replies_that_are_there_at_once(self) -> None:
+        """Announcements of nobody need no store."""
+        announcement = KadMessage(RequestKind.ADD_PROVIDER, b"\x12\x20" + bytes(32))
+        stream, collected = self.open()
+        ping = KadMessage(RequestKind.PING)
+        stream.write(delimit(encode(announcement)) * (REQUESTS_AT_ONCE // ANNOUNCE_COST) + delimit(encode(ping)))
+        self.run_for(1)
+        self.assertEqual([reply.kind for reply in collected.replies], [RequestKind.PING])
+
     def test_a_record_under_another_key_is_refused(self) -> None:
         collected = self.ask(KadMessage(RequestKind.PUT_VALUE, KEY, KadRecord(b"/test/b", b"value")))
         self.assertIsNotNone(collected.error)
