@@ -155,10 +155,8 @@ class FakeDht:
 
         return maybeDeferred(work)
 
-    def get(
-        self, key: bytes, *, quorum: int | None = None, accept: Callable[[bytes], bool] | None = None
-    ) -> Deferred[bytes]:
-        found = [value for value in self._mesh.holders(key).values() if accept is None or accept(value)]
+    def get(self, key: bytes, *, quorum: int | None = None) -> Deferred[bytes]:
+        found = list(self._mesh.holders(key).values())
         if not found:
             return fail(RecordNotFound("nobody has it"))
         return succeed(found[self._rules(key).select(key, found)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
@@ -67,11 +66,9 @@ class Dht(Protocol):
         """Store a valid record here and at the closest servers, and keep it republished. Durable here before the first
         send. Fails with the namespace's error for an invalid one, and with `DhtUnavailable`."""
 
-    def get(
-        self, key: bytes, *, quorum: int | None = None, accept: Callable[[bytes], bool] | None = None
-    ) -> Deferred[bytes]:
-        """The best valid record of `quorum` answers (3, or all holders if fewer). `accept` refuses further ones. Fails
-        with `RecordNotFound` or `DhtUnavailable`; always fires."""
+    def get(self, key: bytes, *, quorum: int | None = None) -> Deferred[bytes]:
+        """The best valid record of `quorum` answers (3, or all holders if fewer). Fails with `RecordNotFound` or
+        `DhtUnavailable`; always fires."""
 
     def holders(self, key: bytes) -> Deferred[dict[PeerId, bytes]]:
         """Valid records of all holders among the closest servers; holders of a fork differ."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.application.service import Service
@@ -16,7 +17,7 @@ from chorus.errors import ChorusError
 from chorus.observe.metrics import Histogram
 from chorus.protocols.kad.lookup import ValueRules
 from chorus.protocols.kad.messages import Contact, RequestKind
-from chorus.protocols.kad.namespaces import BadRecordValue, Namespaces
+from chorus.protocols.kad.namespaces import Namespaces
 from chorus.protocols.kad.params import KadParams
 from chorus.protocols.kademlia import protocol_id
 from chorus.services.dht.held import HeldRecords
@@ -186,14 +187,12 @@ class DhtService(Service):
         own = (self._host.peer_id,) if self.serving or not confirmed else ()
         return Stored((*own, *confirmed), wanted)
 
-    def get(
-        self, key: bytes, *, quorum: int | None = None, accept: Callable[[bytes], bool] | None = None
-    ) -> Deferred[bytes]:
-        return self._counted("get", self._get(key, quorum or self.settings.quorum, accept))
+    def get(self, key: bytes, *, quorum: int | None = None) -> Deferred[bytes]:
+        return self._counted("get", self._get(key, quorum or self.settings.quorum))
 
-    async def _get(self, key: bytes, quorum: int, accept: Callable[[bytes], bool] | None) -> bytes:
+    async def _get(self, key: bytes, quorum: int) -> bytes:
         namespace = self.namespaces.of(key)
-        rules = self._rules(key, namespace, accept)
+        rules = self._rules(key, namespace)
         own = [] if self.settings.ask_others else [r.value for r in await self.held.get(key) if _passes(rules, r.value)]
         enough = quorum - bool(own)
         if not self.settings.enabled or enough <= 0:
@@ -208,13 +207,8 @@ class DhtService(Service):
         self._correct(key, best, own, outcome)
         return best
 
-    def _rules(self, key: bytes, namespace: Namespace, accept: Callable[[bytes], bool] | None) -> ValueRules:
-        def check(value: bytes) -> None:
-            self.held.check(key, value)
-            if accept is not None and not accept(value):
-                raise BadRecordValue("the reader does not accept this value")
-
-        return ValueRules(check, lambda values: namespace.select(key, values))
+    def _rules(self, key: bytes, namespace: Namespace) -> ValueRules:
+        return ValueRules(partial(self.held.check, key), partial(namespace.select, key))
 
     def _missing(self, outcome: LookupOutcome) -> ChorusError:
         if outcome.asked and not outcome.closest:
@@ -251,7 +245,7 @@ class DhtService(Service):
 
     async def _holders(self, key: bytes) -> dict[PeerId, bytes]:
         namespace = self.namespaces.of(key)
-        rules = self._rules(key, namespace, None)
+        rules = self._rules(key, namespace)
         found: dict[PeerId, bytes] = {}
         if self.settings.enabled:
             found.update((await self._walks.find(RequestKind.GET_VALUE, key, rules=rules)).values)

@@ -65,11 +65,6 @@ class PutAndGetTests(DhtTestCase):
         nodes = self.nodes(2)
         self.failure(nodes[0].put(b"/number/a", b"x"), BadRecordValue)
 
-    def test_accept_passes_over_records(self) -> None:
-        nodes = self.nodes(3)
-        self.result(nodes[0].put(KEY, b"value"))
-        self.failure(nodes[1].get(KEY, accept=lambda value: value != b"value"), RecordNotFound)
-
     def test_nobody_holds_it(self) -> None:
         nodes = self.nodes(3)
         self.failure(nodes[0].get(KEY), RecordNotFound)
