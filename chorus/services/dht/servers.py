@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from chorus.errors import ChorusError
 from chorus.protocols.kad.messages import Contact, KadMessage, RequestKind, decode, encode
@@ -38,7 +39,7 @@ class KnownServers:
         self._host = host
         self._clock = clock
         self._requests = KadRequests(host, clock, protocol)
-        self._probing: dict[PeerId, Deferred[None]] = {}
+        self._probing: dict[PeerId, Deferred[Any]] = {}
 
     def __len__(self) -> int:
         return self.table.live
@@ -127,18 +128,15 @@ class KnownServers:
         if contact.peer in self._probing or len(self._probing) >= MAX_PROBES:
             return
         request = KadMessage(RequestKind.FIND_NODE, self._host.peer_id.raw)
-        probe = Deferred.fromCoroutine(self._probe(contact, request))
-        if not probe.called:
-            self._probing[contact.peer] = probe
-            probe.addBoth(lambda _: self._probing.pop(contact.peer, None))
+        probe = self._probing[contact.peer] = Deferred.fromCoroutine(self.ask(contact, request))
+        probe.addErrback(self._unanswered, contact.peer)
+        probe.addBoth(lambda _: self._probing.pop(contact.peer))
 
-    async def _probe(self, contact: Contact, request: KadMessage) -> None:
-        try:
-            await self.ask(contact, request)
-        except ChorusError as error:
-            self._log.debug("{peer} did not answer a probe: {error}", peer=contact.peer, error=error)
-        except Exception:
-            self._log.failure("internal error in a probe")
+    def _unanswered(self, failure: Failure, peer: PeerId) -> None:
+        if isinstance(failure.value, (ChorusError, CancelledError)):
+            self._log.debug("{peer} did not answer a probe: {error}", peer=peer, error=failure.value)
+        else:
+            self._log.failure("internal error in a probe", failure)
 
     def trim(self) -> None:
         """Close idle streams; call it every few seconds."""

@@ -170,6 +170,15 @@ class ServingTests(DhtTestCase):
         self.assertTrue(collected.ended)
 
 
+class ProbeTests(DhtTestCase):
+    def test_a_stop_during_a_dial_is_no_internal_error(self) -> None:
+        dht = self.node(1)
+        self.patch(self.host(dht), "dial", lambda *_: Deferred())
+        dht.known.probe(Contact(peer(1)))
+        self.stop(dht)
+        self.assertEqual((self.flushLoggedErrors(), dht.known._probing), ([], {}))
+
+
 class AskingTests(DhtTestCase):
     def setUp(self) -> None:
         super().setUp()
