@@ -25,7 +25,7 @@ from chorus.protocols.kad.walk import ANSWERED, FAILED, KadWalk, WalkCandidate
 
 @attrs.frozen
 class ValueRules:
-    """What a lookup of a value needs of its namespace."""
+    """A namespace's rules, as far as a lookup of a value needs them."""
 
     check: Callable[[bytes], object]
     """Raises a `ChorusError` for a value that does not count."""
@@ -35,7 +35,7 @@ class ValueRules:
 
 @attrs.frozen
 class LookupGoal:
-    """What a lookup is for."""
+    """Kind and key that a lookup is for, and when it has enough."""
 
     kind: RequestKind
     """FIND_NODE, GET_VALUE or GET_PROVIDERS."""
@@ -67,7 +67,7 @@ class Ask:
 
 @attrs.frozen
 class LookupOutcome:
-    """What a lookup found, also where it was cut short."""
+    """Findings of a lookup, also of one that was cut short."""
 
     closest: tuple[Contact, ...]
     """Servers that answered, nearest first: k, or all in the region of a crowded key."""
@@ -75,9 +75,9 @@ class LookupOutcome:
     """The best valid value."""
     values: dict[PeerId, bytes]
     """Valid values by holder."""
-    stale: tuple[Contact, ...]
-    """Of the closest, those that had no valid value or another one than the best; none while there is no best. Peers
-    behind the k nearest that were heard of are none of the closest, whatever they answered."""
+    owed: tuple[Contact, ...]
+    """Of the closest, those that ought to hold the value: none behind the k nearest that were heard of, whatever they
+    answered."""
     providers: tuple[Contact, ...]
     """Those named by most first."""
     refused: tuple[PeerId, ...]
@@ -89,6 +89,10 @@ class LookupOutcome:
     """False if limits or time ended it."""
     dense: bool
     """The key is crowded, and its region was searched."""
+
+    def stale(self, best: bytes, holders: int | None = None) -> list[Contact]:
+        """Of those that ought to hold it, or as many of them as `holders`, those with another valid value or none."""
+        return [contact for contact in self.owed[:holders] if self.values.get(contact.peer) != best]
 
 
 class Lookup:
@@ -255,7 +259,7 @@ class Lookup:
     # The end
 
     def outcome(self) -> LookupOutcome:
-        """What is known now."""
+        """All that is known now."""
         answers = self._main.answers()
         k, network = self._params.k, self.goal.network
         radius = region_radius(k, network) if self._dense and network is not None else 0
@@ -267,11 +271,7 @@ class Lookup:
             closest=closest,
             best=best,
             values=dict(self._values),
-            stale=tuple(
-                one
-                for one in closest
-                if best is not None and self._values.get(one.peer) != best and one.point ^ self.target <= horizon
-            ),
+            owed=tuple(one for one in closest if one.point ^ self.target <= horizon),
             providers=tuple(sorted(self._providers.values(), key=lambda one: -self._named[one.peer])),
             refused=tuple(self._refused),
             asked=self._main.asked + sum(cell.asked for cell in self._cells),

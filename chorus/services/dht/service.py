@@ -217,8 +217,7 @@ class DhtService(Service):
 
     def _correct(self, key: bytes, best: bytes, own: list[bytes], outcome: LookupOutcome) -> None:
         """Put the best value to those of the closest that have another or none, and here, in the background."""
-        holders = self.settings.holders or self.known.params.k
-        stale = [contact for contact in outcome.closest[:holders] if outcome.values.get(contact.peer) != best]
+        stale = outcome.stale(best, self.settings.holders)
         here = own and best not in own
         if (not stale and not here) or key in self._corrections or len(self._corrections) >= MAX_CORRECTIONS:
             return

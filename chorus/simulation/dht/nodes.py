@@ -170,7 +170,7 @@ class SimServer:
             found(outcome)
             if outcome.best is not None:
                 request = KadMessage(RequestKind.PUT_VALUE, key, KadRecord(key, outcome.best))
-                for contact in outcome.stale:
+                for contact in outcome.stale(outcome.best):
                     self.net.request(self, contact, request, lambda _: None, lambda: None)
 
         self.lookup(RequestKind.GET_VALUE, key, correct, enough)
