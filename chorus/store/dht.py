@@ -100,8 +100,7 @@ _PROVIDER = "key, peer, addresses, stored_at, published_at"
 
 def keep(connection: sqlite3.Connection, new: HeldRecord, rules: RecordRules, quotas: Quotas) -> list[HeldRecord]:
     """Store `new` beside or instead of what is held; returns what is held afterwards. A value that is held already
-    is confirmed. Raises `RecordOutdated` or `DhtFull`; the store then undoes what was
-    changed."""
+    is confirmed. Raises `RecordOutdated` or `DhtFull`; the store then undoes what was changed."""
     held = records(connection, new.key)
     for each in held:
         if each.value == new.value:

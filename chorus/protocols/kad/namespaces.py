@@ -86,7 +86,7 @@ def split(key: bytes) -> tuple[str, bytes]:
 
 
 def rest_of(key: bytes) -> bytes:
-    """What follows `/name/`. Raises as `split`."""
+    """The part behind `/name/`. Raises as `split`."""
     return split(key)[1]
 
 

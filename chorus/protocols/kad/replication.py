@@ -1,4 +1,4 @@
-"""Who gets a copy of a record, and when: rules that shells and simulation share. Pure.
+"""Copies of records: rules of which server gets one and when, that shells and simulation share. Pure.
 
 A record lies at the k servers closest to its key. Each holder looks at its records in turn. When its table names a
 closest server that is not known to hold one, because another left or this one came, the nearest few holders send it a
@@ -32,7 +32,7 @@ PUBLISH_AGAIN_S: Final = 22 * 3600.0
 
 @attrs.frozen
 class Copies:
-    """What a holder knows of a record's other copies."""
+    """A record's other copies, as far as a holder knows of them."""
 
     put_at: float
     """When the record last went to all closest servers, by a put to this one or by this one's."""
@@ -78,7 +78,7 @@ def replicated(
     k: int,
     now: float,
 ) -> Copies:
-    """What is known after copies were sent. Holders that left are forgotten, so that they get one when they return."""
+    """The knowledge after copies were sent. Holders that left are forgotten, so that they get one when they return."""
     nearest = {contact.peer for contact in table.nearest(point, k)}
     whole = nearest <= {contact.peer for contact in sent}
     return Copies(now if whole else copies.put_at, frozenset((copies.holders & nearest) | confirmed))

@@ -163,15 +163,15 @@ class HeldRecords:
         return record.expires_at is not None and record.expires_at - self._wall() <= OUTDATED_S
 
     def publisher(self, record: HeldRecord) -> PeerId | None:
-        """Whom a copy names; None for own records. A sender that named this node, or whose copy of an own record
-        outlived it, stands for itself: it could have its records charged to this node."""
+        """The peer that a copy names; None for own records. A sender that named this node, or whose copy of an own
+        record outlived it, stands for itself: it could have its records charged to this node."""
         if record.sender == OWN:
             return None
         return PeerId.parse(record.sender if record.publisher == self._own else record.publisher)
 
     def teller(self, value: bytes, own: Sequence[HeldRecord], others: Mapping[PeerId, bytes]) -> PeerId | None:
-        """Whom a correction with a value that was read names: its publisher as far as it is held here, else a holder
-        of it."""
+        """The peer that a correction with a value that was read names: its publisher as far as it is held here, else
+        a holder of it."""
         for record in own:
             if record.value == value:
                 return self.publisher(record)

@@ -1,4 +1,4 @@
-"""What a node is told about its part in the DHT."""
+"""Settings of a node's part in the DHT."""
 
 from __future__ import annotations
 
