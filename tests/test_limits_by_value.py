@@ -51,7 +51,7 @@ CONSTANTS = (
     ("security 1.7", "protocols.kad.params", "MAX_GROUP_IN_BUCKET", 2),
     ("wire 13: rust reads no more", "protocols.kad.params", "MAX_REPLY", 16 * KIB),
     ("wire 13", "protocols.kad.params", "PROVIDER_S", 172_800.0),
-    ("wire 13", "protocols.kad.params", "PROVIDE_AGAIN_S", 79_200.0),
+    ("wire 13: rust's number", "services.dht.keeper", "ANNOUNCE_AGAIN_S", 43_200.0),
     ("wire 13", "protocols.kad.replication", "PUBLISH_AGAIN_S", 79_200.0),
     ("security 1.8", "protocols.ping", "MAX_INBOUND", 2),
     ("cluster, admission", "protocols.admission", "TIME_LIMIT", 10.0),

@@ -44,8 +44,6 @@ PROVIDER_S: Final = 48 * 3600.0
 """Seconds until a provider record expires."""
 PROVIDER_ADDRESSES_S: Final = 1800.0
 """Seconds for which a provider's addresses are handed out (the specification's suggestion)."""
-PROVIDE_AGAIN_S: Final = 22 * 3600.0
-"""Seconds between two announcements of the same provider."""
 
 STREAM_IDLE_S: Final = 60.0
 """Seconds that a stream may be silent between two requests (go's number)."""
