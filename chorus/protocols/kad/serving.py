@@ -12,7 +12,7 @@ from chorus.multiformats import multihash
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols.kad.keys import point_of
 from chorus.protocols.kad.messages import BadKadMessage, Contact, KadMessage, KadRecord, RequestKind, believed
-from chorus.protocols.kad.namespaces import BadRecordKey, Namespace, Namespaces
+from chorus.protocols.kad.namespaces import BadRecordKey, Namespaces
 from chorus.protocols.kad.params import ANNOUNCE_COST, MAX_CONTACTS, PUT_COST
 from chorus.protocols.kad.table import RoutingTable
 
@@ -25,7 +25,7 @@ COSTS: Final[Mapping[RequestKind, int]] = {
 
 @attrs.frozen
 class KadServer:
-    """What a server answers from: its table, its own contact, and the namespaces that it takes."""
+    """Answers from its table, its own contact, and the namespaces that it takes."""
 
     own: Contact
     table: RoutingTable
@@ -66,7 +66,7 @@ class KadServer:
         return self.table.nearest(point_of(key), MAX_CONTACTS, without=sender)
 
     def check(self, request: KadMessage) -> None:
-        """Refuse requests whose key or form does not fit their kind; records are checked by `record_of`.
+        """Refuse requests whose key or form does not fit their kind; a record's namespace checks its value.
 
         Raises `BadKadMessage`, `BadRecordKey`, `LimitExceeded`.
         """
@@ -77,21 +77,13 @@ class KadServer:
             raise BadKadMessage("a request without a key")
         if kind in (RequestKind.GET_VALUE, RequestKind.PUT_VALUE):
             self.namespaces.of(request.key)
+            if kind is RequestKind.PUT_VALUE and (request.record is None or request.record.key != request.key):
+                raise BadKadMessage("a put without a record of its key")
         elif kind is RequestKind.ADD_PROVIDER:
             try:
                 multihash.decode(request.key)
             except multihash.MultihashError as error:
                 raise BadRecordKey(f"a provider's key is a multihash: {error}") from None
-
-    def record_of(self, request: KadMessage, now: float) -> tuple[KadRecord, Namespace]:
-        """The valid record of a PUT_VALUE, and its namespace; `now` in Unix seconds.
-
-        Raises `BadKadMessage`, `BadRecordKey`, `LimitExceeded`, or the namespace's error.
-        """
-        record = request.record
-        if record is None or record.key != request.key:
-            raise BadKadMessage("a put without a record of its key")
-        return record, self.namespaces.check(record.key, record.value, now)
 
 
 def provider_of(request: KadMessage, sender: PeerId, source: Multiaddr | None = None) -> Contact | None:

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chorus.errors import ChorusError, LocalError, PeerError
+from chorus.errors import ChorusError, LocalError
 from chorus.identity import PeerId, PeerIdError
 from chorus.protocols.delimited import DelimitedDecoder, delimit
 from chorus.protocols.kad.messages import Contact, KadMessage, KadRecord, RequestKind, decode_request, encode
@@ -60,7 +60,7 @@ class KadServing:
         self._servers = servers
         self._held = held
         self._stored = stored
-        self._own = Contact(host.peer_id)
+        self._server = KadServer(Contact(host.peer_id), servers.table, held.namespaces)
         self._streams: set[ServedStream] = set()
         self._rates: dict[PeerId, float] = {}
         """When the burst of a peer will be whole again, in seconds of the clock."""
@@ -102,7 +102,7 @@ class KadServing:
     def reply(self, raw: bytes, connection: Connection) -> bytes | Deferred[bytes]:
         """The encoded reply to an encoded request; empty where there is none. Raises or fails with a `ChorusError`."""
         request = decode_request(raw)
-        server = self._server()
+        server = self._server
         server.check(request)
         sender, kind = connection.peer_id, request.kind
         # What it costs besides, the next one waits for.
@@ -115,22 +115,17 @@ class KadServing:
             found = self._held.at_hand(request.key)
             if found is not None:
                 return self._encoded(server.reply(request, sender, held=self._record(found)))
-        return Deferred.fromCoroutine(self._later(server, request, connection))
+        return Deferred.fromCoroutine(self._later(request, connection))
 
-    def _server(self) -> KadServer:
-        return KadServer(self._own, self._servers.table, self._held.namespaces)
-
-    async def _later(self, server: KadServer, request: KadMessage, connection: Connection) -> bytes:
-        sender, key = connection.peer_id, request.key
+    async def _later(self, request: KadMessage, connection: Connection) -> bytes:
+        server, sender, key = self._server, connection.peer_id, request.key
         if request.kind is RequestKind.GET_VALUE:
             record = self._record(await self._held.get(key))
             return self._encoded(server.reply(request, sender, held=record))
         if request.kind is RequestKind.GET_PROVIDERS:
             held = await self._held.providers(key, MAX_CONTACTS)
             return self._encoded(server.reply(request, sender, providers=[self._provider(each) for each in held]))
-        if request.kind is RequestKind.PUT_VALUE:
-            if request.record is None or request.record.key != key:
-                raise PeerError("a put without a record of its key")
+        if request.record is not None and request.kind is RequestKind.PUT_VALUE:
             await self._held.put(key, request.record.value, sender, request.record.publisher)
             self._stored(key)
             return self._encoded(request)
@@ -162,7 +157,7 @@ class KadServing:
 
     def _provider(self, found: Provider) -> Contact:
         """With the addresses that it announced, else those that are known here."""
-        if found.peer == self._own.peer:
+        if found.peer == self._host.peer_id:
             return Contact(found.peer, tuple(self._host.listen_addresses()))
         return Contact(found.peer, found.addresses) if found.addresses else self._servers.contact(found.peer)
 
