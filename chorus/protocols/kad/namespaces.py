@@ -7,10 +7,9 @@ is refused before anything else is done with it (CVE-2026-45783).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 from chorus.errors import LimitExceeded, PeerError
-from chorus.identity import PeerId, PublicKey
 from chorus.protocols.kad.params import MAX_KEY, MAX_VALUE
 
 
@@ -50,31 +49,6 @@ class Namespace(Protocol):
         """The peer whose quota a value counts in; None: that of its sender alone."""
 
 
-class PublicKeys:
-    """`/pk/` and the binary peer id: the public key of that peer."""
-
-    lifetime_s: float | None = 48 * 3600.0
-    variants: int = 1
-
-    def validate(self, key: bytes, value: bytes, now: float) -> None:
-        peer = PeerId.from_bytes(rest_of(key))
-        if PeerId.from_public_key(PublicKey.from_protobuf(value)) != peer:
-            raise BadRecordValue("the public key is not that of the peer in the record's key")
-
-    def select(self, key: bytes, values: Sequence[bytes]) -> int:
-        return 0
-
-    def replaces(self, key: bytes, held: bytes, new: bytes) -> bool:
-        return held == new
-
-    def author(self, key: bytes, value: bytes) -> str | None:
-        return str(PeerId.from_bytes(rest_of(key)))
-
-
-BUILT_IN: Final[Mapping[str, Namespace]] = {"pk": PublicKeys()}
-"""Namespaces of every Kad-DHT. A closed node takes only its own (amendments 37)."""
-
-
 def split(key: bytes) -> tuple[str, bytes]:
     """Name and rest of a key. Raises `BadRecordKey`, or `LimitExceeded` for one that is too long."""
     if len(key) > MAX_KEY:
@@ -83,11 +57,6 @@ def split(key: bytes) -> tuple[str, bytes]:
     if len(parts) < 3 or parts[0] or not parts[1] or not parts[2] or not parts[1].isascii():
         raise BadRecordKey("a record's key is /namespace/rest")
     return parts[1].decode(), parts[2]
-
-
-def rest_of(key: bytes) -> bytes:
-    """The part behind `/name/`. Raises as `split`."""
-    return split(key)[1]
 
 
 class Namespaces:

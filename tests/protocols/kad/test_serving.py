@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from chorus.identity import Identity
 from chorus.multiformats import multihash
 from chorus.multiformats.multiaddr import Multiaddr
 from chorus.protocols.kad.keys import point_of
 from chorus.protocols.kad.messages import BadKadMessage, Contact, KadMessage, KadRecord, RequestKind
-from chorus.protocols.kad.namespaces import BUILT_IN, BadRecordKey, Namespaces
+from chorus.protocols.kad.namespaces import BadRecordKey, Namespaces
 from chorus.protocols.kad.serving import KadServer, provider_of
 from chorus.protocols.kad.table import RoutingTable
+from chorus.services.dht.namespaces import Unvalidated
 from tests.protocols.kad.support import LOCAL, PARAMS, peer, peers
 from tests.support import PureTestCase
 
-ALICE = Identity.from_seed(bytes([1]) * 32)
-KEY = b"/pk/" + ALICE.peer_id.raw
-RECORD = KadRecord(KEY, ALICE.public_key.to_protobuf())
+KEY = b"/test/a"
+RECORD = KadRecord(KEY, b"value")
 HASH = multihash.sha2_256(b"blob")
 
 
@@ -24,7 +23,7 @@ class Replies(PureTestCase):
         self.table = RoutingTable(peer(0), PARAMS, 0.0)
         for one in peers(100):
             self.table.answered(Contact(one, (LOCAL,)), 0.0)
-        self.server = KadServer(Contact(peer(0), (LOCAL,)), self.table, Namespaces(BUILT_IN))
+        self.server = KadServer(Contact(peer(0), (LOCAL,)), self.table, Namespaces({"test": Unvalidated()}))
 
     def reply(self, request: KadMessage, sender: int = 77_777, **known: object) -> KadMessage:
         self.server.check(request)
@@ -70,7 +69,7 @@ class Replies(PureTestCase):
         self.server.check(KadMessage(RequestKind.PUT_VALUE, KEY, RECORD))
         for put, error in (
             (KadMessage(RequestKind.PUT_VALUE, KEY), BadKadMessage),
-            (KadMessage(RequestKind.PUT_VALUE, b"/pk/x", RECORD), BadKadMessage),
+            (KadMessage(RequestKind.PUT_VALUE, b"/test/x", RECORD), BadKadMessage),
             (KadMessage(RequestKind.PUT_VALUE, b"/ipns/x", KadRecord(b"/ipns/x", b"")), BadRecordKey),
         ):
             self.assertRaises(error, self.server.check, put)
