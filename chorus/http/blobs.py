@@ -10,9 +10,10 @@ from chorus.fields import Schema
 from chorus.http.body import UploadBody
 from chorus.http.gate import SHA256
 from chorus.http.problem import HttpError
-from chorus.http.reply import OCTETS, json_reply, shield
+from chorus.http.reply import OCTETS, json_reply
 from chorus.http.routes import BINARY, ApiOperation, BlobBody, Route, header, json_answer, parameter
 from chorus.http.schemas import SHA256 as DIGEST
+from chorus.shield import shield
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred

@@ -14,10 +14,11 @@ from chorus.http import limits
 from chorus.http.event_stream import CONTENT_TYPE, EventStream, set_headers
 from chorus.http.ports import TERMINAL
 from chorus.http.problem import HttpError
-from chorus.http.reply import shield, whole_number
+from chorus.http.reply import whole_number
 from chorus.http.routes import ApiOperation, Route, answer, parameter
 from chorus.http.schemas import ref
 from chorus.http.tasks import known_form
+from chorus.shield import shield
 
 if TYPE_CHECKING:
     from chorus.http.request import ApiRequest

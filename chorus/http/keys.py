@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from chorus.http.problem import HttpError
-from chorus.http.reply import json_reply, shield
+from chorus.http.reply import json_reply
 from chorus.http.routes import ApiOperation, Route, json_answer
 from chorus.security.roles import ROLE_PATTERN
 
@@ -26,24 +26,26 @@ def _list(serving: Serving, request: ApiRequest, query: dict[str, str]) -> bytes
 
 async def _grant(serving: Serving, request: ApiRequest, query: dict[str, str], peer_id: str, role: str) -> bytes:
     _check(peer_id, role)
-    document = await shield(serving.ports.keys.grant(peer_id, role))
-    return json_reply(request, document)
+    return json_reply(request, await serving.ports.keys.grant(peer_id, role))
 
 
 async def _revoke(serving: Serving, request: ApiRequest, query: dict[str, str], peer_id: str, role: str) -> bytes:
     _check(peer_id, role)
-    document = await shield(serving.ports.keys.revoke(peer_id, role))
-    return json_reply(request, document)
+    return json_reply(request, await serving.ports.keys.revoke(peer_id, role))
 
 
 async def _rotate(serving: Serving, request: ApiRequest, query: dict[str, str]) -> bytes:
-    document = await shield(serving.ports.keys.rotate())
-    return json_reply(request, document)
+    return json_reply(request, await serving.ports.keys.rotate())
 
 
 def _check(peer_id: str, role: str) -> None:
     if not _PEER.fullmatch(peer_id) or not _ROLE.fullmatch(role):
         raise HttpError(404, "unknown_role", "no member or no role has this name")
+
+
+def _change(name: str, summary: str, problems: tuple[int, ...], description: str) -> ApiOperation:
+    answers = {200: json_answer("Keys", "After it.")}
+    return ApiOperation(name, "keys", summary, answers, problems, f"At the founder alone. {description}")
 
 
 ROUTES = (
@@ -57,39 +59,28 @@ ROUTES = (
         "PUT",
         _ONE_ROLE,
         _grant,
-        ApiOperation(
-            "grantRole",
-            "keys",
-            "Grant a role",
-            {200: json_answer("Keys", "After it.")},
-            (403, 404, 409),
-            "At the founder alone. Repeating it changes nothing.",
-        ),
+        _change("grantRole", "Grant a role", (403, 404, 409), "Repeating it changes nothing."),
     ),
     Route(
         "DELETE",
         _ONE_ROLE,
         _revoke,
-        ApiOperation(
+        _change(
             "revokeRole",
-            "keys",
             "Take a role back",
-            {200: json_answer("Keys", "After it.")},
             (403, 404, 409),
-            "At the founder alone. The member keeps the keys that it has: a rotation makes new ones.",
+            "The member keeps the keys that it has: a rotation makes new ones.",
         ),
     ),
     Route(
         "POST",
         "/v1/keys/rotate",
         _rotate,
-        ApiOperation(
+        _change(
             "rotateKeys",
-            "keys",
             "New keys for all roles",
-            {200: json_answer("Keys", "After it.")},
             (403, 409),
-            "At the founder alone. What is written from now on is closed to whoever holds no role any more.",
+            "What is written from now on is closed to whoever holds no role any more.",
         ),
     ),
 )

@@ -101,7 +101,7 @@ class DecisionPort(Protocol):
         """Versions from the one that the address means on, down to the first. `after` is the `next` of a page."""
 
     def search(self, query: DecisionQuery, *, limit: int, after: str | None) -> Deferred[DecisionPage]:
-        """What this node knows of; nobody else is asked."""
+        """Decisions that this node knows of; nobody else is asked."""
 
     def publish(self, draft: DecisionDraft) -> Deferred[PlacedDecision]:
         """Complete, redact, sign and keep it; fires once it is durable here."""
@@ -127,7 +127,8 @@ class NodePort(Protocol):
 
 class KeysPort(Protocol):
     """Roles and their keys. Every answer is {founder, serial, epoch, peer_id, role, roles: [{name, reads, recipient,
-    readable}], members: [{peer_id, roles, recipient}]}; changes fail with `NotFounder` but at the founder."""
+    readable}], members: [{peer_id, roles, recipient}]}; changes fail with `NotFounder` but at the founder, and go on
+    where their caller is cancelled."""
 
     def listing(self) -> Document: ...
 

@@ -6,20 +6,13 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, TypeVar
-
-from twisted.internet.defer import Deferred
-from twisted.logger import Logger
-from twisted.python.failure import Failure
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from chorus.http.problem import HttpError
 
 if TYPE_CHECKING:
     from chorus.http.request import ApiRequest
-
-T = TypeVar("T")
-_log = Logger()
 
 JSON_TYPE = "application/json"
 OCTETS = "application/octet-stream"
@@ -86,30 +79,3 @@ def whole_number(text: str, name: str, minimum: int, maximum: int) -> int:
     if not re.fullmatch(r"[0-9]{1,16}", text) or not minimum <= int(text) <= maximum:
         raise HttpError(400, "bad_query", f"{name} must be a whole number from {minimum} to {maximum}")
     return int(text)
-
-
-def shield(work: Deferred[T], unwanted: Callable[[T], object] | None = None) -> Deferred[T]:
-    """`work` for a caller that may be cancelled (the client went away) while the work itself must go on, such as a
-    commit; `unwanted` then gets the result that nobody waits for."""
-    cancelled = False
-
-    def cancel(_: Deferred[T]) -> None:
-        nonlocal cancelled
-        cancelled = True
-
-    outer: Deferred[T] = Deferred(cancel)
-
-    def done(result: T) -> None:
-        if not cancelled:
-            outer.callback(result)
-        elif unwanted is not None:
-            unwanted(result)
-
-    def failed(failure: Failure) -> None:
-        if not cancelled:
-            outer.errback(failure)
-        else:
-            _log.info("after its client went away: {error}", error=failure.getErrorMessage())
-
-    work.addCallbacks(done, failed)
-    return outer

@@ -11,8 +11,9 @@ from chorus.http import limits
 from chorus.http.body import Buffered
 from chorus.http.ports import STATES
 from chorus.http.problem import HttpError
-from chorus.http.reply import json_reply, shield, whole_number
+from chorus.http.reply import json_reply, whole_number
 from chorus.http.routes import ApiOperation, JsonBody, Route, header, json_answer, parameter
+from chorus.shield import shield
 from chorus.tasks import ids
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from chorus.fields.members import ADDRESS
 from chorus.http import limits
 from chorus.http.body import Buffered
 from chorus.http.problem import HttpError
-from chorus.http.reply import json_reply, shield, whole_number
+from chorus.http.reply import json_reply, whole_number
 from chorus.http.routes import ApiOperation, JsonBody, Route, json_answer, parameter
+from chorus.shield import shield
 from chorus.ucxl.address import PARTS, Address, AddressError, InForce
 from chorus.ucxl.query import DecisionQuery, DecisionUnreadable, FoundDecision
 from chorus.ucxl.record import DRAFT, RECORD

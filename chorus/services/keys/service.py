@@ -19,6 +19,7 @@ from chorus.security.roles import MAX_MEMBERS, BadRoles, MemberEntry, Rank, Role
 from chorus.services.keys.exchange import KeyExchange
 from chorus.services.keys.files import ROLES, KeyFiles, KeyringError, Keys
 from chorus.services.keys.held import HeldRoles
+from chorus.shield import shield
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -247,8 +248,8 @@ class KeysService(Service):
     # What the founder changes
 
     def _locked(self, work: Coroutine[Any, Any, None]) -> Deferred[None]:
-        """One change at a time."""
-        return self._lock.run(lambda: Deferred.fromCoroutine(work))
+        """One change at a time. It ends, and a stop waits for it, where whoever asked for it waits no more."""
+        return shield(self._lock.run(lambda: Deferred.fromCoroutine(work)))
 
     async def _make(self, change: Change) -> None:
         file, secrets = self._held.file, self._held.secrets

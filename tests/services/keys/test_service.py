@@ -166,6 +166,29 @@ class Exchange(KeysTestCase):
         settle(self.running)
         self.assertEqual(one.keys.show().serial, before + 1)
 
+    def test_a_stop_waits_for_roles_that_are_being_taken_in(self) -> None:
+        founder, one = self.mesh(1, 2)
+        gone: Deferred[None] = Deferred()
+        one.keys.watch(lambda: gone)
+        self.done(founder.keys.grant(str(one.peer), "reviewer"))
+        stopped = one.keys.stopService()
+        settle(self.running)
+        self.assertNoResult(stopped)
+        gone.callback(None)
+        self.done(stopped)
+        self.assertEqual(one.keys.show().serial, founder.keys.show().serial)
+
+    def test_a_change_goes_on_when_its_client_is_gone(self) -> None:
+        founder, one = self.mesh(1, 2)
+        gone: Deferred[None] = Deferred()
+        founder.keys.watch(lambda: gone)
+        asked = founder.keys.grant(str(one.peer), "reviewer")
+        asked.addErrback(lambda _: None)
+        asked.cancel()
+        gone.callback(None)
+        settle(self.running)
+        self.assertIn("reviewer", one.keys.roles_of(one.peer))
+
     def test_a_watcher_that_fails_holds_nobody_up(self) -> None:
         founder, one = self.mesh(1, 2)
         one.keys.watch(lambda: 1 / 0)  # type: ignore[arg-type, return-value]
