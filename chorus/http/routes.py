@@ -44,7 +44,7 @@ class JsonBody:
     """A JSON document, kept in memory."""
 
     taken: ClassVar[type] = Buffered
-    """What the gate makes of it."""
+    """Class that the gate reads it into."""
     schema: str
     """Its name in the OpenAPI document."""
     most: int = limits.MAX_JSON
