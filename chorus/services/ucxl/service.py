@@ -82,6 +82,8 @@ class UcxlService(Service):
         self._ports.keyring.watch(self._roles_changed)
         self._ports.mesh.listen(self._announced.heard)
         self._cleaning.start()
+        # A power cut may have come between new roles and what they take away.
+        self._coroutine(self._hide()).addErrback(self._not_followed)
         self._parts.reencryption.start()
 
     def stopService(self) -> None:
@@ -103,23 +105,30 @@ class UcxlService(Service):
         return Deferred.fromCoroutine(self._forget_unreadable())
 
     async def _forget_unreadable(self) -> None:
+        await self._hide()
+        if self.running:
+            self._coroutine(self._read_again()).addErrback(self._not_followed)
+            self._parts.reencryption.start()
+
+    async def _hide(self) -> None:
         while True:
             try:
                 await self._parts.index.hide(self._ports.may_read)
-                break
+                return
             except StoreBusy:
                 # A reader of the store has the older pages for a moment.
                 await deferLater(self._ports.clock, ERASE_AGAIN_S)
-        self._coroutine(self._read_again()).addErrback(self._not_read)
-        self._parts.reencryption.start()
 
     async def _read_again(self) -> None:
         """A role that is new here opens decisions that were announced before."""
         for address in await self._parts.index.hidden(self._ports.may_read, MAX_WAITING):
             self._announced.heard(str(address))
 
-    def _not_read(self, failure: Failure) -> None:
-        self._log.failure("decisions of a new role are not indexed yet", failure=failure)
+    def _not_followed(self, failure: Failure) -> None:
+        if isinstance(failure.value, ChorusError):
+            self._log.error("the index does not follow this node's roles yet: {error}", error=failure.value)
+        else:
+            self._log.failure("internal error in the index of decisions", failure=failure)
 
     # DecisionPort
 

@@ -398,6 +398,25 @@ class RolesTest(MembersCase):
         self.assertEqual(self.reader.found("vault"), [])
         self.assertIsNone(self.reader.resolve(placed.address).record)
 
+    def test_a_power_cut_between_new_roles_and_the_lost_text(self) -> None:
+        self.author.publish("the secret of the vault")
+        self.reader.service.stopService()
+        self.reader.roles().reads = False
+        self.reader.service = memory_service(self.reader.ports)
+        self.successResultOf(self.reader.service.startService())
+        self.assertEqual(self.reader.ask(self.reader.store.read(decision_texts.keys)), {})
+
+    def test_roles_that_come_while_the_node_stops(self) -> None:
+        self.author.publish("the secret of the vault")
+        self.reader.roles().reads = False
+        self.mesh.epoch = 2
+        [changed] = self.reader.roles()._watchers
+        self.reader.service.stopService()
+        with mock.patch.object(self.reader.service._parts.reencryption, "start") as started:
+            self.successResultOf(changed())
+        started.assert_not_called()
+        self.assertEqual(self.reader.ask(self.reader.store.read(decision_texts.keys)), {})
+
     def test_losing_a_role_while_a_record_is_being_read(self) -> None:
         waiting: list[tuple[Deferred[Any], Any]] = []
 
