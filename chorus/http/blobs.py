@@ -12,7 +12,7 @@ from chorus.http.gate import SHA256
 from chorus.http.problem import HttpError
 from chorus.http.reply import OCTETS, json_reply
 from chorus.http.routes import BINARY, ApiOperation, BlobBody, Route, header, json_answer, parameter
-from chorus.http.schemas import SHA256 as DIGEST
+from chorus.http.schemas.words import SHA256 as DIGEST
 from chorus.shield import shield
 
 if TYPE_CHECKING:

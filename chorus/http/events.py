@@ -16,7 +16,7 @@ from chorus.http.ports import TERMINAL
 from chorus.http.problem import HttpError
 from chorus.http.reply import whole_number
 from chorus.http.routes import ApiOperation, Route, answer, parameter
-from chorus.http.schemas import ref
+from chorus.http.schemas.words import ref
 from chorus.http.tasks import known_form
 from chorus.shield import shield
 

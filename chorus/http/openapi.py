@@ -9,7 +9,8 @@ from chorus.fields import Schema
 from chorus.fields.members import PEER
 from chorus.http import problem
 from chorus.http.routes import Route, parameter
-from chorus.http.schemas import SHA256, TASK_ID, all_schemas, ref
+from chorus.http.schemas.components import all_schemas
+from chorus.http.schemas.words import SHA256, TASK_ID, ref
 from chorus.http.table import ROUTES
 from chorus.security.roles import ROLE
 from chorus.tasks.spec import LimitPolicy

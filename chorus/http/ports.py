@@ -1,6 +1,6 @@
 """Interfaces of the services behind the HTTP API, which knows nothing else of them.
 
-Every value that crosses is JSON-ready (`dict`, `list`, `str`, numbers) in the shapes of `schemas.py`, or a frozen one
+Every value that crosses is JSON-ready (`dict`, `list`, `str`, numbers) in the shapes of `schemas`, or a frozen one
 of `tasks` or `ucxl`.
 """
 

@@ -13,7 +13,7 @@ from chorus.fields import Schema
 from chorus.http import limits
 from chorus.http.body import Buffered, UploadBody
 from chorus.http.reply import JSON_TYPE, OCTETS
-from chorus.http.schemas import ref
+from chorus.http.schemas.words import ref
 
 if TYPE_CHECKING:
     from chorus.http.downloads import Downloads

@@ -1,6 +1,6 @@
 """A task's documents, from the state machine's task (pure): the HTTP API's, a list's, and its `state` events.
 
-The shapes are those of `http/schemas.py` and docs/api.md.
+The shapes are those of `http/schemas` and docs/api.md.
 """
 
 from __future__ import annotations
