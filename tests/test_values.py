@@ -13,7 +13,7 @@ from importlib import import_module
 from tests.support import PureTestCase
 
 VALUES: dict[str, dict[str, float]] = {
-    "client.ucxl_commands": {
+    "client.ucxl.commands": {
         "PAGE": 200,
         "MAX_PAGES": 1000,
         "EXIT_FALSE": 1,

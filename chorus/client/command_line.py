@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
 
-from chorus.client import keys_options, node_commands, simulate, simulate_options, task_commands, ucxl_commands
+from chorus.client import node_commands, simulate, simulate_options, task_commands
+from chorus.client.keys import options as keys
+from chorus.client.task_options import MakeCommand
+from chorus.client.ucxl import commands as decisions
 
 EXIT_STATUSES = """exit status:
   0    done; the task completed, where one was watched
@@ -25,9 +27,6 @@ def number(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(text)
     return value
-
-
-MakeCommand = Callable[["argparse._SubParsersAction[argparse.ArgumentParser]", str, str], argparse.ArgumentParser]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,9 +58,9 @@ def parser() -> argparse.ArgumentParser:
     words = top.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     _add_task_commands(words, command)
     _add_node_commands(words, command)
-    keys_options.add_commands(words, command)
+    keys.add_commands(words, command)
     ucxl = words.add_parser("ucxl", help="decisions: get, history, search, verify, put", allow_abbrev=False)
-    ucxl_commands.add_commands(
+    decisions.add_commands(
         ucxl.add_subparsers(dest="ucxl_command", metavar="COMMAND", required=True, title="commands"), command
     )
     text = "Simulate a network of pub/sub nodes in this process, and write a report with plots."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ MAX_TITLE = 200
 
 Options = argparse.Namespace
 Document = dict[str, Any]
+MakeCommand = Callable[["argparse._SubParsersAction[argparse.ArgumentParser]", str, str], argparse.ArgumentParser]
+"""Adds a command of this name and description."""
 
 
 def fields_of(options: Options) -> Document:

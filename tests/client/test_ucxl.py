@@ -8,7 +8,7 @@ import io
 
 import attrs
 
-from chorus.client import ucxl_view
+from chorus.client.ucxl import view
 from chorus.ucxl.address import exact
 from chorus.ucxl.chain import ChainFault, ChainReport
 from chorus.ucxl.provenance import ProvenanceEnvelope
@@ -141,7 +141,7 @@ class Views(PureTestCase):
     def printed(self, record: Decision) -> str:
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
-            ucxl_view.decision(record)
+            view.decision(record)
         return out.getvalue()
 
     def test_everything_that_a_decision_has_but_its_keys(self) -> None:
@@ -169,7 +169,7 @@ class Views(PureTestCase):
         out = io.StringIO()
         fault = ChainFault("bad_record", 1, "\x1b[2J", ("\x1b",))
         with contextlib.redirect_stdout(out):
-            ucxl_view.report(ChainReport("a", 1, 0, 0, (fault,)))
-            ucxl_view.report(ChainReport("a", 0, 0, 0, ()))
+            view.report(ChainReport("a", 1, 0, 0, (fault,)))
+            view.report(ChainReport("a", 0, 0, 0, ()))
         self.assertNotIn("\x1b", out.getvalue())
         self.assertTrue(out.getvalue().endswith("nothing to verify\n"))

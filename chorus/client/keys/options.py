@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from typing import Any
 
-MakeCommand = Callable[[Any, str, str], argparse.ArgumentParser]
+from chorus.client.task_options import MakeCommand
 
 
 def add_commands(words: Any, command: MakeCommand) -> None:
@@ -49,8 +48,8 @@ def _run(name: str) -> Callable[[Any, Any], int]:
     """A command whose code, which brings pyrage along, is imported only when it runs."""
 
     def run(options: Any, api: Any) -> int:
-        from chorus.client import keys_commands
+        from chorus.client.keys import commands
 
-        return int(getattr(keys_commands, name)(options, api))
+        return int(getattr(commands, name)(options, api))
 
     return run

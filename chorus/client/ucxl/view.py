@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from chorus.client import show
 from chorus.client.task_options import Document
 from chorus.ucxl.address import exact
 from chorus.ucxl.chain import ChainReport
 from chorus.ucxl.record import Decision
-
-MakeCommand = Callable[["argparse._SubParsersAction[argparse.ArgumentParser]", str, str], argparse.ArgumentParser]
-"""Adds a command of this name and description."""
 
 
 def decision(record: Decision) -> None:

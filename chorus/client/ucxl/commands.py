@@ -15,12 +15,13 @@ from typing import Final
 import attrs
 
 from chorus import strictjson
-from chorus.client import deliverables, show, ucxl_view
+from chorus.client import deliverables, show
 from chorus.client.api import NodeApi
 from chorus.client.deliverables import Deliverables, Item
 from chorus.client.errors import EXIT_TASK_FAILED, ClientError, Refused
 from chorus.client.fetch import checked, into_directory
-from chorus.client.task_options import Document, Options
+from chorus.client.task_options import Document, MakeCommand, Options
+from chorus.client.ucxl import view
 from chorus.errors import PeerError
 from chorus.ucxl.address import ANY, PARTS, Address, exact, project_problem
 from chorus.ucxl.chain import ClaimedVersion, verify_chain
@@ -51,7 +52,7 @@ def get(options: Options, api: NodeApi) -> int:
     if options.json:
         show.document(found)
     else:
-        ucxl_view.decision(record)
+        view.decision(record)
     return status
 
 
@@ -83,7 +84,7 @@ def history(options: Options, api: NodeApi) -> int:
     if options.json:
         show.document(found)
     else:
-        ucxl_view.history(found)
+        view.history(found)
     return 0
 
 
@@ -94,7 +95,7 @@ def search(options: Options, api: NodeApi) -> int:
     if options.json:
         show.document(found)
     else:
-        ucxl_view.matches(found["decisions"])
+        view.matches(found["decisions"])
     if options.role not in (None, ANY) and not found["decisions"]:
         # Open mode has no roles to look at.
         with contextlib.suppress(Refused):
@@ -111,7 +112,7 @@ def verify(options: Options, api: NodeApi) -> int:
     if options.json:
         show.document({**attrs.asdict(report), "clean": report.clean})
     else:
-        ucxl_view.report(report)
+        view.report(report)
     return 0 if report.clean else EXIT_FALSE
 
 
@@ -178,7 +179,7 @@ def _canonical(value: object) -> bytes:
         return b""
 
 
-def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], command: ucxl_view.MakeCommand) -> None:
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], command: MakeCommand) -> None:
     """The command lines of all of them."""
     got = command(commands, "get", "Show a decision, verified.")
     got.add_argument("address", metavar="ADDRESS", help="ucxl://agent:role@project:task[/VERSION][/path]")

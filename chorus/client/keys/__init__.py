@@ -1,0 +1,1 @@
+"""`chorus keys`: roles, the recovery secret and backups."""

@@ -1,0 +1,1 @@
+"""`chorus ucxl`: decisions."""
