@@ -26,13 +26,15 @@ if TYPE_CHECKING:
     from chorus.identity import Identity, PeerId
     from chorus.lifecycle import Sequence
     from chorus.protocols.stream import Connection
+    from chorus.services.blobs.replicas import ReplicaService
     from chorus.services.dht.service import DhtService
     from chorus.services.discovery.service import DiscoveryService
     from chorus.services.keys.service import KeysService
     from chorus.services.p2p.host import P2PService
     from chorus.services.presence import Load
     from chorus.services.starts import Starts
-    from chorus.wiring.execution import Execution
+    from chorus.services.ucxl.service import UcxlService
+    from chorus.wiring.execution import BlobParts, Execution
     from chorus.wiring.faces import Faces
     from chorus.wiring.messages import Messages
     from chorus.wiring.network import Network
@@ -206,23 +208,7 @@ class Assembly:
             changed=self._load_changed,
         )
         self._scheduling = scheduling = build_scheduling(context, storage, p2p, messages, execution, ucxl.publisher)
-        await self._run(
-            Step("blob threads", start=stored.offload.start, stop=stored.offload.stop),
-            _service("blobs", blobs, limit_s=60),
-            _service("replicas", replicas),
-            _service("ucxl", ucxl),
-            _service("sandbox", execution.sandbox, limit_s=30, fatal=False),
-            _service("journal", scheduling.journal, limit_s=120),
-            Step("task streams", start=execution.streams.start, stop=execution.streams.stop),
-            _service("headroom", execution.headroom),
-            _service("executor", execution.executor, limit_s=60),
-            _service("coordinator", scheduling.coordinator, limit_s=60),
-            _service("collection", scheduling.collection),
-            _service("handover", scheduling.handover),
-            Step("handovers taken", start=scheduling.handover_serving.start, stop=scheduling.handover_serving.stop),
-            Step("decisions of tasks", start=scheduling.decisions.start),
-            _service("retention", scheduling.retention),
-        )
+        await self._run(*_steps(stored, replicas, ucxl, execution, scheduling))
         return TaskParts(
             blobs=blobs,
             readable=ReadableBlobs(blobs, replicas, ucxl),
@@ -318,6 +304,29 @@ def listen(network: Network) -> None:
     if network.cluster is not None:
         network.cluster.keep()
         network.cluster.publish_addresses(network.p2p.listen_addresses())
+
+
+def _steps(
+    stored: BlobParts, replicas: ReplicaService, ucxl: UcxlService, execution: Execution, scheduling: Scheduling
+) -> tuple[Step, ...]:
+    """The parts that keep, run and schedule, in the order in which they start."""
+    return (
+        Step("blob threads", start=stored.offload.start, stop=stored.offload.stop),
+        _service("blobs", stored.blobs, limit_s=60),
+        _service("replicas", replicas),
+        _service("ucxl", ucxl),
+        _service("sandbox", execution.sandbox, limit_s=30, fatal=False),
+        _service("journal", scheduling.journal, limit_s=120),
+        Step("task streams", start=execution.streams.start, stop=execution.streams.stop),
+        _service("headroom", execution.headroom),
+        _service("executor", execution.executor, limit_s=60),
+        _service("coordinator", scheduling.coordinator, limit_s=60),
+        _service("collection", scheduling.collection),
+        _service("handover", scheduling.handover),
+        Step("handovers taken", start=scheduling.handover_serving.start, stop=scheduling.handover_serving.stop),
+        Step("decisions of tasks", start=scheduling.decisions.start),
+        _service("retention", scheduling.retention),
+    )
 
 
 def _service(name: str, service: Service, *, limit_s: float = 10.0, fatal: bool = True) -> Step:
