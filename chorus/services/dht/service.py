@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,7 +26,7 @@ from chorus.services.dht.ports import DhtUnavailable, Provider, RecordNotFound, 
 from chorus.services.dht.servers import KnownServers
 from chorus.services.dht.serving import KadServing
 from chorus.services.dht.settings import DhtSettings
-from chorus.services.dht.walks import Walks
+from chorus.services.dht.walks import Deliveries, Walks
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -173,17 +173,15 @@ class DhtService(Service):
 
     async def _put(self, key: bytes, value: bytes) -> Stored:
         await self.held.put(key, value)
+        return await self._sent(partial(self._keeper.publish, key, value))
+
+    async def _sent(self, send: Callable[[int], Awaitable[Deliveries]]) -> Stored:
+        """Send what is held here to others. A client's own copy counts only where there is no other: nobody can ask
+        for it."""
         if not self.settings.enabled:
             return Stored((self._host.peer_id,), 1)
-        wanted = self._wanted()
-        deliveries = await self._keeper.publish(key, value, wanted - self.serving)
-        return self._stored(deliveries.confirmed, wanted)
-
-    def _wanted(self) -> int:
-        return max(1, min(self.settings.replication, self.servers))
-
-    def _stored(self, confirmed: list[PeerId], wanted: int) -> Stored:
-        """A client's own copy counts only where there is no other: nobody can ask for it."""
+        wanted = max(1, min(self.settings.replication, self.servers))
+        confirmed = (await send(wanted - self.serving)).confirmed
         own = (self._host.peer_id,) if self.serving or not confirmed else ()
         return Stored((*own, *confirmed), wanted)
 
@@ -258,11 +256,7 @@ class DhtService(Service):
 
     async def _provide(self, key: bytes) -> Stored:
         await self.held.provide(key, tuple(self._host.listen_addresses()))
-        if not self.settings.enabled:
-            return Stored((self._host.peer_id,), 1)
-        wanted = self._wanted()
-        deliveries = await self._keeper.announce(key, wanted - self.serving)
-        return self._stored(deliveries.confirmed, wanted)
+        return await self._sent(partial(self._keeper.announce, key))
 
     def withdraw(self, key: bytes) -> Deferred[None]:
         return Deferred.fromCoroutine(self.held.withdraw(key))
