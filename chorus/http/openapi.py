@@ -40,6 +40,7 @@ def document(policy: LimitPolicy) -> dict[str, Any]:
         "tags": [
             {"name": "tasks", "description": "Work for the mesh."},
             {"name": "blobs", "description": "Content by its SHA-256."},
+            {"name": "decisions", "description": "Signed records by their addresses."},
             {"name": "keys", "description": "Roles and their keys."},
             {"name": "node", "description": "This node and its peers."},
         ],

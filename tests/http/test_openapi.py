@@ -68,6 +68,12 @@ class Document(PureTestCase):
         for name, part in targets.items():
             self.assertTrue({"type", "oneOf", "content", "schema", "enum", "in"} & set(part), name)
 
+    def test_every_tag_is_described(self) -> None:
+        paths = self.document["paths"].values()
+        operations = [each for item in paths for each in item.values() if isinstance(each, dict)]
+        used = {tag for each in operations for tag in each["tags"]}
+        self.assertEqual({tag["name"] for tag in self.document["tags"]}, used)
+
     def test_what_is_not_there_is_seen(self) -> None:
         document = {"a": [{"$ref": "#/components/schemas/None"}], "b": {"c": {"$ref": "x"}}}
         self.assertEqual(sorted(self.references(document)), ["#/components/schemas/None", "x"])
