@@ -45,7 +45,7 @@ class RolesRefused(UserError):
 
 
 def open_secrets(file: RolesFile, peer: PeerId, identity: str) -> Secrets:
-    """What `file` holds for `peer`, whose `age.key` is `identity`. Raises `AgeError` or `BadRoles`."""
+    """The keys that `file` holds for `peer`, whose keyring has `identity`. Raises `AgeError` or `BadRoles`."""
     member = file.by_peer.get(str(peer))
     if member is None or not member.sealed:
         return NO_SECRETS

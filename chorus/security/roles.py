@@ -98,7 +98,7 @@ class MemberEntry:
     """One member; it stays in the file without roles when it has lost them all."""
 
     peer_id: str = field(PEER, "Peer id.")
-    recipient: str = field(RECIPIENT, "age recipient of its `age.key`.")
+    recipient: str = field(RECIPIENT, "age recipient of its keyring.")
     roles: tuple[str, ...] = field(_ROLES, "Granted roles.")
     sealed: bytes = field(Base64(MAX_SEALED), "Identities of its roles in this epoch, encrypted to `recipient`.")
     former: tuple[FormerRole, ...] = field(_FORMER, "Roles that were taken back.", default=())
