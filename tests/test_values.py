@@ -490,6 +490,9 @@ VALUES: dict[str, dict[str, float]] = {
         "RARE": 1000,
         "SCANNED": 5000,
     },
+    "services.ucxl.reading": {
+        "HASH": 64,
+    },
     "store.publications": {
         "MAX_DROPPED": 100_000,
     },

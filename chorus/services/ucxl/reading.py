@@ -39,6 +39,8 @@ MAX_LEARNED = 256 * 1024
 """Bytes of a ciphertext that is read because it was announced; a larger one is read, and indexed, when somebody asks
 for it. A record of so many takes 30 ms of a processor, whoever announces it."""
 MICRO = 1_000_000
+HASH = 64
+"""Hexadecimal digits of a content hash."""
 
 
 @attrs.frozen
@@ -92,17 +94,29 @@ class DecisionReader:
     async def history(self, address: Address, limit: int, after: str | None) -> DecisionHistory:
         """Raises as `resolve` does, and `BadCursor`."""
         base = address.base
-        if after is not None and not is_hash(after):
-            raise BadCursor
-        first = await self.resolve(address if after is None else base.at(Exactly(after)))
+        named_by: Decision | None = None
+        if after is None:
+            first = await self.resolve(address)
+        else:
+            content, successor = after[:HASH], after[HASH:]
+            if not is_hash(content) or (successor and not is_hash(successor)):
+                raise BadCursor
+            if successor:
+                named_by = (await self.read(successor, base.agent)).decision
+                if named_by is None or (named_by.address, named_by.prev) != (str(base), content):
+                    raise BadCursor
+            first = await self._found(base, content, None, named_by)
         newest = NewestDecision(first.seq, first.content, first.head)
         versions: list[FoundDecision] = []
         following: str | None = None
         missing: str | None = None
         try:
-            async for found in self._back(base, first.content, newest):
+            async for found in self._back(base, first.content, newest, named_by):
                 if len(versions) == limit:
                     following = found.content
+                    if found.record is None and versions[-1].record is not None:
+                        # Its successor shows that it belongs here, and the next page has to know it.
+                        following += versions[-1].content
                     break
                 versions.append(found)
         except ChainGap as gap:
@@ -161,11 +175,12 @@ class DecisionReader:
             address=str(base), seq=seq, content=content, time=seen, record=decision, head=head, version=read.version
         )
 
-    async def _back(self, base: Address, content: str, newest: NewestDecision) -> AsyncIterator[FoundDecision]:
+    async def _back(
+        self, base: Address, content: str, newest: NewestDecision, named_by: Decision | None = None
+    ) -> AsyncIterator[FoundDecision]:
         """From one version down to the first, as far as this node can follow. Raises as `_found` does, and after the
         first version `ChainGap` alone."""
         following: str | None = content
-        named_by: Decision | None = None
         for _ in range(MAX_STEPS):
             if following is None:
                 return
@@ -266,4 +281,4 @@ class DecisionReader:
 
 
 def is_hash(text: str) -> bool:
-    return len(text) == 64 and set(text) <= set("0123456789abcdef")
+    return len(text) == HASH and set(text) <= set("0123456789abcdef")

@@ -23,6 +23,7 @@ from chorus.services.ucxl.reading import MAX_LEARNED
 from chorus.services.ucxl.rotation import REST_S, RETRY
 from chorus.services.ucxl.service import NoRole
 from chorus.store import decision_texts, publications
+from chorus.store.decisions import BadCursor
 from chorus.store.errors import StoreBusy
 from chorus.store.inline import InlineDatabase
 from chorus.ucxl.address import Address
@@ -200,6 +201,13 @@ class ReadingTest(MembersCase):
             mock.patch.object(reader._index, "before", unknown),
         ):
             found = self.stranger.ask(self.stranger.service.history(address, limit=10, after=None))
+            self.stranger.service.cache.clear()
+            page = self.stranger.ask(self.stranger.service.history(address, limit=1, after=None))
+            self.stranger.service.cache.clear()
+            following = self.stranger.ask(self.stranger.service.history(address, limit=1, after=page.next))
+            for forged in (placed[0].content + placed[2].content, placed[1].content + "x"):
+                self.stranger.fails(self.stranger.service.history(address, limit=1, after=forged), BadCursor)
+        self.assertEqual([each.seq for each in following.versions], [2], "also where a page begins with it")
         self.assertEqual([(each.seq, each.record is not None) for each in found.versions], [(3, True), (2, False)])
         self.assertIsNone(found.missing)
 
