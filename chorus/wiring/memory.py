@@ -28,6 +28,7 @@ from chorus.services.ucxl.rotation import Reencryption
 from chorus.services.ucxl.service import MemoryParts, UcxlService
 from chorus.store.dht import Quotas
 from chorus.ucxl.namespaces import ucxl_namespaces
+from chorus.wiring.surroundings import MIB
 
 if TYPE_CHECKING:
     from chorus.identity import Identity
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from chorus.store.database import Store
     from chorus.wiring.storage import Storage
     from chorus.wiring.surroundings import Surroundings
-
-MIB = 1 << 20
 
 
 def build_keys(
