@@ -1,0 +1,1 @@
+"""Parts of the replicated journal; `chorus/protocols/journal.py` is its face."""

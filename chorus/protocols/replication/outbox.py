@@ -1,0 +1,162 @@
+"""Effects of a replica in their order: what must be durable, what may be sent after it, and what has happened. Pure.
+
+A message that was queued with `after_writes` leaves once every write that was queued before it is durable ("durable
+before reply"). The shell performs the writes in order, reports each with `persisted`, and drains again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import attrs
+
+from chorus.protocols.ballot.messages import ElectionMessage, OfficeCertificate
+from chorus.protocols.ballot.roster import Roster
+from chorus.protocols.replication.messages import JournalMessage, LogEntry
+
+ReplicaMessage = ElectionMessage | JournalMessage
+
+
+@attrs.frozen
+class HardState:
+    """What a voter never forgets. `longest_lease_ms` is the longest L that it ever granted under."""
+
+    term: int = 0
+    voted_for: str | None = None
+    longest_lease_ms: int = 0
+
+
+@attrs.frozen
+class LogWrite:
+    """One durable step, applied in this order: hard state, cut, entries. It is one transaction."""
+
+    ticket: int
+    hard_state: HardState | None = None
+    cut_after: int | None = None
+    """Entries above this index are removed first."""
+    entries: tuple[LogEntry, ...] = ()
+
+
+@attrs.frozen
+class Committed:
+    """Entries to apply, in order; each is given once in a start."""
+
+    entries: tuple[LogEntry, ...]
+
+
+@attrs.frozen
+class OfficeWon:
+    """This node is admin of `certificate`, with a first lease; leader-only parts begin once its no-op is applied."""
+
+    certificate: OfficeCertificate
+    noop_index: int
+
+
+@attrs.frozen
+class OfficeLost:
+    reason: str
+
+
+@attrs.frozen
+class AdminKnown:
+    """Another admin, or none (`peer` None: the promise has run out)."""
+
+    term: int
+    peer: str | None
+
+
+@attrs.frozen
+class RosterChanged:
+    """The roster in force is another one; not committed yet unless `committed`."""
+
+    roster: Roster
+    committed: bool
+
+
+@attrs.frozen
+class SnapshotWanted:
+    """`peer` needs entries that this admin has compacted: send it a snapshot."""
+
+    peer: str
+
+
+@attrs.frozen
+class DoubleVote:
+    """Evidence: two votes that one voter signed in one term."""
+
+    voter: str
+    term: int
+    candidates: tuple[str, str]
+    signatures: tuple[bytes, bytes]
+
+
+ReplicaEvent = Committed | OfficeWon | OfficeLost | AdminKnown | RosterChanged | SnapshotWanted | DoubleVote
+
+
+@attrs.frozen
+class Output:
+    write: LogWrite | None
+    messages: tuple[tuple[str, ReplicaMessage], ...]
+    events: tuple[ReplicaEvent, ...]
+
+
+class ReplicaOutbox:
+    """Shared by the cores of one replica."""
+
+    def __init__(self) -> None:
+        self._ticket = 0
+        self._durable = 0
+        self._pending: LogWrite | None = None
+        self._gated: deque[tuple[int, str, ReplicaMessage]] = deque()
+        self._ready: list[tuple[str, ReplicaMessage]] = []
+        self._events: list[ReplicaEvent] = []
+
+    def keep(self, state: HardState) -> None:
+        self._pending = attrs.evolve(self._open(), hard_state=state)
+
+    def append(self, entries: tuple[LogEntry, ...], *, cut_after: int | None = None) -> None:
+        """Append entries, after removing those above `cut_after`."""
+        pending = self._open()
+        kept = pending.entries
+        if cut_after is not None:
+            kept = tuple(each for each in kept if each.index <= cut_after)
+            cut_after = cut_after if pending.cut_after is None else min(cut_after, pending.cut_after)
+        else:
+            cut_after = pending.cut_after
+        self._pending = attrs.evolve(pending, cut_after=cut_after, entries=kept + entries)
+
+    def _open(self) -> LogWrite:
+        if self._pending is None:
+            self._ticket += 1
+            self._pending = LogWrite(self._ticket)
+        return self._pending
+
+    def send(self, peer: str, message: ReplicaMessage, *, after_writes: bool = True) -> None:
+        if after_writes and self._ticket > self._durable:
+            self._gated.append((self._ticket, peer, message))
+        else:
+            self._ready.append((peer, message))
+
+    def report(self, event: ReplicaEvent) -> None:
+        self._events.append(event)
+
+    @property
+    def ticket(self) -> int:
+        """Of the newest write; what is queued now is durable once `persisted(ticket)` was called."""
+        return self._ticket
+
+    @property
+    def durable(self) -> int:
+        return self._durable
+
+    def persisted(self, ticket: int) -> None:
+        self._durable = max(self._durable, ticket)
+        while self._gated and self._gated[0][0] <= self._durable:
+            _, peer, message = self._gated.popleft()
+            self._ready.append((peer, message))
+
+    def drain(self) -> Output:
+        write, self._pending = self._pending, None
+        messages, self._ready = tuple(self._ready), []
+        events, self._events = tuple(self._events), []
+        return Output(write, messages, events)
