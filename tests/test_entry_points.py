@@ -24,6 +24,7 @@ from chorus.identity import Identity, PublicKey
 from chorus.multiformats import varint
 from chorus.protocols import blobs, handover, identify, peers, task_messages
 from chorus.protocols.admission import Exchange
+from chorus.protocols.ballot.roster import read_roster
 from chorus.protocols.envelope import PeerRecord
 from chorus.protocols.gossipsub.decode import decode_message, decode_rpc
 from chorus.protocols.gossipsub.sign import Verifier
@@ -103,6 +104,7 @@ JSON: dict[str, Decoder] = {
     "blobs, a request": blobs.decode_request,
     "blobs, an answer": blobs.Answer.decode,
     "cluster": Membership.from_json,
+    "roster": read_roster,
     "roles": lambda raw: read_roles(raw, bytes(32)),
     "keys, a show": lambda raw: KeyShow.decode(raw, ALICE.peer_id, bytes(32)),
     "ucxl, a decision": Decision.decode,
@@ -246,6 +248,7 @@ class CompletenessTests(PureTestCase):
         "http/ucxi.py",
         "messages/envelope.py",
         "protocols/admission.py",
+        "protocols/ballot/roster.py",
         "protocols/blobs.py",
         "protocols/envelope.py",
         "protocols/gossipsub/decode.py",

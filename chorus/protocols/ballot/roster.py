@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import cached_property
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 import attrs
 
@@ -80,6 +80,16 @@ class Roster:
     def sha256(self) -> bytes:
         """Of its signed part: what votes, grants and certificates name."""
         return hashlib.sha256(self.signed_part()).digest()
+
+
+class RosterSigning(Protocol):
+    """The cluster's authority, as far as this node has it."""
+
+    def verify(self, roster: Roster) -> bool:
+        """Signed by the authority that this node knows."""
+
+    def sign(self, roster: Roster) -> Roster | None:
+        """The same with a signature; None where this node has no key of the authority."""
 
 
 _ROSTER: Final = Object(Roster, closed=True)

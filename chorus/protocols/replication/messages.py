@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Final
 
 import attrs
 
 from chorus.protocols.ballot.messages import LogPosition
+
+BEGINNING: Final = LogPosition()
 
 
 class EntryKind(IntEnum):
@@ -40,7 +43,7 @@ class Append:
 
 @attrs.frozen
 class AppendReply:
-    """`ok`: the log holds everything up to `match`, durably. Otherwise `match` is the highest index that may agree."""
+    """`ok`: the log holds everything up to `match`, durably. Otherwise `match` is an index at which both may agree."""
 
     term: int
     ok: bool
@@ -56,11 +59,13 @@ class Pull:
 
 @attrs.frozen
 class Pulled:
-    """Committed entries, maybe none. `snapshot`: the voter has not got them any more; fetch its snapshot instead."""
+    """Committed entries after `prev`, maybe none; `prev` is where the learner asked from, or lower where the voter has
+    another entry there. `snapshot`: the voter has not got them any more; fetch its snapshot instead."""
 
     commit: int
     entries: tuple[LogEntry, ...] = ()
     snapshot: bool = False
+    prev: LogPosition = BEGINNING
 
 
 JournalMessage = Append | AppendReply | Pull | Pulled

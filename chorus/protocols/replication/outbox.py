@@ -7,6 +7,7 @@ before reply"). The shell performs the writes in order, reports each with `persi
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 import attrs
 
@@ -90,7 +91,19 @@ class DoubleVote:
     signatures: tuple[bytes, bytes]
 
 
-ReplicaEvent = Committed | OfficeWon | OfficeLost | AdminKnown | RosterChanged | SnapshotWanted | DoubleVote
+@attrs.frozen
+class LogContradiction:
+    """`peer` sent another entry at `index` than the one that is committed here. Nothing of the message was taken;
+    somebody's log is corrupt. `peer` None: a voter that was pulled from."""
+
+    peer: str | None
+    term: int
+    index: int
+
+
+ReplicaEvent = (
+    Committed | OfficeWon | OfficeLost | AdminKnown | RosterChanged | SnapshotWanted | DoubleVote | LogContradiction
+)
 
 
 @attrs.frozen
@@ -106,30 +119,32 @@ class ReplicaOutbox:
     def __init__(self) -> None:
         self._ticket = 0
         self._durable = 0
-        self._pending: LogWrite | None = None
+        self._open = False
+        """A write has been queued since the last drain; `_ticket` is its own."""
+        self._hard_state: HardState | None = None
+        self._cut_after: int | None = None
+        self._entries: list[LogEntry] = []
         self._gated: deque[tuple[int, str, ReplicaMessage]] = deque()
         self._ready: list[tuple[str, ReplicaMessage]] = []
         self._events: list[ReplicaEvent] = []
 
     def keep(self, state: HardState) -> None:
-        self._pending = attrs.evolve(self._open(), hard_state=state)
+        self._begin()
+        self._hard_state = state
 
-    def append(self, entries: tuple[LogEntry, ...], *, cut_after: int | None = None) -> None:
+    def append(self, entries: Iterable[LogEntry], *, cut_after: int | None = None) -> None:
         """Append entries, after removing those above `cut_after`."""
-        pending = self._open()
-        kept = pending.entries
+        self._begin()
         if cut_after is not None:
-            kept = tuple(each for each in kept if each.index <= cut_after)
-            cut_after = cut_after if pending.cut_after is None else min(cut_after, pending.cut_after)
-        else:
-            cut_after = pending.cut_after
-        self._pending = attrs.evolve(pending, cut_after=cut_after, entries=kept + entries)
+            while self._entries and self._entries[-1].index > cut_after:
+                self._entries.pop()
+            self._cut_after = cut_after if self._cut_after is None else min(cut_after, self._cut_after)
+        self._entries.extend(entries)
 
-    def _open(self) -> LogWrite:
-        if self._pending is None:
+    def _begin(self) -> None:
+        if not self._open:
             self._ticket += 1
-            self._pending = LogWrite(self._ticket)
-        return self._pending
+            self._open = True
 
     def send(self, peer: str, message: ReplicaMessage, *, after_writes: bool = True) -> None:
         if after_writes and self._ticket > self._durable:
@@ -156,7 +171,14 @@ class ReplicaOutbox:
             self._ready.append((peer, message))
 
     def drain(self) -> Output:
-        write, self._pending = self._pending, None
         messages, self._ready = tuple(self._ready), []
         events, self._events = tuple(self._events), []
-        return Output(write, messages, events)
+        return Output(self._take(), messages, events)
+
+    def _take(self) -> LogWrite | None:
+        if not self._open:
+            return None
+        write = LogWrite(self._ticket, self._hard_state, self._cut_after, tuple(self._entries))
+        self._open, self._hard_state, self._cut_after = False, None, None
+        self._entries.clear()
+        return write
