@@ -31,6 +31,7 @@ from chorus.protocols.gossipsub.sign import Verifier
 from chorus.protocols.kad import messages as kad
 from chorus.protocols.keys import KeyShow
 from chorus.protocols.noise.handshake import NoiseError, NoiseHandshake
+from chorus.protocols.replication import codec as journal
 from chorus.protocols.starts import StartRecord
 from chorus.security.membership import Membership
 from chorus.security.roles import read_roles
@@ -61,6 +62,11 @@ def kad_peer(raw: bytes) -> None:
         raise ChorusError("a peer that is passed over")
 
 
+def framed_entry(raw: bytes) -> bytes:
+    append = b"\x22" + varint.encode(len(raw)) + raw
+    return b"\x0a" + varint.encode(len(append)) + append
+
+
 PROTOBUF: dict[str, Decoder] = {
     "noise": noise_payload,
     "identity": PublicKey.from_protobuf,
@@ -73,6 +79,9 @@ PROTOBUF: dict[str, Decoder] = {
     "peers, a question": peers.decode_request,
     "peers, an answer": peers.decode_answer,
     "kad": kad.decode,
+    "journal": journal.decode,
+    "journal, an append": lambda raw: journal.decode(b"\x0a" + varint.encode(len(raw)) + raw),
+    "journal, an entry": lambda raw: journal.decode(framed_entry(raw)),
     "kad, a request": kad.decode_request,
     "kad, a peer in it": kad_peer,
     "kad, a record in it": lambda raw: kad.decode(b"\x08\x00\x1a" + varint.encode(len(raw)) + raw),
@@ -258,6 +267,7 @@ class CompletenessTests(PureTestCase):
         "protocols/keys.py",
         "protocols/noise/handshake.py",
         "protocols/peers.py",
+        "protocols/replication/codec.py",
         "protocols/starts.py",
         "protocols/task_messages.py",
         "security/membership.py",

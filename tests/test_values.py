@@ -70,6 +70,17 @@ VALUES: dict[str, dict[str, float]] = {
     "protocols.keys": {
         "MAX_SHOW": 1024,
     },
+    "protocols.replication.limits": {
+        "MAX_ENTRY": 1_114_112,
+        "MAX_BATCH": 131_072,
+        "MAX_BATCH_ENTRIES": 512,
+        "MAX_FRAME": 1_310_720,
+        "MAX_INDEX": 2**53 - 1,
+    },
+    "protocols.replication.leading": {
+        "EMPTY_AFTER": 2,
+        "LEFT_AFTER": 5,
+    },
     "services.keys.exchange": {
         "ASK_EVERY": 60.0,
         "ASK_TIMEOUT": 30.0,
