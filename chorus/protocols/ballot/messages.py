@@ -95,6 +95,10 @@ class Heartbeat:
     nonce: int
     certificate: OfficeCertificate | None = None
     """In the first rounds of a term, and whenever the peer has not granted in this term yet."""
+    rosters: tuple[bytes, ...] = ()
+    """Encoded: those that the certificate and this round name, as long as the peer has not granted under them."""
+    transfer: TransferNow | None = None
+    """Beside the certificate, where the office was handed over: it ends the peer's promise to the admin before."""
 
 
 @attrs.frozen
