@@ -184,12 +184,18 @@ class Election:
     def _govern(self, tenure: Tenure, now: float) -> None:
         if now >= tenure.expires:
             self._lose("the lease ran out", now)
-        elif not self._context.log.committed_roster.has(self._context.me):
+        elif self._is_removed():
             self._lose("this node is no voter any more", now)
         elif now >= self._next_round:
             self._beat(tenure, now)
         if self._handing is not None and now >= self._handing.deadline:
             self._handing = None
+
+    def _is_removed(self) -> bool:
+        """The roster in force is committed and does not name this node. After a start the last committed one that is
+        known may be older than this node's vote."""
+        log = self._context.log
+        return not log.roster.has(self._context.me) and log.committed_roster == log.roster
 
     def _beat(self, tenure: Tenure, now: float) -> None:
         """One round: its lease counts from before it is sent."""
