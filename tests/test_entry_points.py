@@ -24,6 +24,7 @@ from chorus.identity import Identity, PublicKey
 from chorus.multiformats import varint
 from chorus.protocols import blobs, handover, identify, peers, task_messages
 from chorus.protocols.admission import Exchange
+from chorus.protocols.ballot import codec as election
 from chorus.protocols.ballot.roster import read_roster
 from chorus.protocols.envelope import PeerRecord
 from chorus.protocols.gossipsub.decode import decode_message, decode_rpc
@@ -79,6 +80,9 @@ PROTOBUF: dict[str, Decoder] = {
     "peers, a question": peers.decode_request,
     "peers, an answer": peers.decode_answer,
     "kad": kad.decode,
+    "election": election.decode,
+    "election, a certificate": election.decode_office,
+    "election, a heartbeat": lambda raw: election.decode(b"\x2a" + varint.encode(len(raw)) + raw),
     "journal": journal.decode,
     "journal, an append": lambda raw: journal.decode(b"\x0a" + varint.encode(len(raw)) + raw),
     "journal, an entry": lambda raw: journal.decode(framed_entry(raw)),
@@ -257,6 +261,7 @@ class CompletenessTests(PureTestCase):
         "http/ucxi.py",
         "messages/envelope.py",
         "protocols/admission.py",
+        "protocols/ballot/codec.py",
         "protocols/ballot/roster.py",
         "protocols/blobs.py",
         "protocols/envelope.py",

@@ -70,6 +70,22 @@ VALUES: dict[str, dict[str, float]] = {
     "protocols.keys": {
         "MAX_SHOW": 1024,
     },
+    "protocols.ballot.codec": {
+        "MAX_FRAME": 16_384,
+        "MAX_SHOWN_ROSTERS": 2,
+        "MAX_SIGNATURE": 64,
+        "MAX_NUMBER": 2**62,
+    },
+    "protocols.ballot.profiles": {
+        "RHO": 0.1,
+        "EPSILON": 0.05,
+        "ROUNDS_A_LEASE": 3,
+        "MAX_RANK": 6,
+        "REJOIN_RANKS": 3,
+        "REJOIN_S": 30.0,
+        "WAIT_SLOTS": 3,
+        "BETTER_BY": 100,
+    },
     "protocols.replication.limits": {
         "MAX_ENTRY": 1_114_112,
         "MAX_BATCH": 131_072,
