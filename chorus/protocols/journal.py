@@ -119,9 +119,15 @@ class JournalCore:
         return self._append(EntryKind.ENTRY, data, now)
 
     def propose_roster(self, voters: Sequence[Voter], now: float) -> int:
-        """Append a roster that differs in one voter; it is in force at once. Raises `NotLeader` and `RosterRefused`."""
+        """Append a roster that differs in one voter; it is in force at once. Raises `NotLeader` and `RosterRefused`.
+
+        The admin does not take its own vote: a roster that it alone has would keep it from standing, and its longer log
+        the others from winning.
+        """
         if self._leading is None:
             raise NotLeader
+        if self._me not in voters:
+            raise RosterRefused("the admin keeps its vote: hand the office over first (`chorus admin transfer`)")
         if self.term_at(self.commit) != self._leading.term:
             raise RosterRefused("no entry of this term is committed yet: try again in a moment")
         if self._local.rosters.index > self.commit:

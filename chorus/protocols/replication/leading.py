@@ -107,12 +107,18 @@ class Leading:
         return min(follower.match, follower.told) >= index or follower.silences >= LEFT_AFTER
 
     def _stream(self, peer: str, follower: FollowerProgress, now: float) -> None:
-        last = self._local.log.last_index
+        last = self._last_for(follower)
         while follower.open and follower.next <= last:
             self._send(peer, follower, now)
         telling = follower.untold(self._local.commit) and self._tell_at <= now
         if follower.idle and (telling or follower.due <= now):
             self._send(peer, follower, now, empty=True)
+
+    def _last_for(self, follower: FollowerProgress) -> int:
+        """A voter gets its removal once that is committed: with it alone it would stand no more, and its longer log
+        would keep those from winning that still need its vote."""
+        last, leaves_at = self._local.log.last_index, follower.leaves_at
+        return last if leaves_at is None or leaves_at <= self._local.commit else min(last, leaves_at - 1)
 
     def _want_snapshot(self, peer: str, follower: FollowerProgress, now: float) -> None:
         base = self._local.log.base
@@ -131,7 +137,7 @@ class Leading:
         after = follower.next - 1
         entries: tuple[LogEntry, ...] = ()
         if not empty:
-            entries = log.batch(after, log.last_index, MAX_BATCH_ENTRIES, MAX_BATCH)
+            entries = log.batch(after, self._last_for(follower), MAX_BATCH_ENTRIES, MAX_BATCH)
         prev: LogPosition = log.position(after)
         self._outbox.send(peer, Append(self.term, prev, commit, entries), after_writes=False)
         follower.sent(after + len(entries), sum(len(entry.data) for entry in entries), commit, now)

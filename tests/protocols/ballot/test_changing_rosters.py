@@ -1,4 +1,4 @@
-"""Voters that start again together: after the start nobody knows how far the log is committed (Raft 5.4)."""
+"""Who may lead under which roster: after a start in which nobody knows what is committed, and around a removal."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from chorus.protocols.replica import Replica, ReplicaSettings, StoredReplica
 from chorus.protocols.replication.log import StoredLog
 from chorus.protocols.replication.messages import EntryKind, LogEntry
 from chorus.protocols.replication.outbox import HardState
+from chorus.protocols.replication.refusals import RosterRefused
 from tests.support import PureTestCase
 
 CLUSTER = "ab" * 32
@@ -60,6 +61,7 @@ class Together:
     def __init__(self, stored: StoredLog, voters: Sequence[Voter]) -> None:
         self.now = 100.0
         self.away: set[str] = set()
+        self.cut: set[tuple[str, str]] = set()
         self.replicas = {
             voter.peer: Replica(
                 voter,
@@ -91,7 +93,7 @@ class Together:
         if output.write is not None:
             replica.persisted(output.write.ticket, self.now)
         for other, message in output.messages:
-            if other in self.replicas and other not in self.away:
+            if other in self.replicas and other not in self.away and (peer, other) not in self.cut:
                 self.replicas[other].receive(peer, message, self.now)
         return bool(output.write or output.messages or output.events)
 
@@ -119,14 +121,36 @@ class GrownClusterTest(PureTestCase):
         self.assertEqual(together.replicas[admin].term, term)
         self.assertGreater(together.replicas[admin].commit, 3)
 
-    def test_one_that_was_removed_leads_until_that_is_committed_and_no_longer(self) -> None:
+    def test_an_admin_keeps_its_own_vote(self) -> None:
         together = Together(self.stored(VOTERS[:2], VOTERS[:3]), VOTERS[:3])
         together.run(5)
         (admin,) = together.admins()
-        replica = together.replicas[admin]
-        replica.propose_roster([voter for voter in VOTERS[:3] if voter.peer != admin], together.now)
+        left = [voter for voter in VOTERS[:3] if voter.peer != admin]
+        error = self.assertRaises(RosterRefused, together.replicas[admin].propose_roster, left, together.now)
+        self.assertIn("chorus admin transfer", str(error))
+
+
+class RemovalTest(PureTestCase):
+    def test_no_admin_dies_with_a_removal_that_only_the_removed_one_has(self) -> None:
+        """It would not stand any more, and with its longer log it would vote for nobody."""
+        together = Together(StoredLog(LogPosition(TERM, 1), roster(1, VOTERS)), VOTERS)
         together.run(5)
-        (heir,) = together.admins()
-        self.assertNotEqual(heir, admin)
-        self.assertEqual(len(together.replicas[heir].committed_roster.voters), 2)
-        self.assertEqual(replica.role, "learner")
+        (admin,) = together.admins()
+        removed, *others = [voter for voter in VOTERS if voter.peer != admin]
+        together.cut = {(admin, other.peer) for other in others}
+        left = [voter for voter in VOTERS if voter != removed]
+        together.replicas[admin].propose_roster(left, together.now)
+        together.run(0.2)
+        together.away, together.cut = {admin}, set()
+        together.run(10)
+        self.assertEqual(len(together.admins()), 1)
+
+    def test_the_removed_one_hears_of_it_once_it_is_committed(self) -> None:
+        together = Together(StoredLog(LogPosition(TERM, 1), roster(1, VOTERS)), VOTERS)
+        together.run(5)
+        (admin,) = together.admins()
+        removed = next(voter for voter in VOTERS if voter.peer != admin)
+        together.replicas[admin].propose_roster([voter for voter in VOTERS if voter != removed], together.now)
+        together.run(5)
+        self.assertEqual(together.replicas[removed.peer].role, "learner")
+        self.assertEqual(together.admins(), [admin])
