@@ -202,7 +202,7 @@ class Election:
         roster = self._context.log.roster
         tenure.open_round(now, self._voting.record_lease(roster))
         self._next_round = now + self._context.profile.heartbeat_s
-        for peer in sorted({*self._context.others(roster), *self._tracked}):
+        for peer in sorted(self._tracked.union(self._context.others(roster))):
             self._context.outbox.send(peer, tenure.heartbeat(peer), after_writes=False)
         self._settle(now)
 

@@ -7,7 +7,7 @@ The authority signs it at birth, so whoever is shown one can tell it from an inv
 from __future__ import annotations
 
 import hashlib
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Final, Protocol, cast
 
 import attrs
@@ -23,6 +23,8 @@ SIZES: Final = (1, 3, 5, 7)
 MAX_VOTERS: Final = 7
 MAX_ROSTER: Final = 4096
 """Bytes; seven voters have about 1,000."""
+REMEMBERED: Final = 64
+"""Rosters that were read last: candidates show the same few again and again. A quarter of a MiB at most."""
 MIN_LEASE_MS: Final = 200
 """Under this the lease, less its margins for drift and timers, leaves no time for a round trip."""
 MAX_LEASE_MS: Final = 60_000
@@ -69,9 +71,13 @@ class Roster:
     def has(self, voter: Voter) -> bool:
         return self.by_peer.get(voter.peer) == voter
 
+    @cached_property
+    def _encoded(self) -> bytes:
+        return strictjson.canonical(cast("Any", _ROSTER.write(self)))
+
     def encode(self) -> bytes:
         """Canonical JSON."""
-        return strictjson.canonical(cast("Any", _ROSTER.write(self)))
+        return self._encoded
 
     def signed_part(self) -> bytes:
         return attrs.evolve(self, signature=b"").encode()
@@ -95,6 +101,7 @@ class RosterSigning(Protocol):
 _ROSTER: Final = Object(Roster, closed=True)
 
 
+@lru_cache(maxsize=REMEMBERED)
 def read_roster(data: bytes) -> Roster:
     """Inverse of `Roster.encode`; its signature is not verified here. Raises `BadRoster`."""
     value = strictjson.loads(data, max_bytes=MAX_ROSTER, max_depth=4, error=BadRoster)
