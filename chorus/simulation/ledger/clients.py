@@ -113,6 +113,7 @@ class LedgerClients:
 
     def __init__(self, judge: Judge, node: SimNode, appended: Callable[[SimJournal, int, Entry], None]) -> None:
         self.quiet = False
+        self.between = BETWEEN
         self.histories: list[ClientHistory] = []
         self.unknown = 0
         """Operations of which a disk that refused leaves nobody an answer; those of dead nodes come on top."""
@@ -134,7 +135,7 @@ class LedgerClients:
         call = self._draw(history, rng)
         asked = history.invoke(call)
         self._node.reactor.callLater(rng.random() * TRAVEL, self._arrived, journal, rng, history, asked)
-        self._node.reactor.callLater(rng.expovariate(1 / BETWEEN), self._turn, journal, rng)
+        self._node.reactor.callLater(rng.expovariate(1 / self.between), self._turn, journal, rng)
 
     def _draw_history(self, rng: random.Random) -> ClientHistory:
         recent = [history for history in self.histories[-KEYS:] if len(history) < LIFE]
@@ -178,7 +179,7 @@ class LedgerClients:
 
     def _do(self, journal: SimJournal, key: str, call: Any) -> Any:
         if isinstance(call, ReadCall):
-            return _see(self.seen(journal), key)
+            return see(self.seen(journal), key)
         entry = self._entry(key, call)
         return journal.append(entry).addCallback(self._answer, journal, key, call)
 
@@ -196,7 +197,7 @@ class LedgerClients:
     def _answer(self, applied: Applied, journal: SimJournal, key: str, call: Any) -> Any:
         """The node's answer when the entry is in the journal: it looks at the task afterwards."""
         self._appended(journal, applied.index, applied.entry)
-        task = _see(journal.machine, key)
+        task = see(journal.machine, key)
         if isinstance(call, SubmitCall):
             return task.task_id
         if isinstance(call, AssignCall):
@@ -217,7 +218,7 @@ class LedgerClients:
         count = 0
         for history in self.histories:
             if journal is not None and journal.open:
-                history.ok(history.invoke(ReadCall()), _see(self.seen(journal), history.key))
+                history.ok(history.invoke(ReadCall()), see(self.seen(journal), history.key))
             operations = history.operations()
             count += len(operations)
             try:
@@ -231,7 +232,8 @@ class LedgerClients:
         return count
 
 
-def _see(machine: TaskMachine, key: str) -> Task:
+def see(machine: TaskMachine, key: str) -> Task:
+    """The task of a key as a reader sees it."""
     task_id = machine.submitted_before(SUBMITTER, key, DIGEST, 0.0)
     if task_id is None:
         return NOTHING
