@@ -148,6 +148,13 @@ class Replica:
         """A roster of the log, or one that a peer showed with the authority's signature."""
         return self._rosters.find(sha256)
 
+    def shown(self, encoded: bytes) -> None:
+        """Remember a roster that a peer shows, for the offices that were won under it. Nonsense is counted."""
+        try:
+            self._rosters.read(encoded)
+        except OutOfTurn as error:
+            self.refused[error.reason] += 1
+
     def term_at(self, index: int) -> int | None:
         return self._journal.term_at(index)
 
