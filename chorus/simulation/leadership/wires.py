@@ -6,7 +6,6 @@ then those on the way are lost or arrive among the later ones.
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Callable
 from typing import Final
@@ -16,7 +15,7 @@ import attrs
 from chorus.simulation.world import MILLISECOND, World, nanoseconds
 
 RETRANSMIT: Final = 200 * MILLISECOND
-"""The first time-out of TCP on Linux, at the least; doubled each time."""
+"""The least time-out of TCP on Linux."""
 PATIENCE: Final = 12
 """Tries of a segment on a cut link, each after `RETRANSMIT`, before the connection is given up: about 2.4 s."""
 
@@ -28,8 +27,7 @@ class WireQuality:
     jitter: float = 0.2
     """Share of the base that is added at random."""
     loss: float = 0.0
-    """Chance that a message is lost; with `retransmits`, that it comes later."""
-    retransmits: bool = False
+    """Chance that a message is lost."""
     spike: float = 0.0
     """Chance that a message is held up, for `spike_s` seconds at most."""
     spike_s: float = 0.9
@@ -74,9 +72,7 @@ class Wires:
         delay = link.base + int(link.base * quality.jitter * rng.random())
         if quality.loss and rng.random() < quality.loss:
             self.counters["lost"] += 1
-            if not quality.retransmits:
-                return
-            delay += self._retransmitted(rng)
+            return
         if quality.spike and rng.random() < quality.spike:
             self.counters["held up"] += 1
             delay += nanoseconds(rng.random() * quality.spike_s)
@@ -85,13 +81,6 @@ class Wires:
             arrival = link.free = max(arrival, link.free)
         generation = link.generation
         self._world.at(arrival, lambda: self._arrive(link, generation, message, 0))
-
-    def _retransmitted(self, rng: random.Random) -> int:
-        delay, again = RETRANSMIT, RETRANSMIT
-        while rng.random() < self.quality.loss:
-            again *= 2
-            delay += again
-        return delay
 
     def _arrive(self, link: _Link, generation: int, message: object, tries: int) -> None:
         if link.generation != generation and self._rng.random() < 0.5:

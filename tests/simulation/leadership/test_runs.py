@@ -10,7 +10,6 @@ from typing import Final
 
 import attrs
 
-from chorus.simulation.leadership.campaign import RARE
 from chorus.simulation.leadership.mix import KINDS, LeadershipMix, draw_mix
 from chorus.simulation.leadership.run import run_seed
 from tests.support import PureTestCase
@@ -19,7 +18,6 @@ ROOT: Final = Path(__file__).resolve().parents[3]
 SECONDS: Final = 10.0
 """Of chaos; healing, the steady phase and the way there take about as long again."""
 EACH: Final = 50
-TOTAL: Counter[str] = Counter()
 
 
 class Seeds(PureTestCase):
@@ -32,7 +30,7 @@ class Seeds(PureTestCase):
             total.update(run_seed(attrs.evolve(mix, seconds=min(SECONDS, mix.seconds))).counts)
         self.assertGreater(total["leases"], EACH)
         self.assertGreater(total["acknowledged"], 10 * EACH)
-        self.assertEqual({name for name in RARE if not total[name]} - {"acts fenced off"}, set())
+        self.assertGreater(total["fault.crash"] + total["fault.bounces"], EACH)
         return total
 
     def test_the_first_fifty(self) -> None:
