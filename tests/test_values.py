@@ -76,6 +76,28 @@ VALUES: dict[str, dict[str, float]] = {
         "MAX_SIGNATURE": 64,
         "MAX_NUMBER": 2**62,
     },
+    "protocols.ballot.campaign": {
+        "MAX_DELAY_S": 1.0,
+    },
+    "protocols.ballot.context": {
+        "MAX_KNOWN_ROSTERS": 16,
+        "MAX_EVIDENCE": 64,
+    },
+    "protocols.ballot.roster": {
+        "MAX_VOTERS": 7,
+        "MAX_ROSTER": 4096,
+        "REMEMBERED": 64,
+        "MIN_LEASE_MS": 200,
+        "MAX_LEASE_MS": 60_000,
+    },
+    "protocols.ballot.score": {
+        "MAX_SCORE": 1000,
+        "STEP": 50,
+        "MAX_WEIGHT": 1000.0,
+    },
+    "protocols.ballot.tenure": {
+        "NONCE_BITS": 62,
+    },
     "protocols.ballot.profiles": {
         "RHO": 0.1,
         "EPSILON": 0.05,

@@ -18,7 +18,7 @@ from chorus.protocols.replication.outbox import DoubleVote, ReplicaOutbox
 MAX_KNOWN_ROSTERS: Final = 16
 """Rosters that are remembered beside those of the log: whoever lags behind is shown the newest ones anew."""
 MAX_EVIDENCE: Final = 64
-"""Voters whose last vote is remembered; nine rosters of other voters each."""
+"""Voters whose last vote is remembered: nine rosters without a voter in common."""
 
 
 class OutOfTurn(PeerError):

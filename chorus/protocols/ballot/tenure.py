@@ -7,6 +7,7 @@ of its voters granted ends X later.
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import attrs
 
@@ -16,7 +17,7 @@ from chorus.protocols.ballot.messages import Grant, Heartbeat, OfficeCertificate
 from chorus.protocols.ballot.profiles import lease_of
 from chorus.protocols.ballot.roster import Roster
 
-NONCE_BITS = 62
+NONCE_BITS: Final = 62
 """Of a nonce: no two starts draw the same, and it fits each integer on the wire."""
 
 
