@@ -22,6 +22,7 @@ from chorus.simulation.ledger.ledger import Model
 from chorus.tasks.state import State, TaskState
 
 if TYPE_CHECKING:
+    from chorus.protocols.ballot.roster import Roster
     from chorus.simulation.leadership.storage import ReplicaSnapshot
     from chorus.tasks.applied import Applied
     from chorus.tasks.journal import Fence
@@ -90,17 +91,25 @@ class ReplicaLedger:
             self._judge_task(entry, fence, task)
 
     def _durable(self, member: MemberFace, entry: LogEntry) -> None:
-        """On a majority of the voters that govern it, now."""
-        assert member.replica is not None
-        roster = member.replica.roster
+        """On a majority, now, of the roster in force or of the committed one: the admin may have counted before it
+        appended the roster that `member` has by now, and majorities of both share a voter."""
+        replica = member.replica
+        assert replica is not None
+        told = []
+        for roster in (replica.roster, replica.committed_roster):
+            holders = self._holders(entry, roster)
+            if holders >= roster.quorum:
+                return
+            told.append(f"{holders} of {len(roster.voters)}")
+        detail = f"{member} applied {_short(entry)}: {' and '.join(dict.fromkeys(told))} voters have it on disk"
+        self._judge.accuse("ledger.durable", detail)
+
+    def _holders(self, entry: LogEntry, roster: Roster) -> int:
         by_peer = {each.peer: each for each in self._members}
         # A store that was lost after it had the entry counts: no majority is found without its vote that misses it.
-        holders = sum(
+        return sum(
             by_peer[voter.peer].voter != voter or by_peer[voter.peer].disk.image.holds(entry) for voter in roster.voters
         )
-        if holders < roster.quorum:
-            detail = f"{member} applied {_short(entry)}: {holders} of {len(roster.voters)} voters have it on disk"
-            self._judge.accuse("ledger.durable", detail)
 
     def _judge_task(self, entry: LogEntry, fence: Fence, task: TaskState | None) -> None:
         change = decode(entry.data)
