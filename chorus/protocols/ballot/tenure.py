@@ -96,15 +96,16 @@ class Tenure:
         )
 
     def receive(self, peer: str, grant: Grant) -> Round | None:
-        """The round that `grant` is for, if it counts. Raises `OutOfTurn` for a forged one, or of no voter."""
+        """The round that `grant` is for, if it counts. Raises `OutOfTurn` for a forged one, or of no voter; a learner
+        that is tracked answers too, and grants nothing."""
         number = self._rounds.get(grant.round)
         if grant.nonce != self._nonce or number is None:
             return None
-        if peer not in number.roster.by_peer or peer == self._context.me.peer:
-            raise OutOfTurn("not_a_voter")
         if not grant.granted:
             self._granted_under.pop(peer, None)
             return None
+        if peer not in number.roster.by_peer or peer == self._context.me.peer:
+            raise OutOfTurn("not_a_voter")
         term, me = self.certificate.term, self._context.me.peer
         statement = grant_statement(number.roster, term, me, grant.round, grant.nonce)
         if not self._context.signing.verify(peer, statement, grant.signature):
