@@ -76,9 +76,14 @@ class RequestDesk:
                 _fail(request, unknown)
 
         if request.data is None:
-            request.done.callback(request.answer(self._member, None))
+            self._when_applied(self._read_index(), lambda: request.done.callback(request.answer(self._member, None)))
         else:
             self._propose(request.data, finish)
+
+    def _read_index(self) -> int:
+        """Of the admin: others may have applied what is committed before its own disk has it."""
+        assert self._member.replica is not None
+        return self._member.replica.commit
 
     def _give_up(self, number: int) -> None:
         if (request := self._forwarded.pop(number, None)) is not None:
@@ -139,7 +144,7 @@ class RequestDesk:
         if not member.holds():
             member.send(source, Forwarded(message.number, None))
         elif message.data is None:
-            member.send(source, Forwarded(message.number, member.applied.index))
+            member.send(source, Forwarded(message.number, self._read_index()))
         else:
 
             def finish(applied: Applied | None, unknown: bool) -> None:
@@ -161,7 +166,10 @@ class RequestDesk:
             read = request.data is None
             request.done.callback(request.answer(self._member, None) if read else message.answer)
 
-        self._waiting.append((message.index, answer))
+        self._when_applied(message.index, answer)
+
+    def _when_applied(self, index: int, then: Callable[[], None]) -> None:
+        self._waiting.append((index, then))
         self.advanced()
 
 
