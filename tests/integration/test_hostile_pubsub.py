@@ -188,16 +188,23 @@ class Scores(PubSubCase):
         self.fail(f"a flood of {kind} costs too little")
 
     async def test_a_flood_of_valid_messages(self) -> None:
-        """Messages without a fault, and of a type that the node cannot know: only their number is wrong."""
+        """Messages without a fault, and of a type that the node cannot know: only their number is wrong.
+
+        Each costs eight tokens, so that a machine on which they take a minute still sees too many of them.
+        """
         await self.attacked()
         speaker = await self.speaker(grafted=True)
         await self.status_when(lambda status: speaker.name in status["mesh"], "it has its place")
         name, now = speaker.name.encode(), int(time.time())
-        words = b'{"type":"Later","id":"abcdefgh","from":"%s","timestamp":%d,"data":{}}' % (name, now)
+        words = b'{"type":"Later","id":"abcdefgh","from":"%s","timestamp":%d,"data":{"x":"%s"}}' % (
+            name,
+            now,
+            b"x" * 7500,
+        )
         # All signed before the first is sent: on a slow machine signing takes as long as the node lets so many pass.
-        frames = [message_frame(speaker.signed(number, words, COORDINATION)) for number in range(6000)]
-        for start in range(0, len(frames), 500):
-            self.assertIsNone(await self.say(speaker, *frames[start : start + 500]))
+        frames = [message_frame(speaker.signed(number, words, COORDINATION)) for number in range(3000)]
+        for start in range(0, len(frames), 100):
+            self.assertIsNone(await self.say(speaker, *frames[start : start + 100]))
             await self.pause(0)
         await self.lost_its_place(speaker)
         await self.harmless(speaker)
