@@ -14,7 +14,7 @@ import attrs
 
 from chorus.simulation.leadership.campaign import BadState, Campaign, load
 from chorus.simulation.leadership.failover import ROWS, measure
-from chorus.simulation.leadership.mix import KINDS, SECONDS, LeadershipMix, draw_mix
+from chorus.simulation.leadership.mix import KINDS, SECONDS, TAME_DRIFT, WILD_DRIFT, LeadershipMix, draw_mix
 from chorus.simulation.leadership.run import LeadershipFailed, run_seed
 from chorus.simulation.leadership.traffic import measure_traffic
 
@@ -50,7 +50,8 @@ def chosen(arguments: argparse.Namespace, seed: int) -> LeadershipMix:
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     if arguments.faults is not None:
         given["faults"] = () if arguments.faults == "none" else tuple(arguments.faults.split(","))
-    return attrs.evolve(draw_mix(seed), **given)
+    mix = attrs.evolve(draw_mix(seed), **given)
+    return attrs.evolve(mix, drift=min(mix.drift, TAME_DRIFT)) if mix.tame else attrs.evolve(mix, drift=WILD_DRIFT)
 
 
 def _mistake(arguments: argparse.Namespace) -> str | None:

@@ -99,16 +99,23 @@ class LeadershipCluster:
     # Stores that are lost for good
 
     def may_lose(self, member: SimReplica) -> bool:
-        """True if a majority of every roster in use keeps its stores without this one's."""
-        by_peer = {each.peer: each for each in self.members}
+        """True if a majority of every roster in use can vote and grant without this one."""
         for each in self.members:
             if each.replica is None:
                 return False
             for roster in (each.replica.roster, each.replica.committed_roster):
-                lost = sum(by_peer[voter.peer].voter != voter or voter.peer == member.peer for voter in roster.voters)
-                if len(roster.voters) - lost < roster.quorum:
+                if not self.able(roster, member):
                     return False
         return True
+
+    def able(self, roster: Roster, without: SimReplica | None = None) -> bool:
+        """True if a majority of its voters has its store, and the roster's L; not counting `without`."""
+        usable = [
+            each
+            for each in self.members
+            if each is not without and roster.has(each.voter) and each.profile.lease_ms == roster.lease_ms
+        ]
+        return len(usable) >= roster.quorum
 
     def wipe(self, member: SimReplica) -> None:
         member.stores += 1

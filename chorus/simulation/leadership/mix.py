@@ -51,6 +51,9 @@ DELAYS: Final[dict[str, tuple[float, float]]] = {
 }
 """Seconds one way (spec/election.md 5)."""
 FSYNC_S: Final = (0.001, 0.010)
+TAME_DRIFT: Final = 0.1
+"""What leases rely on (spec/election.md 4)."""
+WILD_DRIFT: Final = 0.3
 
 
 @attrs.frozen(kw_only=True)
@@ -65,7 +68,7 @@ class LeadershipMix:
     faults: tuple[str, ...] = ()
     pace: float = 4.0
     """Seconds between two faults of one kind, on average."""
-    drift: float = 0.1
+    drift: float = TAME_DRIFT
     """Of clocks, either way, at most."""
     loss: float = 0.0
     spike: float = 0.0
@@ -112,7 +115,7 @@ def draw_mix(seed: int) -> LeadershipMix:
         seconds=SECONDS[profile],
         faults=faults,
         pace=rng.choice((1.5, 3.0, 6.0, 12.0)),
-        drift=0.3 if "wild-clock" in faults else rng.choice((0.0, 0.001, 0.1, 0.1)),
+        drift=WILD_DRIFT if "wild-clock" in faults else rng.choice((0.0, 0.001, TAME_DRIFT, TAME_DRIFT)),
         loss=rng.choice((0.01, 0.05, 0.2)) if "loss" in faults else 0.0,
         spike=rng.choice((0.002, 0.02, 0.1)) if "spikes" in faults else 0.0,
         in_order=rng.random() < 0.7,

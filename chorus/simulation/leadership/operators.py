@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from typing import Final
 
+import attrs
+
 from chorus.protocols.ballot.roster import SIZES, Voter
 from chorus.protocols.replica import Replica
 from chorus.simulation.leadership.cluster import LeadershipCluster
@@ -85,6 +87,10 @@ class RosterOperator:
             self._adding = None
 
     def _propose(self, admin: SimReplica, voters: list[Voter]) -> None:
+        assert admin.replica is not None
+        if not self._cluster.able(attrs.evolve(admin.replica.roster, voters=tuple(sorted(voters)))):
+            return
+
         def change(core: Replica, now: float) -> None:
             core.propose_roster(tuple(sorted(voters)), now)
 
