@@ -17,7 +17,7 @@ from chorus.protocols.replication.local import LocalLog
 from chorus.protocols.replication.log import StoredLog
 from chorus.protocols.replication.messages import Append, AppendReply, EntryKind, LogEntry, Pulled
 from chorus.protocols.replication.outbox import ReplicaOutbox
-from chorus.protocols.replication.refusals import BadAppend, BadPulled, EntryTooLarge, RosterRefused
+from chorus.protocols.replication.refusals import BadAppend, BadPulled, EntryTooLarge, RosterRefused, StaleAppend
 from chorus.protocols.replication.rosters import successor
 from chorus.tasks.journal import NotLeader
 
@@ -174,12 +174,17 @@ class JournalCore:
     # Followers and learners
 
     def receive_append(self, leader: str, message: Append) -> None:
-        """Entries of the admin of `message.term`, which is this node's term as well. Raises `BadAppend` and
-        `ContradictsCommitted`."""
+        """Entries of the admin of `message.term`, which is this node's term as well. Raises `BadAppend`, `StaleAppend`
+        and `ContradictsCommitted`.
+
+        A learner may have pulled entries of a term that it has not heard of, while a former admin still tracks it.
+        """
         if self._leading is not None:
             if message.term <= self._leading.term:
                 raise BadAppend(f"entries of term {message.term} to the admin of term {self._leading.term}")
             self.follow()
+        if message.term < self.last.term:
+            raise StaleAppend(f"entries of term {message.term}, where the log ends in term {self.last.term}")
         local, prev = self._local, message.prev
         if not local.accept(leader, message.term, prev, message.entries):
             hint = max(local.log.back_up(prev.index, prev.term), local.commit)

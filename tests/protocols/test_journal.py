@@ -16,6 +16,7 @@ from chorus.protocols.replication.refusals import (
     ContradictsCommitted,
     EntryTooLarge,
     RosterRefused,
+    StaleAppend,
 )
 from chorus.tasks.journal import NotLeader
 from tests.protocols.replication.support import (
@@ -255,6 +256,15 @@ class Refusals(PureTestCase):
         ):
             member = self.refused(ContradictsCommitted, message)
             self.assertEqual(member.events[-1], LogContradiction(A.peer, 4, index))
+
+    def test_a_former_admin_that_tracks_a_learner_which_has_pulled_since(self) -> None:
+        for message in (
+            Append(2, LogPosition(2, 6), 6),
+            Append(2, LogPosition(2, 6), 6, (entry(7, 2),)),
+            Append(2, LogPosition(2, 9), 6),
+        ):
+            member = self.refused(StaleAppend, message)
+            self.assertEqual(member.events, [Committed(entries(2, 2, first=5))])
 
     def test_a_gap_is_answered_with_the_end_of_the_log(self) -> None:
         member = self.follower()

@@ -11,6 +11,12 @@ class BadAppend(PeerError):
     code = "bad_append"
 
 
+class StaleAppend(PeerError):
+    """Entries of a former admin: the log has some of a later term."""
+
+    code = "stale_append"
+
+
 class ContradictsCommitted(PeerError):
     """Another entry than the one that is committed here: not applied, and reported as `LogContradiction`."""
 

@@ -18,6 +18,8 @@ from chorus.tasks.journal import Entry, NoQuorum, OutcomeUnknown
 
 FORWARD_S: Final = 5.0
 """Seconds that a member waits for the admin's answer."""
+MAX_NUMBERS: Final = 1_000_000
+"""Requests that one start forwards at most."""
 
 _Finish = Callable[["Applied | None", bool], None]
 """(what was applied, or None; whether that is unknown)."""
@@ -48,7 +50,8 @@ class RequestDesk:
         self._forwarded: dict[int, ClientRequest] = {}
         self._waiting: list[tuple[int, Callable[[], None]]] = []
         """(index that must be applied here first, then)."""
-        self._numbers = 0
+        self._numbers = member.starts * MAX_NUMBERS
+        """An answer to an earlier start is to none of this one's requests."""
 
     # A client's request
 

@@ -7,9 +7,9 @@ from collections import Counter
 from pathlib import Path
 
 from chorus.simulation.invariants.observers import Violated, Violation
-from chorus.simulation.leadership.__main__ import main
+from chorus.simulation.leadership.__main__ import chosen, main, parser
 from chorus.simulation.leadership.campaign import BadState, Campaign, CampaignState, load, ranges
-from chorus.simulation.leadership.mix import LeadershipMix
+from chorus.simulation.leadership.mix import KINDS, TAME_DRIFT, WILD_DRIFT, LeadershipMix, draw_mix
 from chorus.simulation.leadership.run import LeadershipFailed, LeadershipReport
 from tests.support import PureTestCase
 
@@ -64,3 +64,11 @@ class Campaigns(PureTestCase):
     def test_mistakes_on_the_command_line_are_one_line(self) -> None:
         for words in ("", "--seeds 5", "--seed -1", "--seed 1 --faults fire", "--seed 1 --seconds 0", "--trials 0"):
             self.assertEqual(self.assertRaises(SystemExit, main, words.split()).code, 2, words)
+
+    def test_clocks_keep_to_the_bound_unless_wild_ones_are_named(self) -> None:
+        for seed in range(200):
+            for faults in ("none", "crash,clock", ",".join(KINDS)):
+                mix = chosen(parser().parse_args(["--seed", str(seed), "--faults", faults]), seed)
+                self.assertEqual(mix.drift == WILD_DRIFT, "wild-clock" in mix.faults)
+                self.assertTrue(mix.drift <= TAME_DRIFT or not mix.tame)
+            self.assertEqual(chosen(parser().parse_args(["--seed", str(seed)]), seed), draw_mix(seed))
