@@ -108,7 +108,7 @@ def load(path: Path | None) -> CampaignState:
     if path is None or not path.exists():
         return CampaignState()
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_text("utf-8"))
         if document["v"] != VERSION:
             raise BadState(f"{path} was written by another version: begin with another file")
         done = {number for first, last in document["done"] for number in range(first, last + 1)}
