@@ -8,7 +8,7 @@ runs out.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import attrs
@@ -29,6 +29,7 @@ from chorus.protocols.ballot.messages import (
     TransferNow,
     Vote,
 )
+from chorus.protocols.ballot.roster import Voter
 from chorus.protocols.ballot.tenure import Tenure
 from chorus.protocols.ballot.voting import Voting
 from chorus.protocols.replication.outbox import HardState, OfficeLost
@@ -98,6 +99,14 @@ class Election:
     def settled(self) -> bool:
         """True if the lease was granted under the roster in force, so that another one may follow."""
         return self._tenure is not None and self._tenure.is_settled(self._context.log.roster)
+
+    def would_have_leases(self, voters: Sequence[Voter]) -> bool:
+        """True if a majority of `voters`, and each one that is new, grants now. Otherwise their roster would end this
+        office, and maybe nobody could win another one to change it again."""
+        granters = self._tenure.granters() if self._tenure is not None else set()
+        wanted = {each.peer for each in voters}
+        added = wanted - self._context.log.roster.by_peer.keys()
+        return added <= granters and 2 * len(wanted & granters) > len(wanted)
 
     def follows(self, peer: str, term: int) -> bool:
         """True if `peer` is the admin of this `term`, as its certificate shows: its appends are taken."""

@@ -258,6 +258,10 @@ class Replica:
         self._check_office(now)
         if not self._election.settled:
             raise RosterRefused("the voters have not granted a lease since the last change: try again in a moment")
+        if not self._election.would_have_leases(voters):
+            raise RosterRefused(
+                "too few of these voters grant leases: see that they are up, and have the same profile of the election"
+            )
         return self._journal.propose_roster(voters, now)
 
     def _check_office(self, now: float) -> None:

@@ -192,6 +192,17 @@ class Winning(ElectionCase):
         self.booth.held = False
         self.assertEqual(len(self.of(Heartbeat)), 2)
 
+    def test_another_write_does_not_make_it_so(self) -> None:
+        asked = self.stand()
+        self.booth.outbox.append(())
+        self.booth.outbox.drain()
+        self.booth.held = True
+        self.support(B, asked, self.stood)
+        self.vote(B, asked.term, self.stood)
+        self.booth.outbox.persisted(1)
+        self.election.persisted(self.stood)
+        self.assertEqual(self.of(Heartbeat), [])
+
     def test_forged_votes(self) -> None:
         self.begin(A, B, C, D, E)
         asked = self.stand()
@@ -242,14 +253,26 @@ class Winning(ElectionCase):
         self.assertEqual(self.election.term, 8)
         self.assertEqual(self.stand(self.stood).term, 9)
 
-    def test_a_vote_for_another_ends_the_candidacy(self) -> None:
+    def test_so_is_one_that_a_vote_shows(self) -> None:
         asked = self.stand()
         self.support(B, asked, self.stood)
         self.of(RequestVote)
-        self.election.receive(C.peer, request(6, self.roster), self.stood + LAN.vote_hold_s)
-        self.assertEqual([vote.granted for vote in self.of(Vote)], [True])
-        self.vote(B, 5, self.stood + LAN.vote_hold_s)
-        self.assertEqual(self.of(Heartbeat), [])
+        self.election.receive(C.peer, Vote(5, 8, False), self.stood)
+        self.vote(B, 5, self.stood)
+        self.assertEqual((self.of(Heartbeat), self.election.term), ([], 8))
+
+    def test_a_vote_for_another_ends_the_candidacy(self) -> None:
+        slow = self.stand()
+        self.election.receive(B.peer, PreVoteReply(slow.term, 4, "wait"), self.stood + 0.9)
+        asked = self.stand(self.stood + 1.0)
+        self.support(B, asked, self.stood)
+        self.of(RequestVote, self.stood)
+        later = self.stood + LAN.vote_hold_s
+        self.election.receive(C.peer, request(6, self.roster), later)
+        self.assertEqual([vote.granted for vote in self.of(Vote, later)], [True])
+        self.assertEqual(self.election.role, "follower")
+        self.vote(B, 5, later)
+        self.assertEqual(self.of(Heartbeat, later), [])
 
 
 class Governing(ElectionCase):

@@ -337,14 +337,57 @@ class ChangingRosters(ReplicaCase):
         net.elect()
         self.assertTrue(self.everywhere(net, b"alone"))
 
+    def refused(self, net: Net, *voters: Voter) -> str:
+        admin = str(net.admin())
+        error = self.assertRaises(RosterRefused, net.core(admin).propose_roster, voters, net.local(admin))
+        return str(error)
+
+    def track(self, net: Net, *voters: Voter) -> None:
+        for voter in voters:
+            net.act(str(net.admin()), lambda replica, now, to=voter.peer: replica.track(to, now))  # type: ignore[misc]
+        net.run(2)
+
     def test_the_next_change_waits_for_a_lease_under_this_one(self) -> None:
         net = self.net(3)
         admin = net.elect()
         net.add(D)
         net.add(E)
-        core = net.core(admin)
+        self.track(net, D, E)
         net.act(admin, lambda replica, now: replica.propose_roster((A, B, C, D), now))
-        self.assertRaises(RosterRefused, core.propose_roster, (A, B, C, D, E), net.local(admin))
+        self.assertIn("since the last change", self.refused(net, A, B, C, D, E))
+
+    def test_nobody_is_added_that_does_not_grant(self) -> None:
+        """It would end the office, and nobody could win another one."""
+        net = self.net(1)
+        net.elect()
+        odd = net.add(B)
+        self.assertIn("same profile", self.refused(net, A, B))
+        net.crash(B.peer)
+        odd.profile = WAN
+        net.restart(B.peer)
+        self.track(net, B)
+        self.assertEqual(net.core(A.peer).match(B.peer), net.core(A.peer).last.index)
+        self.assertIn("same profile", self.refused(net, A, B))
+        self.assertGreater(net.core(B.peer).refused["lease_differs"], 0)
+        odd.profile = LAN
+        net.crash(B.peer)
+        net.restart(B.peer)
+        self.track(net, B)
+        net.act(A.peer, lambda replica, now: replica.propose_roster((A, B), now))
+        self.assertTrue(net.run(2, lambda: net.core(B.peer).epoch > 1))
+        net.run(5)
+        self.assertEqual((net.admin(), net.core(A.peer).term), (A.peer, 1))
+
+    def test_nobody_is_removed_that_the_others_need(self) -> None:
+        net = self.net(3)
+        admin = net.elect()
+        up, down = (voter for voter in (A, B, C) if voter.peer != admin)
+        own = next(voter for voter in (A, B, C) if voter.peer == admin)
+        net.crash(down.peer)
+        net.run(2)
+        self.assertIn("they are up", self.refused(net, own, down))
+        net.act(admin, lambda replica, now: replica.propose_roster((own, up), now))
+        self.assertTrue(net.run(2, lambda: net.core(up.peer).epoch > 1))
 
     def test_an_admin_is_not_stopped_by_a_voter_that_joins(self) -> None:
         net = self.net(1)

@@ -50,6 +50,8 @@ class Tenure:
         self._rounds: dict[int, Round] = {}
         self._granted_under: dict[str, set[bytes]] = {}
         """Rosters under which each peer has granted in this term: it knows them, and has seen the certificate."""
+        self._asked: set[str] = set()
+        """Peers that were sent a heartbeat: voters, and learners that shall become some."""
         self._settled: tuple[int, bytes] = (0, b"")
         self.certificate = certificate
         self.lease_until = -math.inf
@@ -71,6 +73,10 @@ class Tenure:
         """
         return self._settled[1] == roster.sha256
 
+    def granters(self) -> set[str]:
+        """Who granted a round of this lease, learners included: they are up, and agree on its length."""
+        return {peer for each in self._rounds.values() for peer in each.granted}
+
     def open_round(self, now: float, own_after: int) -> Round:
         self._number += 1
         opened = Round(now, self._context.log.roster, own_after)
@@ -80,6 +86,7 @@ class Tenure:
     def heartbeat(self, peer: str) -> Heartbeat:
         """This round's, for `peer`."""
         roster = self._rounds[self._number].roster
+        self._asked.add(peer)
         known = self._granted_under.get(peer)
         shown = [] if known and roster.sha256 in known else [roster]
         if not known and self._roster.sha256 != roster.sha256:
@@ -96,15 +103,15 @@ class Tenure:
         )
 
     def receive(self, peer: str, grant: Grant) -> Round | None:
-        """The round that `grant` is for, if it counts. Raises `OutOfTurn` for a forged one, or of no voter; a learner
-        that is tracked answers too, and grants nothing."""
+        """The round that `grant` is for, if it is granted. Raises `OutOfTurn` for a forged one, or of a peer that was
+        not asked."""
         number = self._rounds.get(grant.round)
         if grant.nonce != self._nonce or number is None:
             return None
         if not grant.granted:
             self._granted_under.pop(peer, None)
             return None
-        if peer not in number.roster.by_peer or peer == self._context.me.peer:
+        if peer == self._context.me.peer or (peer not in number.roster.by_peer and peer not in self._asked):
             raise OutOfTurn("not_a_voter")
         term, me = self.certificate.term, self._context.me.peer
         statement = grant_statement(number.roster, term, me, grant.round, grant.nonce)
@@ -124,7 +131,7 @@ class Tenure:
                 continue
             if each.roster.has(self._context.me) and self._context.outbox.durable >= each.own_after:
                 each.granted.add(self._context.me.peer)
-            if len(each.granted) < each.roster.quorum:
+            if len(each.granted & each.roster.by_peer.keys()) < each.roster.quorum:
                 continue
             self._settled = max(self._settled, (number, each.roster.sha256))
             if until > self.lease_until:

@@ -244,10 +244,15 @@ class Voting:
         return certificate
 
     def _grant(self, peer: str, message: Heartbeat, now: float) -> bytes:
-        """Promise L to the admin; empty where this node must not, or cannot, grant."""
-        roster = self._context.rosters.find(message.roster_sha256)
-        if roster is None or not roster.has(self._context.me) or now < self.quiet_until:
+        """Promise L to the admin; empty where this node must not, or cannot, grant.
+
+        A learner that the admin shows its office grants too: it does not count, but tells that it may become a voter.
+        """
+        roster, me = self._context.rosters.find(message.roster_sha256), self._context.me
+        if roster is None or now < self.quiet_until:
             return b""
+        if roster.by_peer.get(me.peer, me) != me:
+            return b""  # The vote is that of a store that this node has lost.
         if not self._context.lease_agrees(roster):
             raise OutOfTurn("lease_differs")
         self.record_lease(roster)

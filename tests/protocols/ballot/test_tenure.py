@@ -125,6 +125,20 @@ class Grants(TenureCase):
         error = self.assertRaises(OutOfTurn, self.tenure.receive, D.peer, grant(D, A, asked, ROSTER))
         self.assertEqual(error.reason, "not_a_voter")
 
+    def test_a_learner_that_was_asked_is_no_voter(self) -> None:
+        asked = self.round(NOW)
+        self.tenure.heartbeat(D.peer)
+        self.grant(D, asked)
+        self.tenure.settle(NOW)
+        self.assertFalse(self.tenure.has_lease)
+        self.assertEqual(self.tenure.granters(), {A.peer, D.peer})
+
+    def test_a_granter_is_forgotten_with_its_last_round(self) -> None:
+        self.grant(B, self.round(NOW))
+        self.round(NOW + 0.25)
+        self.tenure.settle(NOW + ACTING)
+        self.assertEqual(self.tenure.granters(), {A.peer})
+
     def test_a_replayed_one_of_another_start(self) -> None:
         asked = self.round(NOW)
         old = attrs.evolve(asked, nonce=asked.nonce + 1)

@@ -146,6 +146,10 @@ class Votes(VotingCase):
         self.assertEqual(self.pre(B, held, term=6), "yes")
         self.assertTrue(self.vote(C, NOW + LAN.vote_hold_s, term=6))
 
+    def test_its_voter_does_not_stand_meanwhile(self) -> None:
+        self.vote(B)
+        self.assertEqual(self.voting.free_at(), NOW + LAN.vote_hold_s)
+
     def test_a_vote_starts_no_lease(self) -> None:
         self.vote(B)
         self.assertIsNone(self.voting.promise)
@@ -174,6 +178,13 @@ class PreVotes(VotingCase):
         self.voting.scores = {C.peer: 0, A.peer: 600}
         self.assertEqual(self.pre(C, NOW + LEASE + 0.149, term=6), "wait")
         self.assertEqual(self.pre(C, NOW + LEASE + 0.151, term=6), "yes")
+
+    def test_nobody_waits_for_another_than_the_admins_own_choice(self) -> None:
+        self.beat(B)
+        self.voting.scores = {A.peer: 1000}
+        token = transfer(B, C, 5, ROSTER)
+        self.assertEqual(self.pre(C, NOW + LEASE, term=6), "wait")
+        self.assertEqual(self.pre(C, NOW + LEASE, term=6, transfer=token), "yes")
 
     def test_a_vote_never_waits(self) -> None:
         self.voting.scores = {C.peer: 1000}
@@ -295,8 +306,13 @@ class Rosters(VotingCase):
         self.assertFalse(answer.granted)
         self.assertIsNone(self.voting.promise)
 
-    def test_no_grant_under_a_roster_without_this_node(self) -> None:
+    def test_a_learner_grants_to_whoever_shows_it_an_office(self) -> None:
         other = roster(B, C, epoch=2)
+        self.assertTrue(self.beat(B, value=other, rosters=(other.encode(),)))
+        self.assertIsNotNone(self.voting.promise)
+
+    def test_a_store_that_is_lost_does_not_grant_by_the_vote_of_the_former_one(self) -> None:
+        other = roster(Voter(A.peer, "f" * 32), B, C, epoch=2)
         self.assertFalse(self.beat(B, value=other, rosters=(other.encode(),)))
         self.assertIsNone(self.voting.promise)
 
@@ -323,6 +339,17 @@ class Admins(VotingCase):
         }
         for reason, certificate in rows.items():
             self.assertEqual(self.refused(self.beat, B, certificate=certificate), reason)
+
+    def test_an_office_of_removed_voters(self) -> None:
+        """A majority of a former roster makes no admin in a new term; one of a term before the change was one."""
+        old = roster(A, B, D)
+        self.begin(in_force=roster(A, B, C, epoch=7))
+        certificate = office(D, 5, old, B, D)
+        later = self.booth.log.roster
+        shown = {"certificate": certificate, "rosters": (old.encode(),)}
+        self.assertEqual(self.refused(self.beat, D, value=later, **shown), "old_roster")
+        self.booth.log.last = LogPosition(5, 20)
+        self.assertTrue(self.beat(D, value=later, **shown))
 
     def test_an_older_term_is_told_the_newer_one(self) -> None:
         self.voting.heartbeat(B.peer, heartbeat(office(B, 3, ROSTER, B, C), ROSTER), NOW)

@@ -132,12 +132,13 @@ class NegativeControls(PureTestCase):
 
     def test_a_roster_governs_only_once_it_is_committed(self) -> None:
         self.patch(JournalCore, "roster", property(lambda journal: journal.committed_roster))
+        # The admin would refuse most of the changes that go wrong, for want of voters that are up.
+        self.patch(Election, "would_have_leases", lambda *_: True)
         self.assert_caught(
             {"election.lease", "election.winner", "ledger.prefix", "ledger.durable", "election.majority"},
-            40,
-            "roster partition crash-admin",
+            30,
+            "roster alone crash-admin",
             learners=2,
-            voters=3,
         )
 
     def test_a_door_that_ignores_fences(self) -> None:
