@@ -6,6 +6,7 @@ whose logs are not ahead of its own. Terms and votes are durable at once, after 
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable
 
@@ -20,7 +21,7 @@ from chorus.protocols.replication.limits import JournalLimits
 from chorus.protocols.replication.log import StoredLog
 from chorus.protocols.replication.messages import Append, AppendReply, LogEntry
 from chorus.protocols.replication.outbox import Committed, LogContradiction, ReplicaMessage, SnapshotWanted
-from chorus.protocols.replication.refusals import RosterRefused
+from chorus.protocols.replication.refusals import RosterRefused, StaleAppend
 from tests.protocols.replication.support import A, B, C, D, Replica, applied, roster
 from tests.support import PureTestCase
 
@@ -166,7 +167,8 @@ class Logs(RuleBasedStateMachine):
             if message.term < self.terms[letter.to] or letter.to == letter.sender:
                 return
             self._term(letter.to, message.term)
-            core.receive_append(MEMBERS[letter.sender].peer, message)
+            with contextlib.suppress(StaleAppend):
+                core.receive_append(MEMBERS[letter.sender].peer, message)
         elif isinstance(message, AppendReply):
             core.receive_reply(MEMBERS[letter.sender].peer, message, self.now)
         self._collect(letter.to)
