@@ -15,9 +15,10 @@ import attrs
 
 from chorus.errors import UserError
 from chorus.protocols.ballot.campaign import Campaign
-from chorus.protocols.ballot.candidacy import Candidacy
+from chorus.protocols.ballot.candidacy import OwnCandidacy
 from chorus.protocols.ballot.certificates import transfer_statement
 from chorus.protocols.ballot.context import BallotContext, OutOfTurn
+from chorus.protocols.ballot.effects import HardState, OfficeLost
 from chorus.protocols.ballot.messages import (
     ElectionMessage,
     Grant,
@@ -32,7 +33,6 @@ from chorus.protocols.ballot.messages import (
 from chorus.protocols.ballot.roster import Voter
 from chorus.protocols.ballot.tenure import Tenure
 from chorus.protocols.ballot.voting import Voting
-from chorus.protocols.replication.outbox import HardState, OfficeLost
 
 Role = Literal["learner", "follower", "candidate", "admin"]
 
@@ -183,7 +183,7 @@ class Election:
             self._campaign.succeed()
             self._voting.promise_to(self._context.me.peer, self._tenure.certificate.term, promised)
 
-    def _begin(self, winner: Candidacy, now: float) -> None:
+    def _begin(self, winner: OwnCandidacy, now: float) -> None:
         self._campaign.end(now)
         self._voting.admin = None
         certificate = winner.certificate(self._context.me.peer)

@@ -16,6 +16,7 @@ import attrs
 from chorus.errors import PeerError
 from chorus.protocols.ballot.certificates import Signing
 from chorus.protocols.ballot.context import BallotContext, KnownRosters, OutOfTurn
+from chorus.protocols.ballot.effects import HardState, OfficeWon
 from chorus.protocols.ballot.messages import LogPosition, OfficeCertificate
 from chorus.protocols.ballot.profiles import ElectionProfile
 from chorus.protocols.ballot.roster import Roster, RosterSigning, Voter
@@ -24,14 +25,7 @@ from chorus.protocols.journal import DEFAULT_LIMITS, JournalCore
 from chorus.protocols.replication.limits import JournalLimits
 from chorus.protocols.replication.log import StoredLog
 from chorus.protocols.replication.messages import Append, AppendReply, Pull, Pulled
-from chorus.protocols.replication.outbox import (
-    Committed,
-    HardState,
-    OfficeWon,
-    Output,
-    ReplicaMessage,
-    ReplicaOutbox,
-)
+from chorus.protocols.replication.outbox import Committed, ReplicaMessage, ReplicaOutbox, ReplicaOutput
 from chorus.protocols.replication.refusals import RosterRefused
 from chorus.tasks.journal import Fence, NotLeader
 
@@ -225,7 +219,7 @@ class Replica:
         self._election.persisted(now)
         self._settle(now)
 
-    def drain(self) -> Output:
+    def drain(self) -> ReplicaOutput:
         self._journal.flush()
         output = self._outbox.drain()
         for event in output.events:

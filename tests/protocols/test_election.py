@@ -8,6 +8,7 @@ import attrs
 
 from chorus.errors import PeerError
 from chorus.protocols.ballot.certificates import vote_statement
+from chorus.protocols.ballot.effects import HardState, OfficeLost
 from chorus.protocols.ballot.messages import (
     Grant,
     Heartbeat,
@@ -21,7 +22,7 @@ from chorus.protocols.ballot.messages import (
 from chorus.protocols.ballot.profiles import LAN, REJOIN_S, WAN, lease_of
 from chorus.protocols.ballot.roster import Voter
 from chorus.protocols.election import Election, TransferRefused
-from chorus.protocols.replication.outbox import HardState, OfficeLost, ReplicaMessage
+from chorus.protocols.replication.outbox import ReplicaMessage
 from tests.protocols.ballot.kit import LEASE, NOW, Booth, booth, grant, heartbeat, office, request, transfer
 from tests.protocols.ballot.net import Signer
 from tests.protocols.replication.support import A, B, C, D, E, roster

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import attrs
 
+from chorus.protocols.ballot.effects import AdminKnown, HardState, OfficeLost, OfficeWon
 from chorus.protocols.ballot.messages import Heartbeat, LogPosition, RequestVote, Vote
 from chorus.protocols.ballot.profiles import LAN, RELAXED, WAN, ElectionProfile
 from chorus.protocols.ballot.roster import Voter
 from chorus.protocols.replica import OfficeNotReady, Replica
 from chorus.protocols.replication.messages import Append, EntryKind, LogEntry, Pull, Pulled
-from chorus.protocols.replication.outbox import AdminKnown, HardState, OfficeLost, OfficeWon, RosterChanged
+from chorus.protocols.replication.outbox import RosterChanged
 from chorus.protocols.replication.refusals import RosterRefused
 from chorus.tasks.journal import Fence, NotLeader
 from tests.protocols.ballot.kit import heartbeat, office

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from chorus.protocols.ballot.candidacy import Candidacy
+from chorus.protocols.ballot.candidacy import OwnCandidacy
 from chorus.protocols.ballot.certificates import vote_statement
 from chorus.protocols.ballot.context import BallotContext, OutOfTurn
 from chorus.protocols.ballot.messages import PreVote, PreVoteReply, RequestVote, TransferNow, Vote
@@ -22,7 +22,7 @@ class Campaign:
     def __init__(self, context: BallotContext, voting: Voting, now: float) -> None:
         self._context = context
         self._voting = voting
-        self._candidacy: Candidacy | None = None
+        self._candidacy: OwnCandidacy | None = None
         self._not_before = now
         self._stand_at: float | None = None
         self._failures = 0
@@ -37,7 +37,7 @@ class Campaign:
         return self._candidacy is not None
 
     @property
-    def winner(self) -> Candidacy | None:
+    def winner(self) -> OwnCandidacy | None:
         return self._candidacy if self._candidacy is not None and self._candidacy.won else None
 
     def be_late(self, now: float) -> None:
@@ -116,7 +116,7 @@ class Campaign:
 
     def stand(self, now: float, transfer: TransferNow | None = None) -> None:
         log = self._context.log
-        candidacy = Candidacy(max(self._voting.hard.term, log.last.term) + 1, log.roster, transfer, now)
+        candidacy = OwnCandidacy(max(self._voting.hard.term, log.last.term) + 1, log.roster, transfer, now)
         self._candidacy, self._stand_at = candidacy, None
         self._begin_round(candidacy, now)
         candidacy.supporters.add(self._context.me.peer)
@@ -127,7 +127,7 @@ class Campaign:
         for peer in self._context.others(candidacy.roster):
             self._context.outbox.send(peer, message)
 
-    def _run(self, candidacy: Candidacy, now: float) -> None:
+    def _run(self, candidacy: OwnCandidacy, now: float) -> None:
         """Ask for votes, once the own one is durable."""
         self._voting.vote_for_self(candidacy.term, now)
         candidacy.own_vote = self._context.outbox.ticket
@@ -137,7 +137,7 @@ class Campaign:
         for peer in self._context.others(roster):
             self._context.outbox.send(peer, message)
 
-    def _begin_round(self, candidacy: Candidacy, now: float) -> None:
+    def _begin_round(self, candidacy: OwnCandidacy, now: float) -> None:
         low, high = self._context.profile.round_s
         candidacy.deadline = now + self._context.rng.uniform(low, high) + self._delay
         self._asked = (candidacy.term, now)

@@ -10,7 +10,7 @@ from chorus.protocols.ballot.roster import Roster
 NOT_YET: Final = -1
 
 
-class Candidacy:
+class OwnCandidacy:
     """Of this node for `term`, under the roster that was in force when it began."""
 
     def __init__(self, term: int, roster: Roster, transfer: TransferNow | None, deadline: float) -> None:

@@ -10,10 +10,10 @@ import attrs
 from chorus.bounded import Bounded
 from chorus.errors import PeerError
 from chorus.protocols.ballot.certificates import Signing
+from chorus.protocols.ballot.effects import BallotOutbox, DoubleVote
 from chorus.protocols.ballot.messages import LogPosition
 from chorus.protocols.ballot.profiles import ElectionProfile
 from chorus.protocols.ballot.roster import BadRoster, Roster, RosterSigning, Voter, read_roster
-from chorus.protocols.replication.outbox import DoubleVote, ReplicaOutbox
 
 MAX_KNOWN_ROSTERS: Final = 16
 """Rosters that are remembered beside those of the log: whoever lags behind is shown the newest ones anew."""
@@ -86,7 +86,7 @@ class KnownRosters:
 class Evidence:
     """Finds voters that vote twice in one term."""
 
-    def __init__(self, outbox: ReplicaOutbox) -> None:
+    def __init__(self, outbox: BallotOutbox) -> None:
         self._outbox = outbox
         self._votes: Bounded[str, tuple[int, str, bytes]] = Bounded(MAX_EVIDENCE)
 
@@ -106,7 +106,7 @@ class BallotContext:
     log: BallotLog
     rosters: KnownRosters
     signing: Signing
-    outbox: ReplicaOutbox
+    outbox: BallotOutbox
     rng: random.Random
 
     def lease_agrees(self, roster: Roster) -> bool:

@@ -14,6 +14,7 @@ import attrs
 from chorus.errors import PeerError
 from chorus.protocols.ballot.certificates import grant_statement, transfer_statement, verify_office, vote_statement
 from chorus.protocols.ballot.context import BallotContext, Evidence, OutOfTurn
+from chorus.protocols.ballot.effects import AdminKnown, HardState
 from chorus.protocols.ballot.messages import (
     Answer,
     Grant,
@@ -28,7 +29,6 @@ from chorus.protocols.ballot.messages import (
 from chorus.protocols.ballot.profiles import WAIT_SLOTS
 from chorus.protocols.ballot.roster import Roster
 from chorus.protocols.ballot.standing import better_lives
-from chorus.protocols.replication.outbox import AdminKnown, HardState
 
 
 @attrs.frozen

@@ -11,20 +11,12 @@ from collections.abc import Iterable
 
 import attrs
 
-from chorus.protocols.ballot.messages import ElectionMessage, OfficeCertificate
+from chorus.protocols.ballot.effects import BallotEvent, HardState
+from chorus.protocols.ballot.messages import ElectionMessage
 from chorus.protocols.ballot.roster import Roster
 from chorus.protocols.replication.messages import JournalMessage, LogEntry
 
 ReplicaMessage = ElectionMessage | JournalMessage
-
-
-@attrs.frozen
-class HardState:
-    """What a voter never forgets. `longest_lease_ms` is the longest L that it ever granted under."""
-
-    term: int = 0
-    voted_for: str | None = None
-    longest_lease_ms: int = 0
 
 
 @attrs.frozen
@@ -46,27 +38,6 @@ class Committed:
 
 
 @attrs.frozen
-class OfficeWon:
-    """This node is admin of `certificate`, with a first lease; leader-only parts begin once its no-op is applied."""
-
-    certificate: OfficeCertificate
-    noop_index: int
-
-
-@attrs.frozen
-class OfficeLost:
-    reason: str
-
-
-@attrs.frozen
-class AdminKnown:
-    """Another admin, or none (`peer` None: the promise has run out)."""
-
-    term: int
-    peer: str | None
-
-
-@attrs.frozen
 class RosterChanged:
     """The roster in force is another one; not committed yet unless `committed`."""
 
@@ -82,16 +53,6 @@ class SnapshotWanted:
 
 
 @attrs.frozen
-class DoubleVote:
-    """Evidence: two votes that one voter signed in one term."""
-
-    voter: str
-    term: int
-    candidates: tuple[str, str]
-    signatures: tuple[bytes, bytes]
-
-
-@attrs.frozen
 class LogContradiction:
     """`peer` sent another entry at `index` than the one that is committed here. Nothing of the message was taken;
     somebody's log is corrupt. `peer` None: a voter that was pulled from."""
@@ -101,13 +62,11 @@ class LogContradiction:
     index: int
 
 
-ReplicaEvent = (
-    Committed | OfficeWon | OfficeLost | AdminKnown | RosterChanged | SnapshotWanted | DoubleVote | LogContradiction
-)
+ReplicaEvent = BallotEvent | Committed | RosterChanged | SnapshotWanted | LogContradiction
 
 
 @attrs.frozen
-class Output:
+class ReplicaOutput:
     write: LogWrite | None
     messages: tuple[tuple[str, ReplicaMessage], ...]
     events: tuple[ReplicaEvent, ...]
@@ -170,10 +129,10 @@ class ReplicaOutbox:
             _, peer, message = self._gated.popleft()
             self._ready.append((peer, message))
 
-    def drain(self) -> Output:
+    def drain(self) -> ReplicaOutput:
         messages, self._ready = tuple(self._ready), []
         events, self._events = tuple(self._events), []
-        return Output(self._take(), messages, events)
+        return ReplicaOutput(self._take(), messages, events)
 
     def _take(self) -> LogWrite | None:
         if not self._open:

@@ -12,7 +12,7 @@ from typing import Final, NoReturn
 
 import attrs
 
-from chorus.simulation.leadership.campaign import BadState, Campaign, load
+from chorus.simulation.leadership.campaign import BadState, SeedCampaign, load
 from chorus.simulation.leadership.failover import ROWS, measure
 from chorus.simulation.leadership.mix import KINDS, SECONDS, TAME_DRIFT, WILD_DRIFT, LeadershipMix, draw_mix
 from chorus.simulation.leadership.run import LeadershipFailed, run_seed
@@ -103,7 +103,7 @@ def _campaign(arguments: argparse.Namespace) -> int:
         state = load(arguments.state)
     except BadState as error:
         parser().error(str(error))
-    campaign = Campaign(
+    campaign = SeedCampaign(
         state, arguments.state, lambda line: print(line, flush=True), lambda seed: chosen(arguments, seed)
     )
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -124,7 +124,7 @@ def save(state: CampaignState, path: Path | None) -> None:
         write_private(path, (json.dumps(state.document(), indent=1) + "\n").encode())
 
 
-class Campaign:
+class SeedCampaign:
     """Runs what is missing between two seeds; `stop` may be called at any time."""
 
     def __init__(

@@ -11,13 +11,14 @@ from typing import Final
 import attrs
 
 from chorus.errors import ChorusError
+from chorus.protocols.ballot.effects import OfficeLost, OfficeWon
 from chorus.protocols.ballot.messages import LogPosition, OfficeCertificate
 from chorus.protocols.ballot.profiles import ElectionProfile
 from chorus.protocols.ballot.roster import Roster, Voter, read_roster
 from chorus.protocols.replica import Replica, ReplicaSettings, StoredReplica
 from chorus.protocols.replication.log import StoredLog
 from chorus.protocols.replication.messages import EntryKind, LogEntry, Pull, Pulled
-from chorus.protocols.replication.outbox import Committed, OfficeLost, OfficeWon, ReplicaEvent, SnapshotWanted
+from chorus.protocols.replication.outbox import Committed, ReplicaEvent, SnapshotWanted
 from chorus.simulation.clock import NodeClock
 from chorus.simulation.leadership.requests import FetchSnapshot, SnapshotCopy
 from chorus.simulation.leadership.serving import RequestDesk, decode

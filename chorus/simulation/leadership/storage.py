@@ -11,10 +11,11 @@ from typing import Final
 
 import attrs
 
+from chorus.protocols.ballot.effects import HardState
 from chorus.protocols.ballot.messages import LogPosition
 from chorus.protocols.ballot.roster import Roster
 from chorus.protocols.replication.messages import LogEntry
-from chorus.protocols.replication.outbox import HardState, LogWrite
+from chorus.protocols.replication.outbox import LogWrite
 from chorus.simulation.world import World, nanoseconds
 
 STALL_S: Final = 1.5

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from chorus.protocols.ballot.certificates import BadOffice, verify_office
+from chorus.protocols.ballot.effects import AdminKnown, DoubleVote, OfficeLost, OfficeWon
 from chorus.protocols.ballot.messages import Grant, OfficeCertificate, PreVoteReply, TransferNow, Vote
 from chorus.protocols.ballot.profiles import RHO, lease_of
 from chorus.protocols.ballot.roster import Roster, Voter
 from chorus.protocols.replication.messages import AppendReply
-from chorus.protocols.replication.outbox import AdminKnown, DoubleVote, OfficeLost, OfficeWon, RosterChanged
+from chorus.protocols.replication.outbox import RosterChanged
 from chorus.simulation.invariants.observers import Judge
 from chorus.simulation.leadership.face import MemberFace
 from chorus.simulation.leadership.ledger import ReplicaLedger

@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
+from chorus.protocols.ballot.effects import HardState
 from chorus.protocols.ballot.messages import LogPosition
 from chorus.protocols.ballot.profiles import LAN, ElectionProfile
 from chorus.protocols.ballot.roster import Roster, Voter
 from chorus.protocols.replica import Replica, ReplicaSettings, StoredReplica
 from chorus.protocols.replication.log import StoredLog
 from chorus.protocols.replication.messages import LogEntry
-from chorus.protocols.replication.outbox import Committed, HardState, LogWrite, ReplicaEvent, ReplicaMessage
+from chorus.protocols.replication.outbox import Committed, LogWrite, ReplicaEvent, ReplicaMessage
 from tests.protocols.replication.support import CLUSTER, Authority, applied
 
 

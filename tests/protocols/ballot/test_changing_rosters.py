@@ -9,13 +9,13 @@ from collections.abc import Sequence
 import attrs
 
 from chorus.identity import Identity
+from chorus.protocols.ballot.effects import HardState
 from chorus.protocols.ballot.messages import LogPosition
 from chorus.protocols.ballot.profiles import LAN
 from chorus.protocols.ballot.roster import Roster, Voter
 from chorus.protocols.replica import Replica, ReplicaSettings, StoredReplica
 from chorus.protocols.replication.log import StoredLog
 from chorus.protocols.replication.messages import EntryKind, LogEntry
-from chorus.protocols.replication.outbox import HardState
 from chorus.protocols.replication.refusals import RosterRefused
 from tests.support import PureTestCase
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import attrs
 
 from chorus.errors import PeerError
+from chorus.protocols.ballot.effects import AdminKnown, DoubleVote, HardState
 from chorus.protocols.ballot.messages import Grant, LogPosition, PreVoteReply, TransferNow, Vote
 from chorus.protocols.ballot.profiles import LAN, WAN
 from chorus.protocols.ballot.roster import Roster, Voter
 from chorus.protocols.ballot.voting import Voting
-from chorus.protocols.replication.outbox import AdminKnown, DoubleVote, HardState
 from tests.protocols.ballot.kit import LAST, LEASE, NOW, Booth, booth, heartbeat, office, pre_vote, request, transfer
 from tests.protocols.ballot.net import Signer
 from tests.protocols.replication.support import A, B, C, D, E, roster

@@ -12,13 +12,7 @@ from chorus.protocols.journal import JournalCore
 from chorus.protocols.replication.limits import JournalLimits
 from chorus.protocols.replication.log import StoredLog
 from chorus.protocols.replication.messages import Append, AppendReply, EntryKind, LogEntry
-from chorus.protocols.replication.outbox import (
-    Committed,
-    LogWrite,
-    ReplicaEvent,
-    ReplicaMessage,
-    ReplicaOutbox,
-)
+from chorus.protocols.replication.outbox import Committed, LogWrite, ReplicaEvent, ReplicaMessage, ReplicaOutbox
 
 PEERS = tuple(f"12D3KooW{letter * 44}" for letter in "ABCDEFG")
 VOTERS = tuple(Voter(peer, f"{at:032x}") for at, peer in enumerate(PEERS))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from chorus.simulation.invariants.observers import Violated, Violation
 from chorus.simulation.leadership.__main__ import chosen, main, parser
-from chorus.simulation.leadership.campaign import BadState, Campaign, CampaignState, load, ranges
+from chorus.simulation.leadership.campaign import BadState, CampaignState, SeedCampaign, load, ranges
 from chorus.simulation.leadership.mix import KINDS, TAME_DRIFT, WILD_DRIFT, LeadershipMix, draw_mix
 from chorus.simulation.leadership.run import LeadershipFailed, LeadershipReport
 from tests.support import PureTestCase
@@ -21,8 +21,8 @@ class Campaigns(PureTestCase):
         self.told: list[str] = []
         self.stop_at = 0
 
-    def sitting(self, first: int, last: int) -> Campaign:
-        campaign = Campaign(
+    def sitting(self, first: int, last: int) -> SeedCampaign:
+        campaign = SeedCampaign(
             load(self.path), self.path, self.told.append, lambda seed: LeadershipMix(seed=seed), self.run_one
         )
         self.campaign = campaign
