@@ -472,6 +472,7 @@ VALUES: dict[str, dict[str, float]] = {
         "MAX_PROBES": 16,
     },
     "services.dht.service": {
+        "FIRST_SERVER_S": 10.0,
         "MAX_CORRECTIONS": 100,
     },
     "services.dht.serving": {

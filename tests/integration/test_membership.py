@@ -90,7 +90,7 @@ class MembershipTest(NodeCase):
         self.assertEqual(stranger.probe("/health")[0], 503)
         self.assertEqual(stranger.probe("/healthz")[0], 200)
         self.together(founder, member)
-        self.assertEqual(founder.probe("/health")[1]["status"], "healthy")
+        until("a healthy founder", lambda: founder.probe("/health")[1]["status"] == "healthy")
 
     @threaded
     def test_same_secret_but_another_cluster(self) -> None:

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 MAX_CORRECTIONS = 100
 """Corrections of stale holders under way; further ones wait for the next get."""
+FIRST_SERVER_S = 10.0
+"""From the first peer until the health check misses a server: whoever connects first has not said yet what it serves,
+and we look every 2 s."""
 QUERY_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -83,8 +86,8 @@ class DhtService(Service):
         self._server = KadServing(host, clock, self.known, self.held, self._keeper.received)
         self._corrections: set[bytes] = set()
         self._watching = False
-        self._met = False
-        """True once a peer was connected in this run."""
+        self._looked_from: float | None = None
+        """When the first peer of this run was connected."""
 
     # Life
 
@@ -123,7 +126,8 @@ class DhtService(Service):
     def _joined(self, connection: Connection) -> None:
         if not self.running:
             return
-        self._met = True
+        if self._looked_from is None:
+            self._looked_from = self._clock.seconds()
         # Somebody reached this node, or is on the same machine and could.
         reached = connection.inbound or connection.remote_address.is_loopback
         if reached and self.settings.mode == "auto" and not self._server.on:
@@ -150,9 +154,12 @@ class DhtService(Service):
         if not self.settings.enabled:
             return None
         known = len(self.known.table)
-        if self._keeper.unreachable or (not len(self.known) and (self._met or known)):
+        if self._keeper.unreachable or (not len(self.known) and (known or self._should_know())):
             return f"no server answers: {known} known"
         return None
+
+    def _should_know(self) -> bool:
+        return self._looked_from is not None and self._clock.seconds() - self._looked_from >= FIRST_SERVER_S
 
     def condition(self) -> str:
         """For the health check, while there is no trouble."""

@@ -7,6 +7,7 @@ from twisted.internet.defer import Deferred
 from chorus.protocols.kad.keys import point_of
 from chorus.protocols.kad.namespaces import BadRecordValue
 from chorus.services.dht.ports import DhtUnavailable, RecordNotFound
+from chorus.services.dht.service import FIRST_SERVER_S
 from chorus.store.dht import Quotas, RecordOutdated
 from tests.services.dht.kit import KEY, DhtTestCase
 from tests.services.memory_host import connect
@@ -86,6 +87,14 @@ class ConditionTests(DhtTestCase):
         self.assertEqual((first.trouble(), first.condition()), (None, "1 server answers"))
         self.stop(other)
         first.known.table.remove(self.host(other).peer_id)
+        self.run_for(FIRST_SERVER_S)
+        self.assertEqual(first.trouble(), "no server answers: 0 known")
+
+    def test_whoever_just_came_has_not_been_asked_yet(self) -> None:
+        first, other = self.node(1), self.node(2, mode="client")
+        connect(self.host(first), self.host(other))
+        self.assertIsNone(first.trouble())
+        self.run_for(FIRST_SERVER_S)
         self.assertEqual(first.trouble(), "no server answers: 0 known")
 
 
