@@ -146,9 +146,20 @@ class ArrowTests(PureTestCase):
             own = [path for path in (CHORUS / folder).glob("*.py") if path.name != "__init__.py"]
             self.assertLessEqual(len(own), MAX_FILES, folder)
 
+    def test_no_arrow_of_a_package_goes_upwards(self) -> None:
+        for package in ("services", "protocols", "sandbox", "simulation"):
+            self.assertEqual(HOUSE.upward(HOUSE.rooms(GRAPH, f"chorus.{package}")), [], package)
+
+    def test_a_class_name_stands_once(self) -> None:
+        where: dict[str, list[str]] = {}
+        for name, path in HOUSE.sources(ROOT).items():
+            for each in HOUSE.Source(path).classes():
+                where.setdefault(each, []).append(name)
+        self.assertEqual({each: places for each, places in where.items() if len(places) > 1}, {})
+
 
 class HouseTests(PureTestCase):
-    """What `scripts/house` counts."""
+    """Counts of `scripts/house`."""
 
     def test_circles_and_upward_arrows(self) -> None:
         graph = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}

@@ -57,7 +57,7 @@ class KeyShow:
 
     @classmethod
     def decode(cls, data: bytes, peer: PeerId, cluster_id: bytes) -> KeyShow:
-        """What `peer` shows. Raises `BadKeyShow`."""
+        """The recipient that `peer` shows, verified. Raises `BadKeyShow`."""
         value = strictjson.loads(data, max_bytes=MAX_SHOW, max_depth=1, error=BadKeyShow)
         try:
             show = _SHOW.read(value)

@@ -52,7 +52,7 @@ class ReplicaSettings:
 
 @attrs.frozen
 class StoredReplica:
-    """What a replica finds in its store at a start."""
+    """A replica's state in its store at a start."""
 
     hard: HardState
     log: StoredLog

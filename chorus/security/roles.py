@@ -184,7 +184,7 @@ class RolesFile:
         return strictjson.canonical(cast("Any", _FILE.write(self)))
 
     def signed_part(self) -> bytes:
-        """What the signature covers: all but itself."""
+        """The bytes that the signature covers: all but itself."""
         return attrs.evolve(self, signature=b"").encode()
 
 

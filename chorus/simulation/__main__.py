@@ -6,31 +6,23 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final, NoReturn
+from typing import Final
 
 import attrs
 
 from chorus.simulation import byzantine, nemesis
+from chorus.simulation.commands import MANY, OneLineParser
 from chorus.simulation.configuration import TIERS, BadConfiguration, Configuration, draw
 from chorus.simulation.runs import RunFailed, SimRun
 from chorus.simulation.shrink import shrink
 from chorus.simulation.trace import LAST
 
-MANY = 50
-"""Seeds of a swarm in which a kind of fault that never occurs is a failure of the swarm."""
-
 MAX_SEEDS: Final = 1_000_000
 """Weeks, at a second each."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line, without the usage above it."""
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
 def parser() -> argparse.ArgumentParser:
-    made = _Parser(prog="python -m chorus.simulation", description=__doc__, epilog="Tier D: chorus simulate.")
+    made = OneLineParser(prog="python -m chorus.simulation", description=__doc__, epilog="Tier D: chorus simulate.")
     made.add_argument("--tier", metavar="|".join(TIERS), default="A", help="docs/simulation.md (A)")
     made.add_argument("--seed", type=int, default=1, help="the first seed")
     made.add_argument("--seeds", type=int, default=1, metavar="N", help="how many, one after the other")

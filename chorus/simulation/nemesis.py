@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from chorus.simulation.undoing import Undoing
 from chorus.simulation.world import SECOND, World, nanoseconds
 
 if TYPE_CHECKING:
@@ -47,8 +48,7 @@ class Nemesis:
         self._kinds = kinds
         self._died = died
         self._healed = False
-        self._undo: dict[int, Callable[[], None]] = {}
-        self._faults = 0
+        self._undoing = Undoing(world)
 
     def start(self) -> None:
         for kind in self._kinds:
@@ -66,24 +66,10 @@ class Nemesis:
         KINDS[kind](self, rng, duration)
         self._plan(kind, rng)
 
-    def _for(self, duration: int, undo: Callable[[], None]) -> None:
-        """Undo it after that long, or when all is healed."""
-        self._faults += 1
-        number = self._faults
-        self._undo[number] = undo
-
-        def over() -> None:
-            if number in self._undo:
-                self._undo.pop(number)()
-
-        self._world.after(duration, over)
-
     def heal(self) -> None:
         """The network is whole and fast again, every node is up, and nothing more happens."""
         self._healed = True
-        undo, self._undo = self._undo, {}
-        for call in undo.values():
-            call()
+        self._undoing.all()
         self._net.record(0, "heal")
 
     # The kinds
@@ -97,7 +83,7 @@ class Nemesis:
             for link in links:
                 link.cuts -= 1
 
-        self._for(duration, undo)
+        self._undoing.later(duration, undo)
 
     def _lanes(self) -> list[int]:
         return [host.lane for host in self._net.hosts()]
@@ -137,7 +123,7 @@ class Nemesis:
         def undo() -> None:
             link.slow /= factor
 
-        self._for(duration, undo)
+        self._undoing.later(duration, undo)
 
     def kill(self, rng: random.Random, duration: int) -> None:
         self._take_down(rng, duration, power=False)
@@ -156,7 +142,7 @@ class Nemesis:
             if not node.running:
                 node.start()
 
-        self._for(duration, undo)
+        self._undoing.later(duration, undo)
 
     def pause(self, rng: random.Random, duration: int) -> None:
         """A machine stands still, for longer than its leases and keepalives now and then."""
@@ -176,7 +162,7 @@ class Nemesis:
         room = node.disk.used() if rng.random() < 0.3 else before.capacity
         node.disk.faults = attrs.evolve(before, sync_error=0.2, read_error=0.2, capacity=room)
 
-        self._for(duration, partial(setattr, node.disk, "faults", node.options.disk))
+        self._undoing.later(duration, partial(setattr, node.disk, "faults", node.options.disk))
 
     def reset(self, rng: random.Random, duration: int) -> None:
         """A box in the middle ends some connections, in the middle of whatever they carry."""
@@ -197,7 +183,7 @@ class Nemesis:
 
         link.tamper = tamper
 
-        self._for(duration // 10 + 1, partial(setattr, link, "tamper", None))
+        self._undoing.later(duration // 10 + 1, partial(setattr, link, "tamper", None))
 
 
 KINDS: Final[dict[str, Callable[[Nemesis, random.Random, int], None]]] = {

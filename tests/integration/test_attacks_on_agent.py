@@ -292,7 +292,7 @@ class WholeAgent(HostileCase):
         for beginning in (b"", multistream.HEADER, multistream.lazy_offer("/noise") + b"\x00\x20" + bytes(32)):
             raw = await gatherResults([Deferred.fromCoroutine(self.raw()) for _ in range(20)])
             for peer in raw:
-                peer.transport.write(beginning + os.urandom(70_000))
+                peer.say(beginning + os.urandom(70_000))
             await gatherResults([peer.lost for peer in raw])
 
     async def silent_and_slow_peers(self) -> None:
@@ -300,11 +300,10 @@ class WholeAgent(HostileCase):
         offer = multistream.lazy_offer("/noise")
         for byte in offer[:10]:
             for peer in raw[:50]:
-                if peer.connected:
-                    peer.transport.write(bytes([byte]))
+                peer.say(bytes([byte]))
             await self.bystander.host.ping(self.peer_id)
         for peer in raw:
-            peer.transport.abortConnection()
+            peer.abort()
         await gatherResults([peer.lost for peer in raw])
 
     async def crooked_handshakes(self) -> None:

@@ -12,6 +12,7 @@ from chorus.simulation.__main__ import configuration, main, parser
 from chorus.simulation.configuration import BadConfiguration, Configuration, draw
 from chorus.simulation.runs import Report, RunFailed, SimRun, run
 from chorus.simulation.shrink import shrink
+from tests.simulation.hash_seeds import HASH_SEEDS, trace_of
 from tests.support import PureTestCase
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,18 +70,8 @@ class Determinism(PureTestCase):
 
     def test_the_same_seed_gives_the_same_trace_in_any_process(self) -> None:
         here = run(self.small).trace
-        for hash_seed in ("1", "2"):
-            done = subprocess.run(
-                [sys.executable, "-m", "chorus.simulation", *self.small.arguments().split()],
-                cwd=ROOT,
-                env={"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": hash_seed},
-                capture_output=True,
-                text=True,
-                timeout=120,
-                check=False,
-            )
-            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-            self.assertIn(f"trace {here}\n", done.stdout)
+        for hash_seed in HASH_SEEDS:
+            self.assertEqual(trace_of("chorus.simulation", self.small.arguments(), hash_seed), here)
 
     def test_another_seed_or_fault_gives_another(self) -> None:
         traces = {

@@ -74,11 +74,6 @@ class ElectionProfile:
     def lease_s(self) -> float:
         return self.lease_ms / 1000
 
-    @property
-    def acting_s(self) -> float:
-        """X of this L."""
-        return lease_of(self.lease_s)
-
 
 LAN: Final = ElectionProfile("lan", 1_000, 0.25, 0.05, 0.05, 0.1, (0.05, 0.1))
 WAN: Final = ElectionProfile("wan", 3_000, 0.75, 0.2, 0.15, 0.5, (0.2, 0.4))

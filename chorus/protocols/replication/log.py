@@ -16,7 +16,7 @@ from chorus.protocols.replication.messages import LogEntry
 
 @attrs.frozen
 class StoredLog:
-    """What a replica finds in its store: the snapshot's position with the roster in force there, and the entries after
+    """A replica's log in its store: the snapshot's position with the roster in force there, and the entries after
     it, which follow on each other without a gap."""
 
     snapshot: LogPosition

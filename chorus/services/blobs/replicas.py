@@ -214,8 +214,8 @@ class ReplicaService(Service):
             await self._context.sealer.check(path)
 
     async def passing(self, stored: str, use: Callable[[Path], Awaitable[T]], size: int | None = None) -> T:
-        """What was fetched for that alone is removed after its last use: it has no pin, and would be taken for a copy
-        that lasts."""
+        """Use the file of a sealed blob. One that was fetched for that alone is removed after its last use: it has no
+        pin, and would be taken for a copy that lasts."""
         if self._size(stored) is None:
             self._brought.add(stored)
         self._users[stored] += 1

@@ -27,7 +27,7 @@ class HealthCheck:
     critical: bool = False
     for_ready: bool = False
     normal: Callable[[], str] = str
-    """What is said while all is well; nothing, mostly."""
+    """The detail while all is well; empty, mostly."""
 
     def document(self) -> Document:
         try:

@@ -38,7 +38,7 @@ class KeysHolder(Interface):
     def cluster_id(self) -> bytes: ...
 
     def show(self) -> KeyShow:
-        """What this node shows."""
+        """This node's recipient, signed."""
 
     def roles_after(self, rank: Rank) -> bytes | None:
         """The newest `roles.json`, if its rank is over `rank`."""

@@ -8,10 +8,11 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 import attrs
 
+from chorus.simulation.commands import MANY, OneLineParser
 from chorus.simulation.leadership.campaign import BadState, SeedCampaign, load
 from chorus.simulation.leadership.failover import ROWS, measure
 from chorus.simulation.leadership.mix import KINDS, SECONDS, TAME_DRIFT, WILD_DRIFT, LeadershipMix, draw_mix
@@ -22,14 +23,8 @@ MAX_SEED: Final = 2**63 - 1
 MAX_TRIALS: Final = 100_000
 
 
-class _OneLine(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line, without the usage above it."""
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
 def parser() -> argparse.ArgumentParser:
-    made = _OneLine(prog="python -m chorus.simulation.leadership", description=__doc__)
+    made = OneLineParser(prog="python -m chorus.simulation.leadership", description=__doc__)
     made.add_argument("--seeds", metavar="A..B", help="run the seeds of this range that the state file has not got")
     made.add_argument("--state", type=Path, metavar="FILE", help="goes on where it was, and adds up")
     made.add_argument("--seed", type=int, help="one run")
@@ -112,7 +107,11 @@ def _campaign(arguments: argparse.Namespace) -> int:
     failed = campaign.go(first, last)
     for line in state.summary():
         print(line)
-    return 1 if failed else 0
+    # Named faults leave branches out on purpose.
+    never = state.never() if len(state.done) >= MANY and arguments.faults is None else []
+    if never:
+        print(f"no seed went through: {', '.join(never)}")
+    return 1 if failed or never else 0
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from chorus.simulation.clock import BILLION
 from chorus.simulation.leadership.cluster import LeadershipCluster
 from chorus.simulation.leadership.member import SimReplica
 from chorus.simulation.leadership.mix import LeadershipMix
+from chorus.simulation.undoing import Undoing
 from chorus.simulation.world import nanoseconds
 
 RESTART_S: Final = (0.01, 2.0)
@@ -30,8 +31,7 @@ class LeadershipNemesis:
         self._cluster = cluster
         self._mix = mix
         self._world = cluster.world
-        self._undo: dict[int, Callable[[], None]] = {}
-        self._faults = 0
+        self._undoing = Undoing(cluster.world)
 
     def start(self) -> None:
         for kind in self._mix.faults:
@@ -53,22 +53,12 @@ class LeadershipNemesis:
         return lease * min(8.0, rng.expovariate(1 / 1.5))
 
     def _for(self, seconds: float, undo: Callable[[], None]) -> None:
-        self._faults += 1
-        number = self._faults
-        self._undo[number] = undo
-
-        def over() -> None:
-            if number in self._undo:
-                self._undo.pop(number)()
-
-        self._world.after(nanoseconds(seconds), over)
+        self._undoing.later(nanoseconds(seconds), undo)
 
     def heal(self) -> None:
         """Links are whole, every member is up; clocks keep their rates."""
         self.healed = True
-        undo, self._undo = self._undo, {}
-        for call in undo.values():
-            call()
+        self._undoing.all()
 
     # Links
 

@@ -104,9 +104,6 @@ class Wires:
 
         return mend
 
-    def is_cut(self, source: int, target: int) -> bool:
-        return self._links[source][target].cuts > 0
-
     def reconnect(self, source: int, target: int) -> None:
         """The connection is made anew: what is on the way is lost or overtaken."""
         link = self._links[source][target]

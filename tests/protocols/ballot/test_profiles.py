@@ -27,7 +27,7 @@ class Leases(PureTestCase):
     def test_the_lease_is_over_before_a_promise_can_be(self) -> None:
         """On the slowest clock the lease ends no later than the promise does on the fastest."""
         for each in PROFILES.values():
-            self.assertLessEqual(each.acting_s / (1 - RHO), each.lease_s / (1 + RHO) - EPSILON)
+            self.assertLessEqual(lease_of(each.lease_s) / (1 - RHO), each.lease_s / (1 + RHO) - EPSILON)
 
     def test_the_shortest_lease_leaves_time(self) -> None:
         self.assertGreater(lease_of(MIN_LEASE_MS / 1000), EPSILON)
@@ -44,8 +44,8 @@ class Profiles(PureTestCase):
 
     def test_lan_and_wan_keep_the_rule_of_thumb(self) -> None:
         for each in (LAN, WAN):
-            self.assertLessEqual(each.heartbeat_s, each.acting_s / 3)
-        self.assertLess(2 * RELAXED.heartbeat_s, RELAXED.acting_s)
+            self.assertLessEqual(each.heartbeat_s, lease_of(each.lease_s) / 3)
+        self.assertLess(2 * RELAXED.heartbeat_s, lease_of(RELAXED.lease_s))
 
     def refused(self, **changes: object) -> str:
         error = self.assertRaises(BadProfile, attrs.evolve, LAN, **changes)

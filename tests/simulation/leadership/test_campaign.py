@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import signal
+import sys
 from collections import Counter
 from pathlib import Path
+from unittest import mock
 
+from chorus.simulation.commands import MANY
 from chorus.simulation.invariants.observers import Violated, Violation
 from chorus.simulation.leadership.__main__ import chosen, main, parser
 from chorus.simulation.leadership.campaign import BadState, CampaignState, SeedCampaign, load, ranges
@@ -52,6 +57,14 @@ class Campaigns(PureTestCase):
 
     def test_rare_branches_that_nothing_reached_are_named(self) -> None:
         self.assertIn("transfers sent", CampaignState().never())
+
+    def test_a_campaign_fails_whose_seeds_went_through_no_rare_branch(self) -> None:
+        for seeds, status in ((MANY, 1), (MANY - 1, 0)):
+            self.path.write_text(json.dumps(CampaignState(done=set(range(1, seeds + 1))).document()))
+            told = io.StringIO()
+            with mock.patch.object(sys, "stdout", told), mock.patch.object(signal, "signal"):
+                self.assertEqual(main(["--seeds", f"1..{seeds}", "--state", str(self.path)]), status)
+            self.assertEqual("no seed went through: votes refused" in told.getvalue(), bool(status))
 
     def test_ranges(self) -> None:
         self.assertEqual(ranges({1, 2, 3, 7, 9, 10}), [(1, 3), (7, 7), (9, 10)])
